@@ -1,0 +1,92 @@
+//! Where a key stands in a TOML text, and how a problem with it is shown.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+/// The way from the root of the document to a value; an index into an array is a segment too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key(Vec<String>);
+
+impl Key {
+    pub fn new(segments: &[&str]) -> Self {
+        Self(segments.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    pub fn child(&self, segment: impl fmt::Display) -> Self {
+        let mut segments = self.0.clone();
+        segments.push(segment.to_string());
+        Self(segments)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+/// The span of `key` in `text`, or of the nearest table around it when the key is not written there.
+pub fn span_of(text: &str, key: &Key) -> Option<Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let mut span = None;
+    let mut value: Option<&DeValue<'_>> = None;
+    for segment in &key.0 {
+        let found = match value {
+            None => root.get_ref().get(segment.as_str()),
+            Some(DeValue::Table(table)) => table.get(segment.as_str()),
+            Some(DeValue::Array(array)) => segment.parse::<usize>().ok().and_then(|i| array.get(i)),
+            Some(_) => None,
+        };
+        let Some(found) = found else { break };
+        span = Some(found.span());
+        value = Some(found.get_ref());
+    }
+    span
+}
+
+/// Shows `message` with file, line, column and the line of text that it is about.
+pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> String {
+    let Some(span) = span.filter(|s| s.start <= text.len() && text.is_char_boundary(s.start)) else {
+        return format!("{}: {message}", file.display());
+    };
+    let before = &text[..span.start];
+    let line_number = before.matches('\n').count() + 1;
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    let column = text[line_start..span.start].chars().count() + 1;
+    let line = text[line_start..].lines().next().unwrap_or("");
+    let in_line = span.end.min(line_start + line.len()).max(span.start);
+    let width = text.get(span.start..in_line).map_or(1, |s| s.chars().count().max(1));
+    let gutter = " ".repeat(line_number.to_string().len());
+    format!(
+        "{}:{line_number}:{column}: {message}\n {line_number} | {line}\n {gutter} | {}{}",
+        file.display(),
+        " ".repeat(column - 1),
+        "^".repeat(width),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[a]\nb = { c = [1, 20] }\n\n[a.x.y]\nz = 'é'\n";
+
+    #[test]
+    fn a_key_is_found_where_it_stands() {
+        let at = |segments: &[&str]| span_of(TEXT, &Key::new(segments)).map(|s| TEXT[s].to_owned());
+        assert_eq!(at(&["a", "b", "c", "1"]).as_deref(), Some("20"));
+        assert_eq!(at(&["a", "x", "y", "z"]).as_deref(), Some("'é'"));
+        assert_eq!(at(&["a", "b", "missing"]).as_deref(), Some("{ c = [1, 20] }"));
+        assert_eq!(at(&["nothing"]), None);
+    }
+
+    #[test]
+    fn a_problem_shows_line_and_column() {
+        let span = span_of(TEXT, &Key::new(&["a", "b", "c", "1"]));
+        let shown = show(Path::new("f.toml"), TEXT, span, "too much");
+        assert_eq!(shown, "f.toml:2:15: too much\n 2 | b = { c = [1, 20] }\n   |               ^^");
+    }
+}

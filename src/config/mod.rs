@@ -1,0 +1,70 @@
+//! The configuration: what the user wrote ([`raw`]), then what is checked and ready to use ([`checked`]).
+//!
+//! Every problem is found before the first is reported, each with file, line, column and what would be right.
+//! Relative paths count from the folder of the configuration file.
+
+mod checked;
+mod locate;
+pub mod raw;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use checked::{
+    Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Meter, MeterKind, Mqtt,
+    Pipeline, Power, Records, Regress, Replay, Scores, Source, SourceKind, Speed, WhenBufferFull, WhenFull, Window,
+};
+pub use locate::Key;
+
+/// A configuration that cannot be used; `Display` shows each problem at its place.
+#[derive(Debug)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The text of a configuration file, kept so that later stages can point into it.
+#[derive(Debug)]
+pub struct Document {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl Document {
+    /// Reads the file; it must be UTF-8 text.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+            problems: vec![format!("{}: cannot read the configuration: {e}", path.display())],
+        })?;
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    /// Parses and checks; `hostname` names the node when the file does not.
+    pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
+        let root: raw::Root = toml::from_str(&self.text)
+            .map_err(|e| ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), e.message())] })?;
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        checked::check(root, folder, hostname, self.hash()).map_err(|problems| ConfigError {
+            problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect(),
+        })
+    }
+
+    /// Shows a problem with the value at `key`.
+    pub fn show(&self, key: &Key, message: &str) -> String {
+        locate::show(&self.path, &self.text, locate::span_of(&self.text, key), &format!("{key}: {message}"))
+    }
+
+    /// SHA-256 of the text, the first 12 hex digits.
+    fn hash(&self) -> String {
+        Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,429 @@
+//! The configuration as the user wrote it: shapes and types only, nothing judged yet, no I/O.
+//!
+//! Enums are externally tagged and every table refuses unknown keys, so that an error has a position.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Error, Visitor};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    #[serde(default)]
+    pub node: Node,
+    #[serde(default)]
+    pub runtime: Runtime,
+    pub mqtt: Mqtt,
+    #[serde(default)]
+    pub metrics: Metrics,
+    #[serde(default)]
+    pub power: Power,
+    #[serde(default)]
+    pub delegates: BTreeMap<String, Delegate>,
+    pub pipelines: BTreeMap<String, Pipeline>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    pub library: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mqtt {
+    pub broker: String,
+    pub client_id: Option<String>,
+    #[serde(default = "defaults::base_topic")]
+    pub base_topic: String,
+    #[serde(default = "defaults::qos")]
+    pub qos: u8,
+    #[serde(default = "defaults::keep_alive_s")]
+    pub keep_alive_s: u16,
+    #[serde(default = "defaults::connect_timeout_s")]
+    pub connect_timeout_s: u64,
+    #[serde(default = "defaults::inflight")]
+    pub inflight: u16,
+    #[serde(default = "defaults::retry_min_ms")]
+    pub retry_min_ms: u64,
+    #[serde(default = "defaults::retry_max_ms")]
+    pub retry_max_ms: u64,
+    #[serde(default = "defaults::stop_timeout_s")]
+    pub stop_timeout_s: f64,
+    #[serde(default)]
+    pub queue: Queue,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    pub messages: usize,
+    pub kib: usize,
+    pub when_full: WhenFull,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { messages: 10_000, kib: 8 * 1024, when_full: WhenFull::DropOldest }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    DropOldest,
+    DropNewest,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    pub interval_s: f64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { interval_s: 10.0 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Power {
+    pub sysfs: PathBuf,
+    pub sample_ms: u64,
+    pub meters: BTreeMap<String, Meter>,
+}
+
+impl Default for Power {
+    fn default() -> Self {
+        Self { sysfs: PathBuf::from("/sys"), sample_ms: 100, meters: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Meter {
+    Rapl(Rapl),
+    Hwmon(Hwmon),
+    Estimate(Estimate),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rapl {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hwmon {
+    pub chip: String,
+    pub channel: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimate {
+    pub watts_per_core: f64,
+    pub idle_watts: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Delegate {
+    Cpu(Threads),
+    Xnnpack(Threads),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Threads {
+    #[serde(default = "defaults::threads")]
+    pub threads: u16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    pub source: Source,
+    pub window: Window,
+    #[serde(default)]
+    pub features: Vec<Feature>,
+    pub model: Model,
+    #[serde(default = "defaults::delegate")]
+    pub delegate: String,
+    pub decision: Decision,
+    #[serde(default)]
+    pub publish: Publish,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Source {
+    Replay(Replay),
+    Lines(Lines),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    pub path: PathBuf,
+    #[serde(default = "defaults::speed")]
+    pub speed: Speed,
+    #[serde(default, rename = "loop")]
+    pub repeat: bool,
+    pub records: Records,
+    #[serde(default)]
+    pub buffer: Buffer,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lines {
+    pub from: From,
+    pub records: Records,
+    #[serde(default)]
+    pub buffer: Buffer,
+}
+
+/// What one line of text holds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Records {
+    #[serde(default)]
+    pub format: Format,
+    pub header: Option<bool>,
+    pub columns: Option<Vec<String>>,
+    pub channels: Vec<String>,
+    pub rate_hz: Option<f64>,
+    pub time: Option<String>,
+    #[serde(default)]
+    pub time_unit: TimeUnit,
+    pub truth: Option<String>,
+    #[serde(default)]
+    pub limits: BTreeMap<String, [f32; 2]>,
+}
+
+/// The ring between a source and its pipeline.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Buffer {
+    pub samples: usize,
+    pub when_full: Option<WhenBufferFull>,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { samples: 4096, when_full: None }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum From {
+    Stdin,
+    Fifo(PathBuf),
+    Socket(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Csv,
+    Ndjson,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    #[default]
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenBufferFull {
+    Wait,
+    Drop,
+}
+
+/// A factor of real time, or as fast as can be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    Times(f64),
+    Max,
+}
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SpeedVisitor;
+        impl Visitor<'_> for SpeedVisitor {
+            type Value = Speed;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a factor of real time above 0, such as 1.0, or \"max\"")
+            }
+            fn visit_f64<E: Error>(self, factor: f64) -> Result<Speed, E> {
+                if factor > 0.0 && factor.is_finite() {
+                    Ok(Speed::Times(factor))
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Float(factor), &self))
+                }
+            }
+            fn visit_i64<E: Error>(self, factor: i64) -> Result<Speed, E> {
+                self.visit_f64(factor as f64)
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Speed, E> {
+                if text == "max" {
+                    Ok(Speed::Max)
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(SpeedVisitor)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    pub samples: usize,
+    pub hop: usize,
+    pub max_gap_ms: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Feature {
+    Standardize(Standardize),
+    Scale(Scale),
+    Detrend,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standardize {
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    pub factor: Vec<f32>,
+    #[serde(default = "defaults::offset")]
+    pub offset: Vec<f32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub path: PathBuf,
+    pub labels: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Decision {
+    Classify(Classify),
+    Regress(Regress),
+    Raw(RawOutputs),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classify {
+    #[serde(default)]
+    pub output: usize,
+    pub scores: Option<Scores>,
+    #[serde(default)]
+    pub threshold: f32,
+    #[serde(default = "defaults::smooth")]
+    pub smooth: usize,
+    #[serde(default)]
+    pub hysteresis: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scores {
+    Probabilities,
+    Logits,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Regress {
+    #[serde(default)]
+    pub output: usize,
+    pub names: Vec<String>,
+    #[serde(default = "defaults::smooth")]
+    pub smooth: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOutputs {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Publish {
+    pub scores: bool,
+    pub qos: Option<u8>,
+}
+
+mod defaults {
+    use super::Speed;
+
+    pub fn base_topic() -> String {
+        "edgewatt".into()
+    }
+    pub fn qos() -> u8 {
+        1
+    }
+    pub fn keep_alive_s() -> u16 {
+        30
+    }
+    pub fn connect_timeout_s() -> u64 {
+        5
+    }
+    pub fn inflight() -> u16 {
+        64
+    }
+    pub fn retry_min_ms() -> u64 {
+        500
+    }
+    pub fn retry_max_ms() -> u64 {
+        30_000
+    }
+    pub fn stop_timeout_s() -> f64 {
+        5.0
+    }
+    pub fn threads() -> u16 {
+        1
+    }
+    pub fn delegate() -> String {
+        "xnnpack".into()
+    }
+    pub fn speed() -> Speed {
+        Speed::Times(1.0)
+    }
+    pub fn offset() -> Vec<f32> {
+        vec![0.0]
+    }
+    pub fn smooth() -> usize {
+        1
+    }
+}
