@@ -1,0 +1,52 @@
+# GNU make. `make` alone lists the targets.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+PYTHON := $(or $(PYTHON),python3)
+
+# $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
+need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
+
+.PHONY: help demo test runtime lint deny bench train clean tools
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+
+tools:
+	$(call need,cargo,install Rust (rustup; see rust-version in Cargo.toml))
+	$(call need,cc,install gcc and libc6-dev)
+	$(call need,python3,install python3 and python3-pip)
+
+runtime: ## Fetch the TensorFlow Lite library for this machine into runtime/
+	@scripts/fetch-runtime
+
+# The daemon replaces make's shell (exec), so that it alone answers Ctrl-C.
+demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-C ends it
+	cargo build --release --locked
+	@exec "$(TARGET_DIR)/release/edgewatt" run --config config/demo.toml --watch
+
+test: tools runtime ## Every test; installs mosquitto with apt-get where it may
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
+	cargo test --locked --doc
+
+lint: tools ## Format and clippy, warnings are errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+
+deny: tools ## Licences, bans and sources of the dependencies
+	@cargo deny --version >/dev/null 2>&1 || \
+		{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+bench: tools runtime ## Criterion benchmarks
+	cargo bench --locked --bench '*'
+
+train: ## Train the demo's models again (in .venv; not needed to run anything)
+	$(call need,$(PYTHON),install python3 and python3-venv)
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --require-hashes -r models/requirements.txt
+	.venv/bin/python models/train.py
+
+clean: ## Remove what was built; runtime/ and .venv stay
+	cargo clean
