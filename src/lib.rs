@@ -1,12 +1,25 @@
 //! edgewatt: sensor streams through TensorFlow Lite, with the energy of each inference, to MQTT.
 //!
-//! The modules in the order in which data passes through them; none imports a later one.
+//! First what every stage stands on, then the stages in the order in which data passes through them: none imports a
+//! later one.
 
+pub mod units;
+pub mod stop;
+pub mod ring;
+pub mod sys;
 pub mod config;
+
+pub mod window;
+pub mod source;
+pub mod features;
+pub mod model;
 pub mod engine;
+pub mod decision;
+pub mod metrics;
+pub mod pipeline;
 pub mod meter;
 pub mod energy;
-pub mod features;
-pub mod ring;
-pub mod units;
-pub mod window;
+pub mod publish;
+
+pub mod app;
+pub mod cli;

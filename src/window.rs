@@ -12,8 +12,8 @@ use crate::units::duration_ns;
 pub struct SampleTime {
     /// The stream's own time in nanoseconds, where the stream has one.
     pub stream_ns: Option<i64>,
-    /// Samples were lost just before this one.
-    pub after_loss: bool,
+    /// The source knows that the stream was broken just before this sample.
+    pub gap: Option<Gap>,
 }
 
 /// Why a window that was being filled was thrown away.
@@ -23,8 +23,24 @@ pub enum Gap {
     TimeJump,
     /// The stream's time stood still or went back.
     TimeBack,
-    /// Samples were dropped before they reached the window.
+    /// Samples were dropped because the pipeline could not keep up.
     Overflow,
+    /// The stream was cut: a writer left, a recording started over, or a row of records was rejected.
+    Interrupted,
+}
+
+impl Gap {
+    pub const ALL: [Self; 4] = [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted];
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TimeJump => "time_jump",
+            Self::TimeBack => "time_back",
+            Self::Overflow => "overflow",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// Fills windows of `samples` samples, each starting `hop` samples after the one before.
@@ -105,8 +121,8 @@ impl Windower {
     }
 
     fn gap_before(&self, time: SampleTime) -> Option<Gap> {
-        if time.after_loss {
-            return Some(Gap::Overflow);
+        if time.gap.is_some() {
+            return time.gap;
         }
         let step = time.stream_ns?.checked_sub(self.last_stream_ns?)?;
         if step <= 0 {
@@ -124,7 +140,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NO_TIME: SampleTime = SampleTime { stream_ns: None, after_loss: false };
+    const NO_TIME: SampleTime = SampleTime { stream_ns: None, gap: None };
 
     /// The windows of a gapless stream in which the value of sample `i` is `i`.
     fn starts(samples: usize, hop: usize, stream: usize) -> Vec<usize> {
@@ -148,7 +164,7 @@ mod tests {
     fn time_gaps_empty_the_window() {
         let ms = 1_000_000;
         let mut w = Windower::new(2, 1, 1, Some(Duration::from_millis(60)));
-        let at = |t: i64| SampleTime { stream_ns: Some(t * ms), after_loss: false };
+        let at = |t: i64| SampleTime { stream_ns: Some(t * ms), gap: None };
         assert_eq!(w.push(&[0.0], &[], at(0)), None);
         assert_eq!(w.push(&[1.0], &[], at(60)), None);
         assert_eq!(w.ready(), Some(&[0.0, 1.0][..]));
@@ -159,7 +175,7 @@ mod tests {
         assert_eq!(w.push(&[4.0], &[], at(141)), None);
         assert_eq!(w.ready(), Some(&[3.0, 4.0][..]));
         w.advance();
-        let lost = SampleTime { stream_ns: Some(161 * ms), after_loss: true };
+        let lost = SampleTime { stream_ns: Some(161 * ms), gap: Some(Gap::Overflow) };
         assert_eq!(w.push(&[5.0], &[], lost), Some(Gap::Overflow));
         assert_eq!(w.ready(), None);
     }

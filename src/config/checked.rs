@@ -1,5 +1,6 @@
 //! The configuration, judged: ranges, names and references between tables. No I/O.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::Key;
 use super::raw;
 
-pub use super::raw::{Format, From, Scores, Speed, WhenBufferFull, WhenFull};
+pub use super::raw::{Format, From, Hwmon, Scope, Scores, Speed, WhenBufferFull, WhenFull};
 
 /// A configuration that can be run, as far as can be told without touching anything outside it.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub struct Meter {
 #[derive(Debug)]
 pub enum MeterKind {
     Rapl,
-    Hwmon { chip: String, channel: Option<u32> },
+    Hwmon(Hwmon),
     Estimate { watts_per_core: f64, idle_watts: f64 },
 }
 
@@ -206,13 +207,14 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
     if root.pipelines.is_empty() {
         check.problem(&Key::new(&["pipelines"]), "there is none; add a table such as [pipelines.shoulder]");
     }
-    let pipelines = root
+    let pipelines: Vec<Pipeline> = root
         .pipelines
         .into_iter()
         .filter_map(|(name, pipeline)| {
             check.pipeline(name, pipeline, &root.delegates, mqtt.as_ref().map_or(1, |m| m.qos))
         })
         .collect();
+    check.exclusive_sources(&pipelines);
     match mqtt {
         Some(mqtt) if check.problems.is_empty() => Ok(Config {
             hash,
@@ -328,7 +330,7 @@ impl Check {
             self.topic_level(&key, &name);
             let kind = match meter {
                 raw::Meter::Rapl(raw::Rapl {}) => MeterKind::Rapl,
-                raw::Meter::Hwmon(hwmon) => MeterKind::Hwmon { chip: hwmon.chip, channel: hwmon.channel },
+                raw::Meter::Hwmon(hwmon) => MeterKind::Hwmon(hwmon),
                 raw::Meter::Estimate(estimate) => {
                     let key = key.child("estimate");
                     self.within(&key.child("watts_per_core"), estimate.watts_per_core, 0.0, 1000.0);
@@ -358,7 +360,7 @@ impl Check {
         &mut self,
         name: String,
         raw: raw::Pipeline,
-        delegates: &std::collections::BTreeMap<String, raw::Delegate>,
+        delegates: &BTreeMap<String, raw::Delegate>,
         default_qos: u8,
     ) -> Option<Pipeline> {
         let key = Key::new(&["pipelines", &name]);
@@ -426,6 +428,21 @@ impl Check {
             records: self.records(&key.child("records"), records),
             buffer_samples: buffer.samples,
             when_full: buffer.when_full.unwrap_or(when_full),
+        }
+    }
+
+    /// Two pipelines that read one stream would each get a part of it.
+    fn exclusive_sources(&mut self, pipelines: &[Pipeline]) {
+        let mut taken: Vec<(&From, &str)> = Vec::new();
+        for pipeline in pipelines {
+            let SourceKind::Lines(from) = &pipeline.source.kind else { continue };
+            match taken.iter().find(|(other, _)| *other == from) {
+                Some((_, other)) => self.problem(
+                    &pipeline.key().child("source").child("lines").child("from"),
+                    format!("pipeline {other} reads from there already; each stream feeds one pipeline"),
+                ),
+                None => taken.push((from, &pipeline.name)),
+            }
         }
     }
 
@@ -577,12 +594,7 @@ impl Check {
         }
     }
 
-    fn delegate(
-        &mut self,
-        key: &Key,
-        name: &str,
-        delegates: &std::collections::BTreeMap<String, raw::Delegate>,
-    ) -> Option<Delegate> {
+    fn delegate(&mut self, key: &Key, name: &str, delegates: &BTreeMap<String, raw::Delegate>) -> Option<Delegate> {
         let kind = match (name, delegates.get(name)) {
             ("cpu", _) => DelegateKind::Cpu { threads: 1 },
             ("xnnpack", _) => DelegateKind::Xnnpack { threads: 1 },
@@ -629,7 +641,7 @@ impl Check {
 const BUILT_IN_DELEGATES: [&str; 2] = ["cpu", "xnnpack"];
 
 /// `embedded`, or `mqtt://host[:port]`.
-fn parse_broker(text: &str) -> Result<Broker, String> {
+pub fn parse_broker(text: &str) -> Result<Broker, String> {
     if text == "embedded" {
         return Ok(Broker::Embedded);
     }

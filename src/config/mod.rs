@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 
 pub use checked::{
     Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Meter, MeterKind, Mqtt,
-    Pipeline, Power, Records, Regress, Replay, Scores, Source, SourceKind, Speed, WhenBufferFull, WhenFull, Window,
+    Pipeline, Power, Records, Regress, Replay, Scope, Scores, Source, SourceKind, Speed, WhenBufferFull, WhenFull,
+    Window, parse_broker,
 };
 pub use locate::Key;
 

@@ -126,7 +126,21 @@ pub struct Rapl {}
 #[serde(deny_unknown_fields)]
 pub struct Hwmon {
     pub chip: String,
+    pub device: Option<String>,
     pub channel: Option<u32>,
+    pub label: Option<String>,
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+/// What a power sensor's supply feeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    #[default]
+    Board,
+    Device,
+    Package,
 }
 
 #[derive(Debug, Deserialize)]
@@ -226,7 +240,7 @@ impl Default for Buffer {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum From {
     Stdin,

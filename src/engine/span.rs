@@ -20,3 +20,48 @@ impl BusySpan {
         self.inferences += later.inferences;
     }
 }
+
+/// Sends busy spans to the energy join, and merges them when it lags behind: no inference goes uncounted.
+pub struct SpanSender {
+    ring: rtrb::Producer<BusySpan>,
+    pending: Option<BusySpan>,
+}
+
+/// Makes the way from one engine to the energy join.
+pub fn span_ring(capacity: usize) -> (SpanSender, rtrb::Consumer<BusySpan>) {
+    let (ring, consumer) = rtrb::RingBuffer::new(capacity);
+    (SpanSender { ring, pending: None }, consumer)
+}
+
+impl SpanSender {
+    pub fn send(&mut self, span: BusySpan) {
+        let span = match self.pending.take() {
+            Some(mut earlier) => {
+                earlier.merge(span);
+                earlier
+            }
+            None => span,
+        };
+        if let Err(rtrb::PushError::Full(span)) = self.ring.push(span) {
+            self.pending = Some(span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_that_find_no_room_are_merged_into_the_next() {
+        let span = |at: u64| BusySpan { start: MonoTime(at), end: MonoTime(at + 5), busy_ns: 5, inferences: 1 };
+        let (mut tx, mut rx) = span_ring(1);
+        tx.send(span(0));
+        tx.send(span(10));
+        tx.send(span(20));
+        assert_eq!(rx.pop().unwrap(), span(0));
+        tx.send(span(30));
+        let merged = BusySpan { start: MonoTime(10), end: MonoTime(35), busy_ns: 15, inferences: 3 };
+        assert_eq!(rx.pop().unwrap(), merged);
+    }
+}

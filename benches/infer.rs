@@ -1,0 +1,134 @@
+//! The infer thread of the demo's pipeline: each stage alone, all of it, and all of it without the invoke.
+//!
+//! `cargo bench --bench infer`; one prediction is 50 new samples and one window of 200.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+#[path = "../tests/common/demo.rs"]
+mod demo;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use edgewatt::app;
+use edgewatt::source::RecordParser;
+use edgewatt::window::{SampleTime, Windower};
+
+const HOP: usize = 50;
+
+fn stages(c: &mut Criterion) {
+    demo::use_fetched_runtime();
+    let config = demo::config(&[]);
+    let mut prepared = app::prepare(&config).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
+    let samples = demo::recording(&config, &prepared.labels);
+    let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
+    let mut group = c.benchmark_group("stage");
+
+    let text = std::fs::read(demo::root().join("models/shoulder_recording.csv")).unwrap();
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+    let mut parser = RecordParser::new(config.pipelines[0].source.records.clone(), prepared.labels.clone());
+    parser.header(lines.next().unwrap()).unwrap();
+    let lines: Vec<&[u8]> = lines.take(HOP).collect();
+    group.bench_function("parse 50 CSV records", |b| {
+        b.iter(|| lines.iter().for_each(|line| _ = black_box(parser.parse(line))));
+    });
+
+    let mut windower = Windower::new(200, HOP, 6, None);
+    group.bench_function("window of 50 new samples", |b| {
+        b.iter(|| {
+            for (_, values) in &samples[..HOP] {
+                windower.push(values, &[], SampleTime { stream_ns: None, gap: None });
+            }
+            if black_box(windower.ready()).is_some() {
+                windower.advance();
+            }
+        });
+    });
+
+    let mut features = vec![0.0; window.len()];
+    group.bench_function("standardize", |b| b.iter(|| prepared.features.apply(&window, black_box(&mut features))));
+    group.bench_function("set input (quantise)", |b| {
+        b.iter(|| prepared.engine.set_input(black_box(&features)).unwrap());
+    });
+    group.bench_function("invoke", |b| b.iter(|| prepared.engine.invoke().unwrap()));
+    let mut values = vec![0.0; prepared.decider.width()];
+    group.bench_function("decide (dequantise, smooth)", |b| {
+        let engine = &mut prepared.engine;
+        b.iter(|| prepared.decider.decide(|output, values| engine.output(output, values), &mut values).unwrap());
+    });
+    group.finish();
+}
+
+/// Time in `drain` for one prediction, its invoke taken off or not.
+fn whole(c: &mut Criterion) {
+    demo::use_fetched_runtime();
+    let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
+    let mut rig = demo::pipeline(&config);
+    let samples = demo::recording(&config, &rig.labels);
+    // One stretch without a gap; its time goes on for ever.
+    let mut stretch = samples[..HOP].to_vec();
+    let period_ns = 20_000_000;
+    let mut next_ns = 0;
+    let mut predict = |without_invoke: bool| {
+        for (record, values) in &mut stretch {
+            record.stream_ns = Some(next_ns);
+            next_ns += period_ns;
+            black_box(&values);
+        }
+        rig.feed(&stretch);
+        let start = Instant::now();
+        rig.infer.drain().unwrap();
+        let all = start.elapsed();
+        let mut invoke = Duration::ZERO;
+        while let Some(decision) = rig.decisions.pop(|decision, _, _| decision) {
+            invoke += decision.invoke_end.since(decision.invoke_start);
+        }
+        if without_invoke { all.saturating_sub(invoke) } else { all }
+    };
+    let mut group = c.benchmark_group("infer thread");
+    group.bench_function("one prediction", |b| {
+        b.iter_custom(|n| (0..n).map(|_| predict(false)).sum());
+    });
+    group.bench_function("one prediction less its invoke", |b| {
+        b.iter_custom(|n| (0..n).map(|_| predict(true)).sum());
+    });
+    group.finish();
+}
+
+/// From decision to JSON is the async thread's work: measured beside, not within.
+fn encode(c: &mut Criterion) {
+    use edgewatt::publish::payload::{Clocks, Envelope, Prediction, SCHEMA_VERSION, Verdict};
+    use edgewatt::units::MonoTime;
+    let clocks = Clocks::now();
+    c.bench_function("encode a prediction", |b| {
+        b.iter_batched_ref(
+            || Vec::with_capacity(512),
+            |json| {
+                let payload = Prediction {
+                    envelope: Envelope {
+                        v: SCHEMA_VERSION,
+                        boot: "01234567",
+                        time_ms: clocks.wall_ms(MonoTime::now()),
+                    },
+                    seq: 123,
+                    verdict: Verdict::Class {
+                        label: Some("ROW"),
+                        score: 0.925,
+                        raw_label: Some("ROW"),
+                        truth: Some("ROW"),
+                        scores: None,
+                    },
+                    stream_s: Some(123.46),
+                    latency_us: 45.6,
+                    invoke_us: 8.2,
+                };
+                serde_json::to_writer(json, &payload).unwrap();
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, stages, whole, encode);
+criterion_main!(benches);

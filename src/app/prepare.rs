@@ -1,0 +1,122 @@
+//! Everything that can be known before running: files, the runtime, models, shapes, labels.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::Problem;
+use crate::config::{Config, Decision as DecisionConfig, Feature, Key, Pipeline};
+use crate::decision::Decider;
+use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine};
+use crate::features::{Affine, Chain, Detrend, Transform};
+use crate::model::ModelSummary;
+use crate::publish::payload::DelegateState;
+use crate::publish::publisher::Vocabulary;
+use crate::source;
+
+/// A configuration with everything loaded that it names.
+pub struct Prepared {
+    pub runtime: Runtime,
+    pub pipelines: Vec<PreparedPipeline>,
+}
+
+pub struct PreparedPipeline {
+    pub engine: Box<dyn Engine>,
+    pub features: Chain,
+    pub decider: Decider,
+    /// The classes, where the decision is one.
+    pub labels: Vec<String>,
+    pub model_sha256: String,
+    pub summary: ModelSummary,
+    pub delegate: DelegateState,
+}
+
+impl PreparedPipeline {
+    /// What its verdicts are called.
+    pub fn vocabulary(&self, config: &Pipeline) -> Vocabulary {
+        match &config.decision {
+            DecisionConfig::Classify(_) => Vocabulary::Labels(self.labels.clone()),
+            DecisionConfig::Regress(regress) => Vocabulary::Values(regress.names.clone()),
+            DecisionConfig::Raw => Vocabulary::Outputs(self.engine.outputs().iter().map(|o| o.len()).collect()),
+        }
+    }
+}
+
+/// Loads and checks it all; every problem is found, not only the first.
+pub fn prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
+    let runtime = Runtime::load(config.runtime_library.as_deref())
+        .map_err(|e| vec![Problem::new(Key::new(&["runtime", "library"]), e)])?;
+    let mut problems = Vec::new();
+    let mut pipelines = Vec::new();
+    for pipeline in &config.pipelines {
+        if let Err(error) = source::check(&pipeline.source) {
+            problems.push(Problem::new(pipeline.key().child("source"), error));
+        }
+        match prepare_pipeline(&runtime, pipeline) {
+            Ok(prepared) => pipelines.push(prepared),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(Prepared { runtime, pipelines }) } else { Err(problems) }
+}
+
+fn prepare_pipeline(runtime: &Runtime, pipeline: &Pipeline) -> Result<PreparedPipeline, Problem> {
+    let key = pipeline.key();
+    let path_key = key.child("model").child("path");
+    let at_path = |e: EngineError| Problem::new(path_key.clone(), e);
+
+    let bytes = std::fs::read(&pipeline.model)
+        .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
+    let summary = ModelSummary::from_bytes(&bytes)
+        .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
+    let engine = TfliteEngine::new(runtime, &pipeline.model, &bytes, pipeline.delegate.kind, 1).map_err(at_path)?;
+
+    let channels = pipeline.source.records.channels.len();
+    let window = pipeline.window;
+    engine::check_window(&engine.inputs()[0], 1, window.samples, channels)
+        .map_err(|e| Problem::new(key.child("window"), e))?;
+    let labels = match (&pipeline.labels, &pipeline.decision) {
+        (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
+        (None, DecisionConfig::Classify(_)) => {
+            return Err(Problem::new(key.child("model"), "classify needs labels = \"FILE\", one label a line"));
+        }
+        (None, _) => Vec::new(),
+    };
+    let decider = Decider::new(&pipeline.decision, engine.outputs(), &labels, &ends_in_probabilities(&summary))
+        .map_err(|e| Problem::new(key.child("decision"), e))?;
+    let transforms = pipeline.features.iter().map(|feature| transform(feature, window.samples, channels));
+    Ok(PreparedPipeline {
+        features: Chain::new(transforms),
+        decider,
+        labels,
+        model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        summary,
+        delegate: DelegateState { requested: pipeline.delegate.name.clone(), active: pipeline.delegate.name.clone() },
+        engine: Box::new(engine),
+    })
+}
+
+/// For each output, whether the model's own last operator makes probabilities of its scores.
+fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
+    let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
+    operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
+}
+
+fn transform(feature: &Feature, samples: usize, channels: usize) -> Transform {
+    match feature {
+        Feature::Standardize { mean, std } => Transform::Affine(Affine::standardize(samples, mean, std)),
+        Feature::Scale { factor, offset } => Transform::Affine(Affine::scale(samples, factor, offset)),
+        Feature::Detrend => Transform::Detrend(Detrend::new(samples, channels)),
+    }
+}
+
+/// One label a line; empty lines at the end do not count.
+fn read_labels(path: &Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    match labels.iter().position(String::is_empty) {
+        Some(line) => Err(format!("{}:{}: a label is empty", path.display(), line + 1)),
+        None if labels.len() > usize::from(u16::MAX) => Err(format!("{} labels are too many", labels.len())),
+        None => Ok(labels),
+    }
+}

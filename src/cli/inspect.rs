@@ -1,0 +1,220 @@
+//! `edgewatt inspect`: a model's description of itself as text.
+//!
+//! Names come from an untrusted file: control characters are shown escaped, long names are cut.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::model::{
+    Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Subgraph, TensorSummary, Weights,
+};
+
+/// Most characters of a name that a line shows.
+const NAME_WIDTH: usize = 40;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model, a .tflite file
+    model: PathBuf,
+    /// Print JSON, with every tensor's quantisation and every kernel
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let summary = ModelSummary::from_file(&args.model)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &summary)?;
+        writeln!(out)?;
+    } else {
+        render(&summary, &mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes `summary` as aligned text; errors are those of `out`.
+pub fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result<()> {
+    let main = &summary.main;
+    writeln!(out, "file        {}, schema {}", bytes(summary.file_bytes as u64), summary.schema_version)?;
+    if let Some(description) = &summary.description {
+        writeln!(out, "described   {}", shown(description))?;
+    }
+    if let Some(version) = &summary.min_runtime_version {
+        writeln!(out, "runtime     {} or later", shown(version))?;
+    }
+    writeln!(out, "state       {}", state(summary))?;
+    let signatures: Vec<_> = summary.signatures.iter().map(|signature| shown(&signature.name)).collect();
+    list(out, "signatures", &signatures)?;
+    let metadata: Vec<_> = summary.metadata.iter().map(|name| shown(name)).collect();
+    list(out, "metadata", &metadata)?;
+    writeln!(out, "\ninputs")?;
+    table(out, &main.inputs.iter().map(tensor_row).collect::<Vec<_>>())?;
+    writeln!(out, "\noutputs")?;
+    table(out, &main.outputs.iter().map(output_row).collect::<Vec<_>>())?;
+    operators(out, "operators", main)?;
+    for (index, subgraph) in summary.other_subgraphs.iter().enumerate() {
+        let name = subgraph.name.as_deref().map(shown).unwrap_or_default();
+        operators(out, &format!("operators of subgraph {} {name}", index + 1), subgraph)?;
+    }
+    weights(out, summary)
+}
+
+fn state(summary: &ModelSummary) -> String {
+    let Subgraph { variable_tensors, var_handles, .. } = summary.main;
+    match summary.stateful {
+        true => {
+            format!("kept between inferences: {variable_tensors} variable tensors, {var_handles} resource variables")
+        }
+        false => "none kept between inferences".into(),
+    }
+}
+
+fn tensor_row(tensor: &TensorSummary) -> Vec<String> {
+    vec![shown(&tensor.name), tensor.element.to_string(), dims(tensor), quantization(tensor)]
+}
+
+fn output_row(output: &OutputSummary) -> Vec<String> {
+    let mut row = tensor_row(&output.tensor);
+    row.push(match (&output.produced_by, &output.computed_by) {
+        (None, _) => "by no operator".into(),
+        (Some(by), Some(from)) if by != from => format!("by {} of {}", shown(by), shown(from)),
+        (Some(by), _) => format!("by {}", shown(by)),
+    });
+    row
+}
+
+fn dims(tensor: &TensorSummary) -> String {
+    let dims: Vec<_> = tensor.shape_signature.iter().map(ToString::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+fn quantization(tensor: &TensorSummary) -> String {
+    match &tensor.quantization {
+        None => "not quantised".into(),
+        Some(Quantization::PerTensor { scale, zero_point }) => format!("scale {scale}, zero point {zero_point}"),
+        Some(Quantization::PerChannel { axis, scales, .. }) => {
+            format!("{} scales along dimension {axis}", scales.len())
+        }
+        Some(Quantization::Other) => "quantised blockwise or in a custom way".into(),
+    }
+}
+
+fn operators(out: &mut impl Write, title: &str, subgraph: &Subgraph) -> io::Result<()> {
+    let (count, tensors) = (subgraph.operator_count, subgraph.tensor_count);
+    writeln!(out, "\n{title}: {count} on {tensors} tensors")?;
+    let row = |operator: &OperatorCount| {
+        let kind = if operator.custom { "custom: needs its delegate" } else { "" };
+        vec![format!("{:>5}", operator.count), shown(&operator.name), kind.to_owned()]
+    };
+    table(out, &subgraph.operators.iter().map(row).collect::<Vec<_>>())
+}
+
+fn weights(out: &mut impl Write, summary: &ModelSummary) -> io::Result<()> {
+    let weights = &summary.weights;
+    writeln!(out, "\nweights: {}", totals(weights))?;
+    let row = |kernel: &Kernel| {
+        let tensor = &kernel.tensor;
+        let format = if tensor.sparse_format { "sparse format" } else { "" };
+        vec![
+            shown(&tensor.name),
+            kernel.operator.clone(),
+            tensor.element.to_string(),
+            dims(tensor),
+            format!("{:>8}", kernel.weights),
+            percent(kernel.sparsity),
+            kernel.bytes.map_or_else(|| "in another file".into(), bytes),
+            format.to_owned(),
+        ]
+    };
+    table(out, &weights.kernels.iter().map(row).collect::<Vec<_>>())?;
+    writeln!(out, "biases: {} tensors, {}", weights.biases, bytes(weights.bias_bytes))?;
+    let buffers = summary.buffers;
+    let note = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let outside = note(buffers.outside_flatbuffer, "of them behind the flatbuffer");
+    let elsewhere = note(summary.main.tensors_in_other_files, "tensors in other files");
+    let sparse = note(summary.main.sparse_format_tensors, "tensors in sparse format");
+    writeln!(out, "all data: {} buffers, {}{outside}{elsewhere}{sparse}", buffers.filled, bytes(buffers.bytes))
+}
+
+fn totals(weights: &Weights) -> String {
+    if weights.kernels.is_empty() {
+        return "none in operators that TFLite defines; a custom operator may hold its own".into();
+    }
+    let (count, tensors) = (weights.kernel_weights, weights.kernels.len());
+    let zeros = percent(weights.sparsity);
+    format!("{count} in {tensors} kernels, {}, {}", bytes(weights.kernel_bytes), zeros.trim_start())
+}
+
+fn percent(fraction: Option<f64>) -> String {
+    fraction.map_or_else(|| "zeros unknown".into(), |fraction| format!("{:5.1} % zero", 100.0 * fraction))
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_240 => format!("{count} bytes"),
+        _ => format!("{:.1} KiB", count as f64 / 1024.0),
+    }
+}
+
+fn list(out: &mut impl Write, title: &str, names: &[String]) -> io::Result<()> {
+    match names {
+        [] => Ok(()),
+        _ => writeln!(out, "{title:<12}{}", names.join(", ")),
+    }
+}
+
+/// `name` on one line of a terminal.
+fn shown(name: &str) -> String {
+    let mut shown: String = name.chars().take(NAME_WIDTH + 1).flat_map(char::escape_debug).collect();
+    if name.chars().nth(NAME_WIDTH).is_some() {
+        let cut = shown.char_indices().nth(NAME_WIDTH - 1).map_or(shown.len(), |(at, _)| at);
+        shown.truncate(cut);
+        shown.push('…');
+    }
+    shown
+}
+
+/// Rows in columns as wide as their widest cell, two spaces apart.
+fn table(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("  {cell:<width$}"));
+        writeln!(out, "{}", cells.collect::<String>().trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert_eq!(shown("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(shown(&"x".repeat(NAME_WIDTH)).chars().count(), NAME_WIDTH);
+        assert_eq!(shown(&"x".repeat(1000)).chars().count(), NAME_WIDTH);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["ccc".to_owned(), "d".to_owned()]];
+        let mut text = Vec::new();
+        table(&mut text, &rows).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), "  a    b\n  ccc  d\n");
+    }
+
+    #[test]
+    fn the_demo_model_reads_well() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/shoulder_int8.tflite");
+        let mut text = Vec::new();
+        render(&ModelSummary::from_file(&path).unwrap(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("  int8  [-1, 7]  scale 0.00390625, zero point -128  by SOFTMAX\n"), "{text}");
+        assert!(text.contains("\n      5  CONV_2D\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 120 && line == line.trim_end()), "{text}");
+    }
+}

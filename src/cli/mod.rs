@@ -1,0 +1,96 @@
+//! The command line: one file a subcommand. `Display` of what they return is for people.
+
+mod check;
+mod inspect;
+mod logging;
+mod run;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+
+/// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG, which systemd can be told not to restart.
+const EX_CONFIG: u8 = 78;
+
+const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "edgewatt",
+    version,
+    about = "Runs TensorFlow Lite on sensor streams; publishes predictions, latency and energy per inference over MQTT",
+    after_help = "\
+First steps:
+  edgewatt check -c edgewatt.toml          does the configuration work on this machine?
+  edgewatt run -c edgewatt.toml --watch    run it and see what a subscriber sees
+  edgewatt inspect model.tflite            what does this model want and hold?
+
+Environment:
+  EDGEWATT_LOG       what is logged, such as `debug` or `edgewatt::source=trace`; goes before -v
+  EDGEWATT_RUNTIME   the TensorFlow Lite library to load, when runtime.library does not name one
+
+Exit codes: 0 all is well, 1 something failed while running, 2 wrong arguments, 78 the configuration cannot be used."
+)]
+struct Cli {
+    /// Log more: -v for details, -vv for everything
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the pipelines of a configuration until SIGTERM or Ctrl-C
+    Run(run::Args),
+    /// Find everything that is wrong with a configuration without running it
+    ///
+    /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
+    /// problem is shown with its line and column. Nothing is published and no socket is opened.
+    Check(ConfigArg),
+    /// Show what a model file holds: inputs, outputs, operators, weights, sparsity
+    Inspect(inspect::Args),
+    /// Subscribe to a broker and show predictions and metrics as they come
+    Watch(watch::Args),
+    /// Print the completion script of a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// The configuration file
+    #[arg(short, long, default_value = DEFAULT_CONFIG, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// The whole program; errors are printed here.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = !matches!(&cli.command, Command::Run(args) if !args.watch);
+    if let Err(error) = logging::start(cli.verbose, quiet) {
+        complain(&error);
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Watch(args) => watch::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "edgewatt", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Standard error may be a full disk: then there is nothing left to complain to.
+fn complain(error: &anyhow::Error) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "edgewatt: {error:#}");
+}

@@ -1,0 +1,46 @@
+//! `edgewatt run`
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use super::{ConfigArg, check, watch};
+use crate::app::{self, Outcome, RunOptions};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// End when every source has ended, after everything is delivered, with a summary
+    #[arg(long)]
+    once: bool,
+    /// Show in the terminal what a subscriber sees
+    #[arg(long)]
+    pub watch: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let (config, prepared) = match check::load(&args.config)? {
+        Ok(loaded) => loaded,
+        Err(code) => return Ok(code),
+    };
+    let mut viewer = None;
+    let summary = app::run(config, prepared, RunOptions { once: args.once }, |host, port, topics| {
+        if args.watch {
+            viewer = Some(watch::spawn(host.to_owned(), port, topics.filter()));
+        }
+    })?;
+    if let Some(viewer) = viewer {
+        viewer.finish();
+    }
+    if args.once || args.watch {
+        let mut out = io::stdout();
+        writeln!(out, "{summary}")?;
+    }
+    tracing::info!(undelivered = summary.undelivered, "stopped");
+    // A daemon that was told to stop has done so, whatever the broker's state; a single run is done when delivered.
+    Ok(match summary.outcome {
+        Outcome::Complete => ExitCode::SUCCESS,
+        Outcome::Undelivered if !args.once => ExitCode::SUCCESS,
+        Outcome::Undelivered | Outcome::Failed => ExitCode::FAILURE,
+    })
+}

@@ -1,0 +1,296 @@
+//! `edgewatt watch`: a subscriber that shows what it receives, a line a prediction and a block a metrics message.
+//!
+//! Everything shown came over MQTT; nothing is read from the daemon's memory, not even under `run --watch`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rumqttc::{Client, ClientError, ConnectionError, Event, MqttOptions, Packet, QoS, RecvTimeoutError};
+use serde_json::Value;
+
+use crate::config::{Broker, parse_broker};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the broker is
+    #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
+    broker: String,
+    /// What to subscribe to; narrow it to one node with edgewatt/NODE/#
+    #[arg(short, long, default_value = "edgewatt/#", value_name = "FILTER")]
+    topic: String,
+}
+
+/// How often a quiet connection is looked at for the request to end.
+const LOOK: Duration = Duration::from_millis(100);
+/// After a stop, the time that the last messages may take to arrive.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
+const RECONNECT: Duration = Duration::from_secs(1);
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Broker::Tcp { host, port } = parse_broker(&args.broker).map_err(anyhow::Error::msg)? else {
+        bail!("\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883");
+    };
+    watch(&host, port, &args.topic, &AtomicBool::new(false))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A view that runs beside the daemon.
+pub struct Viewer {
+    thread: JoinHandle<()>,
+    finish: Arc<AtomicBool>,
+}
+
+/// Starts a view in a thread of its own.
+pub fn spawn(host: String, port: u16, filter: String) -> Viewer {
+    let finish = Arc::<AtomicBool>::default();
+    let ours = finish.clone();
+    let thread = std::thread::spawn(move || {
+        let mut out = io::stdout();
+        // A terminal that went away ends the view, not the daemon.
+        let _ = writeln!(
+            out,
+            "Watching {host}:{port}. In a second terminal you can see the messages themselves:\n  \
+             mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
+        );
+        if let Err(error) = watch(&host, port, &filter, &ours) {
+            tracing::warn!("the view has ended: {error:#}");
+        }
+    });
+    Viewer { thread, finish }
+}
+
+impl Viewer {
+    /// Waits until the daemon's `offline` was shown, for a second at most.
+    pub fn finish(self) {
+        self.finish.store(true, Ordering::Relaxed);
+        // The thread has said on its own why it ended.
+        let _ = self.thread.join();
+    }
+}
+
+/// Subscribes and shows until `finish` is set, or for ever.
+fn watch(host: &str, port: u16, filter: &str, finish: &AtomicBool) -> anyhow::Result<()> {
+    let mut options = MqttOptions::new(format!("edgewatt-watch-{}", std::process::id()), host, port);
+    options.set_keep_alive(Duration::from_secs(30));
+    options.set_max_packet_size(1 << 20, 1 << 20);
+    let (client, mut connection) = Client::new(options, 16);
+    let mut view = View::default();
+    let mut connected = false;
+    let mut deadline: Option<Instant> = None;
+    loop {
+        if finish.load(Ordering::Relaxed) {
+            let end = *deadline.get_or_insert_with(|| Instant::now() + LAST_MESSAGES);
+            if view.offline || Instant::now() >= end {
+                return Ok(());
+            }
+        }
+        match connection.recv_timeout(LOOK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {
+                connected = true;
+                subscribe(&client, filter)?;
+            }
+            Ok(Ok(Event::Incoming(Packet::Publish(publish)))) => {
+                view.show(&publish.topic, &publish.payload, &mut io::stdout().lock()).context("cannot write")?;
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if !connected => bail!("{host}:{port}: {}", cause(&error)),
+            Ok(Err(error)) => {
+                tracing::warn!("{host}:{port}: {}; connecting again", cause(&error));
+                std::thread::sleep(RECONNECT);
+            }
+        }
+    }
+}
+
+fn subscribe(client: &Client, filter: &str) -> Result<(), ClientError> {
+    client.try_subscribe(filter, QoS::AtLeastOnce)
+}
+
+fn cause(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// What is remembered between messages.
+#[derive(Debug, Default)]
+struct View {
+    offline: bool,
+    /// Right and known by pipeline topic.
+    agreement: BTreeMap<String, (u64, u64)>,
+}
+
+impl View {
+    /// Shows one message; topics that are no business of a person's eye are passed over.
+    fn show(&mut self, topic: &str, payload: &[u8], out: &mut impl Write) -> io::Result<()> {
+        let mut levels = topic.rsplit('/');
+        let (kind, name) = (levels.next().unwrap_or(""), levels.next().unwrap_or(""));
+        let in_pipeline = levels.next() == Some("p");
+        if kind == "status" && !in_pipeline {
+            self.offline = payload == b"offline";
+            return writeln!(out, "{} is {}", plain(name), plain(&String::from_utf8_lossy(payload)));
+        }
+        let Ok(message) = serde_json::from_slice::<Value>(payload) else {
+            return writeln!(out, "{}: not JSON", plain(topic));
+        };
+        match kind {
+            "prediction" => self.prediction(topic, name, &message, out),
+            "metrics" => metrics(name, &message, out),
+            "status" => writeln!(out, "{}: {}", plain(name), status(&message)),
+            "event" => writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"])),
+            _ => Ok(()),
+        }
+    }
+
+    fn prediction(&mut self, topic: &str, name: &str, message: &Value, out: &mut impl Write) -> io::Result<()> {
+        let said = match (&message["label"], &message["score"]) {
+            (Value::Null, Value::Number(_)) => "(undecided)".to_owned(),
+            (label, Value::Number(_)) => text(label),
+            _ => plain(&message.get("values").unwrap_or(&message["outputs"]).to_string()),
+        };
+        write!(out, "{:>8} {:<12} {said:<28}", format!("#{}", message["seq"]), plain(name))?;
+        if let Some(score) = message["score"].as_f64() {
+            write!(out, " {score:5.2}")?;
+        }
+        if let Some(truth) = message["truth"].as_str() {
+            let (right, known) = self.agreement.entry(topic.to_owned()).or_default();
+            let agrees = message["label"].as_str() == Some(truth);
+            *right += u64::from(agrees);
+            *known += 1;
+            let mark = if agrees { "  =" } else { " !=" };
+            let percent = 100.0 * *right as f64 / *known as f64;
+            write!(out, " {mark} {:<24} {percent:5.1} % right", plain(truth))?;
+        }
+        writeln!(out, "  {:>7} us", number(&message["latency_us"]))
+    }
+}
+
+fn metrics(name: &str, message: &Value, out: &mut impl Write) -> io::Result<()> {
+    let delegate = &message["delegate"];
+    writeln!(
+        out,
+        "--- {} over {} s: {} predictions/s by {}{}",
+        plain(name),
+        number(&message["interval_s"]),
+        number(&message["predictions_per_s"]),
+        text(&delegate["active"]),
+        if delegate["active"] == delegate["requested"] {
+            String::new()
+        } else {
+            format!(", {} was asked for", text(&delegate["requested"]))
+        },
+    )?;
+    writeln!(out, "    latency/us {:>10} {:>10} {:>10} {:>10}", "p50", "p90", "p99", "max")?;
+    for stage in ["source", "features", "invoke", "publish", "end_to_end"] {
+        let latency = &message["latency_us"][stage];
+        let [p50, p90, p99, max] = ["p50", "p90", "p99", "max"].map(|p| number(&latency[p]));
+        writeln!(out, "    {stage:<10} {p50:>10} {p90:>10} {p99:>10} {max:>10}")?;
+    }
+    for figure in message["energy"].as_array().into_iter().flatten() {
+        writeln!(out, "    energy     {}", energy(figure))?;
+    }
+    let counts = &message["counts"];
+    let lost: Vec<String> = ["rejects", "gaps", "drops"]
+        .iter()
+        .flat_map(|kind| counts[kind].as_object().into_iter().flatten().map(move |(name, n)| (kind, name, n)))
+        .filter(|(_, _, n)| n.as_u64() != Some(0))
+        .map(|(kind, name, n)| format!("{kind} {} {n}", plain(name)))
+        .collect();
+    let process = &message["process"];
+    write!(out, "    since start {} windows, {} predictions", counts["windows"], counts["predictions"])?;
+    write!(out, "; {}", if lost.is_empty() { "nothing lost".to_owned() } else { lost.join(", ") })?;
+    write!(out, "; cpu {} s, rss {} MiB", number(&process["cpu_s"]), number(&process["rss_mib"]))?;
+    match process["soc_temperature_c"].as_f64() {
+        Some(celsius) => writeln!(out, ", soc {celsius:.1} C"),
+        None => writeln!(out),
+    }
+}
+
+fn energy(figure: &Value) -> String {
+    let status = text(&figure["status"]);
+    let meter = figure["meter"].as_str().map_or(String::new(), |m| format!(" by {}", plain(m)));
+    let reason = figure["reason"].as_str().map_or(String::new(), |r| format!(": {}", plain(r)));
+    match figure["gross_j"].as_f64() {
+        Some(joules) => format!(
+            "{:.3} mJ an inference gross, {status}{meter} ({}), mean {} W over {} s{reason}",
+            joules * 1e3,
+            text(&figure["scope"]),
+            number(&figure["mean_w"]),
+            number(&figure["window_s"]),
+        ),
+        None => format!("{status}{meter}{reason}"),
+    }
+}
+
+fn status(message: &Value) -> String {
+    let state = text(&message["state"]);
+    match message["reason"].as_str() {
+        Some(reason) => format!("{state}: {}", plain(reason)),
+        None => format!("{state}, delegate {}", text(&message["delegate"]["active"])),
+    }
+}
+
+/// A figure as short as it can be read, or a dash where there is none.
+fn number(value: &Value) -> String {
+    match value.as_f64() {
+        None => "-".into(),
+        Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
+        Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
+        Some(v) => format!("{v:.2}"),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| plain(&value.to_string()), plain)
+}
+
+/// Whoever may publish must not control the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(topic: &str, payload: &str) -> String {
+        let mut out = Vec::new();
+        View::default().show(topic, payload.as_bytes(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_prediction_stands_beside_the_truth() {
+        let payload = r#"{"v":1,"seq":7,"label":"curl","score":0.925,"truth":"press","latency_us":120.5}"#;
+        let line = shown("edgewatt/n/p/arm/prediction", payload);
+        for part in ["#7", "arm", "curl", "0.9", "!= press", "0.0 % right", "120 us"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(shown("e/n/p/arm/prediction", r#"{"seq":1,"label":null,"score":0.2}"#).contains("(undecided)"));
+    }
+
+    #[test]
+    fn energy_always_says_what_it_is() {
+        let figure = serde_json::json!({"status": "estimated", "meter": "m", "scope": "process", "gross_j": 0.0123,
+            "mean_w": 2.5, "window_s": 10.0, "reason": null});
+        assert_eq!(energy(&figure), "12.300 mJ an inference gross, estimated by m (process), mean 2.50 W over 10.0 s");
+        let none = serde_json::json!({"status": "unavailable", "gross_j": null, "meter": null, "reason": "no meter"});
+        assert_eq!(energy(&none), "unavailable: no meter");
+    }
+
+    #[test]
+    fn what_comes_in_cannot_control_the_terminal() {
+        assert!(!shown("e/n/event", "{\"event\":\"\\u001b[2J\",\"message\":\"x\"}").contains('\u{1b}'));
+        assert_eq!(shown("e/n/p/x/metrics", "{"), "e/n/p/x/metrics: not JSON\n");
+        shown("e/n/p/x/metrics", "{}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Finding and loading the TensorFlow Lite runtime, a shared library.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use edgefirst_tflite::Library;
+
+use super::EngineError;
+
+/// Names a runtime library; searched after the configuration and before all folders.
+pub const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
+const FILE_NAME: &str = "libtensorflowlite_c.so";
+
+/// A loaded runtime. It stays loaded until the process ends, since vendors' libraries rarely survive unloading.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) library: &'static Library,
+    pub path: PathBuf,
+}
+
+impl Runtime {
+    /// Loads the first library found: `configured`, `$EDGEWATT_RUNTIME`, beside the binary, the system's folders.
+    pub fn load(configured: Option<&Path>) -> Result<Self, EngineError> {
+        let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
+        let library = Library::from_path(&path)
+            .map_err(|e| EngineError::RuntimeUnusable { path: path.clone(), reason: e.to_string() })?;
+        Ok(Self { library: Box::leak(Box::new(library)), path })
+    }
+}
+
+/// A library named by hand must be there: falling back to another one would hide the mistake.
+fn find(
+    configured: Option<&Path>,
+    environment: Option<OsString>,
+    executable: Option<&Path>,
+) -> Result<PathBuf, EngineError> {
+    let named = configured.map(Path::to_owned).or(environment.map(PathBuf::from));
+    let candidates = match named {
+        Some(path) => vec![path],
+        None => candidates(executable),
+    };
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(EngineError::RuntimeNotFound { looked: candidates }),
+    }
+}
+
+fn candidates(executable: Option<&Path>) -> Vec<PathBuf> {
+    let arch = std::env::consts::ARCH;
+    // The folder that `make runtime` fills; the kernel's name for 32-bit Arm is the one that it uses.
+    let fetched = Path::new("runtime").join(if arch == "arm" { "armv7l" } else { arch });
+    let mut folders = Vec::new();
+    if let Some(beside) = executable.and_then(Path::parent) {
+        folders.push(beside.to_owned());
+        folders.push(beside.join("../lib/edgewatt"));
+        // A binary that cargo built is two folders below the checkout.
+        folders.push(beside.join("../..").join(fetched));
+    }
+    folders.extend(
+        ["/usr/lib/edgewatt".into(), "/usr/local/lib".into(), format!("/usr/lib/{arch}-linux-gnu"), "/usr/lib".into()]
+            .map(PathBuf::from),
+    );
+    folders.into_iter().map(|folder| folder.join(FILE_NAME)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_place_that_has_it_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin/edgewatt");
+        let lib = dir.path().join("lib/edgewatt");
+        std::fs::create_dir_all(&lib).unwrap();
+        std::fs::create_dir_all(dir.path().join("bin")).unwrap();
+        std::fs::write(lib.join(FILE_NAME), "").unwrap();
+        let found = find(None, None, Some(&bin)).unwrap();
+        assert!(found.ends_with("bin/../lib/edgewatt/libtensorflowlite_c.so"), "{found:?}");
+
+        let beside = dir.path().join("bin").join(FILE_NAME);
+        std::fs::write(&beside, "").unwrap();
+        assert_eq!(find(None, None, Some(&bin)).unwrap(), beside);
+        assert_eq!(find(None, Some(beside.clone().into()), None).unwrap(), beside);
+        assert_eq!(find(Some(&beside), Some("/nowhere".into()), None).unwrap(), beside);
+    }
+
+    #[test]
+    fn when_there_is_none_the_error_says_where_it_looked_and_what_to_do() {
+        let error = find(Some(Path::new("/nowhere/lib.so")), None, None).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/lib.so") && error.contains("make runtime"), "{error}");
+        let error = find(None, None, Some(Path::new("/nowhere/edgewatt"))).map(drop);
+        if let Err(error) = error {
+            assert!(error.to_string().contains("/nowhere/libtensorflowlite_c.so"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The estimate meter: joules from a linear model of the processor, for machines without a sensor.
+//!
+//! It sees neither other processes nor an accelerator, and says `estimated` wherever its figures go.
+
+use std::time::Duration;
+
+use super::{Meter, MeterError, MeterInfo, Reading, Scope};
+use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
+
+/// Processor time of this process times watts per core, plus idle watts times the wall time.
+#[derive(Debug)]
+pub struct Estimate {
+    info: MeterInfo,
+    core: Watts,
+    idle: Watts,
+    last: Option<(MonoTime, Duration)>,
+    joules: Joules,
+}
+
+impl Estimate {
+    /// `core` is what one busy core adds, `idle` what the machine draws when nothing runs.
+    pub fn new(name: &str, core: Watts, idle: Watts) -> Self {
+        let info = MeterInfo {
+            name: name.to_owned(),
+            kind: "estimate",
+            scope: Scope::Process,
+            estimated: true,
+            detail: vec![format!("process CPU time x {} W per core + {} W idle", core.0, idle.0)],
+        };
+        Self { info, core, idle, last: None, joules: Joules(0.0) }
+    }
+
+    /// One reading at `now`, when the process has used `cpu` of processor time.
+    fn step(&mut self, now: MonoTime, cpu: Duration) -> Reading {
+        let last = self.last.replace((now, cpu));
+        let power = last.and_then(|(then, cpu_then)| {
+            let wall = now.since(then);
+            let joules = self.core.over(cpu.saturating_sub(cpu_then)) + self.idle.over(wall);
+            self.joules = self.joules + joules;
+            joules.per(wall)
+        });
+        Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope: self.info.scope }
+    }
+}
+
+impl Meter for Estimate {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        Ok(self.step(MonoTime::now(), process_cpu_time()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_cpu_time_add_up() {
+        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0));
+        let at = |s: u64| MonoTime(s * 1_000_000_000);
+        let first = meter.step(at(10), Duration::from_secs(7));
+        assert_eq!((first.joules, first.power), (Joules(0.0), None));
+        let second = meter.step(at(14), Duration::from_secs(8));
+        assert_eq!((second.joules, second.power), (Joules(14.0), Some(Watts(3.5))));
+        let third = meter.step(at(15), Duration::from_secs(10));
+        assert_eq!(third.joules, Joules(21.0));
+        assert!(meter.info().estimated);
+    }
+
+    #[test]
+    fn real_clocks_give_at_least_the_idle_energy() {
+        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0));
+        let first = meter.read().unwrap();
+        let second = meter.read().unwrap();
+        let idle = Watts(3.0).over(second.time.since(first.time));
+        assert!(second.joules.0 >= idle.0 && second.time >= first.time);
+    }
+}

@@ -1,0 +1,556 @@
+//! The hwmon meter: any chip that the kernel reads power or energy from, INA219 and its family among them.
+//!
+//! Owns the choice of chip and channel, and power integrated over time. Files stay open and a read allocates nothing.
+//! Units: `Documentation/hwmon/sysfs-interface.rst` (uW, uJ, mV, mA); the shunt: `Documentation/hwmon/ina2xx.rst`.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::counter::{Counter, Step};
+use super::sysfs::{self, Attribute};
+use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
+use crate::units::{Joules, MonoTime, Watts};
+
+/// A gap of more than this many periods between two powers says nothing of the power in it.
+const GAP_PERIODS: u32 = 5;
+
+const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
+
+/// Which sensor to read; what is left open must be unambiguous on the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// The chip's `name`, such as `ina219`.
+    pub chip: String,
+    /// The device behind it, such as `1-0040` for address 0x40 on I2C bus 1.
+    pub device: Option<String>,
+    /// The channel's number, such as 1 for `power1_input`.
+    pub channel: Option<u32>,
+    /// The channel's label, where the driver gives one.
+    pub label: Option<String>,
+}
+
+/// Energy of what one hwmon channel measures.
+#[derive(Debug)]
+pub struct Hwmon {
+    info: MeterInfo,
+    class: PathBuf,
+    selector: Selector,
+    max_gap: Duration,
+    sensor: Option<Sensor>,
+    joules: Joules,
+}
+
+/// An open channel.
+#[derive(Debug)]
+struct Sensor {
+    source: Source,
+    last: Option<(MonoTime, Watts)>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Energy { file: Attribute, counter: Counter },
+    Power { file: Attribute, volts: Option<Attribute>, amperes: Option<Attribute> },
+    VoltsTimesAmperes { volts: Attribute, amperes: Attribute },
+}
+
+/// What the files said.
+struct Sample {
+    value: Value,
+    volts: Option<f64>,
+    amperes: Option<f64>,
+}
+
+enum Value {
+    Energy { uj: u64 },
+    Power(Watts),
+}
+
+impl Hwmon {
+    /// A meter on the chip that `selector` names under the sysfs root `root`, normally `/sys`; it is looked for at the
+    /// first read. `period` is the time between reads, `scope` what the sensor's supply feeds.
+    pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
+        Self {
+            info: MeterInfo { name: name.to_owned(), kind: "hwmon", scope, estimated: false, detail: Vec::new() },
+            class: root.join("class/hwmon"),
+            selector,
+            max_gap: period * GAP_PERIODS,
+            sensor: None,
+            joules: Joules(0.0),
+        }
+    }
+
+    fn read_with(&mut self, clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
+        let mut sensor = match self.sensor.take() {
+            Some(sensor) => sensor,
+            None => self.discover()?,
+        };
+        // A sensor whose files fail is dropped here and looked for anew: a device that comes back has other files.
+        let (sample, time) = sensor.sample(clock)?;
+        let step = sensor.step(&sample.value, time, self.max_gap);
+        self.sensor = Some(sensor);
+        let (joules, power) = step?;
+        self.joules = self.joules + joules;
+        Ok(Reading {
+            time,
+            joules: self.joules,
+            power,
+            volts: sample.volts,
+            amperes: sample.amperes,
+            scope: self.info.scope,
+        })
+    }
+
+    fn discover(&mut self) -> Result<Sensor, MeterError> {
+        let folder = find_chip(&self.class, &self.selector)?;
+        let channel = find_channel(&folder, &self.selector)?;
+        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let open_some = |file: &Option<String>| file.as_deref().map(open).transpose();
+        let (source, what) = match channel {
+            Channel { energy: Some(energy), .. } => {
+                (Source::Energy { file: open(&energy)?, counter: Counter::hwmon() }, energy)
+            }
+            Channel { power: Some(power), volts, amperes, .. } => {
+                let (volts, amperes) = (open_some(&volts)?, open_some(&amperes)?);
+                (Source::Power { file: open(&power)?, volts, amperes }, power)
+            }
+            Channel { volts: Some(volts), amperes: Some(amperes), .. } => {
+                let what = format!("{volts} x {amperes}");
+                (Source::VoltsTimesAmperes { volts: open(&volts)?, amperes: open(&amperes)? }, what)
+            }
+            _ => return Err(measures_nothing(&folder)),
+        };
+        let device = device(&folder).unwrap_or_default();
+        self.info.detail = vec![format!("{} {device} {}: {what}", self.selector.chip, folder.display())];
+        self.info.detail.extend(shunt(&folder));
+        Ok(Sensor { source, last: None })
+    }
+}
+
+impl Meter for Hwmon {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        self.read_with(MonoTime::now)
+    }
+}
+
+impl Sensor {
+    fn sample(&self, mut clock: impl FnMut() -> MonoTime) -> Result<(Sample, MonoTime), MeterError> {
+        let milli = |file: &Attribute, expected| file.read::<i64>(expected).map(|value| value as f64 / 1e3);
+        let before = clock();
+        let sample = match &self.source {
+            Source::Energy { file, .. } => {
+                let uj = file.read("cumulative microjoules")?;
+                Sample { value: Value::Energy { uj }, volts: None, amperes: None }
+            }
+            Source::Power { file, volts, amperes } => {
+                let watts = Watts(file.read::<i64>("microwatts")? as f64 / 1e6);
+                let volts = volts.as_ref().map(|file| milli(file, "millivolts")).transpose()?;
+                let amperes = amperes.as_ref().map(|file| milli(file, "milliamperes")).transpose()?;
+                Sample { value: Value::Power(forwards(watts, file)?), volts, amperes }
+            }
+            Source::VoltsTimesAmperes { volts, amperes: file } => {
+                let (volts, amperes) = (milli(volts, "millivolts")?, milli(file, "milliamperes")?);
+                let watts = forwards(Watts(volts * amperes), file)?;
+                Sample { value: Value::Power(watts), volts: Some(volts), amperes: Some(amperes) }
+            }
+        };
+        Ok((sample, midpoint(before, clock())))
+    }
+
+    /// Joules since the last step and the power now.
+    fn step(&mut self, value: &Value, now: MonoTime, max_gap: Duration) -> Result<(Joules, Option<Watts>), MeterError> {
+        let rebaselined = |reason: String| Err(MeterError::Rebaselined { reason });
+        match (value, &mut self.source) {
+            (Value::Energy { uj }, Source::Energy { counter, .. }) => {
+                let gap = self.last.replace((now, Watts(0.0))).map(|(then, _)| now.since(then));
+                match counter.step(now, *uj) {
+                    Step::First => Ok((Joules(0.0), None)),
+                    Step::Normal { uj } | Step::Wrapped { uj } => {
+                        let joules = Joules(uj as f64 / 1e6);
+                        Ok((joules, gap.and_then(|gap| joules.per(gap))))
+                    }
+                    Step::Lost(reason) => rebaselined(reason.to_string()),
+                }
+            }
+            (Value::Power(watts), _) => {
+                let Some((then, before)) = self.last.replace((now, *watts)) else {
+                    return Ok((Joules(0.0), Some(*watts)));
+                };
+                let gap = now.since(then);
+                if gap > max_gap {
+                    let (gap_s, max_s) = (gap.as_secs_f64(), max_gap.as_secs_f64());
+                    return rebaselined(format!("{gap_s:.1} s passed between two powers, {max_s:.1} s at most"));
+                }
+                // The trapezoid between the last power and this one.
+                Ok((Watts((before.0 + watts.0) / 2.0).over(gap), Some(*watts)))
+            }
+            (Value::Energy { .. }, _) => rebaselined("the sensor's source changed".to_owned()),
+        }
+    }
+}
+
+/// The power, unless it flows the wrong way, which would make the cumulative energy shrink.
+fn forwards(watts: Watts, file: &Attribute) -> Result<Watts, MeterError> {
+    if watts.0 >= 0.0 {
+        return Ok(watts);
+    }
+    Err(MeterError::Invalid {
+        path: file.path().to_owned(),
+        text: format!("{} W", watts.0),
+        expected: "no less than 0: is the shunt wired the wrong way round?",
+    })
+}
+
+fn measures_nothing(folder: &Path) -> MeterError {
+    MeterError::Absent {
+        path: folder.to_owned(),
+        reason: "the chip measures neither energy, power, nor voltage and current of one channel".to_owned(),
+        mend: "name another chip".to_owned(),
+    }
+}
+
+/// The folder of the one chip that fits.
+fn find_chip(class: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
+    let mut chips = match sysfs::names(class) {
+        Ok(chips) => chips,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(sysfs::classify(class, error, "let this user list the folder")),
+    };
+    chips.sort();
+    let mut seen = Vec::new();
+    let mut fitting = Vec::new();
+    for chip in chips {
+        let folder = class.join(&chip);
+        let Some(name) = sysfs::text(&folder.join("name")) else { continue };
+        let device = device(&folder);
+        let line = format!("{name} ({}, {chip})", device.as_deref().unwrap_or("no device"));
+        if name == selector.chip && selector.device.as_ref().is_none_or(|wanted| device.as_ref() == Some(wanted)) {
+            fitting.push((folder, line.clone()));
+        }
+        seen.push(line);
+    }
+    let there = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+    let wanted = match &selector.device {
+        Some(device) => format!("{:?} at {device}", selector.chip),
+        None => format!("{:?}", selector.chip),
+    };
+    let path = class.to_owned();
+    match fitting.as_slice() {
+        [(folder, _)] => Ok(folder.clone()),
+        [] => Err(MeterError::Absent {
+            path,
+            reason: format!("no chip {wanted}; there is: {there}"),
+            mend: "load its driver or name one of these as chip".to_owned(),
+        }),
+        several => {
+            let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
+            Err(MeterError::Ambiguous {
+                path,
+                reason: format!("several chips {wanted}: {}", several.join(", ")),
+                mend: "name one by device".to_owned(),
+            })
+        }
+    }
+}
+
+/// The name of the device that a chip's folder links to.
+fn device(folder: &Path) -> Option<String> {
+    let target = std::fs::read_link(folder.join("device")).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The files of one channel; a sensor's files of one number belong together.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct Channel {
+    number: u32,
+    /// Labels as the driver gives them.
+    labels: Vec<String>,
+    energy: Option<String>,
+    power: Option<String>,
+    volts: Option<String>,
+    amperes: Option<String>,
+}
+
+impl Channel {
+    fn measures_power(&self) -> bool {
+        self.energy.is_some() || self.power.is_some()
+    }
+
+    /// Such as `power1 (label VDD_CPU)`.
+    fn describe(&self) -> String {
+        let file = self.energy.as_ref().or(self.power.as_ref()).or(self.amperes.as_ref());
+        let name = file.and_then(|file| file.split_once('_')).map_or("", |(name, _)| name);
+        if self.labels.is_empty() { name.to_owned() } else { format!("{name} (label {})", self.labels.join(", ")) }
+    }
+}
+
+/// The one channel that fits; voltage times current counts where the chip has no power of its own.
+fn find_channel(folder: &Path, selector: &Selector) -> Result<Channel, MeterError> {
+    let all = channels(folder)?;
+    let list = |channels: &[Channel]| channels.iter().map(Channel::describe).collect::<Vec<_>>().join(", ");
+    let there = list(&all);
+    let chosen = selector.channel.is_some() || selector.label.is_some();
+    let own_power = all.iter().any(Channel::measures_power);
+    let mut fitting = all;
+    fitting.retain(|channel| {
+        let by_number = selector.channel.is_none_or(|number| number == channel.number);
+        let by_label = selector.label.as_ref().is_none_or(|label| channel.labels.contains(label));
+        by_number && by_label && (chosen || channel.measures_power() || !own_power)
+    });
+    let path = folder.to_owned();
+    match (fitting.len(), there.is_empty()) {
+        (1, _) => fitting.pop().ok_or_else(|| measures_nothing(folder)),
+        (0, true) => Err(measures_nothing(folder)),
+        (0, false) => Err(MeterError::Absent {
+            path,
+            reason: format!("no such channel; there is: {there}"),
+            mend: "name one of these by channel or label".to_owned(),
+        }),
+        _ => Err(MeterError::Ambiguous {
+            path,
+            reason: format!("several channels: {}", list(&fitting)),
+            mend: "name one by channel or label".to_owned(),
+        }),
+    }
+}
+
+/// All channels of a chip from which energy can be had, by number.
+fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
+    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_MEND))?;
+    // `average` sorts before `input` and is taken: a mean misses nothing between two reads.
+    files.sort();
+    let mut channels: BTreeMap<u32, Channel> = BTreeMap::new();
+    for file in files {
+        let Some((name, item)) = file.split_once('_') else { continue };
+        let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let Some(number) = name.get(kind.len()..).and_then(|digits| digits.parse().ok()) else { continue };
+        let channel = channels.entry(number).or_default();
+        let slot = match (kind, item) {
+            ("energy", "input") => &mut channel.energy,
+            ("power", "average" | "input") => &mut channel.power,
+            ("in", "input") => &mut channel.volts,
+            ("curr", "input") => &mut channel.amperes,
+            ("energy" | "power" | "in" | "curr", "label") => {
+                channel.labels.extend(sysfs::text(&folder.join(&file)));
+                continue;
+            }
+            _ => continue,
+        };
+        channel.number = number;
+        slot.get_or_insert(file);
+    }
+    let usable = |channel: &Channel| channel.measures_power() || (channel.volts.is_some() && channel.amperes.is_some());
+    Ok(channels.into_values().filter(usable).collect())
+}
+
+/// The shunt that the driver reckons with: with the wrong one every figure is off by the same factor.
+fn shunt(folder: &Path) -> Option<String> {
+    let path = folder.join("shunt_resistor");
+    let micro_ohms: u64 = sysfs::text(&path)?.parse().ok()?;
+    let hint = match micro_ohms {
+        10_000 => format!(
+            "; that is the kernel's default, most INA219 boards carry 100000: then echo 100000 > {}",
+            path.display()
+        ),
+        _ => String::new(),
+    };
+    Some(format!("shunt {micro_ohms} uOhm{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(100);
+
+    fn ina219() -> Tree {
+        let tree = Tree::new(&[
+            ("class/hwmon/hwmon0/name", "cpu_thermal\n"),
+            ("class/hwmon/hwmon0/temp1_input", "48000\n"),
+            ("class/hwmon/hwmon3/name", "ina219\n"),
+            ("class/hwmon/hwmon3/in0_input", "6\n"),
+            ("class/hwmon/hwmon3/in1_input", "5000\n"),
+            ("class/hwmon/hwmon3/curr1_input", "600\n"),
+            ("class/hwmon/hwmon3/power1_input", "3000000\n"),
+            ("class/hwmon/hwmon3/power1_crit", "1\n"),
+            ("class/hwmon/hwmon3/shunt_resistor", "10000\n"),
+        ]);
+        tree.link("class/hwmon/hwmon3/device", "../../../1-0040");
+        tree
+    }
+
+    fn chip(chip: &str) -> Selector {
+        Selector { chip: chip.to_owned(), device: None, channel: None, label: None }
+    }
+
+    fn meter(tree: &Tree, selector: Selector) -> Hwmon {
+        Hwmon::new("board", tree.root(), selector, Scope::Board, PERIOD)
+    }
+
+    fn read(meter: &mut Hwmon, ms: u64) -> Result<Reading, MeterError> {
+        meter.read_with(|| MonoTime(ms * 1_000_000))
+    }
+
+    fn close_to(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
+
+    #[test]
+    fn power_is_integrated_between_the_readings() {
+        let tree = ina219();
+        let mut meter = meter(&tree, chip("ina219"));
+        let first = read(&mut meter, 1000).unwrap();
+        assert_eq!((first.joules, first.power), (Joules(0.0), Some(Watts(3.0))));
+        assert_eq!((first.volts, first.amperes, first.scope), (Some(5.0), Some(0.6), Scope::Board));
+        tree.write("class/hwmon/hwmon3/power1_input", "5000000\n");
+        assert!(close_to(read(&mut meter, 1100).unwrap().joules.0, 0.4));
+        tree.write("class/hwmon/hwmon3/power1_input", "1000000\n");
+        assert!(close_to(read(&mut meter, 1300).unwrap().joules.0, 1.0));
+    }
+
+    #[test]
+    fn the_shunt_and_its_default_are_told() {
+        let tree = ina219();
+        let mut meter = meter(&tree, chip("ina219"));
+        read(&mut meter, 0).unwrap();
+        let detail = meter.info().detail.join("; ");
+        assert!(detail.contains("ina219 1-0040") && detail.contains("hwmon3: power1_input"), "{detail}");
+        assert!(detail.contains("shunt 10000 uOhm; that is the kernel's default"), "{detail}");
+        tree.write("class/hwmon/hwmon3/shunt_resistor", "100000\n");
+        assert_eq!(shunt(&tree.path("class/hwmon/hwmon3")).unwrap(), "shunt 100000 uOhm");
+    }
+
+    #[test]
+    fn without_power_it_is_voltage_times_current() {
+        let tree = ina219();
+        tree.remove("class/hwmon/hwmon3/power1_input");
+        let mut meter = meter(&tree, Selector { device: Some("1-0040".to_owned()), ..chip("ina219") });
+        read(&mut meter, 0).unwrap();
+        let second = read(&mut meter, 100).unwrap();
+        assert!(close_to(second.joules.0, 0.3) && close_to(second.power.unwrap().0, 3.0));
+    }
+
+    #[test]
+    fn a_long_gap_re_baselines_and_says_so() {
+        let tree = ina219();
+        let mut meter = meter(&tree, chip("ina219"));
+        read(&mut meter, 0).unwrap();
+        assert!(close_to(read(&mut meter, 500).unwrap().joules.0, 1.5));
+        let error = read(&mut meter, 1001).unwrap_err();
+        assert!(
+            matches!(error, MeterError::Rebaselined { .. }) && error.to_string().contains("0.5 s passed"),
+            "{error}"
+        );
+        assert!(close_to(read(&mut meter, 1101).unwrap().joules.0, 1.8));
+    }
+
+    #[test]
+    fn current_that_flows_backwards_is_no_power() {
+        let tree = ina219();
+        tree.remove("class/hwmon/hwmon3/power1_input");
+        tree.write("class/hwmon/hwmon3/curr1_input", "-7\n");
+        let mut meter = meter(&tree, chip("ina219"));
+        let error = read(&mut meter, 0).unwrap_err().to_string();
+        assert!(error.contains("curr1_input") && error.contains("-0.035 W") && error.contains("shunt"), "{error}");
+    }
+
+    #[test]
+    fn an_absent_chip_lists_what_there_is() {
+        let tree = ina219();
+        let error = read(&mut meter(&tree, chip("ina226")), 0).unwrap_err();
+        assert!(matches!(error, MeterError::Absent { .. }));
+        let message = error.to_string();
+        assert!(
+            message.contains("no chip \"ina226\"; there is: cpu_thermal (no device, hwmon0), ina219 (1-0040, hwmon3)"),
+            "{message}"
+        );
+        let error =
+            read(&mut meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") }), 0).unwrap_err();
+        assert!(error.to_string().contains("no chip \"ina219\" at 1-0041"), "{error}");
+        let error = read(&mut meter(&tree, chip("cpu_thermal")), 0).unwrap_err();
+        assert!(error.to_string().contains("measures neither"), "{error}");
+        let error = read(&mut meter(&Tree::new(&[]), chip("ina219")), 0).unwrap_err();
+        assert!(error.to_string().contains("there is: none"), "{error}");
+    }
+
+    #[test]
+    fn two_chips_of_one_name_need_the_device() {
+        let tree = ina219();
+        tree.write("class/hwmon/hwmon4/name", "ina219\n");
+        tree.write("class/hwmon/hwmon4/power1_input", "8000000\n");
+        tree.link("class/hwmon/hwmon4/device", "../../../1-0041");
+        let error = read(&mut meter(&tree, chip("ina219")), 0).unwrap_err();
+        assert!(matches!(error, MeterError::Ambiguous { .. }));
+        assert!(error.to_string().contains("ina219 (1-0040, hwmon3), ina219 (1-0041, hwmon4)"), "{error}");
+        let mut second = meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") });
+        assert_eq!(read(&mut second, 0).unwrap().power, Some(Watts(8.0)));
+    }
+
+    #[test]
+    fn several_channels_need_the_label() {
+        let tree = Tree::new(&[("class/hwmon/hwmon0/name", "ina3221\n")]);
+        for (number, label, ma) in [(1, "VDD_IN", "1000"), (2, "VDD_CPU", "200"), (3, "VDD_SOC", "300")] {
+            tree.write(&format!("class/hwmon/hwmon0/in{number}_input"), "5000\n");
+            tree.write(&format!("class/hwmon/hwmon0/in{number}_label"), label);
+            tree.write(&format!("class/hwmon/hwmon0/curr{number}_input"), ma);
+        }
+        tree.write("class/hwmon/hwmon0/in4_input", "10\n");
+        let error = read(&mut meter(&tree, chip("ina3221")), 0).unwrap_err();
+        assert!(matches!(error, MeterError::Ambiguous { .. }));
+        assert!(error.to_string().contains("curr1 (label VDD_IN), curr2 (label VDD_CPU)"), "{error}");
+        let cpu = Selector { label: Some("VDD_CPU".to_owned()), ..chip("ina3221") };
+        assert!(close_to(read(&mut meter(&tree, cpu), 0).unwrap().power.unwrap().0, 1.0));
+        let soc = Selector { channel: Some(3), ..chip("ina3221") };
+        assert!(close_to(read(&mut meter(&tree, soc), 0).unwrap().power.unwrap().0, 1.5));
+        let gpu = Selector { label: Some("GPU".to_owned()), ..chip("ina3221") };
+        let error = read(&mut meter(&tree, gpu), 0).unwrap_err();
+        assert!(error.to_string().contains("no such channel; there is: curr1 (label VDD_IN)"), "{error}");
+    }
+
+    #[test]
+    fn a_cumulative_counter_and_a_mean_come_before_a_snapshot() {
+        let tree = Tree::new(&[
+            ("class/hwmon/hwmon0/name", "gpu\n"),
+            ("class/hwmon/hwmon0/power1_input", "9000000\n"),
+            ("class/hwmon/hwmon0/power1_average", "4000000\n"),
+        ]);
+        tree.write("class/hwmon/hwmon0/in2_input", "900\n");
+        tree.write("class/hwmon/hwmon0/curr2_input", "100\n");
+        assert_eq!(read(&mut meter(&tree, chip("gpu")), 0).unwrap().power, Some(Watts(4.0)));
+        tree.write("class/hwmon/hwmon0/energy1_input", "5000000\n");
+        let mut meter = meter(&tree, chip("gpu"));
+        assert_eq!(read(&mut meter, 0).unwrap().power, None);
+        tree.write("class/hwmon/hwmon0/energy1_input", "7000000\n");
+        let second = read(&mut meter, 10_000).unwrap();
+        assert_eq!((second.joules, second.power), (Joules(2.0), Some(Watts(0.2))));
+        tree.write("class/hwmon/hwmon0/energy1_input", "100\n");
+        assert!(matches!(read(&mut meter, 20_000), Err(MeterError::Rebaselined { .. })));
+        tree.write("class/hwmon/hwmon0/energy1_input", "1000100\n");
+        assert_eq!(read(&mut meter, 30_000).unwrap().joules, Joules(3.0));
+    }
+
+    /// A file that was removed stays readable here where the kernel says ENODEV, so the loss is shown by an empty one.
+    #[test]
+    fn unplugged_and_back_under_another_number() {
+        let tree = ina219();
+        let mut meter = meter(&tree, chip("ina219"));
+        read(&mut meter, 0).unwrap();
+        read(&mut meter, 100).unwrap();
+        tree.write("class/hwmon/hwmon3/power1_input", "");
+        tree.remove("class/hwmon/hwmon3");
+        assert!(matches!(read(&mut meter, 200), Err(MeterError::Invalid { .. })));
+        let error = read(&mut meter, 300).unwrap_err();
+        assert!(error.to_string().contains("there is: cpu_thermal"), "{error}");
+        tree.write("class/hwmon/hwmon7/name", "ina219\n");
+        tree.write("class/hwmon/hwmon7/power1_input", "2000000\n");
+        assert!(close_to(read(&mut meter, 60_000).unwrap().joules.0, 0.3), "what was not seen is not made up");
+        assert!(close_to(read(&mut meter, 60_100).unwrap().joules.0, 0.5));
+    }
+}

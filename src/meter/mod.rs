@@ -1,0 +1,107 @@
+//! Meters: what reads joules from the machine, each behind one small trait.
+//!
+//! Owns how a reading is taken, wraps and gaps, and how an absent meter comes back. Leaves the meaning of the joules to
+//! `energy`. Everything here runs on the meter thread (`sampler`), with its files kept open.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::units::{Joules, MonoTime, Watts};
+
+pub mod counter;
+pub mod estimate;
+pub mod hwmon;
+pub mod powercap;
+pub mod sampler;
+mod sysfs;
+#[cfg(test)]
+mod tree;
+
+/// A source of cumulative energy.
+pub trait Meter: Send {
+    /// What this meter is; `detail` is empty and `scope` the expected one until the first successful read.
+    fn info(&self) -> &MeterInfo;
+
+    /// Reads the meter, looking for it first when it is not open.
+    ///
+    /// After an error the next success is a new baseline: the joules between the successes around it mean nothing.
+    fn read(&mut self) -> Result<Reading, MeterError>;
+}
+
+/// What a meter is and what it covers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MeterInfo {
+    /// The meter's name in the configuration.
+    pub name: String,
+    /// `rapl`, `hwmon` or `estimate`.
+    pub kind: &'static str,
+    pub scope: Scope,
+    /// True when the joules are computed from a model of the machine, not measured.
+    pub estimated: bool,
+    /// The zones, or the chip and its files, one thing a line.
+    pub detail: Vec<String>,
+}
+
+/// The part of the machine whose energy a meter covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Processor packages, with their memory where the processor counts it.
+    Package,
+    /// All that the processor's platform counter (psys) covers.
+    Platform,
+    /// The supply of the whole board.
+    Board,
+    /// One device or rail, such as an accelerator's supply.
+    Device,
+    /// This process alone on an otherwise idle machine.
+    Process,
+}
+
+/// One reading of a meter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// When it was read: halfway between before and after, as an I2C read takes time.
+    pub time: MonoTime,
+    /// Energy since the meter was opened; never decreases.
+    pub joules: Joules,
+    /// The sensor's power, or a counter's mean since its last reading; none where there is no last reading.
+    pub power: Option<Watts>,
+    pub volts: Option<f64>,
+    pub amperes: Option<f64>,
+    /// What the joules cover; found with the meter, so it can differ from what was expected.
+    pub scope: Scope,
+}
+
+/// Why there is no reading; the variants say what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum MeterError {
+    /// No such meter now: try again later, hardware and drivers may come.
+    #[error("{}: {reason}; {mend}", path.display())]
+    Absent { path: PathBuf, reason: String, mend: String },
+    /// Several things fit: the configuration must name one.
+    #[error("{}: {reason}; {mend}", path.display())]
+    Ambiguous { path: PathBuf, reason: String, mend: String },
+    /// The meter is there and may not be read: show the mend.
+    #[error("{}: permission denied; {mend}", path.display())]
+    Denied { path: PathBuf, mend: String },
+    /// The meter gave something that is no reading of it.
+    #[error("{}: read {text:?}, expected {expected}", path.display())]
+    Invalid { path: PathBuf, text: String, expected: &'static str },
+    /// The read failed: try again.
+    #[error("{}: {source}", path.display())]
+    Failed { path: PathBuf, source: io::Error },
+    /// The counter stands still although the machine runs: what it gives is no measurement.
+    #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {mend}", path.display())]
+    Stuck { path: PathBuf, seconds: f64, mend: String },
+    /// The meter works, but the energy since its last reading is unknown: go on from the next.
+    #[error("energy since the last reading is unknown: {reason}")]
+    Rebaselined { reason: String },
+}
+
+/// The moment halfway between two.
+fn midpoint(before: MonoTime, after: MonoTime) -> MonoTime {
+    before + after.since(before) / 2
+}

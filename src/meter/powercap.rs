@@ -1,0 +1,529 @@
+//! The RAPL meter: processor energy from the kernel's powercap zones.
+//!
+//! Owns which zones make up the machine without counting anything twice, and their sum; leaves wraps to `counter`. Files
+//! stay open and a read allocates nothing. Source: `Documentation/power/powercap/powercap.rst`; zone names and the
+//! counter's range: `drivers/powercap/intel_rapl_common.c`, which also drives AMD processors under the same names.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::counter::{Counter, Lost, Step};
+use super::sysfs::{self, Attribute};
+use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
+use crate::units::{Joules, MonoTime};
+
+/// Energy of the processor packages and their memory, or of the platform where the processor counts that.
+#[derive(Debug)]
+pub struct Powercap {
+    info: MeterInfo,
+    class: PathBuf,
+    /// Empty while the meter is absent.
+    zones: Vec<Zone>,
+    /// Zones found stuck though others move, as a `dram` that the processor only pretends to have.
+    dead: Vec<String>,
+    joules: Joules,
+    last: Option<MonoTime>,
+}
+
+#[derive(Debug)]
+struct Zone {
+    found: Found,
+    energy: Attribute,
+    counter: Counter,
+    raw_uj: u64,
+}
+
+/// A zone as the tree shows it.
+#[derive(Debug, Clone, PartialEq)]
+struct Found {
+    /// The folder's name, such as `intel-rapl:0:1`.
+    id: String,
+    name: String,
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The whole platform, packages and memory included.
+    Psys,
+    Package,
+    /// Memory beside its package, not inside.
+    Dram,
+    /// Inside a package: core, uncore.
+    Inside,
+}
+
+impl Powercap {
+    /// A RAPL meter under the sysfs root `root`, normally `/sys`; it is looked for at the first read.
+    pub fn new(name: &str, root: &Path) -> Self {
+        let info = MeterInfo {
+            name: name.to_owned(),
+            kind: "rapl",
+            scope: Scope::Package,
+            estimated: false,
+            detail: Vec::new(),
+        };
+        Self {
+            info,
+            class: root.join("class/powercap"),
+            zones: Vec::new(),
+            dead: Vec::new(),
+            joules: Joules(0.0),
+            last: None,
+        }
+    }
+
+    fn read_with(&mut self, mut clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
+        if self.zones.is_empty() {
+            self.discover()?;
+        }
+        let before = clock();
+        let read = self.zones.iter_mut().try_for_each(|zone| {
+            zone.raw_uj = zone.energy.read("cumulative microjoules")?;
+            Ok(())
+        });
+        if let Err(error) = read {
+            self.close();
+            return Err(error);
+        }
+        self.advance(midpoint(before, clock()))
+    }
+
+    /// Steps every counter, also after a loss, so that the next reading has a fresh base in each.
+    fn advance(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
+        let mut uj = 0;
+        let mut lost: Option<(usize, Lost)> = None;
+        for (index, zone) in self.zones.iter_mut().enumerate() {
+            match zone.counter.step(now, zone.raw_uj) {
+                Step::First => {}
+                Step::Normal { uj: step_uj } | Step::Wrapped { uj: step_uj } => uj += step_uj,
+                Step::Lost(reason) => lost = lost.or(Some((index, reason))),
+            }
+        }
+        let last = self.last.replace(now);
+        if let Some((index, reason)) = lost {
+            return Err(self.loss(index, reason));
+        }
+        let joules = Joules(uj as f64 / 1e6);
+        self.joules = self.joules + joules;
+        Ok(Reading {
+            time: now,
+            joules: self.joules,
+            power: last.and_then(|last| joules.per(now.since(last))),
+            volts: None,
+            amperes: None,
+            scope: self.info.scope,
+        })
+    }
+
+    fn loss(&mut self, index: usize, reason: Lost) -> MeterError {
+        let Some(zone) = self.zones.get(index) else {
+            return MeterError::Rebaselined { reason: reason.to_string() };
+        };
+        let (path, zone) = (zone.energy.path().to_owned(), zone.found.clone());
+        match reason {
+            Lost::Stuck { for_s } if zone.role == Role::Package => MeterError::Stuck {
+                path,
+                seconds: for_s,
+                mend: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
+            },
+            Lost::Stuck { for_s } => {
+                self.close();
+                let reason =
+                    format!("{} ({}) stood still for {for_s:.1} s and is left out from here on", zone.name, zone.id);
+                self.dead.push(zone.id);
+                MeterError::Rebaselined { reason }
+            }
+            _ => MeterError::Rebaselined { reason: format!("{} ({}): {reason}", zone.name, zone.id) },
+        }
+    }
+
+    fn close(&mut self) {
+        self.zones.clear();
+        self.last = None;
+    }
+
+    fn discover(&mut self) -> Result<(), MeterError> {
+        let found = list(&self.class).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => self.absent("the kernel shows no powercap zones"),
+            _ => sysfs::classify(&self.class, error, "let this user list the folder"),
+        })?;
+        let (chosen, mut left_out) = choose(found, &self.dead);
+        if chosen.is_empty() {
+            return Err(self.absent("no zone is a package, dram or psys that counts"));
+        }
+        let zones = chosen.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>()?;
+        let zones = without_mirrors(zones, &mut left_out)?;
+        let psys = zones.iter().any(|zone| zone.found.role == Role::Psys);
+        self.info.scope = if psys { Scope::Platform } else { Scope::Package };
+        self.info.detail = zones.iter().map(Zone::describe).chain(left_out).collect();
+        self.zones = zones;
+        Ok(())
+    }
+
+    fn open(&self, found: Found) -> Result<Zone, MeterError> {
+        let folder = self.class.join(&found.id);
+        let path = folder.join("energy_uj");
+        let mend = permission_mend(&path);
+        let energy = Attribute::open(path, &mend)?;
+        let max_uj = sysfs::text(&folder.join("max_energy_range_uj")).and_then(|text| text.parse().ok());
+        Ok(Zone { found, energy, counter: Counter::rapl(max_uj), raw_uj: 0 })
+    }
+
+    fn absent(&self, reason: &str) -> MeterError {
+        MeterError::Absent {
+            path: self.class.clone(),
+            reason: reason.to_owned(),
+            mend: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL: use an hwmon meter"
+                .to_owned(),
+        }
+    }
+}
+
+impl Meter for Powercap {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        self.read_with(MonoTime::now)
+    }
+}
+
+impl Zone {
+    fn describe(&self) -> String {
+        let range = if self.counter.has_range() { "" } else { ", range unknown: a wrap re-baselines" };
+        format!("{} ({}){range}", self.found.name, self.found.id)
+    }
+}
+
+/// Root alone may read the counters since CVE-2020-8694, as a fast reader can spy on other programs.
+fn permission_mend(energy: &Path) -> String {
+    format!(
+        "root only since CVE-2020-8694; now: chgrp edgewatt {path} && chmod g+r {path}; for good, in \
+         /etc/udev/rules.d/70-edgewatt-rapl.rules: SUBSYSTEM==\"powercap\", KERNEL==\"*-rapl*:*\", ACTION==\"add\", \
+         RUN+=\"/bin/chgrp edgewatt /sys%p/energy_uj\", RUN+=\"/bin/chmod g+r /sys%p/energy_uj\"",
+        path = energy.display()
+    )
+}
+
+/// All RAPL zones in `class`, sorted by their numbers.
+fn list(class: &Path) -> std::io::Result<Vec<Found>> {
+    let mut found: Vec<Found> = sysfs::names(class)?
+        .into_iter()
+        .filter(|id| id.split_once(':').is_some_and(|(control, _)| control.contains("-rapl")))
+        .filter_map(|id| {
+            let name = sysfs::text(&class.join(&id).join("name"))?;
+            Some(Found { role: role(&name), id, name })
+        })
+        .collect();
+    // Zone numbers are hexadecimal (`dev_set_name` in `drivers/powercap/powercap_sys.c`).
+    found.sort_by_cached_key(|zone| {
+        zone.id.split(':').skip(1).map(|number| u32::from_str_radix(number, 16).unwrap_or(u32::MAX)).collect::<Vec<_>>()
+    });
+    Ok(found)
+}
+
+fn role(name: &str) -> Role {
+    match name.split('-').next() {
+        Some("psys") => Role::Psys,
+        Some("package") => Role::Package,
+        Some("dram") => Role::Dram,
+        _ => Role::Inside,
+    }
+}
+
+/// The zones whose sum is the machine's energy, each joule once, and a line for each zone left out.
+fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
+    let mut left_out = Vec::new();
+    let mut keep = |found: &mut Vec<Found>, why: &str, fits: &dyn Fn(&Found) -> bool| {
+        found.retain(|zone| {
+            let fits = fits(zone);
+            if !fits {
+                left_out.push(format!("left out: {} ({}), {why}", zone.name, zone.id));
+            }
+            fits
+        });
+    };
+    keep(&mut found, "inside its package", &|zone| zone.role != Role::Inside);
+    keep(&mut found, "does not count", &|zone| !dead.contains(&zone.id));
+    if found.iter().any(|zone| !is_mmio(&zone.id)) {
+        keep(&mut found, "the same counter through MMIO", &|zone| !is_mmio(&zone.id));
+    }
+    if let Some(psys) = found.iter().find(|zone| zone.role == Role::Psys).map(|zone| zone.id.clone()) {
+        keep(&mut found, "inside psys", &|zone| zone.id == psys);
+    }
+    let packages: Vec<Found> = found.iter().filter(|zone| zone.role == Role::Package).cloned().collect();
+    keep(&mut found, "a second zone of the same name", &|zone| {
+        zone.role != Role::Package
+            || packages.iter().find(|first| first.name == zone.name).is_some_and(|first| first.id == zone.id)
+    });
+    let packages: Vec<String> = found.iter().map(|zone| zone.id.clone()).collect();
+    keep(&mut found, "its package is left out", &|zone| {
+        zone.role != Role::Dram || packages.iter().any(|package| package == parent(&zone.id))
+    });
+    (found, left_out)
+}
+
+fn is_mmio(id: &str) -> bool {
+    id.split(':').next().is_some_and(|control| control.ends_with("-mmio"))
+}
+
+fn parent(id: &str) -> &str {
+    id.rsplit_once(':').map_or("", |(parent, _)| parent)
+}
+
+/// Drops dies whose counter is that of another die of the same package, and their memory.
+///
+/// Only one counter shown twice can stand between two readings of the other die.
+fn without_mirrors(mut zones: Vec<Zone>, left_out: &mut Vec<String>) -> Result<Vec<Zone>, MeterError> {
+    let mut mirrors = Vec::new();
+    for (index, zone) in zones.iter().enumerate() {
+        let earlier = zones.iter().take(index).filter(|other| {
+            let package = package_number(&zone.found.name);
+            package.is_some() && package == package_number(&other.found.name) && !mirrors.contains(&other.found.id)
+        });
+        for other in earlier {
+            let read = |zone: &Zone| zone.energy.read::<u64>("cumulative microjoules");
+            let (before, between, after) = (read(other)?, read(zone)?, read(other)?);
+            if (before..=after).contains(&between) {
+                mirrors.push(zone.found.id.clone());
+                break;
+            }
+        }
+    }
+    zones.retain(|zone| {
+        let mirrored = mirrors.iter().any(|id| *id == zone.found.id || id == parent(&zone.found.id));
+        if mirrored {
+            left_out.push(format!("left out: {} ({}), mirrors another die", zone.found.name, zone.found.id));
+        }
+        !mirrored
+    });
+    Ok(zones)
+}
+
+/// The N of `package-N-die-D`; none for anything else, so that only dies of one package are compared.
+fn package_number(name: &str) -> Option<&str> {
+    name.strip_prefix("package-")?.split_once("-die-").map(|(package, _)| package)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+    use crate::units::Watts;
+
+    fn at(seconds: f64) -> MonoTime {
+        MonoTime((seconds * 1e9) as u64)
+    }
+
+    fn read(meter: &mut Powercap, seconds: f64) -> Result<Reading, MeterError> {
+        meter.read_with(|| at(seconds))
+    }
+
+    fn joules(meter: &mut Powercap, seconds: f64) -> f64 {
+        read(meter, seconds).unwrap().joules.0
+    }
+
+    fn laptop() -> Tree {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0", 1_000_000);
+        tree.zone("intel-rapl:0:0", "core", 2_000_000);
+        tree.zone("intel-rapl:0:1", "uncore", 3_000_000);
+        tree.zone("intel-rapl:0:2", "dram", 4_000_000);
+        tree.zone("intel-rapl-mmio:0", "package-0", 1_000_000);
+        tree.write("class/powercap/intel-rapl/enabled", "1\n");
+        tree
+    }
+
+    fn chosen(tree: &Tree) -> Vec<String> {
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        meter.zones.iter().map(|zone| zone.found.id.clone()).collect()
+    }
+
+    #[test]
+    fn package_and_dram_are_summed_and_nothing_inside_or_twice() {
+        let tree = laptop();
+        let mut meter = Powercap::new("package", tree.root());
+        let first = read(&mut meter, 10.0).unwrap();
+        assert_eq!((first.joules, first.power, first.scope), (Joules(0.0), None, Scope::Package));
+        for (id, energy_uj) in [
+            ("intel-rapl:0", 6_000_000),
+            ("intel-rapl:0:0", 90_000_000),
+            ("intel-rapl:0:1", 90_000_000),
+            ("intel-rapl:0:2", 5_000_000),
+            ("intel-rapl-mmio:0", 6_000_000),
+        ] {
+            tree.energy(id, energy_uj);
+        }
+        let second = read(&mut meter, 12.0).unwrap();
+        assert_eq!((second.joules, second.power), (Joules(6.0), Some(Watts(3.0))));
+        let detail = meter.info().detail.join("; ");
+        for part in [
+            "package-0 (intel-rapl:0)",
+            "left out: core (intel-rapl:0:0), inside",
+            "intel-rapl-mmio:0), the same counter",
+        ] {
+            assert!(detail.contains(part), "{part:?} in {detail}");
+        }
+    }
+
+    #[test]
+    fn psys_counts_alone() {
+        let tree = laptop();
+        tree.zone("intel-rapl:1", "psys", 7);
+        let mut meter = Powercap::new("package", tree.root());
+        assert_eq!(read(&mut meter, 0.0).unwrap().scope, Scope::Platform);
+        tree.energy("intel-rapl:0", 9_000_000);
+        tree.energy("intel-rapl:1", 20_000_007);
+        assert_eq!(joules(&mut meter, 1.0), 20.0);
+    }
+
+    #[test]
+    fn mmio_counts_where_it_is_all_there_is() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl-mmio:0", "package-0", 5);
+        assert_eq!(chosen(&tree), ["intel-rapl-mmio:0"]);
+    }
+
+    #[test]
+    fn each_package_and_each_die_counts_once() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0-die-0", 111);
+        tree.zone("intel-rapl:0:0", "dram", 5);
+        tree.zone("intel-rapl:1", "package-0-die-1", 111);
+        tree.zone("intel-rapl:1:0", "dram", 5);
+        tree.zone("intel-rapl:2", "package-1-die-0", 111);
+        tree.zone("intel-rapl:3", "package-1-die-1", 222);
+        tree.zone("intel-rapl:a", "package-2", 333);
+        tree.zone("intel-rapl:b", "package-2", 333);
+        tree.zone("intel-rapl:c", "package-3", 333);
+        assert_eq!(
+            chosen(&tree),
+            ["intel-rapl:0", "intel-rapl:0:0", "intel-rapl:2", "intel-rapl:3", "intel-rapl:a", "intel-rapl:c"]
+        );
+    }
+
+    #[test]
+    fn a_wrap_of_one_zone_does_not_show_in_the_sum() {
+        let tree = laptop();
+        tree.energy("intel-rapl:0", 262_143_000_000);
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        tree.energy("intel-rapl:0", 671_089);
+        tree.energy("intel-rapl:0:2", 4_500_000);
+        // 328,850 to the highest value, one unit of 61 to zero, 671,089 from there, and 500,000 of dram.
+        assert!((joules(&mut meter, 1.0) - 1.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_missing_range_re_baselines_at_a_wrap_and_says_so() {
+        let tree = laptop();
+        tree.remove("class/powercap/intel-rapl:0/max_energy_range_uj");
+        tree.energy("intel-rapl:0", 900_000_000);
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        assert!(
+            meter.info().detail.contains(&"package-0 (intel-rapl:0), range unknown: a wrap re-baselines".to_owned())
+        );
+        tree.energy("intel-rapl:0", 5);
+        let error = read(&mut meter, 0.9).unwrap_err();
+        assert!(matches!(error, MeterError::Rebaselined { .. }), "{error}");
+        assert!(
+            error.to_string().contains("package-0 (intel-rapl:0): the counter went back from 900000000 uJ to 5 uJ")
+        );
+        tree.energy("intel-rapl:0", 2_000_005);
+        tree.energy("intel-rapl:0:2", 5_000_000);
+        assert_eq!(joules(&mut meter, 1.5), 3.0);
+    }
+
+    #[test]
+    fn a_constant_package_is_stuck_not_zero_joules() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0", 0);
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        for seconds in [1.0, 2.0, 400.0] {
+            let error = read(&mut meter, seconds).unwrap_err();
+            assert!(matches!(error, MeterError::Stuck { .. }), "{error}");
+            assert!(error.to_string().contains("intel-rapl:0/energy_uj: stuck"), "{error}");
+        }
+        tree.energy("intel-rapl:0", 10);
+        assert_eq!(joules(&mut meter, 401.0), 0.00001, "it comes back when it counts again");
+    }
+
+    #[test]
+    fn a_constant_dram_is_left_out_and_the_rest_goes_on() {
+        let tree = laptop();
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        tree.energy("intel-rapl:0", 2_000_000);
+        let error = read(&mut meter, 1.0).unwrap_err();
+        assert!(error.to_string().contains("dram (intel-rapl:0:2) stood still for 1.0 s and is left out"), "{error}");
+        assert_eq!(joules(&mut meter, 2.0), 0.0);
+        tree.energy("intel-rapl:0", 5_000_000);
+        assert_eq!(joules(&mut meter, 3.0), 3.0);
+        assert!(meter.info().detail.contains(&"left out: dram (intel-rapl:0:2), does not count".to_owned()));
+    }
+
+    #[test]
+    fn a_constant_psys_gives_way_to_the_packages() {
+        let tree = laptop();
+        tree.zone("intel-rapl:1", "psys", 0);
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        assert!(matches!(read(&mut meter, 1.0), Err(MeterError::Rebaselined { .. })));
+        assert_eq!(read(&mut meter, 2.0).unwrap().scope, Scope::Package);
+    }
+
+    #[test]
+    fn absent_says_where_it_looked_and_what_to_do() {
+        let mut tree = Tree::new(&[]);
+        for _ in 0..2 {
+            let error = Powercap::new("package", tree.root()).read().unwrap_err();
+            assert!(matches!(error, MeterError::Absent { .. }));
+            let message = error.to_string();
+            assert!(message.contains("class/powercap") && message.contains("modprobe intel_rapl_msr"), "{message}");
+            tree = Tree::new(&[("class/powercap/dtpm/enabled", "1"), ("class/powercap/dtpm:0/name", "soc")]);
+        }
+    }
+
+    #[test]
+    fn garbage_is_shown_and_the_meter_comes_back_by_itself() {
+        let tree = laptop();
+        let mut meter = Powercap::new("package", tree.root());
+        read(&mut meter, 0.0).unwrap();
+        tree.energy("intel-rapl:0", 3_000_000);
+        assert_eq!(joules(&mut meter, 0.5), 2.0);
+        tree.write("class/powercap/intel-rapl:0/energy_uj", "<busy>\n");
+        let error = read(&mut meter, 1.0).unwrap_err();
+        assert!(matches!(&error, MeterError::Invalid { text, .. } if text == "<busy>"), "{error}");
+        tree.energy("intel-rapl:0", 77_000_000);
+        let back = read(&mut meter, 1.5).unwrap();
+        assert_eq!((back.joules, back.power), (Joules(2.0), None), "what was lost is not made up");
+        tree.energy("intel-rapl:0", 78_000_000);
+        assert_eq!(joules(&mut meter, 2.0), 3.0);
+    }
+
+    #[test]
+    fn a_denied_counter_names_its_mend() {
+        let path = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj");
+        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_mend(path));
+        assert!(matches!(error, MeterError::Denied { .. }));
+        let message = error.to_string();
+        for part in
+            ["CVE-2020-8694", "chgrp edgewatt /sys/class/powercap/intel-rapl:0/energy_uj &&", "SUBSYSTEM==\"powercap\""]
+        {
+            assert!(message.contains(part), "{part:?} in {message}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_halfway_through_the_read() {
+        let tree = laptop();
+        let mut meter = Powercap::new("package", tree.root());
+        let mut times = [at(1.0), at(1.5)].into_iter();
+        assert_eq!(meter.read_with(|| times.next().unwrap()).unwrap().time, at(1.25));
+    }
+}

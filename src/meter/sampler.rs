@@ -1,0 +1,249 @@
+//! The meter thread: reads every meter at a steady pace.
+//!
+//! Owns deadlines, retries and what is logged of a meter that fails; leaves the readings to its caller. A meter that is
+//! absent or failing is tried again ever more slowly, and only a change of its state is logged.
+
+use std::io;
+use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Meter, MeterError, Reading};
+use crate::stop::{Stop, Waited};
+use crate::units::{MonoTime, duration_ns};
+
+/// The longest pause between two tries of a meter that fails.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// The shortest period, which also keeps a period of zero from spinning.
+const PERIOD_MIN: Duration = Duration::from_millis(1);
+
+/// Reading two clocks one after the other may show less than this as a suspend that was none.
+const SUSPEND_MIN: Duration = Duration::from_millis(100);
+
+/// Reads all `meters` each `period` until `stop` is requested; fails only when the kernel refuses to sleep.
+///
+/// `on_reading` gets the meter's index. The energy of a meter across a suspend is unknown and reported as
+/// [`MeterError::Rebaselined`]. Runs on the calling thread.
+pub fn run(
+    meters: &mut [Box<dyn Meter>],
+    period: Duration,
+    stop: &Stop,
+    mut on_reading: impl FnMut(usize, Result<Reading, MeterError>),
+) -> io::Result<()> {
+    let period = period.max(PERIOD_MIN);
+    let mut states: Vec<State> = meters.iter().map(|_| State::default()).collect();
+    let mut deadline = MonoTime::now();
+    let mut slept = suspended();
+    loop {
+        let asleep = suspended().saturating_sub(slept);
+        slept += asleep;
+        for (index, (meter, state)) in meters.iter_mut().zip(&mut states).enumerate() {
+            if !state.is_due(MonoTime::now()) {
+                continue;
+            }
+            let result = meter.read().and_then(|reading| awake(reading, asleep));
+            log_change(meter.as_ref(), state.note(MonoTime::now(), period, &result), &result);
+            on_reading(index, result);
+        }
+        deadline = next_deadline(deadline, period, MonoTime::now());
+        if stop.sleep_until(deadline)? == Waited::Stopped {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a meter works and when to read it next.
+#[derive(Debug, Default)]
+struct State {
+    failing: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    kind: Discriminant<MeterError>,
+    retry_at: MonoTime,
+    pause: Duration,
+}
+
+#[derive(Debug, PartialEq)]
+enum Change {
+    None,
+    Failed,
+    Recovered,
+}
+
+impl State {
+    fn is_due(&self, now: MonoTime) -> bool {
+        self.failing.as_ref().is_none_or(|failure| now >= failure.retry_at)
+    }
+
+    fn note(&mut self, now: MonoTime, period: Duration, result: &Result<Reading, MeterError>) -> Change {
+        match (result, self.failing.take()) {
+            (Ok(_), None) => Change::None,
+            (Ok(_), Some(_)) => Change::Recovered,
+            (Err(error), before) => {
+                let kind = discriminant(error);
+                // A meter that only lost its base works: its next reading is due at the next tick.
+                let pause = match (&before, error) {
+                    (_, MeterError::Rebaselined { .. }) => Duration::ZERO,
+                    (None, _) => period,
+                    (Some(failure), _) => (failure.pause * 2).clamp(period, RETRY_MAX.max(period)),
+                };
+                let change =
+                    if before.is_some_and(|failure| failure.kind == kind) { Change::None } else { Change::Failed };
+                self.failing = Some(Failure { kind, retry_at: now + pause, pause });
+                change
+            }
+        }
+    }
+}
+
+fn log_change(meter: &dyn Meter, change: Change, result: &Result<Reading, MeterError>) {
+    let info = meter.info();
+    match (change, result) {
+        (Change::Failed, Err(error @ MeterError::Rebaselined { .. })) => tracing::info!(meter = info.name, "{error}"),
+        (Change::Failed, Err(error)) => tracing::warn!(meter = info.name, kind = info.kind, "no reading: {error}"),
+        (Change::Recovered, _) => tracing::info!(meter = info.name, kind = info.kind, "reading again"),
+        _ => {}
+    }
+}
+
+/// The reading, unless the machine was asleep since the last one.
+fn awake(reading: Reading, asleep: Duration) -> Result<Reading, MeterError> {
+    if asleep < SUSPEND_MIN {
+        return Ok(reading);
+    }
+    Err(MeterError::Rebaselined { reason: format!("the machine was suspended for {:.1} s", asleep.as_secs_f64()) })
+}
+
+/// Time spent suspended since boot: only `CLOCK_BOOTTIME` counts it.
+fn suspended() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(|boot| Duration::from(boot).saturating_sub(Duration::from_nanos(MonoTime::now().0)))
+        .unwrap_or_default()
+}
+
+/// The first moment after `now` on the grid of `deadline` plus whole periods: missed ticks are skipped, the pace is kept.
+fn next_deadline(deadline: MonoTime, period: Duration, now: MonoTime) -> MonoTime {
+    let period_ns = duration_ns(period).max(1);
+    let periods = duration_ns(now.since(deadline)) / period_ns + 1;
+    MonoTime(deadline.0.saturating_add(periods.saturating_mul(period_ns)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::meter::estimate::Estimate;
+    use crate::meter::powercap::Powercap;
+    use crate::meter::tree::Tree;
+    use crate::units::{Joules, Watts};
+
+    const PERIOD: Duration = Duration::from_millis(100);
+
+    fn ms(ms: u64) -> MonoTime {
+        MonoTime(ms * 1_000_000)
+    }
+
+    fn reading() -> Reading {
+        let scope = crate::meter::Scope::Board;
+        Reading { time: ms(0), joules: Joules(0.0), power: None, volts: None, amperes: None, scope }
+    }
+
+    fn failed() -> Result<Reading, MeterError> {
+        Err(MeterError::Denied { path: "/sys/x".into(), mend: String::new() })
+    }
+
+    #[test]
+    fn deadlines_keep_the_grid_and_skip_what_was_missed() {
+        assert_eq!(next_deadline(ms(1000), PERIOD, ms(1000)), ms(1100));
+        assert_eq!(next_deadline(ms(1000), PERIOD, ms(1040)), ms(1100));
+        assert_eq!(next_deadline(ms(1000), PERIOD, ms(1100)), ms(1200));
+        assert_eq!(next_deadline(ms(1000), PERIOD, ms(1777)), ms(1800));
+        assert_eq!(next_deadline(ms(1000), PERIOD, ms(900)), ms(1100));
+    }
+
+    #[test]
+    fn a_failing_meter_is_retried_ever_more_slowly_and_named_once() {
+        let mut state = State::default();
+        let (mut now, mut tries, mut changes) = (ms(0), Vec::new(), Vec::new());
+        while now < ms(120_000) {
+            if state.is_due(now) {
+                tries.push(now.0 / 1_000_000);
+                changes.push(state.note(now, PERIOD, &failed()));
+            }
+            now = now + PERIOD;
+        }
+        assert_eq!(tries, [0, 100, 300, 700, 1500, 3100, 6300, 12700, 25500, 51100, 81100, 111_100]);
+        assert_eq!(changes.iter().filter(|change| **change != Change::None).count(), 1);
+        assert_eq!(state.note(now, PERIOD, &Ok(reading())), Change::Recovered);
+        assert_eq!(state.note(now, PERIOD, &Ok(reading())), Change::None);
+        assert!(state.is_due(now));
+        state.note(now, PERIOD, &failed());
+        assert!(state.is_due(now + PERIOD), "the pause starts small again");
+    }
+
+    #[test]
+    fn a_new_kind_of_failure_is_named_again() {
+        let mut state = State::default();
+        assert_eq!(state.note(ms(0), PERIOD, &failed()), Change::Failed);
+        let lost = Err(MeterError::Rebaselined { reason: String::new() });
+        assert_eq!(state.note(ms(100), PERIOD, &lost), Change::Failed);
+        assert!(state.is_due(ms(101)), "only its base is lost");
+    }
+
+    #[test]
+    fn a_suspend_loses_the_energy_across_it() {
+        assert_eq!(awake(reading(), Duration::from_millis(1)).unwrap(), reading());
+        let error = awake(reading(), Duration::from_secs(90)).unwrap_err();
+        assert!(error.to_string().contains("suspended for 90.0 s"), "{error}");
+    }
+
+    #[test]
+    fn all_meters_are_read_on_one_grid_until_the_stop() {
+        let tree = Tree::new(&[]);
+        let stop = Stop::new().unwrap();
+        let mut meters: Vec<Box<dyn Meter>> = vec![
+            Box::new(Estimate::new("model", Watts(1.0), Watts(1.0))),
+            Box::new(Powercap::new("package", tree.root())),
+        ];
+        let (mut model, mut absent) = (Vec::new(), 0);
+        run(&mut meters, Duration::from_millis(2), &stop, |index, result| {
+            match (index, result) {
+                (0, result) => model.push(result.unwrap().time),
+                (1, Err(MeterError::Absent { .. })) => absent += 1,
+                other => panic!("{other:?}"),
+            }
+            if model.len() == 5 {
+                stop.request();
+            }
+        })
+        .unwrap();
+        assert_eq!(model.len(), 5);
+        assert!((1..5).contains(&absent), "what is absent is tried more slowly: {absent}");
+        assert!(model.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn a_long_wait_hears_the_stop() {
+        let stop = Arc::new(Stop::new().unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut meters: Vec<Box<dyn Meter>> = vec![Box::new(Estimate::new("model", Watts(1.0), Watts(1.0)))];
+                run(&mut meters, Duration::from_secs(3600), &stop, |_, _| sender.send(()).unwrap())
+            }
+        });
+        receiver.recv_timeout(Duration::from_secs(30)).unwrap();
+        let begun = MonoTime::now();
+        stop.request();
+        thread.join().unwrap().unwrap();
+        assert!(MonoTime::now().since(begun) < Duration::from_secs(60));
+    }
+}

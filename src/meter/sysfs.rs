@@ -1,0 +1,134 @@
+//! Sysfs attributes kept open and re-read in place, without allocating.
+//!
+//! Reading from offset 0 makes the kernel produce the value anew; after the device is gone it answers ENODEV
+//! (`fs/kernfs/file.c`), also through a file opened before.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::MeterError;
+
+/// The longest number is 20 digits with a sign and a newline.
+const NUMBER_BYTES: usize = 32;
+
+/// One open attribute that holds one number.
+#[derive(Debug)]
+pub struct Attribute {
+    path: PathBuf,
+    file: File,
+}
+
+impl Attribute {
+    /// Opens `path`; `mend` says how to get permission to read it.
+    pub fn open(path: PathBuf, mend: &str) -> Result<Self, MeterError> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(classify(&path, error, mend)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the number that the attribute holds now.
+    pub fn read<T: FromStr>(&self, expected: &'static str) -> Result<T, MeterError> {
+        let mut buffer = [0; NUMBER_BYTES];
+        let length = loop {
+            match self.file.read_at(&mut buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(classify(&self.path, error, "give this user the right to read it")),
+                Ok(length) => break length,
+            }
+        };
+        let text = buffer.get(..length).unwrap_or_default();
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.trim_ascii().parse().ok());
+        number.filter(|_| length < NUMBER_BYTES).ok_or_else(|| MeterError::Invalid {
+            path: self.path.clone(),
+            text: String::from_utf8_lossy(text).trim_end().to_owned(),
+            expected,
+        })
+    }
+}
+
+/// The text of a small attribute without its line end, or `None` where it cannot be read.
+pub fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
+/// The names in `directory`, unsorted.
+pub fn names(directory: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// The error that tells the caller what to do about a failed open or read of `path`.
+pub fn classify(path: &Path, error: io::Error, mend: &str) -> MeterError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: mend.to_owned() },
+        io::ErrorKind::NotFound => MeterError::Absent {
+            path,
+            reason: "no such file".to_owned(),
+            mend: "load the driver or plug the device in".to_owned(),
+        },
+        _ if error.raw_os_error() == Some(nix::libc::ENODEV) => MeterError::Absent {
+            path,
+            reason: "the device is gone".to_owned(),
+            mend: "plug it in again; it is looked for until it is back".to_owned(),
+        },
+        _ => MeterError::Failed { path, source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    #[test]
+    fn an_open_attribute_shows_each_new_value() {
+        let tree = Tree::new(&[("a", "41\n")]);
+        let attribute = Attribute::open(tree.path("a"), "").unwrap();
+        assert_eq!(attribute.read::<u64>("a number").unwrap(), 41);
+        tree.write("a", "1234567890123456789\n");
+        assert_eq!(attribute.read::<u64>("a number").unwrap(), 1_234_567_890_123_456_789);
+        tree.write("a", "-3");
+        assert_eq!(attribute.read::<i64>("a number").unwrap(), -3);
+    }
+
+    #[test]
+    fn what_is_no_number_is_shown_with_its_path() {
+        for (text, shown) in [("", ""), ("N/A\n", "N/A"), ("-1\n", "-1"), ("1 2\n", "1 2")] {
+            let tree = Tree::new(&[("a", text)]);
+            let error = Attribute::open(tree.path("a"), "").unwrap().read::<u64>("microjoules").unwrap_err();
+            let message = error.to_string();
+            assert!(matches!(&error, MeterError::Invalid { text, .. } if text == shown), "{message}");
+            assert!(message.contains("microjoules") && message.contains(tree.path("a").to_str().unwrap()));
+        }
+        let tree = Tree::new(&[("a", "000000000000000000000000000000000000012")]);
+        let error = Attribute::open(tree.path("a"), "").unwrap().read::<u64>("").unwrap_err();
+        assert!(matches!(error, MeterError::Invalid { .. }), "a number cut at the buffer's end is not a number");
+    }
+
+    #[test]
+    fn a_failed_read_keeps_path_and_reason() {
+        let tree = Tree::new(&[("folder/file", "")]);
+        let error = Attribute::open(tree.path("folder"), "").unwrap().read::<u64>("").unwrap_err();
+        assert!(matches!(error, MeterError::Failed { .. }));
+        assert!(error.to_string().contains("folder: Is a directory"), "{error}");
+    }
+
+    #[test]
+    fn each_errno_becomes_what_the_caller_does() {
+        let kind = |errno| classify(Path::new("/sys/x"), io::Error::from_raw_os_error(errno), "run: chmod g+r /sys/x");
+        assert!(matches!(kind(nix::libc::ENODEV), MeterError::Absent { .. }));
+        assert!(matches!(kind(nix::libc::ENOENT), MeterError::Absent { .. }));
+        assert!(matches!(kind(nix::libc::EIO), MeterError::Failed { .. }));
+        let denied = kind(nix::libc::EACCES);
+        assert!(matches!(denied, MeterError::Denied { .. }));
+        assert_eq!(denied.to_string(), "/sys/x: permission denied; run: chmod g+r /sys/x");
+    }
+}

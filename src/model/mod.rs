@@ -1,0 +1,203 @@
+//! What a .tflite file says of itself, read from untrusted bytes without running it.
+//!
+//! Owns the reading of the file format; leaves running to the engine and printing to `cli::inspect`. Nothing here panics,
+//! recurses, or allocates more than a small multiple of the file's length. Runs once for each model, at start.
+
+mod buffers;
+mod flatbuffer;
+mod graph;
+mod operator;
+mod schema;
+mod tensor;
+mod weights;
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use buffers::Buffers;
+use flatbuffer::{Source, Table};
+use graph::{OperatorCode, operator_codes, read_subgraph};
+pub use graph::{OperatorCount, OutputSummary, Subgraph};
+use schema::{metadata, model, signature_def};
+pub use tensor::{ElementType, Quantization, TensorSummary};
+use weights::Collector;
+pub use weights::{Kernel, Weights};
+
+const IDENTIFIER: &[u8; 4] = b"TFL3";
+const SCHEMA_VERSION: u32 = 3;
+const MIN_RUNTIME_VERSION: &str = "min_runtime_version";
+/// A flatbuffer's offsets reach no further; the largest model that a device of this class holds is far smaller.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
+/// Why a model file could not be read; in every case the model is to be refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("cannot read model {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("model {}: {source}", path.display())]
+    InFile { path: PathBuf, source: Box<ModelError> },
+    #[error("not a TFLite model: bytes 4..8 are {found}, expected `TFL3`")]
+    NotTflite { found: String },
+    #[error("{field} needs {needed} bytes at byte {at}, but the file ends at byte {file_bytes}: is it cut off?")]
+    Truncated { field: &'static str, at: usize, needed: usize, file_bytes: usize },
+    #[error("{field} at byte {at} is {index}, expected an index below {count}")]
+    Index { field: &'static str, at: usize, index: i64, count: usize },
+    #[error("{field} at byte {at}: expected {expected}")]
+    Malformed { field: &'static str, at: usize, expected: String },
+}
+
+impl ModelError {
+    fn malformed(at: usize, field: &'static str, expected: impl Into<String>) -> Self {
+        Self::Malformed { field, at, expected: expected.into() }
+    }
+}
+
+/// A model's description of itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelSummary {
+    pub file_bytes: usize,
+    pub schema_version: u32,
+    pub description: Option<String>,
+    /// The oldest TFLite runtime that has all of its operators, as the converter wrote it.
+    pub min_runtime_version: Option<String>,
+    /// The subgraph that an invoke runs.
+    pub main: Subgraph,
+    /// Bodies of loops and branches, initialisers and other entry points.
+    pub other_subgraphs: Vec<Subgraph>,
+    pub weights: Weights,
+    pub buffers: BufferSummary,
+    /// Keeps values from one invoke to the next, in variable tensors or resource variables of any subgraph.
+    /// A custom operator may do so unseen.
+    pub stateful: bool,
+    pub signatures: Vec<Signature>,
+    pub metadata: Vec<String>,
+}
+
+/// What the file stores as data: weights, other constants and metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BufferSummary {
+    pub filled: usize,
+    pub bytes: u64,
+    /// Stored in the file behind the flatbuffer, as in models over 2 GiB.
+    pub outside_flatbuffer: usize,
+}
+
+/// A named entry point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Signature {
+    pub name: String,
+    pub subgraph: u32,
+}
+
+impl ModelSummary {
+    /// Reads the regular file at `path`; errors are `Read`, or `InFile` around what [`Self::from_bytes`] says.
+    pub fn from_file(path: &Path) -> Result<Self, ModelError> {
+        let bytes = read_file(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes)
+            .map_err(|source| ModelError::InFile { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Reads a whole .tflite file; errors: `NotTflite`, `Truncated`, `Index`, `Malformed`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
+        check_identifier(bytes)?;
+        let source = Source::new(bytes);
+        let root = source.root("Model")?;
+        let schema_version = root.u32(model::VERSION)?.unwrap_or(0);
+        if schema_version != SCHEMA_VERSION {
+            let expected = format!("schema version {SCHEMA_VERSION}, found {schema_version}");
+            return Err(ModelError::malformed(root.at, model::VERSION.name, expected));
+        }
+        let buffers = Buffers::read(&source, root)?;
+        let codes = operator_codes(root)?;
+        let mut collector = Collector::new(&buffers);
+        let (main, other_subgraphs) = read_subgraphs(root, &codes, &mut collector)?;
+        let (metadata, min_runtime_version) = read_metadata(root, &buffers)?;
+        Ok(Self {
+            file_bytes: bytes.len(),
+            schema_version,
+            description: root.string(model::DESCRIPTION)?,
+            min_runtime_version,
+            stateful: main.stateful() || other_subgraphs.iter().any(Subgraph::stateful),
+            main,
+            other_subgraphs,
+            weights: collector.finish(),
+            buffers: BufferSummary {
+                filled: buffers.filled,
+                bytes: buffers.bytes,
+                outside_flatbuffer: buffers.outside,
+            },
+            signatures: read_signatures(root)?,
+            metadata,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a FIFO would wait for its writer, and a device never ends.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("larger than 2 GiB, the most that edgewatt reads"));
+    }
+    Ok(bytes)
+}
+
+fn check_identifier(bytes: &[u8]) -> Result<(), ModelError> {
+    match bytes.get(4..8) {
+        Some(found) if found == IDENTIFIER => Ok(()),
+        Some(found) => Err(ModelError::NotTflite { found: format!("`{}`", found.escape_ascii()) }),
+        None => Err(ModelError::NotTflite { found: format!("missing in a file of {} bytes", bytes.len()) }),
+    }
+}
+
+fn read_subgraphs<'s, 'a>(
+    root: Table<'s, 'a>,
+    codes: &[OperatorCode],
+    collector: &mut Collector<'s, 'a>,
+) -> Result<(Subgraph, Vec<Subgraph>), ModelError> {
+    let mut subgraphs = root.tables(model::SUBGRAPHS)?.iter().enumerate();
+    let Some((_, main)) = subgraphs.next() else {
+        return Err(ModelError::malformed(root.at, model::SUBGRAPHS.name, "at least one subgraph, found none"));
+    };
+    let main = read_subgraph(0, main?, codes, collector)?;
+    let others = subgraphs.map(|(index, table)| read_subgraph(index, table?, codes, collector));
+    Ok((main, others.collect::<Result<_, _>>()?))
+}
+
+fn read_signatures(root: Table) -> Result<Vec<Signature>, ModelError> {
+    let signature = |table: Table| {
+        Ok(Signature {
+            name: table.string(signature_def::KEY)?.unwrap_or_default(),
+            subgraph: table.u32(signature_def::SUBGRAPH_INDEX)?.unwrap_or(0),
+        })
+    };
+    root.tables(model::SIGNATURE_DEFS)?.iter().map(|table| signature(table?)).collect()
+}
+
+/// The names of all metadata, and the content of the one that names a runtime version.
+fn read_metadata(root: Table, buffers: &Buffers) -> Result<(Vec<String>, Option<String>), ModelError> {
+    let mut names = Vec::new();
+    let mut min_runtime_version = None;
+    for table in root.tables(model::METADATA)?.iter() {
+        let table = table?;
+        let name = table.string(metadata::NAME)?.unwrap_or_default();
+        if name == MIN_RUNTIME_VERSION && min_runtime_version.is_none() {
+            let index = table.u32(metadata::BUFFER)?.unwrap_or(0);
+            let content = buffers.data(index, (table.at, metadata::BUFFER.name))?;
+            // Padded to 16 bytes with NULs; TensorFlow 2.17 writes the entry twice, once empty.
+            let text = String::from_utf8_lossy(content);
+            min_runtime_version = Some(text.trim_matches('\0').to_owned()).filter(|text| !text.is_empty());
+        }
+        names.push(name);
+    }
+    Ok((names, min_runtime_version))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The embedded broker of the demo: rumqttd in this process, for loopback only (cargo feature `embedded-broker`).
+//!
+//! Runs on a thread of its own named `broker`, beside rumqttd's router thread; neither can be stopped, both end with
+//! the process. Leaves the filter for its logs to the caller: see [`LOG_FILTER`].
+
+use std::net::SocketAddr;
+
+/// To be added to the log filter: rumqttd logs every client that leaves as an error.
+pub const LOG_FILTER: &str = "rumqttd=off";
+
+/// Why there is no embedded broker.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Build with the feature, or use another broker.
+    #[error(
+        "this edgewatt was built without an embedded broker; \
+         run mosquitto and set mqtt.broker = \"mqtt://localhost:1883\", or build with --features embedded-broker"
+    )]
+    NotBuiltIn,
+    /// Free a port, or use another broker.
+    #[error(
+        "embedded broker: the ports {first} to {last} of 127.0.0.1 are all taken; set mqtt.broker to the one that runs there"
+    )]
+    NoFreePort {
+        /// First port tried.
+        first: u16,
+        /// Last port tried.
+        last: u16,
+    },
+    /// The system refuses a listener or a thread.
+    #[error("embedded broker: cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// rumqttd itself fails, with its own words.
+    #[error("embedded broker: it ended at its start: {0}")]
+    Failed(String),
+    /// It started and takes no connection.
+    #[error("embedded broker: no answer on {0} within 5 s of its start")]
+    NotReady(SocketAddr),
+}
+
+/// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections.
+#[cfg(not(feature = "embedded-broker"))]
+pub fn start(_first_port: u16) -> Result<SocketAddr, BrokerError> {
+    Err(BrokerError::NotBuiltIn)
+}
+
+#[cfg(feature = "embedded-broker")]
+pub use embedded::start;
+
+#[cfg(feature = "embedded-broker")]
+mod embedded {
+    use std::io::{self, ErrorKind, Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+    use std::time::{Duration, Instant};
+
+    use rumqttd::protocol::v4::V4;
+    use rumqttd::{ConnectionSettings, LinkType, Router, RouterConfig, Server, ServerSettings};
+
+    use super::BrokerError;
+
+    const PORTS_TRIED: u16 = 100;
+    const READY_WITHIN: Duration = Duration::from_secs(5);
+    /// Past this, rumqttd leaves a stale entry behind, and the second attempt of the same client panics under a lock
+    /// that every connection needs. So it must exceed the file descriptors of this process; the room is address space
+    /// only until it is used.
+    const MAX_CONNECTIONS: usize = 10_000;
+    const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+    /// Messages kept for subscribers that lag: segments of so many bytes for each filter.
+    const SEGMENT_BYTES: usize = 512 * 1024;
+    const SEGMENTS: usize = 4;
+
+    /// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections.
+    pub fn start(first_port: u16) -> Result<SocketAddr, BrokerError> {
+        let last = first_port.saturating_add(PORTS_TRIED - 1);
+        for port in first_port..=last {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            match TcpListener::bind(address) {
+                Ok(probe) => drop(probe),
+                Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
+                Err(source) => {
+                    return Err(BrokerError::System { what: format!("listen on {address}"), source });
+                }
+            }
+            let ended = spawn(address)?;
+            wait_until_ready(address, &ended)?;
+            tracing::info!("embedded MQTT broker listens on {address}");
+            return Ok(address);
+        }
+        Err(BrokerError::NoFreePort { first: first_port, last })
+    }
+
+    /// Starts the threads; the receiver tells why the broker has ended, should it.
+    fn spawn(address: SocketAddr) -> Result<Receiver<String>, BrokerError> {
+        let system = |what: &str, source| BrokerError::System { what: what.into(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| system("start its runtime", error))?;
+        let (sender, receiver) = sync_channel(1);
+        let run = move || {
+            let router = Router::new(0, router_config()).spawn();
+            let ended = runtime.block_on(Server::new(server_settings(address), router, V4).start(LinkType::Remote));
+            let reason = ended.err().map_or_else(|| "no reason given".into(), |error| error.to_string());
+            // Nobody listens once the broker was ready.
+            let _ = sender.try_send(reason.clone());
+            tracing::error!("the embedded MQTT broker has ended: {reason}");
+        };
+        let thread = std::thread::Builder::new().name("broker".into());
+        thread.spawn(run).map_err(|error| system("start its thread", error))?;
+        Ok(receiver)
+    }
+
+    fn router_config() -> RouterConfig {
+        RouterConfig {
+            max_connections: MAX_CONNECTIONS,
+            max_outgoing_packet_count: 200,
+            max_segment_size: SEGMENT_BYTES,
+            max_segment_count: SEGMENTS,
+            ..RouterConfig::default()
+        }
+    }
+
+    fn server_settings(listen: SocketAddr) -> ServerSettings {
+        ServerSettings {
+            name: "embedded".into(),
+            listen,
+            tls: None,
+            next_connection_delay_ms: 1,
+            connections: ConnectionSettings {
+                connection_timeout_ms: 10_000,
+                max_payload_size: MAX_PAYLOAD_BYTES,
+                max_inflight_count: 200,
+                auth: None,
+                external_auth: None,
+                dynamic_filters: true,
+            },
+        }
+    }
+
+    fn wait_until_ready(address: SocketAddr, ended: &Receiver<String>) -> Result<(), BrokerError> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while Instant::now() < deadline {
+            match ended.try_recv() {
+                Ok(reason) => return Err(BrokerError::Failed(reason)),
+                Err(TryRecvError::Disconnected) => {
+                    return Err(BrokerError::Failed("it panicked".into()));
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            if says_welcome(address).is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(BrokerError::NotReady(address))
+    }
+
+    /// Connects as an MQTT 3.1.1 client would, and leaves: only that shows that the router behind the socket runs.
+    fn says_welcome(address: SocketAddr) -> io::Result<()> {
+        let connect = b"\x10\x18\0\x04MQTT\x04\x02\0\x0a\0\x0cedgewatt-try";
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(connect)?;
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer)?;
+        stream.write_all(b"\xe0\0")?;
+        if answer == [0x20, 2, 0, 0] { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+}

@@ -1,0 +1,10 @@
+//! From decisions to the broker: topics and payloads (pure), the publisher, the outbox, the link, a broker of our own.
+
+mod backoff;
+pub mod broker;
+pub mod mqtt;
+pub mod outbox;
+pub mod payload;
+pub mod publisher;
+pub mod retained;
+pub mod topic;

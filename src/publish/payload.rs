@@ -1,0 +1,243 @@
+//! What is said on the wire: JSON objects with the schema version in `v`. Pure encoders.
+//!
+//! Times are wall-clock milliseconds since 1970 and are made here, at the edge, from the monotonic clock. What is not
+//! known is null or left out, never zero.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::energy::Figure;
+use crate::engine::TensorInfo;
+use crate::meter::MeterInfo;
+use crate::metrics::LatencySummary;
+use crate::units::MonoTime;
+
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The two clocks read together, to tell the wall time of a monotonic moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    mono: MonoTime,
+    since_1970: Duration,
+}
+
+impl Clocks {
+    pub fn now() -> Self {
+        // Before 1970 the clock is not set at all; such times read as 1970.
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { mono: MonoTime::now(), since_1970 }
+    }
+
+    /// Wall-clock milliseconds since 1970 of a moment in the past.
+    pub fn wall_ms(&self, moment: MonoTime) -> u64 {
+        let then = self.since_1970.saturating_sub(self.mono.since(moment));
+        u64::try_from(then.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What every message carries.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Envelope<'a> {
+    pub v: u32,
+    /// Differs at each start of the daemon; `seq` counts from 0 within it.
+    pub boot: &'a str,
+    pub time_ms: u64,
+}
+
+/// One decision.
+#[derive(Debug, Serialize)]
+pub struct Prediction<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub seq: u64,
+    #[serde(flatten)]
+    pub verdict: Verdict<'a>,
+    /// The stream's own time of the window's last sample, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_s: Option<f64>,
+    /// From the arrival of the window's last sample to the end of the invoke.
+    pub latency_us: f64,
+    pub invoke_us: f64,
+}
+
+/// The part of a prediction that differs with the kind of decision.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Verdict<'a> {
+    Class {
+        /// Null when no score reaches the threshold.
+        label: Option<&'a str>,
+        score: f32,
+        /// The class of this window alone, before smoothing and hysteresis.
+        raw_label: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        truth: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scores: Option<Named<'a>>,
+    },
+    Values {
+        values: Named<'a>,
+    },
+    Outputs {
+        outputs: Vec<&'a [f32]>,
+    },
+}
+
+/// An object of names and values.
+#[derive(Debug)]
+pub struct Named<'a> {
+    pub names: &'a [String],
+    pub values: &'a [f32],
+}
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.values.len()))?;
+        for (name, value) in self.names.iter().zip(self.values) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Which delegate was asked for and which one runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DelegateState {
+    pub requested: String,
+    pub active: String,
+}
+
+/// Figures of one pipeline over the last interval.
+#[derive(Debug, Serialize)]
+pub struct Metrics<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    /// Length of the interval.
+    pub interval_s: f64,
+    pub delegate: &'a DelegateState,
+    pub predictions_per_s: f64,
+    pub latency_us: Latencies,
+    /// Since the start of the daemon.
+    pub counts: &'a Counts,
+    pub energy: &'a [Figure],
+    pub process: &'a Process,
+}
+
+/// Each null when nothing was recorded in the interval.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Latencies {
+    pub source: Option<LatencySummary>,
+    pub features: Option<LatencySummary>,
+    pub invoke: Option<LatencySummary>,
+    pub publish: Option<LatencySummary>,
+    pub end_to_end: Option<LatencySummary>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub samples: u64,
+    pub windows: u64,
+    pub predictions: u64,
+    pub rejects: BTreeMap<&'static str, u64>,
+    pub gaps: BTreeMap<&'static str, u64>,
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// The daemon as a whole; null where the kernel does not tell.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Process {
+    pub cpu_s: f64,
+    pub rss_mib: Option<f64>,
+    pub soc_temperature_c: Option<f64>,
+}
+
+/// What runs here: published retained at each start.
+#[derive(Debug, Serialize)]
+pub struct Info<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub version: &'static str,
+    pub node: &'a str,
+    pub config_sha256: &'a str,
+    pub runtime: String,
+    pub pipelines: BTreeMap<&'a str, PipelineInfo<'a>>,
+    pub meters: &'a [MeterInfo],
+}
+
+#[derive(Debug, Serialize)]
+pub struct PipelineInfo<'a> {
+    pub model: String,
+    pub model_sha256: &'a str,
+    pub inputs: &'a [TensorInfo],
+    pub outputs: &'a [TensorInfo],
+    pub delegate: &'a DelegateState,
+}
+
+/// Whether a pipeline works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    Running,
+    /// The source has ended and everything it gave is decided.
+    Ended,
+    Failed,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PipelineStatus<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub state: PipelineState,
+    pub reason: Option<&'a str>,
+    pub delegate: &'a DelegateState,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize)]
+pub struct Event<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<&'a str>,
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prediction_reads_as_documented() {
+        let clocks = Clocks { mono: MonoTime(5_000_000_000), since_1970: Duration::from_secs(1_000_000) };
+        let labels = ["up".to_owned(), "down".to_owned()];
+        let prediction = Prediction {
+            envelope: Envelope { v: SCHEMA_VERSION, boot: "b007", time_ms: clocks.wall_ms(MonoTime(4_750_000_000)) },
+            seq: 7,
+            verdict: Verdict::Class {
+                label: None,
+                score: 0.25,
+                raw_label: Some("down"),
+                truth: None,
+                scores: Some(Named { names: &labels, values: &[0.25, 0.75] }),
+            },
+            stream_s: Some(1.5),
+            latency_us: 12.5,
+            invoke_us: 10.0,
+        };
+        assert_eq!(
+            serde_json::to_string(&prediction).unwrap(),
+            r#"{"v":1,"boot":"b007","time_ms":999999750,"seq":7,"label":null,"score":0.25,"raw_label":"down","scores":{"up":0.25,"down":0.75},"stream_s":1.5,"latency_us":12.5,"invoke_us":10.0}"#
+        );
+    }
+
+    #[test]
+    fn a_nan_is_null_and_never_breaks_the_json() {
+        let names = ["x".to_owned()];
+        let values = Verdict::Values { values: Named { names: &names, values: &[f32::NAN] } };
+        assert_eq!(serde_json::to_string(&values).unwrap(), r#"{"values":{"x":null}}"#);
+    }
+}

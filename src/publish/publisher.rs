@@ -1,0 +1,299 @@
+//! From decisions and figures to messages in the outbox.
+//!
+//! Owns the encoding, what is said when, and the latency up to the hand-over. Runs on the async thread; it takes
+//! decisions off the rings as fast as they come, whether or not a broker is there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::mqtt::Handle;
+use super::outbox::{Class, Marks, Message, Qos};
+use super::payload::{
+    Clocks, Counts, DelegateState, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
+    Prediction, Process, SCHEMA_VERSION, Verdict as VerdictPayload,
+};
+use super::topic::{NodeTopics, PipelineTopics};
+use crate::decision::Verdict;
+use crate::energy::Figure;
+use crate::metrics::{Latency, PipelineStats, StageTimes};
+use crate::pipeline::Decision;
+use crate::ring::FrameRx;
+use crate::source::{Reject, SourceStats};
+use crate::units::MonoTime;
+use crate::window::Gap;
+
+/// The latest decision is repeated on the state topic when it changes, and otherwise this often.
+const STATE_PERIOD: Duration = Duration::from_secs(1);
+/// Decisions encoded before the link gets its turn.
+const BATCH: usize = 64;
+
+/// What says things for the node as a whole.
+#[derive(Clone)]
+pub struct Speaker {
+    pub handle: Handle,
+    pub boot: Arc<str>,
+    pub topics: NodeTopics,
+}
+
+impl Speaker {
+    pub fn envelope(&self, moment: MonoTime) -> Envelope<'_> {
+        Envelope { v: SCHEMA_VERSION, boot: &self.boot, time_ms: Clocks::now().wall_ms(moment) }
+    }
+
+    pub fn event(&self, event: &'static str, pipeline: Option<&str>, message: String) {
+        let payload = Event { envelope: self.envelope(MonoTime::now()), event, pipeline, message };
+        self.say(&self.topics.event, &payload, Qos::AtLeastOnce, false, Class::Event);
+    }
+
+    /// Publishes a state, which the broker keeps.
+    pub fn retain(&self, topic: &Arc<str>, payload: &impl Serialize) {
+        self.say(topic, payload, Qos::AtLeastOnce, true, Class::State);
+    }
+
+    fn say(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
+        match serde_json::to_vec(payload) {
+            Ok(json) => {
+                // What the outbox has no room for, it counts.
+                let message = Message { topic: topic.clone(), payload: json.into(), qos, retain, class, marks: None };
+                self.handle.publish(message);
+            }
+            Err(error) => tracing::error!(%topic, %error, "a payload could not be encoded"),
+        }
+    }
+}
+
+/// Latency up to the hand-over to MQTT, per pipeline; filled by the link.
+#[derive(Clone, Default)]
+pub struct HandOver(Arc<Mutex<Vec<[Latency; 2]>>>);
+
+impl HandOver {
+    pub fn new(pipeline_count: usize) -> Self {
+        Self(Arc::new(Mutex::new(vec![Default::default(); pipeline_count])))
+    }
+
+    pub fn record(&self, marks: Marks, now: MonoTime) {
+        let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some([publish, end_to_end]) = latencies.get_mut(marks.pipeline) {
+            publish.record(now.since(marks.invoke_end));
+            end_to_end.record(now.since(marks.arrival));
+        }
+    }
+
+    /// Publish and end-to-end latency since the last call.
+    fn take(&self, pipeline: usize) -> [Latency; 2] {
+        let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.get_mut(pipeline).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+/// What a pipeline's verdicts are called.
+pub enum Vocabulary {
+    Labels(Vec<String>),
+    Values(Vec<String>),
+    /// The length of each output.
+    Outputs(Vec<usize>),
+}
+
+/// One pipeline's way out.
+pub struct PipelinePublisher {
+    pub index: usize,
+    pub name: String,
+    pub topics: PipelineTopics,
+    pub decisions: FrameRx<Decision>,
+    pub vocabulary: Vocabulary,
+    pub publish_scores: bool,
+    pub qos: Qos,
+    pub delegate: DelegateState,
+    pub stats: Arc<PipelineStats>,
+    pub source_stats: Arc<SourceStats>,
+    pub hand_over: HandOver,
+    pub totals: Totals,
+    pub values: Vec<f32>,
+    pub json: Vec<u8>,
+    pub last_state: Option<(Option<u16>, MonoTime)>,
+    pub last_predictions: u64,
+    pub last_drops: u64,
+}
+
+/// Times over the whole run, for the summary at its end.
+#[derive(Default)]
+pub struct Totals {
+    pub stages: StageTimes,
+    pub end_to_end: Latency,
+    pub known: u64,
+    pub right: u64,
+}
+
+impl PipelinePublisher {
+    /// Encodes what has been decided, at most a batch; whether there may be more.
+    pub fn drain(&mut self, speaker: &Speaker) -> bool {
+        if self.decisions.is_empty() {
+            return false;
+        }
+        let clocks = Clocks::now();
+        for _ in 0..BATCH {
+            let values = &mut self.values;
+            let popped = self.decisions.pop(|decision, first, second| {
+                values.clear();
+                values.extend_from_slice(first);
+                values.extend_from_slice(second);
+                decision
+            });
+            match popped {
+                Some(decision) => self.publish(speaker, &clocks, &decision),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The infer thread has gone and its last decision is out.
+    pub fn has_ended(&self) -> bool {
+        self.decisions.is_abandoned() && self.decisions.is_empty()
+    }
+
+    fn publish(&mut self, speaker: &Speaker, clocks: &Clocks, decision: &Decision) {
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        let payload = Prediction {
+            envelope: Envelope { v: SCHEMA_VERSION, boot: &speaker.boot, time_ms: clocks.wall_ms(decision.arrival) },
+            seq: decision.seq,
+            verdict: self.verdict(decision),
+            stream_s: decision.stream_ns.map(|ns| ns as f64 / 1e9),
+            latency_us: micros(decision.invoke_end.since(decision.arrival)),
+            invoke_us: micros(decision.invoke_end.since(decision.invoke_start)),
+        };
+        if let Err(error) = serde_json::to_writer(&mut json, &payload) {
+            tracing::error!(pipeline = self.name, %error, "a prediction could not be encoded");
+        }
+        let message = |topic: &Arc<str>, retain| Message {
+            topic: topic.clone(),
+            payload: super::outbox::Bytes::copy_from_slice(&json),
+            qos: if retain { Qos::AtLeastOnce } else { self.qos },
+            retain,
+            class: if retain { Class::State } else { Class::Prediction },
+            marks: (!retain).then_some(Marks {
+                pipeline: self.index,
+                arrival: decision.arrival,
+                invoke_end: decision.invoke_end,
+            }),
+        };
+        speaker.handle.publish(message(&self.topics.prediction, false));
+        let class = match decision.verdict {
+            Verdict::Class { class, .. } => class,
+            Verdict::Values => None,
+        };
+        let due =
+            self.last_state.is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
+        if due {
+            speaker.handle.publish(message(&self.topics.state, true));
+            self.last_state = Some((class, decision.invoke_end));
+        }
+        if let (Verdict::Class { class, .. }, Some(truth)) = (decision.verdict, decision.truth) {
+            self.totals.known += 1;
+            self.totals.right += u64::from(class == Some(truth));
+        }
+        self.json = json;
+    }
+
+    fn verdict(&self, decision: &Decision) -> VerdictPayload<'_> {
+        match (&self.vocabulary, decision.verdict) {
+            (Vocabulary::Labels(labels), Verdict::Class { class, score, raw_class }) => {
+                let label = |class: u16| labels.get(usize::from(class)).map(String::as_str);
+                VerdictPayload::Class {
+                    label: class.and_then(label),
+                    score,
+                    raw_label: label(raw_class),
+                    truth: decision.truth.and_then(label),
+                    scores: self.publish_scores.then_some(Named { names: labels, values: &self.values }),
+                }
+            }
+            (Vocabulary::Values(names) | Vocabulary::Labels(names), _) => {
+                VerdictPayload::Values { values: Named { names, values: &self.values } }
+            }
+            (Vocabulary::Outputs(lengths), _) => {
+                let mut rest = &self.values[..];
+                let mut outputs = Vec::with_capacity(lengths.len());
+                for length in lengths {
+                    let (own, behind) = rest.split_at(*length.min(&rest.len()));
+                    outputs.push(own);
+                    rest = behind;
+                }
+                VerdictPayload::Outputs { outputs }
+            }
+        }
+    }
+
+    /// Publishes the figures of an interval, and an event when something was dropped in it.
+    pub fn metrics(
+        &mut self,
+        speaker: &Speaker,
+        interval: Duration,
+        stages: &StageTimes,
+        energy: &[Figure],
+        process: &Process,
+    ) {
+        let [publish, end_to_end] = self.hand_over.take(self.index);
+        self.totals.stages.add(stages);
+        self.totals.end_to_end.add(&end_to_end);
+        let counts = self.counts(speaker);
+        let payload = Metrics {
+            envelope: speaker.envelope(MonoTime::now()),
+            interval_s: interval.as_secs_f64(),
+            delegate: &self.delegate,
+            predictions_per_s: (counts.predictions - self.last_predictions) as f64 / interval.as_secs_f64(),
+            latency_us: Latencies {
+                source: stages.source.summary(),
+                features: stages.features.summary(),
+                invoke: stages.invoke.summary(),
+                publish: publish.summary(),
+                end_to_end: end_to_end.summary(),
+            },
+            counts: &counts,
+            energy,
+            process,
+        };
+        speaker.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
+        let drops = counts.drops.values().sum();
+        if drops > self.last_drops {
+            let message = format!("{} dropped since the last report: {:?}", drops - self.last_drops, counts.drops);
+            speaker.event("drops", Some(&self.name), message);
+        }
+        self.last_drops = drops;
+        self.last_predictions = counts.predictions;
+    }
+
+    /// All counts as of now.
+    pub fn counts(&self, speaker: &Speaker) -> Counts {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        // The outbox is the node's: what it dropped shows with every pipeline.
+        let outbox = speaker.handle.stats().outbox;
+        Counts {
+            samples: load(&self.source_stats.samples),
+            windows: load(&self.stats.windows),
+            predictions: load(&self.stats.predictions),
+            rejects: Reject::ALL.iter().map(|reason| (reason.name(), self.source_stats.rejects(*reason))).collect(),
+            gaps: Gap::ALL.iter().map(|gap| (gap.name(), self.stats.gaps(*gap))).collect(),
+            drops: BTreeMap::from([
+                ("source_overflow", load(&self.source_stats.overflow)),
+                ("decision_overflow", load(&self.stats.dropped)),
+                ("outbox", outbox.drops.total()),
+            ]),
+        }
+    }
+
+    /// Says whether the pipeline works.
+    pub fn status(&self, speaker: &Speaker, state: PipelineState, reason: Option<&str>) {
+        let envelope = speaker.envelope(MonoTime::now());
+        let payload = PipelineStatus { envelope, state, reason, delegate: &self.delegate };
+        speaker.retain(&self.topics.status, &payload);
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1e3
+}

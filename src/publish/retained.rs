@@ -1,0 +1,220 @@
+//! The latest value of each retained topic, and whether the broker has it.
+//!
+//! A retained topic says what is true now, so a value that is superseded before it could be sent is not sent: an
+//! outage costs one message a topic. After every (re)connect all of them are sent again, `status` first, the others
+//! in the order in which they first appeared. Pure: no I/O, no clock, no thread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::outbox::{Bytes, Class, Drops, Message, Pushed, Qos, Reason};
+
+/// The retained topics in figures: totals since start, but for `topics`, which is as of now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Topics known.
+    pub topics: u64,
+    /// Values set.
+    pub produced: u64,
+    /// Values replaced by a newer one before they were sent.
+    pub superseded: u64,
+    /// Hand-overs, repetitions after a reconnect included.
+    pub sent: u64,
+    /// Values refused.
+    pub drops: Drops,
+}
+
+#[derive(Debug)]
+struct Slot {
+    message: Message,
+    /// To be sent, as soon as the one before is acknowledged.
+    due: bool,
+    /// The round in which a value was handed over that is not yet acknowledged.
+    out_since: Option<u32>,
+}
+
+/// See the module's doc.
+#[derive(Debug)]
+pub struct Retained {
+    slots: Vec<Slot>,
+    index: HashMap<Arc<str>, usize>,
+    due_count: usize,
+    first_packet_id: u16,
+    max_topics: u16,
+    max_payload_bytes: usize,
+    stats: Stats,
+}
+
+impl Retained {
+    /// Holds `status` alone, which is always sent first; each topic's packet id is `first_packet_id` plus its place.
+    pub fn new(status: Message, first_packet_id: u16, max_topics: u16, max_payload_bytes: usize) -> Self {
+        Self {
+            index: HashMap::from([(status.topic.clone(), 0)]),
+            slots: vec![Slot { message: status, due: true, out_since: None }],
+            due_count: 1,
+            first_packet_id,
+            max_topics,
+            max_payload_bytes,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Sets the latest value of a topic; [`Reason::Full`] when that would be one topic too many.
+    pub fn set(&mut self, message: Message) -> Pushed {
+        self.stats.produced += 1;
+        if let Err(reason) = message.check(self.max_payload_bytes) {
+            return self.refuse(message.class, reason);
+        }
+        if let Some(slot) = self.index.get(&message.topic).and_then(|place| self.slots.get_mut(*place)) {
+            slot.message = message;
+            self.stats.superseded += u64::from(slot.due);
+            self.due_count += usize::from(!slot.due);
+            slot.due = true;
+            return Pushed::Queued;
+        }
+        if self.slots.len() >= usize::from(self.max_topics) {
+            return self.refuse(message.class, Reason::Full);
+        }
+        self.index.insert(message.topic.clone(), self.slots.len());
+        self.slots.push(Slot { message, due: true, out_since: None });
+        self.due_count += 1;
+        Pushed::Queued
+    }
+
+    /// Replaces the payload of `status`.
+    pub fn set_status(&mut self, payload: &'static str) {
+        if let Some(slot) = self.slots.first_mut() {
+            slot.message.payload = Bytes::from_static(payload.as_bytes());
+            self.due_count += usize::from(!slot.due);
+            slot.due = true;
+        }
+    }
+
+    fn refuse(&mut self, class: Class, reason: Reason) -> Pushed {
+        self.stats.drops.add(class, reason);
+        Pushed::Refused(reason)
+    }
+
+    /// Takes the next value to be sent and its packet id (0 for QoS 0); one at a time for each topic.
+    pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
+        if self.due_count == 0 {
+            return None;
+        }
+        let place = self.slots.iter().position(|slot| slot.due && slot.out_since.is_none())?;
+        let slot = self.slots.get_mut(place)?;
+        slot.due = false;
+        self.due_count -= 1;
+        self.stats.sent += 1;
+        if slot.message.qos == Qos::AtMostOnce {
+            return Some((0, &slot.message));
+        }
+        slot.out_since = Some(round);
+        let packet_id = self.first_packet_id.checked_add(u16::try_from(place).ok()?)?;
+        Some((packet_id, &slot.message))
+    }
+
+    /// Notes an ack; false when that packet id is not out.
+    pub fn on_puback(&mut self, packet_id: u16) -> bool {
+        let place = packet_id.checked_sub(self.first_packet_id).map(usize::from);
+        place.and_then(|place| self.slots.get_mut(place)).is_some_and(|slot| slot.out_since.take().is_some())
+    }
+
+    /// The connection is gone: everything has to be sent again.
+    pub fn rewind(&mut self) {
+        for slot in &mut self.slots {
+            slot.due = true;
+            slot.out_since = None;
+        }
+        self.due_count = self.slots.len();
+    }
+
+    /// The `round` in which the longest unacknowledged value was handed over.
+    pub fn oldest_round(&self) -> Option<u32> {
+        self.slots.iter().filter_map(|slot| slot.out_since).min()
+    }
+
+    /// Whether the broker has the latest `status`.
+    pub fn status_is_settled(&self) -> bool {
+        self.slots.first().is_some_and(is_settled)
+    }
+
+    /// Whether the broker has the latest value of every topic.
+    pub fn is_settled(&self) -> bool {
+        self.slots.iter().all(is_settled)
+    }
+
+    /// The figures as of now.
+    pub fn stats(&self) -> Stats {
+        Stats { topics: self.slots.len() as u64, ..self.stats.clone() }
+    }
+}
+
+fn is_settled(slot: &Slot) -> bool {
+    !slot.due && slot.out_since.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(topic: &str, payload: &'static str) -> Message {
+        Message {
+            topic: topic.into(),
+            payload: Bytes::from_static(payload.as_bytes()),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            class: Class::State,
+            marks: None,
+        }
+    }
+
+    fn retained() -> Retained {
+        Retained::new(message("status", "online"), 65, 3, 100)
+    }
+
+    fn hand_all(retained: &mut Retained) -> Vec<(u16, String)> {
+        let mut sent = Vec::new();
+        while let Some((id, m)) = retained.next_to_send(0) {
+            sent.push((id, format!("{}={}", m.topic, String::from_utf8_lossy(&m.payload))));
+        }
+        sent
+    }
+
+    #[test]
+    fn after_a_rewind_everything_is_sent_again_status_first() {
+        let mut retained = retained();
+        retained.set(message("b", "1"));
+        retained.set(message("a", "1"));
+        let all = [(65, "status=online".into()), (66, "b=1".into()), (67, "a=1".into())];
+        assert_eq!(hand_all(&mut retained), all);
+        assert!([67, 65, 66].into_iter().all(|id| retained.on_puback(id)));
+        assert!(retained.is_settled());
+        retained.rewind();
+        assert_eq!(hand_all(&mut retained), all);
+    }
+
+    #[test]
+    fn a_topic_has_one_value_out_at_a_time_and_only_the_latest_follows() {
+        let mut retained = retained();
+        hand_all(&mut retained);
+        retained.set(message("a", "1"));
+        assert_eq!(hand_all(&mut retained), [(66, "a=1".into())]);
+        retained.set(message("a", "2"));
+        retained.set(message("a", "3"));
+        assert_eq!(hand_all(&mut retained), []);
+        assert!(retained.on_puback(66) && !retained.on_puback(66));
+        assert_eq!(hand_all(&mut retained), [(66, "a=3".into())]);
+        assert_eq!(retained.stats().superseded, 1);
+    }
+
+    #[test]
+    fn topics_are_bounded_and_refusals_counted() {
+        let mut retained = retained();
+        retained.set(message("a", ""));
+        retained.set(message("b", ""));
+        assert_eq!(retained.set(message("c", "")), Pushed::Refused(Reason::Full));
+        assert_eq!(retained.set(message("a/#", "")), Pushed::Refused(Reason::Topic));
+        assert_eq!(retained.set(message("a", "x")), Pushed::Queued);
+        assert_eq!(retained.stats().drops.total(), 2);
+    }
+}

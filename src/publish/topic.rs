@@ -1,0 +1,44 @@
+//! The topics of one node: `BASE/NODE/...`.
+
+use std::sync::Arc;
+
+/// Topics that belong to the node as a whole.
+#[derive(Debug, Clone)]
+pub struct NodeTopics {
+    prefix: String,
+    pub status: Arc<str>,
+    pub info: Arc<str>,
+    pub event: Arc<str>,
+}
+
+/// Topics of one pipeline.
+#[derive(Debug, Clone)]
+pub struct PipelineTopics {
+    pub status: Arc<str>,
+    pub prediction: Arc<str>,
+    pub state: Arc<str>,
+    pub metrics: Arc<str>,
+}
+
+impl NodeTopics {
+    pub fn new(base: &str, node: &str) -> Self {
+        let prefix = format!("{base}/{node}");
+        let topic = |name: &str| format!("{prefix}/{name}").into();
+        Self { status: topic("status"), info: topic("info"), event: topic("event"), prefix }
+    }
+
+    /// Matches everything that the node publishes.
+    pub fn filter(&self) -> String {
+        format!("{}/#", self.prefix)
+    }
+
+    pub fn pipeline(&self, name: &str) -> PipelineTopics {
+        let topic = |kind: &str| format!("{}/p/{name}/{kind}", self.prefix).into();
+        PipelineTopics {
+            status: topic("status"),
+            prediction: topic("prediction"),
+            state: topic("state"),
+            metrics: topic("metrics"),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Bytes to lines, and the sources that are streams of lines from outside: standard input, a FIFO, a unix socket.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use super::record::{Record, RecordParser, Reject};
+use super::{Feed, Source, SourceError, Taken};
+use crate::config::From;
+use crate::stop::Waited;
+use crate::units::MonoTime;
+
+/// A longer line is rejected, and passed over without being kept.
+pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// Cuts what it reads into lines; holds at most one that is not complete.
+pub struct LineReader {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Inside a line that was too long.
+    skipping: bool,
+}
+
+/// What the bytes read so far hold.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A line, with its newline.
+    Complete(&'a [u8]),
+    /// The end of a line that was too long to keep.
+    TooLong,
+    /// No complete line: read more.
+    More,
+}
+
+impl LineReader {
+    pub fn new() -> Self {
+        Self { buffer: vec![0; 2 * MAX_LINE_BYTES], start: 0, end: 0, skipping: false }
+    }
+
+    /// Reads once; the number of bytes, 0 at the end of the stream.
+    pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let count = loop {
+            match from.read(&mut self.buffer[self.end..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        self.end += count;
+        Ok(count)
+    }
+
+    pub fn next_line(&mut self) -> Line<'_> {
+        let held = &self.buffer[self.start..self.end];
+        match memchr::memchr(b'\n', held) {
+            Some(at) => {
+                let line = self.start..self.start + at + 1;
+                self.start = line.end;
+                if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE_BYTES {
+                    Line::TooLong
+                } else {
+                    Line::Complete(&self.buffer[line])
+                }
+            }
+            None => {
+                if held.len() > MAX_LINE_BYTES {
+                    self.skipping = true;
+                    self.start = self.end;
+                }
+                Line::More
+            }
+        }
+    }
+
+    /// What is left behind the last newline, once the stream has ended.
+    pub fn rest(&mut self) -> Line<'_> {
+        let rest = self.start..self.end;
+        self.start = self.end;
+        if std::mem::take(&mut self.skipping) {
+            Line::TooLong
+        } else if rest.is_empty() {
+            Line::More
+        } else {
+            Line::Complete(&self.buffer[rest])
+        }
+    }
+}
+
+/// Lines from standard input, a FIFO or a socket.
+pub struct LinesSource {
+    from: Opened,
+    parser: RecordParser,
+    /// End with the first writer instead of waiting for the next.
+    once: bool,
+}
+
+enum Opened {
+    Stdin,
+    Fifo(PathBuf),
+    Socket { listener: UnixListener, path: PathBuf },
+}
+
+impl LinesSource {
+    pub fn open(from: &From, parser: RecordParser, once: bool) -> Result<Self, SourceError> {
+        let from = match from {
+            From::Stdin => Opened::Stdin,
+            From::Fifo(path) => {
+                check_fifo(path)?;
+                Opened::Fifo(path.clone())
+            }
+            From::Socket(path) => Opened::Socket { listener: listen(path)?, path: path.clone() },
+        };
+        Ok(Self { from, parser, once })
+    }
+}
+
+impl Source for LinesSource {
+    fn run(mut self: Box<Self>, feed: &mut Feed) -> Result<(), SourceError> {
+        loop {
+            let taken = match &self.from {
+                Opened::Stdin => {
+                    let mut stdin = io::stdin().lock();
+                    return stream(&mut stdin, Path::new("standard input"), &mut self.parser, feed).map(drop);
+                }
+                Opened::Fifo(path) => {
+                    // Opened anew for each writer: an old descriptor would report the last one's end for ever.
+                    let mut fifo = open_fifo(path)?;
+                    stream(&mut fifo, path, &mut self.parser, feed)?
+                }
+                Opened::Socket { listener, path } => {
+                    let io_error = |e| SourceError::io("wait on", path, e);
+                    if feed.stop().wait_readable(listener.as_fd()).map_err(io_error)? == Waited::Stopped {
+                        return Ok(());
+                    }
+                    let (mut connection, _) = listener.accept().map_err(io_error)?;
+                    stream(&mut connection, path, &mut self.parser, feed)?
+                }
+            };
+            if self.once || taken == Taken::Stopped {
+                return Ok(());
+            }
+            feed.interrupted();
+        }
+    }
+}
+
+impl Drop for LinesSource {
+    fn drop(&mut self) {
+        if let Opened::Socket { path, .. } = &self.from {
+            // Another daemon that starts later removes a stale one too.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Reads one writer's lines until it leaves or the program is to stop.
+fn stream(
+    from: &mut (impl Read + AsFd),
+    name: &Path,
+    parser: &mut RecordParser,
+    feed: &mut Feed,
+) -> Result<Taken, SourceError> {
+    let mut reader = LineReader::new();
+    let mut header = parser.wants_header();
+    let io_error = |e| SourceError::io("read", name, e);
+    loop {
+        if feed.stop().wait_readable(from.as_fd()).map_err(io_error)? == Waited::Stopped {
+            return Ok(Taken::Stopped);
+        }
+        let count = match reader.fill(from) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            result => result.map_err(io_error)?,
+        };
+        let arrival = MonoTime::now();
+        loop {
+            let parsed: Result<Record, Reject> = match reader.next_line() {
+                Line::More => break,
+                Line::TooLong => Err(Reject::TooLong),
+                Line::Complete(line) if header => {
+                    parser.header(line).map_err(|e| SourceError::Header { path: name.to_owned(), error: e })?;
+                    header = false;
+                    continue;
+                }
+                Line::Complete(line) => parser.parse(line),
+            };
+            if feed.take(parsed, parser.values(), arrival) == Taken::Stopped {
+                return Ok(Taken::Stopped);
+            }
+        }
+        if count == 0 {
+            if reader.rest() != Line::More {
+                feed.take(Err(Reject::Unterminated), &[], arrival);
+            }
+            return Ok(Taken::Kept);
+        }
+    }
+}
+
+/// Errors where `path` is not a FIFO.
+pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
+    let metadata = std::fs::metadata(path).map_err(|e| SourceError::io("open", path, e))?;
+    if metadata.file_type().is_fifo() { Ok(()) } else { Err(SourceError::NotAFifo { path: path.to_owned() }) }
+}
+
+fn open_fifo(path: &Path) -> Result<File, SourceError> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(|e| SourceError::io("open", path, e))
+}
+
+/// Listens on a socket file of its own; one that nobody listens on any more is replaced.
+fn listen(path: &Path) -> Result<UnixListener, SourceError> {
+    let stale = |path: &Path| {
+        std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+            && std::os::unix::net::UnixStream::connect(path).is_err()
+    };
+    if stale(path) {
+        std::fs::remove_file(path).map_err(|e| SourceError::io("remove the stale socket", path, e))?;
+    }
+    UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lines(bytes: &[u8], piece: usize) -> Vec<Result<Vec<u8>, ()>> {
+        let mut reader = LineReader::new();
+        let mut found = Vec::new();
+        for mut part in bytes.chunks(piece) {
+            while !part.is_empty() {
+                reader.fill(&mut part).unwrap();
+                loop {
+                    match reader.next_line() {
+                        Line::Complete(line) => found.push(Ok(line.to_vec())),
+                        Line::TooLong => found.push(Err(())),
+                        Line::More => break,
+                    }
+                }
+            }
+        }
+        match reader.rest() {
+            Line::Complete(line) => found.push(Ok(line.to_vec())),
+            Line::TooLong => found.push(Err(())),
+            Line::More => {}
+        }
+        found
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over() {
+        let mut bytes = b"first\n".to_vec();
+        bytes.extend(vec![b'x'; 5 * MAX_LINE_BYTES]);
+        bytes.extend(b"\nlast");
+        for piece in [1000, 70_000, 1 << 20] {
+            let expected = vec![Ok(b"first\n".to_vec()), Err(()), Ok(b"last".to_vec())];
+            assert_eq!(lines(&bytes, piece), expected, "read by {piece}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_they_arrive(text in "[a-c\n]{0,300}", piece in 1usize..40) {
+            let expected: Vec<_> = text.split_inclusive('\n').map(|l| Ok(l.as_bytes().to_vec())).collect();
+            prop_assert_eq!(lines(text.as_bytes(), piece), expected);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! One line of text to one sample: CSV or NDJSON, judged channel by channel.
+//!
+//! Lines come from outside: whatever they hold, the result is a sample or a reason to reject it. Nothing is
+//! allocated for a line once the buffers have grown to the longest one.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use crate::config::{Format, Records};
+
+/// Why a line is no sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reject {
+    /// Not CSV with the right number of columns, not a JSON object, or a value that is no number.
+    Malformed,
+    /// A channel or the time is not there.
+    Missing,
+    /// NaN or infinite.
+    NotFinite,
+    /// Outside the channel's limits.
+    OutOfRange,
+    /// Longer than [`super::lines::MAX_LINE_BYTES`].
+    TooLong,
+    /// The stream ended inside the line.
+    Unterminated,
+}
+
+impl Reject {
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::Missing, Self::NotFinite, Self::OutOfRange, Self::TooLong, Self::Unterminated];
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Missing => "missing",
+            Self::NotFinite => "not_finite",
+            Self::OutOfRange => "out_of_range",
+            Self::TooLong => "too_long",
+            Self::Unterminated => "unterminated",
+        }
+    }
+}
+
+/// A header that does not name every column in use.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the header has no column {missing}; it has {found}")]
+pub struct HeaderError {
+    pub missing: String,
+    pub found: String,
+}
+
+/// A sample's time and true class; its values are in [`RecordParser::values`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    pub stream_ns: Option<i64>,
+    /// Index into the model's labels; `None` when the record has none or an unknown one.
+    pub truth: Option<u16>,
+}
+
+/// What a column is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Channel(usize),
+    Time,
+    Truth,
+    Unused,
+}
+
+pub struct RecordParser {
+    records: Records,
+    labels: Vec<String>,
+    /// One role a CSV column; empty until the header was read.
+    roles: Vec<Role>,
+    values: Vec<f32>,
+    csv: csv_core::Reader,
+    fields: Vec<u8>,
+    ends: Vec<usize>,
+    last_truth: usize,
+}
+
+impl RecordParser {
+    /// `labels` are the classes that the truth column may name.
+    pub fn new(records: Records, labels: Vec<String>) -> Self {
+        let mut parser = Self {
+            values: vec![0.0; records.channels.len()],
+            labels,
+            roles: Vec::new(),
+            csv: csv_core::Reader::new(),
+            fields: Vec::new(),
+            ends: Vec::new(),
+            last_truth: 0,
+            records,
+        };
+        parser.roles = parser.records.columns.iter().map(|name| parser.role(name)).collect();
+        parser
+    }
+
+    /// The first line of each stream names the columns.
+    pub fn wants_header(&self) -> bool {
+        self.records.header
+    }
+
+    /// The values of the last sample, one a channel.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Learns the columns from a header line.
+    pub fn header(&mut self, line: &[u8]) -> Result<(), HeaderError> {
+        let count = self.split(line);
+        let names: Vec<String> = (0..count).map(|i| String::from_utf8_lossy(self.field(i)).trim().to_owned()).collect();
+        let used = self.records.channels.iter().chain(&self.records.time).chain(&self.records.truth);
+        let missing: Vec<String> = used.filter(|name| !names.contains(name)).map(|name| format!("`{name}`")).collect();
+        if !missing.is_empty() {
+            let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(HeaderError { missing: missing.join(", "), found });
+        }
+        self.roles = names.iter().map(|name| self.role(name)).collect();
+        Ok(())
+    }
+
+    /// Reads a line, with or without its newline.
+    pub fn parse(&mut self, line: &[u8]) -> Result<Record, Reject> {
+        let record = match self.records.format {
+            Format::Csv => self.parse_csv(line)?,
+            Format::Ndjson => self.parse_json(line)?,
+        };
+        for (value, [low, high]) in self.values.iter().zip(&self.records.limits) {
+            if !value.is_finite() {
+                return Err(Reject::NotFinite);
+            }
+            if value < low || value > high {
+                return Err(Reject::OutOfRange);
+            }
+        }
+        Ok(record)
+    }
+
+    fn role(&self, name: &str) -> Role {
+        if let Some(channel) = self.records.channels.iter().position(|c| c == name) {
+            Role::Channel(channel)
+        } else if self.records.time.as_deref() == Some(name) {
+            Role::Time
+        } else if self.records.truth.as_deref() == Some(name) {
+            Role::Truth
+        } else {
+            Role::Unused
+        }
+    }
+
+    fn parse_csv(&mut self, line: &[u8]) -> Result<Record, Reject> {
+        let count = self.split(line);
+        if count < self.roles.len() {
+            return Err(Reject::Missing);
+        }
+        if count > self.roles.len() {
+            return Err(Reject::Malformed);
+        }
+        let mut record = Record { stream_ns: None, truth: None };
+        for column in 0..count {
+            let role = self.roles[column];
+            if role == Role::Unused {
+                continue;
+            }
+            let start = if column == 0 { 0 } else { self.ends[column - 1] };
+            let text = std::str::from_utf8(&self.fields[start..self.ends[column]]).map_err(|_| Reject::Malformed)?;
+            let text = text.trim();
+            match role {
+                Role::Channel(channel) => self.values[channel] = number::<f32>(text)?,
+                Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.records.time_unit_ns)?),
+                Role::Truth => record.truth = known_label(&self.labels, text, &mut self.last_truth),
+                Role::Unused => {}
+            }
+        }
+        Ok(record)
+    }
+
+    /// Splits a line into fields; returns how many.
+    fn split(&mut self, line: &[u8]) -> usize {
+        self.csv.reset();
+        // Fields are never longer together than the line, and there are at most as many as bytes, and one.
+        self.fields.resize(self.fields.len().max(line.len() + 1), 0);
+        self.ends.resize(self.ends.len().max(line.len() + 2), 0);
+        let (mut read, mut written, mut count) = (0, 0, 0);
+        loop {
+            let (result, r, w, n) =
+                self.csv.read_record(&line[read..], &mut self.fields[written..], &mut self.ends[count..]);
+            read += r;
+            written += w;
+            count += n;
+            // Offered no more input, the reader closes the last field.
+            if result != csv_core::ReadRecordResult::InputEmpty {
+                return count;
+            }
+        }
+    }
+
+    fn field(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.fields[start..self.ends[index]]
+    }
+
+    fn parse_json(&mut self, line: &[u8]) -> Result<Record, Reject> {
+        // NaN marks what the object did not name; a JSON number is never NaN.
+        self.values.fill(f32::NAN);
+        let mut deserializer = serde_json::Deserializer::from_slice(line);
+        let seed = JsonRecord {
+            records: &self.records,
+            labels: &self.labels,
+            values: &mut self.values,
+            last_truth: &mut self.last_truth,
+        };
+        let (time, truth) = seed.deserialize(&mut deserializer).map_err(|_| Reject::Malformed)?;
+        deserializer.end().map_err(|_| Reject::Malformed)?;
+        if self.values.iter().any(|v| v.is_nan()) || (self.records.time.is_some() && time.is_none()) {
+            return Err(Reject::Missing);
+        }
+        let stream_ns = time.map(|t| nanoseconds(t, self.records.time_unit_ns)).transpose()?;
+        Ok(Record { stream_ns, truth })
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, Reject> {
+    if text.is_empty() {
+        return Err(Reject::Missing);
+    }
+    text.parse().map_err(|_| Reject::Malformed)
+}
+
+fn nanoseconds(time: f64, unit_ns: f64) -> Result<i64, Reject> {
+    let ns = time * unit_ns;
+    if !ns.is_finite() {
+        return Err(Reject::NotFinite);
+    }
+    if ns.abs() >= i64::MAX as f64 {
+        return Err(Reject::OutOfRange);
+    }
+    Ok(ns.round() as i64)
+}
+
+/// The index of `text` among `labels`. Neighbouring records mostly have the same one, so the last is tried first.
+fn known_label(labels: &[String], text: &str, last: &mut usize) -> Option<u16> {
+    if labels.get(*last).is_none_or(|label| label != text) {
+        *last = labels.iter().position(|label| label == text)?;
+    }
+    u16::try_from(*last).ok()
+}
+
+/// Reads one JSON object straight into the parser's buffers.
+struct JsonRecord<'a> {
+    records: &'a Records,
+    labels: &'a [String],
+    values: &'a mut [f32],
+    last_truth: &'a mut usize,
+}
+
+impl<'de> DeserializeSeed<'de> for JsonRecord<'_> {
+    type Value = (Option<f64>, Option<u16>);
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for JsonRecord<'_> {
+    type Value = (Option<f64>, Option<u16>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a number for each channel")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut time, mut truth) = (None, None);
+        while let Some(name) = map.next_key_seed(Text)? {
+            if let Some(channel) = self.records.channels.iter().position(|c| *c == *name) {
+                let value: f64 = map.next_value()?;
+                if !self.values[channel].is_nan() {
+                    return Err(A::Error::custom("a channel is named twice"));
+                }
+                self.values[channel] = value as f32;
+            } else if self.records.time.as_deref() == Some(&*name) {
+                time = Some(map.next_value()?);
+            } else if self.records.truth.as_deref() == Some(&*name) {
+                truth = known_label(self.labels, &map.next_value_seed(Text)?, self.last_truth);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok((time, truth))
+    }
+}
+
+/// A string, borrowed from the line where it has no escapes.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = std::borrow::Cow<'de, str>;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = std::borrow::Cow<'de, str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(text.into())
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(text.to_owned().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn records(format: Format) -> Records {
+        Records {
+            format,
+            header: format == Format::Csv,
+            columns: Vec::new(),
+            channels: vec!["x".into(), "y".into()],
+            limits: vec![[-10.0, 10.0], [f32::MIN, f32::MAX]],
+            rate_hz: None,
+            time: Some("t".into()),
+            time_unit_ns: 1e9,
+            truth: Some("what".into()),
+        }
+    }
+
+    fn csv() -> RecordParser {
+        let mut parser = RecordParser::new(records(Format::Csv), vec!["up".into(), "down".into()]);
+        parser.header(b"t, y ,x,what,more\r\n").unwrap();
+        parser
+    }
+
+    #[test]
+    fn a_csv_line_is_read_by_its_header() {
+        let mut p = csv();
+        let record = p.parse(b"1.5,2e1, -3.25,down,ignored\r\n").unwrap();
+        assert_eq!(record, Record { stream_ns: Some(1_500_000_000), truth: Some(1) });
+        assert_eq!(p.values(), [-3.25, 20.0]);
+        assert_eq!(p.parse(b"2,1,\"4\",\"up\",\"a,b\"").unwrap().truth, Some(0));
+        assert_eq!(p.parse(b"2,1,4,sideways,").unwrap().truth, None);
+    }
+
+    #[test]
+    fn every_bad_csv_line_has_its_reason() {
+        let mut p = csv();
+        for (line, reason) in [
+            (&b"1,2,3"[..], Reject::Missing),
+            (b"", Reject::Missing),
+            (b"1,2,,up,", Reject::Missing),
+            (b"1,2,3,up,,", Reject::Malformed),
+            (b"1,2,three,up,", Reject::Malformed),
+            (b"1,2,\xff,up,", Reject::Malformed),
+            (b"1,nan,3,up,", Reject::NotFinite),
+            (b"1,2,-inf,up,", Reject::NotFinite),
+            (b"1,2,1e39,up,", Reject::NotFinite),
+            (b"nan,2,3,up,", Reject::NotFinite),
+            (b"1,2,10.5,up,", Reject::OutOfRange),
+            (b"1e30,2,3,up,", Reject::OutOfRange),
+        ] {
+            assert_eq!(p.parse(line), Err(reason), "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn a_header_must_name_every_column_in_use() {
+        let mut p = csv();
+        let error = p.header(b"t,x\n").unwrap_err();
+        assert_eq!(error, HeaderError { missing: "`y`, `what`".into(), found: "t, x".into() });
+    }
+
+    #[test]
+    fn a_json_line_is_read_by_its_names() {
+        let mut p = RecordParser::new(records(Format::Ndjson), vec!["up".into(), "down".into()]);
+        let record = p.parse(br#"{"y": 1, "more": [1, {}], "x": -2.5, "what": "d\u006fwn", "t": 0.25}"#).unwrap();
+        assert_eq!(record, Record { stream_ns: Some(250_000_000), truth: Some(1) });
+        assert_eq!(p.values(), [-2.5, 1.0]);
+        for (line, reason) in [
+            (r#"{"y": 1, "t": 0}"#, Reject::Missing),
+            (r#"{"y": 1, "x": 2}"#, Reject::Missing),
+            (r#"{"y": 1, "x": null, "t": 0}"#, Reject::Malformed),
+            (r#"{"y": 1, "x": 2, "x": 3, "t": 0}"#, Reject::Malformed),
+            (r#"{"y": 1, "x": 11, "t": 0}"#, Reject::OutOfRange),
+            (r#"{"y": 1e39, "x": 1, "t": 0}"#, Reject::NotFinite),
+            (r#"{"y": 1, "x": 1, "t": 0} {"#, Reject::Malformed),
+            ("[1, 2]", Reject::Malformed),
+            ("", Reject::Malformed),
+        ] {
+            assert_eq!(p.parse(line.as_bytes()), Err(reason), "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_it_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = csv().parse(&line);
+            let _ = RecordParser::new(records(Format::Ndjson), Vec::new()).parse(&line);
+        }
+
+        #[test]
+        fn every_number_comes_through(x in -10f32..10.0, y in any::<f32>().prop_filter("finite", |v| v.is_finite())) {
+            let mut p = csv();
+            p.parse(format!("0,{y},{x},,\n").as_bytes()).unwrap();
+            prop_assert_eq!(p.values(), [x, y]);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! One request to stop, seen by every thread at once: by those that work and by those that wait.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+
+use crate::units::MonoTime;
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// What was waited for is there.
+    Ready,
+    /// The program is to stop.
+    Stopped,
+}
+
+/// Set once, never taken back.
+#[derive(Debug)]
+pub struct Stop {
+    requested: AtomicBool,
+    /// Readable from the request on, so that it ends every `poll`.
+    event: EventFd,
+}
+
+impl Stop {
+    pub fn new() -> io::Result<Self> {
+        let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { requested: AtomicBool::new(false), event })
+    }
+
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        // The counter can only be full when it was written before, and then it is readable already.
+        let _ = self.event.write(1);
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    /// Waits until `fd` can be read, its other end has closed, or the program is to stop.
+    pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<Waited> {
+        self.poll(Some(fd), None).map(|ready| if ready { Waited::Ready } else { Waited::Stopped })
+    }
+
+    /// Sleeps until `moment`, to the resolution of the kernel's timers.
+    pub fn sleep_until(&self, moment: MonoTime) -> io::Result<Waited> {
+        loop {
+            let left = moment.since(MonoTime::now());
+            if self.is_requested() {
+                return Ok(Waited::Stopped);
+            }
+            if left.is_zero() {
+                return Ok(Waited::Ready);
+            }
+            self.poll(None, Some(left))?;
+        }
+    }
+
+    /// Whether `fd` became ready; not when the stop was requested or the time ran out.
+    fn poll(&self, fd: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> io::Result<bool> {
+        let stop = PollFd::new(self.event.as_fd(), PollFlags::POLLIN);
+        let mut both = [stop, PollFd::new(fd.unwrap_or(self.event.as_fd()), PollFlags::POLLIN)];
+        let fds = if fd.is_some() { &mut both[..] } else { &mut both[..1] };
+        loop {
+            match ppoll(fds, timeout.map(TimeSpec::from), None) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let stopped = self.is_requested() || both[0].any().unwrap_or(false);
+        Ok(!stopped && fd.is_some() && both[1].any().unwrap_or(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_wait_ends_with_data_or_with_the_stop() {
+        let stop = Stop::new().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(stop.wait_readable(ours.as_fd()).unwrap(), Waited::Ready);
+        let soon = MonoTime::now() + Duration::from_millis(2);
+        assert_eq!(stop.sleep_until(soon).unwrap(), Waited::Ready);
+        assert!(MonoTime::now() >= soon);
+
+        stop.request();
+        assert_eq!(stop.wait_readable(ours.as_fd()).unwrap(), Waited::Stopped);
+        assert_eq!(stop.sleep_until(MonoTime::now() + Duration::from_secs(3600)).unwrap(), Waited::Stopped);
+    }
+}

@@ -1,0 +1,60 @@
+//! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over.
+
+#![allow(unsafe_code)]
+
+#[path = "common/demo.rs"]
+mod demo;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// Counts the allocations of the thread that asks; the runtime's own C++ heap is not ours to count.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: hands every call to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's layout is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `alloc` above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_whole_recording_passes_without_an_allocation() {
+    demo::use_fetched_runtime();
+    assert_eq!(allocations(|| drop(Box::new(1))), 1, "the counter counts");
+
+    let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
+    let mut rig = demo::pipeline(&config);
+    let samples = demo::recording(&config, &rig.labels);
+    let mut decisions = 0;
+    let count = allocations(|| {
+        for chunk in samples.chunks(50) {
+            rig.feed(chunk);
+            rig.infer.drain().unwrap();
+            while rig.decisions.pop(|_, _, _| ()).is_some() {
+                decisions += 1;
+            }
+        }
+    });
+    assert_eq!(decisions, 491);
+    assert_eq!(count, 0, "allocations in {decisions} windows");
+}

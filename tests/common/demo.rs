@@ -1,0 +1,99 @@
+//! The demo's pipeline without its threads: the caller feeds samples and drains decisions, all on one thread.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use edgewatt::app;
+use edgewatt::config::{Config, Document};
+use edgewatt::pipeline::{Decision, Infer, Links, Stages};
+use edgewatt::ring::{FrameRx, frame_ring};
+use edgewatt::source::{self, Feed, Record, RecordParser};
+use edgewatt::stop::Stop;
+use edgewatt::units::MonoTime;
+use edgewatt::window::Windower;
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The library that `make runtime` fetches; tests and benches use no other.
+pub fn use_fetched_runtime() {
+    let arch = if std::env::consts::ARCH == "arm" { "armv7l" } else { std::env::consts::ARCH };
+    let library = root().join("runtime").join(arch).join("libtensorflowlite_c.so");
+    assert!(library.exists(), "{} is missing: run `make runtime`", library.display());
+    // SAFETY: called first in each test binary or under its harness before any other thread reads the environment.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::env::set_var("EDGEWATT_RUNTIME", library);
+    }
+}
+
+/// `config/demo.toml` as it is, but for the replacements.
+pub fn config(replacements: &[(&str, &str)]) -> Config {
+    let path = root().join("config/demo.toml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for (old, new) in replacements {
+        assert!(text.contains(old), "config/demo.toml no longer has {old}");
+        text = text.replace(old, new);
+    }
+    Document { path, text }.parse(Some("test")).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The samples of the recording, as the demo's source reads them.
+pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> {
+    let text = std::fs::read(root().join("models/shoulder_recording.csv")).unwrap();
+    let mut parser = RecordParser::new(config.pipelines[0].source.records.clone(), labels.to_vec());
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+    parser.header(lines.next().unwrap()).unwrap();
+    lines
+        .map(|line| {
+            let record = parser.parse(line).unwrap();
+            (record, parser.values().to_vec())
+        })
+        .collect()
+}
+
+/// A pipeline whose threads are the caller's.
+pub struct Rig {
+    pub feed: Feed,
+    pub infer: Infer,
+    pub decisions: FrameRx<Decision>,
+    pub labels: Vec<String>,
+}
+
+pub fn pipeline(config: &Config) -> Rig {
+    let pipeline = &config.pipelines[0];
+    let prepared = app::prepare(config).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
+    let channels = pipeline.source.records.channels.len();
+    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, Arc::new(Stop::new().unwrap()));
+    let (decisions_tx, decisions) = frame_ring(1024, prepared.decider.width());
+    let links = Links {
+        intake,
+        decisions: decisions_tx,
+        publisher: Arc::default(),
+        spans: None,
+        stats: Arc::default(),
+        exchange: Arc::default(),
+        hold: false,
+    };
+    let window = pipeline.window;
+    let stages = Stages {
+        windower: Windower::new(window.samples, window.hop, channels, window.max_gap),
+        features: prepared.features,
+        engine: prepared.engine,
+        decider: prepared.decider,
+    };
+    let infer = Infer::new(links, stages, window.samples * channels);
+    Rig { feed, infer, decisions, labels: prepared.labels }
+}
+
+impl Rig {
+    /// Feeds samples as if they arrived now.
+    pub fn feed(&mut self, samples: &[(Record, Vec<f32>)]) {
+        for (record, values) in samples {
+            self.feed.take(Ok(*record), values, MonoTime::now());
+        }
+    }
+}
