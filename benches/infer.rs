@@ -20,7 +20,8 @@ const HOP: usize = 50;
 fn stages(c: &mut Criterion) {
     demo::use_fetched_runtime();
     let config = demo::config(&[]);
-    let mut prepared = app::prepare(&config).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
+    let prepared = app::prepare(&config).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
+    let mut stages = prepared.stages;
     let samples = demo::recording(&config, &prepared.labels);
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
     let mut group = c.benchmark_group("stage");
@@ -47,15 +48,15 @@ fn stages(c: &mut Criterion) {
     });
 
     let mut features = vec![0.0; window.len()];
-    group.bench_function("standardize", |b| b.iter(|| prepared.features.apply(&window, black_box(&mut features))));
+    group.bench_function("standardize", |b| b.iter(|| stages.features.apply(&window, black_box(&mut features))));
     group.bench_function("set input (quantise)", |b| {
-        b.iter(|| prepared.engine.set_input(black_box(&features)).unwrap());
+        b.iter(|| stages.engine.set_input(black_box(&features)).unwrap());
     });
-    group.bench_function("invoke", |b| b.iter(|| prepared.engine.invoke().unwrap()));
-    let mut values = vec![0.0; prepared.decider.width()];
+    group.bench_function("invoke", |b| b.iter(|| stages.engine.invoke().unwrap()));
+    let mut values = vec![0.0; stages.decider.width()];
     group.bench_function("decide (dequantise, smooth)", |b| {
-        let engine = &mut prepared.engine;
-        b.iter(|| prepared.decider.decide(|output, values| engine.output(output, values), &mut values).unwrap());
+        let engine = &mut stages.engine;
+        b.iter(|| stages.decider.decide(|output, values| engine.output(output, values), &mut values).unwrap());
     });
     group.finish();
 }

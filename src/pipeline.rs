@@ -71,9 +71,10 @@ pub struct Infer {
 }
 
 impl Infer {
-    pub fn new(links: Links, stages: Stages, window_values: usize) -> Self {
+    pub fn new(links: Links, stages: Stages) -> Self {
+        let features = vec![0.0; stages.windower.window_values()];
         let values = vec![0.0; stages.decider.width()];
-        Self { links, stages, features: vec![0.0; window_values], values, times: StageTimes::default(), seq: 0 }
+        Self { links, stages, features, values, times: StageTimes::default(), seq: 0 }
     }
 
     /// Works until the source has ended and its last sample is used, or the engine fails.

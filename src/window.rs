@@ -76,6 +76,11 @@ impl Windower {
         }
     }
 
+    /// Values in a window: samples times channels.
+    pub fn window_values(&self) -> usize {
+        self.window_values
+    }
+
     /// Takes one sample of `channels` values, which may come in two pieces.
     ///
     /// Returns the gap before it, if there was one. Ask [`Windower::ready`] after each sample.

@@ -10,9 +10,11 @@ use crate::decision::Decider;
 use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine};
 use crate::features::{Affine, Chain, Detrend, Transform};
 use crate::model::ModelSummary;
+use crate::pipeline::Stages;
 use crate::publish::payload::DelegateState;
 use crate::publish::publisher::Vocabulary;
 use crate::source;
+use crate::window::Windower;
 
 /// A configuration with everything loaded that it names.
 pub struct Prepared {
@@ -21,13 +23,10 @@ pub struct Prepared {
 }
 
 pub struct PreparedPipeline {
-    pub engine: Box<dyn Engine>,
-    pub features: Chain,
-    pub decider: Decider,
+    pub stages: Stages,
     /// The classes, where the decision is one.
     pub labels: Vec<String>,
     pub model_sha256: String,
-    pub summary: ModelSummary,
     pub delegate: DelegateState,
 }
 
@@ -37,7 +36,7 @@ impl PreparedPipeline {
         match &config.decision {
             DecisionConfig::Classify(_) => Vocabulary::Labels(self.labels.clone()),
             DecisionConfig::Regress(regress) => Vocabulary::Values(regress.names.clone()),
-            DecisionConfig::Raw => Vocabulary::Outputs(self.engine.outputs().iter().map(|o| o.len()).collect()),
+            DecisionConfig::Raw => Vocabulary::Outputs(self.stages.engine.outputs().iter().map(|o| o.len()).collect()),
         }
     }
 }
@@ -85,14 +84,17 @@ fn prepare_pipeline(runtime: &Runtime, pipeline: &Pipeline) -> Result<PreparedPi
     let decider = Decider::new(&pipeline.decision, engine.outputs(), &labels, &ends_in_probabilities(&summary))
         .map_err(|e| Problem::new(key.child("decision"), e))?;
     let transforms = pipeline.features.iter().map(|feature| transform(feature, window.samples, channels));
-    Ok(PreparedPipeline {
+    let stages = Stages {
+        windower: Windower::new(window.samples, window.hop, channels, window.max_gap),
         features: Chain::new(transforms),
+        engine: Box::new(engine),
         decider,
+    };
+    Ok(PreparedPipeline {
+        stages,
         labels,
         model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        summary,
         delegate: DelegateState { requested: pipeline.delegate.name.clone(), active: pipeline.delegate.name.clone() },
-        engine: Box::new(engine),
     })
 }
 

@@ -20,7 +20,7 @@ use super::threads::{self, Ended, Stage};
 use crate::config::{Broker, Config, Mqtt, Pipeline, WhenBufferFull, WhenFull};
 use crate::engine::span::SpanSender;
 use crate::metrics::{Exchange, PipelineStats};
-use crate::pipeline::{Infer, Links, Stages};
+use crate::pipeline::{Infer, Links};
 use crate::publish::broker;
 use crate::publish::mqtt::{Link, LinkState, LinkStatus, Settings};
 use crate::publish::outbox::{Limits, Policy, Qos};
@@ -32,7 +32,6 @@ use crate::source::{self, Wake};
 use crate::stop::Stop;
 use crate::sys::{self, SocTemperature};
 use crate::units::{MonoTime, process_cpu_time};
-use crate::window::Windower;
 
 /// Decisions that wait to be encoded; the async thread takes them off within milliseconds.
 const DECISIONS: usize = 1024;
@@ -326,11 +325,10 @@ fn start_pipeline(
     shared: &Shared,
 ) -> anyhow::Result<Running> {
     let name = &config.name;
-    let channels = config.source.records.channels.len();
     let source = source::open(&config.source, prepared.labels.clone(), shared.once)?;
     let (feed, intake) = source::feed(&config.source, name, shared.stop.clone());
     let (wake, source_stats) = (intake.wake.clone(), intake.stats.clone());
-    let (decisions_tx, decisions_rx) = frame_ring(DECISIONS, prepared.decider.width());
+    let (decisions_tx, decisions_rx) = frame_ring(DECISIONS, prepared.stages.decider.width());
     let (stats, exchange) = (Arc::<PipelineStats>::default(), Arc::<Exchange>::default());
     let publisher = PipelinePublisher {
         index,
@@ -361,14 +359,7 @@ fn start_pipeline(
         exchange: exchange.clone(),
         hold: config.source.when_full == WhenBufferFull::Wait,
     };
-    let window = config.window;
-    let stages = Stages {
-        windower: Windower::new(window.samples, window.hop, channels, window.max_gap),
-        features: prepared.features,
-        engine: prepared.engine,
-        decider: prepared.decider,
-    };
-    let infer = Infer::new(links, stages, window.samples * channels);
+    let infer = Infer::new(links, prepared.stages);
     threads::infer(index, name, infer, shared.ended.clone()).context("cannot start the infer thread")?;
     threads::acquire(index, name, source, feed, shared.ended.clone()).context("cannot start the acquire thread")?;
     Ok(Running { publisher, exchange, wake, energy: EnergyTotal::default(), error: None, infer_ended: false })
@@ -383,8 +374,8 @@ fn say_info(config: &Config, prepared: &Prepared, metering: &Metering, speaker: 
             let info = PipelineInfo {
                 model: config.model.display().to_string(),
                 model_sha256: &prepared.model_sha256,
-                inputs: prepared.engine.inputs(),
-                outputs: prepared.engine.outputs(),
+                inputs: prepared.stages.engine.inputs(),
+                outputs: prepared.stages.engine.outputs(),
                 delegate: &prepared.delegate,
             };
             (config.name.as_str(), info)

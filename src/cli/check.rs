@@ -17,7 +17,9 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
     writeln!(out, "{}: ok", args.config.display())?;
     writeln!(out, "  runtime {}", prepared.runtime.path.display())?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
-        let input = &prepared.engine.inputs()[0];
+        let engine = &prepared.stages.engine;
+        let input = &engine.inputs()[0];
+        let outputs: Vec<String> = engine.outputs().iter().map(|o| format!("{:?} {}", o.shape, o.element)).collect();
         writeln!(
             out,
             "  pipeline {}: {} {:?} {} -> {} by {}",
@@ -25,13 +27,7 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             pipeline.model.display(),
             input.shape,
             input.element,
-            prepared
-                .engine
-                .outputs()
-                .iter()
-                .map(|o| format!("{:?} {}", o.shape, o.element))
-                .collect::<Vec<_>>()
-                .join(", "),
+            outputs.join(", "),
             pipeline.delegate.name,
         )?;
     }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use edgewatt::app;
 use edgewatt::config::{Config, Document};
-use edgewatt::pipeline::{Decision, Infer, Links, Stages};
+use edgewatt::pipeline::{Decision, Infer, Links};
 use edgewatt::ring::{FrameRx, frame_ring};
 use edgewatt::source::{self, Feed, Record, RecordParser};
 use edgewatt::stop::Stop;
 use edgewatt::units::MonoTime;
-use edgewatt::window::Windower;
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -66,9 +65,8 @@ pub struct Rig {
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
     let prepared = app::prepare(config).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
-    let channels = pipeline.source.records.channels.len();
     let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, Arc::new(Stop::new().unwrap()));
-    let (decisions_tx, decisions) = frame_ring(1024, prepared.decider.width());
+    let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
     let links = Links {
         intake,
         decisions: decisions_tx,
@@ -78,14 +76,7 @@ pub fn pipeline(config: &Config) -> Rig {
         exchange: Arc::default(),
         hold: false,
     };
-    let window = pipeline.window;
-    let stages = Stages {
-        windower: Windower::new(window.samples, window.hop, channels, window.max_gap),
-        features: prepared.features,
-        engine: prepared.engine,
-        decider: prepared.decider,
-    };
-    let infer = Infer::new(links, stages, window.samples * channels);
+    let infer = Infer::new(links, prepared.stages);
     Rig { feed, infer, decisions, labels: prepared.labels }
 }
 
