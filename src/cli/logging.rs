@@ -6,16 +6,17 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::publish::broker;
+
 const VARIABLE: &str = "EDGEWATT_LOG";
 
 /// Starts logging; `quiet` is for commands whose output is what matters.
 pub fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
-    // The embedded broker speaks of every connection, at levels that are meant for servers of their own.
     let level = match (verbose, quiet) {
-        (0, true) => "warn,rumqttd=off",
-        (0, false) => "info,rumqttd=error",
-        (1, _) => "edgewatt=debug,info,rumqttd=warn",
-        _ => "trace",
+        (0, true) => format!("warn,{}", broker::LOG_FILTER),
+        (0, false) => format!("info,{}", broker::LOG_FILTER),
+        (1, _) => format!("info,edgewatt=debug,{}", broker::LOG_FILTER),
+        _ => "trace".to_owned(),
     };
     let filter = match std::env::var(VARIABLE) {
         Ok(directives) => EnvFilter::try_new(&directives)

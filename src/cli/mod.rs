@@ -28,7 +28,7 @@ First steps:
   edgewatt inspect model.tflite            what does this model want and hold?
 
 Environment:
-  EDGEWATT_LOG       what is logged, such as `debug` or `edgewatt::source=trace`; goes before -v
+  EDGEWATT_LOG       what is logged, such as `debug` or `edgewatt::source=trace`; overrides -v
   EDGEWATT_RUNTIME   the TensorFlow Lite library to load, when runtime.library does not name one
 
 Exit codes: 0 all is well, 1 something failed while running, 2 wrong arguments, 78 the configuration cannot be used."

@@ -249,7 +249,9 @@ fn describe(
     if element != Element::Float32 && !info.scale.is_normal() {
         return Err(EngineError::Mismatch(format!("tensor `{name}` is {element} but carries no quantisation scale")));
     }
-    if info.len() * element.bytes() != bytes {
+    // A damaged file can claim any shape; what is allocated is what counts.
+    let claimed = info.shape.iter().try_fold(element.bytes(), |bytes, dim| bytes.checked_mul(*dim));
+    if claimed != Some(bytes) {
         return Err(EngineError::Mismatch(format!("tensor `{name}` of {:?} {element} has {bytes} bytes", info.shape)));
     }
     Ok(info)
