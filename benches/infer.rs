@@ -20,7 +20,7 @@ const HOP: usize = 50;
 fn stages(c: &mut Criterion) {
     demo::use_fetched_runtime();
     let config = demo::config(&[]);
-    let prepared = app::prepare(&config).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
+    let prepared = app::prepare(&config, None).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
     let mut stages = prepared.stages;
     let samples = demo::recording(&config, &prepared.labels);
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();

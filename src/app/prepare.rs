@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Problem;
 use crate::config::{Config, Decision as DecisionConfig, Feature, Key, Pipeline};
 use crate::decision::Decider;
-use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine};
+use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine, probe};
 use crate::features::{Affine, Chain, Detrend, Transform};
 use crate::model::ModelSummary;
 use crate::pipeline::Stages;
@@ -15,6 +15,9 @@ use crate::publish::payload::DelegateState;
 use crate::publish::publisher::Vocabulary;
 use crate::source;
 use crate::window::Windower;
+
+/// Windows in one invocation.
+const BATCH: usize = 1;
 
 /// A configuration with everything loaded that it names.
 pub struct Prepared {
@@ -42,7 +45,10 @@ impl PreparedPipeline {
 }
 
 /// Loads and checks it all; every problem is found, not only the first.
-pub fn prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
+///
+/// With `program`, this very binary, each model is tried in a process of its own first, so that one which makes the
+/// runtime crash is a problem like any other.
+pub fn prepare(config: &Config, program: Option<&Path>) -> Result<Prepared, Vec<Problem>> {
     let runtime = Runtime::load(config.runtime_library.as_deref())
         .map_err(|e| vec![Problem::new(Key::new(&["runtime", "library"]), e)])?;
     let mut problems = Vec::new();
@@ -51,7 +57,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
         if let Err(error) = source::check(&pipeline.source) {
             problems.push(Problem::new(pipeline.key().child("source"), error));
         }
-        match prepare_pipeline(&runtime, pipeline) {
+        match prepare_pipeline(&runtime, program, pipeline) {
             Ok(prepared) => pipelines.push(prepared),
             Err(problem) => problems.push(problem),
         }
@@ -59,7 +65,11 @@ pub fn prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
     if problems.is_empty() { Ok(Prepared { runtime, pipelines }) } else { Err(problems) }
 }
 
-fn prepare_pipeline(runtime: &Runtime, pipeline: &Pipeline) -> Result<PreparedPipeline, Problem> {
+fn prepare_pipeline(
+    runtime: &Runtime,
+    program: Option<&Path>,
+    pipeline: &Pipeline,
+) -> Result<PreparedPipeline, Problem> {
     let key = pipeline.key();
     let path_key = key.child("model").child("path");
     let at_path = |e: EngineError| Problem::new(path_key.clone(), e);
@@ -68,11 +78,15 @@ fn prepare_pipeline(runtime: &Runtime, pipeline: &Pipeline) -> Result<PreparedPi
         .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
     let summary = ModelSummary::from_bytes(&bytes)
         .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
-    let engine = TfliteEngine::new(runtime, &pipeline.model, &bytes, pipeline.delegate.kind, 1).map_err(at_path)?;
+    let (model, delegate) = (&pipeline.model, pipeline.delegate.kind);
+    if let Some(program) = program {
+        probe::probe(program, &runtime.path, model, &bytes, delegate, BATCH).map_err(at_path)?;
+    }
+    let engine = TfliteEngine::new(runtime, model, &bytes, delegate, BATCH).map_err(at_path)?;
 
     let channels = pipeline.source.records.channels.len();
     let window = pipeline.window;
-    engine::check_window(&engine.inputs()[0], 1, window.samples, channels)
+    engine::check_window(&engine.inputs()[0], BATCH, window.samples, channels)
         .map_err(|e| Problem::new(key.child("window"), e))?;
     let labels = match (&pipeline.labels, &pipeline.decision) {
         (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,

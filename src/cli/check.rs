@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 use super::{ConfigArg, EX_CONFIG};
 use crate::app::{self, Prepared};
 use crate::config::{Config, Document};
@@ -45,7 +47,8 @@ pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), ExitC
         Ok(config) => config,
         Err(error) => return refuse(&mut err, &error.to_string()),
     };
-    match app::prepare(&config) {
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    match app::prepare(&config, Some(&program)) {
         Ok(prepared) => Ok(Ok((config, prepared))),
         Err(problems) => {
             let shown: Vec<String> = problems.iter().map(|p| document.show(&p.key, &p.message)).collect();

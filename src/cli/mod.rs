@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
+use crate::engine::probe;
+
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG, which systemd can be told not to restart.
 const EX_CONFIG: u8 = 78;
 
@@ -54,6 +56,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Subscribe to a broker and show predictions and metrics as they come
     Watch(watch::Args),
+    #[command(name = probe::SUBCOMMAND, hide = true)]
+    ProbeModel(probe::ChildArgs),
     /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
+        Command::ProbeModel(args) => Ok(ExitCode::from(probe::run_child(&args))),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "edgewatt", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -340,7 +340,7 @@ impl Check {
             };
             meters.push(Meter { name, kind });
         }
-        Power { sysfs: power.sysfs, sample_period: Duration::from_millis(power.sample_ms), meters }
+        Power { sysfs: self.folder.join(power.sysfs), sample_period: Duration::from_millis(power.sample_ms), meters }
     }
 
     fn delegate_entry(&mut self, name: &str, delegate: &raw::Delegate) {

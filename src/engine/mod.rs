@@ -4,6 +4,7 @@
 //! model's own types and back. It knows nothing of samples, classes or meters. Built on the main thread, used on
 //! the infer thread.
 
+pub mod probe;
 pub mod quantize;
 pub mod runtime;
 pub mod span;
@@ -37,12 +38,15 @@ pub trait Engine: Send {
 pub enum EngineError {
     #[error("no TensorFlow Lite runtime was found; looked at\n  {}\nFetch it with `make runtime`, or name one in runtime.library", list(.looked))]
     RuntimeNotFound { looked: Vec<PathBuf> },
-    #[error("{} is no usable TensorFlow Lite runtime: {reason}", path.display())]
+    #[error("{} is no usable TensorFlow Lite runtime: {reason}\nFetch one with `make runtime`", path.display())]
     RuntimeUnusable { path: PathBuf, reason: String },
     #[error("{}: {reason}", path.display())]
     Model { path: PathBuf, reason: String },
     #[error("the delegate {delegate} cannot be used: {reason}")]
     Delegate { delegate: String, reason: String },
+    /// The process that tried the model says so.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Mismatch(String),
     #[error("the runtime failed at {step}: {reason}")]

@@ -64,7 +64,7 @@ pub struct Rig {
 
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
-    let prepared = app::prepare(config).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
+    let prepared = app::prepare(config, None).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
     let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, Arc::new(Stop::new().unwrap()));
     let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
     let links = Links {

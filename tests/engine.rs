@@ -1,0 +1,382 @@
+//! The engine on the real runtime: reference outputs, batches, element types, refusals and damaged files.
+//!
+//! Needs the runtime and the wake-word models that `make runtime` fetches. tests/models/make.py wrote the tiny models.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+#[allow(dead_code)]
+#[path = "common/demo.rs"]
+mod demo;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use edgewatt::app::{self, PreparedPipeline};
+use edgewatt::config::{Config, DelegateKind};
+use edgewatt::engine::{self, Element, Engine, EngineError, Runtime, TensorInfo, TfliteEngine};
+use edgewatt::model::ModelSummary;
+use serde_json::Value;
+
+const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
+const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1 };
+/// As in models/golden.json, which says which kernels gave which answers.
+const DELEGATES: [(&str, DelegateKind, &str); 2] = [("cpu", CPU, "builtin"), ("xnnpack", XNNPACK, "xnnpack")];
+const DEMO_MODELS: [&str; 3] = ["shoulder_fp32.tflite", "shoulder_int8.tflite", "shoulder_pruned_int8.tflite"];
+
+/// Loaded once: the library is never unloaded, and no test may read the environment before it is set.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    demo::use_fetched_runtime();
+    Runtime::load(None).unwrap()
+});
+
+fn tiny(name: &str) -> PathBuf {
+    demo::root().join("tests/models").join(name).with_extension("tflite")
+}
+
+fn build(path: &Path, delegate: DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
+    TfliteEngine::new(&RUNTIME, path, &fs::read(path).unwrap(), delegate, batch)
+}
+
+/// The message of a refusal by every delegate, which is the same.
+fn refusal(path: &Path, batch: usize) -> String {
+    let [cpu, xnnpack] = [CPU, XNNPACK].map(|delegate| build(path, delegate, batch).err().unwrap().to_string());
+    assert_eq!(cpu, xnnpack);
+    cpu
+}
+
+/// Every output after one invocation.
+fn run(engine: &mut dyn Engine, features: &[f32]) -> Vec<Vec<f32>> {
+    engine.set_input(features).unwrap();
+    engine.invoke().unwrap();
+    let mut outputs: Vec<Vec<f32>> = engine.outputs().iter().map(|info| vec![0.0; info.len()]).collect();
+    for (index, values) in outputs.iter_mut().enumerate() {
+        engine.output(index, values).unwrap();
+    }
+    outputs
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+/// What the tensor holds for `value`, which was read from it or is about to be written to it.
+fn stored(info: &TensorInfo, value: f32) -> f32 {
+    (value / info.scale + info.zero_point as f32).round()
+}
+
+/// The worst of `values` in parts of what is allowed: a step for integers; for floats `relative` of the expected value
+/// and `absolute` beside it.
+fn disagreement(info: &TensorInfo, values: &[f32], expected: &[f32], [relative, absolute]: [f32; 2]) -> f32 {
+    assert_eq!(values.len(), expected.len());
+    let part = |(&value, &expected): (&f32, &f32)| match info.element {
+        Element::Float32 => (value - expected).abs() / (absolute + relative * expected.abs()),
+        _ => (stored(info, value) - expected).abs(),
+    };
+    let parts = values.iter().zip(expected).map(part);
+    // Not `f32::max`, which drops NaN.
+    parts.fold(0.0, |worst, part| if part <= worst { worst } else { part })
+}
+
+fn demo_config(model: &str, delegate: &str) -> Config {
+    LazyLock::force(&RUNTIME);
+    let model = format!("models/{model}\"");
+    let delegate = format!("delegate = \"{delegate}\"");
+    demo::config(&[("models/shoulder_int8.tflite\"", &model), ("delegate = \"xnnpack\"", &delegate)])
+}
+
+fn prepared(config: &Config) -> PreparedPipeline {
+    app::prepare(config, None).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0)
+}
+
+/// Why a configuration is refused, and at which key.
+fn problem(config: &Config) -> (String, String) {
+    let problems = app::prepare(config, None).err().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    (problems[0].key.to_string(), problems[0].message.clone())
+}
+
+/// The features of the reference windows, cut from the recording as the file says.
+fn golden_features(golden: &Value) -> Vec<Vec<f32>> {
+    let config = demo_config("shoulder_int8.tflite", "cpu");
+    let pipeline = prepared(&config);
+    let recording = demo::recording(&config, &pipeline.labels);
+    let samples = config.pipelines[0].window.samples;
+    let features = |row: &Value| {
+        let first = row.as_u64().unwrap() as usize;
+        let window: Vec<f32> =
+            recording[first..first + samples].iter().flat_map(|(_, values)| values.clone()).collect();
+        let mut features = vec![0.0; window.len()];
+        pipeline.stages.features.apply(&window, &mut features);
+        features
+    };
+    golden["first_rows"].as_array().unwrap().iter().map(features).collect()
+}
+
+fn golden() -> Value {
+    json(&demo::root().join("models/golden.json"))
+}
+
+#[test]
+fn the_demo_models_answer_as_the_reference_does() {
+    let golden = golden();
+    let features = golden_features(&golden);
+    assert_eq!(features.len(), 8);
+    assert_eq!(golden["tolerance"]["int8_steps"], 1);
+    let tolerance = ["float_relative", "float_absolute"].map(|key| golden["tolerance"][key].as_f64().unwrap() as f32);
+    for model in DEMO_MODELS {
+        for (delegate, _, kernels) in DELEGATES {
+            let mut pipeline = prepared(&demo_config(model, delegate));
+            assert_eq!(golden["models"][model]["sha256"], pipeline.model_sha256);
+            let info = pipeline.stages.engine.outputs()[0].clone();
+            let answers = &golden["models"][model][kernels];
+            let answers = if info.element == Element::Float32 { &answers["probabilities"] } else { &answers["raw"] };
+            for (window, features) in features.iter().enumerate() {
+                let values = run(pipeline.stages.engine.as_mut(), features).remove(0);
+                let worst = disagreement(&info, &values, &numbers(&answers[window]), tolerance);
+                assert!(worst <= 1.0, "{model} by {delegate}, window {window}: {worst} times what is allowed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_what_single_windows_give() {
+    let features = golden_features(&golden());
+    for model in DEMO_MODELS {
+        let path = demo::root().join("models").join(model);
+        for (delegate, kind, _) in DELEGATES {
+            let mut single = build(&path, kind, 1).unwrap();
+            let mut batch = build(&path, kind, features.len()).unwrap();
+            engine::check_window(&batch.inputs()[0], 8, 200, 6).unwrap();
+            assert_eq!(batch.outputs()[0].shape, [8, 7]);
+            let expected: Vec<f32> = features.iter().flat_map(|window| run(&mut single, window).remove(0)).collect();
+            let values = run(&mut batch, &features.concat()).remove(0);
+            for (value, expected) in values.iter().zip(&expected) {
+                assert!((value - expected).abs() <= 1e-6, "{model} by {delegate}: {value} for {expected}");
+            }
+            let few = batch.set_input(&features[0]).unwrap_err().to_string();
+            assert_eq!(few, "1200 features for 9600 inputs");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_the_model_cannot_take_is_refused_with_the_numbers() {
+    assert!(build(&tiny("fixed_batch"), CPU, 1).is_ok() && build(&tiny("batch_in_one_row"), CPU, 1).is_ok());
+    let fixed = refusal(&tiny("fixed_batch"), 8);
+    assert!(fixed.contains("does not take batches of 8, an input of [8, 2, 2]"), "{fixed}");
+    let one_row = refusal(&tiny("batch_in_one_row"), 8);
+    assert_eq!(one_row, "with batches of 8 the model's output `y` is [1, 32]; its first dimension should be 8");
+    let scalar = refusal(&tiny("scalar_input"), 8);
+    assert_eq!(scalar, "the model's input has no batch dimension");
+}
+
+/// Bursts that fade, at random in time and channel: sound enough for the wake-word models to stir now and then.
+fn bursts(channels: usize) -> impl FnMut() -> Vec<f32> {
+    const LOUDEST: f32 = 25.5;
+    let mut state = 2_u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    let mut levels = vec![0.0_f32; channels];
+    move || {
+        for level in &mut levels {
+            let burst = if random() < 0.05 { LOUDEST * random() } else { 0.0 };
+            *level = LOUDEST.min(0.9 * *level + burst);
+        }
+        levels.clone()
+    }
+}
+
+/// The streaming models keep a state, take int8 and give uint8: what the demo's models lack.
+#[test]
+fn the_wake_word_models_run_and_repeat_themselves() {
+    let folder = demo::root().join("runtime/models");
+    for name in ["alexa", "hey_jarvis", "hey_mycroft", "okay_nabu"] {
+        let path = folder.join(name).with_extension("tflite");
+        assert!(ModelSummary::from_file(&path).unwrap().stateful);
+        for (delegate, kind, _) in DELEGATES {
+            let mut engines = [build(&path, kind, 1).unwrap(), build(&path, kind, 1).unwrap()];
+            let input = engines[0].inputs()[0].clone();
+            assert_eq!((input.element, engines[0].outputs()[0].element), (Element::Int8, Element::Uint8));
+            let [1, slices, channels] = input.shape[..] else { panic!("{name}: {input:?}") };
+            let mut slice = bursts(channels);
+            let mut highest = 0.0_f32;
+            for step in 0..4000 {
+                let features: Vec<f32> = (0..slices).flat_map(|_| slice()).collect();
+                let [first, second] = engines.each_mut().map(|engine| run(engine, &features));
+                assert_eq!(first, second, "{name} by {delegate}, step {step}");
+                assert_eq!(first[0].len(), 1);
+                assert!((0.0..=1.0).contains(&first[0][0]), "{name} by {delegate}: {first:?}");
+                highest = highest.max(first[0][0]);
+            }
+            assert!(highest > 0.0, "{name} by {delegate} never stirred");
+        }
+    }
+}
+
+#[test]
+fn several_outputs_of_each_integer_type_are_dequantised() {
+    for (delegate, kind, _) in DELEGATES {
+        let mut engine = build(&tiny("quantised_outputs"), kind, 2).unwrap();
+        let described: Vec<_> =
+            engine.outputs().iter().map(|o| (o.name.as_str(), o.element, o.scale, o.zero_point)).collect();
+        let expected = [
+            ("as_int16", Element::Int16, 1.0 / 1024.0, 0),
+            ("as_uint8", Element::Uint8, 0.5, 128),
+            ("as_int8", Element::Int8, 0.25, -3),
+        ];
+        assert_eq!(described, expected);
+        // The second window reaches both ends of every range.
+        let [int16, uint8, int8] =
+            run(&mut engine, &[0.0, -2.0, 0.3, 7.9, 100.0, -100.0, 31.9, -0.1]).try_into().unwrap();
+        let top = 32767.0 / 1024.0;
+        assert_eq!(int16, [0.0, -2.0, 307.0 / 1024.0, 8090.0 / 1024.0, top, -32.0, 32666.0 / 1024.0, -102.0 / 1024.0]);
+        assert_eq!(uint8, [0.0, -2.0, 0.5, 8.0, 63.5, -64.0, 32.0, 0.0], "{delegate}");
+        assert_eq!(int8, [0.0, -2.0, 0.25, 8.0, 32.5, -31.25, 32.0, 0.0], "{delegate}");
+
+        let wrong = |message: Result<(), EngineError>| message.unwrap_err().to_string();
+        assert_eq!(wrong(engine.output(3, &mut [0.0; 8])), "output 3 of 3");
+        let short = wrong(engine.output(0, &mut [0.0; 4]));
+        assert_eq!(short, "output `as_int16` has 16 bytes where 4 values of int16 were expected");
+    }
+}
+
+#[test]
+fn inputs_of_each_integer_type_are_quantised() {
+    // What the model hands back is what its input held.
+    for (model, element, values, held) in [
+        ("int16_input", Element::Int16, [0.3, -2.0, 100.0, -100.0], [307.0 / 1024.0, -2.0, 32767.0 / 1024.0, -32.0]),
+        ("uint8_input", Element::Uint8, [0.3, -2.0, 100.0, -100.0], [0.5, -2.0, 63.5, -64.0]),
+    ] {
+        for (delegate, kind, _) in DELEGATES {
+            let mut engine = build(&tiny(model), kind, 1).unwrap();
+            assert_eq!(engine.inputs()[0].element, element);
+            assert_eq!(run(&mut engine, &values), [held], "{model} by {delegate}");
+        }
+    }
+}
+
+#[test]
+fn what_edgewatt_cannot_feed_or_read_is_refused() {
+    let readable = "edgewatt reads and writes float32, int8, uint8 and int16";
+    for (model, message) in [
+        ("two_inputs", "the model has 2 inputs; edgewatt feeds models with 1".to_owned()),
+        ("no_outputs", "the model has no outputs; edgewatt needs 1 or more".to_owned()),
+        ("int32_input", format!("tensor `x` is int32; {readable}")),
+        ("int32_output", format!("tensor `y` is int32; {readable}")),
+        ("unquantised_int8", "tensor `x` is int8 but carries no quantisation scale".to_owned()),
+    ] {
+        assert_eq!(refusal(&tiny(model), 1), message);
+    }
+}
+
+#[test]
+fn an_operator_that_the_runtime_lacks_is_named() {
+    let path = tiny("custom_operator");
+    let custom = refusal(&path, 1);
+    let reason = "its operator `frobnicate` is not in the runtime and no delegate takes it";
+    assert_eq!(custom, format!("{}: {reason}", path.display()));
+    let later = refusal(&tiny("later_operator"), 1);
+    assert!(later.ends_with("its operators `UNKNOWN_4000` are newer than edgewatt and this runtime"), "{later}");
+
+    let mut config = demo_config("shoulder_int8.tflite", "xnnpack");
+    config.pipelines[0].model = path;
+    let (key, message) = problem(&config);
+    assert_eq!((key.as_str(), message.contains(reason)), ("pipelines.shoulder.model.path", true), "{message}");
+}
+
+#[test]
+fn a_config_that_does_not_fit_the_model_is_refused_with_both_numbers() {
+    let mut config = demo_config("shoulder_int8.tflite", "xnnpack");
+    config.pipelines[0].window.samples = 199;
+    let (key, message) = problem(&config);
+    assert_eq!(key, "pipelines.shoulder.window");
+    for number in ["[1, 200, 1, 6]", "1200 values", "199 samples of 6 channels", "[1, 199, 6]", "1194"] {
+        assert!(message.contains(number), "{number} is not in: {message}");
+    }
+
+    let labels = tempfile::NamedTempFile::new().unwrap();
+    fs::write(labels.path(), "PEN\nABD\nFEL\n").unwrap();
+    let mut config = demo_config("shoulder_int8.tflite", "xnnpack");
+    config.pipelines[0].labels = Some(labels.path().to_owned());
+    let (key, message) = problem(&config);
+    assert_eq!(key, "pipelines.shoulder.decision");
+    assert!(message.contains("has 7 scores; the labels file has 3 labels"), "{message}");
+}
+
+/// Both readers refuse on their own: the engine is not shielded by the summary.
+#[test]
+fn a_model_cut_at_any_kilobyte_is_refused() {
+    for model in DEMO_MODELS {
+        let path = demo::root().join("models").join(model);
+        let bytes = fs::read(&path).unwrap();
+        for len in (0..bytes.len()).step_by(1024) {
+            let cut = &bytes[..len];
+            assert!(ModelSummary::from_bytes(cut).is_err(), "{model} cut at {len}");
+            for (delegate, kind, _) in DELEGATES {
+                let error = TfliteEngine::new(&RUNTIME, &path, cut, kind, 1).err();
+                let Some(EngineError::Model { reason, .. }) = error else {
+                    panic!("{model} cut at {len} by {delegate}: {error:?}")
+                };
+                assert!(reason.starts_with("the runtime refuses it"), "{reason}");
+            }
+        }
+    }
+}
+
+/// How far outputs may be from those of another version of the runtime that used XNNPACK: integers in steps, floats in
+/// parts of the largest output.
+fn reference_tolerance(summary: &ModelSummary, output: Element, delegate: &str) -> f32 {
+    let float_weights = summary.weights.kernels.iter().all(|kernel| kernel.tensor.element.to_string() == "float32");
+    match (output, delegate) {
+        (Element::Float32, _) if float_weights => 1e-5,
+        // int8 weights on float tensors: each version quantises what goes between in its own way.
+        (Element::Float32, _) => 5e-2,
+        (_, "xnnpack") => 1.0,
+        // The runtime's own kernels round at each layer, otherwise than XNNPACK.
+        _ => 4.0,
+    }
+}
+
+/// Models and `*.golden.json` in the folder that EDGEWATT_REFERENCE_MODELS names: seeded inputs and the outputs of
+/// another runtime, in the model's own type.
+#[test]
+fn reference_models_agree_where_there_are_some() {
+    let Some(folder) = std::env::var_os("EDGEWATT_REFERENCE_MODELS").map(PathBuf::from) else {
+        eprintln!("skipped: EDGEWATT_REFERENCE_MODELS names no folder");
+        return;
+    };
+    let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let goldens: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(".golden.json")).collect();
+    assert!(!goldens.is_empty(), "{} has no *.golden.json", folder.display());
+    for path in goldens {
+        let golden = json(&path);
+        let model = folder.join(golden["model"].as_str().unwrap());
+        let summary = ModelSummary::from_file(&model).unwrap();
+        for (delegate, kind, _) in DELEGATES {
+            let mut engine = build(&model, kind, 1).unwrap();
+            let (input, output) = (engine.inputs()[0].clone(), engine.outputs()[0].clone());
+            let allowed = reference_tolerance(&summary, output.element, delegate);
+            for (index, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
+                let mut features = numbers(&case["input"]);
+                if input.element != Element::Float32 {
+                    features.iter_mut().for_each(|q| *q = input.scale * (*q - input.zero_point as f32));
+                }
+                let values = run(&mut engine, &features).remove(0);
+                let expected = numbers(&case["output"]);
+                let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                let worst = disagreement(&output, &values, &expected, [0.0, allowed * largest]);
+                let parts = if output.element == Element::Float32 { worst } else { worst / allowed };
+                eprintln!("{} by {delegate}, case {index}: {parts:.3} of what is allowed", model.display());
+                assert!(parts <= 1.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+"""Writes the tiny models beside this script: what the shipped ones lack, to run, and what edgewatt must refuse.
+
+    python tests/models/make.py        # needs tensorflow-cpu 2.17.1, as in models/requirements.txt
+
+Nothing is trained and nothing random: each is one to three operators written through the schema's own Python classes,
+so the expected outputs follow from the scales below and stand in tests/engine.rs.
+"""
+
+from pathlib import Path
+
+import flatbuffers
+from tensorflow.lite.python import schema_py_generated as schema
+
+T = schema.TensorType
+OP = schema.BuiltinOperator
+
+
+def tensor(name, element, shape, scale=None, zero_point=0, signature=None, data=None):
+    t = schema.TensorT()
+    t.name, t.type, t.shape, t.shapeSignature = name, element, shape, signature
+    if scale is not None:
+        t.quantization = schema.QuantizationParametersT()
+        t.quantization.scale, t.quantization.zeroPoint = [scale], [zero_point]
+    t.data = data
+    return t
+
+
+def options(name, **fields):
+    """The builtin options of an operator: the union's tag and its table."""
+    table = getattr(schema, name + "T")()
+    for field, value in fields.items():
+        setattr(table, field, value)
+    return getattr(schema.BuiltinOptions, name), table
+
+
+def operator(code, inputs, outputs, builtin_options=None):
+    return code, inputs, outputs, builtin_options
+
+
+def write(name, tensors, operators, inputs, outputs):
+    model = schema.ModelT()
+    model.version, model.description = 3, "made by tests/models/make.py"
+    model.buffers, model.operatorCodes = [schema.BufferT()], []
+    for t in tensors:
+        if t.data is not None:
+            t.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+            model.buffers[-1].data = t.data
+        del t.data
+    graph = schema.SubGraphT()
+    graph.tensors, graph.inputs, graph.outputs, graph.operators = tensors, inputs, outputs, []
+    for code, op_inputs, op_outputs, builtin_options in operators:
+        kind = schema.OperatorCodeT()
+        kind.version = 1
+        if isinstance(code, str):
+            kind.builtinCode, kind.customCode = OP.CUSTOM, code
+        else:
+            kind.builtinCode = code
+        kind.deprecatedBuiltinCode = min(kind.builtinCode, 127)
+        op = schema.OperatorT()
+        op.opcodeIndex, op.inputs, op.outputs = len(model.operatorCodes), op_inputs, op_outputs
+        if builtin_options:
+            op.builtinOptionsType, op.builtinOptions = builtin_options
+        model.operatorCodes.append(kind)
+        graph.operators.append(op)
+    model.subgraphs = [graph]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    Path(__file__).with_name(name + ".tflite").write_bytes(builder.Output())
+
+
+def x(shape=(1, 4)):
+    return tensor("x", T.FLOAT32, list(shape))
+
+
+def cast(of, to):
+    return options("CastOptions", inDataType=of, outDataType=to)
+
+
+def main():
+    any_batch = [-1, 4]
+
+    write(
+        "quantised_outputs",
+        [
+            tensor("x", T.FLOAT32, [1, 4], signature=any_batch),
+            tensor("as_int16", T.INT16, [1, 4], 1 / 1024, signature=any_batch),
+            tensor("as_uint8", T.UINT8, [1, 4], 0.5, 128, signature=any_batch),
+            tensor("as_int8", T.INT8, [1, 4], 0.25, -3, signature=any_batch),
+        ],
+        [operator(OP.QUANTIZE, [0], [i], options("QuantizeOptions")) for i in (1, 2, 3)],
+        [0],
+        [1, 2, 3],
+    )
+    for element, name, scale, zero_point in [(T.INT16, "int16", 1 / 1024, 0), (T.UINT8, "uint8", 0.5, 128)]:
+        write(
+            name + "_input",
+            [tensor("x", element, [1, 4], scale, zero_point), tensor("y", T.FLOAT32, [1, 4])],
+            [operator(OP.DEQUANTIZE, [0], [1], options("DequantizeOptions"))],
+            [0],
+            [1],
+        )
+
+    write(
+        "two_inputs",
+        [x(), tensor("z", T.FLOAT32, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],
+        [operator(OP.ADD, [0, 1], [2], options("AddOptions"))],
+        [0, 1],
+        [2],
+    )
+    write(
+        "int32_input",
+        [tensor("x", T.INT32, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],
+        [operator(OP.CAST, [0], [1], cast(T.INT32, T.FLOAT32))],
+        [0],
+        [1],
+    )
+    write(
+        "int32_output",
+        [x(), tensor("y", T.INT32, [1, 4])],
+        [operator(OP.CAST, [0], [1], cast(T.FLOAT32, T.INT32))],
+        [0],
+        [1],
+    )
+    write(
+        "unquantised_int8",
+        [tensor("x", T.INT8, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],
+        [operator(OP.CAST, [0], [1], cast(T.INT8, T.FLOAT32))],
+        [0],
+        [1],
+    )
+    write("no_outputs", [x(), tensor("y", T.FLOAT32, [1, 4])], [operator(OP.NEG, [0], [1])], [0], [])
+    write("scalar_input", [x([]), tensor("y", T.FLOAT32, [])], [operator(OP.NEG, [0], [1])], [0], [1])
+    write(
+        "custom_operator",
+        [x(), tensor("h", T.FLOAT32, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],
+        [operator("frobnicate", [0], [1]), operator(OP.NEG, [1], [2])],
+        [0],
+        [2],
+    )
+    write(
+        "later_operator",
+        [x(), tensor("y", T.FLOAT32, [1, 4])],
+        [operator(4000, [0], [1])],
+        [0],
+        [1],
+    )
+    # One keeps its four values whatever comes in, so no batch fits; the other makes one row of however many windows.
+    for name, to in [("fixed_batch", [1, 4]), ("batch_in_one_row", [1, -1])]:
+        shape = b"".join(n.to_bytes(4, "little", signed=True) for n in to)
+        write(
+            name,
+            [x([1, 2, 2]), tensor("shape", T.INT32, [2], data=list(shape)), tensor("y", T.FLOAT32, [1, 4])],
+            [operator(OP.RESHAPE, [0, 1], [2], options("ReshapeOptions", newShape=to))],
+            [0],
+            [2],
+        )
+
+
+if __name__ == "__main__":
+    main()
