@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test runtime lint deny bench train clean tools
+.PHONY: help demo test runtime lint deny bench compare train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
@@ -42,11 +42,18 @@ deny: tools ## Licences, bans and sources of the dependencies
 bench: tools runtime ## Criterion benchmarks
 	cargo bench --locked --bench '*'
 
+compare: tools runtime ## edgewatt beside the same pipeline in Python (in .venv-bench): CPU, memory, throughput
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
+	.venv-bench/bin/python benches/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --require-hashes -r models/requirements.txt
 	.venv/bin/python models/train.py
 
-clean: ## Remove what was built; runtime/ and .venv stay
+clean: ## Remove what was built; runtime/, .venv and .venv-bench stay
 	cargo clean

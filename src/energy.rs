@@ -31,6 +31,18 @@ pub enum Status {
     Unavailable,
 }
 
+impl Status {
+    /// As it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Attributed => "attributed",
+            Self::Estimated => "estimated",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// Energy of one pipeline by one meter over one window; what is not known is none, never zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {

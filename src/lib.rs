@@ -9,8 +9,8 @@ pub mod ring;
 pub mod sys;
 pub mod config;
 
-pub mod window;
 pub mod source;
+pub mod window;
 pub mod features;
 pub mod model;
 pub mod engine;

@@ -11,8 +11,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::source::Gap;
 use crate::units::duration_ns;
-use crate::window::Gap;
 
 /// Counts of one pipeline, since the start.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub struct PipelineStats {
     pub predictions: AtomicU64,
     /// Decisions for which publish had no room left.
     pub dropped: AtomicU64,
+    /// Samples left in the ring because a stop had no time for them.
+    pub undecided: AtomicU64,
     gaps: [AtomicU64; Gap::ALL.len()],
 }
 
@@ -36,12 +38,12 @@ impl PipelineStats {
     }
 }
 
-/// A histogram of durations from 1 ns to 100 s, to 1 %; longer ones count as 100 s.
+/// A histogram of durations from 1 ns to a day, to 1 %; longer ones count as a day.
 #[derive(Debug, Clone)]
 pub struct Latency(Histogram<u32>);
 
 impl Latency {
-    const HIGHEST_NS: u64 = 100_000_000_000;
+    const HIGHEST_NS: u64 = 86_400_000_000_000;
 
     pub fn record(&mut self, duration: Duration) {
         self.0.saturating_record(duration_ns(duration).max(1));
@@ -76,7 +78,7 @@ impl Default for Latency {
 }
 
 /// Microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LatencySummary {
     pub p50: f64,
     pub p90: f64,
@@ -137,8 +139,14 @@ impl Exchange {
     pub async fn take(&self, wake: impl FnOnce(), patience: Duration) -> StageTimes {
         self.wanted.store(true, Ordering::Release);
         wake();
-        // A time-out is no error here, and a notification left over from an earlier one only shortens the wait.
-        let _ = tokio::time::timeout(patience, self.done.notified()).await;
+        let handed_over = async {
+            // A notification may be left over from a hand-over that an earlier call had given up waiting for.
+            while self.wanted.load(Ordering::Acquire) {
+                self.done.notified().await;
+            }
+        };
+        // A time-out is no error here.
+        let _ = tokio::time::timeout(patience, handed_over).await;
         std::mem::take(&mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -160,9 +168,9 @@ mod tests {
         for us in 1..=1000u64 {
             latency.record(Duration::from_micros(us));
         }
-        latency.record(Duration::from_secs(1000));
+        latency.record(Duration::from_secs(1_000_000));
         let s = latency.summary().unwrap();
-        for (found, expected) in [(s.p50, 501.0), (s.p90, 901.0), (s.p99, 991.0), (s.max, 1e8)] {
+        for (found, expected) in [(s.p50, 501.0), (s.p90, 901.0), (s.p99, 991.0), (s.max, 86_400e6)] {
             assert!((found / expected - 1.0).abs() < 0.01, "{found} for {expected}");
         }
     }

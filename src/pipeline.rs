@@ -16,6 +16,7 @@ use crate::features::Chain;
 use crate::metrics::{Exchange, PipelineStats, StageTimes};
 use crate::ring::FrameTx;
 use crate::source::{Intake, SampleHeader};
+use crate::stop::Stop;
 use crate::units::{MonoTime, duration_ns};
 use crate::window::{SampleTime, Windower};
 
@@ -45,12 +46,17 @@ pub struct Links {
     pub spans: Option<SpanSender>,
     pub stats: Arc<PipelineStats>,
     pub exchange: Arc<Exchange>,
+    pub stop: Arc<Stop>,
     /// The source can be held back, so that a full ring of decisions holds it back instead of dropping them.
     pub hold: bool,
 }
 
 /// How long a held pipeline sleeps until it looks again whether decisions were taken off its ring.
 const HOLD: Duration = Duration::from_micros(500);
+
+/// While there are more samples to work on the publisher is told of decisions this often: to wake it for each one costs
+/// more than the rest of what we do beside the invoke.
+const TELL_EVERY: Duration = Duration::from_millis(1);
 
 /// The stages of one pipeline.
 pub struct Stages {
@@ -68,13 +74,25 @@ pub struct Infer {
     values: Vec<f32>,
     times: StageTimes,
     seq: u64,
+    /// When the publisher was last told, and whether there was a decision since.
+    told: MonoTime,
+    untold: bool,
 }
 
 impl Infer {
     pub fn new(links: Links, stages: Stages) -> Self {
         let features = vec![0.0; stages.windower.window_values()];
         let values = vec![0.0; stages.decider.width()];
-        Self { links, stages, features, values, times: StageTimes::default(), seq: 0 }
+        Self {
+            links,
+            stages,
+            features,
+            values,
+            times: StageTimes::default(),
+            seq: 0,
+            told: MonoTime::now(),
+            untold: false,
+        }
     }
 
     /// Works until the source has ended and its last sample is used, or the engine fails.
@@ -87,10 +105,13 @@ impl Infer {
                 break Err(error);
             }
             self.links.exchange.serve(&mut self.times);
-            if ended {
+            if ended || self.links.stop.is_overdue() {
                 break Ok(());
             }
-            std::thread::park();
+            // Its wake-up may have been spent while this thread was held: the end of the stream is asked for again.
+            if !self.links.intake.ring.is_abandoned() {
+                std::thread::park();
+            }
         };
         self.links.exchange.finish(&mut self.times);
         // The publisher finds the ring abandoned only when it looks after that.
@@ -109,6 +130,7 @@ impl Infer {
             });
             let Some((header, gap)) = taken else {
                 self.links.intake.room_made();
+                self.tell_publisher(MonoTime::now());
                 return Ok(());
             };
             if let Some(gap) = gap {
@@ -120,6 +142,10 @@ impl Infer {
                 self.stages.windower.advance();
                 self.links.intake.room_made();
                 self.links.exchange.serve(&mut self.times);
+                if self.links.stop.is_overdue() {
+                    self.links.stats.undecided.store(self.links.intake.ring.len() as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
             }
         }
     }
@@ -155,16 +181,26 @@ impl Infer {
         self.seq += 1;
         let stats = &self.links.stats;
         stats.windows.fetch_add(1, Ordering::Relaxed);
-        while self.links.hold && self.links.decisions.is_full() && !self.links.decisions.is_abandoned() {
+        while self.links.hold && self.links.decisions.is_full() && !self.links.stop.is_overdue() {
             self.links.publisher.notify_one();
             std::thread::park_timeout(HOLD);
         }
         if self.links.decisions.push(decision, &self.values) {
             stats.predictions.fetch_add(1, Ordering::Relaxed);
-            self.links.publisher.notify_one();
+            self.untold = true;
+            if invoke_end.since(self.told) >= TELL_EVERY {
+                self.tell_publisher(invoke_end);
+            }
         } else {
             stats.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn tell_publisher(&mut self, now: MonoTime) {
+        if std::mem::take(&mut self.untold) {
+            self.told = now;
+            self.links.publisher.notify_one();
+        }
     }
 }

@@ -25,6 +25,8 @@ pub enum Waited {
 #[derive(Debug)]
 pub struct Stop {
     requested: AtomicBool,
+    /// The time for finishing what was begun is over too.
+    overdue: AtomicBool,
     /// Readable from the request on, so that it ends every `poll`.
     event: EventFd,
 }
@@ -32,7 +34,7 @@ pub struct Stop {
 impl Stop {
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { requested: AtomicBool::new(false), event })
+        Ok(Self { requested: AtomicBool::new(false), overdue: AtomicBool::new(false), event })
     }
 
     pub fn request(&self) {
@@ -43,6 +45,15 @@ impl Stop {
 
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
+    }
+
+    /// From here on what has arrived is left undecided, too.
+    pub fn overdue(&self) {
+        self.overdue.store(true, Ordering::Release);
+    }
+
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Acquire)
     }
 
     /// Waits until `fd` can be read, its other end has closed, or the program is to stop.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::source::Gap;
 use crate::units::duration_ns;
 
 /// What the window needs to know of a sample besides its values.
@@ -14,33 +15,6 @@ pub struct SampleTime {
     pub stream_ns: Option<i64>,
     /// The source knows that the stream was broken just before this sample.
     pub gap: Option<Gap>,
-}
-
-/// Why a window that was being filled was thrown away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gap {
-    /// The stream's time jumped ahead by more than the longest allowed gap.
-    TimeJump,
-    /// The stream's time stood still or went back.
-    TimeBack,
-    /// Samples were dropped because the pipeline could not keep up.
-    Overflow,
-    /// The stream was cut: a writer left, a recording started over, or a row of records was rejected.
-    Interrupted,
-}
-
-impl Gap {
-    pub const ALL: [Self; 4] = [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted];
-
-    /// The name under which it is counted.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TimeJump => "time_jump",
-            Self::TimeBack => "time_back",
-            Self::Overflow => "overflow",
-            Self::Interrupted => "interrupted",
-        }
-    }
 }
 
 /// Fills windows of `samples` samples, each starting `hop` samples after the one before.

@@ -31,8 +31,8 @@ fn settings(port: u16) -> Settings {
         status_topic: "t/status".into(),
         keep_alive: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(5),
-        backoff_min: Duration::from_millis(10),
-        backoff_max: Duration::from_millis(50),
+        retry_min: Duration::from_millis(10),
+        retry_max: Duration::from_millis(50),
         outbox: Limits {
             max_messages: 10_000,
             max_bytes: 10_000_000,
@@ -47,7 +47,7 @@ fn settings(port: u16) -> Settings {
 /// After a loss, time enough to bring a broker and its subscriber back before the link returns.
 fn patient(port: u16) -> Settings {
     let pause = Duration::from_secs(4);
-    Settings { backoff_min: pause, backoff_max: pause, ..settings(port) }
+    Settings { retry_min: pause, retry_max: pause, ..settings(port) }
 }
 
 fn prediction(number: usize) -> Message {
@@ -273,7 +273,7 @@ fn the_bound_of_the_queue_holds_and_drops_are_counted() {
 #[test]
 fn a_broker_that_crashes_and_acks_out_of_order_loses_nothing() {
     let broker = FakeBroker::start(Mood::Crashes(300));
-    let rig = Rig::new(Settings { backoff_min: Duration::from_millis(1), ..settings(broker.port) });
+    let rig = Rig::new(Settings { retry_min: Duration::from_millis(1), ..settings(broker.port) });
     for n in 0..10_000 {
         rig.handle.publish(prediction(n));
         if n % 32 == 0 {

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rtrb::Consumer;
 
@@ -22,34 +23,37 @@ const SPANS: usize = 16 * 1024;
 /// The energy side of a running daemon.
 pub struct Metering {
     join: Arc<Mutex<Join>>,
+    /// The meters' own: they are read until the last inference is done.
+    stop: Arc<Stop>,
     thread: Option<JoinHandle<io::Result<()>>>,
     pub infos: Vec<MeterInfo>,
 }
 
 impl Metering {
     /// Starts the meter thread, if there is a meter; one sender a pipeline then.
-    pub fn start(power: &Power, pipeline_count: usize, stop: Arc<Stop>) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
-        let mut meters: Vec<Box<dyn Meter>> = power.meters.iter().map(|meter| build(power, meter)).collect();
+    pub fn start(power: &Power, pipeline_count: usize) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
+        let mut meters = build(power);
         for meter in &mut meters {
             // A meter knows what it covers once it was read; why it cannot be, the meter thread will say.
             let _ = meter.read();
         }
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
+        let stop = Arc::new(Stop::new()?);
         let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone())));
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
-            return Ok((Self { join, thread: None, infos }, none));
+            return Ok((Self { join, stop, thread: None, infos }, none));
         }
         let (senders, mut spans): (Vec<_>, Vec<_>) = (0..pipeline_count).map(|_| span_ring(SPANS)).unzip();
-        let (period, shared) = (power.sample_period, join.clone());
+        let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            sampler::run(&mut meters, period, &stop, |meter, reading| {
+            sampler::run(&mut meters, period, &until, |meter, reading| {
                 let mut join = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 absorb(&mut join, &mut spans);
                 join.reading(meter, reading);
             })
         })?;
-        Ok((Self { join, thread: Some(thread), infos }, senders.into_iter().map(Some).collect()))
+        Ok((Self { join, stop, thread: Some(thread), infos }, senders.into_iter().map(Some).collect()))
     }
 
     /// The figures since the last call, by pipeline.
@@ -57,12 +61,16 @@ impl Metering {
         self.join.lock().unwrap_or_else(PoisonError::into_inner).figures()
     }
 
-    /// Waits for the meter thread, whose stop was requested.
-    pub fn finish(&mut self) {
-        match self.thread.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => tracing::error!(%error, "the meter thread failed"),
-            Some(Err(_)) => tracing::error!("the meter thread panicked"),
+    /// Has every meter read a last time; a meter that hangs is not waited for longer than `patience`.
+    pub async fn finish(&mut self, patience: Duration) {
+        self.stop.request();
+        let Some(thread) = self.thread.take() else { return };
+        let joined = tokio::task::spawn_blocking(|| thread.join());
+        match tokio::time::timeout(patience, joined).await {
+            Ok(Ok(Ok(Ok(())))) => {}
+            Ok(Ok(Ok(Err(error)))) => tracing::error!(%error, "the meter thread failed"),
+            Ok(_) => tracing::error!("the meter thread panicked"),
+            Err(_) => tracing::warn!("a meter does not answer; its last reading is missing"),
         }
     }
 }
@@ -76,7 +84,12 @@ fn absorb(join: &mut Join, spans: &mut [Consumer<BusySpan>]) {
     }
 }
 
-fn build(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
+/// The meters of the configuration, none of them read yet.
+pub fn build(power: &Power) -> Vec<Box<dyn Meter>> {
+    power.meters.iter().map(|meter| build_one(power, meter)).collect()
+}
+
+fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
     match &meter.kind {
         MeterKind::Rapl => Box::new(Powercap::new(&meter.name, &power.sysfs)),
         MeterKind::Hwmon(hwmon) => {

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::Problem;
-use crate::config::{Config, Decision as DecisionConfig, Feature, Key, Pipeline};
+use crate::config::{Config, Decision as DecisionConfig, Feature, Key, Pipeline, Problem};
 use crate::decision::Decider;
 use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine, probe};
 use crate::features::{Affine, Chain, Detrend, Transform};
-use crate::model::ModelSummary;
+use crate::model::{self, ModelSummary};
 use crate::pipeline::Stages;
 use crate::publish::payload::DelegateState;
 use crate::publish::publisher::Vocabulary;
@@ -74,15 +73,15 @@ fn prepare_pipeline(
     let path_key = key.child("model").child("path");
     let at_path = |e: EngineError| Problem::new(path_key.clone(), e);
 
-    let bytes = std::fs::read(&pipeline.model)
+    let bytes = model::read_file(&pipeline.model)
         .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
     let summary = ModelSummary::from_bytes(&bytes)
         .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
-    let (model, delegate) = (&pipeline.model, pipeline.delegate.kind);
+    let (path, delegate) = (&pipeline.model, pipeline.delegate.kind);
     if let Some(program) = program {
-        probe::probe(program, &runtime.path, model, &bytes, delegate, BATCH).map_err(at_path)?;
+        probe::probe(program, &runtime.path, path, &bytes, delegate, BATCH).map_err(at_path)?;
     }
-    let engine = TfliteEngine::new(runtime, model, &bytes, delegate, BATCH).map_err(at_path)?;
+    let engine = TfliteEngine::new(runtime, path, &bytes, delegate, BATCH).map_err(at_path)?;
 
     let channels = pipeline.source.records.channels.len();
     let window = pipeline.window;
@@ -128,11 +127,15 @@ fn transform(feature: &Feature, samples: usize, channels: usize) -> Transform {
 
 /// One label a line; empty lines at the end do not count.
 fn read_labels(path: &Path) -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|e| format!("{}: not UTF-8 text: {e}", path.display()))?;
     let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     match labels.iter().position(String::is_empty) {
         Some(line) => Err(format!("{}:{}: a label is empty", path.display(), line + 1)),
         None if labels.len() > usize::from(u16::MAX) => Err(format!("{} labels are too many", labels.len())),
-        None => Ok(labels),
+        None => match labels.iter().enumerate().find(|(line, label)| labels[..*line].contains(label)) {
+            Some((line, label)) => Err(format!("{}:{}: `{label}` is there twice", path.display(), line + 1)),
+            None => Ok(labels),
+        },
     }
 }

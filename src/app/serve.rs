@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::meters::Metering;
 use super::prepare::{Prepared, PreparedPipeline};
@@ -25,7 +26,7 @@ use crate::publish::broker;
 use crate::publish::mqtt::{Link, LinkState, LinkStatus, Settings};
 use crate::publish::outbox::{Limits, Policy, Qos};
 use crate::publish::payload::{Info, PipelineInfo, PipelineState, Process};
-use crate::publish::publisher::{HandOver, PipelinePublisher, Speaker, Totals};
+use crate::publish::publisher::{Drained, HandOver, PipelinePublisher, Speaker, Totals};
 use crate::publish::topic::NodeTopics;
 use crate::ring::frame_ring;
 use crate::source::{self, Wake};
@@ -41,6 +42,10 @@ const MQTT_PORT: u16 = 1883;
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// How long a metrics message waits for an infer thread that is inside an inference.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long decisions are held back until the outbox is looked at again.
+const HELD: Duration = Duration::from_millis(1);
+/// After all time is over, how long an inference that is under way may still take.
+const STUCK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
@@ -64,6 +69,8 @@ pub fn run(
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let summary = runtime.block_on(async {
+        // Before anything else runs: a signal must always find the daemon ready to end in order.
+        let signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
         let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
         let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
         let hand_over = HandOver::new(config.pipelines.len());
@@ -75,8 +82,9 @@ pub fn run(
 
         let mut daemon = Daemon::start(&config, prepared, options, speaker, hand_over)?;
         started(&host, port, &daemon.speaker.topics);
-        daemon.serve(options).await?;
-        let summary = daemon.finish(config.mqtt.stop_timeout).await;
+        let stop_timeout = config.mqtt.stop_timeout;
+        daemon.serve(options, signals, stop_timeout).await?;
+        let summary = daemon.finish(stop_timeout / 2).await;
         link.abort();
         anyhow::Ok(summary)
     });
@@ -93,8 +101,8 @@ fn settings(mqtt: &Mqtt, host: String, port: u16, topics: &NodeTopics, pipeline_
         status_topic: topics.status.clone(),
         keep_alive: mqtt.keep_alive,
         connect_timeout: mqtt.connect_timeout,
-        backoff_min: mqtt.retry_min,
-        backoff_max: mqtt.retry_max,
+        retry_min: mqtt.retry_min,
+        retry_max: mqtt.retry_max,
         outbox: Limits {
             max_messages: mqtt.queue_messages,
             max_bytes: mqtt.queue_bytes,
@@ -131,6 +139,8 @@ struct Daemon {
     metrics_interval: Duration,
     started: MonoTime,
     last_metrics: MonoTime,
+    /// Messages dropped up to the last report.
+    dropped: u64,
 }
 
 /// What the threads of every pipeline are given alike.
@@ -153,8 +163,8 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
         let notify = Arc::<Notify>::default();
-        let (metering, spans) = Metering::start(&config.power, config.pipelines.len(), stop.clone())
-            .context("cannot start the meter thread")?;
+        let (metering, spans) =
+            Metering::start(&config.power, config.pipelines.len()).context("cannot start the meter thread")?;
         say_info(config, &prepared, &metering, &speaker);
         let (ended_tx, ended) = unbounded_channel();
         let shared = Shared {
@@ -183,21 +193,33 @@ impl Daemon {
             metrics_interval: config.metrics_interval,
             started: now,
             last_metrics: now,
+            dropped: 0,
         })
     }
 
-    /// Publishes until everything has ended, or a signal has stopped it and what was under way is decided.
-    async fn serve(&mut self, options: RunOptions) -> anyhow::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
-        let mut tick =
-            tokio::time::interval_at(tokio::time::Instant::now() + self.metrics_interval, self.metrics_interval);
+    /// Publishes until everything has ended, or a signal has stopped it and what had arrived is decided or overdue.
+    async fn serve(&mut self, options: RunOptions, mut signals: Signals, stop_timeout: Duration) -> anyhow::Result<()> {
+        let mut tick = tokio::time::interval_at(Instant::now() + self.metrics_interval, self.metrics_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let notify = self.notify.clone();
         let mut link = self.speaker.handle.status();
+        let mut held = false;
+        let mut overdue: Option<Instant> = None;
         loop {
+            let overdue_at = overdue.unwrap_or_else(Instant::now);
             tokio::select! {
                 Ok(()) = link.changed() => self.link_changed(&link.borrow_and_update()),
                 () = notify.notified() => {}
+                () = tokio::time::sleep(HELD), if held => {}
+                () = tokio::time::sleep_until(overdue_at), if overdue.is_some() => {
+                    if self.stop.is_overdue() {
+                        tracing::warn!("an inference does not end; what it would have decided is lost");
+                        return Ok(());
+                    }
+                    self.stop.overdue();
+                    self.pipelines.iter().for_each(|pipeline| pipeline.wake.reader());
+                    overdue = Some(Instant::now() + STUCK);
+                }
                 _ = tick.tick() => self.publish_metrics().await,
                 Some(ended) = self.ended.recv() => self.thread_ended(ended),
                 Some(signal) = signals.next() => {
@@ -206,11 +228,11 @@ impl Daemon {
                     }
                     tracing::info!(signal, "stopping");
                     self.stop.request();
+                    // The other half is for delivery.
+                    overdue = Some(Instant::now() + stop_timeout / 2);
                 }
             }
-            while self.drain() {
-                tokio::task::yield_now().await;
-            }
+            held = self.drain().await;
             let all_ended = self.pipelines.iter().all(|p| p.infer_ended && p.publisher.has_ended());
             let all_failed = self.pipelines.iter().all(|p| p.error.is_some());
             if all_ended && (options.once || all_failed || self.stop.is_requested()) {
@@ -219,13 +241,20 @@ impl Daemon {
         }
     }
 
-    /// Gives each pipeline a turn; whether any has more to say.
-    fn drain(&mut self) -> bool {
-        let mut more = false;
-        for pipeline in &mut self.pipelines {
-            more |= pipeline.publisher.drain(&self.speaker);
+    /// Encodes all that is decided, a batch of each pipeline in turn; whether some is held back.
+    async fn drain(&mut self) -> bool {
+        loop {
+            let (mut more, mut held) = (false, false);
+            for pipeline in &mut self.pipelines {
+                let drained = pipeline.publisher.drain(&self.speaker, !self.stop.is_overdue());
+                more |= drained == Drained::More;
+                held |= drained == Drained::Held;
+            }
+            if !more {
+                return held;
+            }
+            tokio::task::yield_now().await;
         }
-        more
     }
 
     fn thread_ended(&mut self, ended: Ended) {
@@ -241,8 +270,12 @@ impl Daemon {
             pipeline.error.get_or_insert(reason);
         }
         if pipeline.infer_ended && pipeline.error.is_none() {
-            tracing::info!(pipeline = name, "the stream has ended");
-            pipeline.publisher.status(&self.speaker, PipelineState::Ended, None);
+            let stopped = self.stop.is_requested();
+            let state = if stopped { PipelineState::Stopped } else { PipelineState::Ended };
+            if !stopped {
+                tracing::info!(pipeline = name, "the stream has ended");
+            }
+            pipeline.publisher.status(&self.speaker, state, None);
         }
     }
 
@@ -256,6 +289,11 @@ impl Daemon {
     }
 
     async fn publish_metrics(&mut self) {
+        let takes = self.pipelines.iter().map(|pipeline| {
+            let patience = if pipeline.infer_ended { Duration::ZERO } else { PATIENCE };
+            pipeline.exchange.take(|| pipeline.wake.reader(), patience)
+        });
+        let stages = join_all(takes).await;
         let process = Process {
             cpu_s: process_cpu_time().as_secs_f64(),
             rss_mib: sys::rss_mib(),
@@ -264,47 +302,60 @@ impl Daemon {
         let now = MonoTime::now();
         let interval = now.since(self.last_metrics);
         self.last_metrics = now;
+        let delivery = self.speaker.delivery();
         let figures = self.metering.figures();
-        for (pipeline, figures) in self.pipelines.iter_mut().zip(figures) {
-            let patience = if pipeline.infer_ended { Duration::ZERO } else { PATIENCE };
-            let stages = pipeline.exchange.take(|| pipeline.wake.reader(), patience).await;
+        for ((pipeline, figures), stages) in self.pipelines.iter_mut().zip(figures).zip(stages) {
             if let Some(first) = figures.first() {
                 pipeline.energy.add(first);
             }
-            pipeline.publisher.metrics(&self.speaker, interval, &stages, &figures, &process);
+            pipeline.publisher.metrics(&self.speaker, interval, &stages, &figures, (&delivery, &process));
         }
+        let dropped = delivery.drops.values().sum();
+        if dropped > self.dropped {
+            let new = dropped - self.dropped;
+            self.speaker.event(
+                "drops",
+                None,
+                format!("{new} messages since the last report; in all {:?}", delivery.drops),
+            );
+        }
+        self.dropped = dropped;
     }
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
     async fn finish(mut self, timeout: Duration) -> Summary {
         let wall_s = MonoTime::now().since(self.started).as_secs_f64();
         self.stop.request();
-        self.metering.finish();
+        self.metering.finish(PATIENCE).await;
         self.publish_metrics().await;
         let undelivered = self.speaker.handle.drain(timeout).await;
         if undelivered > 0 {
             tracing::warn!(undelivered, "the broker has not taken everything in time");
         }
-        let failed = self.pipelines.iter().any(|p| p.error.is_some());
-        let speaker = &self.speaker;
+        let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.summary(wall_s)).collect();
+        let delivery = self.speaker.delivery();
+        let dropped = delivery.drops.values().sum::<u64>() > 0
+            || pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);
         Summary {
-            outcome: match (failed, undelivered) {
-                (true, _) => Outcome::Failed,
-                (false, 0) => Outcome::Complete,
-                (false, _) => Outcome::Undelivered,
+            outcome: if pipelines.iter().any(|p| p.error.is_some()) {
+                Outcome::Failed
+            } else if undelivered > 0 || dropped {
+                Outcome::Undelivered
+            } else {
+                Outcome::Complete
             },
             undelivered,
-            reconnects: speaker.handle.stats().reconnects,
-            pipelines: self.pipelines.into_iter().map(|p| p.summary(speaker, wall_s)).collect(),
+            delivery,
+            pipelines,
         }
     }
 }
 
 impl Running {
-    fn summary(self, speaker: &Speaker, wall_s: f64) -> PipelineSummary {
+    fn summary(self, wall_s: f64) -> PipelineSummary {
         let Totals { stages, end_to_end, known, right } = &self.publisher.totals;
         PipelineSummary {
-            counts: self.publisher.counts(speaker),
+            counts: self.publisher.counts(),
             wall_s,
             right: *right,
             known: *known,
@@ -325,6 +376,7 @@ fn start_pipeline(
     shared: &Shared,
 ) -> anyhow::Result<Running> {
     let name = &config.name;
+    let hold = config.source.when_full == WhenBufferFull::Wait;
     let source = source::open(&config.source, prepared.labels.clone(), shared.once)?;
     let (feed, intake) = source::feed(&config.source, name, shared.stop.clone());
     let (wake, source_stats) = (intake.wake.clone(), intake.stats.clone());
@@ -338,6 +390,7 @@ fn start_pipeline(
         vocabulary: prepared.vocabulary(config),
         publish_scores: config.publish_scores,
         qos: if config.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+        hold,
         delegate: prepared.delegate,
         stats: stats.clone(),
         source_stats,
@@ -346,6 +399,7 @@ fn start_pipeline(
         values: Vec::new(),
         json: Vec::new(),
         last_state: None,
+        unsaid_state: None,
         last_predictions: 0,
         last_drops: 0,
     };
@@ -357,7 +411,8 @@ fn start_pipeline(
         spans,
         stats,
         exchange: exchange.clone(),
-        hold: config.source.when_full == WhenBufferFull::Wait,
+        stop: shared.stop.clone(),
+        hold,
     };
     let infer = Infer::new(links, prepared.stages);
     threads::infer(index, name, infer, shared.ended.clone()).context("cannot start the infer thread")?;

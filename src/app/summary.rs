@@ -1,17 +1,18 @@
 //! What a finished run has done, for the person who started it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::energy::{Figure, Status};
 use crate::metrics::LatencySummary;
-use crate::publish::payload::Counts;
+use crate::publish::payload::{Counts, Delivery};
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All that was decided is delivered.
     Complete,
-    /// Messages were left when the time for delivery was over.
+    /// Something was dropped, or left when the time for delivery was over.
     Undelivered,
     /// A pipeline failed.
     Failed,
@@ -23,7 +24,7 @@ pub struct Summary {
     pub pipelines: Vec<PipelineSummary>,
     /// Messages that the broker has not acknowledged.
     pub undelivered: usize,
-    pub reconnects: u64,
+    pub delivery: Delivery,
 }
 
 #[derive(Debug)]
@@ -45,7 +46,8 @@ pub struct PipelineSummary {
 pub struct EnergyTotal {
     joules: f64,
     inferences: u64,
-    status: Option<Status>,
+    /// The last figure that told something, for meter and status.
+    figure: Option<Figure>,
     last_reason: Option<String>,
 }
 
@@ -55,7 +57,7 @@ impl EnergyTotal {
             (Some(joules), Some(inferences)) if figure.status != Status::Unavailable && inferences > 0 => {
                 self.joules += joules;
                 self.inferences += inferences;
-                self.status = Some(figure.status);
+                self.figure = Some(figure.clone());
             }
             _ => self.last_reason.clone_from(&figure.reason),
         }
@@ -64,29 +66,17 @@ impl EnergyTotal {
 
 impl fmt::Display for EnergyTotal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.status {
-            Some(status) => write!(
+        match &self.figure {
+            Some(figure) => write!(
                 f,
-                "{:.3} mJ an inference gross, {} over {} inferences",
+                "{:.3} mJ an inference gross, {} by {} over {} inferences",
                 self.joules / self.inferences as f64 * 1e3,
-                status_name(status),
+                figure.status.name(),
+                figure.meter.as_deref().unwrap_or("no meter"),
                 self.inferences
             ),
-            None => write!(
-                f,
-                "unavailable: {}",
-                self.last_reason.as_deref().unwrap_or("the run was too short for a reading")
-            ),
+            None => write!(f, "unavailable: {}", self.last_reason.as_deref().unwrap_or("no metrics were due")),
         }
-    }
-}
-
-fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Measured => "measured",
-        Status::Attributed => "attributed",
-        Status::Estimated => "estimated",
-        Status::Unavailable => "unavailable",
     }
 }
 
@@ -95,7 +85,9 @@ impl fmt::Display for Summary {
         for pipeline in &self.pipelines {
             writeln!(f, "{pipeline}")?;
         }
-        write!(f, "delivery: {} undelivered, {} reconnects", self.undelivered, self.reconnects)
+        let d = &self.delivery;
+        write!(f, "delivery: {} undelivered, {} reconnects, {} sent again", self.undelivered, d.reconnects, d.resent)?;
+        write!(f, "; dropped: {}", nonzero(&d.drops))
     }
 }
 
@@ -129,11 +121,12 @@ impl fmt::Display for PipelineSummary {
             }
         }
         writeln!(f, "  energy: {}", self.energy)?;
-        let nonzero = |counts: &std::collections::BTreeMap<&'static str, u64>| {
-            let shown: Vec<String> =
-                counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-            if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
-        };
         write!(f, "  rejected: {}; gaps: {}; dropped: {}", nonzero(&c.rejects), nonzero(&c.gaps), nonzero(&c.drops))
     }
+}
+
+/// The counts that are not zero, or "none".
+fn nonzero<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
+    let shown: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
 }

@@ -33,6 +33,15 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             pipeline.delegate.name,
         )?;
     }
+    for mut meter in app::build_meters(&config.power) {
+        let read = meter.read();
+        let info = meter.info();
+        match read {
+            Ok(_) => writeln!(out, "  meter {}: {}", info.name, info.detail.join("; "))?,
+            // Not a fault of the configuration: a meter may be plugged in later.
+            Err(error) => writeln!(out, "  meter {}: no reading now: {error}", info.name)?,
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

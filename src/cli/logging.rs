@@ -24,8 +24,10 @@ pub fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
         Err(_) => EnvFilter::new(level),
     };
     let registry = tracing_subscriber::registry().with(filter);
-    if stderr_is_journal() {
-        registry.with(tracing_journald::layer().context("cannot reach the journal")?).init();
+    // A journal that cannot be reached is no reason not to run: systemd takes the text as well.
+    let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
+    if let Some(journal) = journal {
+        registry.with(journal).init();
     } else {
         let text = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)

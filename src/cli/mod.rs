@@ -3,15 +3,17 @@
 mod check;
 mod inspect;
 mod logging;
+mod probe;
 mod run;
 mod watch;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::engine::probe;
+use crate::engine::probe::SUBCOMMAND;
 
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG, which systemd can be told not to restart.
 const EX_CONFIG: u8 = 78;
@@ -56,8 +58,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Subscribe to a broker and show predictions and metrics as they come
     Watch(watch::Args),
-    #[command(name = probe::SUBCOMMAND, hide = true)]
-    ProbeModel(probe::ChildArgs),
+    #[command(name = SUBCOMMAND, hide = true)]
+    ProbeModel(probe::Args),
     /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -82,11 +84,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
-        Command::ProbeModel(args) => Ok(ExitCode::from(probe::run_child(&args))),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "edgewatt", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::ProbeModel(args) => Ok(probe::run(args)),
+        Command::Completions { shell } => completions(shell),
     };
     result.unwrap_or_else(|error| {
         complain(&error);
@@ -94,8 +93,15 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// The generator panics where it cannot write, so it writes to memory.
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "edgewatt", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Standard error may be a full disk: then there is nothing left to complain to.
 fn complain(error: &anyhow::Error) {
-    use std::io::Write;
     let _ = writeln!(std::io::stderr(), "edgewatt: {error:#}");
 }

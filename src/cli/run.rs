@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::bail;
+
 use super::{ConfigArg, check, watch};
 use crate::app::{self, Outcome, RunOptions};
 
@@ -23,6 +25,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(code) => return Ok(code),
     };
+    if args.once
+        && let Some(endless) = config.pipelines.iter().find(|p| p.source.is_endless())
+    {
+        bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
+    }
     let mut viewer = None;
     let summary = app::run(config, prepared, RunOptions { once: args.once }, |host, port, topics| {
         if args.watch {

@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Broker::Tcp { host, port } = parse_broker(&args.broker).map_err(anyhow::Error::msg)? else {
         bail!("\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883");
     };
-    watch(&host, port, &args.topic, &AtomicBool::new(false))?;
+    watch(&host, port, &args.topic, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,7 +58,7 @@ pub fn spawn(host: String, port: u16, filter: String) -> Viewer {
             "Watching {host}:{port}. In a second terminal you can see the messages themselves:\n  \
              mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
         );
-        if let Err(error) = watch(&host, port, &filter, &ours) {
+        if let Err(error) = watch(&host, port, &filter, Some(&ours)) {
             tracing::warn!("the view has ended: {error:#}");
         }
     });
@@ -74,8 +74,8 @@ impl Viewer {
     }
 }
 
-/// Subscribes and shows until `finish` is set, or for ever.
-fn watch(host: &str, port: u16, filter: &str, finish: &AtomicBool) -> anyhow::Result<()> {
+/// Subscribes and shows until `finish` is set. Without it: for ever, unless the first connection fails.
+fn watch(host: &str, port: u16, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
     let mut options = MqttOptions::new(format!("edgewatt-watch-{}", std::process::id()), host, port);
     options.set_keep_alive(Duration::from_secs(30));
     options.set_max_packet_size(1 << 20, 1 << 20);
@@ -84,7 +84,7 @@ fn watch(host: &str, port: u16, filter: &str, finish: &AtomicBool) -> anyhow::Re
     let mut connected = false;
     let mut deadline: Option<Instant> = None;
     loop {
-        if finish.load(Ordering::Relaxed) {
+        if finish.is_some_and(|finish| finish.load(Ordering::Relaxed)) {
             let end = *deadline.get_or_insert_with(|| Instant::now() + LAST_MESSAGES);
             if view.offline || Instant::now() >= end {
                 return Ok(());
@@ -101,9 +101,10 @@ fn watch(host: &str, port: u16, filter: &str, finish: &AtomicBool) -> anyhow::Re
                 view.show(&publish.topic, &publish.payload, &mut io::stdout().lock()).context("cannot write")?;
             }
             Ok(Ok(_)) => {}
-            Ok(Err(error)) if !connected => bail!("{host}:{port}: {}", cause(&error)),
+            Ok(Err(error)) if !connected && finish.is_none() => bail!("{host}:{port}: {}", cause(&error)),
             Ok(Err(error)) => {
-                tracing::warn!("{host}:{port}: {}; connecting again", cause(&error));
+                // The daemon beside says the same of its own connection, where there is one.
+                tracing::debug!("{host}:{port}: {}; connecting again", cause(&error));
                 std::thread::sleep(RECONNECT);
             }
         }

@@ -95,6 +95,13 @@ pub struct Source {
     pub when_full: WhenBufferFull,
 }
 
+impl Source {
+    /// It starts over whenever it ends.
+    pub fn is_endless(&self) -> bool {
+        matches!(&self.kind, SourceKind::Replay(replay) if replay.repeat)
+    }
+}
+
 #[derive(Debug)]
 pub enum SourceKind {
     Replay(Replay),
@@ -184,6 +191,12 @@ pub struct Regress {
 pub struct Problem {
     pub key: Key,
     pub message: String,
+}
+
+impl Problem {
+    pub fn new(key: Key, message: impl std::fmt::Display) -> Self {
+        Self { key, message: message.to_string() }
+    }
 }
 
 /// Samples in a window, windows in an average and the like: far above any real use, far below what memory cannot hold.
@@ -284,9 +297,16 @@ impl Check {
         self.within(&at("connect_timeout_s"), mqtt.connect_timeout_s, 1, 300);
         self.within(&at("inflight"), mqtt.inflight, 1, 1000);
         self.within(&at("retry_min_ms"), mqtt.retry_min_ms, 10, 3_600_000);
-        self.within(&at("retry_max_ms"), mqtt.retry_max_ms, mqtt.retry_min_ms, 3_600_000);
+        self.within(&at("retry_max_ms"), mqtt.retry_max_ms, 10, 3_600_000);
+        if mqtt.retry_min_ms > mqtt.retry_max_ms {
+            let message = format!("{} is above retry_max_ms, {}", mqtt.retry_min_ms, mqtt.retry_max_ms);
+            self.problem(&at("retry_min_ms"), message);
+        }
+        if mqtt.client_id.as_deref() == Some("") {
+            self.problem(&at("client_id"), "it is empty; leave it out for edgewatt-<node id>");
+        }
         self.within(&at("queue").child("messages"), mqtt.queue.messages, 1, 10_000_000);
-        self.within(&at("queue").child("kib"), mqtt.queue.kib, 16, 4 * 1024 * 1024);
+        self.within(&at("queue").child("kib"), mqtt.queue.kib, 16, 2 * 1024 * 1024 - 1);
         let stop_timeout = self.seconds(&at("stop_timeout_s"), mqtt.stop_timeout_s, 0.1, 300.0);
         for level in mqtt.base_topic.split('/') {
             self.topic_level(&at("base_topic"), level);
@@ -365,6 +385,7 @@ impl Check {
     ) -> Option<Pipeline> {
         let key = Key::new(&["pipelines", &name]);
         self.topic_level(&key, &name);
+        self.classes_only(&key, &raw);
         let source = self.source(&key.child("source"), raw.source);
         let window = self.window(&key.child("window"), &raw.window, &source.records);
         let channels = source.records.channels.len();
@@ -390,6 +411,27 @@ impl Check {
             publish_scores: raw.publish.scores,
             qos,
         })
+    }
+
+    /// Keys that speak of classes, where the decision has none, would do nothing.
+    fn classes_only(&mut self, key: &Key, raw: &raw::Pipeline) {
+        if matches!(raw.decision, raw::Decision::Classify(_)) {
+            return;
+        }
+        let (source, records) = match &raw.source {
+            raw::Source::Replay(replay) => ("replay", &replay.records),
+            raw::Source::Lines(lines) => ("lines", &lines.records),
+        };
+        let useless = "only a classify decision has classes; leave it out";
+        if records.truth.is_some() {
+            self.problem(&key.child("source").child(source).child("records").child("truth"), useless);
+        }
+        if raw.model.labels.is_some() {
+            self.problem(&key.child("model").child("labels"), useless);
+        }
+        if raw.publish.scores {
+            self.problem(&key.child("publish").child("scores"), useless);
+        }
     }
 
     fn source(&mut self, key: &Key, source: raw::Source) -> Source {
@@ -497,6 +539,10 @@ impl Check {
     /// The columns of lines that have no header.
     fn columns(&mut self, key: &Key, raw: &raw::Records, header: bool) -> Vec<String> {
         match (&raw.columns, raw.format) {
+            _ if raw.header.is_some() && raw.format == Format::Ndjson => {
+                self.problem(&key.child("header"), "NDJSON has none: each line names its own fields; leave header out");
+                Vec::new()
+            }
             (Some(_), Format::Ndjson) => {
                 self.problem(&key.child("columns"), "NDJSON names its own fields; leave columns out");
                 Vec::new()
@@ -628,6 +674,11 @@ impl Check {
             raw::Decision::Regress(raw) => {
                 let key = key.child("regress");
                 self.within(&key.child("smooth"), raw.smooth, 1, MAX_SMOOTH);
+                let mut names = raw.names.clone();
+                names.sort();
+                if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                    self.problem(&key.child("names"), format!("`{}` is there twice", twice[0]));
+                }
                 if raw.names.is_empty() {
                     self.problem(&key.child("names"), "name each value of the output, such as [\"temperature_c\"]");
                 }
@@ -644,6 +695,10 @@ const BUILT_IN_DELEGATES: [&str; 2] = ["cpu", "xnnpack"];
 pub fn parse_broker(text: &str) -> Result<Broker, String> {
     if text == "embedded" {
         return Ok(Broker::Embedded);
+    }
+    if text.contains('@') {
+        // Not shown: it may hold a password.
+        return Err("user and password in the address are not offered; write \"mqtt://host:1883\"".into());
     }
     let wrong = |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"");
     let address = text.strip_prefix("mqtt://").ok_or_else(|| {

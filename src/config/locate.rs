@@ -61,10 +61,23 @@ pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) 
     let width = text.get(span.start..in_line).map_or(1, |s| s.chars().count().max(1));
     let gutter = " ".repeat(line_number.to_string().len());
     format!(
-        "{}:{line_number}:{column}: {message}\n {line_number} | {line}\n {gutter} | {}{}",
+        "{}:{line_number}:{column}: {message}\n {line_number} | {}\n {gutter} | {}{}",
         file.display(),
+        without_credentials(line),
         " ".repeat(column - 1),
         "^".repeat(width),
+    )
+}
+
+/// The line with what stands between `://` and `@` blotted out: logs and terminals are no place for a password.
+fn without_credentials(line: &str) -> String {
+    let credentials = line.find("://").zip(line.rfind('@')).filter(|(scheme, at)| scheme + 3 < *at);
+    credentials.map_or_else(
+        || line.to_owned(),
+        |(scheme, at)| {
+            let hidden = "*".repeat(line[scheme + 3..at].chars().count());
+            format!("{}{hidden}{}", &line[..scheme + 3], &line[at..])
+        },
     )
 }
 
@@ -81,6 +94,13 @@ mod tests {
         assert_eq!(at(&["a", "x", "y", "z"]).as_deref(), Some("'é'"));
         assert_eq!(at(&["a", "b", "missing"]).as_deref(), Some("{ c = [1, 20] }"));
         assert_eq!(at(&["nothing"]), None);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let text = "broker = \"mqtt://bob:s3cret@h\"";
+        let shown = show(Path::new("f.toml"), text, span_of(text, &Key::new(&["broker"])), "no");
+        assert!(shown.contains("mqtt://**********@h") && !shown.contains("s3cret"), "{shown}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The configuration: what the user wrote ([`raw`]), then what is checked and ready to use ([`checked`]).
 //!
-//! Every problem is found before the first is reported, each with file, line, column and what would be right.
+//! A text that is no configuration is reported at its first fault; of one that is, every wrong value is found before
+//! the first is reported. Each with file, line, column and what would be right.
 //! Relative paths count from the folder of the configuration file.
 
 mod checked;
@@ -14,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 pub use checked::{
     Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Meter, MeterKind, Mqtt,
-    Pipeline, Power, Records, Regress, Replay, Scope, Scores, Source, SourceKind, Speed, WhenBufferFull, WhenFull,
-    Window, parse_broker,
+    Pipeline, Power, Problem, Records, Regress, Replay, Scope, Scores, Source, SourceKind, Speed, WhenBufferFull,
+    WhenFull, Window, parse_broker,
 };
 pub use locate::Key;
 
@@ -51,15 +52,17 @@ impl Document {
 
     /// Parses and checks; `hostname` names the node when the file does not.
     pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
-        let root: raw::Root = toml::from_str(&self.text)
-            .map_err(|e| ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), e.message())] })?;
+        let root: raw::Root = toml::from_str(&self.text).map_err(|e| {
+            let message = format!("{}{}", e.message(), hint(e.message()));
+            ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), &message)] }
+        })?;
         let folder = self.path.parent().unwrap_or(Path::new(""));
         checked::check(root, folder, hostname, self.hash()).map_err(|problems| ConfigError {
             problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect(),
         })
     }
 
-    /// Shows a problem with the value at `key`.
+    /// Shows a problem with the value at its key.
     pub fn show(&self, key: &Key, message: &str) -> String {
         locate::show(&self.path, &self.text, locate::span_of(&self.text, key), &format!("{key}: {message}"))
     }
@@ -68,4 +71,21 @@ impl Document {
     fn hash(&self) -> String {
         Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// What the parser's word for a mistake does not say: what to write.
+fn hint(message: &str) -> &'static str {
+    let hints = [
+        ("missing field `mqtt`", "; write [mqtt] with broker = \"mqtt://host:1883\" or \"embedded\""),
+        ("missing field `broker`", "; write broker = \"mqtt://host:1883\" or \"embedded\""),
+        ("missing field `pipelines`", "; write a table such as [pipelines.shoulder]"),
+        ("missing field `source`", "; write source.replay = { path = \"...\" } or source.lines = { from = \"stdin\" }"),
+        ("missing field `records`", "; write what a line holds, at least records = { channels = [\"...\"] }"),
+        ("missing field `window`", "; write window = { samples = 200, hop = 50 }"),
+        ("missing field `model`", "; write model = { path = \"FILE.tflite\", labels = \"FILE.txt\" }"),
+        ("missing field `decision`", "; write one of decision.classify, decision.regress and decision.raw = {}"),
+        ("wanted exactly 1 element", ": exactly one kind must be written here"),
+        ("expected usize", ", a whole number that is not negative"),
+    ];
+    hints.iter().find(|(start, _)| message.contains(start)).map_or("", |(_, hint)| hint)
 }

@@ -414,7 +414,7 @@ mod defaults {
         5
     }
     pub fn inflight() -> u16 {
-        64
+        256
     }
     pub fn retry_min_ms() -> u64 {
         500

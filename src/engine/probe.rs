@@ -27,17 +27,13 @@ const TIME_LIMIT_S: u32 = 60;
 const MEMORY_LIMIT_BYTES: u64 = 8 << 30;
 
 /// What the child is told on its command line; the model comes on its standard input.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ChildArgs {
-    library: PathBuf,
-    /// For messages only
-    model: PathBuf,
-    #[arg(long)]
-    xnnpack: bool,
-    #[arg(long)]
-    threads: u16,
-    #[arg(long)]
-    batch: usize,
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub library: PathBuf,
+    /// For messages only.
+    pub model: PathBuf,
+    pub delegate: DelegateKind,
+    pub batch: usize,
 }
 
 /// Loads, allocates and invokes `bytes` once in a child, which runs `program`, this very binary.
@@ -100,8 +96,8 @@ fn first_error(stderr: &[u8]) -> String {
 }
 
 /// The child: its exit code.
-pub fn run_child(args: &ChildArgs) -> u8 {
-    match try_model(args) {
+pub fn run_child(task: &Task) -> u8 {
+    match try_model(task) {
         Ok(()) => 0,
         Err(error) => {
             // Without a reader the exit code alone must do.
@@ -111,23 +107,19 @@ pub fn run_child(args: &ChildArgs) -> u8 {
     }
 }
 
-fn try_model(args: &ChildArgs) -> Result<(), EngineError> {
+fn try_model(task: &Task) -> Result<(), EngineError> {
     let limit = |e: nix::Error| EngineError::Runtime { step: "limit the child", reason: e.to_string() };
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(limit)?;
     #[cfg(target_pointer_width = "64")]
     setrlimit(Resource::RLIMIT_AS, MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES).map_err(limit)?;
     alarm::set(TIME_LIMIT_S);
 
-    let runtime = Runtime::load(Some(&args.library))?;
+    let runtime = Runtime::load(Some(&task.library))?;
     let mut bytes = Vec::new();
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|e| EngineError::Runtime { step: "read the model", reason: e.to_string() })?;
-    let delegate = match args.xnnpack {
-        true => DelegateKind::Xnnpack { threads: args.threads },
-        false => DelegateKind::Cpu { threads: args.threads },
-    };
-    let mut engine = TfliteEngine::new(&runtime, &args.model, &bytes, delegate, args.batch)?;
+    let mut engine = TfliteEngine::new(&runtime, &task.model, &bytes, task.delegate, task.batch)?;
     let features = vec![0.0; engine.inputs()[0].len()];
     engine.set_input(&features)?;
     engine.invoke()?;

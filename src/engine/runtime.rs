@@ -22,8 +22,12 @@ impl Runtime {
     /// Loads the first library found: `configured`, `$EDGEWATT_RUNTIME`, beside the binary, the system's folders.
     pub fn load(configured: Option<&Path>) -> Result<Self, EngineError> {
         let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
-        let library = Library::from_path(&path)
-            .map_err(|e| EngineError::RuntimeUnusable { path: path.clone(), reason: e.to_string() })?;
+        let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
+        let library = Library::from_path(&path).map_err(|e| unusable(e.to_string()))?;
+        // The binding looks symbols up when they are called, and then panics: another library must not get that far.
+        if let Err(e) = &library.as_sys().TfLiteModelCreate {
+            return Err(unusable(e.to_string()));
+        }
         Ok(Self { library: Box::leak(Box::new(library)), path })
     }
 }
@@ -49,6 +53,7 @@ fn candidates(executable: Option<&Path>) -> Vec<PathBuf> {
     let arch = std::env::consts::ARCH;
     // The folder that `make runtime` fills; the kernel's name for 32-bit Arm is the one that it uses.
     let fetched = Path::new("runtime").join(if arch == "arm" { "armv7l" } else { arch });
+    let triplet = if arch == "arm" { "arm-linux-gnueabihf".into() } else { format!("{arch}-linux-gnu") };
     let mut folders = Vec::new();
     if let Some(beside) = executable.and_then(Path::parent) {
         folders.push(beside.to_owned());
@@ -57,7 +62,7 @@ fn candidates(executable: Option<&Path>) -> Vec<PathBuf> {
         folders.push(beside.join("../..").join(fetched));
     }
     folders.extend(
-        ["/usr/lib/edgewatt".into(), "/usr/local/lib".into(), format!("/usr/lib/{arch}-linux-gnu"), "/usr/lib".into()]
+        ["/usr/lib/edgewatt".into(), "/usr/local/lib".into(), format!("/usr/lib/{triplet}"), "/usr/lib".into()]
             .map(PathBuf::from),
     );
     folders.into_iter().map(|folder| folder.join(FILE_NAME)).collect()

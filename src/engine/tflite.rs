@@ -11,7 +11,8 @@ use super::{Element, Engine, EngineError, TensorInfo};
 use crate::config::DelegateKind;
 use crate::model::{ModelSummary, OperatorCount};
 
-/// A model in the interpreter, with its tensors taken once.
+/// A model in the interpreter, with its tensors taken once; those of a stateful model, at each invocation, which costs
+/// an allocation.
 ///
 /// The binding's interpreter does not borrow its model and its tensor lists allocate at each call. Hence the order of
 /// the fields (views, interpreter, model: they drop in it), and the views with a lifetime of their own.
@@ -20,6 +21,8 @@ pub struct TfliteEngine {
     outputs: Vec<Tensor<'static>>,
     interpreter: Interpreter<'static>,
     _model: Model<'static>,
+    /// Keeps tensors from one invocation to the next.
+    stateful: bool,
     input_info: Vec<TensorInfo>,
     output_info: Vec<TensorInfo>,
 }
@@ -63,6 +66,11 @@ impl TfliteEngine {
         if batch != 1 {
             resize_batch(&mut interpreter, batch)?;
         }
+        // What cannot be read counts as stateful, which is the safer of the two.
+        let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
+        if !stateful {
+            warm_up(&mut interpreter)?;
+        }
         let (input, outputs) = views(&mut interpreter)?;
         let input_info = vec![describe(
             input.name(),
@@ -78,7 +86,7 @@ impl TfliteEngine {
         if batch != 1 {
             check_batch(&output_info, batch)?;
         }
-        Ok(Self { input, outputs, interpreter, _model: model, input_info, output_info })
+        Ok(Self { input, outputs, interpreter, _model: model, stateful, input_info, output_info })
     }
 }
 
@@ -107,7 +115,11 @@ impl Engine for TfliteEngine {
     }
 
     fn invoke(&mut self) -> Result<(), EngineError> {
-        self.interpreter.invoke().map_err(failed("invoke"))
+        self.interpreter.invoke().map_err(failed("invoke"))?;
+        if self.stateful {
+            (self.input, self.outputs) = views(&mut self.interpreter)?;
+        }
+        Ok(())
     }
 
     fn output(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError> {
@@ -257,14 +269,24 @@ fn describe(
     Ok(info)
 }
 
+/// The first invocation, which takes longer than those that follow and may add tensors; on zeros.
+fn warm_up(interpreter: &mut Interpreter<'_>) -> Result<(), EngineError> {
+    for mut input in interpreter.inputs_mut().map_err(failed("list the inputs"))? {
+        input.as_bytes_mut().map_err(failed("reach the input"))?.fill(0);
+    }
+    interpreter.invoke().map_err(failed("invoke"))
+}
+
 /// The interpreter's tensors, once, to be kept beside it.
 #[allow(unsafe_code)]
 fn views(interpreter: &mut Interpreter<'static>) -> Result<(TensorMut<'static>, Vec<Tensor<'static>>), EngineError> {
     let input = interpreter.inputs_mut().map_err(failed("list the inputs"))?.swap_remove(0);
     // SAFETY: a view is a pointer to a tensor header and a reference to the library, which is never unloaded. The
-    // header lives as long as the interpreter and moves only when its tensors are allocated or its graph is changed;
-    // both happen before this call and never after, and TfliteEngine drops its views before its interpreter. No view
-    // holds a reference into tensor data: that is asked for at each use, while `&mut self` keeps invoke out.
+    // header lives as long as the interpreter, and TfliteEngine drops its views before its interpreter. Headers move
+    // when tensors are added: while they are allocated, and in the first invocation, where operators behind a tensor of
+    // dynamic size are prepared. So the views are taken after both, and of a model that must not have an invocation of
+    // ours before its own, after each one. No view holds a reference into tensor data: that is asked for at each use,
+    // while `&mut self` keeps invoke out.
     let input = unsafe { std::mem::transmute::<TensorMut<'_>, TensorMut<'static>>(input) };
     let outputs = interpreter.outputs().map_err(failed("list the outputs"))?;
     // SAFETY: as above.

@@ -22,7 +22,8 @@ const PERIOD_MIN: Duration = Duration::from_millis(1);
 /// Reading two clocks one after the other may show less than this as a suspend that was none.
 const SUSPEND_MIN: Duration = Duration::from_millis(100);
 
-/// Reads all `meters` each `period` until `stop` is requested; fails only when the kernel refuses to sleep.
+/// Reads all `meters` each `period` until `stop` is requested, and once more then; fails only when the kernel refuses
+/// to sleep.
 ///
 /// `on_reading` gets the meter's index. The energy of a meter across a suspend is unknown and reported as
 /// [`MeterError::Rebaselined`]. Runs on the calling thread.
@@ -36,6 +37,7 @@ pub fn run(
     let mut states: Vec<State> = meters.iter().map(|_| State::default()).collect();
     let mut deadline = MonoTime::now();
     let mut slept = suspended();
+    let mut last = false;
     loop {
         let asleep = suspended().saturating_sub(slept);
         slept += asleep;
@@ -47,10 +49,11 @@ pub fn run(
             log_change(meter.as_ref(), state.note(MonoTime::now(), period, &result), &result);
             on_reading(index, result);
         }
-        deadline = next_deadline(deadline, period, MonoTime::now());
-        if stop.sleep_until(deadline)? == Waited::Stopped {
+        if last {
             return Ok(());
         }
+        deadline = next_deadline(deadline, period, MonoTime::now());
+        last = stop.sleep_until(deadline)? == Waited::Stopped;
     }
 }
 
@@ -224,8 +227,8 @@ mod tests {
             }
         })
         .unwrap();
-        assert_eq!(model.len(), 5);
-        assert!((1..5).contains(&absent), "what is absent is tried more slowly: {absent}");
+        assert_eq!(model.len(), 6, "all are read once more after the stop");
+        assert!((1..6).contains(&absent), "what is absent is tried more slowly: {absent}");
         assert!(model.windows(2).all(|pair| pair[0] < pair[1]));
     }
 

@@ -35,10 +35,10 @@ const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Why a model file could not be read; in every case the model is to be refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    #[error("cannot read model {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("model {}: {source}", path.display())]
-    InFile { path: PathBuf, source: Box<ModelError> },
+    #[error("cannot read model {}: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("model {}: {error}", path.display())]
+    InFile { path: PathBuf, error: Box<ModelError> },
     #[error("not a TFLite model: bytes 4..8 are {found}, expected `TFL3`")]
     NotTflite { found: String },
     #[error("{field} needs {needed} bytes at byte {at}, but the file ends at byte {file_bytes}: is it cut off?")]
@@ -95,9 +95,8 @@ pub struct Signature {
 impl ModelSummary {
     /// Reads the regular file at `path`; errors are `Read`, or `InFile` around what [`Self::from_bytes`] says.
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let bytes = read_file(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes)
-            .map_err(|source| ModelError::InFile { path: path.to_owned(), source: Box::new(source) })
+        let bytes = read_file(path).map_err(|error| ModelError::Read { path: path.to_owned(), error })?;
+        Self::from_bytes(&bytes).map_err(|error| ModelError::InFile { path: path.to_owned(), error: Box::new(error) })
     }
 
     /// Reads a whole .tflite file; errors: `NotTflite`, `Truncated`, `Index`, `Malformed`.
@@ -135,7 +134,8 @@ impl ModelSummary {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a regular file that is not absurdly large.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO would wait for its writer, and a device never ends.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));

@@ -164,6 +164,12 @@ impl Handle {
         Stats { outbox: stores.outbox.stats(), retained: stores.retained.stats(), reconnects }
     }
 
+    /// The broker takes messages, but more than `messages` further ones may not fit before it has taken some.
+    pub fn is_crowded(&self, messages: usize) -> bool {
+        let stores = self.shared.stores();
+        stores.connected && stores.outbox.is_crowded(messages)
+    }
+
     /// The state of the link, and a way to wait for it to change.
     pub fn status(&self) -> watch::Receiver<LinkStatus> {
         self.shared.status.subscribe()
@@ -277,7 +283,7 @@ impl Link {
 
     /// Connects, serves and reconnects until [`Handle::drain`]; returns how many messages were left.
     pub async fn run(mut self) -> usize {
-        let mut backoff = Backoff::new(self.settings.backoff_min, self.settings.backoff_max);
+        let mut backoff = Backoff::new(self.settings.retry_min, self.settings.retry_max);
         while !self.is_over() {
             let begun = Instant::now();
             let ended = self.connection().await;

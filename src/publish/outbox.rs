@@ -280,6 +280,13 @@ impl Outbox {
         Pushed::Refused(reason)
     }
 
+    /// Whether so many further messages may not fit; by bytes, if they are no larger than those held.
+    pub fn is_crowded(&self, messages: usize) -> bool {
+        let held = self.len();
+        let mean_bytes = self.bytes / held.max(1);
+        held + messages > self.limits.max_messages || self.bytes + messages * mean_bytes > self.limits.max_bytes
+    }
+
     /// Whether `next_to_send` would return a message.
     pub fn can_send(&self) -> bool {
         self.waiting.front().is_some_and(|entry| self.has_room(entry.message.qos))

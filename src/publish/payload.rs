@@ -122,6 +122,8 @@ pub struct Metrics<'a> {
     pub latency_us: Latencies,
     /// Since the start of the daemon.
     pub counts: &'a Counts,
+    /// Of the node, all pipelines together.
+    pub delivery: &'a Delivery,
     pub energy: &'a [Figure],
     pub process: &'a Process,
 }
@@ -144,6 +146,19 @@ pub struct Counts {
     pub rejects: BTreeMap<&'static str, u64>,
     pub gaps: BTreeMap<&'static str, u64>,
     pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// The way to the broker: totals since the start of the daemon, but for `queued`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Delivery {
+    /// Messages that wait or are not yet acknowledged, as of now.
+    pub queued: u64,
+    pub delivered: u64,
+    /// Sent again after a reconnect: possible duplicates.
+    pub resent: u64,
+    pub reconnects: u64,
+    /// Messages dropped, by what they were and why, as `prediction.full`.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// The daemon as a whole; null where the kernel does not tell.
@@ -183,6 +198,8 @@ pub enum PipelineState {
     Running,
     /// The source has ended and everything it gave is decided.
     Ended,
+    /// The daemon was told to stop.
+    Stopped,
     Failed,
 }
 

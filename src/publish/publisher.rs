@@ -4,16 +4,16 @@
 //! decisions off the rings as fast as they come, whether or not a broker is there.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::mqtt::Handle;
-use super::outbox::{Class, Marks, Message, Qos};
+use super::outbox::{Bytes, Class, Marks, Message, Qos, Reason};
 use super::payload::{
-    Clocks, Counts, DelegateState, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
+    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
     Prediction, Process, SCHEMA_VERSION, Verdict as VerdictPayload,
 };
 use super::topic::{NodeTopics, PipelineTopics};
@@ -22,9 +22,8 @@ use crate::energy::Figure;
 use crate::metrics::{Latency, PipelineStats, StageTimes};
 use crate::pipeline::Decision;
 use crate::ring::FrameRx;
-use crate::source::{Reject, SourceStats};
+use crate::source::{Gap, Reject, SourceStats};
 use crate::units::MonoTime;
-use crate::window::Gap;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
@@ -52,6 +51,25 @@ impl Speaker {
     /// Publishes a state, which the broker keeps.
     pub fn retain(&self, topic: &Arc<str>, payload: &impl Serialize) {
         self.say(topic, payload, Qos::AtLeastOnce, true, Class::State);
+    }
+
+    /// How delivery stands.
+    pub fn delivery(&self) -> Delivery {
+        let stats = self.handle.stats();
+        let drops = stats.outbox.drops.plus(&stats.retained.drops);
+        let of_class = |class: Class| Reason::ALL.iter().map(move |reason| (class, *reason));
+        Delivery {
+            queued: stats.outbox.queued + stats.outbox.handed,
+            delivered: stats.outbox.acked + stats.outbox.written,
+            resent: stats.outbox.resent,
+            reconnects: stats.reconnects,
+            drops: Class::ALL
+                .into_iter()
+                .flat_map(of_class)
+                .map(|(class, reason)| (format!("{}.{}", class.name(), reason.name()), drops.get(class, reason)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+        }
     }
 
     fn say(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
@@ -98,6 +116,15 @@ pub enum Vocabulary {
     Outputs(Vec<usize>),
 }
 
+/// What is left after a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    Empty,
+    More,
+    /// There is more, and the source can be held back until the link has taken what is queued.
+    Held,
+}
+
 /// One pipeline's way out.
 pub struct PipelinePublisher {
     pub index: usize,
@@ -107,6 +134,8 @@ pub struct PipelinePublisher {
     pub vocabulary: Vocabulary,
     pub publish_scores: bool,
     pub qos: Qos,
+    /// The source can be held back, so that nothing need be dropped while the broker takes what is queued.
+    pub hold: bool,
     pub delegate: DelegateState,
     pub stats: Arc<PipelineStats>,
     pub source_stats: Arc<SourceStats>,
@@ -115,6 +144,8 @@ pub struct PipelinePublisher {
     pub values: Vec<f32>,
     pub json: Vec<u8>,
     pub last_state: Option<(Option<u16>, MonoTime)>,
+    /// The latest decision, where it has not been said on the state topic.
+    pub unsaid_state: Option<Message>,
     pub last_predictions: u64,
     pub last_drops: u64,
 }
@@ -129,10 +160,13 @@ pub struct Totals {
 }
 
 impl PipelinePublisher {
-    /// Encodes what has been decided, at most a batch; whether there may be more.
-    pub fn drain(&mut self, speaker: &Speaker) -> bool {
+    /// Encodes what has been decided, at most a batch; `may_hold`: there is time to wait for the broker.
+    pub fn drain(&mut self, speaker: &Speaker, may_hold: bool) -> Drained {
         if self.decisions.is_empty() {
-            return false;
+            return Drained::Empty;
+        }
+        if may_hold && self.hold && speaker.handle.is_crowded(BATCH) {
+            return Drained::Held;
         }
         let clocks = Clocks::now();
         for _ in 0..BATCH {
@@ -145,10 +179,10 @@ impl PipelinePublisher {
             });
             match popped {
                 Some(decision) => self.publish(speaker, &clocks, &decision),
-                None => return false,
+                None => return Drained::Empty,
             }
         }
-        true
+        Drained::More
     }
 
     /// The infer thread has gone and its last decision is out.
@@ -172,7 +206,7 @@ impl PipelinePublisher {
         }
         let message = |topic: &Arc<str>, retain| Message {
             topic: topic.clone(),
-            payload: super::outbox::Bytes::copy_from_slice(&json),
+            payload: Bytes::copy_from_slice(&json),
             qos: if retain { Qos::AtLeastOnce } else { self.qos },
             retain,
             class: if retain { Class::State } else { Class::Prediction },
@@ -189,9 +223,13 @@ impl PipelinePublisher {
         };
         let due =
             self.last_state.is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
+        let state = message(&self.topics.state, true);
         if due {
-            speaker.handle.publish(message(&self.topics.state, true));
+            speaker.handle.publish(state);
             self.last_state = Some((class, decision.invoke_end));
+            self.unsaid_state = None;
+        } else {
+            self.unsaid_state = Some(state);
         }
         if let (Verdict::Class { class, .. }, Some(truth)) = (decision.verdict, decision.truth) {
             self.totals.known += 1;
@@ -235,12 +273,15 @@ impl PipelinePublisher {
         interval: Duration,
         stages: &StageTimes,
         energy: &[Figure],
-        process: &Process,
+        (delivery, process): (&Delivery, &Process),
     ) {
+        if let Some(state) = self.unsaid_state.take() {
+            speaker.handle.publish(state);
+        }
         let [publish, end_to_end] = self.hand_over.take(self.index);
         self.totals.stages.add(stages);
         self.totals.end_to_end.add(&end_to_end);
-        let counts = self.counts(speaker);
+        let counts = self.counts();
         let payload = Metrics {
             envelope: speaker.envelope(MonoTime::now()),
             interval_s: interval.as_secs_f64(),
@@ -254,6 +295,7 @@ impl PipelinePublisher {
                 end_to_end: end_to_end.summary(),
             },
             counts: &counts,
+            delivery,
             energy,
             process,
         };
@@ -268,10 +310,8 @@ impl PipelinePublisher {
     }
 
     /// All counts as of now.
-    pub fn counts(&self, speaker: &Speaker) -> Counts {
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        // The outbox is the node's: what it dropped shows with every pipeline.
-        let outbox = speaker.handle.stats().outbox;
+    pub fn counts(&self) -> Counts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             samples: load(&self.source_stats.samples),
             windows: load(&self.stats.windows),
@@ -281,7 +321,7 @@ impl PipelinePublisher {
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
                 ("decision_overflow", load(&self.stats.dropped)),
-                ("outbox", outbox.drops.total()),
+                ("undecided_at_stop", load(&self.stats.undecided)),
             ]),
         }
     }

@@ -4,8 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::record::{Record, RecordParser, Reject};
 use super::{Feed, Source, SourceError, Taken};
@@ -15,6 +18,9 @@ use crate::units::MonoTime;
 
 /// A longer line is rejected, and passed over without being kept.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// After a writer's fault, how long the next one waits: a writer that tries for ever must not take a core.
+const AFTER_FAULT: Duration = Duration::from_millis(100);
 
 /// Cuts what it reads into lines; holds at most one that is not complete.
 pub struct LineReader {
@@ -102,8 +108,8 @@ pub struct LinesSource {
 
 enum Opened {
     Stdin,
-    Fifo(PathBuf),
-    Socket { listener: UnixListener, path: PathBuf },
+    Fifo { fifo: File, path: PathBuf },
+    Socket { listener: UnixListener, path: PathBuf, _lock: Flock<File> },
 }
 
 impl LinesSource {
@@ -112,9 +118,12 @@ impl LinesSource {
             From::Stdin => Opened::Stdin,
             From::Fifo(path) => {
                 check_fifo(path)?;
-                Opened::Fifo(path.clone())
+                Opened::Fifo { fifo: open_fifo(path)?, path: path.clone() }
             }
-            From::Socket(path) => Opened::Socket { listener: listen(path)?, path: path.clone() },
+            From::Socket(path) => {
+                let (listener, lock) = listen(path)?;
+                Opened::Socket { listener, path: path.clone(), _lock: lock }
+            }
         };
         Ok(Self { from, parser, once })
     }
@@ -123,27 +132,46 @@ impl LinesSource {
 impl Source for LinesSource {
     fn run(mut self: Box<Self>, feed: &mut Feed) -> Result<(), SourceError> {
         loop {
-            let taken = match &self.from {
+            let streamed = match &mut self.from {
                 Opened::Stdin => {
                     let mut stdin = io::stdin().lock();
                     return stream(&mut stdin, Path::new("standard input"), &mut self.parser, feed).map(drop);
                 }
-                Opened::Fifo(path) => {
-                    // Opened anew for each writer: an old descriptor would report the last one's end for ever.
-                    let mut fifo = open_fifo(path)?;
-                    stream(&mut fifo, path, &mut self.parser, feed)?
+                Opened::Fifo { fifo, path } => {
+                    let streamed = stream(fifo, path, &mut self.parser, feed);
+                    // Opened anew for each writer, since an old descriptor reports the last one's end for ever; and
+                    // before the old one is closed, so that a writer in between finds a reader.
+                    *fifo = open_fifo(path)?;
+                    streamed
                 }
-                Opened::Socket { listener, path } => {
+                Opened::Socket { listener, path, .. } => {
                     let io_error = |e| SourceError::io("wait on", path, e);
                     if feed.stop().wait_readable(listener.as_fd()).map_err(io_error)? == Waited::Stopped {
                         return Ok(());
                     }
-                    let (mut connection, _) = listener.accept().map_err(io_error)?;
-                    stream(&mut connection, path, &mut self.parser, feed)?
+                    match listener.accept() {
+                        Ok((mut connection, _)) => stream(&mut connection, path, &mut self.parser, feed),
+                        Err(error) => Err(SourceError::io("accept a connection on", path, error)),
+                    }
                 }
             };
-            if self.once || taken == Taken::Stopped {
-                return Ok(());
+            match streamed {
+                Ok(Taken::Stopped) => return Ok(()),
+                Ok(Taken::Kept) if self.once => return Ok(()),
+                Err(error) if self.once => return Err(error),
+                Ok(Taken::Kept) => {}
+                // One writer's fault is not the next one's.
+                Err(error) => {
+                    feed.writer_refused(&error, MonoTime::now());
+                    if feed
+                        .stop()
+                        .sleep_until(MonoTime::now() + AFTER_FAULT)
+                        .map_err(|e| SourceError::io("wait for", Path::new("the next writer"), e))?
+                        == Waited::Stopped
+                    {
+                        return Ok(());
+                    }
+                }
             }
             feed.interrupted();
         }
@@ -153,7 +181,7 @@ impl Source for LinesSource {
 impl Drop for LinesSource {
     fn drop(&mut self) {
         if let Opened::Socket { path, .. } = &self.from {
-            // Another daemon that starts later removes a stale one too.
+            // The next daemon replaces a stale one too.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -193,6 +221,7 @@ fn stream(
                 return Ok(Taken::Stopped);
             }
         }
+        feed.wake_reader();
         if count == 0 {
             if reader.rest() != Line::More {
                 feed.take(Err(Reject::Unterminated), &[], arrival);
@@ -217,15 +246,22 @@ fn open_fifo(path: &Path) -> Result<File, SourceError> {
 }
 
 /// Listens on a socket file of its own; one that nobody listens on any more is replaced.
-fn listen(path: &Path) -> Result<UnixListener, SourceError> {
-    let stale = |path: &Path| {
-        std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-            && std::os::unix::net::UnixStream::connect(path).is_err()
-    };
-    if stale(path) {
+///
+/// A lock beside it tells a second daemon that the first one lives, without a connection to it, which the first would
+/// take for a writer.
+fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_file = File::create(&lock_path).map_err(|e| SourceError::io("make the lock of", path, e))?;
+    let lock = Flock::lock(lock_file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| SourceError::SocketInUse { path: path.to_owned() })?;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
         std::fs::remove_file(path).map_err(|e| SourceError::io("remove the stale socket", path, e))?;
     }
-    UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))
+    let listener = UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))?;
+    Ok((listener, lock))
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::config::{From, Source as SourceConfig, SourceKind, WhenBufferFull};
 use crate::ring::{FrameRx, FrameTx, frame_ring};
 use crate::stop::Stop;
 use crate::units::MonoTime;
-use crate::window::Gap;
 
 use lines::LinesSource;
 use replay::ReplaySource;
@@ -40,6 +39,10 @@ pub enum SourceError {
     Header { path: PathBuf, error: HeaderError },
     #[error("{0} is not a FIFO; remove it and run `mkfifo {0}`", path.display())]
     NotAFifo { path: PathBuf },
+    #[error("{} is in use: another edgewatt listens there", path.display())]
+    SocketInUse { path: PathBuf },
+    #[error("{} is no regular file, as a recording must be", path.display())]
+    NotAFile { path: PathBuf },
     #[error("{} holds no record that can be used; see the rejects in the log", path.display())]
     NothingAccepted { path: PathBuf },
 }
@@ -73,6 +76,33 @@ pub fn check(config: &SourceConfig) -> Result<(), SourceError> {
     }
 }
 
+/// Why the samples before do not belong with those after: a window that spans it is thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// The stream's time jumped ahead by more than the longest allowed gap.
+    TimeJump,
+    /// The stream's time stood still or went back.
+    TimeBack,
+    /// Samples were dropped because the pipeline could not keep up.
+    Overflow,
+    /// The stream was cut: a writer left, a recording started over, or a row of records was rejected.
+    Interrupted,
+}
+
+impl Gap {
+    pub const ALL: [Self; 4] = [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted];
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TimeJump => "time_jump",
+            Self::TimeBack => "time_back",
+            Self::Overflow => "overflow",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// What goes through the ring with each sample's values.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleHeader {
@@ -87,6 +117,7 @@ pub struct SampleHeader {
 /// Counts of one source, since the start.
 #[derive(Debug, Default)]
 pub struct SourceStats {
+    /// Handed to the pipeline; neither rejected nor dropped.
     pub samples: AtomicU64,
     pub overflow: AtomicU64,
     rejects: [AtomicU64; Reject::ALL.len()],
@@ -212,6 +243,12 @@ impl Feed {
         self.gap = Some(Gap::Interrupted);
     }
 
+    /// Tells the reader of what was taken. Call before anything that may wait: a wake-up for each sample costs more
+    /// than the sample does.
+    pub fn wake_reader(&self) {
+        self.wake.0.reader();
+    }
+
     /// Takes a parsed record and its values, or counts why it was none.
     pub fn take(&mut self, parsed: Result<Record, Reject>, values: &[f32], arrival: MonoTime) -> Taken {
         let record = match parsed {
@@ -225,7 +262,6 @@ impl Feed {
             self.interrupted();
         }
         self.rejected_in_a_row = 0;
-        self.stats.samples.fetch_add(1, Ordering::Relaxed);
         let header = SampleHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: self.gap };
         self.push(header, values)
     }
@@ -241,12 +277,13 @@ impl Feed {
             }
             self.wait_for_room();
         }
+        self.stats.samples.fetch_add(1, Ordering::Relaxed);
         self.gap = None;
-        self.wake.0.reader();
         if self.stop.is_requested() { Taken::Stopped } else { Taken::Kept }
     }
 
     fn wait_for_room(&self) {
+        self.wake_reader();
         self.wake.0.writer.get_or_init(std::thread::current);
         self.wake.0.writer_waits.store(true, Ordering::Release);
         if self.ring.is_full() {
@@ -264,6 +301,14 @@ impl Feed {
                 dropped_samples = count,
                 "the pipeline cannot keep up; samples are dropped"
             );
+        }
+    }
+
+    /// Counts a writer whose stream could not be read; the next one may do better.
+    fn writer_refused(&mut self, error: &SourceError, now: MonoTime) {
+        self.stats.rejects[Reject::Header as usize].fetch_add(1, Ordering::Relaxed);
+        if self.reject_log[Reject::Header as usize].allows(now) {
+            tracing::warn!(pipeline = self.pipeline, %error, "a writer is refused");
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use fast_float2::FastFloat;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::config::{Format, Records};
@@ -24,11 +25,20 @@ pub enum Reject {
     TooLong,
     /// The stream ended inside the line.
     Unterminated,
+    /// A writer's first line does not name the columns.
+    Header,
 }
 
 impl Reject {
-    pub const ALL: [Self; 6] =
-        [Self::Malformed, Self::Missing, Self::NotFinite, Self::OutOfRange, Self::TooLong, Self::Unterminated];
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Missing,
+        Self::NotFinite,
+        Self::OutOfRange,
+        Self::TooLong,
+        Self::Unterminated,
+        Self::Header,
+    ];
 
     /// The name under which it is counted.
     pub fn name(self) -> &'static str {
@@ -39,6 +49,7 @@ impl Reject {
             Self::OutOfRange => "out_of_range",
             Self::TooLong => "too_long",
             Self::Unterminated => "unterminated",
+            Self::Header => "header",
         }
     }
 }
@@ -100,6 +111,11 @@ impl RecordParser {
     /// The first line of each stream names the columns.
     pub fn wants_header(&self) -> bool {
         self.records.header
+    }
+
+    /// Records carry a time of their own.
+    pub fn has_time(&self) -> bool {
+        self.records.time.is_some()
     }
 
     /// The values of the last sample, one a channel.
@@ -165,10 +181,9 @@ impl RecordParser {
                 continue;
             }
             let start = if column == 0 { 0 } else { self.ends[column - 1] };
-            let text = std::str::from_utf8(&self.fields[start..self.ends[column]]).map_err(|_| Reject::Malformed)?;
-            let text = text.trim();
+            let text = self.fields[start..self.ends[column]].trim_ascii();
             match role {
-                Role::Channel(channel) => self.values[channel] = number::<f32>(text)?,
+                Role::Channel(channel) => self.values[channel] = number(text)?,
                 Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.records.time_unit_ns)?),
                 Role::Truth => record.truth = known_label(&self.labels, text, &mut self.last_truth),
                 Role::Unused => {}
@@ -222,11 +237,11 @@ impl RecordParser {
     }
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, Reject> {
+fn number<T: FastFloat>(text: &[u8]) -> Result<T, Reject> {
     if text.is_empty() {
         return Err(Reject::Missing);
     }
-    text.parse().map_err(|_| Reject::Malformed)
+    fast_float2::parse(text).map_err(|_| Reject::Malformed)
 }
 
 fn nanoseconds(time: f64, unit_ns: f64) -> Result<i64, Reject> {
@@ -241,9 +256,9 @@ fn nanoseconds(time: f64, unit_ns: f64) -> Result<i64, Reject> {
 }
 
 /// The index of `text` among `labels`. Neighbouring records mostly have the same one, so the last is tried first.
-fn known_label(labels: &[String], text: &str, last: &mut usize) -> Option<u16> {
-    if labels.get(*last).is_none_or(|label| label != text) {
-        *last = labels.iter().position(|label| label == text)?;
+fn known_label(labels: &[String], text: &[u8], last: &mut usize) -> Option<u16> {
+    if labels.get(*last).is_none_or(|label| label.as_bytes() != text) {
+        *last = labels.iter().position(|label| label.as_bytes() == text)?;
     }
     u16::try_from(*last).ok()
 }
@@ -282,7 +297,8 @@ impl<'de> Visitor<'de> for JsonRecord<'_> {
             } else if self.records.time.as_deref() == Some(&*name) {
                 time = Some(map.next_value()?);
             } else if self.records.truth.as_deref() == Some(&*name) {
-                truth = known_label(self.labels, &map.next_value_seed(Text)?, self.last_truth);
+                let text = map.next_value_seed(Truth)?;
+                truth = text.and_then(|text| known_label(self.labels, text.as_bytes(), self.last_truth));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -311,6 +327,44 @@ impl<'de> Visitor<'de> for Text {
     }
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
         Ok(text.to_owned().into())
+    }
+}
+
+/// The true class as a string; a null or a number names no class.
+struct Truth;
+
+impl<'de> DeserializeSeed<'de> for Truth {
+    type Value = Option<std::borrow::Cow<'de, str>>;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Truth {
+    type Value = Option<std::borrow::Cow<'de, str>>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a class")
+    }
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Some(text.into()))
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(text.to_owned().into()))
+    }
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
     }
 }
 
@@ -383,6 +437,10 @@ mod tests {
         let record = p.parse(br#"{"y": 1, "more": [1, {}], "x": -2.5, "what": "d\u006fwn", "t": 0.25}"#).unwrap();
         assert_eq!(record, Record { stream_ns: Some(250_000_000), truth: Some(1) });
         assert_eq!(p.values(), [-2.5, 1.0]);
+        for truth in ["null", "3", "-1.5", "true", "\"sideways\""] {
+            let line = format!(r#"{{"x": 1, "y": 1, "t": 0, "what": {truth}}}"#);
+            assert_eq!(p.parse(line.as_bytes()).unwrap().truth, None, "{line}");
+        }
         for (line, reason) in [
             (r#"{"y": 1, "t": 0}"#, Reject::Missing),
             (r#"{"y": 1, "x": 2}"#, Reject::Missing),

@@ -25,13 +25,18 @@ impl ReplaySource {
     pub fn open(replay: &Replay, rate_hz: Option<f64>, mut parser: RecordParser) -> Result<Self, SourceError> {
         let path = replay.path.clone();
         let io_error = |e| SourceError::io("open the recording", &path, e);
+        // Asked before it is opened: opening a FIFO would wait for a writer.
+        if !std::fs::metadata(&path).map_err(io_error)?.is_file() {
+            return Err(SourceError::NotAFile { path });
+        }
         let mut file = File::open(&path).map_err(io_error)?;
         let mut reader = LineReader::new();
         read_header(&mut file, &mut reader, &mut parser, &path)?;
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         let pace = match replay.speed {
             Speed::Max => Pace::Max,
-            Speed::Times(factor) => Pace::Times { factor, rate_hz },
+            // A stream with a time of its own needs no nominal rate for its pace.
+            Speed::Times(factor) => Pace::Times { factor, rate_hz: rate_hz.filter(|_| !parser.has_time()) },
         };
         Ok(Self { file, path, parser, pace, repeat: replay.repeat })
     }
@@ -43,6 +48,7 @@ impl ReplaySource {
         self.file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         read_header(&mut self.file, &mut reader, &mut self.parser, &self.path)?;
         let mut clock = PaceClock::new(self.pace);
+        let mut arrival = MonoTime::now();
         loop {
             let complete = match reader.next_line() {
                 Line::Complete(line) => Some(self.parser.parse(line)),
@@ -51,20 +57,28 @@ impl ReplaySource {
             };
             let (parsed, ended) = match complete {
                 Some(parsed) => (parsed, false),
-                None if reader.fill(&mut self.file).map_err(io_error)? > 0 => continue,
-                None => match reader.rest() {
-                    // A file's last line may lack its newline.
-                    Line::Complete(line) => (self.parser.parse(line), true),
-                    Line::TooLong => (Err(Reject::TooLong), true),
-                    Line::More => return Ok(Taken::Kept),
-                },
+                None => {
+                    feed.wake_reader();
+                    if reader.fill(&mut self.file).map_err(io_error)? > 0 {
+                        arrival = MonoTime::now();
+                        continue;
+                    }
+                    match reader.rest() {
+                        // A file's last line may lack its newline.
+                        Line::Complete(line) => (self.parser.parse(line), true),
+                        Line::TooLong => (Err(Reject::TooLong), true),
+                        Line::More => return Ok(Taken::Kept),
+                    }
+                }
             };
-            if let Some(due) = clock.due(parsed.ok().and_then(|r| r.stream_ns))
-                && feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped
-            {
-                return Ok(Taken::Stopped);
+            if let Some(due) = clock.due(parsed.ok().and_then(|r| r.stream_ns)) {
+                feed.wake_reader();
+                if feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped {
+                    return Ok(Taken::Stopped);
+                }
+                arrival = MonoTime::now();
             }
-            if feed.take(parsed, self.parser.values(), MonoTime::now()) == Taken::Stopped {
+            if feed.take(parsed, self.parser.values(), arrival) == Taken::Stopped {
                 return Ok(Taken::Stopped);
             }
             if ended {

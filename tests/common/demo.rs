@@ -65,7 +65,8 @@ pub struct Rig {
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
     let prepared = app::prepare(config, None).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
-    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, Arc::new(Stop::new().unwrap()));
+    let stop = Arc::new(Stop::new().unwrap());
+    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, stop.clone());
     let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
     let links = Links {
         intake,
@@ -74,6 +75,7 @@ pub fn pipeline(config: &Config) -> Rig {
         spans: None,
         stats: Arc::default(),
         exchange: Arc::default(),
+        stop: stop.clone(),
         hold: false,
     };
     let infer = Infer::new(links, prepared.stages);

@@ -1,5 +1,7 @@
 //! A real mosquitto for one test: own port on loopback, own folder, stopped by its process.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -75,6 +77,11 @@ impl Mosquitto {
         }
     }
 
+    /// The id of the process, for a signal of the test's own.
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().map(|child| child.id()).and_then(|id| i32::try_from(id).ok()).expect("no broker runs")
+    }
+
     /// Subscribes at QoS 0; returns once the broker has the subscription.
     pub fn subscribe(&self, topic: &str) -> Subscriber {
         Subscriber::connect(self.port, topic)
@@ -97,13 +104,18 @@ pub struct Subscriber {
 impl Subscriber {
     /// Subscribes to a broker on loopback, whichever it is; returns once it has the subscription.
     pub fn connect(port: u16, topic: &str) -> Self {
+        Self::at_qos(port, topic, 0)
+    }
+
+    /// At QoS 1 a broker that is killed forgets what it had queued for the subscriber; at QoS 0 it queues nothing.
+    pub fn at_qos(port: u16, topic: &str, qos: u8) -> Self {
         let address = ["-h", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned);
         let told = command("mosquitto_pub").args(&address).args(["-r", "-q", "1", "-t", "ready", "-m", "1"]).status();
         assert!(told.unwrap().success(), "mosquitto_pub failed");
         // The retained `ready` shows that the broker has read the one packet with both subscriptions.
         let mut child = command("mosquitto_sub")
             .args(&address)
-            .args(["-v", "-t", topic, "-t", "ready"])
+            .args(["-v", "-q", &qos.to_string(), "-t", topic, "-t", "ready"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

@@ -29,9 +29,9 @@ pub struct Settings {
     /// Longest wait for a connection, and for the socket to take what is written.
     pub connect_timeout: Duration,
     /// First delay before a reconnect; it doubles from there.
-    pub backoff_min: Duration,
+    pub retry_min: Duration,
     /// Longest delay before a reconnect.
-    pub backoff_max: Duration,
+    pub retry_max: Duration,
     /// Bounds of the outbox.
     pub outbox: Limits,
     /// Retained topics, `status` included.
@@ -69,8 +69,8 @@ impl Settings {
         range(packet_ids < 65_535, "inflight", &self.outbox.inflight, "below 65535 less the retained topics")?;
         let payload = self.outbox.max_payload_bytes;
         range(payload <= MAX_PAYLOAD_BYTES, "max_payload_bytes", &payload, "below what MQTT allows (268 MB)")?;
-        let backoff = !self.backoff_min.is_zero() && self.backoff_min <= self.backoff_max;
-        range(backoff, "backoff_min", &self.backoff_min, "above zero and at most mqtt.backoff_max")?;
+        let backoff = !self.retry_min.is_zero() && self.retry_min <= self.retry_max;
+        range(backoff, "retry_min", &self.retry_min, "above zero and at most mqtt.retry_max")?;
         range(!self.connect_timeout.is_zero(), "connect_timeout", &self.connect_timeout, "above zero")?;
         range(status_message(self, OFFLINE).check(0x40).is_ok(), "status_topic", &self.status_topic, "a plain topic")
     }

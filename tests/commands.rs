@@ -1,0 +1,262 @@
+//! The commands besides `run`, and the commented default configuration: what they accept, refuse and say.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod common {
+    pub mod daemon;
+    pub mod wire;
+}
+
+use std::path::Path;
+
+use common::daemon::{Daemon, Ended, Setup, edgewatt, root};
+use common::wire::json_file;
+use edgewatt::config::Document;
+use serde_json::Value;
+
+#[test]
+fn check_accepts_every_configuration_of_the_repository() {
+    for entry in std::fs::read_dir(root().join("config")).unwrap() {
+        let path = entry.unwrap().path();
+        let ended = check_file(&path).expect(0);
+        assert!(ended.stdout.starts_with(&format!("{}: ok\n", path.display())), "{}", ended.stdout);
+        assert!(ended.stdout.contains("[1, 200, 1, 6] int8 -> [1, 7] int8 by xnnpack"), "{}", ended.stdout);
+    }
+}
+
+fn check_file(path: &Path) -> Ended {
+    let mut command = edgewatt(&["check", "-c"]);
+    command.arg(path);
+    Daemon::start(command).wait()
+}
+
+#[test]
+fn check_reports_each_mistake_at_its_place() {
+    let setup = Setup::demo(1)
+        .with("mqtt://127.0.0.1:1", "http://broker")
+        .with("interval_s = 10.0", "interval_s = 0.0")
+        .with("samples = 200, hop = 50", "samples = 200, hop = 0")
+        .with("delegate = \"xnnpack\" ", "delegate = \"npu\" ")
+        .with("smooth = 3", "smooth = 0");
+    let text = std::fs::read_to_string(setup.config()).unwrap();
+    let ended = setup.check().expect(78);
+    assert_eq!(ended.stdout, "");
+    for (written, place) in [
+        ("broker = \"http://broker\"", "mqtt.broker"),
+        ("interval_s = 0.0", "metrics.interval_s"),
+        ("hop = 0", "pipelines.shoulder.window.hop"),
+        ("delegate = \"npu\"", "pipelines.shoulder.delegate"),
+        ("smooth = 0", "pipelines.shoulder.decision.classify.smooth"),
+    ] {
+        let (number, line) = text.lines().enumerate().find(|(_, line)| line.contains(written)).unwrap();
+        let column = line.find(written).unwrap() + written.find("= ").unwrap() + 3;
+        let position = format!("{}:{}:{column}: {place}: ", setup.config().display(), number + 1);
+        ended.says(&[&position, &format!(" {} | {line}\n", number + 1)]);
+    }
+    ended.says(&["cpu", "xnnpack", "mqtt://"]);
+}
+
+#[test]
+fn check_names_both_sides_of_what_does_not_fit() {
+    let refused = |change: &dyn Fn(Setup) -> Setup, parts: &[&str]| {
+        let setup = change(Setup::demo(1));
+        let ended = setup.check().expect(78);
+        ended.says(parts);
+        ended.says(&[&format!("{}:", setup.config().display())]);
+        // What `check` finds, `run` refuses in the same words.
+        assert_eq!(setup.start(&["--once"]).wait().expect(78).stderr, ended.stderr);
+    };
+    let path = |name: &str| format!("{}/{name}", root().join("models").display());
+    refused(
+        &|s| {
+            let six = s.write("six.txt", b"a\nb\nc\nd\ne\nf\n");
+            s.with(&path("labels.txt"), &six.display().to_string())
+        },
+        &["pipelines.shoulder.decision", " 6 ", " 7 "],
+    );
+    refused(
+        &|s| s.with("samples = 200", "samples = 100"),
+        &["pipelines.shoulder.window", "[1, 200, 1, 6]", "1200", "[1, 100, 6]", "600"],
+    );
+    refused(&|s| s.with("shoulder_int8.tflite", "none.tflite"), &["model.path", "models/none.tflite: No such file"]);
+    refused(&|s| s.with("labels.txt", "none.txt"), &["model.labels", "models/none.txt: No such file"]);
+    refused(&|s| s.with("shoulder_recording.csv", "none.csv"), &["source", "models/none.csv: No such file"]);
+    refused(&|s| s.with_keys("[metrics]", "period = 3"), &["unknown field `period`", "interval_s", "| period = 3"]);
+    refused(&|s| s.with("[metrics]", "[metrics"), &["| [metrics\n"]);
+    let missing = Path::new("/nowhere/edgewatt.toml");
+    check_file(missing).expect(78).says(&["/nowhere/edgewatt.toml: ", "No such file"]);
+}
+
+#[test]
+fn inspect_describes_the_models_as_text_and_json() {
+    let card = json_file(&root().join("models/metrics.json"));
+    for model in ["fp32", "int8", "pruned_int8"] {
+        let path = root().join(format!("models/shoulder_{model}.tflite"));
+        let inspect = |args: &[&str]| {
+            let mut command = edgewatt(&["inspect"]);
+            command.args(args).arg(&path);
+            Daemon::start(command).wait().expect(0).stdout
+        };
+        let (text, json): (String, Value) = (inspect(&[]), serde_json::from_str(&inspect(&["--json"])).unwrap());
+        assert!(text.contains("CONV_2D") && text.contains("weights: "), "{text}");
+        let of_model = &card["recording"][model];
+        assert_eq!(json["file_bytes"], of_model["bytes"]);
+        assert_eq!(json["weights"]["kernel_weights"], of_model["sparsity"]["weights"]);
+        let sparsity = json["weights"]["sparsity"].as_f64().unwrap();
+        assert!((sparsity - of_model["sparsity"]["zero_share"].as_f64().unwrap()).abs() < 1e-6, "{sparsity}");
+        let operators = json["main"]["operators"].as_array().unwrap();
+        let count: u64 = operators.iter().map(|o| o["count"].as_u64().unwrap()).sum();
+        assert_eq!(count, of_model["operators"].as_array().unwrap().len() as u64);
+    }
+    Daemon::start(edgewatt(&["inspect", "/nowhere.tflite"])).wait().expect(1).says(&["/nowhere.tflite"]);
+}
+
+#[test]
+fn completions_are_scripts_that_know_the_subcommands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Daemon::start(edgewatt(&["completions", shell])).wait().expect(0).stdout;
+        assert!(["run", "check", "inspect", "watch"].iter().all(|c| script.contains(c)), "{shell}: {script}");
+    }
+}
+
+/// The commented default configuration.
+fn commented() -> String {
+    std::fs::read_to_string(root().join("config/edgewatt.toml")).unwrap()
+}
+
+/// What is said of a key, at its line: nothing of the text's hash, which differs with every change.
+#[track_caller]
+fn parsed(text: &str) -> String {
+    let document = Document { path: root().join("config/edgewatt.toml"), text: text.to_owned() };
+    let config = document.parse(Some("host")).unwrap_or_else(|e| panic!("{e}\n---\n{text}"));
+    let shown = format!("{config:?}");
+    shown.replace(&config.hash, "")
+}
+
+/// Names in `src/config/raw.rs` that a configuration spells: fields and enum variants.
+fn names_in_raw() -> Vec<String> {
+    let source = std::fs::read_to_string(root().join("src/config/raw.rs")).unwrap();
+    let (mut names, mut in_enum, mut renamed) = (Vec::new(), false, None);
+    for line in source.lines() {
+        if let Some((_, behind)) = line.split_once("rename = \"") {
+            renamed = behind.split('"').next().map(str::to_owned);
+        } else if line.starts_with("pub enum ") {
+            in_enum = true;
+        } else if line.starts_with('}') {
+            in_enum = false;
+        } else if let Some(field) = line.strip_prefix("    pub ").and_then(|l| l.split_once(": ")) {
+            names.push(renamed.take().unwrap_or_else(|| field.0.to_owned()));
+        } else if in_enum && line.starts_with("    ") && line.trim_start().starts_with(char::is_uppercase) {
+            let variant = line.trim().split(['(', ',']).next().unwrap();
+            names.push(snake_case(variant));
+        }
+    }
+    names
+}
+
+fn snake_case(name: &str) -> String {
+    let lower = |(i, c): (usize, char)| {
+        let gap = if c.is_uppercase() && i > 0 { "_" } else { "" };
+        format!("{gap}{}", c.to_lowercase())
+    };
+    name.chars().enumerate().map(lower).collect()
+}
+
+#[test]
+fn every_key_and_every_choice_is_in_the_commented_configuration() {
+    let names = names_in_raw();
+    // The scan itself must see the source as it is written.
+    for known in ["broker", "loop", "hysteresis", "when_full", "drop_oldest", "rapl", "stdin", "ndjson", "offset"] {
+        assert!(names.iter().any(|name| name == known), "{known} is not among {names:?}");
+    }
+    let text = commented();
+    let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    // A factor has no name; `1.0` stands for it.
+    let forgotten: Vec<&String> = names.iter().filter(|n| *n != "times" && !words.contains(&n.as_str())).collect();
+    assert!(forgotten.is_empty(), "not in config/edgewatt.toml: {forgotten:?}");
+}
+
+/// Keys whose commented line is an example, since their default is not one value.
+const EXAMPLES: [&str; 5] = ["id", "library", "client_id", "columns", "limits"];
+
+#[test]
+fn every_commented_default_is_the_real_one() {
+    let text = commented();
+    let baseline = parsed(&text);
+    let (mut table, mut tested) = (String::new(), 0);
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_start_matches('#').starts_with('[') {
+            table = line.split_once(']').unwrap().0.to_owned();
+        }
+        let Some((key, _)) = line.strip_prefix('#').and_then(|l| l.split_once(" = ")) else { continue };
+        if key.contains(|c: char| !c.is_ascii_lowercase() && c != '_') || table.starts_with('#') {
+            continue;
+        }
+        let uncomment = |(i, l): (usize, &str)| if i == number { line[1..].to_owned() } else { l.to_owned() };
+        let mut with: String = text.lines().enumerate().map(|l| uncomment(l) + "\n").collect();
+        if key == "columns" {
+            with = with.replace("#header = true", "header = false").replace(
+                "columns = [\"time_s\", \"ax\"]",
+                "columns = [\"time_s\", \"ax\", \"ay\", \"az\", \"wx\", \"wy\", \"wz\", \"exercise\"]",
+            );
+        }
+        // What the scores are is told from the model; whether they are published has a default.
+        if EXAMPLES.contains(&key) || (key == "scores" && table.ends_with("classify")) {
+            assert_ne!(parsed(&with), baseline, "line {} changes nothing: {line}", number + 1);
+        } else {
+            assert_eq!(parsed(&with), baseline, "line {} is not the default: {line}", number + 1);
+        }
+        tested += 1;
+    }
+    assert!(tested >= 32, "only {tested} commented keys were found");
+}
+
+#[test]
+fn every_commented_table_works_when_it_is_written() {
+    let text = commented();
+    let baseline = parsed(&text);
+    let change = |pairs: &[(&str, &str)]| {
+        let mut changed = text.clone();
+        for (old, new) in pairs {
+            assert!(changed.contains(old), "config/edgewatt.toml no longer has {old}");
+            changed = changed.replace(old, new);
+        }
+        parsed(&changed)
+    };
+    let classify = "[pipelines.shoulder.decision.classify]";
+    // Only a classification has classes.
+    let (truth, labels) = (("\ntruth = ", "\n# "), ("\nlabels = ", "\n# "));
+    let replay = "[pipelines.shoulder.source.replay]";
+    let scale = "#[[pipelines.shoulder.features]]\n#scale";
+    let variants = [
+        change(&[("#[power.meters.board]\n#", "[power.meters.board]\n")]),
+        change(&[("#[delegates.fast]\n#", "[delegates.fast]\n"), ("\"xnnpack\"  ", "\"fast\"  ")]),
+        change(&[(scale, "[[pipelines.shoulder.features]]\nscale")]),
+        change(&[
+            truth,
+            labels,
+            (classify, "# "),
+            ("#[pipelines.shoulder.decision.raw]", "[pipelines.shoulder.decision.raw]"),
+        ]),
+    ];
+    for variant in &variants {
+        assert_ne!(*variant, baseline);
+    }
+    change(&[
+        truth,
+        labels,
+        (classify, "# "),
+        (
+            "#[pipelines.shoulder.decision.regress]\n#output = 0\n#names",
+            "[pipelines.shoulder.decision.regress]\noutput = 0\nnames",
+        ),
+    ]);
+    change(&[
+        (&format!("{replay}  "), "# "),
+        ("path = \"../models/shoulder_recording.csv\"\n", ""),
+        (
+            "#[pipelines.shoulder.source.lines]     # lines of text from another program\n#",
+            "[pipelines.shoulder.source.lines]\n",
+        ),
+        ("[pipelines.shoulder.source.replay.", "[pipelines.shoulder.source.lines."),
+    ]);
+}
