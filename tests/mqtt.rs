@@ -7,14 +7,13 @@ mod common {
 }
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::fake_broker::{FakeBroker, Mood};
-use common::mosquitto::{Mosquitto, Subscriber, free_port};
+use common::mosquitto::{Mosquitto, free_port};
 use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
 use edgewatt::publish::outbox::{Class, Limits, Marks, Message, Policy, Pushed, Qos, Reason};
 use edgewatt::units::MonoTime;
@@ -326,19 +325,19 @@ fn settings_that_cannot_work_are_refused_with_the_reason() {
 fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
     let (taken, first) = loop {
         let port = free_port();
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
             break (listener, port);
         }
     };
     let address = edgewatt::publish::broker::start(first).unwrap();
     drop(taken);
     assert!(address.ip().is_loopback() && address.port() > first);
-    let mut subscriber = Subscriber::connect(address.port(), "t/#");
+    let mut subscriber = common::mosquitto::Subscriber::connect(address.port(), "t/#");
     let rig = Rig::new(settings(address.port()));
     rig.handle.publish(state("here"));
     rig.publish(0..500);
     assert_eq!(predictions(&subscriber.until(ends_with(499))), Vec::from_iter(0..500));
-    let retained = Subscriber::connect(address.port(), "t/#").retained();
+    let retained = common::mosquitto::Subscriber::connect(address.port(), "t/#").retained();
     assert_eq!(retained, ["t/state here", "t/status online"]);
     assert_eq!(rig.drain(PATIENCE), 0);
     subscriber.until(|line| line == "t/status offline");
