@@ -4,6 +4,8 @@
 //! the first is reported. Each with file, line, column and what would be right.
 //! Relative paths count from the folder of the configuration file.
 
+mod address;
+mod check;
 mod checked;
 mod locate;
 pub mod raw;
@@ -13,10 +15,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use address::parse_broker;
 pub use checked::{
     Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Meter, MeterKind, Mqtt,
     Pipeline, Power, Problem, Records, Regress, Replay, Scope, Scores, Source, SourceKind, Speed, WhenBufferFull,
-    WhenFull, Window, parse_broker,
+    WhenFull,
 };
 pub use locate::Key;
 
@@ -57,7 +60,7 @@ impl Document {
             ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), &message)] }
         })?;
         let folder = self.path.parent().unwrap_or(Path::new(""));
-        checked::check(root, folder, hostname, self.hash()).map_err(|problems| ConfigError {
+        check::check(root, folder, hostname, self.hash()).map_err(|problems| ConfigError {
             problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect(),
         })
     }
