@@ -34,13 +34,13 @@ fn tiny(name: &str) -> PathBuf {
     demo::root().join("tests/models").join(name).with_extension("tflite")
 }
 
-fn build(path: &Path, delegate: DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
+fn build(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
     TfliteEngine::new(&RUNTIME, path, &fs::read(path).unwrap(), delegate, batch)
 }
 
 /// The message of a refusal by every delegate, which is the same.
 fn refusal(path: &Path, batch: usize) -> String {
-    let [cpu, xnnpack] = [CPU, XNNPACK].map(|delegate| build(path, delegate, batch).err().unwrap().to_string());
+    let [cpu, xnnpack] = [CPU, XNNPACK].map(|delegate| build(path, &delegate, batch).err().unwrap().to_string());
     assert_eq!(cpu, xnnpack);
     cpu
 }
@@ -150,8 +150,8 @@ fn a_batch_gives_what_single_windows_give() {
     for model in DEMO_MODELS {
         let path = demo::root().join("models").join(model);
         for (delegate, kind, _) in DELEGATES {
-            let mut single = build(&path, kind, 1).unwrap();
-            let mut batch = build(&path, kind, features.len()).unwrap();
+            let mut single = build(&path, &kind, 1).unwrap();
+            let mut batch = build(&path, &kind, features.len()).unwrap();
             engine::check_window(&batch.inputs()[0], 8, 200, 6).unwrap();
             assert_eq!(batch.outputs()[0].shape, [8, 7]);
             let expected: Vec<f32> = features.iter().flat_map(|window| run(&mut single, window).remove(0)).collect();
@@ -167,7 +167,7 @@ fn a_batch_gives_what_single_windows_give() {
 
 #[test]
 fn a_batch_that_the_model_cannot_take_is_refused_with_the_numbers() {
-    assert!(build(&tiny("fixed_batch"), CPU, 1).is_ok() && build(&tiny("batch_in_one_row"), CPU, 1).is_ok());
+    assert!(build(&tiny("fixed_batch"), &CPU, 1).is_ok() && build(&tiny("batch_in_one_row"), &CPU, 1).is_ok());
     let fixed = refusal(&tiny("fixed_batch"), 8);
     assert!(fixed.contains("does not take batches of 8, an input of [8, 2, 2]"), "{fixed}");
     let one_row = refusal(&tiny("batch_in_one_row"), 8);
@@ -202,7 +202,7 @@ fn the_wake_word_models_run_and_repeat_themselves() {
         let path = folder.join(name).with_extension("tflite");
         assert!(ModelSummary::from_file(&path).unwrap().stateful);
         for (delegate, kind, _) in DELEGATES {
-            let mut engines = [build(&path, kind, 1).unwrap(), build(&path, kind, 1).unwrap()];
+            let mut engines = [build(&path, &kind, 1).unwrap(), build(&path, &kind, 1).unwrap()];
             let input = engines[0].inputs()[0].clone();
             assert_eq!((input.element, engines[0].outputs()[0].element), (Element::Int8, Element::Uint8));
             let [1, slices, channels] = input.shape[..] else { panic!("{name}: {input:?}") };
@@ -224,7 +224,7 @@ fn the_wake_word_models_run_and_repeat_themselves() {
 #[test]
 fn several_outputs_of_each_integer_type_are_dequantised() {
     for (delegate, kind, _) in DELEGATES {
-        let mut engine = build(&tiny("quantised_outputs"), kind, 2).unwrap();
+        let mut engine = build(&tiny("quantised_outputs"), &kind, 2).unwrap();
         let described: Vec<_> =
             engine.outputs().iter().map(|o| (o.name.as_str(), o.element, o.scale, o.zero_point)).collect();
         let expected = [
@@ -256,7 +256,7 @@ fn inputs_of_each_integer_type_are_quantised() {
         ("uint8_input", Element::Uint8, [0.3, -2.0, 100.0, -100.0], [0.5, -2.0, 63.5, -64.0]),
     ] {
         for (delegate, kind, _) in DELEGATES {
-            let mut engine = build(&tiny(model), kind, 1).unwrap();
+            let mut engine = build(&tiny(model), &kind, 1).unwrap();
             assert_eq!(engine.inputs()[0].element, element);
             assert_eq!(run(&mut engine, &values), [held], "{model} by {delegate}");
         }
@@ -321,7 +321,7 @@ fn a_model_cut_at_any_kilobyte_is_refused() {
             let cut = &bytes[..len];
             assert!(ModelSummary::from_bytes(cut).is_err(), "{model} cut at {len}");
             for (delegate, kind, _) in DELEGATES {
-                let error = TfliteEngine::new(&RUNTIME, &path, cut, kind, 1).err();
+                let error = TfliteEngine::new(&RUNTIME, &path, cut, &kind, 1).err();
                 let Some(EngineError::Model { reason, .. }) = error else {
                     panic!("{model} cut at {len} by {delegate}: {error:?}")
                 };
@@ -361,7 +361,7 @@ fn reference_models_agree_where_there_are_some() {
         let model = folder.join(golden["model"].as_str().unwrap());
         let summary = ModelSummary::from_file(&model).unwrap();
         for (delegate, kind, _) in DELEGATES {
-            let mut engine = build(&model, kind, 1).unwrap();
+            let mut engine = build(&model, &kind, 1).unwrap();
             let (input, output) = (engine.inputs()[0].clone(), engine.outputs()[0].clone());
             let allowed = reference_tolerance(&summary, output.element, delegate);
             for (index, case) in golden["cases"].as_array().unwrap().iter().enumerate() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, Decision as DecisionConfig, Feature, Key, Pipeline, Problem};
+use crate::config::{Config, Decision as DecisionConfig, DelegateKind, Feature, Key, Pipeline, Problem};
 use crate::decision::Decider;
 use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine, probe};
 use crate::features::{Affine, Chain, Detrend, Transform};
@@ -77,12 +77,7 @@ fn prepare_pipeline(
         .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
     let summary = ModelSummary::from_bytes(&bytes)
         .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
-    let (path, delegate) = (&pipeline.model, pipeline.delegate.kind);
-    if let Some(program) = program {
-        probe::probe(program, &runtime.path, path, &bytes, delegate, BATCH).map_err(at_path)?;
-    }
-    let engine = TfliteEngine::new(runtime, path, &bytes, delegate, BATCH).map_err(at_path)?;
-
+    let (engine, delegate) = first_engine(runtime, program, pipeline, &bytes).map_err(at_path)?;
     let channels = pipeline.source.records.channels.len();
     let window = pipeline.window;
     engine::check_window(&engine.inputs()[0], BATCH, window.samples, channels)
@@ -107,8 +102,53 @@ fn prepare_pipeline(
         stages,
         labels,
         model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        delegate: DelegateState { requested: pipeline.delegate.name.clone(), active: pipeline.delegate.name.clone() },
+        delegate,
     })
+}
+
+/// The engine with the first delegate that works, of the one asked for and those to fall back to.
+fn first_engine(
+    runtime: &Runtime,
+    program: Option<&Path>,
+    pipeline: &Pipeline,
+    bytes: &[u8],
+) -> Result<(TfliteEngine, DelegateState), EngineError> {
+    let requested = pipeline.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone());
+    let mut refusals: Vec<(&str, EngineError)> = Vec::new();
+    for delegate in &pipeline.delegates {
+        match engine_with(runtime, program, &pipeline.model, bytes, &delegate.kind) {
+            Ok(engine) => {
+                let reason = reasons(&refusals);
+                let state = DelegateState { requested, active: delegate.name.clone(), reason };
+                return Ok((engine, state));
+            }
+            Err(error) => refusals.push((&delegate.name, error)),
+        }
+    }
+    match refusals.len() {
+        1 => Err(refusals.remove(0).1),
+        _ => Err(EngineError::Refused(reasons(&refusals).unwrap_or_default())),
+    }
+}
+
+/// Why each delegate that was tried is not used.
+fn reasons(refusals: &[(&str, EngineError)]) -> Option<String> {
+    let told: Vec<String> = refusals.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn engine_with(
+    runtime: &Runtime,
+    program: Option<&Path>,
+    model: &Path,
+    bytes: &[u8],
+    delegate: &DelegateKind,
+) -> Result<TfliteEngine, EngineError> {
+    if let Some(program) = program {
+        let (library, model) = (runtime.path.clone(), model.to_owned());
+        probe::probe(program, &probe::Task { library, model, delegate: delegate.clone(), batch: BATCH }, bytes)?;
+    }
+    TfliteEngine::new(runtime, model, bytes, delegate, BATCH)
 }
 
 /// For each output, whether the model's own last operator makes probabilities of its scores.

@@ -404,6 +404,11 @@ fn start_pipeline(
         last_drops: 0,
     };
     publisher.status(&shared.speaker, PipelineState::Running, None);
+    if let Some(reason) = &publisher.delegate.reason {
+        let (requested, active) = (&publisher.delegate.requested, &publisher.delegate.active);
+        tracing::warn!(pipeline = name, requested, active, "another delegate runs than was asked for: {reason}");
+        shared.speaker.event("fallback", Some(name), format!("{active} runs, {requested} was asked for; {reason}"));
+    }
     let links = Links {
         intake,
         decisions: decisions_tx,

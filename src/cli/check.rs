@@ -30,8 +30,11 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             input.shape,
             input.element,
             outputs.join(", "),
-            pipeline.delegate.name,
+            prepared.delegate.active,
         )?;
+        if let Some(reason) = &prepared.delegate.reason {
+            writeln!(out, "    {} was asked for; {reason}", prepared.delegate.requested)?;
+        }
     }
     for mut meter in app::build_meters(&config.power) {
         let read = meter.read();

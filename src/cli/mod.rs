@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
-        Command::ProbeModel(args) => Ok(probe::run(args)),
+        Command::ProbeModel(args) => Ok(probe::run(&args)),
         Command::Completions { shell } => completions(shell),
     };
     result.unwrap_or_else(|error| {

@@ -1,25 +1,19 @@
 //! `edgewatt probe-model`: the child that tries a model for its parent; not for people.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::DelegateKind;
 use crate::engine::probe::{Task, run_child};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    library: PathBuf,
-    model: PathBuf,
-    #[arg(long)]
-    xnnpack: bool,
-    #[arg(long)]
-    threads: u16,
-    #[arg(long)]
-    batch: usize,
+    #[arg(value_parser = parse)]
+    task: Task,
 }
 
-pub fn run(args: Args) -> ExitCode {
-    let Args { library, model, xnnpack, threads, batch } = args;
-    let delegate = if xnnpack { DelegateKind::Xnnpack { threads } } else { DelegateKind::Cpu { threads } };
-    ExitCode::from(run_child(&Task { library, model, delegate, batch }))
+fn parse(json: &str) -> Result<Task, String> {
+    serde_json::from_str(json).map_err(|e| e.to_string())
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    ExitCode::from(run_child(&args.task))
 }

@@ -187,7 +187,7 @@ fn metrics(name: &str, message: &Value, out: &mut impl Write) -> io::Result<()> 
         if delegate["active"] == delegate["requested"] {
             String::new()
         } else {
-            format!(", {} was asked for", text(&delegate["requested"]))
+            format!(", {} was asked for: {}", text(&delegate["requested"]), text(&delegate["reason"]))
         },
     )?;
     writeln!(out, "    latency/us {:>10} {:>10} {:>10} {:>10}", "p50", "p90", "p99", "max")?;

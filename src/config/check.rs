@@ -185,6 +185,15 @@ impl Check {
         let (kind, threads) = match delegate {
             raw::Delegate::Cpu(cpu) => ("cpu", cpu.threads),
             raw::Delegate::Xnnpack(xnnpack) => ("xnnpack", xnnpack.threads),
+            raw::Delegate::External(external) => {
+                if external.library.as_os_str().is_empty() {
+                    self.problem(
+                        &key.child("external").child("library"),
+                        "name a file, or a library that ldconfig knows",
+                    );
+                }
+                return;
+            }
         };
         self.within(&key.child(kind).child("threads"), threads, 1, 256);
     }
@@ -208,7 +217,15 @@ impl Check {
             .enumerate()
             .filter_map(|(i, feature)| self.feature(&key.child("features").child(i), feature, channels))
             .collect();
-        let delegate = self.delegate(&key.child("delegate"), &raw.delegate, delegates);
+        let mut asked_for: Vec<Delegate> = Vec::new();
+        asked_for.extend(self.delegate(&key.child("delegate"), &raw.delegate, delegates));
+        for (i, name) in raw.fallback.iter().enumerate() {
+            let key = key.child("fallback").child(i);
+            if asked_for.iter().any(|delegate| delegate.name == *name) {
+                self.problem(&key, format!("`{name}` was tried before; name each delegate once"));
+            }
+            asked_for.extend(self.delegate(&key, name, delegates));
+        }
         let decision = self.decision(&key.child("decision"), raw.decision);
         let qos = raw.publish.qos.unwrap_or(default_qos);
         self.qos(&key.child("publish").child("qos"), qos);
@@ -219,7 +236,7 @@ impl Check {
             features,
             model: self.folder.join(raw.model.path),
             labels: raw.model.labels.map(|p| self.folder.join(p)),
-            delegate: delegate?,
+            delegates: asked_for,
             decision,
             publish_scores: raw.publish.scores,
             qos,
@@ -459,6 +476,14 @@ impl Check {
             ("xnnpack", _) => DelegateKind::Xnnpack { threads: 1 },
             (_, Some(raw::Delegate::Cpu(cpu))) => DelegateKind::Cpu { threads: cpu.threads },
             (_, Some(raw::Delegate::Xnnpack(xnnpack))) => DelegateKind::Xnnpack { threads: xnnpack.threads },
+            (_, Some(raw::Delegate::External(external))) => DelegateKind::External {
+                // A bare name is looked up by the dynamic linker, as programs name libraries.
+                library: match external.library.components().count() {
+                    1 => external.library.clone(),
+                    _ => self.folder.join(&external.library),
+                },
+                options: external.options.clone(),
+            },
             (_, None) => {
                 let known: Vec<&str> =
                     BUILT_IN_DELEGATES.into_iter().chain(delegates.keys().map(String::as_str)).collect();

@@ -1,7 +1,10 @@
 //! The configuration, judged and ready to use: what [`super::check`] makes of what the user wrote.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Key;
 
@@ -71,7 +74,8 @@ pub struct Pipeline {
     pub features: Vec<Feature>,
     pub model: PathBuf,
     pub labels: Option<PathBuf>,
-    pub delegate: Delegate,
+    /// The one that was asked for, then those to fall back to, in order.
+    pub delegates: Vec<Delegate>,
     pub decision: Decision,
     pub publish_scores: bool,
     pub qos: u8,
@@ -153,10 +157,19 @@ pub struct Delegate {
     pub kind: DelegateKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DelegateKind {
-    Cpu { threads: u16 },
-    Xnnpack { threads: u16 },
+    Cpu {
+        threads: u16,
+    },
+    Xnnpack {
+        threads: u16,
+    },
+    /// A library with `tflite_plugin_create_delegate`, such as an NPU's vendor ships.
+    External {
+        library: PathBuf,
+        options: BTreeMap<String, String>,
+    },
 }
 
 #[derive(Debug, Clone)]

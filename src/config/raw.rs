@@ -155,6 +155,15 @@ pub struct Estimate {
 pub enum Delegate {
     Cpu(Threads),
     Xnnpack(Threads),
+    External(External),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    pub library: PathBuf,
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -174,6 +183,8 @@ pub struct Pipeline {
     pub model: Model,
     #[serde(default = "defaults::delegate")]
     pub delegate: String,
+    #[serde(default)]
+    pub fallback: Vec<String>,
     pub decision: Decision,
     #[serde(default)]
     pub publish: Publish,

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::alarm;
+use serde::{Deserialize, Serialize};
 
 use super::{Engine, EngineError, Runtime, TfliteEngine};
 use crate::config::DelegateKind;
@@ -26,8 +27,8 @@ const TIME_LIMIT_S: u32 = 60;
 #[cfg(target_pointer_width = "64")]
 const MEMORY_LIMIT_BYTES: u64 = 8 << 30;
 
-/// What the child is told on its command line; the model comes on its standard input.
-#[derive(Debug, Clone)]
+/// What the child is told on its command line, as JSON; the model comes on its standard input.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     pub library: PathBuf,
     /// For messages only.
@@ -37,25 +38,11 @@ pub struct Task {
 }
 
 /// Loads, allocates and invokes `bytes` once in a child, which runs `program`, this very binary.
-pub fn probe(
-    program: &Path,
-    library: &Path,
-    model: &Path,
-    bytes: &[u8],
-    delegate: DelegateKind,
-    batch: usize,
-) -> Result<(), EngineError> {
-    let failed = |reason: String| EngineError::Model { path: model.to_owned(), reason };
-    let (xnnpack, threads) = match delegate {
-        DelegateKind::Cpu { threads } => (false, threads),
-        DelegateKind::Xnnpack { threads } => (true, threads),
-    };
+pub fn probe(program: &Path, task: &Task, bytes: &[u8]) -> Result<(), EngineError> {
+    let failed = |reason: String| EngineError::Model { path: task.model.clone(), reason };
+    let arguments = serde_json::to_string(task).map_err(|e| failed(format!("its path cannot be passed on: {e}")))?;
     let mut command = Command::new(program);
-    command.arg(SUBCOMMAND).arg(library).arg(model);
-    command.args(["--threads", &threads.to_string(), "--batch", &batch.to_string()]);
-    if xnnpack {
-        command.arg("--xnnpack");
-    }
+    command.arg(SUBCOMMAND).arg(arguments);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -119,7 +106,7 @@ fn try_model(task: &Task) -> Result<(), EngineError> {
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|e| EngineError::Runtime { step: "read the model", reason: e.to_string() })?;
-    let mut engine = TfliteEngine::new(&runtime, &task.model, &bytes, task.delegate, task.batch)?;
+    let mut engine = TfliteEngine::new(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
     let features = vec![0.0; engine.inputs()[0].len()];
     engine.set_input(&features)?;
     engine.invoke()?;

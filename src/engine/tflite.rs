@@ -1,9 +1,9 @@
 //! The classic TensorFlow Lite interpreter: reference kernels or XNNPACK.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use edgefirst_tflite::{Delegate, Interpreter, Model, StatusCode, Tensor, TensorMut, TensorType};
+use edgefirst_tflite::{Delegate, DelegateOptions, Interpreter, Model, StatusCode, Tensor, TensorMut, TensorType};
 
 use super::quantize::{Stored, dequantize, quantize};
 use super::runtime::Runtime;
@@ -38,7 +38,7 @@ impl TfliteEngine {
         runtime: &Runtime,
         path: &Path,
         bytes: &[u8],
-        delegate: DelegateKind,
+        delegate: &DelegateKind,
         batch: usize,
     ) -> Result<Self, EngineError> {
         let library = runtime.library;
@@ -46,12 +46,13 @@ impl TfliteEngine {
         let model = Model::from_bytes(library, bytes).map_err(|e| in_model(format!("the runtime refuses it: {e}")))?;
         let builder = Interpreter::builder(library).map_err(failed("create the interpreter"))?;
         let builder = match delegate {
-            DelegateKind::Cpu { threads } => builder.num_threads(threads.into()),
+            DelegateKind::Cpu { threads } => builder.num_threads((*threads).into()),
             DelegateKind::Xnnpack { threads } => {
-                let xnnpack = Delegate::xnnpack(library, threads.into())
+                let xnnpack = Delegate::xnnpack(library, (*threads).into())
                     .map_err(|e| EngineError::Delegate { delegate: "xnnpack".into(), reason: e.to_string() })?;
-                builder.num_threads(threads.into()).delegate(xnnpack)
+                builder.num_threads((*threads).into()).delegate(xnnpack)
             }
+            DelegateKind::External { library, options } => builder.delegate(external(library, options)?),
         };
         let mut interpreter = builder.build(&model).map_err(|e| in_model(not_built(&e, bytes)))?;
         if interpreter.input_count() != 1 {
@@ -145,6 +146,21 @@ impl Engine for TfliteEngine {
         }
         Ok(())
     }
+}
+
+/// Loads a vendor's delegate and creates it.
+fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Delegate, EngineError> {
+    let options = options
+        .iter()
+        .fold(DelegateOptions::new(), |options, (key, value)| options.option(key.as_str(), value.as_str()));
+    Delegate::load_with_options(library, &options).map_err(|e| {
+        let reason = if e.is_null_pointer() {
+            "it declines to start: is its device connected and free, and are the options right?".to_owned()
+        } else {
+            e.to_string()
+        };
+        EngineError::Delegate { delegate: library.display().to_string(), reason }
+    })
 }
 
 fn dequantized<T: Stored + bytemuck::AnyBitPattern>(

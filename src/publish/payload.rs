@@ -108,6 +108,9 @@ impl Serialize for Named<'_> {
 pub struct DelegateState {
     pub requested: String,
     pub active: String,
+    /// Why the active one is not the requested one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Figures of one pipeline over the last interval.
