@@ -79,6 +79,9 @@ fn check_names_both_sides_of_what_does_not_fit() {
     );
     refused(&|s| s.with("shoulder_int8.tflite", "none.tflite"), &["model.path", "models/none.tflite: No such file"]);
     refused(&|s| s.with("labels.txt", "none.txt"), &["model.labels", "models/none.txt: No such file"]);
+    let digest = |first: char| format!("sha256 = \"{}\"\nlabels = ", first.to_string().repeat(64));
+    refused(&|s| s.with("labels = ", &digest('0')), &["model.sha256", "has the SHA-256", "not 000000"]);
+    refused(&|s| s.with("labels = ", &digest('x')), &["model.sha256", "64 hex digits"]);
     refused(&|s| s.with("shoulder_recording.csv", "none.csv"), &["source", "models/none.csv: No such file"]);
     refused(&|s| s.with_keys("[metrics]", "period = 3"), &["unknown field `period`", "interval_s", "| period = 3"]);
     refused(&|s| s.with("[metrics]", "[metrics"), &["| [metrics\n"]);
@@ -176,7 +179,7 @@ fn every_key_and_every_choice_is_in_the_commented_configuration() {
 }
 
 /// Keys whose commented line is an example, since their default is not one value.
-const EXAMPLES: [&str; 5] = ["id", "library", "client_id", "columns", "limits"];
+const EXAMPLES: [&str; 6] = ["id", "library", "client_id", "columns", "limits", "sha256"];
 
 #[test]
 fn every_commented_default_is_the_real_one() {

@@ -75,6 +75,11 @@ fn prepare_pipeline(
 
     let bytes = model::read_file(&pipeline.model)
         .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
+    let model_sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != model_sha256) {
+        let message = format!("{} has the SHA-256 {model_sha256}, not {pinned}", pipeline.model.display());
+        return Err(Problem::new(key.child("model").child("sha256"), message));
+    }
     let summary = ModelSummary::from_bytes(&bytes)
         .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
     let (engine, delegate) = first_engine(runtime, program, pipeline, &bytes).map_err(at_path)?;
@@ -98,12 +103,7 @@ fn prepare_pipeline(
         engine: Box::new(engine),
         decider,
     };
-    Ok(PreparedPipeline {
-        stages,
-        labels,
-        model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        delegate,
-    })
+    Ok(PreparedPipeline { stages, labels, model_sha256, delegate })
 }
 
 /// The engine with the first delegate that works, of the one asked for and those to fall back to.

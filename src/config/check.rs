@@ -235,6 +235,7 @@ impl Check {
             window,
             features,
             model: self.folder.join(raw.model.path),
+            model_sha256: raw.model.sha256.map(|digest| self.sha256(&key.child("model").child("sha256"), &digest)),
             labels: raw.model.labels.map(|p| self.folder.join(p)),
             delegates: asked_for,
             decision,
@@ -262,6 +263,13 @@ impl Check {
         if raw.publish.scores {
             self.problem(&key.child("publish").child("scores"), useless);
         }
+    }
+
+    fn sha256(&mut self, key: &Key, digest: &str) -> String {
+        if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
+            self.problem(key, "a SHA-256 is 64 hex digits, as sha256sum prints them");
+        }
+        digest.to_ascii_lowercase()
     }
 
     fn source(&mut self, key: &Key, source: raw::Source) -> Source {

@@ -74,6 +74,8 @@ pub struct Pipeline {
     pub features: Vec<Feature>,
     pub model: PathBuf,
     pub labels: Option<PathBuf>,
+    /// The SHA-256 that the model file must have, in lower-case hex.
+    pub model_sha256: Option<String>,
     /// The one that was asked for, then those to fall back to, in order.
     pub delegates: Vec<Delegate>,
     pub decision: Decision,

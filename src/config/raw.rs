@@ -357,6 +357,7 @@ pub struct Scale {
 pub struct Model {
     pub path: PathBuf,
     pub labels: Option<PathBuf>,
+    pub sha256: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
