@@ -402,6 +402,33 @@ fn lines_from_anywhere_give_the_predictions_of_the_replay() {
     }
 }
 
+#[test]
+fn neither_a_bad_writer_nor_a_second_daemon_spoils_the_socket() {
+    let csv = recording(SAMPLES);
+    let (_, replayed) = run_once(|port| Setup::demo(port).at_speed("\"max\"").recording(csv.as_bytes()));
+    let expected = essence(&replayed);
+
+    let broker = Mosquitto::running();
+    let mut subscriber = subscribe(&broker);
+    let setup = lines_setup(broker.port, "{ socket = \"in\" }", "csv");
+    let path = setup.dir.path().join("in");
+    let mut daemon = setup.start(&[]);
+    wait_until(|| format!("{path:?}"), || path.exists());
+    let write = |text: &str| UnixStream::connect(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    write("hello\n");
+    daemon.in_log("the refusal of the writer", |log| log.contains("a writer is refused").then_some(()));
+    setup.start(&["--once"]).wait().expect(1).says(&["another edgewatt listens there"]);
+    write(&csv);
+    let last = format!("\"seq\":{},", expected.len() - 1);
+    let mut lines = subscriber.until(|line| line.contains("/prediction ") && line.contains(&last));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+    lines.extend(subscriber.until(|line| line == OFFLINE));
+    let wire = Wire::new(lines);
+    assert_eq!(essence(&wire), expected);
+    assert_eq!(wire.metrics()["counts"]["rejects"]["header"], 1);
+}
+
 /// Writes from a thread of its own: the daemon may take it slowly.
 fn feed(mut to: impl Write + Send + 'static, text: String) {
     std::thread::spawn(move || {

@@ -413,3 +413,26 @@ fn a_stop_without_a_broker_ends_within_its_time() {
     daemon.wait().expect(0).says(&["undelivered=49"]);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_stop_does_not_wait_for_all_that_has_piled_up() {
+    let csv = std::fs::read_to_string(root().join("models/shoulder_recording.csv")).unwrap();
+    let (header, rows) = csv.split_once('\n').unwrap();
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let records = "[pipelines.shoulder.source.replay.records]";
+    let setup = Setup::demo(broker.port)
+        .at_speed("\"max\"")
+        .recording(format!("{header}\n{}", rows.repeat(12)).as_bytes())
+        .with("hop = 50", "hop = 1")
+        .with("delegate = \"xnnpack\" ", "delegate = \"cpu\" ")
+        .with_keys("[mqtt]", "stop_timeout_s = 1.0")
+        .with(records, &format!("[pipelines.shoulder.source.replay.buffer]\nsamples = 400000\n\n{records}"));
+    let daemon = setup.start(&[]);
+    let mut lines = subscriber.until(|line| line.contains("\"seq\":20000,"));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+    lines.extend(subscriber.until(|line| line == OFFLINE));
+    let counts = &Wire::new(lines).metrics()["counts"];
+    assert!(counts["drops"]["undecided_at_stop"].as_u64().unwrap() > 0, "{counts}");
+}
