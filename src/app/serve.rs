@@ -26,7 +26,7 @@ use crate::publish::broker;
 use crate::publish::mqtt::{Link, LinkState, LinkStatus, Settings};
 use crate::publish::outbox::{Limits, Policy, Qos};
 use crate::publish::payload::{Info, PipelineInfo, PipelineState, Process};
-use crate::publish::publisher::{Drained, HandOver, PipelinePublisher, Speaker, Totals};
+use crate::publish::publisher::{Drained, DropReport, HandOver, PipelinePublisher, Progress, Speaker, Totals};
 use crate::publish::topic::NodeTopics;
 use crate::ring::frame_ring;
 use crate::source::{self, Wake};
@@ -139,8 +139,8 @@ struct Daemon {
     metrics_interval: Duration,
     started: MonoTime,
     last_metrics: MonoTime,
-    /// Messages dropped up to the last report.
-    dropped: u64,
+    /// Of messages, all pipelines together.
+    drops: DropReport,
 }
 
 /// What the threads of every pipeline are given alike.
@@ -193,7 +193,7 @@ impl Daemon {
             metrics_interval: config.metrics_interval,
             started: now,
             last_metrics: now,
-            dropped: 0,
+            drops: DropReport::default(),
         })
     }
 
@@ -310,16 +310,7 @@ impl Daemon {
             }
             pipeline.publisher.metrics(&self.speaker, interval, &stages, &figures, (&delivery, &process));
         }
-        let dropped = delivery.drops.values().sum();
-        if dropped > self.dropped {
-            let new = dropped - self.dropped;
-            self.speaker.event(
-                "drops",
-                None,
-                format!("{new} messages since the last report; in all {:?}", delivery.drops),
-            );
-        }
-        self.dropped = dropped;
+        self.drops.report(&self.speaker, None, &delivery.drops);
     }
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
@@ -353,7 +344,7 @@ impl Daemon {
 
 impl Running {
     fn summary(self, wall_s: f64) -> PipelineSummary {
-        let Totals { stages, end_to_end, known, right } = &self.publisher.totals;
+        let Totals { stages, end_to_end, known, right } = &self.publisher.progress.totals;
         PipelineSummary {
             counts: self.publisher.counts(),
             wall_s,
@@ -395,13 +386,7 @@ fn start_pipeline(
         stats: stats.clone(),
         source_stats,
         hand_over: shared.hand_over.clone(),
-        totals: Totals::default(),
-        values: Vec::new(),
-        json: Vec::new(),
-        last_state: None,
-        unsaid_state: None,
-        last_predictions: 0,
-        last_drops: 0,
+        progress: Progress::default(),
     };
     publisher.status(&shared.speaker, PipelineState::Running, None);
     if let Some(reason) = &publisher.delegate.reason {

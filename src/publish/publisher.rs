@@ -4,6 +4,7 @@
 //! decisions off the rings as fast as they come, whether or not a broker is there.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -140,14 +141,38 @@ pub struct PipelinePublisher {
     pub stats: Arc<PipelineStats>,
     pub source_stats: Arc<SourceStats>,
     pub hand_over: HandOver,
+    pub progress: Progress,
+}
+
+/// How far a pipeline's publisher has come; starts at its default.
+#[derive(Default)]
+pub struct Progress {
     pub totals: Totals,
-    pub values: Vec<f32>,
-    pub json: Vec<u8>,
-    pub last_state: Option<(Option<u16>, MonoTime)>,
+    values: Vec<f32>,
+    json: Vec<u8>,
+    last_state: Option<(Option<u16>, MonoTime)>,
     /// The latest decision, where it has not been said on the state topic.
-    pub unsaid_state: Option<Message>,
-    pub last_predictions: u64,
-    pub last_drops: u64,
+    unsaid_state: Option<Message>,
+    last_predictions: u64,
+    drops: DropReport,
+}
+
+/// Tells of drops once: an event when there are more than at the last report.
+#[derive(Default)]
+pub struct DropReport {
+    last: u64,
+}
+
+impl DropReport {
+    /// `drops` are totals since the start, of a pipeline or of the node as a whole.
+    pub fn report<K: Debug>(&mut self, speaker: &Speaker, pipeline: Option<&str>, drops: &BTreeMap<K, u64>) {
+        let total: u64 = drops.values().sum();
+        if total > self.last {
+            let new = total - self.last;
+            speaker.event("drops", pipeline, format!("{new} dropped since the last report; in all {drops:?}"));
+        }
+        self.last = total;
+    }
 }
 
 /// Times over the whole run, for the summary at its end.
@@ -170,7 +195,7 @@ impl PipelinePublisher {
         }
         let clocks = Clocks::now();
         for _ in 0..BATCH {
-            let values = &mut self.values;
+            let values = &mut self.progress.values;
             let popped = self.decisions.pop(|decision, first, second| {
                 values.clear();
                 values.extend_from_slice(first);
@@ -191,7 +216,7 @@ impl PipelinePublisher {
     }
 
     fn publish(&mut self, speaker: &Speaker, clocks: &Clocks, decision: &Decision) {
-        let mut json = std::mem::take(&mut self.json);
+        let mut json = std::mem::take(&mut self.progress.json);
         json.clear();
         let payload = Prediction {
             envelope: Envelope { v: SCHEMA_VERSION, boot: &speaker.boot, time_ms: clocks.wall_ms(decision.arrival) },
@@ -204,9 +229,10 @@ impl PipelinePublisher {
         if let Err(error) = serde_json::to_writer(&mut json, &payload) {
             tracing::error!(pipeline = self.name, %error, "a prediction could not be encoded");
         }
+        let payload = Bytes::copy_from_slice(&json);
         let message = |topic: &Arc<str>, retain| Message {
             topic: topic.clone(),
-            payload: Bytes::copy_from_slice(&json),
+            payload: payload.clone(),
             qos: if retain { Qos::AtLeastOnce } else { self.qos },
             retain,
             class: if retain { Class::State } else { Class::Prediction },
@@ -221,21 +247,23 @@ impl PipelinePublisher {
             Verdict::Class { class, .. } => class,
             Verdict::Values => None,
         };
-        let due =
-            self.last_state.is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
+        let due = self
+            .progress
+            .last_state
+            .is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
         let state = message(&self.topics.state, true);
         if due {
             speaker.handle.publish(state);
-            self.last_state = Some((class, decision.invoke_end));
-            self.unsaid_state = None;
+            self.progress.last_state = Some((class, decision.invoke_end));
+            self.progress.unsaid_state = None;
         } else {
-            self.unsaid_state = Some(state);
+            self.progress.unsaid_state = Some(state);
         }
         if let (Verdict::Class { class, .. }, Some(truth)) = (decision.verdict, decision.truth) {
-            self.totals.known += 1;
-            self.totals.right += u64::from(class == Some(truth));
+            self.progress.totals.known += 1;
+            self.progress.totals.right += u64::from(class == Some(truth));
         }
-        self.json = json;
+        self.progress.json = json;
     }
 
     fn verdict(&self, decision: &Decision) -> VerdictPayload<'_> {
@@ -247,14 +275,14 @@ impl PipelinePublisher {
                     score,
                     raw_label: label(raw_class),
                     truth: decision.truth.and_then(label),
-                    scores: self.publish_scores.then_some(Named { names: labels, values: &self.values }),
+                    scores: self.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
                 }
             }
             (Vocabulary::Values(names) | Vocabulary::Labels(names), _) => {
-                VerdictPayload::Values { values: Named { names, values: &self.values } }
+                VerdictPayload::Values { values: Named { names, values: &self.progress.values } }
             }
             (Vocabulary::Outputs(lengths), _) => {
-                let mut rest = &self.values[..];
+                let mut rest = &self.progress.values[..];
                 let mut outputs = Vec::with_capacity(lengths.len());
                 for length in lengths {
                     let (own, behind) = rest.split_at(*length.min(&rest.len()));
@@ -275,18 +303,18 @@ impl PipelinePublisher {
         energy: &[Figure],
         (delivery, process): (&Delivery, &Process),
     ) {
-        if let Some(state) = self.unsaid_state.take() {
+        if let Some(state) = self.progress.unsaid_state.take() {
             speaker.handle.publish(state);
         }
         let [publish, end_to_end] = self.hand_over.take(self.index);
-        self.totals.stages.add(stages);
-        self.totals.end_to_end.add(&end_to_end);
+        self.progress.totals.stages.add(stages);
+        self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
         let payload = Metrics {
             envelope: speaker.envelope(MonoTime::now()),
             interval_s: interval.as_secs_f64(),
             delegate: &self.delegate,
-            predictions_per_s: (counts.predictions - self.last_predictions) as f64 / interval.as_secs_f64(),
+            predictions_per_s: (counts.predictions - self.progress.last_predictions) as f64 / interval.as_secs_f64(),
             latency_us: Latencies {
                 source: stages.source.summary(),
                 features: stages.features.summary(),
@@ -300,13 +328,8 @@ impl PipelinePublisher {
             process,
         };
         speaker.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
-        let drops = counts.drops.values().sum();
-        if drops > self.last_drops {
-            let message = format!("{} dropped since the last report: {:?}", drops - self.last_drops, counts.drops);
-            speaker.event("drops", Some(&self.name), message);
-        }
-        self.last_drops = drops;
-        self.last_predictions = counts.predictions;
+        self.progress.drops.report(speaker, Some(&self.name), &counts.drops);
+        self.progress.last_predictions = counts.predictions;
     }
 
     /// All counts as of now.

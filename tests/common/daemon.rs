@@ -17,20 +17,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+#[path = "runtime.rs"]
+mod runtime;
+pub use runtime::{root, runtime_library};
+
 /// Long enough for a machine that builds something else at the same time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The library that `make runtime` fetches; tests use no other.
-pub fn runtime_library() -> PathBuf {
-    let arch = if std::env::consts::ARCH == "arm" { "armv7l" } else { std::env::consts::ARCH };
-    let library = root().join("runtime").join(arch).join("libtensorflowlite_c.so");
-    assert!(library.exists(), "{} is missing: run `make runtime`", library.display());
-    library
-}
 
 /// The binary with the fetched runtime, and nothing of the environment that would change its log.
 pub fn edgewatt(args: &[&str]) -> Command {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use edgewatt::app;
@@ -13,15 +12,13 @@ use edgewatt::source::{self, Feed, Record, RecordParser};
 use edgewatt::stop::Stop;
 use edgewatt::units::MonoTime;
 
-pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+#[path = "runtime.rs"]
+mod runtime;
+pub use runtime::root;
 
-/// The library that `make runtime` fetches; tests and benches use no other.
+/// Has this process load the library that `make runtime` fetches.
 pub fn use_fetched_runtime() {
-    let arch = if std::env::consts::ARCH == "arm" { "armv7l" } else { std::env::consts::ARCH };
-    let library = root().join("runtime").join(arch).join("libtensorflowlite_c.so");
-    assert!(library.exists(), "{} is missing: run `make runtime`", library.display());
+    let library = runtime::runtime_library();
     // SAFETY: called first in each test binary or under its harness before any other thread reads the environment.
     #[allow(unsafe_code)]
     unsafe {
