@@ -50,13 +50,13 @@ fn stages(c: &mut Criterion) {
     let mut features = vec![0.0; window.len()];
     group.bench_function("standardize", |b| b.iter(|| stages.features.apply(&window, black_box(&mut features))));
     group.bench_function("set input (quantise)", |b| {
-        b.iter(|| stages.engine.set_input(black_box(&features)).unwrap());
+        b.iter(|| stages.engine.set_input(0, black_box(&features)).unwrap());
     });
     group.bench_function("invoke", |b| b.iter(|| stages.engine.invoke().unwrap()));
     let mut values = vec![0.0; stages.decider.width()];
     group.bench_function("decide (dequantise, smooth)", |b| {
         let engine = &mut stages.engine;
-        b.iter(|| stages.decider.decide(|output, values| engine.output(output, values), &mut values).unwrap());
+        b.iter(|| stages.decider.decide(|output, values| engine.output(output, 0, values), &mut values).unwrap());
     });
     group.finish();
 }

@@ -156,11 +156,11 @@ impl Infer {
         let Some(window) = windower.ready() else { return Ok(()) };
         let taken = MonoTime::now();
         features.apply(window, &mut self.features);
-        engine.set_input(&self.features)?;
+        engine.set_input(0, &self.features)?;
         let invoke_start = MonoTime::now();
         engine.invoke()?;
         let invoke_end = MonoTime::now();
-        let verdict = decider.decide(|output, values| engine.output(output, values), &mut self.values)?;
+        let verdict = decider.decide(|output, values| engine.output(output, 0, values), &mut self.values)?;
 
         let busy = invoke_end.since(invoke_start);
         self.times.source.record(taken.since(last.arrival));

@@ -179,7 +179,7 @@ fn every_key_and_every_choice_is_in_the_commented_configuration() {
 }
 
 /// Keys whose commented line is an example, since their default is not one value.
-const EXAMPLES: [&str; 6] = ["id", "library", "client_id", "columns", "limits", "sha256"];
+const EXAMPLES: [&str; 8] = ["id", "library", "client_id", "columns", "limits", "sha256", "parity", "max_mib"];
 
 #[test]
 fn every_commented_default_is_the_real_one() {
@@ -233,6 +233,8 @@ fn every_commented_table_works_when_it_is_written() {
     let variants = [
         change(&[("#[power.meters.board]\n#", "[power.meters.board]\n")]),
         change(&[("#[delegates.fast]\n#", "[delegates.fast]\n"), ("\"xnnpack\"  ", "\"fast\"  ")]),
+        change(&[("#[delegates.tpu]\n#", "[delegates.tpu]\n"), ("\"xnnpack\"  ", "\"tpu\"  ")]),
+        change(&[("#[delegates.lite]\n#", "[delegates.lite]\n"), ("\"xnnpack\"  ", "\"lite\"  ")]),
         change(&[(scale, "[[pipelines.shoulder.features]]\nscale")]),
         change(&[
             truth,

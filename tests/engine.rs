@@ -19,7 +19,7 @@ use edgewatt::model::ModelSummary;
 use serde_json::Value;
 
 const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
-const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1 };
+const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
 /// As in models/golden.json, which says which kernels gave which answers.
 const DELEGATES: [(&str, DelegateKind, &str); 2] = [("cpu", CPU, "builtin"), ("xnnpack", XNNPACK, "xnnpack")];
 const DEMO_MODELS: [&str; 3] = ["shoulder_fp32.tflite", "shoulder_int8.tflite", "shoulder_pruned_int8.tflite"];
@@ -45,13 +45,19 @@ fn refusal(path: &Path, batch: usize) -> String {
     cpu
 }
 
-/// Every output after one invocation.
+/// Every output after one invocation, on as many windows as go through at a time.
 fn run(engine: &mut dyn Engine, features: &[f32]) -> Vec<Vec<f32>> {
-    engine.set_input(features).unwrap();
+    let rows = engine.batch();
+    for (row, window) in features.chunks(features.len() / rows).enumerate() {
+        engine.set_input(row, window).unwrap();
+    }
     engine.invoke().unwrap();
     let mut outputs: Vec<Vec<f32>> = engine.outputs().iter().map(|info| vec![0.0; info.len()]).collect();
     for (index, values) in outputs.iter_mut().enumerate() {
-        engine.output(index, values).unwrap();
+        let width = values.len() / rows;
+        for (row, values) in values.chunks_mut(width).enumerate() {
+            engine.output(index, row, values).unwrap();
+        }
     }
     outputs
 }
@@ -159,8 +165,9 @@ fn a_batch_gives_what_single_windows_give() {
             for (value, expected) in values.iter().zip(&expected) {
                 assert!((value - expected).abs() <= 1e-6, "{model} by {delegate}: {value} for {expected}");
             }
-            let few = batch.set_input(&features[0]).unwrap_err().to_string();
-            assert_eq!(few, "1200 features for 9600 inputs");
+            let few = batch.set_input(0, &features[0][1..]).unwrap_err().to_string();
+            assert!(few.contains("1199 values of") && few.contains("as row 0 of 8 in a tensor of"), "{few}");
+            assert!(batch.set_input(8, &features[0]).is_err(), "there is no ninth row");
         }
     }
 }
@@ -242,9 +249,9 @@ fn several_outputs_of_each_integer_type_are_dequantised() {
         assert_eq!(int8, [0.0, -2.0, 0.25, 8.0, 32.5, -31.25, 32.0, 0.0], "{delegate}");
 
         let wrong = |message: Result<(), EngineError>| message.unwrap_err().to_string();
-        assert_eq!(wrong(engine.output(3, &mut [0.0; 8])), "output 3 of 3");
-        let short = wrong(engine.output(0, &mut [0.0; 4]));
-        assert_eq!(short, "output `as_int16` has 16 bytes where 4 values of int16 were expected");
+        assert_eq!(wrong(engine.output(3, 0, &mut [0.0; 8])), "output 3 of 3");
+        let short = wrong(engine.output(0, 0, &mut [0.0; 3]));
+        assert_eq!(short, "3 values of int16 as row 0 of 2 in a tensor of 16 bytes");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Judging what the user wrote: ranges, names and references between tables. No I/O.
 
+mod delegates;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,8 +9,8 @@ use std::time::Duration;
 use super::Key;
 use super::address::parse_broker;
 use super::checked::{
-    Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Meter, MeterKind, Mqtt, Pipeline, Power,
-    Problem, Records, Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
+    Classify, Config, Decision, Delegate, Feature, Format, From, Meter, MeterKind, Mqtt, Pipeline, Power, Problem,
+    Records, Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
 };
 use super::raw;
 
@@ -176,28 +178,6 @@ impl Check {
         Power { sysfs: self.folder.join(power.sysfs), sample_period: Duration::from_millis(power.sample_ms), meters }
     }
 
-    fn delegate_entry(&mut self, name: &str, delegate: &raw::Delegate) {
-        let key = Key::new(&["delegates", name]);
-        if BUILT_IN_DELEGATES.contains(&name) {
-            self.problem(&key, format!("`{name}` is built in; choose another name for a delegate of your own"));
-        }
-        self.topic_level(&key, name);
-        let (kind, threads) = match delegate {
-            raw::Delegate::Cpu(cpu) => ("cpu", cpu.threads),
-            raw::Delegate::Xnnpack(xnnpack) => ("xnnpack", xnnpack.threads),
-            raw::Delegate::External(external) => {
-                if external.library.as_os_str().is_empty() {
-                    self.problem(
-                        &key.child("external").child("library"),
-                        "name a file, or a library that ldconfig knows",
-                    );
-                }
-                return;
-            }
-        };
-        self.within(&key.child(kind).child("threads"), threads, 1, 256);
-    }
-
     fn pipeline(
         &mut self,
         name: String,
@@ -226,7 +206,9 @@ impl Check {
             }
             asked_for.extend(self.delegate(&key, name, delegates));
         }
+        let batch = self.batch(&key.child("batch"), raw.batch);
         let decision = self.decision(&key.child("decision"), raw.decision);
+        let parity = self.parity(&key.child("parity"), raw.parity, &source, &decision);
         let qos = raw.publish.qos.unwrap_or(default_qos);
         self.qos(&key.child("publish").child("qos"), qos);
         Some(Pipeline {
@@ -235,9 +217,12 @@ impl Check {
             window,
             features,
             model: self.folder.join(raw.model.path),
+            model_max_bytes: raw.model.max_mib.map(|mib| self.max_bytes(&key.child("model").child("max_mib"), mib)),
             model_sha256: raw.model.sha256.map(|digest| self.sha256(&key.child("model").child("sha256"), &digest)),
             labels: raw.model.labels.map(|p| self.folder.join(p)),
             delegates: asked_for,
+            parity,
+            batch,
             decision,
             publish_scores: raw.publish.scores,
             qos,
@@ -478,30 +463,6 @@ impl Check {
         }
     }
 
-    fn delegate(&mut self, key: &Key, name: &str, delegates: &BTreeMap<String, raw::Delegate>) -> Option<Delegate> {
-        let kind = match (name, delegates.get(name)) {
-            ("cpu", _) => DelegateKind::Cpu { threads: 1 },
-            ("xnnpack", _) => DelegateKind::Xnnpack { threads: 1 },
-            (_, Some(raw::Delegate::Cpu(cpu))) => DelegateKind::Cpu { threads: cpu.threads },
-            (_, Some(raw::Delegate::Xnnpack(xnnpack))) => DelegateKind::Xnnpack { threads: xnnpack.threads },
-            (_, Some(raw::Delegate::External(external))) => DelegateKind::External {
-                // A bare name is looked up by the dynamic linker, as programs name libraries.
-                library: match external.library.components().count() {
-                    1 => external.library.clone(),
-                    _ => self.folder.join(&external.library),
-                },
-                options: external.options.clone(),
-            },
-            (_, None) => {
-                let known: Vec<&str> =
-                    BUILT_IN_DELEGATES.into_iter().chain(delegates.keys().map(String::as_str)).collect();
-                self.problem(key, format!("there is no delegate `{name}`; there are {}", known.join(", ")));
-                return None;
-            }
-        };
-        Some(Delegate { name: name.to_owned(), kind })
-    }
-
     fn decision(&mut self, key: &Key, raw: raw::Decision) -> Decision {
         match raw {
             raw::Decision::Classify(raw) => {
@@ -534,5 +495,3 @@ impl Check {
         }
     }
 }
-
-const BUILT_IN_DELEGATES: [&str; 2] = ["cpu", "xnnpack"];

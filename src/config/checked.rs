@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Key;
 
-pub use super::raw::{Format, From, Hwmon, Scope, Scores, Speed, WhenBufferFull, WhenFull};
+pub use super::raw::{
+    Accelerator, Format, From, Hwmon, Place, Scope, Scores, Speed, WhenBufferFull, WhenFull, XnnpackFlag,
+};
 
 /// A configuration that can be run, as far as can be told without touching anything outside it.
 #[derive(Debug)]
@@ -76,8 +78,12 @@ pub struct Pipeline {
     pub labels: Option<PathBuf>,
     /// The SHA-256 that the model file must have, in lower-case hex.
     pub model_sha256: Option<String>,
+    /// The most bytes that the model file may have.
+    pub model_max_bytes: Option<u64>,
     /// The one that was asked for, then those to fall back to, in order.
     pub delegates: Vec<Delegate>,
+    pub parity: Parity,
+    pub batch: Batch,
     pub decision: Decision,
     pub publish_scores: bool,
     pub qos: u8,
@@ -157,6 +163,56 @@ pub enum Feature {
 pub struct Delegate {
     pub name: String,
     pub kind: DelegateKind,
+    /// What keeps it in a process of its own; `None`: it runs on the infer thread.
+    pub process: Option<Guard>,
+    pub restarts: Restarts,
+}
+
+/// The limits of a delegate's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Of one inference.
+    pub deadline: Duration,
+    /// Of its address space.
+    pub memory_bytes: u64,
+    /// Folders and files that it may write to, besides devices and temporary files.
+    pub writable: Vec<PathBuf>,
+}
+
+/// How often a delegate that fails is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restarts {
+    pub max: u32,
+    pub per: Duration,
+}
+
+/// How a delegate is compared with the runtime's own kernels before it takes over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parity {
+    /// What a delegate must pass; `None`: nothing is compared.
+    pub limits: Option<ParityLimits>,
+    /// The user asked for it: built-in delegates are compared too, and what cannot be compared is refused.
+    pub demanded: bool,
+    /// Where the windows come from; `None`: from the running stream.
+    pub recording: Option<PathBuf>,
+    /// The model that the reference runs, where the delegate's own runs on the delegate only.
+    pub reference_model: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParityLimits {
+    pub windows: usize,
+    /// Largest difference of an output from the reference, as a share of the reference's largest output.
+    pub tolerance: f32,
+    /// Least share of windows with the same largest value in the output that is decided on.
+    pub top1: Option<f32>,
+}
+
+/// Windows that go through the model together, and how long the first waits for the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub max: usize,
+    pub wait: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,12 +222,25 @@ pub enum DelegateKind {
     },
     Xnnpack {
         threads: u16,
+        flags: Vec<XnnpackFlag>,
     },
     /// A library with `tflite_plugin_create_delegate`, such as an NPU's vendor ships.
     External {
         library: PathBuf,
         options: BTreeMap<String, String>,
     },
+    /// LiteRT's compiled models, which is a runtime of its own.
+    Litert {
+        library: PathBuf,
+        accelerators: Vec<Accelerator>,
+    },
+}
+
+impl DelegateKind {
+    /// It comes with the runtime, and is trusted as the runtime is.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self, Self::Cpu { .. } | Self::Xnnpack { .. })
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde::de::{Error, Visitor};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,12 +150,86 @@ pub struct Estimate {
     pub idle_watts: f64,
 }
 
+/// One kind, and how it is kept apart from the daemon.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Delegate {
-    Cpu(Threads),
-    Xnnpack(Threads),
-    External(External),
+#[serde(deny_unknown_fields)]
+pub struct Delegate {
+    pub cpu: Option<Threads>,
+    pub xnnpack: Option<Xnnpack>,
+    pub external: Option<External>,
+    pub litert: Option<Litert>,
+    pub isolation: Option<Place>,
+    pub deadline_ms: Option<f64>,
+    pub restarts: Option<Restarts>,
+    pub memory_mib: Option<u64>,
+    pub writable: Option<Vec<PathBuf>>,
+}
+
+/// Where a delegate runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Process,
+    Thread,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restarts {
+    pub max: u32,
+    #[serde(default = "defaults::restarts_per_s")]
+    pub per_s: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Xnnpack {
+    #[serde(default = "defaults::threads")]
+    pub threads: u16,
+    #[serde(default)]
+    pub flags: Vec<XnnpackFlag>,
+}
+
+/// What XNNPACK may do beyond its defaults, by the names of its own header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XnnpackFlag {
+    ForceFp16,
+    DynamicFullyConnected,
+    VariableOperators,
+    TransientIndirectionBuffer,
+    EnableLatestOperators,
+    EnableSubgraphReshaping,
+}
+
+impl XnnpackFlag {
+    /// `TFLITE_XNNPACK_DELEGATE_FLAG_...` of TensorFlow Lite 2.17's `xnnpack_delegate.h`.
+    pub fn bit(self) -> u32 {
+        match self {
+            Self::ForceFp16 => 0x04,
+            Self::DynamicFullyConnected => 0x08,
+            Self::VariableOperators => 0x10,
+            Self::TransientIndirectionBuffer => 0x20,
+            Self::EnableLatestOperators => 0x40,
+            Self::EnableSubgraphReshaping => 0x80,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Litert {
+    pub library: PathBuf,
+    pub accelerators: Vec<Accelerator>,
+}
+
+/// Hardware that LiteRT runs a model on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    Cpu,
+    Gpu,
+    Npu,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -185,6 +259,9 @@ pub struct Pipeline {
     pub delegate: String,
     #[serde(default)]
     pub fallback: Vec<String>,
+    pub parity: Option<Parity>,
+    #[serde(default)]
+    pub batch: Batch,
     pub decision: Decision,
     #[serde(default)]
     pub publish: Publish,
@@ -251,7 +328,7 @@ impl Default for Buffer {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum From {
     Stdin,
@@ -358,6 +435,35 @@ pub struct Model {
     pub path: PathBuf,
     pub labels: Option<PathBuf>,
     pub sha256: Option<String>,
+    pub max_mib: Option<f64>,
+}
+
+/// How a delegate is compared with the reference before it takes over.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parity {
+    #[serde(default = "defaults::parity_windows")]
+    pub windows: usize,
+    #[serde(default = "defaults::parity_tolerance")]
+    pub tolerance: f32,
+    pub top1: Option<f32>,
+    pub recording: Option<PathBuf>,
+    pub reference_model: Option<PathBuf>,
+}
+
+/// Windows that go through the model together.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    pub max: usize,
+    #[serde(default)]
+    pub wait_ms: f64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max: 1, wait_ms: 0.0 }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -410,7 +516,7 @@ pub struct Publish {
     pub qos: Option<u8>,
 }
 
-mod defaults {
+pub(super) mod defaults {
     use super::Speed;
 
     pub fn base_topic() -> String {
@@ -439,6 +545,15 @@ mod defaults {
     }
     pub fn threads() -> u16 {
         1
+    }
+    pub fn restarts_per_s() -> f64 {
+        60.0
+    }
+    pub fn parity_windows() -> usize {
+        32
+    }
+    pub fn parity_tolerance() -> f32 {
+        0.1
     }
     pub fn delegate() -> String {
         "xnnpack".into()

@@ -4,33 +4,59 @@
 //! model's own types and back. It knows nothing of samples, classes or meters. Built on the main thread, used on
 //! the infer thread.
 
+mod edge_tpu;
+mod interpreter;
 pub mod probe;
+mod profile;
 pub mod quantize;
 pub mod runtime;
 pub mod span;
+mod tensor;
 mod tflite;
 
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
-
+pub use profile::Delegation;
 pub use runtime::Runtime;
+pub use tensor::{Coding, Element, TensorInfo};
 pub use tflite::TfliteEngine;
 
-/// Runs one model. Nothing here allocates after the engine was built.
+/// Runs one model on a batch of windows. Nothing here allocates after the engine was built, but for `reset`.
 pub trait Engine: Send {
+    /// One entry an input; the first dimension of its shape is the batch.
     fn inputs(&self) -> &[TensorInfo];
 
     fn outputs(&self) -> &[TensorInfo];
 
-    /// Fills the input from `features`, `[batch, ...]` row-major, quantised where the model wants it.
-    fn set_input(&mut self, features: &[f32]) -> Result<(), EngineError>;
+    /// How many windows go through at a time.
+    fn batch(&self) -> usize;
+
+    /// The input as the model stores it, the whole batch.
+    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError>;
 
     fn invoke(&mut self) -> Result<(), EngineError>;
 
-    /// Writes output `index` into `values`, dequantised; as many as the output has elements.
-    fn output(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError>;
+    /// Output `index` as the model stores it, the whole batch.
+    fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError>;
+
+    /// Forgets what a stateful model keeps from one invocation to the next; nothing to do for others.
+    fn reset(&mut self) -> Result<(), EngineError>;
+
+    /// Fills row `row` of the batch with one window's `features`, quantised where the model wants it.
+    fn set_input(&mut self, row: usize, features: &[f32]) -> Result<(), EngineError> {
+        let coding = self.inputs()[0].coding();
+        let rows = self.batch();
+        coding.write(features, (row, rows), self.input_bytes()?)
+    }
+
+    /// Writes row `row` of output `index` into `values`, dequantised; as many as a row has elements.
+    fn output(&mut self, index: usize, row: usize, values: &mut [f32]) -> Result<(), EngineError> {
+        let known = self.outputs().get(index).map(TensorInfo::coding);
+        let coding =
+            known.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {}", self.outputs().len())))?;
+        let rows = self.batch();
+        coding.read(self.output_bytes(index)?, (row, rows), values)
+    }
 }
 
 /// A model that cannot be built, or an invocation that failed. None of them goes away by trying again.
@@ -53,61 +79,15 @@ pub enum EngineError {
     Runtime { step: &'static str, reason: String },
 }
 
+impl EngineError {
+    /// The runtime failed at `step`.
+    pub fn runtime(step: &'static str, reason: impl ToString) -> Self {
+        Self::Runtime { step, reason: reason.to_string() }
+    }
+}
+
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n  ")
-}
-
-/// The element types that edgewatt can read and write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Element {
-    Float32,
-    Int8,
-    Uint8,
-    Int16,
-}
-
-impl Element {
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Float32 => 4,
-            Self::Int16 => 2,
-            Self::Int8 | Self::Uint8 => 1,
-        }
-    }
-}
-
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Float32 => "float32",
-            Self::Int8 => "int8",
-            Self::Uint8 => "uint8",
-            Self::Int16 => "int16",
-        })
-    }
-}
-
-/// One input or output of a model as it was allocated.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TensorInfo {
-    pub name: String,
-    pub element: Element,
-    pub shape: Vec<usize>,
-    /// `real = scale * (stored - zero_point)`; not used for float32.
-    pub scale: f32,
-    pub zero_point: i32,
-}
-
-impl TensorInfo {
-    /// Number of elements, the batch included.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// Checks that windows of `[samples, channels]` are what `input` takes, `batch` of them at a time.

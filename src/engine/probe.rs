@@ -108,11 +108,11 @@ fn try_model(task: &Task) -> Result<(), EngineError> {
         .map_err(|e| EngineError::Runtime { step: "read the model", reason: e.to_string() })?;
     let mut engine = TfliteEngine::new(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
     let features = vec![0.0; engine.inputs()[0].len()];
-    engine.set_input(&features)?;
+    engine.set_input(0, &features)?;
     engine.invoke()?;
     for index in 0..engine.outputs().len() {
         let mut values = vec![0.0; engine.outputs()[index].len()];
-        engine.output(index, &mut values)?;
+        engine.output(index, 0, &mut values)?;
     }
     Ok(())
 }

@@ -1,0 +1,180 @@
+//! What is known of a model's input or output, and the way between floats and its bytes.
+//!
+//! Owns the checks that make later reads and writes safe to index, and the cutting of a batch into rows.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+use super::quantize::{Stored, dequantize, quantize};
+
+/// The element types that edgewatt can read and write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Element {
+    Float32,
+    Int8,
+    Uint8,
+    Int16,
+}
+
+impl Element {
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Int16 => 2,
+            Self::Int8 | Self::Uint8 => 1,
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Int8 => "int8",
+            Self::Uint8 => "uint8",
+            Self::Int16 => "int16",
+        })
+    }
+}
+
+/// One input or output of a model as it was allocated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorInfo {
+    pub name: String,
+    pub element: Element,
+    /// The batch first.
+    pub shape: Vec<usize>,
+    /// `real = scale * (stored - zero_point)`; not used for float32.
+    pub scale: f32,
+    pub zero_point: i32,
+}
+
+impl TensorInfo {
+    /// Number of elements, the batch included.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Refuses what cannot be read: no scale where one is needed, or a shape that the `bytes` allocated are not of.
+    pub fn checked(self, bytes: usize) -> Result<Self, EngineError> {
+        let Self { name, element, shape, .. } = &self;
+        if *element != Element::Float32 && !self.scale.is_normal() {
+            return Err(EngineError::Mismatch(format!(
+                "tensor `{name}` is {element} but carries no quantisation scale"
+            )));
+        }
+        // A damaged file can claim any shape; what is allocated is what counts.
+        let claimed = shape.iter().try_fold(element.bytes(), |bytes, dim| bytes.checked_mul(*dim));
+        if claimed != Some(bytes) {
+            return Err(EngineError::Mismatch(format!("tensor `{name}` of {shape:?} {element} has {bytes} bytes")));
+        }
+        Ok(self)
+    }
+
+    /// How the elements are stored.
+    pub fn coding(&self) -> Coding {
+        Coding { element: self.element, scale: self.scale, zero_point: self.zero_point }
+    }
+}
+
+/// How a tensor's elements are stored; what [`TensorInfo`] knows of it, to copy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Coding {
+    element: Element,
+    scale: f32,
+    zero_point: i32,
+}
+
+impl Coding {
+    /// Writes `values` over row `row` of `stored`, which holds `rows` of them.
+    pub fn write(self, values: &[f32], (row, rows): (usize, usize), stored: &mut [u8]) -> Result<(), EngineError> {
+        let place = self.place(values.len(), (row, rows), stored.len())?;
+        let stored = &mut stored[place];
+        match self.element {
+            Element::Float32 => typed_mut::<f32>(stored)?.copy_from_slice(values),
+            Element::Int8 => quantize(values, self.scale, self.zero_point, typed_mut::<i8>(stored)?),
+            Element::Uint8 => quantize(values, self.scale, self.zero_point, stored),
+            Element::Int16 => quantize(values, self.scale, self.zero_point, typed_mut::<i16>(stored)?),
+        }
+        Ok(())
+    }
+
+    /// Reads row `row` of `stored`, which holds `rows` of them, into `values`.
+    pub fn read(self, stored: &[u8], (row, rows): (usize, usize), values: &mut [f32]) -> Result<(), EngineError> {
+        let stored = &stored[self.place(values.len(), (row, rows), stored.len())?];
+        match self.element {
+            Element::Float32 => values.copy_from_slice(typed::<f32>(stored)?),
+            Element::Int8 => self.dequantized::<i8>(stored, values)?,
+            Element::Uint8 => self.dequantized::<u8>(stored, values)?,
+            Element::Int16 => self.dequantized::<i16>(stored, values)?,
+        }
+        Ok(())
+    }
+
+    /// Where a row of `count` values lies in `total` bytes that hold `rows` of them.
+    fn place(self, count: usize, (row, rows): (usize, usize), total: usize) -> Result<Range<usize>, EngineError> {
+        let bytes = count * self.element.bytes();
+        if row < rows && bytes * rows == total {
+            return Ok(row * bytes..(row + 1) * bytes);
+        }
+        Err(EngineError::Mismatch(format!(
+            "{count} values of {} as row {row} of {rows} in a tensor of {total} bytes",
+            self.element
+        )))
+    }
+
+    fn dequantized<T: Stored + bytemuck::AnyBitPattern>(
+        self,
+        stored: &[u8],
+        values: &mut [f32],
+    ) -> Result<(), EngineError> {
+        dequantize(typed::<T>(stored)?, self.scale, self.zero_point, values);
+        Ok(())
+    }
+}
+
+fn typed<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<&[T], EngineError> {
+    bytemuck::try_cast_slice(bytes).map_err(|e| EngineError::runtime("read a tensor", e))
+}
+
+fn typed_mut<T: bytemuck::Pod>(bytes: &mut [u8]) -> Result<&mut [T], EngineError> {
+    bytemuck::try_cast_slice_mut(bytes).map_err(|e| EngineError::runtime("write a tensor", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INT16: Coding = Coding { element: Element::Int16, scale: 0.5, zero_point: 1 };
+
+    #[test]
+    fn a_row_is_written_and_read_where_it_belongs() {
+        let mut stored = vec![0u16; 6];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut stored);
+        INT16.write(&[1.0, -1.5], (1, 3), bytes).unwrap();
+        let mut values = [0.0; 2];
+        INT16.read(bytes, (1, 3), &mut values).unwrap();
+        assert_eq!(values, [1.0, -1.5]);
+        INT16.read(bytes, (0, 3), &mut values).unwrap();
+        assert_eq!(values, [-0.5, -0.5]);
+        assert_eq!(stored, [0, 0, 3, (-2i16) as u16, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_no_row_is_refused() {
+        let mut stored = vec![0u8; 12];
+        let error = INT16.write(&[0.0; 2], (3, 3), &mut stored).unwrap_err().to_string();
+        assert_eq!(error, "2 values of int16 as row 3 of 3 in a tensor of 12 bytes");
+        for length in [0, 1, 4, 7] {
+            assert!(INT16.read(&stored, (0, 3), &mut vec![0.0; length]).is_err(), "{length}");
+        }
+    }
+}
