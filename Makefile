@@ -26,6 +26,7 @@ demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-
 
 test: tools runtime ## Every test; installs mosquitto with apt-get where it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
 

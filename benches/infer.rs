@@ -11,7 +11,6 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use edgewatt::app;
 use edgewatt::source::RecordParser;
 use edgewatt::window::{SampleTime, Windower};
 
@@ -20,8 +19,8 @@ const HOP: usize = 50;
 fn stages(c: &mut Criterion) {
     demo::use_fetched_runtime();
     let config = demo::config(&[]);
-    let prepared = app::prepare(&config, None).unwrap_or_else(|p| panic!("{p:?}")).pipelines.remove(0);
-    let mut stages = prepared.stages;
+    let prepared = demo::prepare(&config);
+    let (mut stages, mut engine) = (prepared.stages, prepared.made.unwrap().engine);
     let samples = demo::recording(&config, &prepared.labels);
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
     let mut group = c.benchmark_group("stage");
@@ -50,12 +49,11 @@ fn stages(c: &mut Criterion) {
     let mut features = vec![0.0; window.len()];
     group.bench_function("standardize", |b| b.iter(|| stages.features.apply(&window, black_box(&mut features))));
     group.bench_function("set input (quantise)", |b| {
-        b.iter(|| stages.engine.set_input(0, black_box(&features)).unwrap());
+        b.iter(|| engine.set_input(0, black_box(&features)).unwrap());
     });
-    group.bench_function("invoke", |b| b.iter(|| stages.engine.invoke().unwrap()));
+    group.bench_function("invoke", |b| b.iter(|| engine.invoke().unwrap()));
     let mut values = vec![0.0; stages.decider.width()];
     group.bench_function("decide (dequantise, smooth)", |b| {
-        let engine = &mut stages.engine;
         b.iter(|| stages.decider.decide(|output, values| engine.output(output, 0, values), &mut values).unwrap());
     });
     group.finish();
@@ -79,7 +77,7 @@ fn whole(c: &mut Criterion) {
         }
         rig.feed(&stretch);
         let start = Instant::now();
-        rig.infer.drain().unwrap();
+        rig.infer.drain();
         let all = start.elapsed();
         let mut invoke = Duration::ZERO;
         while let Some(decision) = rig.decisions.pop(|decision, _, _| decision) {

@@ -23,6 +23,8 @@ pub struct PipelineStats {
     pub predictions: AtomicU64,
     /// Decisions for which publish had no room left.
     pub dropped: AtomicU64,
+    /// Windows whose inference failed.
+    pub lost: AtomicU64,
     /// Samples left in the ring because a stop had no time for them.
     pub undecided: AtomicU64,
     gaps: [AtomicU64; Gap::ALL.len()],

@@ -1,21 +1,24 @@
 //! The infer thread of one pipeline: samples in, decisions out.
 //!
-//! Owns the order of the stages (window, features, engine, decision) and the measuring of each. Between two windows
-//! nothing is allocated, locked or logged; the only waiting is for samples.
+//! Owns the order of the stages (window, features, engine, decision), the gathering of windows into batches, and the
+//! measuring of each stage. Between two windows nothing is allocated, locked or logged; the only waiting is for samples,
+//! and for another engine where one has failed: who makes that one is not known here. Stages change between two windows.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::config::Batch;
 use crate::decision::{Decider, Verdict};
 use crate::engine::span::{BusySpan, SpanSender};
 use crate::engine::{Engine, EngineError};
 use crate::features::Chain;
 use crate::metrics::{Exchange, PipelineStats, StageTimes};
 use crate::ring::FrameTx;
-use crate::source::{Intake, SampleHeader};
+use crate::source::{Gap, Intake, SampleHeader};
 use crate::stop::Stop;
 use crate::units::{MonoTime, duration_ns};
 use crate::window::{SampleTime, Windower};
@@ -49,6 +52,60 @@ pub struct Links {
     pub stop: Arc<Stop>,
     /// The source can be held back, so that a full ring of decisions holds it back instead of dropping them.
     pub hold: bool,
+    pub control: Arc<Control>,
+    /// Told of what happens outside the order of things.
+    pub report: Box<dyn Fn(Report) + Send>,
+}
+
+/// What the infer thread tells; what it hands back is freed by whoever hears it, for that may take long.
+pub enum Report {
+    /// The windows that the engine had taken are counted as lost; the thread waits for another engine.
+    EngineFailed { engine: Box<dyn Engine>, error: EngineError },
+    /// There are other stages or another engine in their place from now on.
+    Changed { engine: Option<Box<dyn Engine>>, stages: Option<Box<Stages>> },
+    /// The recent windows' features that were asked for, one after the other.
+    Windows(Vec<f32>),
+}
+
+/// What the infer thread is told, between two windows.
+pub enum Command {
+    Engine(Box<dyn Engine>),
+    Stages(Box<NewStages>),
+    Spans(Option<SpanSender>),
+    /// Report the recent windows as soon as there are as many as are kept.
+    Windows,
+    /// There will be no other engine.
+    GiveUp(EngineError),
+}
+
+/// Stages for those of a running pipeline; the samples of the window that is being filled go over.
+pub struct NewStages {
+    pub stages: Stages,
+    /// `None`: the one that runs goes on.
+    pub engine: Option<Box<dyn Engine>>,
+    pub decisions: FrameTx<Decision>,
+}
+
+/// The way to tell an infer thread something.
+#[derive(Default)]
+pub struct Control {
+    pending: AtomicBool,
+    commands: Mutex<VecDeque<Command>>,
+}
+
+impl Control {
+    /// Wake the thread afterwards.
+    pub fn tell(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.pending.store(true, Ordering::Release);
+    }
+
+    fn next(&self) -> Option<Command> {
+        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let command = commands.pop_front();
+        self.pending.store(!commands.is_empty(), Ordering::Release);
+        command
+    }
 }
 
 /// How long a held pipeline sleeps until it looks again whether decisions were taken off its ring.
@@ -58,143 +115,303 @@ const HOLD: Duration = Duration::from_micros(500);
 /// more than the rest of what we do beside the invoke.
 const TELL_EVERY: Duration = Duration::from_millis(1);
 
-/// The stages of one pipeline.
+/// How long a thread without an engine sleeps until it looks again whether it is to stop.
+const WITHOUT_ENGINE: Duration = Duration::from_millis(20);
+
+/// The stages of one pipeline but for its engine.
 pub struct Stages {
     pub windower: Windower,
     pub features: Chain,
-    pub engine: Box<dyn Engine>,
     pub decider: Decider,
+    pub batch: Batch,
+    /// The latest windows' features, where a delegate may have to be compared on them.
+    pub recent: Option<Recent>,
+}
+
+/// The features of the latest windows, as many as fit.
+pub struct Recent {
+    values: Vec<f32>,
+    width: usize,
+    /// Windows seen so far.
+    seen: usize,
+}
+
+impl Recent {
+    pub fn new(windows: usize, width: usize) -> Self {
+        Self { values: vec![0.0; windows * width], width, seen: 0 }
+    }
+
+    fn push(&mut self, features: &[f32]) {
+        let windows = self.values.len() / self.width;
+        let start = self.seen % windows * self.width;
+        self.values[start..start + self.width].copy_from_slice(features);
+        self.seen += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.seen * self.width >= self.values.len()
+    }
+}
+
+/// A window that waits for its batch to go through.
+#[derive(Clone, Copy)]
+struct Row {
+    last: SampleHeader,
+    taken: MonoTime,
+    filled: MonoTime,
 }
 
 /// Everything that the infer thread works with.
 pub struct Infer {
     links: Links,
     stages: Stages,
+    /// `None` while the thread waits for another one.
+    engine: Option<Box<dyn Engine>>,
     features: Vec<f32>,
     values: Vec<f32>,
+    /// The windows whose features are in the engine's input.
+    rows: Vec<Row>,
     times: StageTimes,
     seq: u64,
     /// When the publisher was last told, and whether there was a decision since.
     told: MonoTime,
     untold: bool,
+    windows_wanted: bool,
 }
 
 impl Infer {
-    pub fn new(links: Links, stages: Stages) -> Self {
-        let features = vec![0.0; stages.windower.window_values()];
-        let values = vec![0.0; stages.decider.width()];
+    /// `seq` is that of the first decision.
+    pub fn new(links: Links, stages: Stages, engine: Box<dyn Engine>, seq: u64) -> Self {
         Self {
+            features: vec![0.0; stages.windower.window_values()],
+            values: vec![0.0; stages.decider.width()],
+            rows: Vec::with_capacity(stages.batch.max),
             links,
             stages,
-            features,
-            values,
+            engine: Some(engine),
             times: StageTimes::default(),
-            seq: 0,
+            seq,
             told: MonoTime::now(),
             untold: false,
+            windows_wanted: false,
         }
     }
 
-    /// Works until the source has ended and its last sample is used, or the engine fails.
-    pub fn run(mut self) -> Result<(), EngineError> {
+    /// Works until the source has ended and its last sample is used, or there is no engine any more. Returns the
+    /// sequence number of the decision that would have been next.
+    pub fn run(mut self) -> Result<u64, EngineError> {
         self.links.intake.wake.reader_is_this_thread();
         let result = loop {
             // Asked before the ring is emptied: samples pushed before the end are never overlooked.
             let ended = self.links.intake.ring.is_abandoned();
-            if let Err(error) = self.drain() {
+            if let Err(error) = self.obey() {
                 break Err(error);
             }
+            self.drain();
             self.links.exchange.serve(&mut self.times);
-            if ended || self.links.stop.is_overdue() {
+            if self.links.stop.is_overdue() {
+                let left = self.links.intake.ring.len() as u64;
+                self.links.stats.undecided.store(left, Ordering::Relaxed);
                 break Ok(());
             }
-            // Its wake-up may have been spent while this thread was held: the end of the stream is asked for again.
-            if !self.links.intake.ring.is_abandoned() {
-                std::thread::park();
+            if ended && self.engine.is_some() {
+                self.infer();
             }
+            if ended && self.links.intake.ring.is_empty() && self.rows.is_empty() {
+                break Ok(());
+            }
+            self.sleep();
         };
         self.links.exchange.finish(&mut self.times);
         // The publisher finds the ring abandoned only when it looks after that.
         drop(self.links.decisions);
         self.links.publisher.notify_one();
-        result
+        result.map(|()| self.seq)
     }
 
-    /// Uses all samples that have arrived.
-    pub fn drain(&mut self) -> Result<(), EngineError> {
-        loop {
+    /// Until there may be something to do.
+    fn sleep(&self) {
+        match self.rows.first() {
+            _ if self.engine.is_none() => std::thread::park_timeout(WITHOUT_ENGINE),
+            // Its wake-up may have been spent while this thread was held: the end of the stream is asked for again.
+            _ if self.links.intake.ring.is_abandoned() => {}
+            Some(first) => {
+                let due = first.taken + self.stages.batch.wait;
+                std::thread::park_timeout(due.since(MonoTime::now()));
+            }
+            None => std::thread::park(),
+        }
+    }
+
+    /// Uses all samples that have arrived, if there is an engine.
+    pub fn drain(&mut self) {
+        while self.engine.is_some() {
             let windower = &mut self.stages.windower;
             let taken = self.links.intake.ring.pop(|header, first, second| {
                 let time = SampleTime { stream_ns: header.stream_ns, gap: header.gap };
                 (header, windower.push(first, second, time))
             });
             let Some((header, gap)) = taken else {
-                self.links.intake.room_made();
-                self.tell_publisher(MonoTime::now());
-                return Ok(());
+                if self.rows.first().is_some_and(|row| MonoTime::now().since(row.taken) >= self.stages.batch.wait) {
+                    self.infer();
+                }
+                break;
             };
             if let Some(gap) = gap {
-                self.links.stats.count_gap(gap);
-                self.stages.decider.reset();
+                self.gap(gap);
             }
             if self.stages.windower.ready().is_some() {
-                self.infer(&header)?;
-                self.stages.windower.advance();
+                self.take_window(header);
                 self.links.intake.room_made();
                 self.links.exchange.serve(&mut self.times);
-                if self.links.stop.is_overdue() {
-                    self.links.stats.undecided.store(self.links.intake.ring.len() as u64, Ordering::Relaxed);
-                    return Ok(());
+                if self.links.stop.is_overdue() || self.links.control.pending.load(Ordering::Acquire) {
+                    return;
                 }
             }
         }
+        self.links.intake.room_made();
+        self.tell_publisher(MonoTime::now());
     }
 
-    /// Takes the full window through the stages.
-    fn infer(&mut self, last: &SampleHeader) -> Result<(), EngineError> {
-        let Stages { windower, features, engine, decider } = &mut self.stages;
-        let Some(window) = windower.ready() else { return Ok(()) };
-        let taken = MonoTime::now();
-        features.apply(window, &mut self.features);
-        engine.set_input(0, &self.features)?;
-        let invoke_start = MonoTime::now();
-        engine.invoke()?;
-        let invoke_end = MonoTime::now();
-        let verdict = decider.decide(|output, values| engine.output(output, 0, values), &mut self.values)?;
-
-        let busy = invoke_end.since(invoke_start);
-        self.times.source.record(taken.since(last.arrival));
-        self.times.features.record(invoke_start.since(taken));
-        self.times.invoke.record(busy);
-        if let Some(spans) = &mut self.links.spans {
-            spans.send(BusySpan { start: invoke_start, end: invoke_end, busy_ns: duration_ns(busy), inferences: 1 });
+    /// What was before a gap has nothing to do with what comes after it.
+    fn gap(&mut self, gap: Gap) {
+        self.links.stats.count_gap(gap);
+        self.infer();
+        self.stages.decider.reset();
+        if let Some(engine) = &mut self.engine
+            && let Err(error) = engine.reset()
+        {
+            self.engine_failed(error);
         }
-        let decision = Decision {
-            seq: self.seq,
-            verdict,
-            truth: last.truth,
-            stream_ns: last.stream_ns,
-            arrival: last.arrival,
-            invoke_start,
-            invoke_end,
-        };
+    }
+
+    /// Puts the full window into the batch, and the batch through the engine when it is full.
+    fn take_window(&mut self, last: SampleHeader) {
+        let (Some(engine), Some(window)) = (&mut self.engine, self.stages.windower.ready()) else { return };
+        let taken = MonoTime::now();
+        self.links.stats.windows.fetch_add(1, Ordering::Relaxed);
+        self.stages.features.apply(window, &mut self.features);
+        let filled = engine.set_input(self.rows.len(), &self.features);
+        self.stages.windower.advance();
+        if let Some(recent) = &mut self.stages.recent {
+            recent.push(&self.features);
+            if self.windows_wanted && recent.is_full() {
+                self.windows_wanted = false;
+                (self.links.report)(Report::Windows(recent.values.clone()));
+            }
+        }
+        self.rows.push(Row { last, taken, filled: MonoTime::now() });
+        match filled {
+            Err(error) => self.engine_failed(error),
+            Ok(()) if self.rows.len() == self.stages.batch.max => self.infer(),
+            Ok(()) => {}
+        }
+    }
+
+    /// Takes the batch through the engine and decides on each of its windows, in order.
+    fn infer(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        if self.rows.is_empty() {
+            return;
+        }
+        let invoke_start = MonoTime::now();
+        let invoked = engine.invoke();
+        let invoke_end = MonoTime::now();
+        if let Err(error) = invoked {
+            return self.engine_failed(error);
+        }
+        let busy = invoke_end.since(invoke_start);
+        if let Some(spans) = &mut self.links.spans {
+            let inferences = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+            spans.send(BusySpan { start: invoke_start, end: invoke_end, busy_ns: duration_ns(busy), inferences });
+        }
+        for row in 0..self.rows.len() {
+            let Row { last, taken, filled } = self.rows[row];
+            let Some(engine) = &mut self.engine else { return };
+            let verdict =
+                self.stages.decider.decide(|output, values| engine.output(output, row, values), &mut self.values);
+            let verdict = match verdict {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    self.rows.drain(..row);
+                    return self.engine_failed(error);
+                }
+            };
+            self.times.source.record(taken.since(last.arrival));
+            self.times.features.record(filled.since(taken));
+            self.times.invoke.record(busy);
+            self.decided(Decision {
+                seq: self.seq,
+                verdict,
+                truth: last.truth,
+                stream_ns: last.stream_ns,
+                arrival: last.arrival,
+                invoke_start,
+                invoke_end,
+            });
+        }
+        self.rows.clear();
+    }
+
+    /// Hands a decision and the values beside it to the publisher.
+    fn decided(&mut self, decision: Decision) {
         self.seq += 1;
-        let stats = &self.links.stats;
-        stats.windows.fetch_add(1, Ordering::Relaxed);
         while self.links.hold && self.links.decisions.is_full() && !self.links.stop.is_overdue() {
             self.links.publisher.notify_one();
             std::thread::park_timeout(HOLD);
         }
+        let stats = &self.links.stats;
         if self.links.decisions.push(decision, &self.values) {
             stats.predictions.fetch_add(1, Ordering::Relaxed);
             self.untold = true;
-            if invoke_end.since(self.told) >= TELL_EVERY {
-                self.tell_publisher(invoke_end);
+            if decision.invoke_end.since(self.told) >= TELL_EVERY {
+                self.tell_publisher(decision.invoke_end);
             }
         } else {
             stats.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The windows in the engine are lost with it.
+    fn engine_failed(&mut self, error: EngineError) {
+        self.links.stats.lost.fetch_add(self.rows.len() as u64, Ordering::Relaxed);
+        self.rows.clear();
+        if let Some(engine) = self.engine.take() {
+            (self.links.report)(Report::EngineFailed { engine, error });
+        }
+    }
+
+    /// Does what it was told since it last looked; an error is that there will be no engine.
+    fn obey(&mut self) -> Result<(), EngineError> {
+        while self.links.control.pending.load(Ordering::Acquire) {
+            let Some(command) = self.links.control.next() else { break };
+            self.infer();
+            match command {
+                Command::Engine(engine) => {
+                    let engine = self.engine.replace(engine);
+                    (self.links.report)(Report::Changed { engine, stages: None });
+                }
+                Command::Stages(new) => self.change(*new),
+                Command::Spans(spans) => self.links.spans = spans,
+                Command::Windows => self.windows_wanted = self.stages.recent.is_some(),
+                Command::GiveUp(error) => return Err(error),
+            }
+        }
         Ok(())
+    }
+
+    fn change(&mut self, new: NewStages) {
+        let NewStages { mut stages, engine, decisions } = new;
+        stages.windower.go_on_from(&self.stages.windower);
+        self.features = vec![0.0; stages.windower.window_values()];
+        self.values = vec![0.0; stages.decider.width()];
+        self.rows = Vec::with_capacity(stages.batch.max);
+        let stages = std::mem::replace(&mut self.stages, stages);
+        let engine = engine.and_then(|engine| self.engine.replace(engine));
+        // The publisher goes on to the new ring when it finds this one abandoned and empty.
+        self.links.decisions = decisions;
+        self.links.publisher.notify_one();
+        (self.links.report)(Report::Changed { engine, stages: Some(Box::new(stages)) });
     }
 
     fn tell_publisher(&mut self, now: MonoTime) {

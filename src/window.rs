@@ -50,6 +50,19 @@ impl Windower {
         }
     }
 
+    /// Takes over the samples of the window that `other` was filling, as far as they can be part of one here.
+    pub fn go_on_from(&mut self, other: &Self) {
+        self.last_stream_ns = other.last_stream_ns;
+        if self.channels != other.channels {
+            return;
+        }
+        let held = &other.buffer[other.start..other.end];
+        let kept = held.len().min(self.window_values - self.channels);
+        self.buffer[..kept].copy_from_slice(&held[held.len() - kept..]);
+        self.end = kept;
+        self.skip = other.skip;
+    }
+
     /// Values in a window: samples times channels.
     pub fn window_values(&self) -> usize {
         self.window_values

@@ -5,34 +5,21 @@
 mod common {
     pub mod daemon;
     pub mod mosquitto;
+    pub mod plugin;
     pub mod wire;
 }
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::LazyLock;
-
 use common::daemon::{Ended, Setup};
 use common::mosquitto::Mosquitto;
+use common::plugin::test_delegate;
 use common::wire::{Wire, correct, json_file};
-
-/// The plugin, compiled by the compiler that compiles the tests; it needs nothing but the standard library.
-static PLUGIN: LazyLock<PathBuf> = LazyLock::new(|| {
-    let plugin = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("libtest_delegate-{}.so", std::process::id()));
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let source = common::daemon::root().join("tests/plugins/test_delegate.rs");
-    let mut command = Command::new(rustc);
-    command.args(["--edition", "2024", "--crate-type", "cdylib", "-D", "warnings", "-o"]).arg(&plugin).arg(source);
-    assert!(command.status().unwrap().success());
-    plugin
-});
 
 /// The demo by the plugin in that mode, falling back to those named.
 fn setup(port: u16, mode: &str, fallback: &str) -> Setup {
     let table = format!(
         "[delegates.npu]\nexternal = {{ library = \"{}\", options = {{ mode = \"{mode}\" }} }}\n\n[pipelines.shoulder]\n\
          fallback = [{fallback}]",
-        PLUGIN.display()
+        test_delegate().display()
     );
     Setup::demo(port)
         .at_speed("\"max\"")
@@ -55,7 +42,11 @@ fn a_delegate_that_claims_nothing_leaves_all_to_the_cpu() {
     let card = json_file(&common::daemon::root().join("models/metrics.json"));
     let expected = &card["recording"]["int8"]["builtin_kernels"]["correct"];
     assert_eq!(correct(&wire.predictions(), "raw_label"), *expected);
-    assert_eq!(wire.metrics()["delegate"], serde_json::json!({ "requested": "npu", "active": "npu" }));
+    let metrics = wire.metrics();
+    let delegate = &metrics["delegate"];
+    assert_eq!((&delegate["requested"], &delegate["active"]), (&"npu".into(), &"npu".into()));
+    assert_eq!((&delegate["nodes_total"], &delegate["nodes_delegated"]), (&9.into(), &0.into()));
+    assert!(delegate["warnings"][0].as_str().is_some_and(|w| w.contains("took no node")), "{delegate}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use edgewatt::app::{self, PreparedPipeline};
 use edgewatt::config::{Config, DelegateKind};
 use edgewatt::engine::{self, Element, Engine, EngineError, Runtime, TensorInfo, TfliteEngine};
 use edgewatt::model::ModelSummary;
@@ -95,13 +94,9 @@ fn demo_config(model: &str, delegate: &str) -> Config {
     demo::config(&[("models/shoulder_int8.tflite\"", &model), ("delegate = \"xnnpack\"", &delegate)])
 }
 
-fn prepared(config: &Config) -> PreparedPipeline {
-    app::prepare(config, None).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0)
-}
-
 /// Why a configuration is refused, and at which key.
 fn problem(config: &Config) -> (String, String) {
-    let problems = app::prepare(config, None).err().unwrap();
+    let problems = demo::try_to_prepare(config).err().unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
     (problems[0].key.to_string(), problems[0].message.clone())
 }
@@ -109,7 +104,7 @@ fn problem(config: &Config) -> (String, String) {
 /// The features of the reference windows, cut from the recording as the file says.
 fn golden_features(golden: &Value) -> Vec<Vec<f32>> {
     let config = demo_config("shoulder_int8.tflite", "cpu");
-    let pipeline = prepared(&config);
+    let pipeline = demo::prepare(&config);
     let recording = demo::recording(&config, &pipeline.labels);
     let samples = config.pipelines[0].window.samples;
     let features = |row: &Value| {
@@ -136,13 +131,14 @@ fn the_demo_models_answer_as_the_reference_does() {
     let tolerance = ["float_relative", "float_absolute"].map(|key| golden["tolerance"][key].as_f64().unwrap() as f32);
     for model in DEMO_MODELS {
         for (delegate, _, kernels) in DELEGATES {
-            let mut pipeline = prepared(&demo_config(model, delegate));
-            assert_eq!(golden["models"][model]["sha256"], pipeline.model_sha256);
-            let info = pipeline.stages.engine.outputs()[0].clone();
+            let pipeline = demo::prepare(&demo_config(model, delegate));
+            assert_eq!(golden["models"][model]["sha256"], pipeline.maker.model.sha256);
+            let info = pipeline.tensors.outputs[0].clone();
+            let mut engine = pipeline.made.unwrap().engine;
             let answers = &golden["models"][model][kernels];
             let answers = if info.element == Element::Float32 { &answers["probabilities"] } else { &answers["raw"] };
             for (window, features) in features.iter().enumerate() {
-                let values = run(pipeline.stages.engine.as_mut(), features).remove(0);
+                let values = run(engine.as_mut(), features).remove(0);
                 let worst = disagreement(&info, &values, &numbers(&answers[window]), tolerance);
                 assert!(worst <= 1.0, "{model} by {delegate}, window {window}: {worst} times what is allowed");
             }

@@ -1,5 +1,6 @@
 //! The meters of the configuration, and the thread that joins their readings with the busy spans.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,6 +23,8 @@ const SPANS: usize = 16 * 1024;
 
 /// The energy side of a running daemon.
 pub struct Metering {
+    /// The pipelines that are metered, in the join's order.
+    pipelines: Vec<usize>,
     join: Arc<Mutex<Join>>,
     /// The meters' own: they are read until the last inference is done.
     stop: Arc<Stop>,
@@ -31,7 +34,8 @@ pub struct Metering {
 
 impl Metering {
     /// Starts the meter thread, if there is a meter; one sender a pipeline then.
-    pub fn start(power: &Power, pipeline_count: usize) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
+    pub fn start(power: &Power, pipelines: Vec<usize>) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
+        let pipeline_count = pipelines.len();
         let mut meters = build(power);
         for meter in &mut meters {
             // A meter knows what it covers once it was read; why it cannot be, the meter thread will say.
@@ -42,7 +46,7 @@ impl Metering {
         let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone())));
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
-            return Ok((Self { join, stop, thread: None, infos }, none));
+            return Ok((Self { pipelines, join, stop, thread: None, infos }, none));
         }
         let (senders, mut spans): (Vec<_>, Vec<_>) = (0..pipeline_count).map(|_| span_ring(SPANS)).unzip();
         let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
@@ -53,12 +57,13 @@ impl Metering {
                 join.reading(meter, reading);
             })
         })?;
-        Ok((Self { join, stop, thread: Some(thread), infos }, senders.into_iter().map(Some).collect()))
+        Ok((Self { pipelines, join, stop, thread: Some(thread), infos }, senders.into_iter().map(Some).collect()))
     }
 
     /// The figures since the last call, by pipeline.
-    pub fn figures(&self) -> Vec<Vec<Figure>> {
-        self.join.lock().unwrap_or_else(PoisonError::into_inner).figures()
+    pub fn figures(&self) -> BTreeMap<usize, Vec<Figure>> {
+        let figures = self.join.lock().unwrap_or_else(PoisonError::into_inner).figures();
+        self.pipelines.iter().copied().zip(figures).collect()
     }
 
     /// Has every meter read a last time; a meter that hangs is not waited for longer than `patience`.

@@ -1,26 +1,27 @@
-//! Everything that can be known before running: files, the runtime, models, shapes, labels.
+//! Everything that can be known before running: files, the runtime, models, delegates, shapes, labels.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, Decision as DecisionConfig, DelegateKind, Feature, Key, Pipeline, Problem};
+use super::engines::{EngineMaker, Made, ModelFile, Refusal, Tools};
+use super::windows;
+use crate::config::{Config, Decision as DecisionConfig, Document, Feature, Key, Pipeline, Problem};
 use crate::decision::Decider;
-use crate::engine::{self, Engine, EngineError, Runtime, TfliteEngine, probe};
+use crate::engine::process::Launcher;
+use crate::engine::{self, Runtime, TensorInfo};
 use crate::features::{Affine, Chain, Detrend, Transform};
 use crate::model::{self, ModelSummary};
-use crate::pipeline::Stages;
-use crate::publish::payload::DelegateState;
+use crate::pipeline::{Recent, Stages};
 use crate::publish::publisher::Vocabulary;
 use crate::source;
+use crate::sys;
 use crate::window::Windower;
-
-/// Windows in one invocation.
-const BATCH: usize = 1;
 
 /// A configuration with everything loaded that it names.
 pub struct Prepared {
-    pub runtime: Runtime,
+    pub tools: Tools,
     pub pipelines: Vec<PreparedPipeline>,
 }
 
@@ -28,8 +29,27 @@ pub struct PreparedPipeline {
     pub stages: Stages,
     /// The classes, where the decision is one.
     pub labels: Vec<String>,
-    pub model_sha256: String,
-    pub delegate: DelegateState,
+    pub maker: Arc<EngineMaker>,
+    /// `None`: the engine that runs already can go on.
+    pub made: Option<Made>,
+    pub tensors: Arc<Tensors>,
+}
+
+/// What goes into a model and what comes out of it.
+#[derive(Debug)]
+pub struct Tensors {
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+
+/// An engine that runs already.
+#[derive(Clone)]
+pub struct Kept {
+    pub config: Pipeline,
+    /// Its stream has.
+    pub ended: bool,
+    pub maker: Arc<EngineMaker>,
+    pub tensors: Arc<Tensors>,
 }
 
 impl PreparedPipeline {
@@ -38,55 +58,72 @@ impl PreparedPipeline {
         match &config.decision {
             DecisionConfig::Classify(_) => Vocabulary::Labels(self.labels.clone()),
             DecisionConfig::Regress(regress) => Vocabulary::Values(regress.names.clone()),
-            DecisionConfig::Raw => Vocabulary::Outputs(self.stages.engine.outputs().iter().map(|o| o.len()).collect()),
+            DecisionConfig::Raw => {
+                let batch = config.batch.max;
+                Vocabulary::Outputs(self.tensors.outputs.iter().map(|output| output.len() / batch).collect())
+            }
         }
     }
 }
 
-/// Loads and checks it all; every problem is found, not only the first.
+/// Reads a configuration and loads what it names; the error shows every problem at its place.
 ///
-/// With `program`, this very binary, each model is tried in a process of its own first, so that one which makes the
-/// runtime crash is a problem like any other.
-pub fn prepare(config: &Config, program: Option<&Path>) -> Result<Prepared, Vec<Problem>> {
+/// `program` is this very binary, which delegates and models are tried in.
+pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), String> {
+    load_with(path, |config, document| {
+        let tools = tools(config, program).map_err(|problem| shown(document, &[problem]))?;
+        Ok((tools, Vec::new()))
+    })
+}
+
+/// As [`load`], with the tools and the engines of a daemon that runs.
+pub fn load_with(
+    path: &Path,
+    running: impl FnOnce(&Config, &Document) -> Result<(Tools, Vec<Kept>), String>,
+) -> Result<(Config, Prepared), String> {
+    let document = Document::read(path).map_err(|e| e.to_string())?;
+    let config = document.parse(sys::hostname().as_deref()).map_err(|e| e.to_string())?;
+    let (tools, kept) = running(&config, &document)?;
+    let prepared = prepare(&config, &tools, &kept).map_err(|problems| shown(&document, &problems))?;
+    Ok((config, prepared))
+}
+
+/// Every problem at its place.
+pub fn shown(document: &Document, problems: &[Problem]) -> String {
+    problems.iter().map(|p| document.show(&p.key, &p.message)).collect::<Vec<_>>().join("\n")
+}
+
+/// Loads the runtime.
+pub fn tools(config: &Config, program: &Path) -> Result<Tools, Problem> {
     let runtime = Runtime::load(config.runtime_library.as_deref())
-        .map_err(|e| vec![Problem::new(Key::new(&["runtime", "library"]), e)])?;
+        .map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
+    tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
+    let launcher = Arc::new(Launcher { program: program.to_owned(), runtime: runtime.path.clone() });
+    Ok(Tools { runtime, launcher })
+}
+
+/// Loads and checks it all; every problem is found, not only the first.
+pub fn prepare(config: &Config, tools: &Tools, kept: &[Kept]) -> Result<Prepared, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut pipelines = Vec::new();
     for pipeline in &config.pipelines {
         if let Err(error) = source::check(&pipeline.source) {
             problems.push(Problem::new(pipeline.key().child("source"), error));
         }
-        match prepare_pipeline(&runtime, program, pipeline) {
+        match prepare_pipeline(tools, kept.iter().find(|kept| kept.config.name == pipeline.name), pipeline) {
             Ok(prepared) => pipelines.push(prepared),
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(Prepared { runtime, pipelines }) } else { Err(problems) }
+    if problems.is_empty() { Ok(Prepared { tools: tools.clone(), pipelines }) } else { Err(problems) }
 }
 
-fn prepare_pipeline(
-    runtime: &Runtime,
-    program: Option<&Path>,
-    pipeline: &Pipeline,
-) -> Result<PreparedPipeline, Problem> {
+fn prepare_pipeline(tools: &Tools, kept: Option<&Kept>, pipeline: &Pipeline) -> Result<PreparedPipeline, Problem> {
     let key = pipeline.key();
-    let path_key = key.child("model").child("path");
-    let at_path = |e: EngineError| Problem::new(path_key.clone(), e);
-
-    let bytes = model::read_file(&pipeline.model)
-        .map_err(|e| Problem::new(path_key.clone(), format!("cannot read {}: {e}", pipeline.model.display())))?;
-    let model_sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != model_sha256) {
-        let message = format!("{} has the SHA-256 {model_sha256}, not {pinned}", pipeline.model.display());
-        return Err(Problem::new(key.child("model").child("sha256"), message));
-    }
-    let summary = ModelSummary::from_bytes(&bytes)
-        .map_err(|e| Problem::new(path_key.clone(), format!("{}: {e}", pipeline.model.display())))?;
-    let (engine, delegate) = first_engine(runtime, program, pipeline, &bytes).map_err(at_path)?;
     let channels = pipeline.source.records.channels.len();
     let window = pipeline.window;
-    engine::check_window(&engine.inputs()[0], BATCH, window.samples, channels)
-        .map_err(|e| Problem::new(key.child("window"), e))?;
+    let transforms = pipeline.features.iter().map(|feature| transform(feature, window.samples, channels));
+    let features = Chain::new(transforms);
     let labels = match (&pipeline.labels, &pipeline.decision) {
         (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
         (None, DecisionConfig::Classify(_)) => {
@@ -94,61 +131,109 @@ fn prepare_pipeline(
         }
         (None, _) => Vec::new(),
     };
-    let decider = Decider::new(&pipeline.decision, engine.outputs(), &labels, &ends_in_probabilities(&summary))
-        .map_err(|e| Problem::new(key.child("decision"), e))?;
-    let transforms = pipeline.features.iter().map(|feature| transform(feature, window.samples, channels));
-    let stages = Stages {
-        windower: Windower::new(window.samples, window.hop, channels, window.max_gap),
-        features: Chain::new(transforms),
-        engine: Box::new(engine),
-        decider,
+    let (maker, compares) = maker(tools, pipeline, &features)?;
+    let goes_on = |kept: &&Kept| {
+        kept.config.source == pipeline.source && (!kept.ended || kept.config == *pipeline) && kept.maker.is_same(&maker)
     };
-    Ok(PreparedPipeline { stages, labels, model_sha256, delegate })
-}
-
-/// The engine with the first delegate that works, of the one asked for and those to fall back to.
-fn first_engine(
-    runtime: &Runtime,
-    program: Option<&Path>,
-    pipeline: &Pipeline,
-    bytes: &[u8],
-) -> Result<(TfliteEngine, DelegateState), EngineError> {
-    let requested = pipeline.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone());
-    let mut refusals: Vec<(&str, EngineError)> = Vec::new();
-    for delegate in &pipeline.delegates {
-        match engine_with(runtime, program, &pipeline.model, bytes, &delegate.kind) {
-            Ok(engine) => {
-                let reason = reasons(&refusals);
-                let state = DelegateState { requested, active: delegate.name.clone(), reason };
-                return Ok((engine, state));
-            }
-            Err(error) => refusals.push((&delegate.name, error)),
+    let (maker, made, tensors) = match kept.filter(goes_on) {
+        Some(kept) => (kept.maker.clone(), None, kept.tensors.clone()),
+        None => {
+            let mut refusals: Vec<Refusal> = Vec::new();
+            let made =
+                maker.make_from(0, &mut refusals).map_err(|e| Problem::new(key.child("model").child("path"), e))?;
+            let tensors = Tensors { inputs: made.inputs.clone(), outputs: made.outputs.clone() };
+            (Arc::new(maker), Some(made), Arc::new(tensors))
         }
-    }
-    match refusals.len() {
-        1 => Err(refusals.remove(0).1),
-        _ => Err(EngineError::Refused(reasons(&refusals).unwrap_or_default())),
-    }
+    };
+    let batch = pipeline.batch;
+    engine::check_window(&tensors.inputs[0], batch.max, window.samples, channels)
+        .map_err(|e| Problem::new(key.child("window"), e))?;
+    let summary = &maker.model.summary;
+    let decider = Decider::new(
+        &pipeline.decision,
+        &one_row(&tensors.outputs, batch.max),
+        &labels,
+        &ends_in_probabilities(summary),
+    )
+    .map_err(|e| Problem::new(key.child("decision"), e))?;
+    let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
+    // Only a stream that is not recorded elsewhere has to be kept at hand.
+    let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
+    let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
+    let stages = Stages { windower, features, decider, batch, recent };
+    Ok(PreparedPipeline { stages, labels, maker, made, tensors })
 }
 
-/// Why each delegate that was tried is not used.
-fn reasons(refusals: &[(&str, EngineError)]) -> Option<String> {
-    let told: Vec<String> = refusals.iter().map(|(name, error)| format!("{name}: {error}")).collect();
-    (!told.is_empty()).then(|| told.join("; "))
+/// What makes this pipeline's engines, and whether any of its delegates is compared with the reference.
+fn maker(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(EngineMaker, bool), Problem> {
+    let key = pipeline.key();
+    let model = read_model(pipeline)?;
+    if pipeline.batch.max > 1 && model.summary.stateful {
+        let why = "the model keeps state from one window to the next, so windows must go through it one at a time";
+        return Err(Problem::new(key.child("batch"), why));
+    }
+    let reference_key = key.child("parity").child("reference_model");
+    let read = |path: &PathBuf| read_bytes(path).and_then(|(bytes, sha256)| ModelFile::new(path, bytes, sha256));
+    let reference_model = pipeline.parity.reference_model.as_ref().map(read).transpose();
+    let reference_model = reference_model.map_err(|e| Problem::new(reference_key, e))?;
+    let mut maker = EngineMaker {
+        tools: tools.clone(),
+        model,
+        reference_model,
+        delegates: pipeline.delegates.clone(),
+        batch: pipeline.batch.max,
+        parity: pipeline.parity.clone(),
+        decided: match &pipeline.decision {
+            DecisionConfig::Classify(classify) => classify.output,
+            DecisionConfig::Regress(regress) => regress.output,
+            DecisionConfig::Raw => 0,
+        },
+        recorded: None,
+        reference: Mutex::default(),
+    };
+    let compares = maker.delegates.iter().any(|delegate| maker.is_compared(&delegate.kind));
+    if compares && !maker.has_reference() {
+        let why = "the runtime's own kernels cannot run this model, so there is nothing to compare with; name the \
+                   model that it was made from: reference_model = \"FILE.tflite\"";
+        return Err(Problem::new(key.child("parity"), why));
+    }
+    if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
+        let windows = windows::recorded(path, &pipeline.source.records, pipeline.window, features, limits.windows);
+        maker.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
+    }
+    Ok((maker, compares))
 }
 
-fn engine_with(
-    runtime: &Runtime,
-    program: Option<&Path>,
-    model: &Path,
-    bytes: &[u8],
-    delegate: &DelegateKind,
-) -> Result<TfliteEngine, EngineError> {
-    if let Some(program) = program {
-        let (library, model) = (runtime.path.clone(), model.to_owned());
-        probe::probe(program, &probe::Task { library, model, delegate: delegate.clone(), batch: BATCH }, bytes)?;
+fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
+    let (path, key) = (&pipeline.model, pipeline.key().child("model"));
+    if let (Some(max), Ok(file)) = (pipeline.model_max_bytes, std::fs::metadata(path))
+        && file.len() > max
+    {
+        let message = format!("{} has {} bytes, more than the {max} that are allowed", path.display(), file.len());
+        return Err(Problem::new(key.child("max_mib"), message));
     }
-    TfliteEngine::new(runtime, model, bytes, delegate, BATCH)
+    let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
+    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != sha256) {
+        let message = format!("{} has the SHA-256 {sha256}, not {pinned}", path.display());
+        return Err(Problem::new(key.child("sha256"), message));
+    }
+    ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))
+}
+
+/// A file's bytes and their SHA-256.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((bytes, sha256))
+}
+
+/// The outputs as they are for one window of a batch.
+fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
+    let mut rows = outputs.to_vec();
+    if batch > 1 {
+        rows.iter_mut().filter_map(|row| row.shape.first_mut()).for_each(|first| *first = 1);
+    }
+    rows
 }
 
 /// For each output, whether the model's own last operator makes probabilities of its scores.

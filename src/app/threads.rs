@@ -1,4 +1,4 @@
-//! Starting the acquire and infer threads, and hearing how they end.
+//! Starting the acquire and infer threads, and what the async thread hears of them and others.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,14 +6,30 @@ use std::thread::Builder;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::pipeline::Infer;
+use super::engines::Refusal;
+use super::prepare::Prepared;
+use super::running::Delivery;
+use crate::config::Config;
+use crate::pipeline::{Infer, Report};
 use crate::source::{Feed, Source};
+
+/// What the async thread is told by others.
+pub enum Told {
+    Ended(Ended),
+    Infer(usize, Report),
+    /// An engine that was ordered, and why the delegates before it are not used.
+    Made(usize, Delivery, Vec<Refusal>),
+    /// The configuration that was read again, or what is wrong with it.
+    Reloaded(Box<Result<(Config, Prepared), String>>),
+}
 
 /// A thread of a pipeline that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub pipeline: usize,
     pub stage: Stage,
+    /// Of the decision that would have been next, where the infer thread has ended in order.
+    pub seq: Option<u64>,
     /// Why it ended before its time.
     pub error: Option<String>,
 }
@@ -29,18 +45,22 @@ pub fn acquire(
     name: &str,
     source: Box<dyn Source>,
     mut feed: Feed,
-    ended: UnboundedSender<Ended>,
+    told: UnboundedSender<Told>,
 ) -> io::Result<()> {
     spawn(thread_name("acq", name), move || {
-        let error = caught(|| source.run(&mut feed));
-        report(&ended, pipeline, Stage::Acquire, error);
+        let error = caught(|| source.run(&mut feed)).err();
+        // Nobody listens any more only when the daemon has given up waiting.
+        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Acquire, seq: None, error }));
     })
 }
 
-pub fn infer(pipeline: usize, name: &str, infer: Infer, ended: UnboundedSender<Ended>) -> io::Result<()> {
+pub fn infer(pipeline: usize, name: &str, infer: Infer, told: UnboundedSender<Told>) -> io::Result<()> {
     spawn(thread_name("infer", name), move || {
-        let error = caught(|| infer.run());
-        report(&ended, pipeline, Stage::Infer, error);
+        let (seq, error) = match caught(|| infer.run()) {
+            Ok(seq) => (Some(seq), None),
+            Err(error) => (None, Some(error)),
+        };
+        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Infer, seq, error }));
     })
 }
 
@@ -55,15 +75,9 @@ fn thread_name(stage: &str, pipeline: &str) -> String {
 }
 
 /// A panic in one pipeline is our mistake, but no reason to take the others down.
-fn caught<E: std::fmt::Display>(work: impl FnOnce() -> Result<(), E>) -> Option<String> {
+fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("it panicked; this is a fault in edgewatt, please report it with the log".into()),
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("it panicked; this is a fault in edgewatt, please report it with the log".into()),
     }
-}
-
-fn report(ended: &UnboundedSender<Ended>, pipeline: usize, stage: Stage, error: Option<String>) {
-    // Nobody listens any more only when the daemon has given up waiting.
-    let _ = ended.send(Ended { pipeline, stage, error });
 }

@@ -7,8 +7,7 @@ use anyhow::Context;
 
 use super::{ConfigArg, EX_CONFIG};
 use crate::app::{self, Prepared};
-use crate::config::{Config, Document};
-use crate::sys;
+use crate::config::Config;
 
 pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
     let (config, prepared) = match load(args)? {
@@ -17,23 +16,27 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout();
     writeln!(out, "{}: ok", args.config.display())?;
-    writeln!(out, "  runtime {}", prepared.runtime.path.display())?;
+    let runtime = &prepared.tools.runtime;
+    writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
-        let engine = &prepared.stages.engine;
-        let input = &engine.inputs()[0];
-        let outputs: Vec<String> = engine.outputs().iter().map(|o| format!("{:?} {}", o.shape, o.element)).collect();
+        let input = &prepared.tensors.inputs[0];
+        let outputs = prepared.tensors.outputs.iter().map(|o| format!("{:?} {}", o.shape, o.element));
         writeln!(
             out,
-            "  pipeline {}: {} {:?} {} -> {} by {}",
+            "  pipeline {}: {} {:?} {} -> {}",
             pipeline.name,
             pipeline.model.display(),
             input.shape,
             input.element,
-            outputs.join(", "),
-            prepared.delegate.active,
+            outputs.collect::<Vec<_>>().join(", "),
         )?;
-        if let Some(reason) = &prepared.delegate.reason {
-            writeln!(out, "    {} was asked for; {reason}", prepared.delegate.requested)?;
+        let Some(made) = &prepared.made else { continue };
+        writeln!(out, "    {}", made.state)?;
+        if let Some(reason) = &made.state.reason {
+            writeln!(out, "    {} was asked for; {reason}", made.state.requested)?;
+        }
+        for warning in &made.state.warnings {
+            writeln!(out, "    warning: {warning}")?;
         }
     }
     for mut meter in app::build_meters(&config.power) {
@@ -50,27 +53,10 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
 
 /// Loads a configuration and all that it names; problems are shown and become the exit code.
 pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), ExitCode>> {
-    let mut err = io::stderr();
-    let document = match Document::read(&args.config) {
-        Ok(document) => document,
-        Err(error) => return refuse(&mut err, &error.to_string()),
-    };
-    let config = match document.parse(sys::hostname().as_deref()) {
-        Ok(config) => config,
-        Err(error) => return refuse(&mut err, &error.to_string()),
-    };
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    match app::prepare(&config, Some(&program)) {
-        Ok(prepared) => Ok(Ok((config, prepared))),
-        Err(problems) => {
-            let shown: Vec<String> = problems.iter().map(|p| document.show(&p.key, &p.message)).collect();
-            refuse(&mut err, &shown.join("\n"))
-        }
-    }
-}
-
-fn refuse<T>(err: &mut impl Write, message: &str) -> anyhow::Result<Result<T, ExitCode>> {
-    // The exit code must come through even where standard error is a full disk.
-    let _ = writeln!(err, "{message}");
-    Ok(Err(ExitCode::from(EX_CONFIG)))
+    Ok(app::load(&args.config, &program).map_err(|problems| {
+        // The exit code must come through even where standard error is a full disk.
+        let _ = writeln!(io::stderr(), "{problems}");
+        ExitCode::from(EX_CONFIG)
+    }))
 }

@@ -30,8 +30,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     {
         bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
     }
+    let options = RunOptions { once: args.once, config: args.config.config.clone() };
     let mut viewer = None;
-    let summary = app::run(config, prepared, RunOptions { once: args.once }, |host, port, topics| {
+    let summary = app::run(config, prepared, options, |host, port, topics| {
         if args.watch {
             viewer = Some(watch::spawn(host.to_owned(), port, topics.filter()));
         }

@@ -13,7 +13,7 @@ pub use super::raw::{
 };
 
 /// A configuration that can be run, as far as can be told without touching anything outside it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// SHA-256 of the file's text, shortened.
     pub hash: String,
@@ -25,7 +25,7 @@ pub struct Config {
     pub pipelines: Vec<Pipeline>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Mqtt {
     pub broker: Broker,
     pub client_id: String,
@@ -48,27 +48,27 @@ pub enum Broker {
     Tcp { host: String, port: u16 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Power {
     pub sysfs: PathBuf,
     pub sample_period: Duration,
     pub meters: Vec<Meter>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Meter {
     pub name: String,
     pub kind: MeterKind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum MeterKind {
     Rapl,
     Hwmon(Hwmon),
     Estimate { watts_per_core: f64, idle_watts: f64 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     pub name: String,
     pub source: Source,
@@ -96,7 +96,7 @@ impl Pipeline {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     pub kind: SourceKind,
     pub records: Records,
@@ -111,13 +111,13 @@ impl Source {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {
     Replay(Replay),
     Lines(From),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
     pub path: PathBuf,
     pub speed: Speed,
@@ -125,7 +125,7 @@ pub struct Replay {
 }
 
 /// What one line of text holds, with a limit for every channel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Records {
     pub format: Format,
     /// The first line names the columns.
@@ -142,7 +142,7 @@ pub struct Records {
     pub truth: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
     pub samples: usize,
     pub hop: usize,
@@ -243,7 +243,7 @@ impl DelegateKind {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     Classify(Classify),
     Regress(Regress),

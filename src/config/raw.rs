@@ -122,7 +122,7 @@ pub enum Meter {
 #[serde(deny_unknown_fields)]
 pub struct Rapl {}
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hwmon {
     pub chip: String,

@@ -4,9 +4,11 @@
 //! model's own types and back. It knows nothing of samples, classes or meters. Built on the main thread, used on
 //! the infer thread.
 
-mod edge_tpu;
+pub mod edge_tpu;
 mod interpreter;
+pub mod parity;
 pub mod probe;
+pub mod process;
 mod profile;
 pub mod quantize;
 pub mod runtime;
@@ -14,12 +16,14 @@ pub mod span;
 mod tensor;
 mod tflite;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::config::DelegateKind;
 
 pub use profile::Delegation;
 pub use runtime::Runtime;
 pub use tensor::{Coding, Element, TensorInfo};
-pub use tflite::TfliteEngine;
+pub use tflite::{TfliteEngine, foreign_operators};
 
 /// Runs one model on a batch of windows. Nothing here allocates after the engine was built, but for `reset`.
 pub trait Engine: Send {
@@ -88,6 +92,22 @@ impl EngineError {
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n  ")
+}
+
+/// The engine that runs such a delegate on the calling thread.
+pub fn build(
+    runtime: &Runtime,
+    path: &Path,
+    bytes: &[u8],
+    delegate: &DelegateKind,
+    batch: usize,
+) -> Result<Box<dyn Engine>, EngineError> {
+    match delegate {
+        DelegateKind::Litert { library, .. } => {
+            Err(EngineError::Delegate { delegate: library.display().to_string(), reason: "not yet".into() })
+        }
+        _ => Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?)),
+    }
 }
 
 /// Checks that windows of `[samples, channels]` are what `input` takes, `batch` of them at a time.

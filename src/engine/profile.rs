@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char, c_void};
+use std::fmt;
 
 use edgefirst_tflite_sys::TfLiteInterpreterOptions;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,20 @@ pub struct Delegation {
     pub on_cpu: BTreeMap<String, usize>,
 }
 
+impl fmt::Display for Delegation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { nodes_total, nodes_delegated, partitions, on_cpu } = self;
+        write!(f, "{nodes_delegated} of {nodes_total} nodes delegated")?;
+        match partitions {
+            0 => {}
+            1 => f.write_str(" in 1 partition")?,
+            _ => write!(f, " in {partitions} partitions")?,
+        }
+        let left: Vec<String> = on_cpu.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
+        if left.is_empty() { Ok(()) } else { write!(f, "; on the runtime's own kernels: {}", left.join(", ")) }
+    }
+}
+
 /// `TfLiteTelemetryProfilerStruct` as TensorFlow Lite's `profiling/telemetry/c/profiler.h` lays it out.
 #[repr(C)]
 struct Callbacks {
@@ -36,29 +51,37 @@ struct Callbacks {
     invoke: unsafe extern "C" fn(*mut Callbacks, *const c_char, u64, i64, i64),
 }
 
-/// Nodes of the main graph that were invoked: index and operator.
-type Invoked = BTreeSet<(usize, String)>;
+/// What was reported of one invocation.
+#[derive(Default)]
+struct Watched {
+    /// Nodes of the main graph: index and operator.
+    nodes: BTreeSet<(usize, String)>,
+    /// Partitions of a delegate that reports its own steps in the place of its node, as XNNPACK does.
+    stepwise: usize,
+    /// The invocation is over: whatever comes is ignored.
+    closed: bool,
+}
 
 /// Listens to one interpreter, which it must outlive.
 pub struct Profiler {
     /// Boxed, since the runtime keeps their addresses.
     callbacks: Box<Callbacks>,
-    invoked: *mut Invoked,
+    watched: *mut Watched,
 }
 
 impl Profiler {
     pub fn new() -> Self {
-        let invoked = Box::into_raw(Box::<Invoked>::default());
+        let watched = Box::into_raw(Box::<Watched>::default());
         let callbacks = Callbacks {
-            data: invoked.cast(),
+            data: watched.cast(),
             event: ignore_event,
             op_event: ignore_op_event,
             settings: ignore_settings,
             begin_invoke: record,
             end_invoke: ignore_end,
-            invoke: ignore_invoke,
+            invoke: record_step,
         };
-        Self { callbacks: Box::new(callbacks), invoked }
+        Self { callbacks: Box::new(callbacks), watched }
     }
 
     /// # Safety
@@ -77,17 +100,19 @@ impl Profiler {
         Ok(())
     }
 
-    /// Sums up what was invoked since the start, in a model whose main graph has `nodes_total` nodes.
+    /// Sums up what was invoked since the start, in a model whose main graph has `nodes_total` nodes, and hears no more.
     ///
     /// A delegate's nodes are appended to the graph, so their indices are beyond those of the model.
-    pub fn delegation(&self, nodes_total: usize) -> Delegation {
-        // SAFETY: no interpreter runs, so nobody writes.
-        let invoked = unsafe { &*self.invoked };
+    pub fn delegation(&mut self, nodes_total: usize) -> Delegation {
+        // SAFETY: no interpreter runs, so nobody else has a reference.
+        let watched = unsafe { &mut *self.watched };
+        watched.closed = true;
         let mut on_cpu = BTreeMap::new();
-        for (_, operator) in invoked.iter().filter(|(index, _)| *index < nodes_total) {
+        for (_, operator) in watched.nodes.iter().filter(|(index, _)| *index < nodes_total) {
             *on_cpu.entry(operator.clone()).or_insert(0) += 1;
         }
-        let partitions = invoked.iter().filter(|(index, _)| *index >= nodes_total).count();
+        let delegates = watched.nodes.iter().filter(|(index, _)| *index >= nodes_total).count();
+        let partitions = delegates + watched.stepwise;
         let nodes_delegated = if partitions == 0 { 0 } else { nodes_total - on_cpu.values().sum::<usize>() };
         Delegation { nodes_total, nodes_delegated, partitions, on_cpu }
     }
@@ -96,7 +121,7 @@ impl Profiler {
 impl Drop for Profiler {
     fn drop(&mut self) {
         // SAFETY: made by Box::into_raw; the interpreter that wrote to it is gone.
-        drop(unsafe { Box::from_raw(self.invoked) });
+        drop(unsafe { Box::from_raw(self.watched) });
     }
 }
 
@@ -107,8 +132,10 @@ unsafe extern "C" fn record(callbacks: *mut Callbacks, name: *const c_char, node
     {
         // SAFETY: the runtime hands back what it was given, on the thread that invokes; the name is a C string.
         unsafe {
-            let invoked = &mut *(*callbacks).data.cast::<Invoked>();
-            invoked.insert((node, CStr::from_ptr(name).to_string_lossy().into_owned()));
+            let watched = &mut *(*callbacks).data.cast::<Watched>();
+            if !watched.closed {
+                watched.nodes.insert((node, CStr::from_ptr(name).to_string_lossy().into_owned()));
+            }
         }
     }
     0
@@ -118,4 +145,12 @@ unsafe extern "C" fn ignore_event(_: *mut Callbacks, _: *const c_char, _: u64) {
 unsafe extern "C" fn ignore_op_event(_: *mut Callbacks, _: *const c_char, _: i64, _: i64, _: u64) {}
 unsafe extern "C" fn ignore_settings(_: *mut Callbacks, _: *const c_char, _: *const c_void) {}
 unsafe extern "C" fn ignore_end(_: *mut Callbacks, _: u32) {}
-unsafe extern "C" fn ignore_invoke(_: *mut Callbacks, _: *const c_char, _: u64, _: i64, _: i64) {}
+
+/// The steps of each partition are counted from 0.
+unsafe extern "C" fn record_step(callbacks: *mut Callbacks, _: *const c_char, _: u64, step: i64, _: i64) {
+    // SAFETY: as above.
+    let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
+    if step == 0 && !watched.closed {
+        watched.stepwise += 1;
+    }
+}

@@ -16,6 +16,8 @@ const FILE_NAME: &str = "libtensorflowlite_c.so";
 pub struct Runtime {
     pub(super) library: &'static Library,
     pub path: PathBuf,
+    /// What it says it is, such as `2.17.1`.
+    pub version: String,
 }
 
 impl Runtime {
@@ -25,10 +27,17 @@ impl Runtime {
         let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
         let library = Library::from_path(&path).map_err(|e| unusable(e.to_string()))?;
         // The binding looks symbols up when they are called, and then panics: another library must not get that far.
-        if let Err(e) = &library.as_sys().TfLiteModelCreate {
+        let sys = library.as_sys();
+        if let Some(e) =
+            [sys.TfLiteModelCreate.as_ref().err(), sys.TfLiteVersion.as_ref().err()].into_iter().flatten().next()
+        {
             return Err(unusable(e.to_string()));
         }
-        Ok(Self { library: Box::leak(Box::new(library)), path })
+        let library: &'static Library = Box::leak(Box::new(library));
+        // SAFETY: the symbol has this type by the C API, and answers with a string that lasts.
+        #[allow(unsafe_code)]
+        let version = unsafe { std::ffi::CStr::from_ptr(library.as_sys().TfLiteVersion()) };
+        Ok(Self { library, path, version: version.to_string_lossy().into_owned() })
     }
 }
 

@@ -153,8 +153,7 @@ impl Recipe {
             if edge_tpu::is_compiled(summary) {
                 return edge_tpu::COMPILED_WITHOUT_DELEGATE.into();
             }
-            let foreign = |op: &OperatorCount| op.custom && !STOCK_CUSTOM_OPERATORS.contains(&op.name.as_str());
-            return match operator_names(summary, foreign).as_slice() {
+            return match foreign_operators(summary).as_slice() {
                 [] => as_it_says,
                 [name] => format!("its operator {name} is not in the runtime and no delegate takes it"),
                 names => {
@@ -217,6 +216,11 @@ impl Engine for TfliteEngine {
 
 /// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc.
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
+
+/// Custom operators that no stock runtime has: only the delegate that the model was compiled for runs them.
+pub fn foreign_operators(summary: &ModelSummary) -> Vec<String> {
+    operator_names(summary, |op| op.custom && !STOCK_CUSTOM_OPERATORS.contains(&op.name.as_str()))
+}
 
 /// The names of the operators that are `wanted`, each once.
 fn operator_names(summary: &ModelSummary, wanted: impl Fn(&OperatorCount) -> bool) -> Vec<String> {

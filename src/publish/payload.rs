@@ -4,13 +4,16 @@
 //! known is null or left out, never zero.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::energy::Figure;
-use crate::engine::TensorInfo;
+use crate::engine::parity::Agreement;
+use crate::engine::{Delegation, TensorInfo};
 use crate::meter::MeterInfo;
 use crate::metrics::LatencySummary;
 use crate::units::MonoTime;
@@ -104,13 +107,50 @@ impl Serialize for Named<'_> {
 }
 
 /// Which delegate was asked for and which one runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DelegateState {
     pub requested: String,
     pub active: String,
     /// Why the active one is not the requested one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(flatten)]
+    pub proof: DelegateProof,
+}
+
+impl fmt::Display for DelegateState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by {} in a {}", self.active, self.proof.isolation)?;
+        if let Some(library) = &self.proof.library {
+            write!(f, ", {}", library.display())?;
+        }
+        if let Some(delegation) = &self.proof.delegation {
+            write!(f, "; {delegation}")?;
+        }
+        if let Some(all) = self.proof.fully_accelerated {
+            f.write_str(if all { "; fully accelerated" } else { "; not fully accelerated" })?;
+        }
+        self.proof.parity.map_or(Ok(()), |parity| write!(f, "; {parity}"))
+    }
+}
+
+/// What shows that the active delegate is at work.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DelegateProof {
+    /// `process` or `thread`.
+    pub isolation: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
+    /// Nodes of the model; absent where the runtime does not tell.
+    #[serde(flatten)]
+    pub delegation: Option<Delegation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fully_accelerated: Option<bool>,
+    /// How well its answers agree with the reference's; absent where they were not compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parity: Option<Agreement>,
 }
 
 /// Figures of one pipeline over the last interval.
@@ -181,6 +221,7 @@ pub struct Info<'a> {
     pub node: &'a str,
     pub config_sha256: &'a str,
     pub runtime: String,
+    pub runtime_version: &'a str,
     pub pipelines: BTreeMap<&'a str, PipelineInfo<'a>>,
     pub meters: &'a [MeterInfo],
 }
@@ -199,6 +240,8 @@ pub struct PipelineInfo<'a> {
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
     Running,
+    /// It works, but not by the delegate that was asked for; or it waits for its engine to be started again.
+    Degraded,
     /// The source has ended and everything it gave is decided.
     Ended,
     /// The daemon was told to stop.

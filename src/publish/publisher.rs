@@ -3,7 +3,7 @@
 //! Owns the encoding, what is said when, and the latency up to the hand-over. Runs on the async thread; it takes
 //! decisions off the rings as fast as they come, whether or not a broker is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,16 +87,21 @@ impl Speaker {
 
 /// Latency up to the hand-over to MQTT, per pipeline; filled by the link.
 #[derive(Clone, Default)]
-pub struct HandOver(Arc<Mutex<Vec<[Latency; 2]>>>);
+pub struct HandOver(Arc<Mutex<BTreeMap<usize, [Latency; 2]>>>);
 
 impl HandOver {
-    pub fn new(pipeline_count: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![Default::default(); pipeline_count])))
+    /// Makes room for a pipeline.
+    pub fn add(&self, pipeline: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline, Default::default());
+    }
+
+    pub fn remove(&self, pipeline: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pipeline);
     }
 
     pub fn record(&self, marks: Marks, now: MonoTime) {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some([publish, end_to_end]) = latencies.get_mut(marks.pipeline) {
+        if let Some([publish, end_to_end]) = latencies.get_mut(&marks.pipeline) {
             publish.record(now.since(marks.invoke_end));
             end_to_end.record(now.since(marks.arrival));
         }
@@ -105,7 +110,7 @@ impl HandOver {
     /// Publish and end-to-end latency since the last call.
     fn take(&self, pipeline: usize) -> [Latency; 2] {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        latencies.get_mut(pipeline).map(std::mem::take).unwrap_or_default()
+        latencies.get_mut(&pipeline).map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -126,15 +131,23 @@ pub enum Drained {
     Held,
 }
 
-/// One pipeline's way out.
-pub struct PipelinePublisher {
-    pub index: usize,
-    pub name: String,
-    pub topics: PipelineTopics,
+/// Where the decisions of one set of stages come from, and how they are said.
+pub struct Way {
     pub decisions: FrameRx<Decision>,
     pub vocabulary: Vocabulary,
     pub publish_scores: bool,
     pub qos: Qos,
+}
+
+/// One pipeline's way out.
+pub struct PipelinePublisher {
+    /// Never that of another one, as long as the daemon runs.
+    pub id: usize,
+    pub name: String,
+    pub topics: PipelineTopics,
+    pub way: Way,
+    /// Those of later stages: each comes into use when the one before has ended and is empty.
+    pub next: VecDeque<Way>,
     /// The source can be held back, so that nothing need be dropped while the broker takes what is queued.
     pub hold: bool,
     pub delegate: DelegateState,
@@ -187,7 +200,13 @@ pub struct Totals {
 impl PipelinePublisher {
     /// Encodes what has been decided, at most a batch; `may_hold`: there is time to wait for the broker.
     pub fn drain(&mut self, speaker: &Speaker, may_hold: bool) -> Drained {
-        if self.decisions.is_empty() {
+        while self.way.decisions.is_abandoned() && self.way.decisions.is_empty() {
+            match self.next.pop_front() {
+                Some(next) => self.way = next,
+                None => return Drained::Empty,
+            }
+        }
+        if self.way.decisions.is_empty() {
             return Drained::Empty;
         }
         if may_hold && self.hold && speaker.handle.is_crowded(BATCH) {
@@ -196,7 +215,7 @@ impl PipelinePublisher {
         let clocks = Clocks::now();
         for _ in 0..BATCH {
             let values = &mut self.progress.values;
-            let popped = self.decisions.pop(|decision, first, second| {
+            let popped = self.way.decisions.pop(|decision, first, second| {
                 values.clear();
                 values.extend_from_slice(first);
                 values.extend_from_slice(second);
@@ -204,6 +223,8 @@ impl PipelinePublisher {
             });
             match popped {
                 Some(decision) => self.publish(speaker, &clocks, &decision),
+                // The next way is open only when nothing more can come on this one.
+                None if self.way.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
                 None => return Drained::Empty,
             }
         }
@@ -212,7 +233,7 @@ impl PipelinePublisher {
 
     /// The infer thread has gone and its last decision is out.
     pub fn has_ended(&self) -> bool {
-        self.decisions.is_abandoned() && self.decisions.is_empty()
+        self.way.decisions.is_abandoned() && self.way.decisions.is_empty() && self.next.is_empty()
     }
 
     fn publish(&mut self, speaker: &Speaker, clocks: &Clocks, decision: &Decision) {
@@ -233,11 +254,11 @@ impl PipelinePublisher {
         let message = |topic: &Arc<str>, retain| Message {
             topic: topic.clone(),
             payload: payload.clone(),
-            qos: if retain { Qos::AtLeastOnce } else { self.qos },
+            qos: if retain { Qos::AtLeastOnce } else { self.way.qos },
             retain,
             class: if retain { Class::State } else { Class::Prediction },
             marks: (!retain).then_some(Marks {
-                pipeline: self.index,
+                pipeline: self.id,
                 arrival: decision.arrival,
                 invoke_end: decision.invoke_end,
             }),
@@ -267,7 +288,7 @@ impl PipelinePublisher {
     }
 
     fn verdict(&self, decision: &Decision) -> VerdictPayload<'_> {
-        match (&self.vocabulary, decision.verdict) {
+        match (&self.way.vocabulary, decision.verdict) {
             (Vocabulary::Labels(labels), Verdict::Class { class, score, raw_class }) => {
                 let label = |class: u16| labels.get(usize::from(class)).map(String::as_str);
                 VerdictPayload::Class {
@@ -275,7 +296,7 @@ impl PipelinePublisher {
                     score,
                     raw_label: label(raw_class),
                     truth: decision.truth.and_then(label),
-                    scores: self.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
+                    scores: self.way.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
                 }
             }
             (Vocabulary::Values(names) | Vocabulary::Labels(names), _) => {
@@ -306,7 +327,7 @@ impl PipelinePublisher {
         if let Some(state) = self.progress.unsaid_state.take() {
             speaker.handle.publish(state);
         }
-        let [publish, end_to_end] = self.hand_over.take(self.index);
+        let [publish, end_to_end] = self.hand_over.take(self.id);
         self.progress.totals.stages.add(stages);
         self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
@@ -344,6 +365,7 @@ impl PipelinePublisher {
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
                 ("decision_overflow", load(&self.stats.dropped)),
+                ("inference_failed", load(&self.stats.lost)),
                 ("undecided_at_stop", load(&self.stats.undecided)),
             ]),
         }

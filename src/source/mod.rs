@@ -208,10 +208,9 @@ const REJECTS_PER_GAP: u32 = 3;
 /// A writer that waits for room looks again after this long, should a wake-up have been missed.
 const ROOM_CHECK: Duration = Duration::from_millis(20);
 
-/// Makes a source's ring.
-pub fn feed(config: &SourceConfig, pipeline: &str, stop: Arc<Stop>) -> (Feed, Intake) {
+/// Makes a source's ring; `stats` go on where they are.
+pub fn feed(config: &SourceConfig, pipeline: &str, stop: Arc<Stop>, stats: Arc<SourceStats>) -> (Feed, Intake) {
     let (ring_tx, ring_rx) = frame_ring(config.buffer_samples, config.records.channels.len());
-    let stats = Arc::<SourceStats>::default();
     let wake = Arc::<Wake>::default();
     let feed = Feed {
         ring: ring_tx,

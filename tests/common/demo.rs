@@ -2,11 +2,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+use std::path::Path;
 use std::sync::Arc;
 
-use edgewatt::app;
-use edgewatt::config::{Config, Document};
-use edgewatt::pipeline::{Decision, Infer, Links};
+use edgewatt::app::{self, Prepared, PreparedPipeline};
+use edgewatt::config::{Config, Document, Problem};
+use edgewatt::pipeline::{Decision, Infer, Links, Report};
 use edgewatt::ring::{FrameRx, frame_ring};
 use edgewatt::source::{self, Feed, Record, RecordParser};
 use edgewatt::stop::Stop;
@@ -51,6 +52,17 @@ pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> 
         .collect()
 }
 
+/// A configuration with all that it names, or what is wrong with it.
+pub fn try_to_prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
+    let tools = app::tools(config, Path::new(env!("CARGO_BIN_EXE_edgewatt"))).map_err(|problem| vec![problem])?;
+    app::prepare(config, &tools, &[])
+}
+
+/// The first pipeline of a configuration, loaded.
+pub fn prepare(config: &Config) -> PreparedPipeline {
+    try_to_prepare(config).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0)
+}
+
 /// A pipeline whose threads are the caller's.
 pub struct Rig {
     pub feed: Feed,
@@ -61,9 +73,10 @@ pub struct Rig {
 
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
-    let prepared = app::prepare(config, None).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0);
+    let mut prepared = prepare(config);
+    let made = prepared.made.take().unwrap();
     let stop = Arc::new(Stop::new().unwrap());
-    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, stop.clone());
+    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, stop.clone(), Arc::default());
     let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
     let links = Links {
         intake,
@@ -74,8 +87,14 @@ pub fn pipeline(config: &Config) -> Rig {
         exchange: Arc::default(),
         stop: stop.clone(),
         hold: false,
+        control: Arc::default(),
+        report: Box::new(|report| {
+            if let Report::EngineFailed { error, .. } = report {
+                panic!("{error}");
+            }
+        }),
     };
-    let infer = Infer::new(links, prepared.stages);
+    let infer = Infer::new(links, prepared.stages, made.engine, 0);
     Rig { feed, infer, decisions, labels: prepared.labels }
 }
 

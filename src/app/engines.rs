@@ -1,0 +1,271 @@
+//! How a pipeline gets its engine: each delegate in turn is tried, proven, and compared with the reference.
+//!
+//! Owns the order of delegates and what is known of each attempt. When to try again is `running`'s business. Building
+//! blocks for seconds, so it happens on the main thread before the start and on blocking threads after it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::config::{Delegate, DelegateKind, Guard, Parity};
+use crate::engine::parity::{Agreement, Reference};
+use crate::engine::process::{Launcher, Proof};
+use crate::engine::{Engine, EngineError, Runtime, TensorInfo, TfliteEngine, edge_tpu, foreign_operators};
+use crate::model::ModelSummary;
+use crate::publish::payload::{DelegateProof, DelegateState};
+
+/// What every engine of a daemon is made with.
+#[derive(Clone)]
+pub struct Tools {
+    pub runtime: Runtime,
+    pub launcher: Arc<Launcher>,
+}
+
+/// A model file as it was read.
+#[derive(Debug, PartialEq)]
+pub struct ModelFile {
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+    pub sha256: String,
+    pub summary: ModelSummary,
+}
+
+impl ModelFile {
+    pub fn new(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, String> {
+        let summary = ModelSummary::from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Self { path: path.to_owned(), bytes, sha256, summary })
+    }
+}
+
+/// Makes the engines of one pipeline.
+pub struct EngineMaker {
+    pub tools: Tools,
+    pub model: ModelFile,
+    /// What the reference runs, where it is not the same.
+    pub reference_model: Option<ModelFile>,
+    /// The one that was asked for, then those to fall back to.
+    pub delegates: Vec<Delegate>,
+    pub batch: usize,
+    pub parity: Parity,
+    /// The output that is decided on.
+    pub decided: usize,
+    /// Windows of a recording to compare on, where there is one.
+    pub recorded: Option<Vec<f32>>,
+    /// Made when a delegate is first compared, and kept for its restarts.
+    pub reference: Mutex<Option<Arc<Reference>>>,
+}
+
+/// An engine, and all that is known of how it came to be.
+pub struct Made {
+    pub engine: Box<dyn Engine>,
+    pub state: DelegateState,
+    /// Its delegate among the pipeline's; `None` is the reference, which runs until there are windows to compare
+    /// the first of `waiting` on.
+    pub place: Option<usize>,
+    pub waiting: usize,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+
+/// Why a delegate is not used.
+#[derive(Debug)]
+pub struct Refusal {
+    pub delegate: String,
+    pub reason: String,
+}
+
+/// An attempt that led to no engine.
+pub enum Unmade {
+    /// Starting it again may help.
+    Failed(EngineError),
+    /// It works, and it answers wrongly.
+    Disagrees(Agreement),
+    /// There are no windows to compare it on yet.
+    NoWindows,
+}
+
+impl Unmade {
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Failed(error) => error.to_string(),
+            Self::Disagrees(agreement) => format!("it does not answer as the reference does: {agreement}"),
+            Self::NoWindows => "there are no windows yet to compare it on".into(),
+        }
+    }
+}
+
+impl From<EngineError> for Unmade {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What the reference's own process may take.
+const REFERENCE_GUARD: Guard = Guard { deadline: Duration::from_secs(60), memory_bytes: 4 << 30, writable: Vec::new() };
+const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
+
+impl EngineMaker {
+    /// The first delegate from `place` on that works; `windows` are recent ones of the stream, where there are any.
+    pub fn make_from(&self, place: usize, refusals: &mut Vec<Refusal>) -> Result<Made, EngineError> {
+        for place in place..self.delegates.len() {
+            match self.make(place, None, refusals) {
+                Ok(made) => return Ok(made),
+                Err(Unmade::NoWindows) => return self.make_reference(place, refusals),
+                Err(unmade) => {
+                    let delegate = self.delegates[place].name.clone();
+                    refusals.push(Refusal { delegate, reason: unmade.reason() });
+                }
+            }
+        }
+        Err(none_works(refusals))
+    }
+
+    /// An engine with the delegate at `place`, if it can be had.
+    pub fn make(&self, place: usize, windows: Option<Vec<f32>>, refusals: &[Refusal]) -> Result<Made, Unmade> {
+        let delegate = &self.delegates[place];
+        let reference = match self.is_compared(&delegate.kind) {
+            true => Some(self.reference(windows)?),
+            false => None,
+        };
+        let ModelFile { path, bytes, .. } = &self.model;
+        let (mut engine, proof): (Box<dyn Engine>, Proof) = match &delegate.process {
+            Some(guard) => {
+                let (engine, proof) = self.tools.launcher.start(path, bytes, &delegate.kind, guard, self.batch)?;
+                (Box::new(engine), proof)
+            }
+            None => {
+                let proof = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
+                (self.in_thread(&delegate.kind)?, proof)
+            }
+        };
+        let parity = match (reference, &self.parity.limits) {
+            (Some(reference), Some(limits)) => {
+                let agreement = reference.compare(&mut *engine, limits)?;
+                if !agreement.is_enough() {
+                    return Err(Unmade::Disagrees(agreement));
+                }
+                Some(agreement)
+            }
+            _ => None,
+        };
+        let state = DelegateState {
+            requested: self.requested(),
+            active: delegate.name.clone(),
+            reason: reasons(refusals),
+            warnings: self.warnings(&delegate.kind, &proof, parity.is_some()),
+            proof: DelegateProof {
+                isolation: if delegate.process.is_some() { "process" } else { "thread" },
+                library: proof.hello.delegate_library,
+                delegation: proof.delegation,
+                fully_accelerated: proof.fully_accelerated,
+                parity,
+            },
+        };
+        let (inputs, outputs) = (proof.inputs, proof.outputs);
+        Ok(Made { engine, state, place: Some(place), waiting: place, inputs, outputs })
+    }
+
+    /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
+    pub fn make_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<Made, EngineError> {
+        let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
+        let proof = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
+        let engine = Box::new(TfliteEngine::new(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?);
+        let windows = self.parity.limits.map_or(0, |limits| limits.windows);
+        let name = &self.delegates[waiting].name;
+        let wait =
+            format!("{name}: is compared with the reference first, as soon as the stream has given {windows} windows");
+        let told = reasons(refusals).map_or(wait.clone(), |reasons| format!("{reasons}; {wait}"));
+        let state = DelegateState {
+            requested: self.requested(),
+            active: "cpu".into(),
+            reason: Some(told),
+            warnings: Vec::new(),
+            proof: DelegateProof {
+                isolation: "thread",
+                library: None,
+                delegation: proof.delegation,
+                fully_accelerated: None,
+                parity: None,
+            },
+        };
+        Ok(Made { engine, state, place: None, waiting, inputs: proof.inputs, outputs: proof.outputs })
+    }
+
+    /// Whether an engine that this one has made can go on for `other`, which would make the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let file = |model: &ModelFile| (model.path.clone(), model.sha256.clone());
+        file(&self.model) == file(&other.model)
+            && self.reference_model.as_ref().map(file) == other.reference_model.as_ref().map(file)
+            && (&self.delegates, self.batch, &self.parity, self.decided)
+                == (&other.delegates, other.batch, &other.parity, other.decided)
+    }
+
+    pub fn requested(&self) -> String {
+        self.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone())
+    }
+
+    fn in_thread(&self, kind: &DelegateKind) -> Result<Box<dyn Engine>, EngineError> {
+        let ModelFile { path, bytes, .. } = &self.model;
+        crate::engine::build(&self.tools.runtime, path, bytes, kind, self.batch)
+    }
+
+    /// Whether a delegate of that kind has to agree with the reference.
+    pub fn is_compared(&self, kind: &DelegateKind) -> bool {
+        self.parity.limits.is_some() && (self.parity.demanded || !kind.is_built_in() && self.has_reference())
+    }
+
+    /// Whether the runtime's own kernels can run the model, or one in its place is named.
+    pub fn has_reference(&self) -> bool {
+        self.reference_model.is_some() || foreign_operators(&self.model.summary).is_empty()
+    }
+
+    fn reference(&self, windows: Option<Vec<f32>>) -> Result<Arc<Reference>, Unmade> {
+        let mut kept = self.reference.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reference) = &*kept {
+            return Ok(reference.clone());
+        }
+        let windows = windows.or_else(|| self.recorded.clone()).ok_or(Unmade::NoWindows)?;
+        let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
+        let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_GUARD, 1)?;
+        let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
+        *kept = Some(reference.clone());
+        Ok(reference)
+    }
+
+    fn warnings(&self, kind: &DelegateKind, proof: &Proof, compared: bool) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let took_nothing = proof.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0);
+        match kind {
+            DelegateKind::External { library, .. } if took_nothing => {
+                let why = edge_tpu::idle(library, &self.model.summary);
+                warnings
+                    .push(why.unwrap_or("the delegate took no node of the model: all of it runs on the CPU").into());
+            }
+            DelegateKind::Xnnpack { .. } if took_nothing => {
+                warnings.push("XNNPACK took no node of the model: all of it runs on the reference kernels".into());
+            }
+            _ => {}
+        }
+        if !compared && !kind.is_built_in() && self.parity.limits.is_some() {
+            warnings.push(
+                "its answers were not compared with the reference's: the runtime's own kernels cannot run this model; \
+                 name the one that it was made from in parity.reference_model"
+                    .into(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Why each delegate that was tried is not used.
+pub fn reasons(refusals: &[Refusal]) -> Option<String> {
+    let told: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn none_works(refusals: &mut Vec<Refusal>) -> EngineError {
+    EngineError::Refused(match refusals.as_slice() {
+        [only] => only.reason.clone(),
+        _ => reasons(refusals).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,173 @@
+//! Reading the configuration again while the daemon runs.
+//!
+//! Owns what is compared and what a difference does. The reading, and everything that it loads, happens on a thread
+//! that may block; here only what is complete is put in place. Any fault leaves everything as it was.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+
+use super::prepare::{self, Kept, Prepared, PreparedPipeline};
+use super::running::{Afterwards, Inheritance, Running};
+use super::serve::{Daemon, ticks};
+use super::threads::Told;
+use crate::config::{Config, Key, Pipeline, Problem};
+
+impl Daemon {
+    /// Has the configuration read again.
+    pub(super) fn reload(&mut self) {
+        if self.reloading {
+            self.reload_again = true;
+            return;
+        }
+        tracing::info!("reading {} again", self.options.config.display());
+        self.reloading = true;
+        let (path, tools, told) = (self.options.config.clone(), self.tools.clone(), self.shared.told.clone());
+        let fixed = Fixed::of(&self.config);
+        let kept: Vec<Kept> = self
+            .pipelines
+            .iter()
+            .filter(|pipeline| pipeline.is_as_asked())
+            .map(|pipeline| Kept {
+                config: pipeline.config.clone(),
+                ended: pipeline.infer_ended,
+                maker: pipeline.maker.clone(),
+                tensors: pipeline.tensors.clone(),
+            })
+            .collect();
+        tokio::task::spawn_blocking(move || {
+            let result = prepare::load_with(&path, |config, document| {
+                let problems = fixed.problems(&Fixed::of(config));
+                if problems.is_empty() { Ok((tools, kept)) } else { Err(prepare::shown(document, &problems)) }
+            });
+            let _ = told.send(Told::Reloaded(Box::new(result)));
+        });
+    }
+
+    /// Puts a configuration in place that was read again.
+    pub(super) async fn reloaded(&mut self, result: Result<(Config, Prepared), String>) -> anyhow::Result<()> {
+        self.reloading = false;
+        if std::mem::take(&mut self.reload_again) {
+            self.reload();
+            return Ok(());
+        }
+        match result {
+            Ok((config, prepared)) => self.put_in_place(config, prepared).await?,
+            Err(reason) => {
+                tracing::error!("the configuration stays as it is:\n{reason}");
+                self.shared.speaker.event("reload_failed", None, reason);
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_in_place(&mut self, config: Config, prepared: Prepared) -> anyhow::Result<()> {
+        let patience = self.config.mqtt.stop_timeout / 2;
+        let names: BTreeSet<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+        let mut changes: Vec<String> = Vec::new();
+        for gone in self.pipelines.iter_mut().filter(|running| !names.contains(running.config.name.as_str())) {
+            changes.push(format!("{} removed", gone.config.name));
+            gone.end(Afterwards::Removed, patience);
+        }
+        let mut metered_anew = config.power != self.config.power;
+        for (config, prepared) in config.pipelines.iter().zip(prepared.pipelines) {
+            let running = self.pipelines.iter_mut().find(|running| running.config.name == config.name);
+            match running {
+                None => {
+                    changes.push(format!("{} added", config.name));
+                    self.start_pipeline(config.clone(), prepared, None);
+                    metered_anew = true;
+                }
+                Some(running) if prepared.made.is_none() && *config == running.config => {}
+                Some(running) => {
+                    changes.push(format!("{} changed", config.name));
+                    let goes_on = !running.infer_ended && config.source == running.config.source;
+                    if goes_on && matches!(running.afterwards, Afterwards::Nothing) {
+                        running.change(config.clone(), prepared);
+                    } else {
+                        running.end(Afterwards::Another(Box::new((config.clone(), prepared))), patience);
+                    }
+                }
+            }
+        }
+        if config.power != self.config.power {
+            changes.push("meters changed".into());
+        }
+        if config.metrics_interval != self.config.metrics_interval {
+            self.tick = ticks(config.metrics_interval);
+            changes.push("metrics interval changed".into());
+        }
+        self.config = config;
+        if metered_anew {
+            self.measure_anew().await?;
+        }
+        self.say_info();
+        let told = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join(", ") };
+        tracing::info!(config = self.config.hash, "reloaded: {told}");
+        self.shared.speaker.event("reload", None, format!("configuration {}: {told}", self.config.hash));
+        Ok(())
+    }
+
+    /// Starts a pipeline beside those that run; that it cannot be is no reason to stop those.
+    pub(super) fn start_pipeline(
+        &mut self,
+        config: Pipeline,
+        prepared: PreparedPipeline,
+        inherited: Option<Inheritance>,
+    ) {
+        let name = config.name.clone();
+        match Running::start(self.next_id, config, prepared, None, inherited, &self.shared) {
+            Ok(running) => self.pipelines.push(running),
+            Err(error) => {
+                tracing::error!(pipeline = name, "it cannot be started: {error:#}");
+                self.shared.speaker.event("failed", Some(&name), format!("it cannot be started: {error:#}"));
+            }
+        }
+        self.next_id += 1;
+    }
+
+    /// Starts the meter thread again, for the pipelines that there are now.
+    pub(super) async fn measure_anew(&mut self) -> anyhow::Result<()> {
+        self.publish_metrics().await;
+        self.metering.finish(super::serve::PATIENCE).await;
+        let ids = self.pipelines.iter().map(|pipeline| pipeline.id).collect();
+        let (metering, spans) =
+            super::meters::Metering::start(&self.config.power, ids).context("cannot start the meter thread")?;
+        self.metering = metering;
+        for (pipeline, spans) in self.pipelines.iter().zip(spans) {
+            pipeline.tell(crate::pipeline::Command::Spans(spans));
+        }
+        Ok(())
+    }
+}
+
+/// What only a restart can change, each with its key.
+struct Fixed(Vec<(Key, String)>);
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        let mqtt = &config.mqtt;
+        let fixed = [
+            (&["node", "id"], config.node_id.clone()),
+            (&["runtime", "library"], format!("{:?}", config.runtime_library)),
+            (&["mqtt", "broker"], format!("{:?}", mqtt.broker)),
+            (&["mqtt", "client_id"], mqtt.client_id.clone()),
+            (&["mqtt", "base_topic"], mqtt.base_topic.clone()),
+            (&["mqtt", "keep_alive_s"], format!("{:?}", mqtt.keep_alive)),
+            (&["mqtt", "connect_timeout_s"], format!("{:?}", mqtt.connect_timeout)),
+            (&["mqtt", "inflight"], mqtt.inflight.to_string()),
+            (&["mqtt", "retry_min_ms"], format!("{:?}", mqtt.retry_min)),
+            (&["mqtt", "retry_max_ms"], format!("{:?}", mqtt.retry_max)),
+            (&["mqtt", "stop_timeout_s"], format!("{:?}", mqtt.stop_timeout)),
+            (&["mqtt", "queue"], format!("{:?}", (mqtt.queue_messages, mqtt.queue_bytes, mqtt.when_full))),
+        ];
+        Self(fixed.into_iter().map(|(key, value)| (Key::new(&key[..]), value)).collect())
+    }
+
+    /// What differs in `other`.
+    fn problems(&self, other: &Self) -> Vec<Problem> {
+        let pairs = self.0.iter().zip(&other.0);
+        let changed = pairs.filter(|((_, ours), (_, theirs))| ours != theirs);
+        changed.map(|((key, _), _)| Problem::new(key.clone(), "only a restart can change this")).collect()
+    }
+}

@@ -1,0 +1,171 @@
+//! Comparing a delegate with the reference before it takes over: the same windows through both.
+//!
+//! Pure but for the engines that it is handed. Where the windows come from, and what happens to a delegate that is
+//! refused, is the caller's business.
+
+use serde::Serialize;
+
+use super::{Engine, EngineError};
+use crate::config::ParityLimits;
+
+/// Windows and what the reference answers to them.
+#[derive(Debug)]
+pub struct Reference {
+    /// Features of one window after the other.
+    windows: Vec<f32>,
+    /// Features in a window.
+    width: usize,
+    /// Per output, the values of one window after the other.
+    answers: Vec<Vec<f32>>,
+    /// The output that is decided on.
+    decided: usize,
+}
+
+/// How well an engine agrees with the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Agreement {
+    pub windows: usize,
+    /// Largest difference of an output from the reference, as a share of that output's largest reference value.
+    pub difference: f32,
+    pub tolerance: f32,
+    /// Share of windows in which the largest value of the output that is decided on is the same one.
+    pub top1: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_least: Option<f32>,
+}
+
+impl Reference {
+    /// Takes `windows`, `[n, features]`, through the reference.
+    pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: usize) -> Result<Self, EngineError> {
+        let width = engine.inputs()[0].len() / engine.batch();
+        let answers = answers(engine, &windows, width)?;
+        Ok(Self { windows, width, answers, decided })
+    }
+
+    /// Takes the same windows through `engine`, which is left as if it had not run.
+    pub fn compare(&self, engine: &mut dyn Engine, limits: &ParityLimits) -> Result<Agreement, EngineError> {
+        if engine.inputs()[0].len() != self.width * engine.batch() || engine.outputs().len() != self.answers.len() {
+            return Err(EngineError::Mismatch(format!(
+                "the reference has inputs of {} values and {} outputs, the delegate's model has {:?} and {}",
+                self.width,
+                self.answers.len(),
+                engine.inputs()[0].shape,
+                engine.outputs().len()
+            )));
+        }
+        let answers = answers(engine, &self.windows, self.width)?;
+        let windows = self.windows.len() / self.width;
+        let mut difference = 0f32;
+        for (index, (ours, reference)) in answers.iter().zip(&self.answers).enumerate() {
+            if ours.len() != reference.len() {
+                let (ours, reference) = (ours.len() / windows, reference.len() / windows);
+                return Err(EngineError::Mismatch(format!(
+                    "output {index} has {ours} values where the reference has {reference}"
+                )));
+            }
+            difference = difference.max(largest_difference(ours, reference));
+        }
+        let same = match (answers.get(self.decided), self.answers.get(self.decided)) {
+            (Some(ours), Some(reference)) => same_largest(ours, reference, windows),
+            _ => windows,
+        };
+        let top1 = same as f32 / windows.max(1) as f32;
+        Ok(Agreement { windows, difference, tolerance: limits.tolerance, top1, top1_least: limits.top1 })
+    }
+}
+
+impl Agreement {
+    /// Whether it is good enough to take over.
+    pub fn is_enough(&self) -> bool {
+        // A difference that is no number is not enough.
+        self.difference <= self.tolerance && self.top1_least.is_none_or(|least| self.top1 >= least)
+    }
+}
+
+impl std::fmt::Display for Agreement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { windows, difference, tolerance, top1, top1_least } = self;
+        write!(
+            f,
+            "over {windows} windows its outputs are off by up to {difference:.4} of the reference's largest \
+             ({tolerance} is allowed) and the largest value is the same one in {:.1} %",
+            100.0 * top1
+        )?;
+        top1_least.map_or(Ok(()), |least| write!(f, " ({:.1} % is wanted)", 100.0 * least))
+    }
+}
+
+fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+    let batch = engine.batch();
+    let widths: Vec<usize> = engine.outputs().iter().map(|output| output.len() / batch).collect();
+    let mut answers: Vec<Vec<f32>> = widths.iter().map(|_| Vec::new()).collect();
+    engine.reset()?;
+    for rows in windows.chunks(width * batch) {
+        for (row, window) in rows.chunks(width).enumerate() {
+            engine.set_input(row, window)?;
+        }
+        engine.invoke()?;
+        for row in 0..rows.len() / width {
+            for (output, (answers, width)) in answers.iter_mut().zip(&widths).enumerate() {
+                let start = answers.len();
+                answers.resize(start + width, 0.0);
+                engine.output(output, row, &mut answers[start..])?;
+            }
+        }
+    }
+    engine.reset()?;
+    Ok(answers)
+}
+
+/// As a share of the largest reference value; what is no number is off without limit.
+fn largest_difference(ours: &[f32], reference: &[f32]) -> f32 {
+    let largest = reference.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
+    let difference = |(ours, reference): (&f32, &f32)| match (ours - reference).abs() {
+        difference if difference.is_nan() => f32::MAX,
+        difference => difference / largest,
+    };
+    ours.iter().zip(reference).map(difference).fold(0.0, f32::max).min(f32::MAX)
+}
+
+fn same_largest(ours: &[f32], reference: &[f32], windows: usize) -> usize {
+    let width = (reference.len() / windows.max(1)).max(1);
+    ours.chunks(width).zip(reference.chunks(width)).filter(|(ours, reference)| is_largest(ours, reference)).count()
+}
+
+/// Whether the reference's largest value is largest in `ours` too; on a tie, one of the largest.
+fn is_largest(ours: &[f32], reference: &[f32]) -> bool {
+    let place = reference.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(place, _)| place);
+    let highest = ours.iter().fold(f32::NEG_INFINITY, |highest, value| highest.max(*value));
+    place.and_then(|place| ours.get(place)).is_some_and(|value| *value >= highest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Agreement = Agreement { windows: 4, difference: 0.1, tolerance: 0.1, top1: 0.75, top1_least: None };
+
+    #[test]
+    fn a_difference_is_a_share_of_the_largest_value() {
+        assert_eq!(largest_difference(&[1.0, -2.0, 3.0], &[1.0, -4.0, 3.0]), 0.5);
+        assert_eq!(largest_difference(&[0.0], &[0.0]), 0.0);
+        assert_eq!(largest_difference(&[f32::NAN, 1.0], &[1.0, 1.0]), f32::MAX);
+        assert!(largest_difference(&[0.5], &[0.0]) > 1e6, "anything is far from nothing");
+    }
+
+    #[test]
+    fn the_class_is_the_same_or_tied() {
+        let reference = [0.1, 0.9, 0.6, 0.4, 0.5, 0.5];
+        assert_eq!(same_largest(&[0.2, 0.8, 0.5, 0.5, 0.9, 0.1], &reference, 3), 2);
+        assert_eq!(same_largest(&[f32::NAN; 6], &reference, 3), 0);
+    }
+
+    #[test]
+    fn both_limits_count() {
+        assert!(LIMITS.is_enough());
+        assert!(Agreement { top1_least: Some(0.75), ..LIMITS }.is_enough());
+        assert!(!Agreement { top1_least: Some(0.8), ..LIMITS }.is_enough());
+        assert!(!Agreement { difference: 0.11, ..LIMITS }.is_enough());
+        assert!(!Agreement { difference: f32::NAN, ..LIMITS }.is_enough());
+    }
+}

@@ -1,0 +1,58 @@
+//! STUB until the isolation helper's module lands.
+use super::*;
+use crate::config::{DelegateKind, Guard};
+use std::path::Path;
+#[derive(Debug, Clone, Default)]
+pub struct Hello {
+    pub runtime_version: String,
+    pub delegate_library: Option<PathBuf>,
+}
+pub struct Launcher {
+    pub program: PathBuf,
+    pub runtime: PathBuf,
+}
+pub struct Proof {
+    pub delegation: Option<Delegation>,
+    pub fully_accelerated: Option<bool>,
+    pub hello: Hello,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+pub type IsolatedEngine = TfliteEngine;
+impl Launcher {
+    pub fn probe(
+        &self,
+        model: &Path,
+        bytes: &[u8],
+        delegate: &DelegateKind,
+        batch: usize,
+    ) -> Result<Proof, EngineError> {
+        probe::probe(
+            &self.program,
+            &probe::Task { library: self.runtime.clone(), model: model.to_owned(), delegate: delegate.clone(), batch },
+            bytes,
+        )?;
+        let runtime = Runtime::load(Some(&self.runtime))?;
+        let e = TfliteEngine::new(&runtime, model, bytes, delegate, batch)?;
+        let d = TfliteEngine::delegation(&runtime, model, bytes, delegate, batch)?;
+        Ok(Proof {
+            delegation: Some(d),
+            fully_accelerated: None,
+            hello: Hello::default(),
+            inputs: e.inputs().to_vec(),
+            outputs: e.outputs().to_vec(),
+        })
+    }
+    pub fn start(
+        &self,
+        model: &Path,
+        bytes: &[u8],
+        delegate: &DelegateKind,
+        _guard: &Guard,
+        batch: usize,
+    ) -> Result<(IsolatedEngine, Proof), EngineError> {
+        let proof = self.probe(model, bytes, delegate, batch)?;
+        let runtime = Runtime::load(Some(&self.runtime))?;
+        Ok((TfliteEngine::new(&runtime, model, bytes, delegate, batch)?, proof))
+    }
+}
