@@ -63,6 +63,8 @@ pub enum Report {
     EngineFailed { engine: Box<dyn Engine>, error: EngineError },
     /// There are other stages or another engine in their place from now on.
     Changed { engine: Option<Box<dyn Engine>>, stages: Option<Box<Stages>> },
+    /// The engine that was to be given back, if there was one.
+    Released(Option<Box<dyn Engine>>),
     /// The recent windows' features that were asked for, one after the other.
     Windows(Vec<f32>),
 }
@@ -72,6 +74,8 @@ pub enum Command {
     Engine(Box<dyn Engine>),
     Stages(Box<NewStages>),
     Spans(Option<SpanSender>),
+    /// Give the engine back, and wait for another.
+    Release,
     /// Report the recent windows as soon as there are as many as are kept.
     Windows,
     /// There will be no other engine.
@@ -211,7 +215,8 @@ impl Infer {
             self.links.exchange.serve(&mut self.times);
             if self.links.stop.is_overdue() {
                 let left = self.links.intake.ring.len() as u64;
-                self.links.stats.undecided.store(left, Ordering::Relaxed);
+                self.links.stats.undecided.fetch_add(left, Ordering::Relaxed);
+                self.links.stats.lost.fetch_add(self.rows.len() as u64, Ordering::Relaxed);
                 break Ok(());
             }
             if ended && self.engine.is_some() {
@@ -393,7 +398,11 @@ impl Infer {
                 }
                 Command::Stages(new) => self.change(*new),
                 Command::Spans(spans) => self.links.spans = spans,
-                Command::Windows => self.windows_wanted = self.stages.recent.is_some(),
+                Command::Release => (self.links.report)(Report::Released(self.engine.take())),
+                Command::Windows => match &self.stages.recent {
+                    Some(recent) if recent.is_full() => (self.links.report)(Report::Windows(recent.values.clone())),
+                    recent => self.windows_wanted = recent.is_some(),
+                },
                 Command::GiveUp(error) => return Err(error),
             }
         }

@@ -414,7 +414,18 @@ fn neither_a_bad_writer_nor_a_second_daemon_spoils_the_socket() {
     let path = setup.dir.path().join("in");
     let mut daemon = setup.start(&[]);
     wait_until(|| format!("{path:?}"), || path.exists());
-    let write = |text: &str| UnixStream::connect(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    let write = |text: &str| {
+        // The file is there a moment before somebody listens.
+        let mut stream = None;
+        wait_until(
+            || format!("a listener at {path:?}"),
+            || {
+                stream = UnixStream::connect(&path).ok();
+                stream.is_some()
+            },
+        );
+        stream.unwrap().write_all(text.as_bytes()).unwrap();
+    };
     write("hello\n");
     daemon.in_log("the refusal of the writer", |log| log.contains("a writer is refused").then_some(()));
     setup.start(&["--once"]).wait().expect(1).says(&["another edgewatt listens there"]);

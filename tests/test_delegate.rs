@@ -194,9 +194,9 @@ fn it_is_slow_leaks_and_fails_when_it_is_to() {
 }
 
 #[test]
-#[ignore = "run by the next test, in processes of their own"]
 fn misbehave() {
-    let [mode, at] = ["MODE", "AT"].map(|name| std::env::var(name).unwrap());
+    // Run by the next test, in processes of their own; on its own it has nothing to do.
+    let [Ok(mode), Ok(at)] = ["MODE", "AT"].map(std::env::var) else { return };
     // Beyond the engine's own first invocation, so that this is one of many.
     let mut engine = build(INT8, &with(&[("mode", &mode), ("at", &at), ("every", "3")]), 1).unwrap();
     println!("built");
@@ -229,7 +229,7 @@ fn it_takes_its_process_down_when_and_how_it_is_to() {
 /// A process with the delegate in that mode, as soon as it has an engine or has ended, and whether it got that far.
 fn misbehaving(mode: &str, at: &str) -> (Child, bool) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "misbehave", "--ignored", "--nocapture"]).env("MODE", mode).env("AT", at);
+    command.args(["--exact", "misbehave", "--nocapture"]).env("MODE", mode).env("AT", at);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let built = BufReader::new(child.stdout.take().unwrap()).lines().any(|line| line.unwrap().contains("built"));
     (child, built)

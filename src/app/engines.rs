@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Delegate, DelegateKind, Guard, Parity};
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, Proof};
-use crate::engine::{Engine, EngineError, Runtime, TensorInfo, TfliteEngine, edge_tpu, foreign_operators};
+use crate::engine::{Delegation, Engine, EngineError, Runtime, TensorInfo, TfliteEngine, edge_tpu, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 
@@ -101,7 +101,12 @@ impl From<EngineError> for Unmade {
 }
 
 /// What the reference's own process may take.
-const REFERENCE_GUARD: Guard = Guard { deadline: Duration::from_secs(60), memory_bytes: 4 << 30, writable: Vec::new() };
+const REFERENCE_GUARD: Guard = Guard {
+    start: Duration::from_secs(60),
+    deadline: Duration::from_secs(60),
+    memory_bytes: 4 << 30,
+    writable: Vec::new(),
+};
 const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
 
 impl EngineMaker {
@@ -117,7 +122,11 @@ impl EngineMaker {
                 }
             }
         }
-        Err(none_works(refusals))
+        let built_in = self.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+        Err(EngineError::Refused(match refusals.as_slice() {
+            [only] if built_in => only.reason.clone(),
+            _ => reasons(refusals).unwrap_or_default(),
+        }))
     }
 
     /// An engine with the delegate at `place`, if it can be had.
@@ -148,11 +157,15 @@ impl EngineMaker {
             }
             _ => None,
         };
+        let mut warnings = warnings(&delegate.kind, &self.model.summary, proof.delegation.as_ref());
+        if parity.is_none() && !delegate.kind.is_built_in() && self.parity.limits.is_some() {
+            warnings.push(NOT_COMPARED.into());
+        }
         let state = DelegateState {
             requested: self.requested(),
             active: delegate.name.clone(),
             reason: reasons(refusals),
-            warnings: self.warnings(&delegate.kind, &proof, parity.is_some()),
+            warnings,
             proof: DelegateProof {
                 isolation: if delegate.process.is_some() { "process" } else { "thread" },
                 library: proof.hello.delegate_library,
@@ -200,6 +213,16 @@ impl EngineMaker {
                 == (&other.delegates, other.batch, &other.parity, other.decided)
     }
 
+    /// Whether the two would want the same device at the same time, which most let only one process open.
+    pub fn shares_device_with(&self, other: &Self) -> bool {
+        let libraries = |maker: &Self| -> Vec<PathBuf> {
+            let kinds = maker.delegates.iter().map(|delegate| &delegate.kind);
+            kinds.filter_map(DelegateKind::library).map(Path::to_owned).collect()
+        };
+        let theirs = libraries(other);
+        libraries(self).iter().any(|ours| theirs.contains(ours))
+    }
+
     pub fn requested(&self) -> String {
         self.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone())
     }
@@ -231,41 +254,27 @@ impl EngineMaker {
         *kept = Some(reference.clone());
         Ok(reference)
     }
-
-    fn warnings(&self, kind: &DelegateKind, proof: &Proof, compared: bool) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let took_nothing = proof.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0);
-        match kind {
-            DelegateKind::External { library, .. } if took_nothing => {
-                let why = edge_tpu::idle(library, &self.model.summary);
-                warnings
-                    .push(why.unwrap_or("the delegate took no node of the model: all of it runs on the CPU").into());
-            }
-            DelegateKind::Xnnpack { .. } if took_nothing => {
-                warnings.push("XNNPACK took no node of the model: all of it runs on the reference kernels".into());
-            }
-            _ => {}
-        }
-        if !compared && !kind.is_built_in() && self.parity.limits.is_some() {
-            warnings.push(
-                "its answers were not compared with the reference's: the runtime's own kernels cannot run this model; \
-                 name the one that it was made from in parity.reference_model"
-                    .into(),
-            );
-        }
-        warnings
-    }
 }
+
+/// What a user should know of a delegate that works.
+pub fn warnings(kind: &DelegateKind, summary: &ModelSummary, delegation: Option<&Delegation>) -> Vec<String> {
+    if delegation.is_none_or(|delegation| delegation.partitions > 0) {
+        return Vec::new();
+    }
+    let warning = match kind {
+        DelegateKind::External { library, .. } => edge_tpu::idle(library, summary)
+            .unwrap_or("the delegate took no node of the model: all of it runs on the CPU"),
+        DelegateKind::Xnnpack { .. } => "XNNPACK took no node of the model: all of it runs on the reference kernels",
+        DelegateKind::Cpu { .. } | DelegateKind::Litert { .. } => return Vec::new(),
+    };
+    vec![warning.to_owned()]
+}
+
+const NOT_COMPARED: &str = "its answers were not compared with the reference's: the runtime's own kernels cannot run \
+     this model; name the one that it was made from in parity.reference_model";
 
 /// Why each delegate that was tried is not used.
 pub fn reasons(refusals: &[Refusal]) -> Option<String> {
     let told: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
     (!told.is_empty()).then(|| told.join("; "))
-}
-
-fn none_works(refusals: &mut Vec<Refusal>) -> EngineError {
-    EngineError::Refused(match refusals.as_slice() {
-        [only] => only.reason.clone(),
-        _ => reasons(refusals).unwrap_or_default(),
-    })
 }

@@ -1,6 +1,7 @@
 //! Build and run: the only module that knows every other.
 
 mod engines;
+mod inspect;
 mod meters;
 mod prepare;
 mod reload;
@@ -11,6 +12,7 @@ mod threads;
 mod windows;
 
 pub use engines::{EngineMaker, Made, Tools};
+pub use inspect::{Tried, try_delegate};
 pub use meters::build as build_meters;
 pub use prepare::{Prepared, PreparedPipeline, Tensors, load, prepare, tools};
 pub use serve::{RunOptions, run};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-use super::engines::{EngineMaker, Made, ModelFile, Refusal, Tools};
+use super::engines::{EngineMaker, Made, ModelFile, Tools};
 use super::windows;
 use crate::config::{Config, Decision as DecisionConfig, Document, Feature, Key, Pipeline, Problem};
 use crate::decision::Decider;
@@ -43,13 +43,14 @@ pub struct Tensors {
 }
 
 /// An engine that runs already.
-#[derive(Clone)]
 pub struct Kept {
     pub config: Pipeline,
     /// Its stream has.
     pub ended: bool,
     pub maker: Arc<EngineMaker>,
     pub tensors: Arc<Tensors>,
+    /// Frees it, and returns when it is gone.
+    pub release: Box<dyn Fn() + Send>,
 }
 
 impl PreparedPipeline {
@@ -71,7 +72,8 @@ impl PreparedPipeline {
 /// `program` is this very binary, which delegates and models are tried in.
 pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), String> {
     load_with(path, |config, document| {
-        let tools = tools(config, program).map_err(|problem| shown(document, &[problem]))?;
+        let library = config.runtime_library.as_deref();
+        let tools = tools(library, program).map_err(|problem| shown(document, &[problem]))?;
         Ok((tools, Vec::new()))
     })
 }
@@ -94,9 +96,8 @@ pub fn shown(document: &Document, problems: &[Problem]) -> String {
 }
 
 /// Loads the runtime.
-pub fn tools(config: &Config, program: &Path) -> Result<Tools, Problem> {
-    let runtime = Runtime::load(config.runtime_library.as_deref())
-        .map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
+pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
+    let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
     tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
     let launcher = Arc::new(Launcher { program: program.to_owned(), runtime: runtime.path.clone() });
     Ok(Tools { runtime, launcher })
@@ -138,9 +139,13 @@ fn prepare_pipeline(tools: &Tools, kept: Option<&Kept>, pipeline: &Pipeline) -> 
     let (maker, made, tensors) = match kept.filter(goes_on) {
         Some(kept) => (kept.maker.clone(), None, kept.tensors.clone()),
         None => {
-            let mut refusals: Vec<Refusal> = Vec::new();
-            let made =
-                maker.make_from(0, &mut refusals).map_err(|e| Problem::new(key.child("model").child("path"), e))?;
+            if let Some(kept) = kept.filter(|kept| kept.maker.shares_device_with(&maker)) {
+                (kept.release)();
+            }
+            // What is wrong with a delegate that comes with the runtime is wrong with the model.
+            let built_in = maker.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+            let key = if built_in { key.child("model").child("path") } else { key.child("delegate") };
+            let made = maker.make_from(0, &mut Vec::new()).map_err(|e| Problem::new(key, e))?;
             let tensors = Tensors { inputs: made.inputs.clone(), outputs: made.outputs.clone() };
             (Arc::new(maker), Some(made), Arc::new(tensors))
         }

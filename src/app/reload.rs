@@ -4,6 +4,8 @@
 //! that may block; here only what is complete is put in place. Any fault leaves everything as it was.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -12,6 +14,9 @@ use super::running::{Afterwards, Inheritance, Running};
 use super::serve::{Daemon, ticks};
 use super::threads::Told;
 use crate::config::{Config, Key, Pipeline, Problem};
+
+/// How long a reload waits for a device to be freed.
+const RELEASE: Duration = Duration::from_secs(10);
 
 impl Daemon {
     /// Has the configuration read again.
@@ -28,11 +33,20 @@ impl Daemon {
             .pipelines
             .iter()
             .filter(|pipeline| pipeline.is_as_asked())
-            .map(|pipeline| Kept {
-                config: pipeline.config.clone(),
-                ended: pipeline.infer_ended,
-                maker: pipeline.maker.clone(),
-                tensors: pipeline.tensors.clone(),
+            .map(|pipeline| {
+                let (id, told) = (pipeline.id, told.clone());
+                Kept {
+                    config: pipeline.config.clone(),
+                    ended: pipeline.infer_ended,
+                    maker: pipeline.maker.clone(),
+                    tensors: pipeline.tensors.clone(),
+                    release: Box::new(move || {
+                        let (done, gone) = mpsc::channel();
+                        let _ = told.send(Told::Release(id, done));
+                        // An engine that does not go is the next one's problem.
+                        let _ = gone.recv_timeout(RELEASE);
+                    }),
+                }
             })
             .collect();
         tokio::task::spawn_blocking(move || {
@@ -47,16 +61,16 @@ impl Daemon {
     /// Puts a configuration in place that was read again.
     pub(super) async fn reloaded(&mut self, result: Result<(Config, Prepared), String>) -> anyhow::Result<()> {
         self.reloading = false;
-        if std::mem::take(&mut self.reload_again) {
-            self.reload();
-            return Ok(());
-        }
         match result {
             Ok((config, prepared)) => self.put_in_place(config, prepared).await?,
             Err(reason) => {
+                self.pipelines.iter_mut().for_each(Running::take_back);
                 tracing::error!("the configuration stays as it is:\n{reason}");
                 self.shared.speaker.event("reload_failed", None, reason);
             }
+        }
+        if std::mem::take(&mut self.reload_again) {
+            self.reload();
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! too often the next delegate takes over. Making blocks, so it is done on threads of its own.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -96,6 +96,8 @@ struct Care {
     mending: bool,
     /// What becomes true when the infer thread has changed.
     coming: Option<DelegateState>,
+    /// Who waits until the engine in use is gone.
+    release: Option<mpsc::Sender<()>>,
 }
 
 impl Care {
@@ -109,6 +111,7 @@ impl Care {
             order: 0,
             mending: false,
             coming: None,
+            release: None,
         }
     }
 }
@@ -228,6 +231,21 @@ impl Running {
         self.want_windows();
     }
 
+    /// Frees the engine for another that needs the same device; tells `done`.
+    pub fn release(&mut self, done: mpsc::Sender<()>) {
+        self.care.release = Some(done);
+        self.care.mending = true;
+        self.tell(Command::Release);
+    }
+
+    /// Makes the engine anew that was freed in vain.
+    pub fn take_back(&mut self) {
+        if self.care.mending && self.care.failures.is_empty() {
+            let refusals = std::mem::take(&mut self.care.refusals);
+            self.order(self.care.place.unwrap_or(self.care.waiting), Duration::ZERO, None, None, refusals);
+        }
+    }
+
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
     pub fn end(&mut self, afterwards: Afterwards, patience: Duration) {
         self.afterwards = afterwards;
@@ -283,6 +301,15 @@ impl Running {
             Report::EngineFailed { engine, error } => {
                 self.engine_failed(speaker, engine, &error);
                 true
+            }
+            Report::Released(engine) => {
+                let waiting = self.care.release.take();
+                tokio::task::spawn_blocking(move || {
+                    drop(engine);
+                    // Whoever asked may have lost patience.
+                    waiting.map(|waiting| waiting.send(()))
+                });
+                false
             }
             Report::Windows(windows) => {
                 let refusals = std::mem::take(&mut self.care.refusals);

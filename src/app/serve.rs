@@ -267,6 +267,11 @@ impl Daemon {
                     pipeline.delivered(speaker, delivery, refusals);
                 }
             }
+            Told::Release(id, done) => {
+                if let Some(pipeline) = self.pipelines.iter_mut().find(|pipeline| pipeline.id == id) {
+                    pipeline.release(done);
+                }
+            }
             Told::Reloaded(result) => self.reloaded(*result).await?,
         }
         Ok(())

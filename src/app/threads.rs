@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::thread::Builder;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,6 +20,8 @@ pub enum Told {
     Infer(usize, Report),
     /// An engine that was ordered, and why the delegates before it are not used.
     Made(usize, Delivery, Vec<Refusal>),
+    /// The engine of a pipeline must go before another can be made; the sender is told when it is gone.
+    Release(usize, mpsc::Sender<()>),
     /// The configuration that was read again, or what is wrong with it.
     Reloaded(Box<Result<(Config, Prepared), String>>),
 }

@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use crate::app::{self, Tried};
 use crate::model::{
     Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Subgraph, TensorSummary, Weights,
 };
@@ -20,18 +23,72 @@ pub struct Args {
     /// Print JSON, with every tensor's quantisation and every kernel
     #[arg(long)]
     json: bool,
+    /// Also run the model once by this delegate, in a process of its own, and show what it takes: "cpu", "xnnpack", or a
+    /// name from [delegates] of the configuration
+    #[arg(long, value_name = "NAME")]
+    delegate: Option<String>,
+    /// The configuration that has the delegate and names the runtime
+    #[arg(short, long, value_name = "FILE", requires = "delegate")]
+    config: Option<PathBuf>,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = ModelSummary::from_file(&args.model)?;
+    let tried = match &args.delegate {
+        Some(name) => Some(app::try_delegate(&args.model, name, args.config.as_deref())?),
+        None => None,
+    };
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &summary)?;
+        let described = Described { model: &summary, delegate: tried.as_ref() };
+        serde_json::to_writer_pretty(&mut out, &described)?;
         writeln!(out)?;
     } else {
         render(&summary, &mut out)?;
+        if let Some(tried) = &tried {
+            partition(tried, &mut out)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The JSON form.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    model: &'a ModelSummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegate: Option<&'a Tried>,
+}
+
+fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\ndelegate {}", tried.delegate)?;
+    writeln!(out, "  runtime {}, version {}", tried.runtime.display(), tried.runtime_version)?;
+    if let Some(library) = &tried.proof.library {
+        writeln!(out, "  library {}", library.display())?;
+    }
+    match &tried.proof.delegation {
+        Some(delegation) => {
+            let taken = delegation.nodes_delegated;
+            writeln!(
+                out,
+                "  takes {taken} of {} nodes, partitions: {}",
+                delegation.nodes_total, delegation.partitions
+            )?;
+            let row = |(operator, count): (&String, &usize)| vec![format!("{count:>5}"), shown(operator)];
+            if !delegation.on_cpu.is_empty() {
+                writeln!(out, "  left to the runtime's own kernels:")?;
+                table(out, &delegation.on_cpu.iter().map(row).collect::<Vec<_>>())?;
+            }
+        }
+        None => writeln!(out, "  this runtime does not tell which nodes it takes")?,
+    }
+    match tried.proof.fully_accelerated {
+        Some(true) => writeln!(out, "  all of the model is accelerated")?,
+        Some(false) => writeln!(out, "  not all of the model is accelerated")?,
+        None => {}
+    }
+    tried.warnings.iter().try_for_each(|warning| writeln!(out, "  warning: {warning}"))
 }
 
 /// Writes `summary` as aligned text; errors are those of `out`.

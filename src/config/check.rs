@@ -57,6 +57,21 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
     }
 }
 
+/// The delegate of that name, and the runtime library where one is named; nothing else of the file is judged.
+pub fn delegate(root: raw::Root, folder: &Path, name: &str) -> Result<(Delegate, Option<PathBuf>), Vec<Problem>> {
+    let mut check = Check { problems: Vec::new(), folder: folder.to_owned() };
+    let key = Key::new(&["delegates", name]);
+    if let Some(entry) = root.delegates.get(name) {
+        check.delegate_entry(name, entry);
+    }
+    match check.delegate(&key, name, &root.delegates) {
+        Some(delegate) if check.problems.is_empty() => {
+            Ok((delegate, root.runtime.library.map(|library| check.folder.join(library))))
+        }
+        _ => Err(check.problems),
+    }
+}
+
 struct Check {
     problems: Vec<Problem>,
     folder: PathBuf,

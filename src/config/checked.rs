@@ -1,7 +1,7 @@
 //! The configuration, judged and ready to use: what [`super::check`] makes of what the user wrote.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,9 @@ pub struct Delegate {
 /// The limits of a delegate's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
-    /// Of one inference.
+    /// Until its first inference is done, which may compile the model for a device.
+    pub start: Duration,
+    /// Of one inference after that.
     pub deadline: Duration,
     /// Of its address space.
     pub memory_bytes: u64,
@@ -237,6 +239,14 @@ pub enum DelegateKind {
 }
 
 impl DelegateKind {
+    /// The library that it is loaded from, where it does not come with the runtime.
+    pub fn library(&self) -> Option<&Path> {
+        match self {
+            Self::External { library, .. } | Self::Litert { library, .. } => Some(library),
+            Self::Cpu { .. } | Self::Xnnpack { .. } => None,
+        }
+    }
+
     /// It comes with the runtime, and is trusted as the runtime is.
     pub fn is_built_in(&self) -> bool {
         matches!(self, Self::Cpu { .. } | Self::Xnnpack { .. })

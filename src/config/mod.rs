@@ -55,14 +55,26 @@ impl Document {
 
     /// Parses and checks; `hostname` names the node when the file does not.
     pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
-        let root: raw::Root = toml::from_str(&self.text).map_err(|e| {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        check::check(self.root()?, folder, hostname, self.hash()).map_err(|problems| self.refusal(&problems))
+    }
+
+    /// The delegate of that name, and the runtime library where one is named.
+    pub fn delegate(&self, name: &str) -> Result<(Delegate, Option<PathBuf>), ConfigError> {
+        let root = self.root()?;
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        check::delegate(root, folder, name).map_err(|problems| self.refusal(&problems))
+    }
+
+    fn root(&self) -> Result<raw::Root, ConfigError> {
+        toml::from_str(&self.text).map_err(|e| {
             let message = format!("{}{}", e.message(), hint(e.message()));
             ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), &message)] }
-        })?;
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        check::check(root, folder, hostname, self.hash()).map_err(|problems| ConfigError {
-            problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect(),
         })
+    }
+
+    fn refusal(&self, problems: &[Problem]) -> ConfigError {
+        ConfigError { problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect() }
     }
 
     /// Shows a problem with the value at its key.

@@ -159,6 +159,7 @@ pub struct Delegate {
     pub external: Option<External>,
     pub litert: Option<Litert>,
     pub isolation: Option<Place>,
+    pub start_timeout_s: Option<f64>,
     pub deadline_ms: Option<f64>,
     pub restarts: Option<Restarts>,
     pub memory_mib: Option<u64>,

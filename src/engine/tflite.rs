@@ -149,17 +149,19 @@ impl Recipe {
     fn not_built(&self, failure: Failure) -> String {
         let as_it_says = format!("its tensors cannot be allocated: {failure}");
         let Some(summary) = &self.summary else { return as_it_says };
-        if failure == Failure::UNRESOLVED_OPERATORS {
-            if edge_tpu::is_compiled(summary) {
-                return edge_tpu::COMPILED_WITHOUT_DELEGATE.into();
-            }
-            return match foreign_operators(summary).as_slice() {
-                [] => as_it_says,
+        let foreign = foreign_operators(summary);
+        if !foreign.is_empty() && matches!(failure, Failure::UNRESOLVED_OPERATORS | Failure::Null) {
+            let by_tpu = self.delegate.library().is_some_and(edge_tpu::is_library);
+            return match foreign.as_slice() {
+                _ if edge_tpu::is_compiled(summary) && !by_tpu => edge_tpu::COMPILED_WITHOUT_DELEGATE.into(),
                 [name] => format!("its operator {name} is not in the runtime and no delegate takes it"),
                 names => {
                     format!("its operators {} are not all in the runtime or taken by a delegate", names.join(", "))
                 }
             };
+        }
+        if let Some(library) = self.delegate.library() {
+            return format!("the runtime cannot build it with the delegate {}: {failure}", library.display());
         }
         let later = operator_names(summary, |op| !op.custom && op.name.starts_with("UNKNOWN_"));
         match &summary.min_runtime_version {

@@ -54,7 +54,8 @@ pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> 
 
 /// A configuration with all that it names, or what is wrong with it.
 pub fn try_to_prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
-    let tools = app::tools(config, Path::new(env!("CARGO_BIN_EXE_edgewatt"))).map_err(|problem| vec![problem])?;
+    let tools = app::tools(config.runtime_library.as_deref(), Path::new(env!("CARGO_BIN_EXE_edgewatt")))
+        .map_err(|problem| vec![problem])?;
     app::prepare(config, &tools, &[])
 }
 

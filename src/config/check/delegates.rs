@@ -12,6 +12,7 @@ use crate::config::checked::{
 use crate::config::raw;
 
 const BUILT_IN: [&str; 2] = ["cpu", "xnnpack"];
+const START: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(2);
 const RESTARTS: Restarts = Restarts { max: 5, per: Duration::from_secs(60) };
 const MEMORY_MIB: u64 = 4096;
@@ -48,6 +49,9 @@ impl Check {
             let key = key.child("litert").child("accelerators");
             self.problem(&key, "name one or more of \"cpu\", \"gpu\" and \"npu\"");
         }
+        if let Some(s) = raw.start_timeout_s {
+            self.within(&key.child("start_timeout_s"), s, 1.0, 86_400.0);
+        }
         if let Some(ms) = raw.deadline_ms {
             self.within(&key.child("deadline_ms"), ms, 1.0, 600_000.0);
         }
@@ -60,6 +64,7 @@ impl Check {
         }
         if place(raw) == Place::Thread {
             let unused = [
+                ("start_timeout_s", raw.start_timeout_s.is_some()),
                 ("deadline_ms", raw.deadline_ms.is_some()),
                 ("memory_mib", raw.memory_mib.is_some()),
                 ("writable", raw.writable.is_some()),
@@ -77,11 +82,11 @@ impl Check {
         name: &str,
         delegates: &BTreeMap<String, raw::Delegate>,
     ) -> Option<Delegate> {
-        let built_in = |kind| Delegate { name: name.to_owned(), kind, process: None, restarts: RESTARTS };
-        match (name, delegates.get(name)) {
-            ("cpu", _) => Some(built_in(DelegateKind::Cpu { threads: 1 })),
-            ("xnnpack", _) => Some(built_in(DelegateKind::Xnnpack { threads: 1, flags: Vec::new() })),
-            (_, Some(raw)) => Some(Delegate {
+        if let Some(delegate) = Delegate::built_in(name) {
+            return Some(delegate);
+        }
+        match delegates.get(name) {
+            Some(raw) => Some(Delegate {
                 name: name.to_owned(),
                 kind: self.kind(raw)?,
                 process: (place(raw) == Place::Process).then(|| self.guard(raw)),
@@ -90,7 +95,7 @@ impl Check {
                     per: Duration::try_from_secs_f64(restarts.per_s).unwrap_or_default(),
                 }),
             }),
-            (_, None) => {
+            None => {
                 let known: Vec<&str> = BUILT_IN.into_iter().chain(delegates.keys().map(String::as_str)).collect();
                 self.problem(key, format!("there is no delegate `{name}`; there are {}", known.join(", ")));
                 None
@@ -124,6 +129,7 @@ impl Check {
 
     fn guard(&self, raw: &raw::Delegate) -> Guard {
         Guard {
+            start: raw.start_timeout_s.map_or(START, |s| milliseconds(s * 1e3)),
             deadline: raw.deadline_ms.map_or(DEADLINE, milliseconds),
             memory_bytes: raw.memory_mib.unwrap_or(MEMORY_MIB) << 20,
             writable: raw.writable.iter().flatten().map(|path| self.folder.join(path)).collect(),
@@ -176,6 +182,18 @@ impl Check {
     pub(super) fn max_bytes(&mut self, key: &Key, mib: f64) -> u64 {
         self.within(key, mib, 0.001, 1e6);
         (mib * MIB) as u64
+    }
+}
+
+impl Delegate {
+    /// One that needs no entry in the configuration.
+    pub fn built_in(name: &str) -> Option<Self> {
+        let kind = match name {
+            "cpu" => DelegateKind::Cpu { threads: 1 },
+            "xnnpack" => DelegateKind::Xnnpack { threads: 1, flags: Vec::new() },
+            _ => return None,
+        };
+        Some(Self { name: name.to_owned(), kind, process: None, restarts: RESTARTS })
     }
 }
 
