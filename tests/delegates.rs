@@ -9,16 +9,21 @@ mod common {
     pub mod wire;
 }
 
+use std::collections::BTreeMap;
+
 use common::daemon::{Ended, Setup};
 use common::mosquitto::Mosquitto;
 use common::plugin::test_delegate;
 use common::wire::{Wire, correct, json_file};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
-/// The demo by the plugin in that mode, falling back to those named.
-fn setup(port: u16, mode: &str, fallback: &str) -> Setup {
+/// The demo by the plugin with these options, falling back to those named; `keys` go into the delegate's table.
+fn npu(port: u16, options: &str, keys: &str, fallback: &str) -> Setup {
     let table = format!(
-        "[delegates.npu]\nexternal = {{ library = \"{}\", options = {{ mode = \"{mode}\" }} }}\n\n[pipelines.shoulder]\n\
-         fallback = [{fallback}]",
+        "[delegates.npu]\nexternal = {{ library = \"{}\", options = {{ {options} }} }}\n{keys}\n\n\
+         [pipelines.shoulder]\nfallback = [{fallback}]",
         test_delegate().display()
     );
     Setup::demo(port)
@@ -27,13 +32,36 @@ fn setup(port: u16, mode: &str, fallback: &str) -> Setup {
         .with("delegate = \"xnnpack\" ", "delegate = \"npu\" ")
 }
 
+fn setup(port: u16, mode: &str, fallback: &str) -> Setup {
+    npu(port, &format!("mode = \"{mode}\", at = \"create\""), "", fallback)
+}
+
+/// Takes what the plugin computes fastest in a debug build.
+const FAST: &str = "operators = \"FULLY_CONNECTED,SOFTMAX\"";
+
 /// Runs the recording once; what was published.
-fn run(mode: &str, fallback: &str) -> (Ended, Wire) {
+fn once(make: impl Fn(u16) -> Setup) -> (Ended, Wire) {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/#");
-    let ended = setup(broker.port, mode, fallback).run_once().expect(0);
+    let ended = make(broker.port).run_once();
     let lines = subscriber.until(|line| line == "edgewatt/demo/status offline");
     (ended, Wire::new(lines))
+}
+
+fn run(mode: &str, fallback: &str) -> (Ended, Wire) {
+    let (ended, wire) = once(|port| setup(port, mode, fallback));
+    (ended.expect(0), wire)
+}
+
+/// Score and label of each prediction, by the time of its window.
+fn answers(wire: &Wire) -> BTreeMap<String, String> {
+    let answer = |p: &Value| (p["stream_s"].to_string(), format!("{} {}", p["raw_label"], p["score"]));
+    wire.predictions().iter().map(answer).collect()
+}
+
+fn events(wire: &Wire, kind: &str) -> Vec<String> {
+    let events = wire.json("/event").into_iter().filter(|event| event["event"] == kind);
+    events.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -53,7 +81,7 @@ fn a_delegate_that_claims_nothing_leaves_all_to_the_cpu() {
 fn the_first_fallback_that_works_runs_and_everybody_is_told_why() {
     for (mode, reason) in [("refuse", "declines to start"), ("abort", "SIGABRT")] {
         let (ended, wire) = run(mode, "\"xnnpack\", \"cpu\"");
-        let told = |delegate: &serde_json::Value| {
+        let told = |delegate: &Value| {
             assert_eq!((&delegate["requested"], &delegate["active"]), (&"npu".into(), &"xnnpack".into()), "{mode}");
             assert!(delegate["reason"].as_str().is_some_and(|r| r.contains(reason)), "{mode}: {delegate}");
         };
@@ -78,4 +106,102 @@ fn without_a_fallback_a_delegate_that_fails_is_refused() {
         "[delegates.other]\nexternal = { library = \"/nowhere/libnpu.so\" }\n\n[delegates.npu]",
     );
     twice.check().expect(78).says(&["npu: ", "declines to start", "other: ", "/nowhere/libnpu.so"]);
+}
+
+/// More than 2,000 windows, decided on one by one.
+fn two_thousand(setup: Setup) -> Setup {
+    setup.with("hop = 50", "hop = 12").with("smooth = 3", "smooth = 1")
+}
+
+#[test]
+fn a_delegate_that_dies_or_hangs_again_and_again_costs_its_windows_and_gives_way() {
+    let (reference, wire) =
+        once(|port| two_thousand(Setup::demo(port).at_speed("\"max\"")).with("\"xnnpack\" ", "\"cpu\" "));
+    let windows = reference.expect(0).summary(" windows");
+    assert!(windows > 2000, "{windows}");
+    let expected = answers(&wire);
+
+    for (mode, reason) in
+        [("abort", "SIGABRT"), ("segfault", "SIGSEGV"), ("hang", "did not answer"), ("exit", "code 7")]
+    {
+        let options = format!("{FAST}, mode = \"{mode}\", every = \"50\"");
+        let keys = "deadline_ms = 200\nrestarts = { max = 3, per_s = 600 }";
+        let (ended, wire) = once(|port| two_thousand(npu(port, &options, keys, "\"cpu\"")));
+        // Lost windows are drops, and a run with drops is not complete.
+        let ended = ended.expect(1);
+        let found = answers(&wire);
+        assert!(found.iter().all(|(time, answer)| expected[time] == *answer), "{mode}: a wrong answer was published");
+        let lost = wire.metrics()["counts"]["drops"]["inference_failed"].as_u64().unwrap();
+        assert_eq!(lost, 4, "{mode}: one window for each failure, three restarts and the end of patience");
+        assert_eq!(found.len() as u64 + lost, windows, "{mode}");
+        assert_eq!(wire.seqs(), Vec::from_iter(0..windows - lost), "{mode}");
+
+        let failures = events(&wire, "engine_failed");
+        assert!(failures.len() == 4 && failures.iter().all(|f| f.contains(reason)), "{mode}: {failures:?}");
+        assert_eq!(events(&wire, "recovered").len(), 4, "{mode}");
+        let delegate = wire.metrics()["delegate"].clone();
+        assert_eq!((&delegate["requested"], &delegate["active"]), (&"npu".into(), &"cpu".into()), "{mode}");
+        assert!(delegate["reason"].as_str().is_some_and(|r| r.contains("failed 4 times")), "{mode}: {delegate}");
+        assert_eq!(wire.json("/info").pop().unwrap()["pipelines"]["shoulder"]["delegate"]["active"], "cpu", "{mode}");
+        ended.says(&[reason, "another delegate runs than was asked for"]);
+    }
+}
+
+#[test]
+fn without_a_fallback_the_pipeline_fails_when_its_delegate_has_failed_too_often() {
+    let options = format!("{FAST}, mode = \"abort\", every = \"50\"");
+    let (ended, wire) = once(|port| npu(port, &options, "restarts = { max = 1, per_s = 600 }", ""));
+    ended.expect(1).says(&["npu: ", "SIGABRT", "failed 2 times"]);
+    let status = wire.json("shoulder/status").pop().unwrap();
+    assert_eq!(status["state"], "failed", "{status}");
+}
+
+#[test]
+fn a_delegate_that_eats_its_memory_is_ended_by_its_own_limit() {
+    let options = format!("{FAST}, mode = \"leak\", leak_mib = \"64\"");
+    let keys = "memory_mib = 1024\nrestarts = { max = 0, per_s = 600 }";
+    let (ended, wire) = once(|port| npu(port, &options, keys, "\"xnnpack\""));
+    ended.says(&["memory"]);
+    assert_eq!(wire.metrics()["delegate"]["active"], "xnnpack");
+}
+
+#[test]
+fn wrong_answers_reach_no_topic() {
+    // At the start.
+    let wrong = format!("{FAST}, mode = \"wrong\"");
+    npu(1, &wrong, "", "")
+        .check()
+        .expect(78)
+        .says(&["pipelines.shoulder.delegate", "does not answer as the reference"]);
+    let (ended, wire) = once(|port| npu(port, &wrong, "", "\"cpu\""));
+    ended.expect(0);
+    assert_eq!(wire.metrics()["delegate"]["active"], "cpu");
+    let card = json_file(&common::daemon::root().join("models/metrics.json"));
+    assert_eq!(correct(&wire.predictions(), "raw_label"), card["recording"]["int8"]["builtin_kernels"]["correct"]);
+}
+
+#[test]
+fn a_delegate_that_answers_wrongly_after_a_restart_does_not_take_over() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let lives = tempfile::tempdir().unwrap();
+    let path = lives.path().join("lives");
+    // The first process answers rightly, those after it do not.
+    let options = format!("{FAST}, mode = \"wrong\", lives = \"{}\", from_process = \"2\"", path.display());
+    let setup = npu(broker.port, &options, "", "\"cpu\"").with("speed = \"max\" ", "speed = 20.0 ");
+    let mut daemon = setup.start(&[]);
+    subscriber.until(|line| line.contains("\"seq\":20,"));
+    let processes = std::fs::read_to_string(path.with_extension("processes")).unwrap();
+    let pid = processes.lines().last().unwrap().parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let lines = subscriber.until(|line| line.contains("\"event\":\"recovered\""));
+    daemon.in_log("the refusal", |log| log.contains("does not answer as the reference").then_some(()));
+    subscriber.until(|line| line.contains("/prediction "));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+    let wire = Wire::new(lines);
+    assert!(events(&wire, "engine_failed")[0].contains("SIGKILL"));
+    let refused = events(&wire, "parity_refused");
+    assert!(refused[0].contains("is allowed") && refused[0].contains("% is wanted"), "{refused:?}");
+    assert!(events(&wire, "recovered")[0].starts_with("cpu runs"));
 }

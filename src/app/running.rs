@@ -92,8 +92,10 @@ struct Care {
     refusals: Vec<Refusal>,
     /// Told apart from what was ordered before a reload.
     order: u64,
-    /// An engine is being made in the place of one that failed.
+    /// An engine is being made in the place of one that failed or was freed.
     mending: bool,
+    /// When the engine failed that is being replaced.
+    failed: Option<Instant>,
     /// What becomes true when the infer thread has changed.
     coming: Option<DelegateState>,
     /// Who waits until the engine in use is gone.
@@ -110,6 +112,7 @@ impl Care {
             refusals: Vec::new(),
             order: 0,
             mending: false,
+            failed: None,
             coming: None,
             release: None,
         }
@@ -322,6 +325,16 @@ impl Running {
                 let Some(state) = self.care.coming.take() else { return false };
                 self.publisher.delegate = state;
                 self.say_delegate(speaker);
+                if let Some(failed) = self.care.failed.take() {
+                    let (active, ms) = (&self.publisher.delegate.active, failed.elapsed().as_secs_f64() * 1e3);
+                    tracing::info!(
+                        pipeline = self.publisher.name,
+                        delegate = active,
+                        "an engine again after {ms:.1} ms"
+                    );
+                    let message = format!("{active} runs {ms:.1} ms after the failure");
+                    speaker.event("recovered", Some(&self.publisher.name), message);
+                }
                 true
             }
         }
@@ -333,6 +346,7 @@ impl Running {
         tracing::error!(pipeline = name, delegate = active, "{error}");
         speaker.event("engine_failed", Some(name), format!("{active}: {error}"));
         self.care.mending = true;
+        self.care.failed = Some(Instant::now());
         let place = self.care.place.unwrap_or(self.care.waiting);
         self.mend(speaker, place, error.to_string(), Some(engine));
     }
