@@ -6,10 +6,10 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test runtime lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec runtime lint deny bench compare train clean tools
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 tools:
 	$(call need,cargo,install Rust (rustup; see rust-version in Cargo.toml))
@@ -29,6 +29,9 @@ test: tools runtime ## Every test; installs mosquitto with apt-get where it may
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
+
+test-tflitec: tools ## The engine on a linked runtime (feature tflitec); installs libclang with apt-get where it may
+	@scripts/test-tflitec
 
 lint: tools ## Format and clippy, warnings are errors
 	cargo fmt --check

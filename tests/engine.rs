@@ -1,37 +1,22 @@
 //! The engine on the real runtime: reference outputs, batches, element types, refusals and damaged files.
 //!
-//! Needs the runtime and the wake-word models that `make runtime` fetches. tests/models/make.py wrote the tiny models.
+//! Needs the runtime and the wake-word models that `make runtime` fetches.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
-#[allow(dead_code)]
-#[path = "common/demo.rs"]
-mod demo;
+#[path = "common/vectors.rs"]
+mod vectors;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use edgewatt::config::{Config, DelegateKind};
-use edgewatt::engine::{self, Element, Engine, EngineError, Runtime, TensorInfo, TfliteEngine};
+use edgewatt::engine::{self, Element, Engine, EngineError, TfliteEngine};
 use edgewatt::model::ModelSummary;
-use serde_json::Value;
-
-const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
-const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
-/// As in models/golden.json, which says which kernels gave which answers.
-const DELEGATES: [(&str, DelegateKind, &str); 2] = [("cpu", CPU, "builtin"), ("xnnpack", XNNPACK, "xnnpack")];
-const DEMO_MODELS: [&str; 3] = ["shoulder_fp32.tflite", "shoulder_int8.tflite", "shoulder_pruned_int8.tflite"];
-
-/// Loaded once: the library is never unloaded, and no test may read the environment before it is set.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    demo::use_fetched_runtime();
-    Runtime::load(None).unwrap()
-});
-
-fn tiny(name: &str) -> PathBuf {
-    demo::root().join("tests/models").join(name).with_extension("tflite")
-}
+use vectors::{
+    CPU, DELEGATES, DEMO_MODELS, RUNTIME, XNNPACK, bursts, demo, demo_config, disagreement, golden, golden_answers,
+    golden_features, golden_tolerance, json, numbers, run, tiny,
+};
 
 fn build(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
     TfliteEngine::new(&RUNTIME, path, &fs::read(path).unwrap(), delegate, batch)
@@ -44,56 +29,6 @@ fn refusal(path: &Path, batch: usize) -> String {
     cpu
 }
 
-/// Every output after one invocation, on as many windows as go through at a time.
-fn run(engine: &mut dyn Engine, features: &[f32]) -> Vec<Vec<f32>> {
-    let rows = engine.batch();
-    for (row, window) in features.chunks(features.len() / rows).enumerate() {
-        engine.set_input(row, window).unwrap();
-    }
-    engine.invoke().unwrap();
-    let mut outputs: Vec<Vec<f32>> = engine.outputs().iter().map(|info| vec![0.0; info.len()]).collect();
-    for (index, values) in outputs.iter_mut().enumerate() {
-        let width = values.len() / rows;
-        for (row, values) in values.chunks_mut(width).enumerate() {
-            engine.output(index, row, values).unwrap();
-        }
-    }
-    outputs
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
-}
-
-/// What the tensor holds for `value`, which was read from it or is about to be written to it.
-fn stored(info: &TensorInfo, value: f32) -> f32 {
-    (value / info.scale + info.zero_point as f32).round()
-}
-
-/// The worst of `values` in parts of what is allowed: a step for integers; for floats `relative` of the expected value
-/// and `absolute` beside it.
-fn disagreement(info: &TensorInfo, values: &[f32], expected: &[f32], [relative, absolute]: [f32; 2]) -> f32 {
-    assert_eq!(values.len(), expected.len());
-    let part = |(&value, &expected): (&f32, &f32)| match info.element {
-        Element::Float32 => (value - expected).abs() / (absolute + relative * expected.abs()),
-        _ => (stored(info, value) - expected).abs(),
-    };
-    let parts = values.iter().zip(expected).map(part);
-    // Not `f32::max`, which drops NaN.
-    parts.fold(0.0, |worst, part| if part <= worst { worst } else { part })
-}
-
-fn demo_config(model: &str, delegate: &str) -> Config {
-    LazyLock::force(&RUNTIME);
-    let model = format!("models/{model}\"");
-    let delegate = format!("delegate = \"{delegate}\"");
-    demo::config(&[("models/shoulder_int8.tflite\"", &model), ("delegate = \"xnnpack\"", &delegate)])
-}
-
 /// Why a configuration is refused, and at which key.
 fn problem(config: &Config) -> (String, String) {
     let problems = demo::try_to_prepare(config).err().unwrap();
@@ -101,45 +36,22 @@ fn problem(config: &Config) -> (String, String) {
     (problems[0].key.to_string(), problems[0].message.clone())
 }
 
-/// The features of the reference windows, cut from the recording as the file says.
-fn golden_features(golden: &Value) -> Vec<Vec<f32>> {
-    let config = demo_config("shoulder_int8.tflite", "cpu");
-    let pipeline = demo::prepare(&config);
-    let recording = demo::recording(&config, &pipeline.labels);
-    let samples = config.pipelines[0].window.samples;
-    let features = |row: &Value| {
-        let first = row.as_u64().unwrap() as usize;
-        let window: Vec<f32> =
-            recording[first..first + samples].iter().flat_map(|(_, values)| values.clone()).collect();
-        let mut features = vec![0.0; window.len()];
-        pipeline.stages.features.apply(&window, &mut features);
-        features
-    };
-    golden["first_rows"].as_array().unwrap().iter().map(features).collect()
-}
-
-fn golden() -> Value {
-    json(&demo::root().join("models/golden.json"))
-}
-
 #[test]
 fn the_demo_models_answer_as_the_reference_does() {
     let golden = golden();
     let features = golden_features(&golden);
     assert_eq!(features.len(), 8);
-    assert_eq!(golden["tolerance"]["int8_steps"], 1);
-    let tolerance = ["float_relative", "float_absolute"].map(|key| golden["tolerance"][key].as_f64().unwrap() as f32);
+    let tolerance = golden_tolerance(&golden);
     for model in DEMO_MODELS {
         for (delegate, _, kernels) in DELEGATES {
             let pipeline = demo::prepare(&demo_config(model, delegate));
             assert_eq!(golden["models"][model]["sha256"], pipeline.maker.model.sha256);
             let info = pipeline.tensors.outputs[0].clone();
             let mut engine = pipeline.made.unwrap().engine;
-            let answers = &golden["models"][model][kernels];
-            let answers = if info.element == Element::Float32 { &answers["probabilities"] } else { &answers["raw"] };
+            let answers = golden_answers(&golden, model, kernels, info.element);
             for (window, features) in features.iter().enumerate() {
                 let values = run(engine.as_mut(), features).remove(0);
-                let worst = disagreement(&info, &values, &numbers(&answers[window]), tolerance);
+                let worst = disagreement(&info, &values, &answers[window], tolerance);
                 assert!(worst <= 1.0, "{model} by {delegate}, window {window}: {worst} times what is allowed");
             }
         }
@@ -177,24 +89,6 @@ fn a_batch_that_the_model_cannot_take_is_refused_with_the_numbers() {
     assert_eq!(one_row, "with batches of 8 the model's output `y` is [1, 32]; its first dimension should be 8");
     let scalar = refusal(&tiny("scalar_input"), 8);
     assert_eq!(scalar, "the model's input has no batch dimension");
-}
-
-/// Bursts that fade, at random in time and channel: sound enough for the wake-word models to stir now and then.
-fn bursts(channels: usize) -> impl FnMut() -> Vec<f32> {
-    const LOUDEST: f32 = 25.5;
-    let mut state = 2_u64;
-    let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    let mut levels = vec![0.0_f32; channels];
-    move || {
-        for level in &mut levels {
-            let burst = if random() < 0.05 { LOUDEST * random() } else { 0.0 };
-            *level = LOUDEST.min(0.9 * *level + burst);
-        }
-        levels.clone()
-    }
 }
 
 /// The streaming models keep a state, take int8 and give uint8: what the demo's models lack.

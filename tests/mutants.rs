@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use common::daemon::{Setup, root, runtime_library};
 
 const SAMPLE: usize = 120;
-const SEED: u64 = 0x5eed_0f_ed9e;
+const SEED: u64 = 0x005e_ed0f_ed9e;
 
 /// A small generator with a good spread (xorshift64*), so that a run can be repeated.
 struct Random(u64);

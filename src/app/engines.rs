@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Delegate, DelegateKind, Guard, Parity};
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, Proof};
-use crate::engine::{Delegation, Engine, EngineError, Runtime, TensorInfo, TfliteEngine, edge_tpu, foreign_operators};
+use crate::engine::{Delegation, Engine, EngineError, Runtime, TensorInfo, edge_tpu, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 
@@ -182,7 +182,7 @@ impl EngineMaker {
     pub fn make_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<Made, EngineError> {
         let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
         let proof = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
-        let engine = Box::new(TfliteEngine::new(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?);
+        let engine = crate::engine::build(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
         let wait =

@@ -124,6 +124,8 @@ pub struct Delivery {
     pub order: u64,
     place: usize,
     result: Result<Made, Unmade>,
+    /// Why the delegates before it are not used.
+    refusals: Vec<Refusal>,
 }
 
 impl Running {
@@ -406,13 +408,13 @@ impl Running {
                 Err(Unmade::NoWindows) => maker.make_reference(place, &refusals).map_err(Unmade::Failed),
                 result => result,
             };
-            let _ = told.send(Told::Made(id, Delivery { order, place, result }, refusals));
+            let _ = told.send(Told::Made(id, Box::new(Delivery { order, place, result, refusals })));
         });
     }
 
     /// An engine that was ordered has come, or has not.
-    pub fn delivered(&mut self, speaker: &Speaker, delivery: Delivery, refusals: Vec<Refusal>) {
-        let Delivery { order, place, result } = delivery;
+    pub fn delivered(&mut self, speaker: &Speaker, delivery: Delivery) {
+        let Delivery { order, place, result, refusals } = delivery;
         if order != self.care.order || self.infer_ended {
             // Freed on a thread that may block.
             tokio::task::spawn_blocking(move || drop(result));

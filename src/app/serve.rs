@@ -262,9 +262,9 @@ impl Daemon {
                     self.say_info();
                 }
             }
-            Told::Made(id, delivery, refusals) => {
+            Told::Made(id, delivery) => {
                 if let Some(pipeline) = self.pipelines.iter_mut().find(|pipeline| pipeline.id == id) {
-                    pipeline.delivered(speaker, delivery, refusals);
+                    pipeline.delivered(speaker, *delivery);
                 }
             }
             Told::Release(id, done) => {

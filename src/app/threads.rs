@@ -7,7 +7,6 @@ use std::thread::Builder;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::engines::Refusal;
 use super::prepare::Prepared;
 use super::running::Delivery;
 use crate::config::Config;
@@ -18,8 +17,8 @@ use crate::source::{Feed, Source};
 pub enum Told {
     Ended(Ended),
     Infer(usize, Report),
-    /// An engine that was ordered, and why the delegates before it are not used.
-    Made(usize, Delivery, Vec<Refusal>),
+    /// An engine that was ordered.
+    Made(usize, Box<Delivery>),
     /// The engine of a pipeline must go before another can be made; the sender is told when it is gone.
     Release(usize, mpsc::Sender<()>),
     /// The configuration that was read again, or what is wrong with it.

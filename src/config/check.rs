@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::Key;
 use super::address::parse_broker;
 use super::checked::{
-    Classify, Config, Decision, Delegate, Feature, Format, From, Meter, MeterKind, Mqtt, Pipeline, Power, Problem,
-    Records, Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
+    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Meter, MeterKind, Mqtt, Pipeline,
+    Power, Problem, Records, Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
 };
 use super::raw;
 
@@ -47,7 +47,7 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
         Some(mqtt) if check.problems.is_empty() => Ok(Config {
             hash,
             node_id,
-            runtime_library: root.runtime.library.map(|p| check.folder.join(p)),
+            runtime_library: root.runtime.library.map(|library| check.runtime_library(library)),
             mqtt,
             metrics_interval,
             power,
@@ -66,7 +66,7 @@ pub fn delegate(root: raw::Root, folder: &Path, name: &str) -> Result<(Delegate,
     }
     match check.delegate(&key, name, &root.delegates) {
         Some(delegate) if check.problems.is_empty() => {
-            Ok((delegate, root.runtime.library.map(|library| check.folder.join(library))))
+            Ok((delegate, root.runtime.library.map(|library| check.runtime_library(library))))
         }
         _ => Err(check.problems),
     }
@@ -78,6 +78,11 @@ struct Check {
 }
 
 impl Check {
+    /// Where the library is, or the word for the linked one.
+    fn runtime_library(&self, library: PathBuf) -> PathBuf {
+        if library == Path::new(LINKED_RUNTIME) { library } else { self.folder.join(library) }
+    }
+
     fn problem(&mut self, key: &Key, message: impl Into<String>) {
         self.problems.push(Problem { key: key.clone(), message: message.into() });
     }

@@ -12,12 +12,16 @@ pub use super::raw::{
     Accelerator, Format, From, Hwmon, Place, Scope, Scores, Speed, WhenBufferFull, WhenFull, XnnpackFlag,
 };
 
+/// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
+pub const LINKED_RUNTIME: &str = "linked";
+
 /// A configuration that can be run, as far as can be told without touching anything outside it.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// SHA-256 of the file's text, shortened.
     pub hash: String,
     pub node_id: String,
+    /// A path, or [`LINKED_RUNTIME`].
     pub runtime_library: Option<PathBuf>,
     pub mqtt: Mqtt,
     pub metrics_interval: Duration,

@@ -21,7 +21,7 @@ use edgefirst_tflite_sys::{
 };
 
 use super::profile::Profiler;
-use super::{Element, EngineError, TensorInfo};
+use super::{Element, EngineError, TensorInfo, checks};
 
 /// A status of the C API other than `kTfLiteOk`, or null where a pointer was wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,9 +298,7 @@ impl Interpreter {
             other => {
                 // SAFETY: it answers any number with a C string.
                 let other = unsafe { CStr::from_ptr(sys.TfLiteTypeGetName(other)) }.to_string_lossy().to_lowercase();
-                return Err(EngineError::Mismatch(format!(
-                    "tensor `{name}` is {other}; edgewatt reads and writes float32, int8, uint8 and int16"
-                )));
+                return Err(checks::unreadable(&name, &other));
             }
         };
         // SAFETY: dimensions that the tensor has.

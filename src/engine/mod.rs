@@ -4,6 +4,7 @@
 //! model's own types and back. It knows nothing of samples, classes or meters. Built on the main thread, used on
 //! the infer thread.
 
+mod checks;
 pub mod edge_tpu;
 mod interpreter;
 pub mod parity;
@@ -15,15 +16,20 @@ pub mod runtime;
 pub mod span;
 mod tensor;
 mod tflite;
+#[cfg(feature = "tflitec")]
+mod tflitec;
 
 use std::path::{Path, PathBuf};
 
 use crate::config::DelegateKind;
 
+pub use checks::foreign_operators;
 pub use profile::Delegation;
 pub use runtime::Runtime;
 pub use tensor::{Coding, Element, TensorInfo};
-pub use tflite::{TfliteEngine, foreign_operators};
+pub use tflite::TfliteEngine;
+#[cfg(feature = "tflitec")]
+pub use tflitec::TflitecEngine;
 
 /// Runs one model on a batch of windows. Nothing here allocates after the engine was built, but for `reset`.
 pub trait Engine: Send {
@@ -72,6 +78,10 @@ pub enum EngineError {
     RuntimeUnusable { path: PathBuf, reason: String },
     #[error("{}: {reason}", path.display())]
     Model { path: PathBuf, reason: String },
+    #[error(
+        "\"linked\" needs an edgewatt that was built with the cargo feature `tflitec`; name a library's file, or leave it out"
+    )]
+    NotLinked,
     #[error("the delegate {delegate} cannot be used: {reason}")]
     Delegate { delegate: String, reason: String },
     /// The process that tried the model says so.
@@ -106,6 +116,8 @@ pub fn build(
         DelegateKind::Litert { library, .. } => {
             Err(EngineError::Delegate { delegate: library.display().to_string(), reason: "not yet".into() })
         }
+        #[cfg(feature = "tflitec")]
+        _ if runtime.is_linked() => Ok(Box::new(TflitecEngine::new(path, bytes, delegate, batch)?)),
         _ => Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?)),
     }
 }

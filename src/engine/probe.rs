@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::alarm;
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, EngineError, Runtime, TfliteEngine};
+use super::{EngineError, Runtime};
 use crate::config::DelegateKind;
 
 /// The hidden subcommand that the parent calls its own binary with.
@@ -106,7 +106,7 @@ fn try_model(task: &Task) -> Result<(), EngineError> {
     std::io::stdin()
         .read_to_end(&mut bytes)
         .map_err(|e| EngineError::Runtime { step: "read the model", reason: e.to_string() })?;
-    let mut engine = TfliteEngine::new(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
+    let mut engine = super::build(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
     let features = vec![0.0; engine.inputs()[0].len()];
     engine.set_input(0, &features)?;
     engine.invoke()?;

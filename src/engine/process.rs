@@ -33,10 +33,13 @@ impl Launcher {
             bytes,
         )?;
         let runtime = Runtime::load(Some(&self.runtime))?;
-        let e = TfliteEngine::new(&runtime, model, bytes, delegate, batch)?;
-        let d = TfliteEngine::delegation(&runtime, model, bytes, delegate, batch)?;
+        let e = build(&runtime, model, bytes, delegate, batch)?;
+        let d = match runtime.is_linked() {
+            true => None,
+            false => Some(TfliteEngine::delegation(&runtime, model, bytes, delegate, batch)?),
+        };
         Ok(Proof {
-            delegation: Some(d),
+            delegation: d,
             fully_accelerated: None,
             hello: Hello::default(),
             inputs: e.inputs().to_vec(),

@@ -6,15 +6,22 @@ use std::path::{Path, PathBuf};
 use edgefirst_tflite::Library;
 
 use super::EngineError;
+use crate::config::LINKED_RUNTIME;
 
 /// Names a runtime library; searched after the configuration and before all folders.
 pub const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
 const FILE_NAME: &str = "libtensorflowlite_c.so";
 
+/// What is said where the linked runtime is asked for more.
+pub(super) const LINKED_LIMITS: &str = "the linked runtime (runtime.library = \"linked\") runs cpu and xnnpack only: \
+     name a library in runtime.library, or leave it out, to have one loaded that takes delegates";
+
 /// A loaded runtime. It stays loaded until the process ends, since vendors' libraries rarely survive unloading.
 #[derive(Clone)]
 pub struct Runtime {
-    pub(super) library: &'static Library,
+    /// `None`: the binary is linked with it.
+    library: Option<&'static Library>,
+    /// The library's, or [`LINKED_RUNTIME`].
     pub path: PathBuf,
     /// What it says it is, such as `2.17.1`.
     pub version: String,
@@ -22,7 +29,11 @@ pub struct Runtime {
 
 impl Runtime {
     /// Loads the first library found: `configured`, `$EDGEWATT_RUNTIME`, beside the binary, the system's folders.
+    /// Loads none where `configured` is the linked one.
     pub fn load(configured: Option<&Path>) -> Result<Self, EngineError> {
+        if let Some(linked) = configured.filter(|path| *path == Path::new(LINKED_RUNTIME)) {
+            return Self::linked(linked);
+        }
         let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
         let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
         let library = Library::from_path(&path).map_err(|e| unusable(e.to_string()))?;
@@ -37,7 +48,28 @@ impl Runtime {
         // SAFETY: the symbol has this type by the C API, and answers with a string that lasts.
         #[allow(unsafe_code)]
         let version = unsafe { std::ffi::CStr::from_ptr(library.as_sys().TfLiteVersion()) };
-        Ok(Self { library, path, version: version.to_string_lossy().into_owned() })
+        Ok(Self { library: Some(library), path, version: version.to_string_lossy().into_owned() })
+    }
+
+    #[cfg(feature = "tflitec")]
+    fn linked(path: &Path) -> Result<Self, EngineError> {
+        Ok(Self { library: None, path: path.to_owned(), version: tflitec::tf_lite_version().to_owned() })
+    }
+
+    #[cfg(not(feature = "tflitec"))]
+    fn linked(_: &Path) -> Result<Self, EngineError> {
+        Err(EngineError::NotLinked)
+    }
+
+    /// The binary is linked with it; it is not loaded.
+    pub fn is_linked(&self) -> bool {
+        self.library.is_none()
+    }
+
+    /// The loaded library.
+    pub(super) fn library(&self) -> Result<&'static Library, EngineError> {
+        let linked = || EngineError::Mismatch(LINKED_LIMITS.into());
+        self.library.ok_or_else(linked)
     }
 }
 
@@ -80,6 +112,16 @@ fn candidates(executable: Option<&Path>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(not(feature = "tflitec"))]
+    #[test]
+    fn a_linked_runtime_needs_a_build_that_has_one() {
+        let error = Runtime::load(Some(Path::new(LINKED_RUNTIME))).map(drop).unwrap_err().to_string();
+        assert!(error.contains("cargo feature `tflitec`") && error.contains("name a library"), "{error}");
+        // A file of that name can still be named.
+        let error = Runtime::load(Some(Path::new("./linked"))).map(drop).unwrap_err();
+        assert!(matches!(error, EngineError::RuntimeNotFound { .. }), "{error}");
+    }
 
     #[test]
     fn the_first_place_that_has_it_wins() {

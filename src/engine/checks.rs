@@ -1,0 +1,99 @@
+//! What a model must be to be run, and why a runtime would not have it: the same for each binding of the interpreter.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::path::Path;
+
+use super::interpreter::Failure;
+use super::{EngineError, TensorInfo, edge_tpu};
+use crate::model::{ModelSummary, OperatorCount};
+
+/// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc.
+const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
+
+/// Refuses a model that edgewatt cannot feed or that answers nothing.
+pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
+    match (inputs, outputs) {
+        (1, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
+        (1, _) => Ok(()),
+        _ => Err(EngineError::Mismatch(format!("the model has {inputs} inputs; edgewatt feeds models with 1"))),
+    }
+}
+
+/// A tensor of a type that edgewatt has no use for.
+pub fn unreadable(name: &str, element: &str) -> EngineError {
+    EngineError::Mismatch(format!(
+        "tensor `{name}` is {element}; edgewatt reads and writes float32, int8, uint8 and int16"
+    ))
+}
+
+/// The dimensions of `input` for `batch` windows.
+pub fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineError> {
+    let too_large = |_| EngineError::Mismatch(format!("a batch of {batch} is too large"));
+    let mut dims =
+        input.shape.iter().map(|dim| i32::try_from(*dim)).collect::<Result<Vec<_>, _>>().map_err(too_large)?;
+    match dims.first_mut() {
+        Some(first) => *first = i32::try_from(batch).map_err(too_large)?,
+        None => return Err(EngineError::Mismatch("the model's input has no batch dimension".into())),
+    }
+    Ok(dims)
+}
+
+/// The runtime does not allocate the model for an input of `dims`.
+pub fn batch_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
+    EngineError::Mismatch(format!("the model does not take batches of {batch}, an input of {dims:?}: {reason}"))
+}
+
+/// An output that does not grow with the batch would be cut into windows that it does not hold.
+pub fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineError> {
+    match outputs.iter().find(|output| output.shape.first() != Some(&batch)) {
+        None => Ok(()),
+        Some(output) => Err(EngineError::Mismatch(format!(
+            "with batches of {batch} the model's output `{}` is {:?}; its first dimension should be {batch}",
+            output.name, output.shape
+        ))),
+    }
+}
+
+/// Why the runtime builds no interpreter, with the delegate out of `library` or a built-in one: it says little itself,
+/// the file says more.
+pub fn not_built(summary: Option<&ModelSummary>, library: Option<&Path>, failure: Failure) -> String {
+    let as_it_says = format!("its tensors cannot be allocated: {failure}");
+    let Some(summary) = summary else { return as_it_says };
+    let foreign = foreign_operators(summary);
+    if !foreign.is_empty() && matches!(failure, Failure::UNRESOLVED_OPERATORS | Failure::Null) {
+        let by_tpu = library.is_some_and(edge_tpu::is_library);
+        return match foreign.as_slice() {
+            _ if edge_tpu::is_compiled(summary) && !by_tpu => edge_tpu::COMPILED_WITHOUT_DELEGATE.into(),
+            [name] => format!("its operator {name} is not in the runtime and no delegate takes it"),
+            names => format!("its operators {} are not all in the runtime or taken by a delegate", names.join(", ")),
+        };
+    }
+    if let Some(library) = library {
+        return format!("the runtime cannot build it with the delegate {}: {failure}", library.display());
+    }
+    let later = operator_names(summary, |op| !op.custom && op.name.starts_with("UNKNOWN_"));
+    match &summary.min_runtime_version {
+        _ if !later.is_empty() => {
+            format!("its operators {} are newer than edgewatt and this runtime", later.join(", "))
+        }
+        Some(version) if failure == Failure::Null => {
+            let version = version.escape_debug();
+            format!("this runtime cannot build it: is it damaged? It was made for TensorFlow Lite {version} or later")
+        }
+        _ => as_it_says,
+    }
+}
+
+/// Custom operators that no stock runtime has: only the delegate that the model was compiled for runs them.
+pub fn foreign_operators(summary: &ModelSummary) -> Vec<String> {
+    operator_names(summary, |op| op.custom && !STOCK_CUSTOM_OPERATORS.contains(&op.name.as_str()))
+}
+
+/// The names of the operators that are `wanted`, each once.
+fn operator_names(summary: &ModelSummary, wanted: impl Fn(&OperatorCount) -> bool) -> Vec<String> {
+    let subgraphs = std::iter::once(&summary.main).chain(&summary.other_subgraphs);
+    let operators = subgraphs.flat_map(|subgraph| &subgraph.operators).filter(|op| wanted(op));
+    let names: BTreeSet<String> = operators.map(|op| format!("`{}`", op.name.escape_debug())).collect();
+    names.into_iter().collect()
+}
