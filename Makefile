@@ -16,7 +16,7 @@ tools:
 	$(call need,cc,install gcc and libc6-dev)
 	$(call need,python3,install python3 and python3-pip)
 
-runtime: ## Fetch the TensorFlow Lite library for this machine into runtime/
+runtime: ## Fetch TensorFlow Lite and LiteRT for this machine into runtime/
 	@scripts/fetch-runtime
 
 # The daemon replaces make's shell (exec), so that it alone answers Ctrl-C.

@@ -37,6 +37,29 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
+/// For 32-bit Arm there is no LiteRT.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn litert_invokes_without_an_allocation_of_ours() {
+    use edgewatt::config::Accelerator;
+    use edgewatt::engine::{Engine, LitertEngine};
+
+    let library = demo::root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
+    let path = demo::root().join("models/shoulder_int8.tflite");
+    let bytes = std::fs::read(&path).unwrap();
+    let mut engine = LitertEngine::new(&library, &path, &bytes, &[Accelerator::Cpu], 1).unwrap();
+    let features = vec![0.5; engine.inputs()[0].len()];
+    let mut scores = vec![0.0; engine.outputs()[0].len()];
+    let count = allocations(|| {
+        for _ in 0..100 {
+            engine.set_input(0, &features).unwrap();
+            engine.invoke().unwrap();
+            engine.output(0, 0, &mut scores).unwrap();
+        }
+    });
+    assert_eq!(count, 0, "allocations in 100 invocations");
+}
+
 #[test]
 fn the_whole_recording_passes_without_an_allocation() {
     demo::use_fetched_runtime();

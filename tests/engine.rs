@@ -14,8 +14,8 @@ use edgewatt::config::{Config, DelegateKind};
 use edgewatt::engine::{self, Element, Engine, EngineError, TfliteEngine};
 use edgewatt::model::ModelSummary;
 use vectors::{
-    CPU, DELEGATES, DEMO_MODELS, RUNTIME, XNNPACK, bursts, demo, demo_config, disagreement, golden, golden_answers,
-    golden_features, golden_tolerance, json, numbers, run, tiny,
+    CPU, DELEGATES, DEMO_MODELS, RUNTIME, XNNPACK, bursts, demo, demo_config, disagreement, golden,
+    golden_disagreement, golden_features, json, numbers, run, tiny,
 };
 
 fn build(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
@@ -40,20 +40,13 @@ fn problem(config: &Config) -> (String, String) {
 fn the_demo_models_answer_as_the_reference_does() {
     let golden = golden();
     let features = golden_features(&golden);
-    assert_eq!(features.len(), 8);
-    let tolerance = golden_tolerance(&golden);
     for model in DEMO_MODELS {
         for (delegate, _, kernels) in DELEGATES {
             let pipeline = demo::prepare(&demo_config(model, delegate));
             assert_eq!(golden["models"][model]["sha256"], pipeline.maker.model.sha256);
-            let info = pipeline.tensors.outputs[0].clone();
             let mut engine = pipeline.made.unwrap().engine;
-            let answers = golden_answers(&golden, model, kernels, info.element);
-            for (window, features) in features.iter().enumerate() {
-                let values = run(engine.as_mut(), features).remove(0);
-                let worst = disagreement(&info, &values, &answers[window], tolerance);
-                assert!(worst <= 1.0, "{model} by {delegate}, window {window}: {worst} times what is allowed");
-            }
+            let worst = golden_disagreement(&golden, &features, (model, kernels), engine.as_mut());
+            assert!(worst <= 1.0, "{model} by {delegate}: {worst} times what is allowed");
         }
     }
 }

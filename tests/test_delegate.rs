@@ -61,7 +61,7 @@ fn build(name: &str, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngi
 }
 
 fn delegation(name: &str, delegate: &DelegateKind) -> Delegation {
-    TfliteEngine::delegation(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, 1).unwrap()
+    TfliteEngine::proven(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, 1).unwrap().1.unwrap()
 }
 
 /// The scores of those windows, which go through together.

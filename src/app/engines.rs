@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::{Delegate, DelegateKind, Guard, Parity};
+use crate::config::{Accelerator, Delegate, DelegateKind, Guard, Parity};
 use crate::engine::parity::{Agreement, Reference};
-use crate::engine::process::{Launcher, Proof};
-use crate::engine::{Delegation, Engine, EngineError, Runtime, TensorInfo, edge_tpu, foreign_operators};
+use crate::engine::process::{Launcher, Ready};
+use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, edge_tpu, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 
@@ -137,14 +137,14 @@ impl EngineMaker {
             false => None,
         };
         let ModelFile { path, bytes, .. } = &self.model;
-        let (mut engine, proof): (Box<dyn Engine>, Proof) = match &delegate.process {
+        let (mut engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
             Some(guard) => {
-                let (engine, proof) = self.tools.launcher.start(path, bytes, &delegate.kind, guard, self.batch)?;
-                (Box::new(engine), proof)
+                let (engine, ready) = self.tools.launcher.start(path, bytes, &delegate.kind, guard, self.batch)?;
+                (engine, ready)
             }
             None => {
-                let proof = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
-                (self.in_thread(&delegate.kind)?, proof)
+                let ready = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
+                (self.in_thread(&delegate.kind)?, ready)
             }
         };
         let parity = match (reference, &self.parity.limits) {
@@ -157,7 +157,7 @@ impl EngineMaker {
             }
             _ => None,
         };
-        let mut warnings = warnings(&delegate.kind, &self.model.summary, proof.delegation.as_ref());
+        let mut warnings = warnings(&delegate.kind, &self.model.summary, &ready.proof);
         if parity.is_none() && !delegate.kind.is_built_in() && self.parity.limits.is_some() {
             warnings.push(NOT_COMPARED.into());
         }
@@ -168,20 +168,19 @@ impl EngineMaker {
             warnings,
             proof: DelegateProof {
                 isolation: if delegate.process.is_some() { "process" } else { "thread" },
-                library: proof.hello.delegate_library,
-                delegation: proof.delegation,
-                fully_accelerated: proof.fully_accelerated,
+                library: ready.hello.delegate_library,
+                engine: ready.proof,
                 parity,
             },
         };
-        let (inputs, outputs) = (proof.inputs, proof.outputs);
+        let (inputs, outputs) = (ready.inputs, ready.outputs);
         Ok(Made { engine, state, place: Some(place), waiting: place, inputs, outputs })
     }
 
     /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
     pub fn make_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<Made, EngineError> {
         let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
-        let proof = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
+        let ready = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
         let engine = crate::engine::build(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
@@ -193,15 +192,9 @@ impl EngineMaker {
             active: "cpu".into(),
             reason: Some(told),
             warnings: Vec::new(),
-            proof: DelegateProof {
-                isolation: "thread",
-                library: None,
-                delegation: proof.delegation,
-                fully_accelerated: None,
-                parity: None,
-            },
+            proof: DelegateProof { isolation: "thread", library: None, engine: ready.proof, parity: None },
         };
-        Ok(Made { engine, state, place: None, waiting, inputs: proof.inputs, outputs: proof.outputs })
+        Ok(Made { engine, state, place: None, waiting, inputs: ready.inputs, outputs: ready.outputs })
     }
 
     /// Whether an engine that this one has made can go on for `other`, which would make the same.
@@ -250,22 +243,26 @@ impl EngineMaker {
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(Unmade::NoWindows)?;
         let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
         let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_GUARD, 1)?;
-        let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
+        let reference = Arc::new(Reference::record(&mut *engine, windows, self.decided)?);
         *kept = Some(reference.clone());
         Ok(reference)
     }
 }
 
 /// What a user should know of a delegate that works.
-pub fn warnings(kind: &DelegateKind, summary: &ModelSummary, delegation: Option<&Delegation>) -> Vec<String> {
-    if delegation.is_none_or(|delegation| delegation.partitions > 0) {
-        return Vec::new();
-    }
+pub fn warnings(kind: &DelegateKind, summary: &ModelSummary, proof: &Proof) -> Vec<String> {
+    let idle = proof.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0);
+    let on_cpu = proof.litert.as_ref().is_some_and(|litert| litert.fully_off_cpu != Some(true));
     let warning = match kind {
-        DelegateKind::External { library, .. } => edge_tpu::idle(library, summary)
+        DelegateKind::External { library, .. } if idle => edge_tpu::idle(library, summary)
             .unwrap_or("the delegate took no node of the model: all of it runs on the CPU"),
-        DelegateKind::Xnnpack { .. } => "XNNPACK took no node of the model: all of it runs on the reference kernels",
-        DelegateKind::Cpu { .. } | DelegateKind::Litert { .. } => return Vec::new(),
+        DelegateKind::Xnnpack { .. } if idle => {
+            "XNNPACK took no node of the model: all of it runs on the reference kernels"
+        }
+        DelegateKind::Litert { accelerators, .. } if on_cpu && accelerators.iter().any(|a| *a != Accelerator::Cpu) => {
+            "an accelerator was asked for, and LiteRT runs some or all of the model on the CPU"
+        }
+        _ => return Vec::new(),
     };
     vec![warning.to_owned()]
 }

@@ -34,17 +34,16 @@ pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::
     let tools = prepare::tools(library.as_deref(), &program).map_err(|problem| anyhow::anyhow!(problem.message))?;
     let bytes = model::read_file(model).with_context(|| format!("cannot read {}", model.display()))?;
     let summary = ModelSummary::from_bytes(&bytes)?;
-    let proof = tools.launcher.probe(model, &bytes, &delegate.kind, 1)?;
+    let ready = tools.launcher.probe(model, &bytes, &delegate.kind, 1)?;
     Ok(Tried {
         delegate: delegate.name,
         runtime: tools.runtime.path,
         runtime_version: tools.runtime.version,
-        warnings: warnings(&delegate.kind, &summary, proof.delegation.as_ref()),
+        warnings: warnings(&delegate.kind, &summary, &ready.proof),
         proof: DelegateProof {
             isolation: "process",
-            library: proof.hello.delegate_library,
-            delegation: proof.delegation,
-            fully_accelerated: proof.fully_accelerated,
+            library: ready.hello.delegate_library,
+            engine: ready.proof,
             parity: None,
         },
     })

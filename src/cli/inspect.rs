@@ -67,7 +67,7 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
     if let Some(library) = &tried.proof.library {
         writeln!(out, "  library {}", library.display())?;
     }
-    match &tried.proof.delegation {
+    match &tried.proof.engine.delegation {
         Some(delegation) => {
             let taken = delegation.nodes_delegated;
             writeln!(
@@ -83,10 +83,8 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
         }
         None => writeln!(out, "  this runtime does not tell which nodes it takes")?,
     }
-    match tried.proof.fully_accelerated {
-        Some(true) => writeln!(out, "  all of the model is accelerated")?,
-        Some(false) => writeln!(out, "  not all of the model is accelerated")?,
-        None => {}
+    if let Some(litert) = &tried.proof.engine.litert {
+        writeln!(out, "  {litert}")?;
     }
     tried.warnings.iter().try_for_each(|warning| writeln!(out, "  warning: {warning}"))
 }

@@ -7,6 +7,7 @@
 mod checks;
 pub mod edge_tpu;
 mod interpreter;
+mod litert;
 pub mod parity;
 pub mod probe;
 pub mod process;
@@ -21,9 +22,12 @@ mod tflitec;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::DelegateKind;
 
 pub use checks::foreign_operators;
+pub use litert::{LitertEngine, LitertFacts};
 pub use profile::Delegation;
 pub use runtime::Runtime;
 pub use tensor::{Coding, Element, TensorInfo};
@@ -113,12 +117,43 @@ pub fn build(
     batch: usize,
 ) -> Result<Box<dyn Engine>, EngineError> {
     match delegate {
-        DelegateKind::Litert { library, .. } => {
-            Err(EngineError::Delegate { delegate: library.display().to_string(), reason: "not yet".into() })
+        DelegateKind::Litert { library, accelerators } => {
+            Ok(Box::new(LitertEngine::new(library, path, bytes, accelerators, batch)?))
         }
         #[cfg(feature = "tflitec")]
         _ if runtime.is_linked() => Ok(Box::new(TflitecEngine::new(path, bytes, delegate, batch)?)),
         _ => Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?)),
+    }
+}
+
+/// What shows which hardware an engine uses; each is absent where the runtime does not tell.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    #[serde(flatten)]
+    pub delegation: Option<Delegation>,
+    #[serde(flatten)]
+    pub litert: Option<LitertFacts>,
+}
+
+/// As [`build`], with the proof of what the delegate takes; costs an invocation, for built-in delegates a second build.
+pub fn build_proven(
+    runtime: &Runtime,
+    path: &Path,
+    bytes: &[u8],
+    delegate: &DelegateKind,
+    batch: usize,
+) -> Result<(Box<dyn Engine>, Proof), EngineError> {
+    match delegate {
+        DelegateKind::Litert { library, accelerators } => {
+            let engine = LitertEngine::new(library, path, bytes, accelerators, batch)?;
+            let litert = Some(engine.facts().clone());
+            Ok((Box::new(engine), Proof { delegation: None, litert }))
+        }
+        _ if runtime.is_linked() => Ok((build(runtime, path, bytes, delegate, batch)?, Proof::default())),
+        _ => {
+            let (engine, delegation) = TfliteEngine::proven(runtime, path, bytes, delegate, batch)?;
+            Ok((Box::new(engine), Proof { delegation, litert: None }))
+        }
     }
 }
 

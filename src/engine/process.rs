@@ -11,14 +11,12 @@ pub struct Launcher {
     pub program: PathBuf,
     pub runtime: PathBuf,
 }
-pub struct Proof {
-    pub delegation: Option<Delegation>,
-    pub fully_accelerated: Option<bool>,
+pub struct Ready {
+    pub proof: Proof,
     pub hello: Hello,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
 }
-pub type IsolatedEngine = TfliteEngine;
 impl Launcher {
     pub fn probe(
         &self,
@@ -26,25 +24,15 @@ impl Launcher {
         bytes: &[u8],
         delegate: &DelegateKind,
         batch: usize,
-    ) -> Result<Proof, EngineError> {
+    ) -> Result<Ready, EngineError> {
         probe::probe(
             &self.program,
             &probe::Task { library: self.runtime.clone(), model: model.to_owned(), delegate: delegate.clone(), batch },
             bytes,
         )?;
         let runtime = Runtime::load(Some(&self.runtime))?;
-        let e = build(&runtime, model, bytes, delegate, batch)?;
-        let d = match runtime.is_linked() {
-            true => None,
-            false => Some(TfliteEngine::delegation(&runtime, model, bytes, delegate, batch)?),
-        };
-        Ok(Proof {
-            delegation: d,
-            fully_accelerated: None,
-            hello: Hello::default(),
-            inputs: e.inputs().to_vec(),
-            outputs: e.outputs().to_vec(),
-        })
+        let (e, proof) = build_proven(&runtime, model, bytes, delegate, batch)?;
+        Ok(Ready { proof, hello: Hello::default(), inputs: e.inputs().to_vec(), outputs: e.outputs().to_vec() })
     }
     pub fn start(
         &self,
@@ -53,9 +41,9 @@ impl Launcher {
         delegate: &DelegateKind,
         _guard: &Guard,
         batch: usize,
-    ) -> Result<(IsolatedEngine, Proof), EngineError> {
+    ) -> Result<(Box<dyn Engine>, Ready), EngineError> {
         let proof = self.probe(model, bytes, delegate, batch)?;
         let runtime = Runtime::load(Some(&self.runtime))?;
-        Ok((TfliteEngine::new(&runtime, model, bytes, delegate, batch)?, proof))
+        Ok((build(&runtime, model, bytes, delegate, batch)?, proof))
     }
 }

@@ -1,7 +1,6 @@
 //! Proof of what ran where: the runtime's own report of each node that it invoked.
 //!
-//! Owns the runtime's telemetry callbacks and the counting of nodes. Only an interpreter that is thrown away afterwards
-//! is watched: the runtime's kernels take times of their own when somebody listens.
+//! Owns the runtime's telemetry callbacks and the counting of nodes, in one invocation before the first that counts.
 
 #![allow(unsafe_code)]
 
@@ -9,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 
+use edgefirst_tflite::Library;
 use edgefirst_tflite_sys::TfLiteInterpreterOptions;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,25 @@ pub struct Profiler {
     watched: *mut Watched,
 }
 
+// SAFETY: what it points to is written by the interpreter only, which moves with it, and read when none runs.
+unsafe impl Send for Profiler {}
+
+type Set = unsafe extern "C" fn(*mut TfLiteInterpreterOptions, *mut Callbacks);
+
+/// # Safety
+/// The library is loaded for as long as the function is used.
+unsafe fn setter(library: &libloading::Library) -> Option<Set> {
+    // SAFETY: the symbol has this type by the header named above.
+    unsafe { library.get::<Set>(b"TfLiteInterpreterOptionsSetTelemetryProfiler\0") }.ok().map(|set| *set)
+}
+
 impl Profiler {
+    /// Whether that runtime reports to a profiler.
+    pub fn is_supported(library: &'static Library) -> bool {
+        // SAFETY: a library that is never unloaded.
+        unsafe { setter(library.as_sys().library()) }.is_some()
+    }
+
     pub fn new() -> Self {
         let watched = Box::into_raw(Box::<Watched>::default());
         let callbacks = Callbacks {
@@ -91,10 +109,8 @@ impl Profiler {
         library: &libloading::Library,
         options: *mut TfLiteInterpreterOptions,
     ) -> Result<(), Failure> {
-        type Set = unsafe extern "C" fn(*mut TfLiteInterpreterOptions, *mut Callbacks);
-        // SAFETY: the symbol has this type by the header named above.
-        let set = unsafe { library.get::<Set>(b"TfLiteInterpreterOptionsSetTelemetryProfiler\0") };
-        let set = set.map_err(|_| Failure::Null)?;
+        // SAFETY: the interpreter's own library, which is never unloaded.
+        let set = unsafe { setter(library) }.ok_or(Failure::Null)?;
         // SAFETY: the caller's promise.
         unsafe { set(options, &raw mut *self.callbacks) };
         Ok(())
@@ -126,17 +142,16 @@ impl Drop for Profiler {
 }
 
 unsafe extern "C" fn record(callbacks: *mut Callbacks, name: *const c_char, node: i64, subgraph: i64) -> u32 {
-    if subgraph == 0
+    // SAFETY: the runtime hands back what it was given, on the thread that invokes.
+    let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
+    if !watched.closed
+        && subgraph == 0
         && !name.is_null()
         && let Ok(node) = usize::try_from(node)
     {
-        // SAFETY: the runtime hands back what it was given, on the thread that invokes; the name is a C string.
-        unsafe {
-            let watched = &mut *(*callbacks).data.cast::<Watched>();
-            if !watched.closed {
-                watched.nodes.insert((node, CStr::from_ptr(name).to_string_lossy().into_owned()));
-            }
-        }
+        // SAFETY: a C string.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        watched.nodes.insert((node, name));
     }
     0
 }

@@ -15,6 +15,8 @@ use crate::model::ModelSummary;
 pub struct TfliteEngine {
     /// Only absent when building it anew has failed. Ahead of the recipe, whose model it points into.
     interpreter: Option<Interpreter>,
+    /// Hears nothing any more, but the interpreter still speaks to it.
+    _profiler: Option<Profiler>,
     recipe: Recipe,
     /// Keeps tensors from one invocation to the next.
     stateful: bool,
@@ -42,37 +44,51 @@ impl TfliteEngine {
         batch: usize,
     ) -> Result<Self, EngineError> {
         let recipe = Recipe::new(runtime, path, bytes, delegate, batch)?;
-        // What cannot be read counts as stateful, which is the safer of the two.
-        let stateful = recipe.summary.as_ref().is_none_or(|summary| summary.stateful);
-        // SAFETY: the recipe's model is kept beside the interpreter and outlives it.
-        let mut interpreter = unsafe { recipe.interpreter(None)? };
-        if !stateful {
-            warm_up(&mut interpreter)?;
-        }
-        let input_info = vec![interpreter.input_info()?];
-        let outputs = 0..interpreter.output_count();
-        let output_info = outputs.map(|index| interpreter.output_info(index)).collect::<Result<Vec<_>, _>>()?;
-        if batch != 1 {
-            checks::check_batch(&output_info, batch)?;
-        }
-        Ok(Self { interpreter: Some(interpreter), recipe, stateful, input_info, output_info })
+        Ok(Self::assemble(recipe, None)?.0)
     }
 
-    /// Builds the model as [`TfliteEngine::new`] does, invokes it once on zeros, and tells what ran where.
-    pub fn delegation(
+    /// As [`TfliteEngine::new`], and what ran where in an invocation on zeros; `None`: this runtime does not tell.
+    pub fn proven(
         runtime: &Runtime,
         path: &Path,
         bytes: &[u8],
         delegate: &DelegateKind,
         batch: usize,
-    ) -> Result<Delegation, EngineError> {
+    ) -> Result<(Self, Option<Delegation>), EngineError> {
         let recipe = Recipe::new(runtime, path, bytes, delegate, batch)?;
+        if !Profiler::is_supported(runtime.library()?) {
+            return Self::assemble(recipe, None);
+        }
         let mut profiler = Profiler::new();
+        // A device is slow to open and may let itself be opened once only, so its interpreter is watched and kept; the
+        // runtime's own kernels are slower when they are watched.
+        if !recipe.delegate.is_built_in() && !recipe.is_stateful() {
+            return Self::assemble(recipe, Some(profiler));
+        }
         // SAFETY: the recipe and the profiler are declared before the interpreter, so they are dropped after it.
         let mut interpreter = unsafe { recipe.interpreter(Some(&mut profiler))? };
         warm_up(&mut interpreter)?;
         drop(interpreter);
-        Ok(profiler.delegation(recipe.summary.as_ref().map_or(0, |summary| summary.main.operator_count)))
+        let delegation = profiler.delegation(recipe.node_count());
+        Ok((Self::assemble(recipe, None)?.0, Some(delegation)))
+    }
+
+    fn assemble(recipe: Recipe, mut profiler: Option<Profiler>) -> Result<(Self, Option<Delegation>), EngineError> {
+        let stateful = recipe.is_stateful();
+        // SAFETY: the recipe's model and the profiler are kept beside the interpreter and outlive it.
+        let mut interpreter = unsafe { recipe.interpreter(profiler.as_mut())? };
+        if !stateful {
+            warm_up(&mut interpreter)?;
+        }
+        let delegation = profiler.as_mut().map(|profiler| profiler.delegation(recipe.node_count()));
+        let input_info = vec![interpreter.input_info()?];
+        let outputs = 0..interpreter.output_count();
+        let output_info = outputs.map(|index| interpreter.output_info(index)).collect::<Result<Vec<_>, _>>()?;
+        if recipe.batch != 1 {
+            checks::check_batch(&output_info, recipe.batch)?;
+        }
+        let interpreter = Some(interpreter);
+        Ok((Self { interpreter, _profiler: profiler, recipe, stateful, input_info, output_info }, delegation))
     }
 
     fn interpreter(&mut self) -> Result<&mut Interpreter, EngineError> {
@@ -95,6 +111,16 @@ impl Recipe {
         let summary = ModelSummary::from_bytes(bytes).ok();
         let (runtime, path, delegate) = (runtime.clone(), path.to_owned(), delegate.clone());
         Ok(Self { model, summary, runtime, path, delegate, batch })
+    }
+
+    /// What cannot be read counts as stateful, which is the safer of the two.
+    fn is_stateful(&self) -> bool {
+        self.summary.as_ref().is_none_or(|summary| summary.stateful)
+    }
+
+    /// Of the main graph.
+    fn node_count(&self) -> usize {
+        self.summary.as_ref().map_or(0, |summary| summary.main.operator_count)
     }
 
     /// # Safety

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::energy::Figure;
 use crate::engine::parity::Agreement;
-use crate::engine::{Delegation, TensorInfo};
+use crate::engine::{Proof, TensorInfo};
 use crate::meter::MeterInfo;
 use crate::metrics::LatencySummary;
 use crate::units::MonoTime;
@@ -126,11 +126,11 @@ impl fmt::Display for DelegateState {
         if let Some(library) = &self.proof.library {
             write!(f, ", {}", library.display())?;
         }
-        if let Some(delegation) = &self.proof.delegation {
+        if let Some(delegation) = &self.proof.engine.delegation {
             write!(f, "; {delegation}")?;
         }
-        if let Some(all) = self.proof.fully_accelerated {
-            f.write_str(if all { "; fully accelerated" } else { "; not fully accelerated" })?;
+        if let Some(litert) = &self.proof.engine.litert {
+            write!(f, "; {litert}")?;
         }
         self.proof.parity.map_or(Ok(()), |parity| write!(f, "; {parity}"))
     }
@@ -143,11 +143,8 @@ pub struct DelegateProof {
     pub isolation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
-    /// Nodes of the model; absent where the runtime does not tell.
     #[serde(flatten)]
-    pub delegation: Option<Delegation>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fully_accelerated: Option<bool>,
+    pub engine: Proof,
     /// How well its answers agree with the reference's; absent where they were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parity: Option<Agreement>,

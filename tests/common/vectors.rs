@@ -115,6 +115,25 @@ pub fn golden_answers(golden: &Value, model: &str, kernels: &str, element: Eleme
     golden["models"][model][kernels][kind].as_array().unwrap().iter().map(numbers).collect()
 }
 
+/// The worst answer of `engine` to the reference windows, in parts of what models/golden.json allows.
+pub fn golden_disagreement(
+    golden: &Value,
+    features: &[Vec<f32>],
+    (model, kernels): (&str, &str),
+    engine: &mut dyn Engine,
+) -> f32 {
+    assert_eq!(features.len(), 8);
+    let info = engine.outputs()[0].clone();
+    let answers = golden_answers(golden, model, kernels, info.element);
+    let part = |(features, answer): (&Vec<f32>, &Vec<f32>)| {
+        let values = run(engine, features).remove(0);
+        disagreement(&info, &values, answer, golden_tolerance(golden))
+    };
+    let parts = features.iter().zip(&answers).map(part);
+    // Not `f32::max`, which drops NaN.
+    parts.fold(0.0, |worst, part| if part <= worst { worst } else { part })
+}
+
 /// Bursts that fade, at random in time and channel: sound enough for the wake-word models to stir now and then.
 pub fn bursts(channels: usize) -> impl FnMut() -> Vec<f32> {
     const LOUDEST: f32 = 25.5;

@@ -37,7 +37,18 @@ def operator(code, inputs, outputs, builtin_options=None):
     return code, inputs, outputs, builtin_options
 
 
-def write(name, tensors, operators, inputs, outputs):
+def signature_of(inputs, outputs, tensors):
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+    signature.inputs, signature.outputs = [], []
+    for entries, indices in [(signature.inputs, inputs), (signature.outputs, outputs)]:
+        for index in indices:
+            entries.append(schema.TensorMapT())
+            entries[-1].name, entries[-1].tensorIndex = tensors[index].name, index
+    return signature
+
+
+def write(name, tensors, operators, inputs, outputs, signature=None):
     model = schema.ModelT()
     model.version, model.description = 3, "made by tests/models/make.py"
     model.buffers, model.operatorCodes = [schema.BufferT()], []
@@ -64,6 +75,8 @@ def write(name, tensors, operators, inputs, outputs):
         model.operatorCodes.append(kind)
         graph.operators.append(op)
     model.subgraphs = [graph]
+    if signature is not None:
+        model.signatureDefs = [signature_of(*signature, tensors)]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     Path(__file__).with_name(name + ".tflite").write_bytes(builder.Output())
@@ -80,18 +93,21 @@ def cast(of, to):
 def main():
     any_batch = [-1, 4]
 
-    write(
-        "quantised_outputs",
-        [
-            tensor("x", T.FLOAT32, [1, 4], signature=any_batch),
-            tensor("as_int16", T.INT16, [1, 4], 1 / 1024, signature=any_batch),
-            tensor("as_uint8", T.UINT8, [1, 4], 0.5, 128, signature=any_batch),
-            tensor("as_int8", T.INT8, [1, 4], 0.25, -3, signature=any_batch),
-        ],
-        [operator(OP.QUANTIZE, [0], [i], options("QuantizeOptions")) for i in (1, 2, 3)],
-        [0],
-        [1, 2, 3],
-    )
+    # In the second the signature lists the outputs in an order of its own.
+    for name, signature in [("quantised_outputs", None), ("outputs_in_another_order", ([0], [3, 1, 2]))]:
+        write(
+            name,
+            [
+                tensor("x", T.FLOAT32, [1, 4], signature=any_batch),
+                tensor("as_int16", T.INT16, [1, 4], 1 / 1024, signature=any_batch),
+                tensor("as_uint8", T.UINT8, [1, 4], 0.5, 128, signature=any_batch),
+                tensor("as_int8", T.INT8, [1, 4], 0.25, -3, signature=any_batch),
+            ],
+            [operator(OP.QUANTIZE, [0], [i], options("QuantizeOptions")) for i in (1, 2, 3)],
+            [0],
+            [1, 2, 3],
+            signature,
+        )
     for element, name, scale, zero_point in [(T.INT16, "int16", 1 / 1024, 0), (T.UINT8, "uint8", 0.5, 128)]:
         write(
             name + "_input",
