@@ -140,7 +140,7 @@ impl EngineMaker {
         let (mut engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
             Some(guard) => {
                 let (engine, ready) = self.tools.launcher.start(path, bytes, &delegate.kind, guard, self.batch)?;
-                (engine, ready)
+                (Box::new(engine), ready)
             }
             None => {
                 let ready = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
@@ -243,7 +243,7 @@ impl EngineMaker {
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(Unmade::NoWindows)?;
         let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
         let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_GUARD, 1)?;
-        let reference = Arc::new(Reference::record(&mut *engine, windows, self.decided)?);
+        let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());
         Ok(reference)
     }

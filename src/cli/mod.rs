@@ -1,9 +1,9 @@
 //! The command line: one file a subcommand. `Display` of what they return is for people.
 
 mod check;
+mod engine_process;
 mod inspect;
 mod logging;
-mod probe;
 mod run;
 mod watch;
 
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::engine::probe::SUBCOMMAND;
+use crate::engine::process::SUBCOMMAND;
 
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG, which systemd can be told not to restart.
 const EX_CONFIG: u8 = 78;
@@ -59,7 +59,7 @@ enum Command {
     /// Subscribe to a broker and show predictions and metrics as they come
     Watch(watch::Args),
     #[command(name = SUBCOMMAND, hide = true)]
-    ProbeModel(probe::Args),
+    EngineProcess(engine_process::Args),
     /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
-        Command::ProbeModel(args) => Ok(probe::run(&args)),
+        Command::EngineProcess(args) => Ok(engine_process::run(&args)),
         Command::Completions { shell } => completions(shell),
     };
     result.unwrap_or_else(|error| {

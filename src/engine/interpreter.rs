@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use edgefirst_tflite::Library;
@@ -105,6 +105,45 @@ unsafe extern "C" fn report_error(message: *const c_char) {
     }
 }
 
+/// A vendor's library, loaded for ever, and its two functions.
+struct Plugin {
+    create: PluginCreate,
+    free: unsafe extern "C" fn(*mut TfLiteDelegate),
+}
+
+impl Plugin {
+    fn load(library: &Path) -> Result<Self, String> {
+        let symbol = |e: libloading::Error| format!("it is no TensorFlow Lite delegate: {e}");
+        // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
+        let plugin = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+        let plugin: &'static libloading::Library = Box::leak(Box::new(plugin));
+        // SAFETY: the symbols have these types by the plugin interface (tflite's external_delegate.cc).
+        unsafe {
+            Ok(Self {
+                create: *plugin.get::<PluginCreate>(b"tflite_plugin_create_delegate\0").map_err(symbol)?,
+                free: *plugin.get(b"tflite_plugin_destroy_delegate\0").map_err(symbol)?,
+            })
+        }
+    }
+}
+
+/// The file that the system's search finds for a vendor's plugin, which is loaded.
+pub fn plugin_file(library: &Path) -> Result<PathBuf, String> {
+    let address = Plugin::load(library)?.create as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| format!("/proc/self/maps: {e}"))?;
+    let file = maps.lines().find_map(|line| file_at(line, address));
+    Ok(file.map_or_else(|| library.to_owned(), PathBuf::from))
+}
+
+/// The file of a line of /proc/PID/maps, if that maps `address`; proc_pid_maps(5) has the fields.
+fn file_at(line: &str, address: usize) -> Option<&str> {
+    let (start, rest) = line.split_once('-')?;
+    let (end, _) = rest.split_once(' ')?;
+    let bounds = [start, end].map(|bound| usize::from_str_radix(bound, 16).unwrap_or(0));
+    let path = line.find('/').map(|at| &line[at..])?;
+    (bounds[0]..bounds[1]).contains(&address).then_some(path)
+}
+
 impl Delegate {
     /// The runtime's own XNNPACK; `flags` are added to its defaults.
     pub fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
@@ -124,17 +163,7 @@ impl Delegate {
 
     /// A vendor's plugin.
     pub fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
-        let symbol = |e: libloading::Error| format!("it is no TensorFlow Lite delegate: {e}");
-        // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-        let plugin = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
-        let plugin: &'static libloading::Library = Box::leak(Box::new(plugin));
-        // SAFETY: the symbols have these types by the plugin interface (tflite's external_delegate.cc).
-        let (create, free) = unsafe {
-            (
-                *plugin.get::<PluginCreate>(b"tflite_plugin_create_delegate\0").map_err(symbol)?,
-                *plugin.get(b"tflite_plugin_destroy_delegate\0").map_err(symbol)?,
-            )
-        };
+        let Plugin { create, free } = Plugin::load(library)?;
         let strings = |texts: Vec<&String>| -> Result<Vec<CString>, String> {
             let text = |text: &String| CString::new(text.as_str());
             texts.into_iter().map(text).collect::<Result<_, _>>().map_err(|e| format!("an option holds a zero: {e}"))

@@ -9,7 +9,6 @@ pub mod edge_tpu;
 mod interpreter;
 mod litert;
 pub mod parity;
-pub mod probe;
 pub mod process;
 mod profile;
 pub mod quantize;
@@ -73,7 +72,7 @@ pub trait Engine: Send {
     }
 }
 
-/// A model that cannot be built, or an invocation that failed. None of them goes away by trying again.
+/// A model that cannot be built, or an invocation that failed. None but [`EngineError::Lost`] goes away by trying again.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("no TensorFlow Lite runtime was found; looked at\n  {}\nFetch it with `make runtime`, or name one in runtime.library", list(.looked))]
@@ -95,6 +94,9 @@ pub enum EngineError {
     Mismatch(String),
     #[error("the runtime failed at {step}: {reason}")]
     Runtime { step: &'static str, reason: String },
+    /// The engine's process is no more; the engine must be built anew.
+    #[error("the delegate's process is gone: {reason}")]
+    Lost { reason: String },
 }
 
 impl EngineError {

@@ -1,4 +1,7 @@
-//! What the kernel tells of this process and machine: memory, temperature, an identity for this start.
+//! What the kernel tells of this process and machine: memory, temperature, an identity for this start; and memory that
+//! processes share.
+
+pub mod shared;
 
 use std::path::{Path, PathBuf};
 

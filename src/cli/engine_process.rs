@@ -1,8 +1,8 @@
-//! `edgewatt probe-model`: the child that tries a model for its parent; not for people.
+//! `edgewatt engine-process`: the child that runs a model for its parent; not for people.
 
 use std::process::ExitCode;
 
-use crate::engine::probe::{Task, run_child};
+use crate::engine::process::{Task, child};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -15,5 +15,5 @@ fn parse(json: &str) -> Result<Task, String> {
 }
 
 pub fn run(args: &Args) -> ExitCode {
-    ExitCode::from(run_child(&args.task))
+    ExitCode::from(child::run(&args.task))
 }

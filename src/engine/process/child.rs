@@ -1,0 +1,171 @@
+//! The child: takes a model, gives up its privileges, builds the engine, and answers until its host is gone.
+//!
+//! The socket is its standard input, the shared memory its standard output; both are moved out of the way before a
+//! vendor's code runs, which then writes to the pipe that its host reads. It has one thread of its own.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{dup2_stdin, dup2_stdout, getppid};
+
+use super::link::{Link, Side};
+use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, sandbox};
+use crate::config::DelegateKind;
+use crate::engine::{self, Engine, EngineError, Runtime, interpreter};
+use crate::sys::shared::Shared;
+
+/// Exit codes: all is said and done, the model is refused, the host is not there or does not make sense.
+const DONE: u8 = 0;
+const REFUSED: u8 = 3;
+const NO_HOST: u8 = 4;
+
+/// The whole of the child's work; its exit code.
+pub fn run(task: &Task) -> u8 {
+    let Ok((socket, memory)) = take_over(task.parent) else { return NO_HOST };
+    let code = match work(task, &socket, &memory) {
+        Ok(()) => DONE,
+        Err(Stop::Host) => NO_HOST,
+        Err(Stop::Engine(error)) => match tell(&socket, &Message::Refused(error.to_string())) {
+            Ok(()) => REFUSED,
+            Err(_) => NO_HOST,
+        },
+    };
+    // Closed by the kernel at the very end: then the host knows that the libraries' own clean-up is through.
+    std::mem::forget(socket);
+    code
+}
+
+/// Why it does not go on.
+enum Stop {
+    Host,
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Stop {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(_: std::io::Error) -> Self {
+        Self::Host
+    }
+}
+
+/// The socket and the shared memory, out of the reach of those who read from and write to the standard streams.
+fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
+    // Ctrl-C and a service's stop reach the whole family, but the host still has windows to finish.
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() != parent {
+        return Err(std::io::Error::other("the host has already died"));
+    }
+    let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let memory = std::io::stdout().as_fd().try_clone_to_owned()?;
+    dup2_stdin(File::open("/dev/null")?)?;
+    dup2_stdout(std::io::stderr())?;
+    Ok((socket, memory))
+}
+
+fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> {
+    let bytes = model(socket)?;
+    sandbox::limit(task.memory_bytes).map_err(|e| EngineError::runtime("limit the process", e))?;
+    let sandbox = sandbox::enter(&task.writable);
+    let delegate_library = delegate_library(&task.delegate)?;
+    let runtime = Runtime::load(Some(&task.runtime_library))?;
+    let (path, runtime_version) = (runtime.path.clone(), runtime.version.clone());
+    tell(socket, &Message::Hello(Hello { runtime: path, runtime_version, delegate_library, sandbox }))?;
+
+    let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
+    drop(bytes);
+    let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
+    let built = Message::Built(Built { proof, inputs, outputs });
+    if task.serve {
+        let layout = Layout::new(engine.inputs(), engine.outputs())?;
+        tell(socket, &built)?;
+        serve(engine.as_mut(), socket, memory, &layout)
+    } else {
+        try_out(engine.as_mut())?;
+        // A library that crashes when it is freed is found out, too.
+        drop(engine);
+        tell(socket, &built).map_err(Stop::from)
+    }
+}
+
+/// Loads a vendor's library, so that its file is known before a model meets it.
+fn delegate_library(delegate: &DelegateKind) -> Result<Option<PathBuf>, EngineError> {
+    let DelegateKind::External { library, .. } = delegate else { return Ok(delegate.library().map(Path::to_owned)) };
+    let unusable = |reason| EngineError::Delegate { delegate: library.display().to_string(), reason };
+    interpreter::plugin_file(library).map(Some).map_err(unusable)
+}
+
+/// The model's bytes, their number first.
+fn model(mut socket: &UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut len = [0; 8];
+    socket.read_exact(&mut len)?;
+    let len = usize::try_from(u64::from_ne_bytes(len)).map_err(std::io::Error::other)?;
+    let mut bytes = vec![0; len];
+    socket.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    socket.write_all(&line)
+}
+
+/// One invocation on zeros, with all that belongs to it.
+fn try_out(engine: &mut dyn Engine) -> Result<(), EngineError> {
+    engine.input_bytes()?.fill(0);
+    engine.invoke()?;
+    (0..engine.outputs().len()).try_for_each(|index| engine.output_bytes(index).map(drop))
+}
+
+fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layout: &Layout) -> Result<(), Stop> {
+    socket.read_exact(&mut [0])?;
+    let memory = Shared::open(file, layout.total)?;
+    let mut link = Link::new(Side::Child, socket.try_clone()?, memory)?;
+    while let Some(command) = link.next_command() {
+        let result = match command {
+            INVOKE => invoke(engine, &mut link.memory, layout),
+            RESET => engine.reset(),
+            other => Err(EngineError::Mismatch(format!("there is no command {other}"))),
+        };
+        let status = match result {
+            Ok(()) => OK,
+            Err(error) => {
+                let reason = if let EngineError::Runtime { reason, .. } = error { reason } else { error.to_string() };
+                link.leave_message(&reason);
+                FAILED
+            }
+        };
+        link.answer(status);
+    }
+    Ok(())
+}
+
+fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Result<(), EngineError> {
+    copy(engine.input_bytes()?, memory.bytes(layout.input.clone()))?;
+    engine.invoke()?;
+    for (index, place) in layout.outputs.iter().enumerate() {
+        copy(memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;
+    }
+    Ok(())
+}
+
+/// A tensor may have changed its size when it was invoked.
+fn copy(to: &mut [u8], from: &[u8]) -> Result<(), EngineError> {
+    if to.len() != from.len() {
+        let message = format!("a tensor of {} bytes now has {}", to.len(), from.len());
+        return Err(EngineError::Mismatch(message));
+    }
+    to.copy_from_slice(from);
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! The daemon's side: starts a child, hears how its start goes, and is an engine for as long as the child lives.
+//!
+//! Started on the main thread or beside the infer thread, used on the infer thread.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write, pipe};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::handle::{END_PATIENCE, Handle, signal_name};
+use super::link::{Link, Side, Waited};
+use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND, Task};
+use crate::config::{DelegateKind, Guard};
+use crate::engine::{Engine, EngineError, Proof, TensorInfo};
+use crate::sys::shared::{self, Shared};
+
+/// Trying a model takes seconds at most on the slowest board.
+const PROBE_LIMIT: Duration = Duration::from_secs(60);
+/// Address space of a child that only tries a model: what no model for an edge device needs.
+const PROBE_MEMORY_BYTES: u64 = 8 << 30;
+/// For a child to free its device when it is asked to end.
+const END_LIMIT: Duration = Duration::from_millis(200);
+/// Of a message of the start; a model's tensors have names and shapes.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// What systemd tells the daemon, and nobody else.
+const NOT_INHERITED: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"];
+
+/// How a process for an engine is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launcher {
+    /// This very binary.
+    pub program: PathBuf,
+    /// The TensorFlow Lite library.
+    pub runtime: PathBuf,
+}
+
+/// What a child has shown of a model and a delegate.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub proof: Proof,
+    pub hello: Hello,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+
+impl Launcher {
+    /// Loads, allocates and invokes `bytes` (those of `model`) in a child that then ends.
+    ///
+    /// Errors: [`EngineError::Refused`] with the runtime's reason, or that it crashes or hangs.
+    pub fn probe(
+        &self,
+        model: &Path,
+        bytes: &[u8],
+        delegate: &DelegateKind,
+        batch: usize,
+    ) -> Result<Ready, EngineError> {
+        let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES);
+        let mut start = Start::new(&self.program, task)?;
+        let ready = start.ready(bytes, PROBE_LIMIT)?;
+        end(&start.socket);
+        Ok(ready)
+    }
+
+    /// Builds the engine in a child that stays. Errors as for [`Launcher::probe`].
+    pub fn start(
+        &self,
+        model: &Path,
+        bytes: &[u8],
+        delegate: &DelegateKind,
+        guard: &Guard,
+        batch: usize,
+    ) -> Result<(IsolatedEngine, Ready), EngineError> {
+        let mut task = self.task(model, delegate, batch, guard.memory_bytes);
+        task.writable.clone_from(&guard.writable);
+        task.serve = true;
+        let mut start = Start::new(&self.program, task)?;
+        let ready = start.ready(bytes, guard.start)?;
+        let engine = IsolatedEngine::new(start, &ready, guard)?;
+        Ok((engine, ready))
+    }
+
+    fn task(&self, model: &Path, delegate: &DelegateKind, batch: usize, memory_bytes: u64) -> Task {
+        Task {
+            runtime_library: self.runtime.clone(),
+            model: model.to_owned(),
+            delegate: delegate.clone(),
+            batch,
+            memory_bytes,
+            writable: Vec::new(),
+            serve: false,
+            parent: nix::unistd::getpid().as_raw(),
+        }
+    }
+}
+
+/// A child that has been started and not yet proved itself.
+struct Start {
+    task: Task,
+    handle: Handle,
+    socket: UnixStream,
+    memory: OwnedFd,
+}
+
+/// Why a start comes to nothing.
+enum Failure {
+    Refused(String),
+    TimedOut,
+    /// The child has closed its end.
+    Gone,
+    Nonsense(String),
+}
+
+impl Start {
+    fn new(program: &Path, task: Task) -> Result<Self, EngineError> {
+        let arguments =
+            serde_json::to_string(&task).map_err(|e| failed(&task, format!("its path cannot be passed on: {e}")))?;
+        let start = || -> io::Result<_> {
+            let (socket, childs) = UnixStream::pair()?;
+            let memory = shared::file()?;
+            let (output, childs_output) = pipe()?;
+            let mut command = Command::new(program);
+            command.arg(SUBCOMMAND).arg(arguments);
+            command.stdin(OwnedFd::from(childs)).stdout(memory.try_clone()?).stderr(Stdio::from(childs_output));
+            for variable in NOT_INHERITED {
+                command.env_remove(variable);
+            }
+            Ok((Handle::start(command, output)?, socket, memory))
+        };
+        match start() {
+            Ok((handle, socket, memory)) => Ok(Self { task, handle, socket, memory }),
+            Err(error) => Err(failed(&task, format!("cannot start {} to try it: {error}", program.display()))),
+        }
+    }
+
+    /// Hands over the model and hears what becomes of it.
+    fn ready(&mut self, bytes: &[u8], limit: Duration) -> Result<Ready, EngineError> {
+        let failure = match self.exchange(bytes, limit) {
+            Ok((hello, built)) => return checked(hello, built),
+            Err(failure) => failure,
+        };
+        if matches!(failure, Failure::TimedOut | Failure::Nonsense(_)) {
+            self.handle.kill();
+        }
+        // Its last words are read by when it is gone.
+        let status = self.handle.status(END_PATIENCE);
+        let says = self.handle.said.first_error();
+        let reason = match failure {
+            Failure::Refused(message) => return Err(EngineError::Refused(format!("{message}{says}"))),
+            Failure::TimedOut => format!("the runtime was not done with it in {} s{says}", limit.as_secs_f64()),
+            Failure::Nonsense(what) => format!("the process that tries it makes no sense: {what}{says}"),
+            Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
+            Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
+                Some(name) => format!(
+                    "it makes the runtime crash ({name}), so it is not loaded; is it damaged, or made for another \
+                     runtime?{says}"
+                ),
+                None => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
+            },
+        };
+        Err(failed(&self.task, reason))
+    }
+
+    fn exchange(&mut self, bytes: &[u8], limit: Duration) -> Result<(Hello, Built), Failure> {
+        let deadline = Instant::now() + limit;
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_ne_bytes();
+        // A child that dies before it has read everything, or does not read, is found out below.
+        let _ = self.socket.set_write_timeout(Some(limit));
+        let _ = self.socket.write_all(&len).and_then(|()| self.socket.write_all(bytes));
+        let mut reader = BufReader::new(&self.socket);
+        let mut next = || match message(&mut reader, deadline)? {
+            Message::Refused(reason) => Err(Failure::Refused(reason)),
+            message => Ok(message),
+        };
+        match (next()?, next()?) {
+            (Message::Hello(hello), Message::Built(built)) => Ok((hello, built)),
+            _ => Err(Failure::Nonsense("its messages are out of order".into())),
+        }
+    }
+}
+
+/// What comes from a child is checked before it is built upon.
+fn checked(hello: Hello, Built { proof, inputs, outputs }: Built) -> Result<Ready, EngineError> {
+    // First, since a tensor whose size overflows has no length.
+    Layout::new(&inputs, &outputs)?;
+    let checked = |tensor: TensorInfo| {
+        let bytes = tensor.len() * tensor.element.bytes();
+        tensor.checked(bytes)
+    };
+    let inputs = inputs.into_iter().map(checked).collect::<Result<_, _>>()?;
+    let outputs = outputs.into_iter().map(checked).collect::<Result<_, _>>()?;
+    Ok(Ready { proof, hello, inputs, outputs })
+}
+
+/// The next line of JSON.
+fn message(reader: &mut BufReader<&UnixStream>, deadline: Instant) -> Result<Message, Failure> {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || reader.get_ref().set_read_timeout(Some(left)).is_err() {
+            return Err(Failure::TimedOut);
+        }
+        let piece = match reader.fill_buf() {
+            Ok([]) => return Err(Failure::Gone),
+            Ok(piece) => piece,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+            Err(_) => return Err(Failure::Gone),
+        };
+        let count = piece.iter().position(|byte| *byte == b'\n').map_or(piece.len(), |end| end + 1);
+        line.extend_from_slice(&piece[..count]);
+        reader.consume(count);
+        if line.len() > MESSAGE_BYTES {
+            return Err(Failure::Nonsense("its message is too long".into()));
+        }
+    }
+    serde_json::from_slice(&line).map_err(|e| Failure::Nonsense(e.to_string()))
+}
+
+/// A delegate of its own is to blame for what happens in its process; else it is the model.
+fn failed(task: &Task, reason: String) -> EngineError {
+    match &task.delegate {
+        DelegateKind::External { library, .. } | DelegateKind::Litert { library, .. } => {
+            EngineError::Delegate { delegate: library.display().to_string(), reason }
+        }
+        DelegateKind::Cpu { .. } | DelegateKind::Xnnpack { .. } => {
+            EngineError::Model { path: task.model.clone(), reason }
+        }
+    }
+}
+
+/// Tells the child that nothing more will come, and gives it a moment to be gone.
+fn end(mut socket: &UnixStream) {
+    let _ = socket.shutdown(Shutdown::Write);
+    let deadline = Instant::now() + END_LIMIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match socket.read(&mut [0; 64]) {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// An engine whose work is done by a child. Dropped, it ends the child.
+pub struct IsolatedEngine {
+    link: Link,
+    /// Also in the link; kept to say goodbye.
+    socket: UnixStream,
+    handle: Handle,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    layout: Layout,
+    batch: usize,
+    guard: Guard,
+    /// It has been invoked since it was built: from then on the deadline holds.
+    proven: bool,
+    /// Why there is no child any more.
+    lost: Option<String>,
+}
+
+impl IsolatedEngine {
+    fn new(start: Start, ready: &Ready, guard: &Guard) -> Result<Self, EngineError> {
+        let Start { task, handle, socket, memory } = start;
+        let layout = Layout::new(&ready.inputs, &ready.outputs)?;
+        if u64::try_from(layout.total.get()).is_ok_and(|total| total > guard.memory_bytes) {
+            return Err(EngineError::Mismatch(format!(
+                "the model's tensors have {} bytes, more than the {} MiB of memory_mib",
+                layout.total,
+                guard.memory_bytes >> 20
+            )));
+        }
+        let shared = |e: io::Error| failed(&task, format!("cannot share memory with its process: {e}"));
+        let mapped = Shared::create(&memory, layout.total).map_err(shared)?;
+        let link = Link::new(Side::Host, socket.try_clone().map_err(shared)?, mapped).map_err(shared)?;
+        // From here on it may look into the memory.
+        (&socket).write_all(&[0]).map_err(shared)?;
+        handle.said.serves();
+        Ok(Self {
+            link,
+            socket,
+            handle,
+            inputs: ready.inputs.clone(),
+            outputs: ready.outputs.clone(),
+            layout,
+            batch: task.batch,
+            guard: guard.clone(),
+            proven: false,
+            lost: None,
+        })
+    }
+
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.handle.pid()
+    }
+
+    fn alive(&self) -> Result<(), EngineError> {
+        self.lost.clone().map_or(Ok(()), |reason| Err(EngineError::Lost { reason }))
+    }
+
+    fn call(&mut self, command: u32, step: &'static str, limit: Duration) -> Result<(), EngineError> {
+        self.alive()?;
+        let reason = match self.link.call(command, limit) {
+            Ok(OK) => return Ok(()),
+            Ok(FAILED) => return Err(EngineError::runtime(step, self.link.message())),
+            Ok(other) => {
+                self.handle.kill();
+                format!("it answered with a status that there is not, {other}")
+            }
+            Err(Waited::TimedOut) => {
+                self.handle.kill();
+                format!("it did not answer within {} s", limit.as_secs_f64())
+            }
+            Err(Waited::Arrived | Waited::Gone) => self.handle.reason(self.guard.memory_bytes),
+        };
+        self.lost = Some(reason);
+        self.alive()
+    }
+}
+
+impl Engine for IsolatedEngine {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+        self.alive()?;
+        Ok(self.link.memory.bytes_mut(self.layout.input.clone()))
+    }
+
+    /// Waits for the child, at most until the deadline.
+    fn invoke(&mut self) -> Result<(), EngineError> {
+        self.call(INVOKE, "invoke", if self.proven { self.guard.deadline } else { self.guard.start })?;
+        self.proven = true;
+        Ok(())
+    }
+
+    fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError> {
+        self.alive()?;
+        let place = self.layout.outputs.get(index).cloned();
+        let place = place.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {}", self.outputs.len())))?;
+        Ok(self.link.memory.bytes(place))
+    }
+
+    /// Takes as long as building does.
+    fn reset(&mut self) -> Result<(), EngineError> {
+        self.proven = false;
+        self.call(RESET, "reset", self.guard.start)
+    }
+}
+
+impl Drop for IsolatedEngine {
+    fn drop(&mut self) {
+        if self.lost.is_none() {
+            end(&self.socket);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The way of one inference between two processes: words in shared memory, and a byte on a socket for who sleeps.
+//!
+//! Each side has a sequence number, a word (the command, or the status) and a flag `waits`. To post, a side writes its
+//! word, then its number; to wait, it looks at the other's number, for a short while without sleeping, since to be woken
+//! takes longer than many a model. Before it sleeps it puts up its flag and looks once more; who takes the flag down
+//! decides: the sleeper itself, then no byte comes, or the other, then exactly one does. Used on the infer thread.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use crate::sys::shared::Shared;
+
+/// Where the tensors may begin.
+pub const WORDS_BYTES: usize = 1024;
+/// The index of each side's first word: 64 bytes apart, so that the sides do not fight for a cache line.
+const HOST: usize = 0;
+const CHILD: usize = 16;
+const SEQUENCE: usize = 0;
+const WORD: usize = 1;
+const WAITS: usize = 2;
+/// The length of the child's last error message; the message itself is behind it.
+const MESSAGE_LEN: usize = 32;
+const MESSAGE_START: usize = 4 * (MESSAGE_LEN + 1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Host,
+    Child,
+}
+
+/// How waiting has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    Arrived,
+    TimedOut,
+    /// The other side has closed its end.
+    Gone,
+}
+
+/// One side's end.
+pub struct Link {
+    socket: UnixStream,
+    pub memory: Shared,
+    ours: usize,
+    theirs: usize,
+    /// The inference that is under way or was the last.
+    sequence: u32,
+    spin: Spin,
+    /// The socket's own.
+    timeout: Option<Duration>,
+}
+
+impl Link {
+    pub fn new(side: Side, socket: UnixStream, memory: Shared) -> std::io::Result<Self> {
+        // The child looks for a shorter time: it does so after each inference, though none may follow.
+        let (ours, theirs, spin_us) = match side {
+            Side::Host => (HOST, CHILD, 150),
+            Side::Child => (CHILD, HOST, 50),
+        };
+        socket.set_read_timeout(None)?;
+        // One byte always finds room with an honest child.
+        socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+        Ok(Self {
+            socket,
+            memory,
+            ours,
+            theirs,
+            sequence: 0,
+            spin: Spin::new(Duration::from_micros(spin_us)),
+            timeout: None,
+        })
+    }
+
+    /// The host's whole exchange: the child's status.
+    pub fn call(&mut self, command: u32, limit: Duration) -> Result<u32, Waited> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.post(command);
+        match self.wait(self.sequence, Some(limit)) {
+            Waited::Arrived => Ok(self.memory.word(self.theirs + WORD).load(Relaxed)),
+            other => Err(other),
+        }
+    }
+
+    /// The child's half: the next command, `None` at the end.
+    pub fn next_command(&mut self) -> Option<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        match self.wait(self.sequence, None) {
+            Waited::Arrived => Some(self.memory.word(self.theirs + WORD).load(Relaxed)),
+            Waited::TimedOut | Waited::Gone => None,
+        }
+    }
+
+    /// The child's other half.
+    pub fn answer(&mut self, status: u32) {
+        self.post(status);
+    }
+
+    /// Leaves a message for the host, cut to what there is room for.
+    pub fn leave_message(&mut self, message: &str) {
+        let len = message.len().min(WORDS_BYTES - MESSAGE_START);
+        self.memory.bytes_mut(MESSAGE_START..MESSAGE_START + len).copy_from_slice(&message.as_bytes()[..len]);
+        self.memory.word(MESSAGE_LEN).store(u32::try_from(len).unwrap_or(0), Relaxed);
+    }
+
+    pub fn message(&self) -> String {
+        let len = usize::try_from(self.memory.word(MESSAGE_LEN).load(Relaxed)).unwrap_or(0);
+        let end = MESSAGE_START.saturating_add(len).min(WORDS_BYTES);
+        String::from_utf8_lossy(self.memory.bytes(MESSAGE_START..end)).into_owned()
+    }
+
+    fn post(&mut self, word: u32) {
+        self.memory.word(self.ours + WORD).store(word, Relaxed);
+        // Everything written before is seen by who sees this.
+        self.memory.word(self.ours + SEQUENCE).store(self.sequence, SeqCst);
+        if self.memory.word(self.theirs + WAITS).swap(0, SeqCst) == 1 {
+            // Who cannot be woken is gone, which waiting will find out.
+            let _ = self.socket.write_all(&[0]);
+        }
+    }
+
+    fn wait(&mut self, sequence: u32, limit: Option<Duration>) -> Waited {
+        let begun = Instant::now();
+        let arrived = || self.memory.word(self.theirs + SEQUENCE).load(SeqCst) == sequence;
+        if arrived() || self.spin.until(begun, arrived) {
+            return Waited::Arrived;
+        }
+        loop {
+            self.memory.word(self.ours + WAITS).store(1, SeqCst);
+            if self.has_arrived(sequence) && self.memory.word(self.ours + WAITS).swap(0, SeqCst) == 1 {
+                return Waited::Arrived;
+            }
+            match self.sleep(begun, limit) {
+                Waited::Arrived if !self.has_arrived(sequence) => {}
+                waited => return waited,
+            }
+        }
+    }
+
+    fn has_arrived(&self, sequence: u32) -> bool {
+        self.memory.word(self.theirs + SEQUENCE).load(SeqCst) == sequence
+    }
+
+    /// Until a byte comes, or `limit` has passed since `begun`.
+    fn sleep(&mut self, begun: Instant, limit: Option<Duration>) -> Waited {
+        if limit.is_some_and(|limit| begun.elapsed() >= limit) {
+            return Waited::TimedOut;
+        }
+        // The whole limit, not what is left of it, which would be another system call each time.
+        if self.timeout != limit {
+            if self.socket.set_read_timeout(limit).is_err() {
+                return Waited::Gone;
+            }
+            self.timeout = limit;
+        }
+        loop {
+            return match self.socket.read(&mut [0]) {
+                Ok(0) => Waited::Gone,
+                Ok(_) => Waited::Arrived,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => Waited::TimedOut,
+                Err(_) => Waited::Gone,
+            };
+        }
+    }
+}
+
+/// Looking again and again instead of sleeping, for a short while, and only as long as it helps.
+///
+/// It does not where the pauses are long, nor where both sides share a core: then it keeps the other from answering.
+struct Spin {
+    limit: Duration,
+    /// Waits until it is tried again, and how many those were after the last failure.
+    skip: u32,
+    skipped: u32,
+}
+
+impl Spin {
+    const MOST_SKIPPED: u32 = 31;
+
+    fn new(limit: Duration) -> Self {
+        // On a single core the other side cannot run meanwhile.
+        let several_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        Self { limit: if several_cores { limit } else { Duration::ZERO }, skip: 0, skipped: 0 }
+    }
+
+    /// Whether what is waited for came in time.
+    fn until(&mut self, begun: Instant, arrived: impl Fn() -> bool) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        while begun.elapsed() < self.limit {
+            for _ in 0..32 {
+                if arrived() {
+                    self.skipped = 0;
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.skipped = (2 * self.skipped + 1).min(Self::MOST_SKIPPED);
+        self.skip = self.skipped;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::sys::shared;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+    const DOUBLE: u32 = 7;
+
+    fn pair() -> (Link, Link) {
+        let len = NonZeroUsize::new(WORDS_BYTES + 8).unwrap();
+        let file = shared::file().unwrap();
+        let (host, child) = UnixStream::pair().unwrap();
+        let memory = Shared::create(&file, len).unwrap();
+        (
+            Link::new(Side::Host, host, memory).unwrap(),
+            Link::new(Side::Child, child, Shared::open(&file, len).unwrap()).unwrap(),
+        )
+    }
+
+    /// Doubles the number in the memory, as often as it is asked to.
+    fn doubling(mut child: Link, mut before: impl FnMut(u64) + Send + 'static) -> std::thread::JoinHandle<Link> {
+        std::thread::spawn(move || {
+            while let Some(command) = child.next_command() {
+                let place = WORDS_BYTES..WORDS_BYTES + 8;
+                let number = u64::from_ne_bytes(child.memory.bytes(place.clone()).try_into().unwrap());
+                before(number);
+                child.memory.bytes_mut(place).copy_from_slice(&(2 * number).to_ne_bytes());
+                child.answer(command + 1);
+            }
+            child
+        })
+    }
+
+    fn double(host: &mut Link, number: u64) -> u64 {
+        let place = WORDS_BYTES..WORDS_BYTES + 8;
+        host.memory.bytes_mut(place.clone()).copy_from_slice(&number.to_ne_bytes());
+        assert_eq!(host.call(DOUBLE, LIMIT), Ok(DOUBLE + 1));
+        u64::from_ne_bytes(host.memory.bytes(place).try_into().unwrap())
+    }
+
+    /// Every way of waiting meets every other: both spin, one sleeps, both sleep.
+    #[test]
+    fn no_wake_up_is_lost_and_no_byte_is_left_over() {
+        for (host_spins, child_spins) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (mut host, mut child) = pair();
+            for (link, spins) in [(&mut host, host_spins), (&mut child, child_spins)] {
+                link.spin.limit = if spins { Duration::from_micros(100) } else { Duration::ZERO };
+            }
+            let thread = doubling(child, |number| {
+                if number.is_multiple_of(7) {
+                    std::thread::sleep(Duration::from_micros(number % 300));
+                }
+            });
+            for number in 0..3_000 {
+                if number % 11 == 0 {
+                    std::thread::sleep(Duration::from_micros(number % 200));
+                }
+                assert_eq!(double(&mut host, number), 2 * number);
+            }
+            // The host reads all its bytes, so the child, at its end, must have read all of the host's.
+            host.socket.set_nonblocking(true).unwrap();
+            assert_eq!(host.socket.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            host.socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut child = thread.join().unwrap();
+            assert_eq!(child.socket.read(&mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn spinning_in_vain_is_given_up_for_longer_and_longer() {
+        let mut spin = Spin::new(LIMIT);
+        spin.limit = Duration::from_micros(50);
+        let tried = (0..100).filter(|_| {
+            let tries = spin.skip == 0;
+            assert!(!spin.until(Instant::now(), || false));
+            tries
+        });
+        assert_eq!(tried.count(), 7, "1, 3, 7, 15, 31 and 31 are left out in between");
+        (spin.limit, spin.skip) = (LIMIT, 0);
+        assert!(spin.until(Instant::now(), || true));
+        assert_eq!(spin.skipped, 0);
+    }
+
+    #[test]
+    fn silence_ends_at_the_limit_and_death_at_once() {
+        let (mut host, child) = pair();
+        assert_eq!(host.call(DOUBLE, Duration::from_millis(1)), Err(Waited::TimedOut));
+        drop(child);
+        assert_eq!(host.call(DOUBLE, LIMIT), Err(Waited::Gone));
+        let (host, mut child) = pair();
+        drop(host);
+        assert_eq!(child.next_command(), None);
+    }
+
+    #[test]
+    fn a_message_is_cut_and_a_lie_about_its_length_is_harmless() {
+        let (host, mut child) = pair();
+        child.leave_message("no such tensor");
+        assert_eq!(host.message(), "no such tensor");
+        child.leave_message(&"x".repeat(5000));
+        assert_eq!(host.message(), "x".repeat(WORDS_BYTES - MESSAGE_START));
+        child.memory.word(MESSAGE_LEN).store(u32::MAX, Relaxed);
+        assert_eq!(host.message().len(), WORDS_BYTES - MESSAGE_START);
+    }
+}

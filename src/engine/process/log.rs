@@ -1,0 +1,179 @@
+//! What the child's libraries say: its output, line by line, into the log, and the last of it kept for reasons.
+//!
+//! Bounded in each direction: the length of a line, the lines kept, the lines logged in a second. Fed by the thread that
+//! watches the process.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const LINE_BYTES: usize = 1024;
+const LINES_KEPT: usize = 20;
+const LINES_A_SECOND: u32 = 20;
+
+/// What a process has said.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// It has started; until then its errors are told by whoever started it.
+    serving: AtomicBool,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    last: VecDeque<String>,
+    first_error: Option<String>,
+}
+
+impl Said {
+    /// Reads until all who could write are gone.
+    pub fn collect(&self, mut from: impl Read) {
+        let mut limiter = Limiter::new(Instant::now());
+        let mut pending = Vec::with_capacity(LINE_BYTES);
+        let mut piece = [0; LINE_BYTES];
+        loop {
+            let count = match from.read(&mut piece) {
+                Ok(count @ 1..) => count,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Ok(_) | Err(_) => break,
+            };
+            for byte in &piece[..count] {
+                if *byte != b'\n' {
+                    pending.push(*byte);
+                }
+                if *byte == b'\n' || pending.len() == LINE_BYTES {
+                    self.line(&String::from_utf8_lossy(&pending), &mut limiter);
+                    pending.clear();
+                }
+            }
+        }
+        self.line(&String::from_utf8_lossy(&pending), &mut limiter);
+    }
+
+    fn line(&self, line: &str, limiter: &mut Limiter) {
+        let line = line.trim_end();
+        if line.is_empty() {
+            return;
+        }
+        if let Some(left_out) = limiter.admit(Instant::now()) {
+            if left_out > 0 {
+                tracing::debug!(target: "runtime", left_out, "more lines than are logged");
+            }
+            self.log(line);
+        }
+        let mut lines = self.lock();
+        if lines.first_error.is_none() {
+            lines.first_error = line.strip_prefix("ERROR: ").map(str::to_owned);
+        }
+        if lines.last.len() == LINES_KEPT {
+            lines.last.pop_front();
+        }
+        lines.last.push_back(line.to_owned());
+    }
+
+    /// Vendors' own lines have no level that could be told.
+    fn log(&self, line: &str) {
+        if let Some(warning) = line.strip_prefix("WARNING: ") {
+            tracing::warn!(target: "runtime", "{warning}");
+        } else if let Some(error) = line.strip_prefix("ERROR: ").filter(|_| self.serving.load(Relaxed)) {
+            tracing::error!(target: "runtime", "{error}");
+        } else {
+            tracing::debug!(target: "runtime", "{line}");
+        }
+    }
+
+    pub fn serves(&self) {
+        self.serving.store(true, Relaxed);
+    }
+
+    /// The runtime's first own word on what is wrong, in parentheses.
+    pub fn first_error(&self) -> String {
+        let error = self.lock().first_error.clone();
+        error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))
+    }
+
+    /// The last line that tells of an end, in parentheses.
+    pub fn last_words(&self) -> String {
+        let telling =
+            |line: &&String| ["ERROR", "terminate", "what():", "panicked", "alloc"].iter().any(|w| line.contains(w));
+        let line = self.lock().last.iter().rev().find(telling).cloned();
+        line.map_or(String::new(), |line| format!(" (it says: {})", line.trim()))
+    }
+
+    /// C++ and Rust each say it in their own way before they abort.
+    pub fn ran_out_of_memory(&self) -> bool {
+        let signs = ["bad_alloc", "memory allocation of", "Cannot allocate memory"];
+        self.lock().last.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Admits so many lines in each second.
+#[derive(Debug)]
+struct Limiter {
+    begun: Instant,
+    admitted: u32,
+    left_out: u64,
+}
+
+impl Limiter {
+    fn new(now: Instant) -> Self {
+        Self { begun: now, admitted: 0, left_out: 0 }
+    }
+
+    /// Whether to log a line, and how many were left out before it.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if now.duration_since(self.begun) >= Duration::from_secs(1) {
+            (self.begun, self.admitted) = (now, 0);
+        }
+        if self.admitted == LINES_A_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.admitted += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_and_the_last_lines_are_kept() {
+        let said = Said::default();
+        let noise: String = (0..100).map(|i| format!("noise {i}\n")).collect();
+        let text =
+            format!("INFO: fine\nERROR: the cause\n{noise}terminate called after throwing 'std::bad_alloc'\nlast");
+        said.collect(text.as_bytes());
+        assert_eq!(said.first_error(), " (the runtime says: the cause)");
+        assert_eq!(said.last_words(), " (it says: terminate called after throwing 'std::bad_alloc')");
+        assert!(said.ran_out_of_memory());
+        let last = said.lock().last.clone();
+        assert_eq!((last.len(), last.back().map(String::as_str)), (LINES_KEPT, Some("last")));
+        assert_eq!(Said::default().first_error() + &Said::default().last_words(), "");
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_no_more_than_its_room() {
+        let said = Said::default();
+        said.collect(&vec![b'x'; 100 * LINE_BYTES][..]);
+        let lines = said.lock();
+        assert!(lines.last.len() == LINES_KEPT && lines.last.iter().all(|line| line.len() == LINE_BYTES));
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let begun = Instant::now();
+        let mut limiter = Limiter::new(begun);
+        let admitted = (0..1000).filter(|_| limiter.admit(begun).is_some()).count();
+        assert_eq!(admitted, 20);
+        let later = begun + Duration::from_secs(1);
+        assert_eq!((limiter.admit(later), limiter.admit(later)), (Some(980), Some(0)));
+    }
+}

@@ -1,0 +1,146 @@
+//! An engine in a process of its own: what a vendor's delegate, or a damaged model, does there cannot reach the daemon.
+//!
+//! [`host`] is the daemon's side and [`child`] the whole of the other; [`link`] is the way between them, [`sandbox`]
+//! what the child may not do, [`handle`] the life and death of the process. Here is what both sides know: the messages
+//! of the start, which are lines of JSON on a socket, and the layout of the memory that they share afterwards.
+//!
+//! The start: the host sends the model; the child says [`Hello`] when the libraries are loaded, then [`Built`] or
+//! `Refused`. The host then gives the shared memory its size and sends one byte, and from there on they use the link.
+
+pub mod child;
+mod handle;
+mod host;
+mod link;
+mod log;
+mod sandbox;
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use host::{IsolatedEngine, Launcher, Ready};
+
+use super::{EngineError, Proof, TensorInfo};
+use crate::config::DelegateKind;
+
+/// The hidden subcommand that the daemon calls its own binary with.
+pub const SUBCOMMAND: &str = "engine-process";
+
+/// What the host asks for over the link, and how the child has fared.
+const INVOKE: u32 = 1;
+const RESET: u32 = 2;
+const OK: u32 = 0;
+const FAILED: u32 = 1;
+
+/// What the child is told on its command line, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    runtime_library: PathBuf,
+    /// For messages only.
+    model: PathBuf,
+    delegate: DelegateKind,
+    batch: usize,
+    /// Of its address space.
+    memory_bytes: u64,
+    /// Folders and files that it may write to, besides devices and temporary files.
+    writable: Vec<PathBuf>,
+    /// Stay and answer; else invoke once and end.
+    serve: bool,
+    /// The process that started it, without which it shall not be.
+    parent: i32,
+}
+
+/// What the child tells while it starts.
+#[derive(Debug, Serialize, Deserialize)]
+enum Message {
+    Hello(Hello),
+    Built(Built),
+    Refused(String),
+}
+
+/// The libraries, before a model meets them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub runtime: PathBuf,
+    pub runtime_version: String,
+    /// The file behind the name in the configuration, for a delegate that is one.
+    pub delegate_library: Option<PathBuf>,
+    /// What keeps the process in its place, such as `landlock`; what this kernel lacks is not there.
+    pub sandbox: Vec<String>,
+}
+
+/// The model is built.
+#[derive(Debug, Serialize, Deserialize)]
+struct Built {
+    proof: Proof,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+}
+
+/// Where the tensors lie in the shared memory, behind the link's own words.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    input: Range<usize>,
+    outputs: Vec<Range<usize>>,
+    total: NonZeroUsize,
+}
+
+impl Layout {
+    /// A cache line, and what vectorised kernels like.
+    const ALIGNMENT: usize = 64;
+
+    /// The same for both sides, since it follows from what the model is. The numbers may be a liar's.
+    fn new(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Result<Self, EngineError> {
+        let mut end = link::WORDS_BYTES;
+        let mut place = |tensor: &TensorInfo| {
+            let dims = tensor.shape.iter();
+            let bytes = dims.copied().try_fold(tensor.element.bytes(), usize::checked_mul);
+            let start = end.checked_next_multiple_of(Self::ALIGNMENT);
+            let place = start.zip(bytes).and_then(|(start, bytes)| Some(start..start.checked_add(bytes)?));
+            let place = place.filter(|place| i64::try_from(place.end).is_ok());
+            end = place.as_ref().map_or(end, |place| place.end);
+            place.ok_or_else(|| EngineError::Mismatch(format!("tensor `{}` is too large", tensor.name)))
+        };
+        let [input] = inputs else {
+            return Err(EngineError::Mismatch(format!("the model has {} inputs", inputs.len())));
+        };
+        let input = place(input)?;
+        let outputs = outputs.iter().map(place).collect::<Result<_, _>>()?;
+        Ok(Self { input, outputs, total: NonZeroUsize::new(end).unwrap_or(NonZeroUsize::MIN) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Element;
+
+    fn tensor(element: Element, shape: &[usize]) -> TensorInfo {
+        TensorInfo { name: "t".into(), element, shape: shape.to_vec(), scale: 1.0, zero_point: 0 }
+    }
+
+    #[test]
+    fn tensors_lie_behind_each_other_and_aligned() {
+        let outputs = [tensor(Element::Int8, &[2, 3]), tensor(Element::Int16, &[2, 1])];
+        let layout = Layout::new(&[tensor(Element::Float32, &[2, 17])], &outputs).unwrap();
+        let start = link::WORDS_BYTES;
+        assert!(start.is_multiple_of(Layout::ALIGNMENT));
+        assert_eq!(layout.input, start..start + 136);
+        assert_eq!(layout.outputs, [start + 192..start + 198, start + 256..start + 260]);
+        assert_eq!(layout.total.get(), start + 260);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused() {
+        let one = tensor(Element::Float32, &[1]);
+        for shape in [&[usize::MAX, 2][..], &[usize::MAX / 4], &[usize::MAX / 8]] {
+            let large = tensor(Element::Float32, shape);
+            let error = Layout::new(std::slice::from_ref(&one), &[large]).unwrap_err().to_string();
+            assert_eq!(error, "tensor `t` is too large", "{shape:?}");
+        }
+        assert!(Layout::new(&[], std::slice::from_ref(&one)).is_err());
+        assert!(Layout::new(&[one.clone(), one], &[]).is_err());
+    }
+}
