@@ -7,7 +7,7 @@ mod runtime;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -277,7 +277,12 @@ fn nothing_is_left_of_those_that_ended() {
     // Other tests run beside this one, so what is counted is in a process of its own.
     if std::env::var_os("ALONE").is_none() {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.env("ALONE", "1").args(["--exact", "nothing_is_left_of_those_that_ended", "--test-threads", "1"]);
+        command.stdout(Stdio::null()).env("ALONE", "1").args([
+            "--exact",
+            "nothing_is_left_of_those_that_ended",
+            "--test-threads",
+            "1",
+        ]);
         assert!(command.status().unwrap().success());
         return;
     }
@@ -316,7 +321,12 @@ fn the_child_dies_with_its_host() {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("pid");
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env("REPORT", &report).args(["--exact", "the_child_dies_with_its_host", "--test-threads", "1"]);
+    command.stdout(Stdio::null()).env("REPORT", &report).args([
+        "--exact",
+        "the_child_dies_with_its_host",
+        "--test-threads",
+        "1",
+    ]);
     let mut host = command.spawn().unwrap();
     let read = || fs::read_to_string(&report).ok().and_then(|pid| pid.parse().ok());
     wait_until("the child", || read().is_some());

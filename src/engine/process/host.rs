@@ -16,6 +16,7 @@ use super::link::{Link, Side, Waited};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND, Task};
 use crate::config::{DelegateKind, Guard};
 use crate::engine::{Engine, EngineError, Proof, TensorInfo};
+use crate::model::ModelSummary;
 use crate::sys::shared::{self, Shared};
 
 /// Trying a model takes seconds at most on the slowest board.
@@ -79,7 +80,9 @@ impl Launcher {
         task.serve = true;
         let mut start = Start::new(&self.program, task)?;
         let ready = start.ready(bytes, guard.start)?;
-        let engine = IsolatedEngine::new(start, &ready, guard)?;
+        // What cannot be read counts as stateful, as in the child.
+        let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
+        let engine = IsolatedEngine::new(start, &ready, guard, stateful)?;
         Ok((engine, ready))
     }
 
@@ -258,6 +261,7 @@ pub struct IsolatedEngine {
     layout: Layout,
     batch: usize,
     guard: Guard,
+    stateful: bool,
     /// It has been invoked since it was built: from then on the deadline holds.
     proven: bool,
     /// Why there is no child any more.
@@ -265,7 +269,7 @@ pub struct IsolatedEngine {
 }
 
 impl IsolatedEngine {
-    fn new(start: Start, ready: &Ready, guard: &Guard) -> Result<Self, EngineError> {
+    fn new(start: Start, ready: &Ready, guard: &Guard, stateful: bool) -> Result<Self, EngineError> {
         let Start { task, handle, socket, memory } = start;
         let layout = Layout::new(&ready.inputs, &ready.outputs)?;
         if u64::try_from(layout.total.get()).is_ok_and(|total| total > guard.memory_bytes) {
@@ -290,6 +294,7 @@ impl IsolatedEngine {
             layout,
             batch: task.batch,
             guard: guard.clone(),
+            stateful,
             proven: false,
             lost: None,
         })
@@ -356,8 +361,11 @@ impl Engine for IsolatedEngine {
         Ok(self.link.memory.bytes(place))
     }
 
-    /// Takes as long as building does.
+    /// Takes as long as building does, where there is state to forget.
     fn reset(&mut self) -> Result<(), EngineError> {
+        if !self.stateful {
+            return Ok(());
+        }
         self.proven = false;
         self.call(RESET, "reset", self.guard.start)
     }
