@@ -110,6 +110,11 @@ impl Control {
         self.pending.store(!commands.is_empty(), Ordering::Release);
         command
     }
+
+    /// Frees what a thread that has ended was told too late, above all a ring that would seem to be in use for ever.
+    pub fn clear(&self) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// How long a held pipeline sleeps until it looks again whether decisions were taken off its ring.
@@ -201,9 +206,8 @@ impl Infer {
         }
     }
 
-    /// Works until the source has ended and its last sample is used, or there is no engine any more. Returns the
-    /// sequence number of the decision that would have been next.
-    pub fn run(mut self) -> Result<u64, EngineError> {
+    /// Works until the source has ended and its last sample is used, or there is no engine any more.
+    pub fn run(mut self) -> Result<(), EngineError> {
         self.links.intake.wake.reader_is_this_thread();
         let result = loop {
             // Asked before the ring is emptied: samples pushed before the end are never overlooked.
@@ -231,7 +235,7 @@ impl Infer {
         // The publisher finds the ring abandoned only when it looks after that.
         drop(self.links.decisions);
         self.links.publisher.notify_one();
-        result.map(|()| self.seq)
+        result
     }
 
     /// Until there may be something to do.

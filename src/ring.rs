@@ -42,7 +42,8 @@ impl<H: Copy> FrameTx<H> {
     }
 
     pub fn is_full(&self) -> bool {
-        self.headers.is_full()
+        // The reader takes a header before its values, and keeps the room of those until it is through with them.
+        self.headers.is_full() || self.values.slots() < self.width
     }
 
     /// The reader is gone: nothing that is pushed will ever be read.
@@ -129,5 +130,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_ring_that_is_not_full_takes_a_frame_while_another_is_read() {
+        let (mut tx, mut rx) = frame_ring::<u32>(4, 640);
+        let reader = std::thread::spawn(move || {
+            while !(rx.is_abandoned() && rx.is_empty()) {
+                rx.pop(|_, first, second| std::hint::black_box(first.len() + second.len()));
+            }
+        });
+        for n in 0..50_000 {
+            while tx.is_full() {
+                std::hint::spin_loop();
+            }
+            assert!(tx.push(n, &[0.0; 640]), "frame {n}");
+        }
+        drop(tx);
+        reader.join().unwrap();
     }
 }

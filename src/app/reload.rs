@@ -21,6 +21,9 @@ const RELEASE: Duration = Duration::from_secs(10);
 impl Daemon {
     /// Has the configuration read again.
     pub(super) fn reload(&mut self) {
+        if self.stopping {
+            return;
+        }
         if self.reloading {
             self.reload_again = true;
             return;
@@ -62,6 +65,7 @@ impl Daemon {
     pub(super) async fn reloaded(&mut self, result: Result<(Config, Prepared), String>) -> anyhow::Result<()> {
         self.reloading = false;
         match result {
+            _ if self.stopping => self.pipelines.iter_mut().for_each(Running::take_back),
             Ok((config, prepared)) => self.put_in_place(config, prepared).await?,
             Err(reason) => {
                 self.pipelines.iter_mut().for_each(Running::take_back);
@@ -76,6 +80,11 @@ impl Daemon {
     }
 
     async fn put_in_place(&mut self, config: Config, prepared: Prepared) -> anyhow::Result<()> {
+        if config.pipelines.iter().zip(&prepared.pipelines).any(|(config, prepared)| self.lacks(config, prepared)) {
+            self.pipelines.iter_mut().for_each(Running::take_back);
+            self.reload_again = true;
+            return Ok(());
+        }
         let patience = self.config.mqtt.stop_timeout / 2;
         let names: BTreeSet<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
         let mut changes: Vec<String> = Vec::new();
@@ -120,6 +129,13 @@ impl Daemon {
         tracing::info!(config = self.config.hash, "reloaded: {told}");
         self.shared.speaker.event("reload", None, format!("configuration {}: {told}", self.config.hash));
         Ok(())
+    }
+
+    /// Whether the engine that was to go on has gone with its pipeline while the file was read.
+    fn lacks(&self, config: &Pipeline, prepared: &PreparedPipeline) -> bool {
+        let running = self.pipelines.iter().find(|running| running.config.name == config.name);
+        let goes_on = |running: &Running| !running.infer_ended || running.config == *config;
+        prepared.made.is_none() && !running.is_some_and(goes_on)
     }
 
     /// Starts a pipeline beside those that run; that it cannot be is no reason to stop those.

@@ -4,6 +4,7 @@
 //! too often the next delegate takes over. Making blocks, so it is done on threads of its own.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -72,12 +73,13 @@ pub struct Running {
     pub energy: EnergyTotal,
     pub error: Option<String>,
     pub infer_ended: bool,
+    /// Its source can be opened anew.
+    pub acquire_ended: bool,
     pub afterwards: Afterwards,
     pub maker: Arc<EngineMaker>,
     pub tensors: Arc<Tensors>,
     control: Arc<Control>,
     told: UnboundedSender<Told>,
-    seq: u64,
     care: Care,
 }
 
@@ -192,12 +194,12 @@ impl Running {
             energy: inherited.energy,
             error: None,
             infer_ended: false,
+            acquire_ended: false,
             afterwards: Afterwards::Nothing,
             maker: prepared.maker,
             tensors: prepared.tensors,
             control,
             told: shared.told.clone(),
-            seq: inherited.seq,
             care: Care::new(&made),
             config,
         };
@@ -214,10 +216,10 @@ impl Running {
         self.wake.reader();
     }
 
-    /// Whether the engine in use is the one that the configuration asks for, as far as that can be by now.
+    /// Whether the engine in use is the one that the configuration asks for, as far as that can be by now, and stays.
     pub fn is_as_asked(&self) -> bool {
         let first = self.care.place.unwrap_or(self.care.waiting) == 0;
-        first && !self.care.mending && self.error.is_none()
+        first && !self.care.mending && self.error.is_none() && matches!(self.afterwards, Afterwards::Nothing)
     }
 
     /// Gives the running pipeline other stages; its source stays.
@@ -238,6 +240,9 @@ impl Running {
 
     /// Frees the engine for another that needs the same device; tells `done`.
     pub fn release(&mut self, done: mpsc::Sender<()>) {
+        if self.infer_ended {
+            return;
+        }
         self.care.release = Some(done);
         self.care.mending = true;
         self.tell(Command::Release);
@@ -265,9 +270,11 @@ impl Running {
 
     /// What a pipeline of the same name goes on with.
     pub fn bequeath(self) -> Inheritance {
+        let stats = self.publisher.stats;
         Inheritance {
-            seq: self.seq,
-            stats: self.publisher.stats,
+            // Each decision was counted as one of the two.
+            seq: stats.predictions.load(Ordering::Relaxed) + stats.dropped.load(Ordering::Relaxed),
+            stats,
             source_stats: self.publisher.source_stats,
             progress: self.publisher.progress,
             energy: self.energy,
@@ -277,10 +284,13 @@ impl Running {
     /// A thread of this pipeline has ended; `stopping`: it was told to.
     pub fn ended(&mut self, speaker: &Speaker, ended: threads::Ended, stopping: bool) {
         let name = &self.publisher.name;
-        if let Some(seq) = ended.seq {
-            self.seq = seq;
+        match ended.stage {
+            threads::Stage::Acquire => self.acquire_ended = true,
+            threads::Stage::Infer => {
+                self.infer_ended = true;
+                self.control.clear();
+            }
         }
-        self.infer_ended |= ended.stage == threads::Stage::Infer;
         if let Some(error) = ended.error {
             let stage = if ended.stage == threads::Stage::Acquire { "source" } else { "engine" };
             tracing::error!(pipeline = name, "{stage}: {error}");

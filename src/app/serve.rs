@@ -135,7 +135,7 @@ pub(super) struct Daemon {
     temperature: SocTemperature,
     started: MonoTime,
     last_metrics: MonoTime,
-    stopping: bool,
+    pub stopping: bool,
     /// The time for deciding what had arrived before the stop is over.
     overdue: bool,
     /// Of messages, all pipelines together.
@@ -226,7 +226,9 @@ impl Daemon {
             self.bury().await?;
             let all_ended = self.pipelines.iter().all(has_ended);
             let all_failed = self.pipelines.iter().all(|p| p.error.is_some());
-            if all_ended && !self.reloading && (self.options.once || all_failed || self.stopping) {
+            let more_to_come =
+                self.reloading || self.pipelines.iter().any(|p| matches!(p.afterwards, Afterwards::Another(_)));
+            if all_ended && (self.stopping || !more_to_come && (self.options.once || all_failed)) {
                 return Ok(());
             }
         }
@@ -279,12 +281,18 @@ impl Daemon {
 
     /// Takes away the pipelines that have ended for a reload, and starts what comes in their place.
     async fn bury(&mut self) -> anyhow::Result<()> {
-        let is_due = |p: &Running| has_ended(p) && !matches!(p.afterwards, Afterwards::Nothing);
+        // At a stop all are kept for their figures.
+        let stopping = self.stopping;
+        let is_due =
+            |p: &Running| !stopping && has_ended(p) && p.acquire_ended && !matches!(p.afterwards, Afterwards::Nothing);
         while let Some(place) = self.pipelines.iter().position(is_due) {
+            if matches!(self.pipelines[place].afterwards, Afterwards::Removed) {
+                self.publish_metrics().await;
+            }
             let mut ended = self.pipelines.remove(place);
             let afterwards = std::mem::replace(&mut ended.afterwards, Afterwards::Nothing);
             self.shared.hand_over.remove(ended.id);
-            if let (Afterwards::Another(another), false) = (afterwards, self.stopping) {
+            if let Afterwards::Another(another) = afterwards {
                 let (config, prepared) = *another;
                 let inherited = Some(ended.bequeath());
                 self.start_pipeline(config, prepared, inherited);

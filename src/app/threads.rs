@@ -30,8 +30,6 @@ pub enum Told {
 pub struct Ended {
     pub pipeline: usize,
     pub stage: Stage,
-    /// Of the decision that would have been next, where the infer thread has ended in order.
-    pub seq: Option<u64>,
     /// Why it ended before its time.
     pub error: Option<String>,
 }
@@ -52,17 +50,14 @@ pub fn acquire(
     spawn(thread_name("acq", name), move || {
         let error = caught(|| source.run(&mut feed)).err();
         // Nobody listens any more only when the daemon has given up waiting.
-        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Acquire, seq: None, error }));
+        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Acquire, error }));
     })
 }
 
 pub fn infer(pipeline: usize, name: &str, infer: Infer, told: UnboundedSender<Told>) -> io::Result<()> {
     spawn(thread_name("infer", name), move || {
-        let (seq, error) = match caught(|| infer.run()) {
-            Ok(seq) => (Some(seq), None),
-            Err(error) => (None, Some(error)),
-        };
-        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Infer, seq, error }));
+        let error = caught(|| infer.run()).err();
+        let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Infer, error }));
     })
 }
 

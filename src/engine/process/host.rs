@@ -157,10 +157,14 @@ impl Start {
             Failure::Nonsense(what) => format!("the process that tries it makes no sense: {what}{says}"),
             Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
-                Some(name) => format!(
-                    "it makes the runtime crash ({name}), so it is not loaded; is it damaged, or made for another \
-                     runtime?{says}"
-                ),
+                Some(name) => {
+                    let batch = self.task.batch;
+                    let batches = if batch > 1 { format!(" with batches of {batch}") } else { String::new() };
+                    format!(
+                        "it makes the runtime crash ({name}){batches}, so it is not loaded; is it damaged, or made for \
+                         another runtime?{says}"
+                    )
+                }
                 None => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
             },
         };
