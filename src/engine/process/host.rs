@@ -368,7 +368,7 @@ impl Engine for IsolatedEngine {
     /// Takes as long as building does, where there is state to forget.
     fn reset(&mut self) -> Result<(), EngineError> {
         if !self.stateful {
-            return Ok(());
+            return self.alive();
         }
         self.proven = false;
         self.call(RESET, "reset", self.guard.start)
