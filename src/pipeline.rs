@@ -104,6 +104,10 @@ impl Control {
         self.pending.store(true, Ordering::Release);
     }
 
+    fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
     fn next(&self) -> Option<Command> {
         let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let command = commands.pop_front();
@@ -218,9 +222,6 @@ impl Infer {
             self.drain();
             self.links.exchange.serve(&mut self.times);
             if self.links.stop.is_overdue() {
-                let left = self.links.intake.ring.len() as u64;
-                self.links.stats.undecided.fetch_add(left, Ordering::Relaxed);
-                self.links.stats.lost.fetch_add(self.rows.len() as u64, Ordering::Relaxed);
                 break Ok(());
             }
             if ended && self.engine.is_some() {
@@ -231,6 +232,9 @@ impl Infer {
             }
             self.sleep();
         };
+        let (left, rows) = (self.links.intake.ring.len() as u64, self.rows.len() as u64);
+        self.links.stats.undecided.fetch_add(left, Ordering::Relaxed);
+        self.links.stats.lost.fetch_add(rows, Ordering::Relaxed);
         self.links.exchange.finish(&mut self.times);
         // The publisher finds the ring abandoned only when it looks after that.
         drop(self.links.decisions);
@@ -241,6 +245,8 @@ impl Infer {
     /// Until there may be something to do.
     fn sleep(&self) {
         match self.rows.first() {
+            // What wakes for a command may have been spent on something else.
+            _ if self.links.control.is_pending() => {}
             _ if self.engine.is_none() => std::thread::park_timeout(WITHOUT_ENGINE),
             // Its wake-up may have been spent while this thread was held: the end of the stream is asked for again.
             _ if self.links.intake.ring.is_abandoned() => {}
@@ -273,7 +279,7 @@ impl Infer {
                 self.take_window(header);
                 self.links.intake.room_made();
                 self.links.exchange.serve(&mut self.times);
-                if self.links.stop.is_overdue() || self.links.control.pending.load(Ordering::Acquire) {
+                if self.links.stop.is_overdue() || self.links.control.is_pending() {
                     return;
                 }
             }
@@ -287,6 +293,11 @@ impl Infer {
         self.links.stats.count_gap(gap);
         self.infer();
         self.stages.decider.reset();
+        self.reset_engine();
+    }
+
+    /// The model forgets the windows before.
+    fn reset_engine(&mut self) {
         if let Some(engine) = &mut self.engine
             && let Err(error) = engine.reset()
         {
@@ -296,9 +307,14 @@ impl Infer {
 
     /// Puts the full window into the batch, and the batch through the engine when it is full.
     fn take_window(&mut self, last: SampleHeader) {
-        let (Some(engine), Some(window)) = (&mut self.engine, self.stages.windower.ready()) else { return };
+        let Some(window) = self.stages.windower.ready() else { return };
         let taken = MonoTime::now();
         self.links.stats.windows.fetch_add(1, Ordering::Relaxed);
+        // Lost in the reset that the gap before this window's only sample made.
+        let Some(engine) = &mut self.engine else {
+            self.links.stats.lost.fetch_add(1, Ordering::Relaxed);
+            return self.stages.windower.advance();
+        };
         self.stages.features.apply(window, &mut self.features);
         let filled = engine.set_input(self.rows.len(), &self.features);
         self.stages.windower.advance();
@@ -392,7 +408,7 @@ impl Infer {
 
     /// Does what it was told since it last looked; an error is that there will be no engine.
     fn obey(&mut self) -> Result<(), EngineError> {
-        while self.links.control.pending.load(Ordering::Acquire) {
+        while self.links.control.is_pending() {
             let Some(command) = self.links.control.next() else { break };
             self.infer();
             match command {
@@ -419,8 +435,15 @@ impl Infer {
         self.features = vec![0.0; stages.windower.window_values()];
         self.values = vec![0.0; stages.decider.width()];
         self.rows = Vec::with_capacity(stages.batch.max);
+        self.windows_wanted = false;
         let stages = std::mem::replace(&mut self.stages, stages);
-        let engine = engine.and_then(|engine| self.engine.replace(engine));
+        let engine = match engine {
+            Some(engine) => self.engine.replace(engine),
+            None => {
+                self.reset_engine();
+                None
+            }
+        };
         // The publisher goes on to the new ring when it finds this one abandoned and empty.
         self.links.decisions = decisions;
         self.links.publisher.notify_one();

@@ -121,10 +121,14 @@ fn a_delegate_that_dies_or_hangs_again_and_again_costs_its_windows_and_gives_way
     assert!(windows > 2000, "{windows}");
     let expected = answers(&wire);
 
-    for (mode, reason) in
-        [("abort", "SIGABRT"), ("segfault", "SIGSEGV"), ("hang", "did not answer"), ("exit", "code 7")]
-    {
-        let options = format!("{FAST}, mode = \"{mode}\", every = \"50\"");
+    for (mode, reason) in [
+        ("abort", "SIGABRT"),
+        ("segfault", "SIGSEGV"),
+        ("hang", "did not answer"),
+        ("exit", "code 7"),
+        ("slow", "did not answer"),
+    ] {
+        let options = format!("{FAST}, mode = \"{mode}\", every = \"50\", slow_ms = \"500\"");
         let keys = "deadline_ms = 200\nrestarts = { max = 3, per_s = 600 }";
         let (ended, wire) = once(|port| two_thousand(npu(port, &options, keys, "\"cpu\"")));
         // Lost windows are drops, and a run with drops is not complete.

@@ -125,9 +125,9 @@ fn play_with_edit(old: &str, new: &str) -> Vec<Value> {
 }
 
 #[test]
-fn another_engine_begins_without_a_state_and_one_that_goes_on_keeps_it() {
+fn a_reload_that_changes_the_pipeline_begins_without_a_state() {
     let changed = play_with_edit("delegate = \"xnnpack\" ", "delegate = \"cpu\" ");
     assert_eq!(changed[HALF..], play("cpu", HALF..2 * HALF, 0.0));
     let kept = play_with_edit("\n[pipelines.shoulder]\n", "\n[pipelines.shoulder]\npublish = { qos = 0 }\n");
-    assert_eq!(kept, play("xnnpack", 0..2 * HALF, 0.0));
+    assert_eq!(kept[HALF..], play("xnnpack", HALF..2 * HALF, 0.0), "also where the engine goes on");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::{Accelerator, Delegate, DelegateKind, Guard, Parity};
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, Ready};
-use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, edge_tpu, foreign_operators};
+use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, check_window, edge_tpu, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 
@@ -46,6 +46,8 @@ pub struct EngineMaker {
     /// The one that was asked for, then those to fall back to.
     pub delegates: Vec<Delegate>,
     pub batch: usize,
+    /// Samples and channels.
+    pub window: (usize, usize),
     pub parity: Parity,
     /// The output that is decided on.
     pub decided: usize,
@@ -63,12 +65,14 @@ pub struct Made {
     /// the first of `waiting` on.
     pub place: Option<usize>,
     pub waiting: usize,
+    /// Why the delegates before it are not used.
+    pub refusals: Vec<Refusal>,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
 }
 
 /// Why a delegate is not used.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refusal {
     pub delegate: String,
     pub reason: String,
@@ -110,12 +114,15 @@ const REFERENCE_GUARD: Guard = Guard {
 const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
 
 impl EngineMaker {
-    /// The first delegate from `place` on that works; `windows` are recent ones of the stream, where there are any.
-    pub fn make_from(&self, place: usize, refusals: &mut Vec<Refusal>) -> Result<Made, EngineError> {
-        for place in place..self.delegates.len() {
-            match self.make(place, None, refusals) {
+    /// The first delegate that works.
+    pub fn make_first(&self) -> Result<Made, EngineError> {
+        let mut refusals = Vec::new();
+        for place in 0..self.delegates.len() {
+            match self.make(place, None, &refusals) {
                 Ok(made) => return Ok(made),
-                Err(Unmade::NoWindows) => return self.make_reference(place, refusals),
+                Err(Unmade::NoWindows) => return self.make_reference(place, &refusals),
+                // No delegate will change that.
+                Err(Unmade::Failed(error @ EngineError::Window(_))) => return Err(error),
                 Err(unmade) => {
                     let delegate = self.delegates[place].name.clone();
                     refusals.push(Refusal { delegate, reason: unmade.reason() });
@@ -125,7 +132,7 @@ impl EngineMaker {
         let built_in = self.delegates.iter().all(|delegate| delegate.kind.is_built_in());
         Err(EngineError::Refused(match refusals.as_slice() {
             [only] if built_in => only.reason.clone(),
-            _ => reasons(refusals).unwrap_or_default(),
+            _ => reasons(&refusals).unwrap_or_default(),
         }))
     }
 
@@ -147,6 +154,8 @@ impl EngineMaker {
                 (self.in_thread(&delegate.kind)?, ready)
             }
         };
+        let (samples, channels) = self.window;
+        check_window(&ready.inputs[0], self.batch, samples, channels)?;
         let parity = match (reference, &self.parity.limits) {
             (Some(reference), Some(limits)) => {
                 let agreement = reference.compare(&mut *engine, limits)?;
@@ -169,12 +178,14 @@ impl EngineMaker {
             proof: DelegateProof {
                 isolation: if delegate.process.is_some() { "process" } else { "thread" },
                 library: ready.hello.delegate_library,
+                library_version: ready.hello.delegate_version,
                 engine: ready.proof,
                 parity,
             },
         };
         let (inputs, outputs) = (ready.inputs, ready.outputs);
-        Ok(Made { engine, state, place: Some(place), waiting: place, inputs, outputs })
+        let refusals = refusals.to_vec();
+        Ok(Made { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs })
     }
 
     /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
@@ -192,9 +203,16 @@ impl EngineMaker {
             active: "cpu".into(),
             reason: Some(told),
             warnings: Vec::new(),
-            proof: DelegateProof { isolation: "thread", library: None, engine: ready.proof, parity: None },
+            proof: DelegateProof {
+                isolation: "thread",
+                library: None,
+                library_version: None,
+                engine: ready.proof,
+                parity: None,
+            },
         };
-        Ok(Made { engine, state, place: None, waiting, inputs: ready.inputs, outputs: ready.outputs })
+        let (inputs, outputs) = (ready.inputs, ready.outputs);
+        Ok(Made { engine, state, place: None, waiting, refusals: refusals.to_vec(), inputs, outputs })
     }
 
     /// Whether an engine that this one has made can go on for `other`, which would make the same.

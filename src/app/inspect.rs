@@ -21,6 +21,8 @@ pub struct Tried {
     pub proof: DelegateProof,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What the runtime and the delegate have said.
+    pub log: Vec<String>,
 }
 
 /// Runs the model once by the delegate that is called `name`, in a process of its own; `config` is the configuration
@@ -40,9 +42,11 @@ pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::
         runtime: tools.runtime.path,
         runtime_version: tools.runtime.version,
         warnings: warnings(&delegate.kind, &summary, &ready.proof),
+        log: ready.log,
         proof: DelegateProof {
             isolation: "process",
             library: ready.hello.delegate_library,
+            library_version: ready.hello.delegate_version,
             engine: ready.proof,
             parity: None,
         },

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-use super::engines::{EngineMaker, Made, ModelFile, Tools};
+use super::engines::{EngineMaker, Made, ModelFile, Tools, reasons};
 use super::windows;
 use crate::config::{Config, Decision as DecisionConfig, Document, Feature, Key, Pipeline, Problem};
 use crate::decision::Decider;
 use crate::engine::process::Launcher;
-use crate::engine::{self, Runtime, TensorInfo};
+use crate::engine::{self, EngineError, Runtime, TensorInfo};
 use crate::features::{Affine, Chain, Detrend, Transform};
 use crate::model::{self, ModelSummary};
 use crate::pipeline::{Recent, Stages};
@@ -47,6 +47,7 @@ pub struct Kept {
     pub config: Pipeline,
     /// Its stream has.
     pub ended: bool,
+    pub labels: Vec<String>,
     pub maker: Arc<EngineMaker>,
     pub tensors: Arc<Tensors>,
     /// Frees it, and returns when it is gone.
@@ -106,12 +107,24 @@ pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
 /// Loads and checks it all; every problem is found, not only the first.
 pub fn prepare(config: &Config, tools: &Tools, kept: &[Kept]) -> Result<Prepared, Vec<Problem>> {
     let mut problems = Vec::new();
-    let mut pipelines = Vec::new();
+    let mut drafts = Vec::new();
     for pipeline in &config.pipelines {
         if let Err(error) = source::check(&pipeline.source) {
             problems.push(Problem::new(pipeline.key().child("source"), error));
         }
-        match prepare_pipeline(tools, kept.iter().find(|kept| kept.config.name == pipeline.name), pipeline) {
+        match Draft::new(tools, pipeline) {
+            Ok(draft) => drafts.push(draft),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // Making engines takes long and may need a device that is in use: only for what is right so far.
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut pipelines = Vec::new();
+    for draft in drafts {
+        let kept = kept.iter().find(|kept| kept.config.name == draft.pipeline.name);
+        match draft.finish(kept) {
             Ok(prepared) => pipelines.push(prepared),
             Err(problem) => problems.push(problem),
         }
@@ -119,54 +132,84 @@ pub fn prepare(config: &Config, tools: &Tools, kept: &[Kept]) -> Result<Prepared
     if problems.is_empty() { Ok(Prepared { tools: tools.clone(), pipelines }) } else { Err(problems) }
 }
 
-fn prepare_pipeline(tools: &Tools, kept: Option<&Kept>, pipeline: &Pipeline) -> Result<PreparedPipeline, Problem> {
-    let key = pipeline.key();
-    let channels = pipeline.source.records.channels.len();
-    let window = pipeline.window;
-    let transforms = pipeline.features.iter().map(|feature| transform(feature, window.samples, channels));
-    let features = Chain::new(transforms);
-    let labels = match (&pipeline.labels, &pipeline.decision) {
-        (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
-        (None, DecisionConfig::Classify(_)) => {
-            return Err(Problem::new(key.child("model"), "classify needs labels = \"FILE\", one label a line"));
-        }
-        (None, _) => Vec::new(),
-    };
-    let (maker, compares) = maker(tools, pipeline, &features)?;
-    let goes_on = |kept: &&Kept| {
-        kept.config.source == pipeline.source && (!kept.ended || kept.config == *pipeline) && kept.maker.is_same(&maker)
-    };
-    let (maker, made, tensors) = match kept.filter(goes_on) {
-        Some(kept) => (kept.maker.clone(), None, kept.tensors.clone()),
-        None => {
-            if let Some(kept) = kept.filter(|kept| kept.maker.shares_device_with(&maker)) {
-                (kept.release)();
+/// A pipeline with its files read, without an engine.
+struct Draft<'a> {
+    pipeline: &'a Pipeline,
+    features: Chain,
+    labels: Vec<String>,
+    maker: EngineMaker,
+    /// One of its delegates has to be compared with the reference.
+    compares: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(tools: &Tools, pipeline: &'a Pipeline) -> Result<Self, Problem> {
+        let key = pipeline.key();
+        let (channels, samples) = (pipeline.source.records.channels.len(), pipeline.window.samples);
+        let features = Chain::new(pipeline.features.iter().map(|feature| transform(feature, samples, channels)));
+        let labels = match (&pipeline.labels, &pipeline.decision) {
+            (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
+            (None, DecisionConfig::Classify(_)) => {
+                return Err(Problem::new(key.child("model"), "classify needs labels = \"FILE\", one label a line"));
             }
-            // What is wrong with a delegate that comes with the runtime is wrong with the model.
-            let built_in = maker.delegates.iter().all(|delegate| delegate.kind.is_built_in());
-            let key = if built_in { key.child("model").child("path") } else { key.child("delegate") };
-            let made = maker.make_from(0, &mut Vec::new()).map_err(|e| Problem::new(key, e))?;
-            let tensors = Tensors { inputs: made.inputs.clone(), outputs: made.outputs.clone() };
-            (Arc::new(maker), Some(made), Arc::new(tensors))
-        }
-    };
-    let batch = pipeline.batch;
-    engine::check_window(&tensors.inputs[0], batch.max, window.samples, channels)
-        .map_err(|e| Problem::new(key.child("window"), e))?;
-    let summary = &maker.model.summary;
-    let decider = Decider::new(
-        &pipeline.decision,
-        &one_row(&tensors.outputs, batch.max),
-        &labels,
-        &ends_in_probabilities(summary),
-    )
-    .map_err(|e| Problem::new(key.child("decision"), e))?;
-    let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
-    // Only a stream that is not recorded elsewhere has to be kept at hand.
-    let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
-    let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
-    let stages = Stages { windower, features, decider, batch, recent };
-    Ok(PreparedPipeline { stages, labels, maker, made, tensors })
+            (None, _) => Vec::new(),
+        };
+        let (maker, compares) = maker(tools, pipeline, &features)?;
+        Ok(Self { pipeline, features, labels, maker, compares })
+    }
+
+    fn finish(self, kept: Option<&Kept>) -> Result<PreparedPipeline, Problem> {
+        let Self { pipeline, features, labels, maker, compares } = self;
+        let (key, window, batch) = (pipeline.key(), pipeline.window, pipeline.batch);
+        let channels = pipeline.source.records.channels.len();
+        let goes_on = |kept: &&Kept| {
+            let same_truth = pipeline.source.records.truth.is_none() || kept.labels == labels;
+            let same_stream = kept.config.source == pipeline.source && same_truth;
+            let ended = kept.ended && (kept.config != *pipeline || kept.labels != labels);
+            same_stream && !ended && kept.maker.is_same(&maker)
+        };
+        let (maker, made, tensors) = match kept.filter(goes_on) {
+            Some(kept) => (kept.maker.clone(), None, kept.tensors.clone()),
+            None => {
+                let made = make(&maker, pipeline, kept)?;
+                let tensors = Tensors { inputs: made.inputs.clone(), outputs: made.outputs.clone() };
+                (Arc::new(maker), Some(made), Arc::new(tensors))
+            }
+        };
+        engine::check_window(&tensors.inputs[0], batch.max, window.samples, channels)
+            .map_err(|e| Problem::new(key.child("window"), e))?;
+        let (outputs, probable) = (one_row(&tensors.outputs, batch.max), ends_in_probabilities(&maker.model.summary));
+        let decider = Decider::new(&pipeline.decision, &outputs, &labels, &probable)
+            .map_err(|e| Problem::new(key.child("decision"), e))?;
+        let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
+        // Only a stream that is not recorded elsewhere has to be kept at hand.
+        let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
+        let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
+        let stages = Stages { windower, features, decider, batch, recent };
+        Ok(PreparedPipeline { stages, labels, maker, made, tensors })
+    }
+}
+
+/// Makes the engine of a pipeline; where one runs that works, only the delegate that is asked for will do.
+fn make(maker: &EngineMaker, pipeline: &Pipeline, kept: Option<&Kept>) -> Result<Made, Problem> {
+    let key = pipeline.key();
+    if let Some(kept) = kept.filter(|kept| !kept.ended && kept.maker.shares_device_with(maker)) {
+        (kept.release)();
+    }
+    // What is wrong with a delegate that comes with the runtime is wrong with the model.
+    let built_in = maker.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+    let made = maker.make_first().map_err(|error| {
+        let key = match error {
+            EngineError::Window(_) => key.child("window"),
+            _ if built_in => key.child("model").child("path"),
+            _ => key.child("delegate"),
+        };
+        Problem::new(key, error)
+    })?;
+    match (kept, reasons(&made.refusals)) {
+        (Some(_), Some(reasons)) => Err(Problem::new(key.child("delegate"), reasons)),
+        _ => Ok(made),
+    }
 }
 
 /// What makes this pipeline's engines, and whether any of its delegates is compared with the reference.
@@ -187,6 +230,7 @@ fn maker(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(Engine
         reference_model,
         delegates: pipeline.delegates.clone(),
         batch: pipeline.batch.max,
+        window: (pipeline.window.samples, pipeline.source.records.channels.len()),
         parity: pipeline.parity.clone(),
         decided: match &pipeline.decision {
             DecisionConfig::Classify(classify) => classify.output,

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::Context;
-
+use super::meters::Metering;
 use super::prepare::{self, Kept, Prepared, PreparedPipeline};
 use super::running::{Afterwards, Inheritance, Running};
-use super::serve::{Daemon, ticks};
-use super::threads::Told;
+use super::serve::{Daemon, PATIENCE, ticks};
+use super::threads::{Told, caught};
 use crate::config::{Config, Key, Pipeline, Problem};
+use crate::pipeline::Command;
+use crate::publish::payload::PipelineState;
+use crate::sys::SocTemperature;
 
 /// How long a reload waits for a device to be freed.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -41,6 +43,7 @@ impl Daemon {
                 Kept {
                     config: pipeline.config.clone(),
                     ended: pipeline.infer_ended,
+                    labels: pipeline.labels.clone(),
                     maker: pipeline.maker.clone(),
                     tensors: pipeline.tensors.clone(),
                     release: Box::new(move || {
@@ -53,20 +56,23 @@ impl Daemon {
             })
             .collect();
         tokio::task::spawn_blocking(move || {
-            let result = prepare::load_with(&path, |config, document| {
-                let problems = fixed.problems(&Fixed::of(config));
-                if problems.is_empty() { Ok((tools, kept)) } else { Err(prepare::shown(document, &problems)) }
-            });
+            let load = || {
+                prepare::load_with(&path, |config, document| {
+                    let problems = fixed.problems(&Fixed::of(config));
+                    if problems.is_empty() { Ok((tools, kept)) } else { Err(prepare::shown(document, &problems)) }
+                })
+            };
+            let result = caught(load);
             let _ = told.send(Told::Reloaded(Box::new(result)));
         });
     }
 
     /// Puts a configuration in place that was read again.
-    pub(super) async fn reloaded(&mut self, result: Result<(Config, Prepared), String>) -> anyhow::Result<()> {
+    pub(super) async fn reloaded(&mut self, result: Result<(Config, Prepared), String>) {
         self.reloading = false;
         match result {
             _ if self.stopping => self.pipelines.iter_mut().for_each(Running::take_back),
-            Ok((config, prepared)) => self.put_in_place(config, prepared).await?,
+            Ok((config, prepared)) => self.put_in_place(config, prepared).await,
             Err(reason) => {
                 self.pipelines.iter_mut().for_each(Running::take_back);
                 tracing::error!("the configuration stays as it is:\n{reason}");
@@ -76,43 +82,25 @@ impl Daemon {
         if std::mem::take(&mut self.reload_again) {
             self.reload();
         }
-        Ok(())
     }
 
-    async fn put_in_place(&mut self, config: Config, prepared: Prepared) -> anyhow::Result<()> {
+    async fn put_in_place(&mut self, config: Config, prepared: Prepared) {
         if config.pipelines.iter().zip(&prepared.pipelines).any(|(config, prepared)| self.lacks(config, prepared)) {
             self.pipelines.iter_mut().for_each(Running::take_back);
             self.reload_again = true;
-            return Ok(());
+            return;
         }
-        let patience = self.config.mqtt.stop_timeout / 2;
         let names: BTreeSet<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
         let mut changes: Vec<String> = Vec::new();
         for gone in self.pipelines.iter_mut().filter(|running| !names.contains(running.config.name.as_str())) {
             changes.push(format!("{} removed", gone.config.name));
-            gone.end(Afterwards::Removed, patience);
+            gone.end(Afterwards::Removed, self.config.mqtt.stop_timeout / 2);
         }
-        let mut metered_anew = config.power != self.config.power;
+        let ids: Vec<usize> = self.pipelines.iter().map(|pipeline| pipeline.id).collect();
         for (config, prepared) in config.pipelines.iter().zip(prepared.pipelines) {
-            let running = self.pipelines.iter_mut().find(|running| running.config.name == config.name);
-            match running {
-                None => {
-                    changes.push(format!("{} added", config.name));
-                    self.start_pipeline(config.clone(), prepared, None);
-                    metered_anew = true;
-                }
-                Some(running) if prepared.made.is_none() && *config == running.config => {}
-                Some(running) => {
-                    changes.push(format!("{} changed", config.name));
-                    let goes_on = !running.infer_ended && config.source == running.config.source;
-                    if goes_on && matches!(running.afterwards, Afterwards::Nothing) {
-                        running.change(config.clone(), prepared);
-                    } else {
-                        running.end(Afterwards::Another(Box::new((config.clone(), prepared))), patience);
-                    }
-                }
-            }
+            changes.extend(self.put_pipeline(config, prepared).map(|change| format!("{} {change}", config.name)));
         }
+        let metered_anew = config.power != self.config.power || !self.pipelines.iter().map(|p| p.id).eq(ids);
         if config.power != self.config.power {
             changes.push("meters changed".into());
         }
@@ -120,15 +108,44 @@ impl Daemon {
             self.tick = ticks(config.metrics_interval);
             changes.push("metrics interval changed".into());
         }
+        self.temperature = SocTemperature::find(&config.power.sysfs);
         self.config = config;
         if metered_anew {
-            self.measure_anew().await?;
+            self.measure_anew().await;
         }
         self.say_info();
         let told = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join(", ") };
         tracing::info!(config = self.config.hash, "reloaded: {told}");
         self.shared.speaker.event("reload", None, format!("configuration {}: {told}", self.config.hash));
-        Ok(())
+    }
+
+    /// Puts one pipeline in place; what has been done to it.
+    fn put_pipeline(&mut self, config: &Pipeline, prepared: PreparedPipeline) -> Option<&'static str> {
+        let patience = self.config.mqtt.stop_timeout / 2;
+        let Some(running) = self.pipelines.iter_mut().find(|running| running.config.name == config.name) else {
+            // Two cannot read one stream.
+            let in_the_way = |running: &&mut Running| {
+                matches!(running.afterwards, Afterwards::Removed) && running.config.source.kind == config.source.kind
+            };
+            match self.pipelines.iter_mut().find(in_the_way) {
+                Some(ending) => ending.afterwards = Afterwards::Another(Box::new((config.clone(), prepared))),
+                None => self.start_pipeline(config.clone(), prepared, None),
+            }
+            return Some("added");
+        };
+        let same_labels = prepared.labels == running.labels;
+        if prepared.made.is_none() && *config == running.config && same_labels {
+            return None;
+        }
+        // A source that names the truth does so by the labels.
+        let same_stream =
+            config.source == running.config.source && (same_labels || config.source.records.truth.is_none());
+        if same_stream && !running.infer_ended && matches!(running.afterwards, Afterwards::Nothing) {
+            running.change(config.clone(), prepared);
+        } else {
+            running.end(Afterwards::Another(Box::new((config.clone(), prepared))), patience);
+        }
+        Some("changed")
     }
 
     /// Whether the engine that was to go on has gone with its pipeline while the file was read.
@@ -146,28 +163,39 @@ impl Daemon {
         inherited: Option<Inheritance>,
     ) {
         let name = config.name.clone();
+        let delegate = prepared.made.as_ref().map(|made| made.state.clone());
         match Running::start(self.next_id, config, prepared, None, inherited, &self.shared) {
             Ok(running) => self.pipelines.push(running),
             Err(error) => {
-                tracing::error!(pipeline = name, "it cannot be started: {error:#}");
-                self.shared.speaker.event("failed", Some(&name), format!("it cannot be started: {error:#}"));
+                let reason = format!("it cannot be started: {error:#}");
+                tracing::error!(pipeline = name, "{reason}");
+                let speaker = &self.shared.speaker;
+                if let Some(delegate) = &delegate {
+                    speaker.status(&speaker.topics.pipeline(&name), PipelineState::Failed, Some(&reason), delegate);
+                }
+                speaker.event("failed", Some(&name), reason);
             }
         }
         self.next_id += 1;
     }
 
     /// Starts the meter thread again, for the pipelines that there are now.
-    pub(super) async fn measure_anew(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn measure_anew(&mut self) {
+        self.metering.finish(PATIENCE).await;
         self.publish_metrics().await;
-        self.metering.finish(super::serve::PATIENCE).await;
         let ids = self.pipelines.iter().map(|pipeline| pipeline.id).collect();
-        let (metering, spans) =
-            super::meters::Metering::start(&self.config.power, ids).context("cannot start the meter thread")?;
-        self.metering = metering;
-        for (pipeline, spans) in self.pipelines.iter().zip(spans) {
-            pipeline.tell(crate::pipeline::Command::Spans(spans));
+        match Metering::start(&self.config.power, ids) {
+            Ok((metering, spans)) => {
+                self.metering = metering;
+                for (pipeline, spans) in self.pipelines.iter().zip(spans) {
+                    pipeline.tell(Command::Spans(spans));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the meter thread cannot be started; there is no energy");
+                self.shared.speaker.event("failed", None, format!("the meter thread cannot be started: {error}"));
+            }
         }
-        Ok(())
     }
 }
 

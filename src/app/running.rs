@@ -1,25 +1,28 @@
 //! One pipeline as the async thread sees it: its publisher, and the care for its engine.
 //!
-//! Owns what happens when an engine fails: it is made again at once, then after growing pauses, and when it has failed
-//! too often the next delegate takes over. Making blocks, so it is done on threads of its own.
+//! Owns the start, the change and the end of a pipeline's threads, and what is said of its delegate. What happens when
+//! an engine fails is in `care`: it is made again at once, then after growing pauses, and when it has failed too often
+//! the next delegate takes over. Making blocks, so it is done on threads of its own.
+
+mod care;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::Instant;
 
-use super::engines::{EngineMaker, Made, Refusal, Unmade, reasons};
+use self::care::Care;
+pub use self::care::Delivery;
+use super::engines::EngineMaker;
 use super::prepare::{PreparedPipeline, Tensors};
 use super::summary::{EnergyTotal, PipelineSummary};
 use super::threads::{self, Told};
 use crate::config::{Pipeline, WhenBufferFull};
 use crate::engine::span::SpanSender;
-use crate::engine::{Engine, EngineError};
 use crate::metrics::{Exchange, PipelineStats};
 use crate::pipeline::{Command, Control, Infer, Links, NewStages, Report};
 use crate::publish::outbox::Qos;
@@ -31,9 +34,6 @@ use crate::stop::Stop;
 
 /// Decisions that wait to be encoded; the async thread takes them off within milliseconds.
 const DECISIONS: usize = 1024;
-/// Pause before the second start in a row of a delegate; it doubles with each further one.
-const BACKOFF: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// What the threads of every pipeline are given alike.
 pub struct Shared {
@@ -78,56 +78,10 @@ pub struct Running {
     pub afterwards: Afterwards,
     pub maker: Arc<EngineMaker>,
     pub tensors: Arc<Tensors>,
+    pub labels: Vec<String>,
     control: Arc<Control>,
     told: UnboundedSender<Told>,
     care: Care,
-}
-
-/// The care for an engine.
-struct Care {
-    /// The delegate in use among the pipeline's; `None`: the reference, until the one at `waiting` can be compared.
-    place: Option<usize>,
-    waiting: usize,
-    /// The delegate in use has worked since it was turned to.
-    has_worked: bool,
-    failures: VecDeque<Instant>,
-    refusals: Vec<Refusal>,
-    /// Told apart from what was ordered before a reload.
-    order: u64,
-    /// An engine is being made in the place of one that failed or was freed.
-    mending: bool,
-    /// When the engine failed that is being replaced.
-    failed: Option<Instant>,
-    /// What becomes true when the infer thread has changed.
-    coming: Option<DelegateState>,
-    /// Who waits until the engine in use is gone.
-    release: Option<mpsc::Sender<()>>,
-}
-
-impl Care {
-    fn new(made: &Made) -> Self {
-        Self {
-            place: made.place,
-            waiting: made.waiting,
-            has_worked: true,
-            failures: VecDeque::new(),
-            refusals: Vec::new(),
-            order: 0,
-            mending: false,
-            failed: None,
-            coming: None,
-            release: None,
-        }
-    }
-}
-
-/// An engine that was ordered, or why there is none.
-pub struct Delivery {
-    pub order: u64,
-    place: usize,
-    result: Result<Made, Unmade>,
-    /// Why the delegates before it are not used.
-    refusals: Vec<Refusal>,
 }
 
 impl Running {
@@ -198,6 +152,7 @@ impl Running {
             afterwards: Afterwards::Nothing,
             maker: prepared.maker,
             tensors: prepared.tensors,
+            labels: prepared.labels,
             control,
             told: shared.told.clone(),
             care: Care::new(&made),
@@ -233,33 +188,18 @@ impl Running {
         });
         self.maker = prepared.maker;
         self.tensors = prepared.tensors;
+        self.labels = prepared.labels;
         self.config = config;
         self.tell(Command::Stages(Box::new(NewStages { stages: prepared.stages, engine, decisions })));
         self.want_windows();
-    }
-
-    /// Frees the engine for another that needs the same device; tells `done`.
-    pub fn release(&mut self, done: mpsc::Sender<()>) {
-        if self.infer_ended {
-            return;
-        }
-        self.care.release = Some(done);
-        self.care.mending = true;
-        self.tell(Command::Release);
-    }
-
-    /// Makes the engine anew that was freed in vain.
-    pub fn take_back(&mut self) {
-        if self.care.mending && self.care.failures.is_empty() {
-            let refusals = std::mem::take(&mut self.care.refusals);
-            self.order(self.care.place.unwrap_or(self.care.waiting), Duration::ZERO, None, None, refusals);
-        }
     }
 
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
     pub fn end(&mut self, afterwards: Afterwards, patience: Duration) {
         self.afterwards = afterwards;
         self.stop.request();
+        // Without an engine nothing will be decided.
+        let patience = if self.care.released { Duration::ZERO } else { patience };
         let (stop, wake) = (self.stop.clone(), self.wake.clone());
         tokio::spawn(async move {
             tokio::time::sleep(patience).await;
@@ -292,6 +232,8 @@ impl Running {
             }
         }
         if let Some(error) = ended.error {
+            // Nobody works on what a source still gives.
+            self.stop.request();
             let stage = if ended.stage == threads::Stage::Acquire { "source" } else { "engine" };
             tracing::error!(pipeline = name, "{stage}: {error}");
             let reason = format!("{stage}: {error}");
@@ -327,8 +269,10 @@ impl Running {
                 false
             }
             Report::Windows(windows) => {
-                let refusals = std::mem::take(&mut self.care.refusals);
-                self.order(self.care.waiting, Duration::ZERO, Some(windows), None, refusals);
+                // Asked for by stages that have gone since.
+                if self.care.place.is_none() && !self.care.mending {
+                    self.order(self.care.waiting, Duration::ZERO, Some(windows), None);
+                }
                 false
             }
             Report::Changed { engine, stages } => {
@@ -349,125 +293,6 @@ impl Running {
                 }
                 true
             }
-        }
-    }
-
-    fn engine_failed(&mut self, speaker: &Speaker, engine: Box<dyn Engine>, error: &EngineError) {
-        let name = &self.publisher.name;
-        let active = &self.publisher.delegate.active;
-        tracing::error!(pipeline = name, delegate = active, "{error}");
-        speaker.event("engine_failed", Some(name), format!("{active}: {error}"));
-        self.care.mending = true;
-        self.care.failed = Some(Instant::now());
-        let place = self.care.place.unwrap_or(self.care.waiting);
-        self.mend(speaker, place, error.to_string(), Some(engine));
-    }
-
-    /// Orders the same delegate again, or the next one when it has failed too often.
-    fn mend(&mut self, speaker: &Speaker, place: usize, reason: String, old: Option<Box<dyn Engine>>) {
-        let delegate = &self.maker.delegates[place];
-        let now = Instant::now();
-        let failures = &mut self.care.failures;
-        failures.push_back(now);
-        failures.retain(|failure| now - *failure <= delegate.restarts.per);
-        let (count, max) = (failures.len(), delegate.restarts.max as usize);
-        if count > max || !self.care.has_worked {
-            let often = if count > 1 { format!("{reason}; it failed {count} times") } else { reason };
-            return self.demote(speaker, place, often, old);
-        }
-        let doublings = u32::try_from(count.saturating_sub(2)).unwrap_or(u32::MAX).min(16);
-        let delay = if count == 1 { Duration::ZERO } else { (BACKOFF * (1 << doublings)).min(BACKOFF_MAX) };
-        let told = format!("{}: {reason}; it is started again ({count} of {max})", delegate.name);
-        self.publisher.status(speaker, PipelineState::Degraded, Some(&told));
-        let refusals = std::mem::take(&mut self.care.refusals);
-        self.order(place, delay, None, old, refusals);
-    }
-
-    /// Turns to the delegate behind the one at `place`.
-    fn demote(&mut self, speaker: &Speaker, place: usize, reason: String, old: Option<Box<dyn Engine>>) {
-        let delegate = self.maker.delegates[place].name.clone();
-        self.care.refusals.push(Refusal { delegate, reason });
-        self.care.failures.clear();
-        self.care.has_worked = false;
-        let told = reasons(&self.care.refusals).unwrap_or_default();
-        if place + 1 == self.maker.delegates.len() {
-            tokio::task::spawn_blocking(move || drop(old));
-            self.tell(Command::GiveUp(EngineError::Refused(told)));
-            return;
-        }
-        self.publisher.status(speaker, PipelineState::Degraded, Some(&told));
-        let refusals = std::mem::take(&mut self.care.refusals);
-        self.order(place + 1, Duration::ZERO, None, old, refusals);
-    }
-
-    /// Has an engine made; `old` is freed first, since a device may not let itself be opened twice.
-    fn order(
-        &mut self,
-        place: usize,
-        delay: Duration,
-        windows: Option<Vec<f32>>,
-        old: Option<Box<dyn Engine>>,
-        refusals: Vec<Refusal>,
-    ) {
-        self.care.order += 1;
-        let (id, order, maker, told) = (self.id, self.care.order, self.maker.clone(), self.told.clone());
-        tokio::task::spawn_blocking(move || {
-            drop(old);
-            std::thread::sleep(delay);
-            let result = match maker.make(place, windows, &refusals) {
-                Err(Unmade::NoWindows) => maker.make_reference(place, &refusals).map_err(Unmade::Failed),
-                result => result,
-            };
-            let _ = told.send(Told::Made(id, Box::new(Delivery { order, place, result, refusals })));
-        });
-    }
-
-    /// An engine that was ordered has come, or has not.
-    pub fn delivered(&mut self, speaker: &Speaker, delivery: Delivery) {
-        let Delivery { order, place, result, refusals } = delivery;
-        if order != self.care.order || self.infer_ended {
-            // Freed on a thread that may block.
-            tokio::task::spawn_blocking(move || drop(result));
-            return;
-        }
-        self.care.refusals = refusals;
-        let result = result.and_then(|made| match self.fits(&made) {
-            Ok(()) => Ok(made),
-            Err(error) => Err(Unmade::Failed(error)),
-        });
-        match result {
-            Ok(made) => {
-                self.care.place = made.place;
-                self.care.waiting = made.waiting;
-                self.care.has_worked = true;
-                self.care.mending = false;
-                self.care.coming = Some(made.state);
-                self.tell(Command::Engine(made.engine));
-                self.want_windows();
-            }
-            Err(Unmade::Disagrees(agreement)) => {
-                let reason = Unmade::Disagrees(agreement).reason();
-                let delegate = &self.maker.delegates[place].name;
-                speaker.event("parity_refused", Some(&self.publisher.name), format!("{delegate}: {reason}"));
-                self.demote(speaker, place, reason, None);
-            }
-            Err(unmade) => self.mend(speaker, place, unmade.reason(), None),
-        }
-    }
-
-    /// The decider goes on as it is, so the outputs must be as long as before.
-    fn fits(&self, made: &Made) -> Result<(), EngineError> {
-        let lengths = |outputs: &[crate::engine::TensorInfo]| outputs.iter().map(|o| o.len()).collect::<Vec<_>>();
-        let (ours, theirs) = (lengths(&self.tensors.outputs), lengths(&made.outputs));
-        if ours == theirs {
-            return Ok(());
-        }
-        Err(EngineError::Mismatch(format!("its outputs have {theirs:?} values where {ours:?} were before")))
-    }
-
-    fn want_windows(&self) {
-        if self.care.place.is_none() {
-            self.tell(Command::Windows);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -50,6 +51,8 @@ pub struct RunOptions {
     pub once: bool,
     /// The file to read again at SIGHUP.
     pub config: PathBuf,
+    /// SIGHUP came while the program was starting.
+    pub reload: Arc<AtomicBool>,
 }
 
 /// Runs until a signal comes or, with `once`, all sources have ended. `started` is told where the broker is.
@@ -82,6 +85,9 @@ pub fn run(
         let stop_timeout = config.mqtt.stop_timeout;
         let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over)?;
         started(&host, port, &daemon.shared.speaker.topics);
+        if daemon.options.reload.load(Ordering::Relaxed) {
+            daemon.reload();
+        }
         daemon.serve(signals).await?;
         let summary = daemon.finish(stop_timeout / 2).await;
         link.abort();
@@ -132,7 +138,7 @@ pub(super) struct Daemon {
     pub reload_again: bool,
     pub tick: Interval,
     told: UnboundedReceiver<Told>,
-    temperature: SocTemperature,
+    pub temperature: SocTemperature,
     started: MonoTime,
     last_metrics: MonoTime,
     pub stopping: bool,
@@ -209,7 +215,7 @@ impl Daemon {
                     overdue = Some(Instant::now() + STUCK);
                 }
                 _ = self.tick.tick() => self.publish_metrics().await,
-                Some(told) = self.told.recv() => self.hear(told).await?,
+                Some(told) = self.told.recv() => self.hear(told).await,
                 Some(signal) = signals.next() => match signal {
                     SIGHUP => self.reload(),
                     _ if self.stopping => anyhow::bail!("stopped by a second signal; what was queued is lost"),
@@ -223,9 +229,9 @@ impl Daemon {
                 },
             }
             held = self.drain().await;
-            self.bury().await?;
+            self.bury().await;
             let all_ended = self.pipelines.iter().all(has_ended);
-            let all_failed = self.pipelines.iter().all(|p| p.error.is_some());
+            let all_failed = !self.pipelines.is_empty() && self.pipelines.iter().all(|p| p.error.is_some());
             let more_to_come =
                 self.reloading || self.pipelines.iter().any(|p| matches!(p.afterwards, Afterwards::Another(_)));
             if all_ended && (self.stopping || !more_to_come && (self.options.once || all_failed)) {
@@ -250,7 +256,7 @@ impl Daemon {
         }
     }
 
-    async fn hear(&mut self, told: Told) -> anyhow::Result<()> {
+    async fn hear(&mut self, told: Told) {
         let speaker = &self.shared.speaker;
         match told {
             Told::Ended(ended) => {
@@ -274,13 +280,12 @@ impl Daemon {
                     pipeline.release(done);
                 }
             }
-            Told::Reloaded(result) => self.reloaded(*result).await?,
+            Told::Reloaded(result) => self.reloaded(*result).await,
         }
-        Ok(())
     }
 
     /// Takes away the pipelines that have ended for a reload, and starts what comes in their place.
-    async fn bury(&mut self) -> anyhow::Result<()> {
+    async fn bury(&mut self) {
         // At a stop all are kept for their figures.
         let stopping = self.stopping;
         let is_due =
@@ -294,13 +299,12 @@ impl Daemon {
             self.shared.hand_over.remove(ended.id);
             if let Afterwards::Another(another) = afterwards {
                 let (config, prepared) = *another;
-                let inherited = Some(ended.bequeath());
+                let inherited = (config.name == ended.config.name).then(|| ended.bequeath());
                 self.start_pipeline(config, prepared, inherited);
-                self.measure_anew().await?;
+                self.measure_anew().await;
             }
             self.say_info();
         }
-        Ok(())
     }
 
     /// A reconnect is an event for those who are there again to read it.

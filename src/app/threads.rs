@@ -72,7 +72,7 @@ fn thread_name(stage: &str, pipeline: &str) -> String {
 }
 
 /// A panic in one pipeline is our mistake, but no reason to take the others down.
-fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked; this is a fault in edgewatt, please report it with the log".into()),

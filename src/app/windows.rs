@@ -1,13 +1,15 @@
 //! Real windows out of a recording, for comparing a delegate with the reference.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::config::{Records, Window};
 use crate::features::Chain;
 use crate::source::RecordParser;
 use crate::window::{SampleTime, Windower};
+
+const LINE_BYTES: u64 = 64 * 1024;
 
 /// Features of `count` windows of the recording at `path`, spread evenly over it; fewer where it is shorter.
 ///
@@ -20,13 +22,18 @@ pub fn recorded(
     count: usize,
 ) -> Result<Vec<f32>, String> {
     let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
-    let mut lines = BufReader::new(File::open(path).map_err(failed)?);
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{} is no regular file, as a recording must be", path.display()));
+    }
+    let mut lines = BufReader::new(file);
     let mut parser = RecordParser::new(records.clone(), Vec::new());
     let mut windower = Windower::new(window.samples, window.hop, records.channels.len(), window.max_gap);
     let mut spread = Spread { values: Vec::new(), width: windower.window_values(), count, step: 1, seen: 0 };
     let mut line = Vec::new();
     let mut header = records.header;
-    while lines.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+    // A piece of a line that is too long is a record that cannot be used.
+    while lines.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(failed)? > 0 {
         if header {
             parser.header(&line).map_err(|e| format!("{}: {e}", path.display()))?;
             header = false;

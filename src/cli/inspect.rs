@@ -65,7 +65,8 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "\ndelegate {}", tried.delegate)?;
     writeln!(out, "  runtime {}, version {}", tried.runtime.display(), tried.runtime_version)?;
     if let Some(library) = &tried.proof.library {
-        writeln!(out, "  library {}", library.display())?;
+        let version = tried.proof.library_version.as_ref().map_or(String::new(), |v| format!(", version {}", shown(v)));
+        writeln!(out, "  library {}{version}", library.display())?;
     }
     match &tried.proof.engine.delegation {
         Some(delegation) => {
@@ -86,7 +87,8 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
     if let Some(litert) = &tried.proof.engine.litert {
         writeln!(out, "  {litert}")?;
     }
-    tried.warnings.iter().try_for_each(|warning| writeln!(out, "  warning: {warning}"))
+    tried.warnings.iter().try_for_each(|warning| writeln!(out, "  warning: {warning}"))?;
+    tried.log.iter().try_for_each(|line| writeln!(out, "  log: {}", line.escape_debug()))
 }
 
 /// Writes `summary` as aligned text; errors are those of `out`.

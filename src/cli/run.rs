@@ -2,8 +2,11 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::bail;
+use signal_hook::consts::SIGHUP;
 
 use super::{ConfigArg, check, watch};
 use crate::app::{self, Outcome, RunOptions};
@@ -21,6 +24,9 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // To prepare takes seconds with some devices, and the signal's default is to end the program.
+    let reload = Arc::<AtomicBool>::default();
+    signal_hook::flag::register(SIGHUP, reload.clone())?;
     let (config, prepared) = match check::load(&args.config)? {
         Ok(loaded) => loaded,
         Err(code) => return Ok(code),
@@ -30,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     {
         bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
     }
-    let options = RunOptions { once: args.once, config: args.config.config.clone() };
+    let options = RunOptions { once: args.once, config: args.config.config.clone(), reload };
     let mut viewer = None;
     let summary = app::run(config, prepared, options, |host, port, topics| {
         if args.watch {

@@ -11,6 +11,12 @@ use crate::model::{ModelSummary, OperatorCount};
 /// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc.
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
 
+/// An error with those beneath it, the last of which is the loader's own word.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
 /// Refuses a model that edgewatt cannot feed or that answers nothing.
 pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
     match (inputs, outputs) {

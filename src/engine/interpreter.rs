@@ -109,30 +109,38 @@ unsafe extern "C" fn report_error(message: *const c_char) {
 struct Plugin {
     create: PluginCreate,
     free: unsafe extern "C" fn(*mut TfLiteDelegate),
+    /// Only the Edge TPU's library has one: `edgetpu_version` of its edgetpu_c.h.
+    version: Option<unsafe extern "C" fn() -> *const c_char>,
 }
 
 impl Plugin {
     fn load(library: &Path) -> Result<Self, String> {
-        let symbol = |e: libloading::Error| format!("it is no TensorFlow Lite delegate: {e}");
+        let symbol = |e: libloading::Error| format!("it is no TensorFlow Lite delegate: {}", checks::told(&e));
         // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-        let plugin = unsafe { libloading::Library::new(library) }.map_err(|e| e.to_string())?;
+        let plugin = unsafe { libloading::Library::new(library) }.map_err(|e| checks::told(&e))?;
         let plugin: &'static libloading::Library = Box::leak(Box::new(plugin));
         // SAFETY: the symbols have these types by the plugin interface (tflite's external_delegate.cc).
         unsafe {
             Ok(Self {
                 create: *plugin.get::<PluginCreate>(b"tflite_plugin_create_delegate\0").map_err(symbol)?,
                 free: *plugin.get(b"tflite_plugin_destroy_delegate\0").map_err(symbol)?,
+                version: plugin.get(b"edgetpu_version\0").ok().map(|symbol| *symbol),
             })
         }
     }
 }
 
-/// The file that the system's search finds for a vendor's plugin, which is loaded.
-pub fn plugin_file(library: &Path) -> Result<PathBuf, String> {
-    let address = Plugin::load(library)?.create as usize;
+/// The file that the system's search finds for a vendor's plugin, which is loaded, and the version that it states.
+pub fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
+    let plugin = Plugin::load(library)?;
+    let address = plugin.create as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| format!("/proc/self/maps: {e}"))?;
     let file = maps.lines().find_map(|line| file_at(line, address));
-    Ok(file.map_or_else(|| library.to_owned(), PathBuf::from))
+    let version = plugin.version.map(|version| {
+        // SAFETY: a C string that lasts, by the header named above.
+        unsafe { CStr::from_ptr(version()) }.to_string_lossy().into_owned()
+    });
+    Ok((file.map_or_else(|| library.to_owned(), PathBuf::from), version))
 }
 
 /// The file of a line of /proc/PID/maps, if that maps `address`; proc_pid_maps(5) has the fields.
@@ -163,7 +171,7 @@ impl Delegate {
 
     /// A vendor's plugin.
     pub fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
-        let Plugin { create, free } = Plugin::load(library)?;
+        let Plugin { create, free, .. } = Plugin::load(library)?;
         let strings = |texts: Vec<&String>| -> Result<Vec<CString>, String> {
             let text = |text: &String| CString::new(text.as_str());
             texts.into_iter().map(text).collect::<Result<_, _>>().map_err(|e| format!("an option holds a zero: {e}"))

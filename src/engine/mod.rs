@@ -92,6 +92,9 @@ pub enum EngineError {
     Refused(String),
     #[error("{0}")]
     Mismatch(String),
+    /// The windows are not what the model wants.
+    #[error("{0}")]
+    Window(String),
     #[error("the runtime failed at {step}: {reason}")]
     Runtime { step: &'static str, reason: String },
     /// The engine's process is no more; the engine must be built anew.
@@ -169,7 +172,7 @@ pub fn check_window(input: &TensorInfo, batch: usize, samples: usize, channels: 
     if batch_fits && (wanted == without_ones(&[samples, channels]) || wanted == without_ones(&[samples * channels])) {
         return Ok(());
     }
-    Err(EngineError::Mismatch(format!(
+    Err(EngineError::Window(format!(
         "the model's input `{}` is {:?}, which is {} values; windows of {samples} samples of {channels} channels are \
          [{batch}, {samples}, {channels}], which is {}",
         input.name,

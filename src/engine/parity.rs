@@ -38,6 +38,10 @@ impl Reference {
     /// Takes `windows`, `[n, features]`, through the reference.
     pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: usize) -> Result<Self, EngineError> {
         let width = engine.inputs()[0].len() / engine.batch();
+        if width == 0 || !windows.len().is_multiple_of(width) {
+            let (shape, count) = (&engine.inputs()[0].shape, windows.len());
+            return Err(EngineError::Mismatch(format!("{count} features for windows of {shape:?}")));
+        }
         let answers = answers(engine, &windows, width)?;
         Ok(Self { windows, width, answers, decided })
     }

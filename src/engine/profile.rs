@@ -129,7 +129,9 @@ impl Profiler {
         }
         let delegates = watched.nodes.iter().filter(|(index, _)| *index >= nodes_total).count();
         let partitions = delegates + watched.stepwise;
-        let nodes_delegated = if partitions == 0 { 0 } else { nodes_total - on_cpu.values().sum::<usize>() };
+        let left: BTreeSet<usize> =
+            watched.nodes.iter().map(|(index, _)| *index).filter(|index| *index < nodes_total).collect();
+        let nodes_delegated = if partitions == 0 { 0 } else { nodes_total - left.len() };
         Delegation { nodes_total, nodes_delegated, partitions, on_cpu }
     }
 }

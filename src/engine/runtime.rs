@@ -36,7 +36,7 @@ impl Runtime {
         }
         let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
         let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
-        let library = Library::from_path(&path).map_err(|e| unusable(e.to_string()))?;
+        let library = Library::from_path(&path).map_err(|e| unusable(super::checks::told(&e)))?;
         // The binding looks symbols up when they are called, and then panics: another library must not get that far.
         let sys = library.as_sys();
         if let Some(e) =

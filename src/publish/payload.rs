@@ -143,6 +143,8 @@ pub struct DelegateProof {
     pub isolation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library_version: Option<String>,
     #[serde(flatten)]
     pub engine: Proof,
     /// How well its answers agree with the reference's; absent where they were not compared.

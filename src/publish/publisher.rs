@@ -54,6 +54,18 @@ impl Speaker {
         self.say(topic, payload, Qos::AtLeastOnce, true, Class::State);
     }
 
+    /// Says whether a pipeline works.
+    pub fn status(
+        &self,
+        topics: &PipelineTopics,
+        state: PipelineState,
+        reason: Option<&str>,
+        delegate: &DelegateState,
+    ) {
+        let envelope = self.envelope(MonoTime::now());
+        self.retain(&topics.status, &PipelineStatus { envelope, state, reason, delegate });
+    }
+
     /// How delivery stands.
     pub fn delivery(&self) -> Delivery {
         let stats = self.handle.stats();
@@ -373,9 +385,7 @@ impl PipelinePublisher {
 
     /// Says whether the pipeline works.
     pub fn status(&self, speaker: &Speaker, state: PipelineState, reason: Option<&str>) {
-        let envelope = speaker.envelope(MonoTime::now());
-        let payload = PipelineStatus { envelope, state, reason, delegate: &self.delegate };
-        speaker.retain(&self.topics.status, &payload);
+        speaker.status(&self.topics, state, reason, &self.delegate);
     }
 }
 

@@ -6,7 +6,6 @@
 
 #![allow(unsafe_code)]
 
-use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +17,7 @@ use edgefirst_tflite::Library;
 use edgefirst_tflite_sys::litert::{self as sys, LiteRtFunctions, LiteRtLayout, status};
 
 use crate::config::Accelerator;
+use crate::engine::checks::told;
 
 /// Environment options, from litert/c/litert_environment_options.h.
 const COMPILER_PLUGIN_FOLDER: u32 = 0;
@@ -137,12 +137,6 @@ impl Litert {
         loaded.push((path.to_owned(), litert));
         Ok(litert)
     }
-}
-
-/// An error with those beneath it, the last of which is the loader's own word.
-fn told(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// An accelerator that an environment has.

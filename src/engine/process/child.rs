@@ -77,10 +77,13 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
     let bytes = model(socket)?;
     sandbox::limit(task.memory_bytes).map_err(|e| EngineError::runtime("limit the process", e))?;
     let sandbox = sandbox::enter(&task.writable);
-    let delegate_library = delegate_library(&task.delegate)?;
+    let (delegate_library, delegate_version) = delegate_library(&task.delegate)?;
     let runtime = Runtime::load(Some(&task.runtime_library))?;
     let (path, runtime_version) = (runtime.path.clone(), runtime.version.clone());
-    tell(socket, &Message::Hello(Hello { runtime: path, runtime_version, delegate_library, sandbox }))?;
+    tell(
+        socket,
+        &Message::Hello(Hello { runtime: path, runtime_version, delegate_library, delegate_version, sandbox }),
+    )?;
 
     let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
     drop(bytes);
@@ -98,11 +101,14 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
     }
 }
 
-/// Loads a vendor's library, so that its file is known before a model meets it.
-fn delegate_library(delegate: &DelegateKind) -> Result<Option<PathBuf>, EngineError> {
-    let DelegateKind::External { library, .. } = delegate else { return Ok(delegate.library().map(Path::to_owned)) };
+/// Loads a vendor's library, so that its file and version are known before a model meets it.
+fn delegate_library(delegate: &DelegateKind) -> Result<(Option<PathBuf>, Option<String>), EngineError> {
+    let DelegateKind::External { library, .. } = delegate else {
+        return Ok((delegate.library().map(Path::to_owned), None));
+    };
     let unusable = |reason| EngineError::Delegate { delegate: library.display().to_string(), reason };
-    interpreter::plugin_file(library).map(Some).map_err(unusable)
+    let (file, version) = interpreter::plugin_identity(library).map_err(unusable)?;
+    Ok((Some(file), version))
 }
 
 /// The model's bytes, their number first.

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND, Task};
@@ -46,6 +48,8 @@ pub struct Ready {
     pub hello: Hello,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
+    /// What the runtime and the delegate have said.
+    pub log: Vec<String>,
 }
 
 impl Launcher {
@@ -61,8 +65,10 @@ impl Launcher {
     ) -> Result<Ready, EngineError> {
         let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES);
         let mut start = Start::new(&self.program, task)?;
-        let ready = start.ready(bytes, PROBE_LIMIT)?;
+        let mut ready = start.ready(bytes, PROBE_LIMIT)?;
         end(&start.socket);
+        start.handle.status(END_PATIENCE);
+        ready.log = start.handle.said.lines();
         Ok(ready)
     }
 
@@ -106,6 +112,8 @@ struct Start {
     handle: Handle,
     socket: UnixStream,
     memory: OwnedFd,
+    /// The libraries that it has loaded.
+    hello: Option<Hello>,
 }
 
 /// Why a start comes to nothing.
@@ -134,7 +142,7 @@ impl Start {
             Ok((Handle::start(command, output)?, socket, memory))
         };
         match start() {
-            Ok((handle, socket, memory)) => Ok(Self { task, handle, socket, memory }),
+            Ok((handle, socket, memory)) => Ok(Self { task, handle, socket, memory, hello: None }),
             Err(error) => Err(failed(&task, format!("cannot start {} to try it: {error}", program.display()))),
         }
     }
@@ -157,15 +165,16 @@ impl Start {
             Failure::Nonsense(what) => format!("the process that tries it makes no sense: {what}{says}"),
             Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
-                Some(name) => {
+                Some(name) if name != Signal::SIGKILL.as_str() => {
                     let batch = self.task.batch;
+                    let libraries = self.hello.as_ref().map_or(String::new(), |hello| format!("It was {hello}"));
                     let batches = if batch > 1 { format!(" with batches of {batch}") } else { String::new() };
                     format!(
                         "it makes the runtime crash ({name}){batches}, so it is not loaded; is it damaged, or made for \
-                         another runtime?{says}"
+                         another runtime? {libraries}{says}"
                     )
                 }
-                None => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
+                _ => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
             },
         };
         Err(failed(&self.task, reason))
@@ -182,9 +191,15 @@ impl Start {
             Message::Refused(reason) => Err(Failure::Refused(reason)),
             message => Ok(message),
         };
-        match (next()?, next()?) {
-            (Message::Hello(hello), Message::Built(built)) => Ok((hello, built)),
-            _ => Err(Failure::Nonsense("its messages are out of order".into())),
+        let out_of_order = || Failure::Nonsense("its messages are out of order".into());
+        let Message::Hello(hello) = next()? else { return Err(out_of_order()) };
+        if hello.delegate_library.is_some() {
+            tracing::info!("{hello}");
+        }
+        self.hello = Some(hello.clone());
+        match next()? {
+            Message::Built(built) => Ok((hello, built)),
+            _ => Err(out_of_order()),
         }
     }
 }
@@ -199,7 +214,7 @@ fn checked(hello: Hello, Built { proof, inputs, outputs }: Built) -> Result<Read
     };
     let inputs = inputs.into_iter().map(checked).collect::<Result<_, _>>()?;
     let outputs = outputs.into_iter().map(checked).collect::<Result<_, _>>()?;
-    Ok(Ready { proof, hello, inputs, outputs })
+    Ok(Ready { proof, hello, inputs, outputs, log: Vec::new() })
 }
 
 /// The next line of JSON.
@@ -274,7 +289,7 @@ pub struct IsolatedEngine {
 
 impl IsolatedEngine {
     fn new(start: Start, ready: &Ready, guard: &Guard, stateful: bool) -> Result<Self, EngineError> {
-        let Start { task, handle, socket, memory } = start;
+        let Start { task, handle, socket, memory, .. } = start;
         let layout = Layout::new(&ready.inputs, &ready.outputs)?;
         if u64::try_from(layout.total.get()).is_ok_and(|total| total > guard.memory_bytes) {
             return Err(EngineError::Mismatch(format!(

@@ -84,6 +84,11 @@ impl Said {
         }
     }
 
+    /// The last lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.lock().last.iter().cloned().collect()
+    }
+
     pub fn serves(&self) {
         self.serving.store(true, Relaxed);
     }

@@ -14,6 +14,7 @@ mod link;
 mod log;
 mod sandbox;
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -67,8 +68,23 @@ pub struct Hello {
     pub runtime_version: String,
     /// The file behind the name in the configuration, for a delegate that is one.
     pub delegate_library: Option<PathBuf>,
+    /// What it says it is, where it says so.
+    pub delegate_version: Option<String>,
     /// What keeps the process in its place, such as `landlock`; what this kernel lacks is not there.
     pub sandbox: Vec<String>,
+}
+
+impl fmt::Display for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TensorFlow Lite {}, {}", self.runtime_version, self.runtime.display())?;
+        if let Some(library) = &self.delegate_library {
+            write!(f, ", with {}", library.display())?;
+        }
+        if let Some(version) = &self.delegate_version {
+            write!(f, ", version {version}")?;
+        }
+        write!(f, "; confined by {}", if self.sandbox.is_empty() { "nothing".into() } else { self.sandbox.join(", ") })
+    }
 }
 
 /// The model is built.

@@ -19,14 +19,15 @@ const TESTED: ABI = ABI::V6;
 
 /// No core dump, and no more address space than that.
 pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
+    // When the machine runs out of memory, the child goes before the daemon. First, since /proc/self belongs to root as
+    // soon as there is no core dump.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     // A core dump that goes to a program, such as systemd's, is not subject to the limit.
     prctl::set_dumpable(false)?;
     #[allow(clippy::useless_conversion, reason = "it is 32 bits wide on some")]
     let memory = rlim_t::try_from(memory_bytes).unwrap_or(rlim_t::MAX);
     setrlimit(Resource::RLIMIT_AS, memory, memory)?;
-    // When the machine runs out of memory, the child goes before the daemon.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     Ok(())
 }
 
