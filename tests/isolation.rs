@@ -302,7 +302,8 @@ fn nothing_is_left_of_those_that_ended() {
             _ => {}
         }
     }
-    wait_until("the last thread's end", || (count("/proc/self/fd"), count("/proc/self/task")) == before);
+    // The first engine's thread may have been counted before it had ended.
+    wait_until("the last thread's end", || count("/proc/self/fd") <= before.0 && count("/proc/self/task") <= before.1);
     assert!(pids.into_iter().all(is_gone));
 }
 

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
+use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
@@ -38,7 +39,7 @@ pub fn file() -> io::Result<OwnedFd> {
 impl Shared {
     /// Gives the file its size for ever, filled with zeros, and maps it.
     pub fn create(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
-        let size = i64::try_from(len.get()).map_err(io::Error::other)?;
+        let size = libc::off_t::try_from(len.get()).map_err(io::Error::other)?;
         ftruncate(file, size)?;
         // A lack of memory shall be an error here, not a SIGBUS at the first touch.
         posix_fallocate(file, 0, size)?;
