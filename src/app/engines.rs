@@ -261,6 +261,8 @@ impl EngineMaker {
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(Unmade::NoWindows)?;
         let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
         let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_GUARD, 1)?;
+        let (samples, channels) = self.window;
+        check_window(&engine.inputs()[0], 1, samples, channels)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());
         Ok(reference)
