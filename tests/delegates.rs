@@ -11,7 +11,7 @@ mod common {
 
 use std::collections::BTreeMap;
 
-use common::daemon::{Ended, Setup};
+use common::daemon::{Daemon, Ended, Setup, edgewatt};
 use common::mosquitto::Mosquitto;
 use common::plugin::test_delegate;
 use common::wire::{Wire, correct, json_file};
@@ -211,4 +211,28 @@ fn a_delegate_that_answers_wrongly_after_a_restart_does_not_take_over() {
     let refused = events(&wire, "parity_refused");
     assert!(refused[0].contains("is allowed") && refused[0].contains("% is wanted"), "{refused:?}");
     assert!(events(&wire, "recovered")[0].starts_with("cpu runs"));
+}
+
+/// The three mistakes that users of an Edge TPU make, each with its mend; the library is a stand-in by its name.
+#[test]
+fn an_edge_tpu_that_cannot_work_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libedgetpu.so.1");
+    std::fs::copy(test_delegate(), &library).unwrap();
+    let tpu = |mode: &str| {
+        let plugin = test_delegate().display().to_string();
+        npu(1, &format!("mode = \"{mode}\""), "", "").with(&plugin, &library.display().to_string())
+    };
+    let compiled = common::daemon::root().join("tests/models/edge_tpu.tflite");
+    for delegate in ["cpu", "xnnpack"] {
+        let command = edgewatt(&["inspect", &compiled.display().to_string(), "--delegate", delegate]);
+        Daemon::start(command).wait().expect(1).says(&["it was compiled for the Edge TPU", "libedgetpu.so.1"]);
+    }
+    tpu("refuse").check().expect(78).says(&["it finds no Edge TPU that it may open", "lsusb", "docs/delegates.md"]);
+    let plain = tpu("nothing").check().expect(0);
+    assert!(plain.stdout.contains("warning: this model was not compiled for the Edge TPU"), "{}", plain.stdout);
+    assert!(plain.stdout.contains("edgetpu_compiler"), "{}", plain.stdout);
+    // Without the library it is the loader that knows.
+    std::fs::remove_file(&library).unwrap();
+    tpu("nothing").check().expect(78).says(&["libedgetpu.so.1", "No such file or directory"]);
 }

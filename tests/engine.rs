@@ -270,3 +270,17 @@ fn reference_models_agree_where_there_are_some() {
         }
     }
 }
+
+/// What a flag changes is the processor's and XNNPACK's business; that it is taken shows in the answers being right.
+#[test]
+fn xnnpack_takes_its_flags() {
+    use edgewatt::config::XnnpackFlag::*;
+    let golden = golden();
+    let features = golden_features(&golden);
+    for flag in [DynamicFullyConnected, VariableOperators, TransientIndirectionBuffer, EnableLatestOperators] {
+        let kind = DelegateKind::Xnnpack { threads: 2, flags: vec![flag] };
+        let mut engine = build(&demo::root().join("models/shoulder_int8.tflite"), &kind, 1).unwrap();
+        let worst = golden_disagreement(&golden, &features, ("shoulder_int8.tflite", "xnnpack"), &mut engine);
+        assert!(worst <= 1.0, "{flag:?}: {worst} times what is allowed");
+    }
+}

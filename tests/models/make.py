@@ -154,6 +154,8 @@ def main():
         [0],
         [2],
     )
+    # All that edgetpu_compiler leaves of a model which the TPU can run as a whole.
+    write("edge_tpu", [x(), tensor("y", T.FLOAT32, [1, 4])], [operator("edgetpu-custom-op", [0], [1])], [0], [1])
     write(
         "later_operator",
         [x(), tensor("y", T.FLOAT32, [1, 4])],
