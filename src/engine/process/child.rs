@@ -77,8 +77,10 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
     let bytes = model(socket)?;
     sandbox::limit(task.memory_bytes).map_err(|e| EngineError::runtime("limit the process", e))?;
     let sandbox = sandbox::enter(&task.writable);
-    let (delegate_library, delegate_version) = delegate_library(&task.delegate)?;
     let runtime = Runtime::load(Some(&task.runtime_library))?;
+    // A linked runtime refuses every delegate that would have to be loaded.
+    let (delegate_library, delegate_version) =
+        if runtime.is_linked() { (None, None) } else { delegate_library(&task.delegate)? };
     let (path, runtime_version) = (runtime.path.clone(), runtime.version.clone());
     tell(
         socket,
