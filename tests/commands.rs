@@ -94,6 +94,87 @@ fn check_names_both_sides_of_what_does_not_fit() {
 }
 
 #[test]
+fn check_judges_every_kind_of_meter() {
+    let guess = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }";
+    let check = |meter: &str| Setup::demo(1).with(guess, meter).check();
+    for (meter, parts) in [
+        ("ina219 = { bus = 1 }", &["missing field `shunt_ohms`"][..]),
+        (
+            "ina219 = { bus = 1, shunt_ohms = 0.1, address = 0x39, averages = 3, max_amperes = 3.3, max_volts = 40.0 }",
+            &[
+                "power.meters.guess.ina219.address: 0x39 is no address of an INA219; they are 0x40 to 0x4f",
+                "ina219.averages: 3 is not offered",
+                "ina219.max_amperes: 3.3 is out of range; the chip measures 0.32 V across the shunt, here 3.2 A",
+                "ina219.max_volts: 40 is out of range; it must be from 0.1 to 26",
+            ],
+        ),
+        ("iio = { chip = \"ina219\", shunt_ohms = 0.0 }", &["iio.shunt_ohms: 0 is out of range"]),
+        ("replay = { path = \"p.csv\", time = \"t\" }", &["replay: name the column", "either watts or joules"]),
+        (
+            "replay = { path = \"p.csv\", time = \"t\", watts = \"p\", joules = \"e\" }",
+            &["replay: name the column", "either watts or joules"],
+        ),
+        ("rapl = { interface = \"msr\" }", &["unknown variant `msr`, expected `perf` or `powercap`"]),
+    ] {
+        check(meter).expect(78).says(parts);
+    }
+    // What is absent is no fault of the configuration; where and why is said.
+    for (meter, part) in [
+        ("ina219 = { bus = 250, shunt_ohms = 0.1, max_amperes = 3.2 }", "/dev/i2c-250: no such bus; load"),
+        ("iio = { chip = \"ina226\", shunt_ohms = 0.1 }", "bus/iio/devices: no device \"ina226\"; there is: none"),
+        ("replay = { path = \"none.csv\", time = \"t\", watts = \"p\" }", "/none.csv: no such file"),
+    ] {
+        let stdout = check(meter).expect(0).stdout;
+        assert!(stdout.contains("meter guess: no reading now: ") && stdout.contains(part), "{part} in {stdout}");
+    }
+}
+
+#[test]
+fn doctor_lists_the_meters_and_what_mends_them() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let doctor = || {
+        let mut command = edgewatt(&["doctor", "--sysfs"]);
+        command.arg(dir.path().join("sys")).arg("--dev").arg(dir.path().join("dev"));
+        Daemon::start(command).wait()
+    };
+    let bare = doctor().expect(1).stdout;
+    for part in [
+        "  rapl: no: ",
+        "modprobe intel_rapl_msr",
+        "new_device",
+        "  ina219: no: ",
+        "dtparam=i2c_arm=on",
+        "  estimate: always there",
+    ] {
+        assert!(bare.contains(part), "{part} in {bare}");
+    }
+    for (file, text) in [
+        ("sys/class/hwmon/hwmon0/name", "ina219\n"),
+        ("sys/class/hwmon/hwmon0/power1_input", "2500000\n"),
+        ("sys/class/hwmon/hwmon0/shunt_resistor", "10000\n"),
+        ("sys/class/powercap/intel-rapl:0/name", "package-0\n"),
+        ("sys/class/powercap/intel-rapl:0/energy_uj", "5\n"),
+        ("dev/i2c-1", ""),
+    ] {
+        let path = dir.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let found = doctor().expect(0).stdout;
+    for part in [
+        "  rapl: no: ",
+        "energy_uj: stuck, no change in 1.",
+        "  hwmon ina219: readable, 2.500 W now\n",
+        "echo 100000 > ",
+        "    use: hwmon = { chip = \"ina219\" }\n",
+        "  ina219 on i2c-1: can be used\n",
+        "    use: ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }\n",
+    ] {
+        assert!(found.contains(part), "{part} in {found}");
+    }
+}
+
+#[test]
 fn inspect_describes_the_models_as_text_and_json() {
     let card = json_file(&root().join("models/metrics.json"));
     for model in ["fp32", "int8", "pruned_int8"] {
@@ -121,7 +202,7 @@ fn inspect_describes_the_models_as_text_and_json() {
 fn completions_are_scripts_that_know_the_subcommands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = Daemon::start(edgewatt(&["completions", shell])).wait().expect(0).stdout;
-        assert!(["run", "check", "inspect", "watch"].iter().all(|c| script.contains(c)), "{shell}: {script}");
+        assert!(["run", "check", "doctor", "inspect", "watch"].iter().all(|c| script.contains(c)), "{shell}: {script}");
     }
 }
 
@@ -249,6 +330,16 @@ fn every_commented_table_works_when_it_is_written() {
     ];
     for variant in &variants {
         assert_ne!(*variant, baseline);
+    }
+    let kinds: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   ").filter(|line| !line.starts_with(' ')))
+        .map(|line| line.split_inclusive('}').next().unwrap())
+        .collect();
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
+    for kind in kinds {
+        let table = format!("[power.meters.board]\n{kind}\n#");
+        assert_ne!(change(&[("#[power.meters.board]", &table)]), baseline, "{kind}");
     }
     change(&[
         truth,

@@ -107,7 +107,7 @@ fn topics_and_retained_messages_say_what_runs_and_how_it_ended() {
 
     let retained = Wire::new(broker.subscribe("edgewatt/demo/#").retained());
     let topics: Vec<&str> = retained.0.iter().map(|(topic, _)| topic.as_str()).collect();
-    let expected = ["info", "p/shoulder/state", "p/shoulder/status", "status"];
+    let expected = ["info", "p/shoulder/state", "p/shoulder/status", "power/guess", "status"];
     assert_eq!(topics, expected.map(|t| format!("edgewatt/demo/{t}")));
     assert_eq!(retained.texts("demo/status"), ["offline"]);
     assert_eq!(retained.json("shoulder/status")[0]["state"], "stopped");
@@ -229,6 +229,52 @@ struct SetAtEnd<'a>(&'a AtomicBool);
 impl Drop for SetAtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// In 64ths, so that every sum is exact.
+fn recorded_watts(row: u32) -> f64 {
+    f64::from(160 + (row * 37) % 128) / 64.0
+}
+
+#[test]
+fn a_recorded_power_trace_is_accounted_for_to_the_last_digit() {
+    let broker = Mosquitto::running();
+    let mut subscriber = subscribe(&broker);
+    let setup = Setup::demo(broker.port)
+        .at_speed("20.0")
+        .with("interval_s = 10.0", "interval_s = 0.5")
+        .with("[power.meters.guess]", "[power]\nsample_ms = 10\ninterval_s = 0.2\n[power.meters.trace]")
+        .with(
+            "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }",
+            "replay = { path = \"power.csv\", time = \"t\", time_unit = \"ms\", watts = \"p\" }",
+        );
+    // Every row a sixteenth of a second.
+    let rows: String = (0..32).map(|row| format!("{},{}\n", 62.5 * f64::from(row), recorded_watts(row))).collect();
+    setup.write("power.csv", format!("t,p\n{rows}").as_bytes());
+    let total_j: f64 = (1..32).map(|row| (recorded_watts(row - 1) + recorded_watts(row)) / 32.0).sum();
+    let daemon = setup.start(&[]);
+    let all_played = |line: &str| line.contains("/power/trace ") && line.contains(&format!("\"energy_j\":{total_j},"));
+    let lines = subscriber.until(all_played);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+    let wire = Wire::new(lines);
+    let power = wire.json("/power/trace");
+    assert!(power.len() >= 5, "{power:?}");
+    let joules: Vec<f64> = power.iter().map(|message| message["energy_j"].as_f64().unwrap()).collect();
+    assert!(joules.is_sorted(), "{joules:?}");
+    for message in &power {
+        assert_eq!((&message["kind"], &message["scope"]), (&"replay".into(), &"board".into()));
+        assert_eq!((&message["reason"], &message["voltage_v"]), (&Value::Null, &Value::Null));
+        assert!((2.5..4.5).contains(&message["power_w"].as_f64().unwrap()), "{message}");
+    }
+    let figures: Vec<Value> = wire.json("/metrics").iter().map(|m| m["energy"][0].clone()).collect();
+    let measured: Vec<&Value> = figures.iter().filter(|figure| figure["status"] == "measured").collect();
+    assert!(measured.len() >= 2, "{figures:?}");
+    // A window of the join ends at rows, so its energy is a sum of whole steps: of 1/2048 J.
+    for figure in measured {
+        let steps = figure["energy_j"].as_f64().unwrap() * 2048.0;
+        assert_eq!(steps.fract(), 0.0, "{figure}");
     }
 }
 

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rtrb::Consumer;
 
-use crate::config::{self, MeterKind, Power};
+use super::power::Latest;
+use crate::config::{self, MeterKind, Power, RaplInterface, TraceValue};
 use crate::energy::{Figure, Join};
 use crate::engine::span::{BusySpan, SpanSender, span_ring};
 use crate::meter::estimate::Estimate;
-use crate::meter::hwmon::{Hwmon, Selector};
-use crate::meter::powercap::Powercap;
+use crate::meter::hwmon::{self, Hwmon};
+use crate::meter::iio::{self, Iio};
+use crate::meter::ina219::{self, Ina219};
+use crate::meter::pmic::Pmic;
+use crate::meter::rapl::{Rapl, Way};
+use crate::meter::replay::{self, Replay};
 use crate::meter::{Meter, MeterInfo, Scope, sampler};
 use crate::stop::Stop;
 use crate::units::Watts;
@@ -30,6 +36,7 @@ pub struct Metering {
     stop: Arc<Stop>,
     thread: Option<JoinHandle<io::Result<()>>>,
     pub infos: Vec<MeterInfo>,
+    pub latest: Latest,
 }
 
 impl Metering {
@@ -42,22 +49,28 @@ impl Metering {
             let _ = meter.read();
         }
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
+        let latest = Latest::new(infos.len());
         let stop = Arc::new(Stop::new()?);
         let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone())));
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
-            return Ok((Self { pipelines, join, stop, thread: None, infos }, none));
+            return Ok((Self { pipelines, join, stop, thread: None, infos, latest }, none));
         }
         let (senders, mut spans): (Vec<_>, Vec<_>) = (0..pipeline_count).map(|_| span_ring(SPANS)).unzip();
         let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
+        let noted = latest.clone();
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
             sampler::run(&mut meters, period, &until, |meter, reading| {
+                noted.note(meter, &reading);
                 let mut join = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 absorb(&mut join, &mut spans);
                 join.reading(meter, reading);
             })
         })?;
-        Ok((Self { pipelines, join, stop, thread: Some(thread), infos }, senders.into_iter().map(Some).collect()))
+        Ok((
+            Self { pipelines, join, stop, thread: Some(thread), infos, latest },
+            senders.into_iter().map(Some).collect(),
+        ))
     }
 
     /// The figures since the last call, by pipeline.
@@ -95,24 +108,61 @@ pub fn build(power: &Power) -> Vec<Box<dyn Meter>> {
 }
 
 fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
+    let (name, sysfs, period) = (&meter.name, &power.sysfs, power.sample_period);
     match &meter.kind {
-        MeterKind::Rapl => Box::new(Powercap::new(&meter.name, &power.sysfs)),
-        MeterKind::Hwmon(hwmon) => {
-            let selector = Selector {
-                chip: hwmon.chip.clone(),
-                device: hwmon.device.clone(),
-                channel: hwmon.channel,
-                label: hwmon.label.clone(),
+        MeterKind::Rapl(interface) => {
+            let way = interface.map(|interface| match interface {
+                RaplInterface::Perf => Way::Perf,
+                RaplInterface::Powercap => Way::Powercap,
+            });
+            Box::new(Rapl::new(name, sysfs, way))
+        }
+        MeterKind::Hwmon(config) => {
+            let selector = hwmon::Selector {
+                chip: config.chip.clone(),
+                device: config.device.clone(),
+                channel: config.channel,
+                label: config.label.clone(),
             };
-            let scope = match hwmon.scope {
-                config::Scope::Board => Scope::Board,
-                config::Scope::Device => Scope::Device,
-                config::Scope::Package => Scope::Package,
+            Box::new(Hwmon::new(name, sysfs, selector, scope(config.scope), period))
+        }
+        MeterKind::Ina219(config) => {
+            Box::new(Ina219::new(name, sysfs, chip(config, period), scope(config.scope), period))
+        }
+        MeterKind::Iio(config) => {
+            let selector = iio::Selector {
+                chip: config.chip.clone(),
+                device: config.device.clone(),
+                shunt_ohms: config.shunt_ohms,
             };
-            Box::new(Hwmon::new(&meter.name, &power.sysfs, selector, scope, power.sample_period))
+            Box::new(Iio::new(name, sysfs, selector, scope(config.scope), period))
+        }
+        MeterKind::Pmic => Box::new(Pmic::new(name, Path::new("/dev/vcio"), period)),
+        MeterKind::Replay(trace) => {
+            let value = match &trace.value {
+                TraceValue::Watts(column) => replay::Value::Watts(column.clone()),
+                TraceValue::Joules(column) => replay::Value::Joules(column.clone()),
+            };
+            let columns = replay::Columns { time: trace.time.clone(), time_unit_ns: trace.time_unit_ns, value };
+            Box::new(Replay::new(name, &trace.path, columns, scope(trace.scope)))
         }
         MeterKind::Estimate { watts_per_core, idle_watts } => {
-            Box::new(Estimate::new(&meter.name, Watts(*watts_per_core), Watts(*idle_watts)))
+            Box::new(Estimate::new(name, Watts(*watts_per_core), Watts(*idle_watts)))
         }
+    }
+}
+
+fn chip(config: &config::Ina219, period: Duration) -> ina219::Chip {
+    let config::Ina219 { bus, address, shunt_ohms, max_amperes, max_volts, averages, .. } = *config;
+    let averages = averages.unwrap_or_else(|| ina219::Setup::averages_within(period));
+    let shunt_volts = max_amperes.unwrap_or(f64::INFINITY) * shunt_ohms;
+    ina219::Chip { bus, address, shunt_ohms, setup: ina219::Setup::new(shunt_volts, max_volts, averages) }
+}
+
+fn scope(scope: config::Scope) -> Scope {
+    match scope {
+        config::Scope::Board => Scope::Board,
+        config::Scope::Device => Scope::Device,
+        config::Scope::Package => Scope::Package,
     }
 }

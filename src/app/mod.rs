@@ -3,6 +3,7 @@
 mod engines;
 mod inspect;
 mod meters;
+mod power;
 mod prepare;
 mod reload;
 mod running;

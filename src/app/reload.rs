@@ -108,6 +108,9 @@ impl Daemon {
             self.tick = ticks(config.metrics_interval);
             changes.push("metrics interval changed".into());
         }
+        if config.power.interval != self.config.power.interval {
+            self.power_tick = config.power.interval.map(ticks);
+        }
         self.temperature = SocTemperature::find(&config.power.sysfs);
         self.config = config;
         if metered_anew {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::engines::Tools;
 use super::meters::Metering;
+use super::power;
 use super::prepare::Prepared;
 use super::running::{Afterwards, Running, Shared};
 use super::summary::{Outcome, PipelineSummary, Summary};
@@ -36,7 +37,7 @@ use crate::units::{MonoTime, process_cpu_time};
 const MQTT_PORT: u16 = 1883;
 /// Largest payload: no prediction of ours comes near, and brokers refuse more.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// Two of the node and two of each pipeline, those included that a reload adds.
+/// Two of the node, one of each meter and two of each pipeline, those included that a reload adds.
 const RETAINED_TOPICS: u16 = 2 + 2 * 511;
 /// How long a metrics message waits for an infer thread that is inside an inference.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
@@ -137,6 +138,8 @@ pub(super) struct Daemon {
     /// It changed while it was being read.
     pub reload_again: bool,
     pub tick: Interval,
+    /// None where the meters are published only with the metrics of pipelines.
+    pub power_tick: Option<Interval>,
     told: UnboundedReceiver<Told>,
     pub temperature: SocTemperature,
     started: MonoTime,
@@ -170,6 +173,7 @@ impl Daemon {
         let daemon = Self {
             temperature: SocTemperature::find(&config.power.sysfs),
             tick: ticks(config.metrics_interval),
+            power_tick: config.power.interval.map(ticks),
             config,
             options,
             tools: prepared.tools,
@@ -215,6 +219,7 @@ impl Daemon {
                     overdue = Some(Instant::now() + STUCK);
                 }
                 _ = self.tick.tick() => self.publish_metrics().await,
+                () = next(&mut self.power_tick) => self.publish_power(),
                 Some(told) = self.told.recv() => self.hear(told).await,
                 Some(signal) = signals.next() => match signal {
                     SIGHUP => self.reload(),
@@ -342,6 +347,11 @@ impl Daemon {
         self.drops.report(&self.shared.speaker, None, &delivery.drops);
     }
 
+    /// Says what the meters have shown since the last time.
+    fn publish_power(&self) {
+        power::publish(&self.shared.speaker, &self.metering.infos, self.metering.latest.take());
+    }
+
     pub fn say_info(&self) {
         let pipelines: BTreeMap<&str, PipelineInfo<'_>> = self
             .pipelines
@@ -375,6 +385,9 @@ impl Daemon {
     async fn finish(mut self, timeout: Duration) -> Summary {
         let wall_s = MonoTime::now().since(self.started).as_secs_f64();
         self.metering.finish(PATIENCE).await;
+        if self.power_tick.is_some() {
+            self.publish_power();
+        }
         self.publish_metrics().await;
         let undelivered = self.shared.speaker.handle.drain(timeout).await;
         if undelivered > 0 {
@@ -402,6 +415,14 @@ impl Daemon {
 /// Nothing more will come of it.
 fn has_ended(pipeline: &Running) -> bool {
     pipeline.infer_ended && pipeline.publisher.has_ended()
+}
+
+/// The next tick, never where there is none.
+async fn next(tick: &mut Option<Interval>) {
+    match tick {
+        Some(tick) => drop(tick.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// The first after one period.

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. `Display` of what they return is for people.
 
 mod check;
+mod doctor;
 mod engine_process;
 mod inspect;
 mod logging;
@@ -29,6 +30,7 @@ const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
 First steps:
   edgewatt check -c edgewatt.toml          does the configuration work on this machine?
   edgewatt run -c edgewatt.toml --watch    run it and see what a subscriber sees
+  edgewatt doctor                          what can this machine measure energy with?
   edgewatt inspect model.tflite            what does this model want and hold?
 
 Environment:
@@ -54,6 +56,11 @@ enum Command {
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
     /// problem is shown with its line and column. Nothing is published and no socket is opened.
     Check(ConfigArg),
+    /// Find what this machine can measure energy with, and what makes the rest work
+    ///
+    /// Lists each power meter with a reading and the line of configuration that uses it, and for those that cannot be
+    /// used the command, rule or setting that mends it. Nothing is changed. Exits with 1 when there is no sensor.
+    Doctor(doctor::Args),
     /// Show what a model file holds: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
     /// Subscribe to a broker and show predictions and metrics as they come
@@ -82,6 +89,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::EngineProcess(args) => Ok(engine_process::run(&args)),

@@ -1,6 +1,7 @@
 //! Judging what the user wrote: ranges, names and references between tables. No I/O.
 
 mod delegates;
+mod power;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use std::time::Duration;
 use super::Key;
 use super::address::parse_broker;
 use super::checked::{
-    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Meter, MeterKind, Mqtt, Pipeline,
-    Power, Problem, Records, Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
+    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Mqtt, Pipeline, Problem, Records,
+    Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
 };
 use super::raw;
 
@@ -174,28 +175,6 @@ impl Check {
         if qos > 1 {
             self.problem(key, format!("{qos} is not offered; use 0 (at most once) or 1 (at least once)"));
         }
-    }
-
-    fn power(&mut self, power: raw::Power) -> Power {
-        let key = Key::new(&["power"]);
-        self.within(&key.child("sample_ms"), power.sample_ms, 1, 60_000);
-        let mut meters = Vec::new();
-        for (name, meter) in power.meters {
-            let key = key.child("meters").child(&name);
-            self.topic_level(&key, &name);
-            let kind = match meter {
-                raw::Meter::Rapl(raw::Rapl {}) => MeterKind::Rapl,
-                raw::Meter::Hwmon(hwmon) => MeterKind::Hwmon(hwmon),
-                raw::Meter::Estimate(estimate) => {
-                    let key = key.child("estimate");
-                    self.within(&key.child("watts_per_core"), estimate.watts_per_core, 0.0, 1000.0);
-                    self.within(&key.child("idle_watts"), estimate.idle_watts, 0.0, 10_000.0);
-                    MeterKind::Estimate { watts_per_core: estimate.watts_per_core, idle_watts: estimate.idle_watts }
-                }
-            };
-            meters.push(Meter { name, kind });
-        }
-        Power { sysfs: self.folder.join(power.sysfs), sample_period: Duration::from_millis(power.sample_ms), meters }
     }
 
     fn pipeline(
@@ -369,12 +348,7 @@ impl Check {
             channels: raw.channels,
             rate_hz: raw.rate_hz,
             time: raw.time,
-            time_unit_ns: match raw.time_unit {
-                raw::TimeUnit::S => 1e9,
-                raw::TimeUnit::Ms => 1e6,
-                raw::TimeUnit::Us => 1e3,
-                raw::TimeUnit::Ns => 1.0,
-            },
+            time_unit_ns: raw.time_unit.ns(),
             truth: raw.truth,
         }
     }

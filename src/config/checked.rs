@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::Key;
 
 pub use super::raw::{
-    Accelerator, Format, From, Hwmon, Place, Scope, Scores, Speed, WhenBufferFull, WhenFull, XnnpackFlag,
+    Accelerator, Format, From, Hwmon, Iio, Place, RaplInterface, Scope, Scores, Speed, WhenBufferFull, WhenFull,
+    XnnpackFlag,
 };
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
@@ -56,6 +57,8 @@ pub enum Broker {
 pub struct Power {
     pub sysfs: PathBuf,
     pub sample_period: Duration,
+    /// Between two messages on `power/METER`; `None`: there are none.
+    pub interval: Option<Duration>,
     pub meters: Vec<Meter>,
 }
 
@@ -67,9 +70,51 @@ pub struct Meter {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum MeterKind {
-    Rapl,
+    /// `None`: perf events where they are permitted, else powercap.
+    Rapl(Option<RaplInterface>),
     Hwmon(Hwmon),
-    Estimate { watts_per_core: f64, idle_watts: f64 },
+    Ina219(Ina219),
+    Iio(Iio),
+    /// The power chip of a Raspberry Pi 5.
+    Pmic,
+    Replay(Trace),
+    Estimate {
+        watts_per_core: f64,
+        idle_watts: f64,
+    },
+}
+
+/// An INA219 that edgewatt itself drives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ina219 {
+    pub bus: u8,
+    pub address: u16,
+    pub shunt_ohms: f64,
+    /// `None`: as much as the chip can measure across that shunt.
+    pub max_amperes: Option<f64>,
+    pub max_volts: f64,
+    /// `None`: as many as fit between two readings.
+    pub averages: Option<u16>,
+    pub scope: Scope,
+}
+
+/// A recording of power.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    pub path: PathBuf,
+    /// The column of the time.
+    pub time: String,
+    /// Nanoseconds in one unit of the time column.
+    pub time_unit_ns: f64,
+    pub value: TraceValue,
+    pub scope: Scope,
+}
+
+/// The column with what was metered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TraceValue {
+    Watts(String),
+    Joules(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]

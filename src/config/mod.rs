@@ -18,8 +18,9 @@ use sha2::{Digest, Sha256};
 pub use address::parse_broker;
 pub use checked::{
     Accelerator, Batch, Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Guard,
-    LINKED_RUNTIME, Meter, MeterKind, Mqtt, Parity, ParityLimits, Pipeline, Place, Power, Problem, Records, Regress,
-    Replay, Restarts, Scope, Scores, Source, SourceKind, Speed, WhenBufferFull, WhenFull, Window, XnnpackFlag,
+    Ina219, LINKED_RUNTIME, Meter, MeterKind, Mqtt, Parity, ParityLimits, Pipeline, Place, Power, Problem,
+    RaplInterface, Records, Regress, Replay, Restarts, Scope, Scores, Source, SourceKind, Speed, Trace, TraceValue,
+    WhenBufferFull, WhenFull, Window, XnnpackFlag,
 };
 pub use locate::Key;
 

@@ -101,12 +101,13 @@ impl Default for Metrics {
 pub struct Power {
     pub sysfs: PathBuf,
     pub sample_ms: u64,
+    pub interval_s: f64,
     pub meters: BTreeMap<String, Meter>,
 }
 
 impl Default for Power {
     fn default() -> Self {
-        Self { sysfs: PathBuf::from("/sys"), sample_ms: 100, meters: BTreeMap::new() }
+        Self { sysfs: PathBuf::from("/sys"), sample_ms: 100, interval_s: 1.0, meters: BTreeMap::new() }
     }
 }
 
@@ -115,12 +116,26 @@ impl Default for Power {
 pub enum Meter {
     Rapl(Rapl),
     Hwmon(Hwmon),
+    Ina219(Ina219),
+    Iio(Iio),
+    Pmic(Pmic),
+    Replay(Trace),
     Estimate(Estimate),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rapl {}
+pub struct Rapl {
+    pub interface: Option<RaplInterface>,
+}
+
+/// How the processor's counters are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RaplInterface {
+    Perf,
+    Powercap,
+}
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +144,49 @@ pub struct Hwmon {
     pub device: Option<String>,
     pub channel: Option<u32>,
     pub label: Option<String>,
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ina219 {
+    pub bus: u8,
+    #[serde(default = "defaults::ina219_address")]
+    pub address: u16,
+    pub shunt_ohms: f64,
+    pub max_amperes: Option<f64>,
+    #[serde(default = "defaults::max_volts")]
+    pub max_volts: f64,
+    pub averages: Option<u16>,
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Iio {
+    pub chip: String,
+    pub device: Option<String>,
+    pub shunt_ohms: f64,
+    #[serde(default)]
+    pub scope: Scope,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pmic {}
+
+/// A recording of power, with one of `watts` and `joules`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    pub path: PathBuf,
+    pub time: String,
+    #[serde(default)]
+    pub time_unit: TimeUnit,
+    pub watts: Option<String>,
+    pub joules: Option<String>,
     #[serde(default)]
     pub scope: Scope,
 }
@@ -355,6 +413,18 @@ pub enum TimeUnit {
     Ns,
 }
 
+impl TimeUnit {
+    /// Nanoseconds in one.
+    pub fn ns(self) -> f64 {
+        match self {
+            Self::S => 1e9,
+            Self::Ms => 1e6,
+            Self::Us => 1e3,
+            Self::Ns => 1.0,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenBufferFull {
@@ -543,6 +613,12 @@ pub(super) mod defaults {
     }
     pub fn stop_timeout_s() -> f64 {
         5.0
+    }
+    pub fn ina219_address() -> u16 {
+        0x40
+    }
+    pub fn max_volts() -> f64 {
+        16.0
     }
     pub fn threads() -> u16 {
         1

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::units::MonoTime;
+use crate::units::{Joules, MonoTime};
 
 /// More than any one RAPL zone draws, so that a jump beyond it can only be a reset.
 const RAPL_MAX_WATTS: f64 = 1_000.0;
@@ -68,6 +68,11 @@ impl Counter {
         }
     }
 
+    /// A RAPL event of perf, which the kernel has widened to 64 bits (`arch/x86/events/rapl.c`), so that no gap is too long.
+    pub fn perf() -> Self {
+        Self { max_gap: Duration::MAX, ..Self::rapl(None) }
+    }
+
     /// An `energyN_input` of hwmon: its width depends on the driver and a device that sleeps may draw nothing.
     pub fn hwmon() -> Self {
         Self {
@@ -116,6 +121,21 @@ impl Counter {
         }
         step
     }
+}
+
+/// The sum of what several counters mean with the values read at `now`, or the first that has lost its energy, by its
+/// place. Every one is stepped, also after a loss, so that the next values have a fresh base in each.
+pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u64)>) -> Result<Joules, (usize, Lost)> {
+    let mut total_uj = 0;
+    let mut lost: Option<(usize, Lost)> = None;
+    for (index, (counter, raw_uj)) in counters.enumerate() {
+        match counter.step(now, raw_uj) {
+            Step::First => {}
+            Step::Normal { uj } | Step::Wrapped { uj } => total_uj += uj,
+            Step::Lost(reason) => lost = lost.or(Some((index, reason))),
+        }
+    }
+    lost.map_or(Ok(Joules(total_uj as f64 / 1e6)), Err)
 }
 
 /// Microjoules counted across a wrap, or `None` where the values don't lie in the range.

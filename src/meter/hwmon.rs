@@ -1,6 +1,6 @@
 //! The hwmon meter: any chip that the kernel reads power or energy from, INA219 and its family among them.
 //!
-//! Owns the choice of chip and channel, and power integrated over time. Files stay open and a read allocates nothing.
+//! Owns the choice of chip and channel; power is integrated by `integral`. Files stay open and a read allocates nothing.
 //! Units: `Documentation/hwmon/sysfs-interface.rst` (uW, uJ, mV, mA); the shunt: `Documentation/hwmon/ina2xx.rst`.
 
 use std::collections::BTreeMap;
@@ -9,12 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::counter::{Counter, Step};
+use super::integral::Integral;
 use super::sysfs::{self, Attribute};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
 use crate::units::{Joules, MonoTime, Watts};
-
-/// A gap of more than this many periods between two powers says nothing of the power in it.
-const GAP_PERIODS: u32 = 5;
 
 const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
 
@@ -31,27 +29,47 @@ pub struct Selector {
     pub label: Option<String>,
 }
 
+/// Every channel under the sysfs root `root` that energy can be had from, each named as exactly as it must be there.
+pub fn candidates(root: &Path) -> Vec<Selector> {
+    let class = root.join("class/hwmon");
+    let folders = sysfs::names(&class).unwrap_or_default().into_iter().map(|chip| class.join(chip));
+    let mut chips: Vec<(String, Option<String>, Vec<Channel>)> = folders
+        .filter_map(|folder| {
+            let chip = sysfs::text(&folder.join("name"))?;
+            let mut channels = channels(&folder).ok()?;
+            if channels.iter().any(Channel::measures_power) {
+                channels.retain(Channel::measures_power);
+            }
+            Some((chip, device(&folder), channels))
+        })
+        .filter(|(_, _, channels)| !channels.is_empty())
+        .collect();
+    chips.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    let name = |(chip, device, channels): &(String, Option<String>, Vec<Channel>)| {
+        let alone = chips.iter().filter(|(other, ..)| other == chip).count() == 1;
+        let device = device.clone().filter(|_| !alone);
+        let numbers = channels.iter().map(|channel| (channels.len() > 1).then_some(channel.number));
+        numbers.map(|channel| Selector { chip: chip.clone(), device: device.clone(), channel, label: None }).collect()
+    };
+    chips.iter().flat_map(|chip| -> Vec<Selector> { name(chip) }).collect()
+}
+
 /// Energy of what one hwmon channel measures.
 #[derive(Debug)]
 pub struct Hwmon {
     info: MeterInfo,
     class: PathBuf,
     selector: Selector,
-    max_gap: Duration,
-    sensor: Option<Sensor>,
+    source: Option<Source>,
+    power: Integral,
+    /// Of an energy counter.
     joules: Joules,
 }
 
 /// An open channel.
 #[derive(Debug)]
-struct Sensor {
-    source: Source,
-    last: Option<(MonoTime, Watts)>,
-}
-
-#[derive(Debug)]
 enum Source {
-    Energy { file: Attribute, counter: Counter },
+    Energy { file: Attribute, counter: Counter, last: Option<MonoTime> },
     Power { file: Attribute, volts: Option<Attribute>, amperes: Option<Attribute> },
     VoltsTimesAmperes { volts: Attribute, amperes: Attribute },
 }
@@ -76,41 +94,64 @@ impl Hwmon {
             info: MeterInfo { name: name.to_owned(), kind: "hwmon", scope, estimated: false, detail: Vec::new() },
             class: root.join("class/hwmon"),
             selector,
-            max_gap: period * GAP_PERIODS,
-            sensor: None,
+            source: None,
+            power: Integral::new(period),
             joules: Joules(0.0),
         }
     }
 
     fn read_with(&mut self, clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
-        let mut sensor = match self.sensor.take() {
-            Some(sensor) => sensor,
-            None => self.discover()?,
+        let mut source = match self.source.take() {
+            Some(source) => source,
+            None => {
+                self.power.interrupt();
+                self.discover()?
+            }
         };
         // A sensor whose files fail is dropped here and looked for anew: a device that comes back has other files.
-        let (sample, time) = sensor.sample(clock)?;
-        let step = sensor.step(&sample.value, time, self.max_gap);
-        self.sensor = Some(sensor);
+        let (sample, time) = source.sample(clock)?;
+        let step = self.step(&mut source, &sample.value, time);
+        self.source = Some(source);
         let (joules, power) = step?;
-        self.joules = self.joules + joules;
-        Ok(Reading {
-            time,
-            joules: self.joules,
-            power,
-            volts: sample.volts,
-            amperes: sample.amperes,
-            scope: self.info.scope,
-        })
+        let Sample { volts, amperes, .. } = sample;
+        Ok(Reading { time, joules, power, volts, amperes, scope: self.info.scope })
     }
 
-    fn discover(&mut self) -> Result<Sensor, MeterError> {
+    /// Joules so far and the power now.
+    fn step(
+        &mut self,
+        source: &mut Source,
+        value: &Value,
+        now: MonoTime,
+    ) -> Result<(Joules, Option<Watts>), MeterError> {
+        match (value, source) {
+            (Value::Power(watts), _) => Ok((self.power.add(now, *watts)?, Some(*watts))),
+            (Value::Energy { uj }, Source::Energy { counter, last, .. }) => {
+                let gap = last.replace(now).map(|then| now.since(then));
+                match counter.step(now, *uj) {
+                    Step::First => Ok((self.joules, None)),
+                    Step::Normal { uj } | Step::Wrapped { uj } => {
+                        let joules = Joules(uj as f64 / 1e6);
+                        self.joules = self.joules + joules;
+                        Ok((self.joules, gap.and_then(|gap| joules.per(gap))))
+                    }
+                    Step::Lost(reason) => Err(MeterError::Rebaselined { reason: reason.to_string() }),
+                }
+            }
+            (Value::Energy { .. }, _) => {
+                Err(MeterError::Rebaselined { reason: "the sensor's source changed".to_owned() })
+            }
+        }
+    }
+
+    fn discover(&mut self) -> Result<Source, MeterError> {
         let folder = find_chip(&self.class, &self.selector)?;
         let channel = find_channel(&folder, &self.selector)?;
         let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
         let open_some = |file: &Option<String>| file.as_deref().map(open).transpose();
         let (source, what) = match channel {
             Channel { energy: Some(energy), .. } => {
-                (Source::Energy { file: open(&energy)?, counter: Counter::hwmon() }, energy)
+                (Source::Energy { file: open(&energy)?, counter: Counter::hwmon(), last: None }, energy)
             }
             Channel { power: Some(power), volts, amperes, .. } => {
                 let (volts, amperes) = (open_some(&volts)?, open_some(&amperes)?);
@@ -125,7 +166,7 @@ impl Hwmon {
         let device = device(&folder).unwrap_or_default();
         self.info.detail = vec![format!("{} {device} {}: {what}", self.selector.chip, folder.display())];
         self.info.detail.extend(shunt(&folder));
-        Ok(Sensor { source, last: None })
+        Ok(source)
     }
 }
 
@@ -139,11 +180,11 @@ impl Meter for Hwmon {
     }
 }
 
-impl Sensor {
+impl Source {
     fn sample(&self, mut clock: impl FnMut() -> MonoTime) -> Result<(Sample, MonoTime), MeterError> {
         let milli = |file: &Attribute, expected| file.read::<i64>(expected).map(|value| value as f64 / 1e3);
         let before = clock();
-        let sample = match &self.source {
+        let sample = match self {
             Source::Energy { file, .. } => {
                 let uj = file.read("cumulative microjoules")?;
                 Sample { value: Value::Energy { uj }, volts: None, amperes: None }
@@ -161,37 +202,6 @@ impl Sensor {
             }
         };
         Ok((sample, midpoint(before, clock())))
-    }
-
-    /// Joules since the last step and the power now.
-    fn step(&mut self, value: &Value, now: MonoTime, max_gap: Duration) -> Result<(Joules, Option<Watts>), MeterError> {
-        let rebaselined = |reason: String| Err(MeterError::Rebaselined { reason });
-        match (value, &mut self.source) {
-            (Value::Energy { uj }, Source::Energy { counter, .. }) => {
-                let gap = self.last.replace((now, Watts(0.0))).map(|(then, _)| now.since(then));
-                match counter.step(now, *uj) {
-                    Step::First => Ok((Joules(0.0), None)),
-                    Step::Normal { uj } | Step::Wrapped { uj } => {
-                        let joules = Joules(uj as f64 / 1e6);
-                        Ok((joules, gap.and_then(|gap| joules.per(gap))))
-                    }
-                    Step::Lost(reason) => rebaselined(reason.to_string()),
-                }
-            }
-            (Value::Power(watts), _) => {
-                let Some((then, before)) = self.last.replace((now, *watts)) else {
-                    return Ok((Joules(0.0), Some(*watts)));
-                };
-                let gap = now.since(then);
-                if gap > max_gap {
-                    let (gap_s, max_s) = (gap.as_secs_f64(), max_gap.as_secs_f64());
-                    return rebaselined(format!("{gap_s:.1} s passed between two powers, {max_s:.1} s at most"));
-                }
-                // The trapezoid between the last power and this one.
-                Ok((Watts((before.0 + watts.0) / 2.0).over(gap), Some(*watts)))
-            }
-            (Value::Energy { .. }, _) => rebaselined("the sensor's source changed".to_owned()),
-        }
     }
 }
 

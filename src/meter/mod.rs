@@ -13,8 +13,17 @@ use crate::units::{Joules, MonoTime, Watts};
 pub mod counter;
 pub mod estimate;
 pub mod hwmon;
+pub mod iio;
+pub mod ina219;
+mod integral;
+pub mod perf;
+pub mod pmic;
 pub mod powercap;
+pub mod rapl;
+pub mod replay;
 pub mod sampler;
+mod shunt;
+pub mod survey;
 mod sysfs;
 #[cfg(test)]
 mod tree;
@@ -35,7 +44,7 @@ pub trait Meter: Send {
 pub struct MeterInfo {
     /// The meter's name in the configuration.
     pub name: String,
-    /// `rapl`, `hwmon` or `estimate`.
+    /// `rapl`, `hwmon`, `iio`, `ina219`, `pmic`, `replay` or `estimate`.
     pub kind: &'static str,
     pub scope: Scope,
     /// True when the joules are computed from a model of the machine, not measured.
@@ -84,6 +93,9 @@ pub enum MeterError {
     /// Several things fit: the configuration must name one.
     #[error("{}: {reason}; {mend}", path.display())]
     Ambiguous { path: PathBuf, reason: String, mend: String },
+    /// Another program or driver has it: the mend says how to read it through that one.
+    #[error("{}: {reason}; {mend}", path.display())]
+    Taken { path: PathBuf, reason: String, mend: String },
     /// The meter is there and may not be read: show the mend.
     #[error("{}: permission denied; {mend}", path.display())]
     Denied { path: PathBuf, mend: String },

@@ -7,7 +7,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::counter::{Counter, Lost, Step};
+use super::counter::{self, Counter, Lost};
 use super::sysfs::{self, Attribute};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
 use crate::units::{Joules, MonoTime};
@@ -89,22 +89,10 @@ impl Powercap {
         self.advance(midpoint(before, clock()))
     }
 
-    /// Steps every counter, also after a loss, so that the next reading has a fresh base in each.
     fn advance(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
-        let mut uj = 0;
-        let mut lost: Option<(usize, Lost)> = None;
-        for (index, zone) in self.zones.iter_mut().enumerate() {
-            match zone.counter.step(now, zone.raw_uj) {
-                Step::First => {}
-                Step::Normal { uj: step_uj } | Step::Wrapped { uj: step_uj } => uj += step_uj,
-                Step::Lost(reason) => lost = lost.or(Some((index, reason))),
-            }
-        }
+        let sum = counter::sum(now, self.zones.iter_mut().map(|zone| (&mut zone.counter, zone.raw_uj)));
         let last = self.last.replace(now);
-        if let Some((index, reason)) = lost {
-            return Err(self.loss(index, reason));
-        }
-        let joules = Joules(uj as f64 / 1e6);
+        let joules = sum.map_err(|(index, reason)| self.loss(index, reason))?;
         self.joules = self.joules + joules;
         Ok(Reading {
             time: now,

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::energy::Figure;
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
-use crate::meter::MeterInfo;
+use crate::meter::{MeterInfo, Scope};
 use crate::metrics::LatencySummary;
 use crate::units::MonoTime;
 
@@ -188,6 +188,25 @@ pub struct Counts {
     pub rejects: BTreeMap<&'static str, u64>,
     pub gaps: BTreeMap<&'static str, u64>,
     pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// What one meter shows, apart from any inference; null what it does not measure, and all of it where it cannot be read.
+#[derive(Debug, Serialize)]
+pub struct Power<'a> {
+    /// Its time is the reading's.
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub kind: &'static str,
+    pub scope: Scope,
+    pub estimated: bool,
+    /// The mean since the message before; the first is of the moment.
+    pub power_w: Option<f64>,
+    pub voltage_v: Option<f64>,
+    pub current_a: Option<f64>,
+    /// Since the daemon opened the meter.
+    pub energy_j: Option<f64>,
+    /// Why there is no reading.
+    pub reason: Option<&'a str>,
 }
 
 /// The way to the broker: totals since the start of the daemon, but for `queued`.

@@ -32,6 +32,11 @@ impl NodeTopics {
         format!("{}/#", self.prefix)
     }
 
+    /// What the meter of that name shows.
+    pub fn power(&self, meter: &str) -> Arc<str> {
+        format!("{}/power/{meter}", self.prefix).into()
+    }
+
     pub fn pipeline(&self, name: &str) -> PipelineTopics {
         let topic = |kind: &str| format!("{}/p/{name}/{kind}", self.prefix).into();
         PipelineTopics {

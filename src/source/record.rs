@@ -8,6 +8,7 @@ use std::fmt;
 use fast_float2::FastFloat;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use super::fields::Fields;
 use crate::config::{Format, Records};
 
 /// Why a line is no sample.
@@ -85,9 +86,7 @@ pub struct RecordParser {
     /// One role a CSV column; empty until the header was read.
     roles: Vec<Role>,
     values: Vec<f32>,
-    csv: csv_core::Reader,
-    fields: Vec<u8>,
-    ends: Vec<usize>,
+    fields: Fields,
     last_truth: usize,
 }
 
@@ -98,9 +97,7 @@ impl RecordParser {
             values: vec![0.0; records.channels.len()],
             labels,
             roles: Vec::new(),
-            csv: csv_core::Reader::new(),
-            fields: Vec::new(),
-            ends: Vec::new(),
+            fields: Fields::default(),
             last_truth: 0,
             records,
         };
@@ -125,8 +122,9 @@ impl RecordParser {
 
     /// Learns the columns from a header line.
     pub fn header(&mut self, line: &[u8]) -> Result<(), HeaderError> {
-        let count = self.split(line);
-        let names: Vec<String> = (0..count).map(|i| String::from_utf8_lossy(self.field(i)).trim().to_owned()).collect();
+        let count = self.fields.split(line);
+        let names: Vec<String> =
+            (0..count).map(|i| String::from_utf8_lossy(self.fields.get(i)).trim().to_owned()).collect();
         let used = self.records.channels.iter().chain(&self.records.time).chain(&self.records.truth);
         let missing: Vec<String> = used.filter(|name| !names.contains(name)).map(|name| format!("`{name}`")).collect();
         if !missing.is_empty() {
@@ -167,7 +165,7 @@ impl RecordParser {
     }
 
     fn parse_csv(&mut self, line: &[u8]) -> Result<Record, Reject> {
-        let count = self.split(line);
+        let count = self.fields.split(line);
         if count < self.roles.len() {
             return Err(Reject::Missing);
         }
@@ -180,8 +178,7 @@ impl RecordParser {
             if role == Role::Unused {
                 continue;
             }
-            let start = if column == 0 { 0 } else { self.ends[column - 1] };
-            let text = self.fields[start..self.ends[column]].trim_ascii();
+            let text = self.fields.get(column).trim_ascii();
             match role {
                 Role::Channel(channel) => self.values[channel] = number(text)?,
                 Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.records.time_unit_ns)?),
@@ -190,31 +187,6 @@ impl RecordParser {
             }
         }
         Ok(record)
-    }
-
-    /// Splits a line into fields; returns how many.
-    fn split(&mut self, line: &[u8]) -> usize {
-        self.csv.reset();
-        // Fields are never longer together than the line, and there are at most as many as bytes, and one.
-        self.fields.resize(self.fields.len().max(line.len() + 1), 0);
-        self.ends.resize(self.ends.len().max(line.len() + 2), 0);
-        let (mut read, mut written, mut count) = (0, 0, 0);
-        loop {
-            let (result, r, w, n) =
-                self.csv.read_record(&line[read..], &mut self.fields[written..], &mut self.ends[count..]);
-            read += r;
-            written += w;
-            count += n;
-            // Offered no more input, the reader closes the last field.
-            if result != csv_core::ReadRecordResult::InputEmpty {
-                return count;
-            }
-        }
-    }
-
-    fn field(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.fields[start..self.ends[index]]
     }
 
     fn parse_json(&mut self, line: &[u8]) -> Result<Record, Reject> {

@@ -1,7 +1,9 @@
 //! What the kernel tells of this process and machine: memory, temperature, an identity for this start; and memory that
 //! processes share.
 
+pub mod perf;
 pub mod shared;
+pub mod vcio;
 
 use std::path::{Path, PathBuf};
 

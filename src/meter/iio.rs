@@ -1,0 +1,352 @@
+//! The IIO meter: an INA219, INA226 or their kin by the kernel's `ina2xx-adc`, as Debian's kernels have it.
+//!
+//! Owns the choice of the device and its scales; power is voltage times current, computed here, so that the driver's own
+//! idea of the shunt does not matter. Files stay open and a read allocates nothing. Sources:
+//! `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus), `Documentation/ABI/testing/sysfs-bus-iio` (raw
+//! times scale is mV).
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::integral::Integral;
+use super::sysfs::{self, Attribute};
+use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, shunt};
+use crate::units::{MonoTime, duration_ns};
+
+const READ_MEND: &str = "IIO values are normally world-readable: chmod a+r it";
+
+/// The shunt register's range at PGA /8 for an INA219; an INA226 ends at 32767.
+const INA219_RANGE: f64 = 32_000.0;
+const INA226_RANGE: f64 = 32_767.0;
+
+/// Which device to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selector {
+    /// The device's `name`, such as `ina219`.
+    pub chip: String,
+    /// As sysfs names the I2C device, such as `1-0040`.
+    pub device: Option<String>,
+    pub shunt_ohms: f64,
+}
+
+/// The power sensors under the sysfs root `root`, each with the shunt that its driver reckons with.
+pub fn candidates(root: &Path) -> Vec<Selector> {
+    let devices = root.join("bus/iio/devices");
+    let mut names = sysfs::names(&devices).unwrap_or_default();
+    names.sort();
+    let folders = names.iter().map(|name| devices.join(name));
+    let candidate = |folder: PathBuf| {
+        let shunt = sysfs::text(&folder.join("in_shunt_resistor"))?;
+        // Older kernels show microohms.
+        let unit = if shunt.contains('.') { 1.0 } else { 1e-6 };
+        let shunt_ohms = shunt.parse::<f64>().ok()? * unit;
+        Some(Selector { chip: sysfs::text(&folder.join("name"))?, device: parent(&folder), shunt_ohms })
+    };
+    folders.filter_map(candidate).collect()
+}
+
+/// Energy of what flows through the shunt.
+#[derive(Debug)]
+pub struct Iio {
+    info: MeterInfo,
+    devices: PathBuf,
+    selector: Selector,
+    channels: Option<Channels>,
+    power: Integral,
+}
+
+#[derive(Debug)]
+struct Channels {
+    shunt: Attribute,
+    bus: Attribute,
+    shunt_volts_a_step: f64,
+    bus_volts_a_step: f64,
+    /// The largest raw value of the shunt's channel.
+    range: f64,
+    /// One conversion of both voltages with all averages.
+    cycle: Duration,
+}
+
+impl Iio {
+    /// A meter on the device that `selector` names under the sysfs root `root`, normally `/sys`; it is looked for at the
+    /// first read. `period` is the time between reads, `scope` what the supply with the shunt feeds.
+    pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
+        Self {
+            info: MeterInfo { name: name.to_owned(), kind: "iio", scope, estimated: false, detail: Vec::new() },
+            devices: root.join("bus/iio/devices"),
+            selector,
+            channels: None,
+            power: Integral::new(period),
+        }
+    }
+
+    fn read_with(&mut self, mut clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
+        let channels = match self.channels.take() {
+            Some(channels) => channels,
+            None => {
+                self.power.interrupt();
+                self.discover()?
+            }
+        };
+        // A device whose files fail is dropped here and looked for anew: one that comes back has other files.
+        let before = clock();
+        let flow = channels.flow(self.selector.shunt_ohms)?;
+        // What was converted in the cycle before this one.
+        let time = midpoint(before, clock()).0.saturating_sub(duration_ns(channels.cycle));
+        self.channels = Some(channels);
+        let joules = self.power.add(MonoTime(time), flow.watts)?;
+        Ok(Reading {
+            time: MonoTime(time),
+            joules,
+            power: Some(flow.watts),
+            volts: Some(flow.volts),
+            amperes: Some(flow.amperes),
+            scope: self.info.scope,
+        })
+    }
+
+    fn discover(&mut self) -> Result<Channels, MeterError> {
+        let folder = find(&self.devices, &self.selector)?;
+        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let number = |file: &str| open(file)?.read::<f64>("a number");
+        let seconds = |file: &str| number(file).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let times = [seconds("in_voltage0_integration_time"), seconds("in_voltage1_integration_time")];
+        let averages = number("in_oversampling_ratio").unwrap_or(1.0).clamp(1.0, 1024.0);
+        let cycle = times.into_iter().flatten().sum::<Duration>().mul_f64(averages);
+        // Newer kernels set the PGA by its gain, 1/8 to 1 (`ina219_set_vshunt_pga_gain`); older leave it at 1/8.
+        let gain = number("in_voltage0_hardwaregain").ok().filter(|gain| *gain > 0.0).unwrap_or(0.125);
+        let is_ina219 = matches!(self.selector.chip.as_str(), "ina219" | "ina220");
+        let channels = Channels {
+            shunt: open("in_voltage0_raw")?,
+            bus: open("in_voltage1_raw")?,
+            shunt_volts_a_step: number("in_voltage0_scale")? / 1e3,
+            bus_volts_a_step: number("in_voltage1_scale")? / 1e3,
+            range: if is_ina219 { INA219_RANGE * 0.125 / gain } else { INA226_RANGE },
+            cycle,
+        };
+        let range_amperes = channels.range * channels.shunt_volts_a_step / self.selector.shunt_ohms;
+        self.info.detail = vec![
+            format!("{} {}: in_voltage0 across {} Ohm", self.selector.chip, folder.display(), self.selector.shunt_ohms),
+            format!("up to {range_amperes:.3} A; one conversion takes {:.2} ms", cycle.as_secs_f64() * 1e3),
+        ];
+        Ok(channels)
+    }
+}
+
+impl Channels {
+    fn flow(&self, shunt_ohms: f64) -> Result<shunt::Flow, MeterError> {
+        let bus: f64 = self.bus.read("a raw bus voltage")?;
+        let shunt: f64 = self.shunt.read("a raw shunt voltage")?;
+        let (shunt_volts, bus_volts) = (shunt * self.shunt_volts_a_step, bus * self.bus_volts_a_step);
+        let invalid = |expected| {
+            let text = format!("{:.2} mV across the shunt at {bus_volts:.3} V", shunt_volts * 1e3);
+            MeterError::Invalid { path: self.shunt.path().to_owned(), text, expected }
+        };
+        if shunt.abs() >= self.range {
+            return Err(invalid("less than the end of the range: the shunt is too large for this current"));
+        }
+        shunt::flow(shunt_volts, shunt_ohms, bus_volts)
+            .ok_or_else(|| invalid("no less than 0: is the shunt wired the wrong way round?"))
+    }
+}
+
+impl Meter for Iio {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        self.read_with(MonoTime::now)
+    }
+}
+
+/// The folder of the one device that fits.
+fn find(devices: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
+    let mut names = match sysfs::names(devices) {
+        Ok(names) => names,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(sysfs::classify(devices, error, "let this user list the folder")),
+    };
+    names.sort();
+    let mut seen = Vec::new();
+    let mut fitting = Vec::new();
+    for folder in names.iter().filter(|name| name.starts_with("iio:device")).map(|name| devices.join(name)) {
+        let Some(name) = sysfs::text(&folder.join("name")) else { continue };
+        let device = parent(&folder);
+        let line = format!("{name} ({})", device.as_deref().unwrap_or("no device"));
+        if name == selector.chip && selector.device.as_ref().is_none_or(|wanted| device.as_ref() == Some(wanted)) {
+            fitting.push((folder, line.clone()));
+        }
+        seen.push(line);
+    }
+    let path = devices.to_owned();
+    let at = selector.device.as_ref().map(|device| format!(" at {device}")).unwrap_or_default();
+    match fitting.as_slice() {
+        [(folder, _)] => Ok(folder.clone()),
+        [] => Err(MeterError::Absent {
+            path,
+            reason: format!(
+                "no device {:?}{at}; there is: {}",
+                selector.chip,
+                if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
+            ),
+            mend: bind_mend(&selector.chip, selector.device.as_deref()),
+        }),
+        several => {
+            let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
+            Err(MeterError::Ambiguous {
+                path,
+                reason: format!("several devices {:?}: {}", selector.chip, several.join(", ")),
+                mend: "name one by device".to_owned(),
+            })
+        }
+    }
+}
+
+/// The I2C device that an IIO device belongs to: the folder around the one that the link in `bus/iio` points to.
+fn parent(folder: &Path) -> Option<String> {
+    let target = std::fs::canonicalize(folder).ok()?;
+    let parent = target.parent()?.file_name()?.to_string_lossy().into_owned();
+    parent.contains('-').then_some(parent)
+}
+
+/// What makes the kernel's driver take the chip (`Documentation/i2c/instantiating-devices.rst`).
+fn bind_mend(chip: &str, device: Option<&str>) -> String {
+    let (bus, address) = device.and_then(|device| device.split_once('-')).unwrap_or(("1", "0040"));
+    let address = address.trim_start_matches('0');
+    format!("run: modprobe ina2xx-adc && echo {chip} 0x{address} > /sys/bus/i2c/devices/i2c-{bus}/new_device")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+    use crate::units::Joules;
+
+    const PERIOD: Duration = Duration::from_millis(100);
+    const DEVICE: &str = "devices/i2c-1/1-0040/iio:device0";
+
+    /// As Debian 12's kernel shows an INA219: 5.000 V, and 60 mV across the shunt.
+    fn tree() -> Tree {
+        let tree = Tree::new(&[("bus/iio/devices/trigger0/name", "timer\n")]);
+        for (file, text) in [
+            ("name", "ina219\n"),
+            ("in_voltage0_raw", "6000\n"),
+            ("in_voltage0_scale", "0.010000000\n"),
+            ("in_voltage0_integration_time", "0.000532\n"),
+            ("in_voltage1_raw", "1250\n"),
+            ("in_voltage1_scale", "4.000000000\n"),
+            ("in_voltage1_integration_time", "0.000532\n"),
+            ("in_shunt_resistor", "0.010000\n"),
+        ] {
+            tree.write(&format!("{DEVICE}/{file}"), text);
+        }
+        tree.link("bus/iio/devices/iio:device0", "../../../devices/i2c-1/1-0040/iio:device0");
+        tree
+    }
+
+    fn selector() -> Selector {
+        Selector { chip: "ina219".to_owned(), device: None, shunt_ohms: 0.1 }
+    }
+
+    fn meter(tree: &Tree, selector: Selector) -> Iio {
+        Iio::new("board", tree.root(), selector, Scope::Board, PERIOD)
+    }
+
+    fn read(meter: &mut Iio, ms: u64) -> Result<Reading, MeterError> {
+        meter.read_with(|| MonoTime(ms * 1_000_000))
+    }
+
+    fn close_to(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
+
+    #[test]
+    fn the_configured_shunt_counts_not_the_drivers() {
+        let tree = tree();
+        let mut meter = meter(&tree, selector());
+        let first = read(&mut meter, 1000).unwrap();
+        assert!(close_to(first.power.unwrap().0, 3.0) && close_to(first.amperes.unwrap(), 0.6));
+        assert_eq!((first.joules, first.volts, first.time), (Joules(0.0), Some(5.0), MonoTime(998_936_000)));
+        tree.write(&format!("{DEVICE}/in_voltage0_raw"), "10000\n");
+        assert!(close_to(read(&mut meter, 1100).unwrap().joules.0, 0.4));
+        let detail = meter.info().detail.join("; ");
+        assert!(detail.contains("across 0.1 Ohm; up to 3.200 A; one conversion takes 1.06 ms"), "{detail}");
+    }
+
+    /// Older kernels show the register unshifted, with the scale to match, and no gain.
+    #[test]
+    fn scales_are_the_drivers() {
+        let tree = tree();
+        tree.write(&format!("{DEVICE}/in_voltage1_raw"), "10002\n");
+        tree.write(&format!("{DEVICE}/in_voltage1_scale"), "0.500000000\n");
+        assert!(close_to(read(&mut meter(&tree, selector()), 0).unwrap().volts.unwrap(), 5.001));
+        tree.write(&format!("{DEVICE}/in_voltage0_hardwaregain"), "1\n");
+        tree.write(&format!("{DEVICE}/in_voltage0_raw"), "4000\n");
+        let error = read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
+        assert!(error.contains("in_voltage0_raw: read \"40.00 mV") && error.contains("end of the range"), "{error}");
+    }
+
+    #[test]
+    fn current_backwards_and_garbage_are_errors_with_the_path() {
+        let tree = tree();
+        for (text, part) in [("-700\n", "\"-7.00 mV across the shunt"), ("N/A\n", "read \"N/A\", expected a raw shunt")]
+        {
+            tree.write(&format!("{DEVICE}/in_voltage0_raw"), text);
+            let error = read(&mut meter(&tree, selector()), 0).unwrap_err();
+            assert!(matches!(error, MeterError::Invalid { .. }) && error.to_string().contains(part), "{error}");
+            assert!(error.to_string().contains("iio:device0/in_voltage0_raw: "), "{error}");
+        }
+        tree.remove(&format!("{DEVICE}/in_voltage0_scale"));
+        let error = read(&mut meter(&tree, selector()), 0).unwrap_err();
+        assert!(error.to_string().contains("in_voltage0_scale: no such file"), "{error}");
+    }
+
+    #[test]
+    fn absent_lists_what_there_is_and_says_how_to_bind_the_driver() {
+        let tree = tree();
+        let other = Selector { chip: "ina226".to_owned(), device: Some("0-0041".to_owned()), ..selector() };
+        let error = read(&mut meter(&tree, other), 0).unwrap_err();
+        assert!(matches!(error, MeterError::Absent { .. }));
+        assert!(
+            error.to_string().ends_with(
+                "no device \"ina226\" at 0-0041; there is: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
+                 /sys/bus/i2c/devices/i2c-0/new_device"
+            ),
+            "{error}"
+        );
+        let error = read(&mut meter(&Tree::new(&[]), selector()), 0).unwrap_err();
+        assert!(error.to_string().contains("there is: none"), "{error}");
+    }
+
+    #[test]
+    fn two_of_a_kind_need_the_device() {
+        let tree = tree();
+        tree.write("devices/i2c-1/1-0041/iio:device1/name", "ina219\n");
+        tree.link("bus/iio/devices/iio:device1", "../../../devices/i2c-1/1-0041/iio:device1");
+        let error = read(&mut meter(&tree, selector()), 0).unwrap_err();
+        assert!(matches!(error, MeterError::Ambiguous { .. }));
+        assert!(error.to_string().contains("ina219 (1-0040), ina219 (1-0041)"), "{error}");
+        let first = Selector { device: Some("1-0040".to_owned()), ..selector() };
+        assert!(read(&mut meter(&tree, first), 0).is_ok());
+    }
+
+    /// A file that was removed stays readable here where the kernel says ENODEV, so the loss is shown by an empty one.
+    #[test]
+    fn unplugged_and_back_under_another_number() {
+        let tree = tree();
+        let mut meter = meter(&tree, selector());
+        read(&mut meter, 1000).unwrap();
+        assert!(close_to(read(&mut meter, 1100).unwrap().joules.0, 0.3));
+        tree.write(&format!("{DEVICE}/in_voltage1_raw"), "");
+        assert!(matches!(read(&mut meter, 1200), Err(MeterError::Invalid { .. })));
+        tree.write(&format!("{DEVICE}/in_voltage1_raw"), "1250\n");
+        std::fs::rename(tree.path(DEVICE), tree.path("devices/i2c-1/1-0040/iio:device9")).unwrap();
+        assert!(matches!(read(&mut meter, 1300), Err(MeterError::Absent { .. })));
+        tree.remove("bus/iio/devices/iio:device0");
+        tree.link("bus/iio/devices/iio:device9", "../../../devices/i2c-1/1-0040/iio:device9");
+        assert!(close_to(read(&mut meter, 60_000).unwrap().joules.0, 0.3), "what was not seen is not made up");
+        assert!(close_to(read(&mut meter, 60_100).unwrap().joules.0, 0.6));
+    }
+}

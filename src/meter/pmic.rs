@@ -1,0 +1,178 @@
+//! The rails of a Raspberry Pi 5's power chip: an estimate, since the supply's own current is not among them.
+//!
+//! Owns the sum of voltage times current over the rails that have both; `sys::vcio` asks the firmware. What hangs on 5 V
+//! directly, as USB devices do, and the converters' own losses are not seen, so the figures are `estimated`.
+//! Source: the answer of `vcgencmd pmic_read_adc`, as in the firmware of 2024.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::integral::Integral;
+use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, sysfs};
+use crate::sys::vcio::Firmware;
+use crate::units::{MonoTime, Watts};
+
+const COMMAND: &str = "pmic_read_adc";
+
+/// Power of all rails, integrated.
+#[derive(Debug)]
+pub struct Pmic {
+    info: MeterInfo,
+    path: PathBuf,
+    firmware: Option<Firmware>,
+    power: Integral,
+}
+
+impl Pmic {
+    /// A meter on the firmware behind `path`, normally `/dev/vcio`; `period` is the time between reads.
+    pub fn new(name: &str, path: &Path, period: Duration) -> Self {
+        let (name, detail) = (name.to_owned(), Vec::new());
+        Self {
+            info: MeterInfo { name, kind: "pmic", scope: Scope::Board, estimated: true, detail },
+            path: path.to_owned(),
+            firmware: None,
+            power: Integral::new(period),
+        }
+    }
+
+    fn take(
+        &mut self,
+        ask: impl FnOnce() -> io::Result<String>,
+        mut clock: impl FnMut() -> MonoTime,
+    ) -> Result<Reading, MeterError> {
+        let before = clock();
+        let text = ask().map_err(|error| self.failed(error))?;
+        let time = midpoint(before, clock());
+        let rails = rails(&text).map_err(|line| MeterError::Invalid {
+            path: self.path.clone(),
+            text: line,
+            expected: "rails such as VDD_CORE_A current(7)=1.2A and VDD_CORE_V volt(15)=0.75V, each with both",
+        })?;
+        if self.info.detail.is_empty() {
+            let names: Vec<&str> = rails.iter().map(|(name, _)| name.as_str()).collect();
+            self.info.detail = vec![format!("rails {}; neither 5 V nor USB", names.join(", "))];
+        }
+        let watts = Watts(rails.iter().map(|(_, watts)| watts).sum());
+        let joules = self.power.add(time, watts)?;
+        Ok(Reading { time, joules, power: Some(watts), volts: None, amperes: None, scope: self.info.scope })
+    }
+
+    fn failed(&self, error: io::Error) -> MeterError {
+        match error.kind() {
+            io::ErrorKind::Unsupported => MeterError::Absent {
+                path: self.path.clone(),
+                reason: format!("{COMMAND}: {error}"),
+                mend: "only a Raspberry Pi 5 has this; on other boards use an INA219".to_owned(),
+            },
+            io::ErrorKind::NotFound => MeterError::Absent {
+                path: self.path.clone(),
+                reason: "no such device".to_owned(),
+                mend: "only a Raspberry Pi with its own kernel has it".to_owned(),
+            },
+            _ => sysfs::classify(&self.path, error, "run: usermod -aG video edgewatt, and start the daemon again"),
+        }
+    }
+}
+
+impl Meter for Pmic {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        let firmware = match self.firmware.take() {
+            Some(firmware) => firmware,
+            None => {
+                self.power.interrupt();
+                Firmware::open(&self.path).map_err(|error| self.failed(error))?
+            }
+        };
+        let reading = self.take(|| firmware.ask(COMMAND), MonoTime::now)?;
+        self.firmware = Some(firmware);
+        Ok(reading)
+    }
+}
+
+/// Watts by rail, or the line that is none. Voltages without a current, as that of the 5 V input, are left out.
+fn rails(text: &str) -> Result<Vec<(String, f64)>, String> {
+    let (mut volts, mut amperes) = (BTreeMap::new(), BTreeMap::new());
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let value = |name: &str, end: char| -> Option<(String, f64)> {
+            let (rail, rest) = line.trim().split_once(' ')?;
+            let (kind, number) = rest.trim().split_once('=')?;
+            let number: f64 = kind.starts_with(name).then(|| number.strip_suffix(end)?.parse().ok())??;
+            let rail = rail.strip_suffix(end)?.strip_suffix('_')?;
+            (number >= 0.0 && number.is_finite()).then(|| (rail.to_owned(), number))
+        };
+        match (value("current(", 'A'), value("volt(", 'V')) {
+            (Some((rail, number)), _) => amperes.insert(rail, number),
+            (_, Some((rail, number))) => volts.insert(rail, number),
+            (None, None) => return Err(line.trim().to_owned()),
+        };
+    }
+    if amperes.is_empty() {
+        return Err(text.to_owned());
+    }
+    let watts = |(rail, amperes): (String, f64)| match volts.get(&rail) {
+        Some(volts) => Ok((rail, volts * amperes)),
+        None => Err(format!("{rail}_A")),
+    };
+    amperes.into_iter().map(watts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Joules;
+
+    const ANSWER: &str = "  3V3_SYS_A current(1)=0.50000000A\n VDD_CORE_A current(7)=2.00000000A\n\
+                          3V3_SYS_V volt(9)=3.30000000V\n VDD_CORE_V volt(15)=0.75000000V\n EXT5V_V volt(24)=5.10000000V\n";
+
+    fn meter() -> Pmic {
+        Pmic::new("board", Path::new("/dev/vcio"), Duration::from_millis(100))
+    }
+
+    fn read(meter: &mut Pmic, answer: &str, ms: u64) -> Result<Reading, MeterError> {
+        meter.take(|| Ok(answer.to_owned()), || MonoTime(ms * 1_000_000))
+    }
+
+    #[test]
+    fn rails_with_voltage_and_current_are_summed_as_an_estimate() {
+        let mut meter = meter();
+        assert!((read(&mut meter, ANSWER, 0).unwrap().power.unwrap().0 - 3.15).abs() < 1e-9);
+        assert!((read(&mut meter, ANSWER, 200).unwrap().joules.0 - 0.63).abs() < 1e-9);
+        assert!(meter.info().estimated);
+        assert_eq!(meter.info().detail, ["rails 3V3_SYS, VDD_CORE; neither 5 V nor USB"]);
+    }
+
+    #[test]
+    fn what_is_no_list_of_rails_is_shown() {
+        for (answer, shown) in [
+            ("", "read \"\""),
+            ("EXT5V_V volt(24)=5.1V", "read \"EXT5V_V volt(24)=5.1V\""),
+            ("A_A current(0)=1.0A\nB_V volt(1)=1.0V", "read \"A_A\""),
+            ("A_A current(0)=-1.0A\nA_V volt(1)=1.0V", "read \"A_A current(0)=-1.0A\""),
+            ("A_A current(0)=xA\nA_V volt(1)=1.0V", "read \"A_A current(0)=xA\""),
+        ] {
+            let error = read(&mut meter(), answer, 0).unwrap_err();
+            assert!(matches!(error, MeterError::Invalid { .. }) && error.to_string().contains(shown), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_says_what_to_do() {
+        for (kind, part) in [
+            (io::ErrorKind::Unsupported, "/dev/vcio: pmic_read_adc: "),
+            (io::ErrorKind::NotFound, "only a Raspberry Pi with its own kernel"),
+            (io::ErrorKind::PermissionDenied, "permission denied; run: usermod -aG video edgewatt"),
+        ] {
+            let error = meter().take(|| Err(kind.into()), MonoTime::default).unwrap_err().to_string();
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert_eq!(read(&mut meter(), ANSWER, 5).unwrap().joules, Joules(0.0));
+        let absent = Pmic::new("board", Path::new("/nowhere/vcio"), Duration::from_millis(100)).read().unwrap_err();
+        assert!(matches!(absent, MeterError::Absent { .. }), "{absent}");
+    }
+}

@@ -1,0 +1,155 @@
+//! The RAPL meter: perf events where they are permitted, else the powercap zones.
+//!
+//! Owns the choice, which is made anew whenever the meter is lost, and one cumulative energy over both.
+
+use std::path::Path;
+
+use super::perf::Perf;
+use super::powercap::Powercap;
+use super::{Meter, MeterError, MeterInfo, Reading};
+use crate::units::Joules;
+
+/// The ways to the processor's counters, the better first: perf's are finer, and no wrap of theirs can be missed.
+const WAYS: [Way; 2] = [Way::Perf, Way::Powercap];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Perf,
+    Powercap,
+}
+
+/// Energy of the processor, by whichever way there is.
+pub struct Rapl {
+    info: MeterInfo,
+    perf: Perf,
+    powercap: Powercap,
+    only: Option<Way>,
+    active: Option<Way>,
+    /// What is added to the active way's joules, so that the sum never decreases.
+    before: Joules,
+    joules: Joules,
+}
+
+impl Rapl {
+    /// A RAPL meter under the sysfs root `root`, normally `/sys`, by the way `only` where one is named.
+    pub fn new(name: &str, root: &Path, only: Option<Way>) -> Self {
+        let powercap = Powercap::new(name, root);
+        Self {
+            info: powercap.info().clone(),
+            perf: Perf::new(name, root),
+            powercap,
+            only,
+            active: None,
+            before: Joules(0.0),
+            joules: Joules(0.0),
+        }
+    }
+
+    fn way(&mut self, way: Way) -> &mut dyn Meter {
+        match way {
+            Way::Perf => &mut self.perf,
+            Way::Powercap => &mut self.powercap,
+        }
+    }
+
+    /// The first way that can be read.
+    fn choose(&mut self) -> Result<Reading, MeterError> {
+        let mut refusal: Option<MeterError> = None;
+        let only = self.only;
+        for way in WAYS.into_iter().filter(|way| only.is_none_or(|only| only == *way)) {
+            match self.way(way).read() {
+                Ok(reading) => {
+                    self.active = Some(way);
+                    self.before = self.joules - reading.joules;
+                    return Ok(reading);
+                }
+                Err(error) => refusal = Some(worse(refusal, error)),
+            }
+        }
+        Err(refusal.unwrap_or(MeterError::Rebaselined { reason: "no way to RAPL is left".to_owned() }))
+    }
+}
+
+/// Of two refusals the one that something can be done about, or both.
+fn worse(first: Option<MeterError>, second: MeterError) -> MeterError {
+    match (first, second) {
+        (Some(MeterError::Denied { path, mend }), second @ MeterError::Denied { .. }) => {
+            MeterError::Denied { path, mend: format!("{mend}; or {second}") }
+        }
+        (Some(first @ MeterError::Denied { .. }), _) => first,
+        (_, second) => second,
+    }
+}
+
+impl Meter for Rapl {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        let result = match self.active {
+            Some(way) => self.way(way).read(),
+            None => self.choose(),
+        };
+        match &result {
+            // The way is still there.
+            Ok(_) | Err(MeterError::Rebaselined { .. } | MeterError::Stuck { .. }) => {}
+            Err(_) => self.active = None,
+        }
+        let mut reading = result?;
+        let info = match self.active {
+            Some(Way::Perf) => self.perf.info(),
+            Some(Way::Powercap) | None => self.powercap.info(),
+        };
+        if *info != self.info {
+            self.info = info.clone();
+        }
+        reading.joules = self.before + reading.joules;
+        self.joules = reading.joules;
+        Ok(reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    #[test]
+    fn without_events_it_is_powercap_and_comes_back_with_what_it_had() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0", 1_000_000);
+        let mut meter = Rapl::new("package", tree.root(), None);
+        assert_eq!(meter.read().unwrap().joules, Joules(0.0));
+        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)"]);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        tree.energy("intel-rapl:0", 3_000_000);
+        assert_eq!(meter.read().unwrap().joules, Joules(2.0));
+        tree.energy("intel-rapl:0", 1);
+        tree.write("class/powercap/intel-rapl:0/energy_uj", "?\n");
+        assert!(matches!(meter.read(), Err(MeterError::Invalid { .. })));
+        tree.energy("intel-rapl:0", 7);
+        assert_eq!(meter.read().unwrap().joules, Joules(2.0));
+    }
+
+    #[test]
+    fn a_way_that_is_named_is_the_only_one() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0", 1_000_000);
+        let error = Rapl::new("package", tree.root(), Some(Way::Perf)).read().unwrap_err();
+        assert!(error.to_string().contains("no RAPL events"), "{error}");
+        assert!(Rapl::new("package", tree.root(), Some(Way::Powercap)).read().is_ok());
+    }
+
+    #[test]
+    fn the_refusal_that_can_be_mended_is_told() {
+        let absent = || MeterError::Absent { path: "/a".into(), reason: "none".to_owned(), mend: "load it".to_owned() };
+        let denied = |path: &str| MeterError::Denied { path: path.into(), mend: "allow it".to_owned() };
+        assert_eq!(worse(Some(denied("/p")), absent()).to_string(), "/p: permission denied; allow it");
+        assert_eq!(worse(Some(absent()), denied("/c")).to_string(), "/c: permission denied; allow it");
+        assert_eq!(
+            worse(Some(denied("/p")), denied("/c")).to_string(),
+            "/p: permission denied; allow it; or /c: permission denied; allow it"
+        );
+    }
+}

@@ -1,0 +1,385 @@
+//! The replay meter: a recorded trace of watts or joules, played from the first read on at its own pace.
+//!
+//! Owns the trace, which is read once and summed once: what it gives depends on the file alone, to the last bit, and
+//! never on the moments at which it is read. A reading is the latest row whose time has come, at that row's time. After
+//! the last row the readings stay there, so that no window gets energy that was not recorded.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Meter, MeterError, MeterInfo, Reading, Scope, sysfs};
+use crate::source::fields::Fields;
+use crate::units::{Joules, MonoTime, Watts};
+
+/// A step of more than this many median steps is a gap, in which the power is not known.
+const GAP_STEPS: u32 = 5;
+
+/// The columns of a trace, by the names in its first line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Columns {
+    pub time: String,
+    /// Nanoseconds in one unit of the time column.
+    pub time_unit_ns: f64,
+    pub value: Value,
+}
+
+/// The column with what was metered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Power at the row's time, integrated along straight lines.
+    Watts(String),
+    /// Cumulative energy.
+    Joules(String),
+}
+
+/// A trace and how far it was played.
+#[derive(Debug)]
+pub struct Replay {
+    info: MeterInfo,
+    path: PathBuf,
+    columns: Columns,
+    playing: Option<Playing>,
+}
+
+#[derive(Debug)]
+struct Playing {
+    rows: Vec<Row>,
+    start: MonoTime,
+    /// The row of the latest reading.
+    place: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    /// Since the first row.
+    at: Duration,
+    joules: Joules,
+    power: Option<Watts>,
+    /// What lies between the row before and this one is not known.
+    after_gap: bool,
+}
+
+impl Replay {
+    /// A meter that plays the CSV file `path`, which is read at the first read; `scope` is what was metered.
+    pub fn new(name: &str, path: &Path, columns: Columns, scope: Scope) -> Self {
+        let info = MeterInfo { name: name.to_owned(), kind: "replay", scope, estimated: false, detail: Vec::new() };
+        Self { info, path: path.to_owned(), columns, playing: None }
+    }
+
+    /// The reading at `now`; the first call starts the trace. [`Meter::read`] with the clock as an argument.
+    pub fn read_at(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
+        let playing = match &mut self.playing {
+            Some(playing) => playing,
+            empty => {
+                let rows = load(&self.path, &self.columns)?;
+                let last = rows.last().copied();
+                self.info.detail = vec![format!(
+                    "{}: {} rows, {:.3} s, {} J",
+                    self.path.display(),
+                    rows.len(),
+                    last.map_or(0.0, |row| row.at.as_secs_f64()),
+                    last.map_or(0.0, |row| row.joules.0)
+                )];
+                empty.insert(Playing { rows, start: now, place: 0 })
+            }
+        };
+        let elapsed = now.since(playing.start);
+        let place = playing.rows.partition_point(|row| row.at <= elapsed).saturating_sub(1);
+        let passed = playing.rows.get(playing.place + 1..=place).unwrap_or_default();
+        let gap = passed.iter().any(|row| row.after_gap);
+        playing.place = playing.place.max(place);
+        let Some(row) = playing.rows.get(playing.place) else { return Err(empty_trace(&self.path)) };
+        if gap {
+            let reason = format!("{} has a gap before {:.3} s", self.path.display(), row.at.as_secs_f64());
+            return Err(MeterError::Rebaselined { reason });
+        }
+        Ok(Reading {
+            time: playing.start + row.at,
+            joules: row.joules,
+            power: row.power,
+            volts: None,
+            amperes: None,
+            scope: self.info.scope,
+        })
+    }
+}
+
+impl Meter for Replay {
+    fn info(&self) -> &MeterInfo {
+        &self.info
+    }
+
+    fn read(&mut self) -> Result<Reading, MeterError> {
+        self.read_at(MonoTime::now())
+    }
+}
+
+/// The whole trace, summed up.
+fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
+    let open = |error| sysfs::classify(path, error, "let this user read it");
+    if !std::fs::metadata(path).map_err(open)?.is_file() {
+        return Err(MeterError::Failed { path: path.to_owned(), source: io::Error::other("not a regular file") });
+    }
+    let mut lines = Lines::new(path, BufReader::new(File::open(path).map_err(open)?));
+    let (time, value) = lines.header(columns)?;
+    let mut samples: Vec<(Duration, f64)> = Vec::new();
+    let mut first = None;
+    while lines.next()? {
+        let raw_time = lines.number(time, "a finite time")?;
+        let at = (raw_time - *first.get_or_insert(raw_time)) * columns.time_unit_ns / 1e9;
+        let after = samples.last().copied();
+        // Nanoseconds are all that is kept, so rows closer than that have the same time.
+        let at = Duration::try_from_secs_f64(at).ok().filter(|at| after.is_none_or(|(before, _)| before < *at));
+        let Some(at) = at else { return Err(lines.invalid(time, "a time after that of the line before")) };
+        let number = lines.number(value, "a finite number")?;
+        let expected = match columns.value {
+            Value::Watts(_) if number < 0.0 => Some("watts no less than 0"),
+            Value::Joules(_) if after.is_some_and(|(_, before)| number < before) => {
+                Some("cumulative joules no less than in the line before")
+            }
+            _ => None,
+        };
+        if let Some(expected) = expected {
+            return Err(lines.invalid(value, expected));
+        }
+        samples.push((at, number));
+    }
+    if samples.len() < 2 {
+        return Err(empty_trace(path));
+    }
+    Ok(match columns.value {
+        Value::Watts(_) => integrate(&samples),
+        Value::Joules(_) => subtract_first(&samples),
+    })
+}
+
+fn integrate(samples: &[(Duration, f64)]) -> Vec<Row> {
+    let mut steps: Vec<Duration> = samples.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    let middle = steps.len() / 2;
+    let max_step = *steps.select_nth_unstable(middle).1 * GAP_STEPS;
+    let mut joules = Joules(0.0);
+    let mut before = samples.first().copied();
+    let row = |&(at, watts): &(Duration, f64)| {
+        let (then, watts_then) = before.replace((at, watts)).unwrap_or((at, watts));
+        let step = at - then;
+        let after_gap = step > max_step;
+        if !after_gap {
+            joules = joules + Watts((watts_then + watts) / 2.0).over(step);
+        }
+        Row { at, joules, power: Some(Watts(watts)), after_gap }
+    };
+    samples.iter().map(row).collect()
+}
+
+fn subtract_first(samples: &[(Duration, f64)]) -> Vec<Row> {
+    let first = samples.first().map_or(0.0, |(_, joules)| *joules);
+    let mut before: Option<(Duration, f64)> = None;
+    let row = |&(at, joules): &(Duration, f64)| {
+        let power = before.replace((at, joules)).and_then(|(then, before)| Joules(joules - before).per(at - then));
+        Row { at, joules: Joules(joules - first), power, after_gap: false }
+    };
+    samples.iter().map(row).collect()
+}
+
+fn empty_trace(path: &Path) -> MeterError {
+    MeterError::Invalid { path: path.to_owned(), text: String::new(), expected: "a header and two rows or more" }
+}
+
+/// The lines of a trace, with the number of the current one for errors.
+struct Lines<'a> {
+    path: &'a Path,
+    reader: BufReader<File>,
+    line: Vec<u8>,
+    number: u64,
+    fields: Fields,
+    count: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(path: &'a Path, reader: BufReader<File>) -> Self {
+        Self { path, reader, line: Vec::new(), number: 0, fields: Fields::default(), count: 0 }
+    }
+
+    /// The places of the time and value columns in the first line.
+    fn header(&mut self, columns: &Columns) -> Result<(usize, usize), MeterError> {
+        if !self.next()? {
+            return Err(empty_trace(self.path));
+        }
+        let names: Vec<String> =
+            (0..self.count).map(|i| String::from_utf8_lossy(self.fields.get(i)).trim().to_owned()).collect();
+        let (Value::Watts(value) | Value::Joules(value)) = &columns.value;
+        let place = |wanted: &str| {
+            names.iter().position(|name| name == wanted).ok_or_else(|| MeterError::Absent {
+                path: self.place(),
+                reason: format!("no column `{wanted}`; there is: {}", names.join(", ")),
+                mend: "name one of these".to_owned(),
+            })
+        };
+        Ok((place(&columns.time)?, place(value)?))
+    }
+
+    /// Goes to the next line that is not empty; false at the end.
+    fn next(&mut self) -> Result<bool, MeterError> {
+        loop {
+            self.line.clear();
+            let read = self.reader.read_until(b'\n', &mut self.line);
+            let failed = |source| MeterError::Failed { path: self.path.to_owned(), source };
+            if read.map_err(failed)? == 0 {
+                return Ok(false);
+            }
+            self.number += 1;
+            if !self.line.trim_ascii().is_empty() {
+                self.count = self.fields.split(&self.line);
+                return Ok(true);
+            }
+        }
+    }
+
+    fn text(&self, column: usize) -> &[u8] {
+        if column < self.count { self.fields.get(column).trim_ascii() } else { b"" }
+    }
+
+    fn number(&self, column: usize, expected: &'static str) -> Result<f64, MeterError> {
+        let number: Option<f64> = std::str::from_utf8(self.text(column)).ok().and_then(|text| text.parse().ok());
+        number.filter(|number| number.is_finite()).ok_or_else(|| self.invalid(column, expected))
+    }
+
+    fn invalid(&self, column: usize, expected: &'static str) -> MeterError {
+        let text = String::from_utf8_lossy(self.text(column)).into_owned();
+        MeterError::Invalid { path: self.place(), text, expected }
+    }
+
+    /// The file and the line.
+    fn place(&self) -> PathBuf {
+        PathBuf::from(format!("{}:{}", self.path.display(), self.number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Tree;
+    use super::*;
+
+    fn columns(value: Value) -> Columns {
+        Columns { time: "time_s".to_owned(), time_unit_ns: 1e9, value }
+    }
+
+    fn watts() -> Columns {
+        columns(Value::Watts("power_w".to_owned()))
+    }
+
+    fn meter(tree: &Tree, columns: Columns) -> Replay {
+        Replay::new("trace", &tree.path("trace.csv"), columns, Scope::Board)
+    }
+
+    fn trace(text: &str) -> Tree {
+        Tree::new(&[("trace.csv", text)])
+    }
+
+    fn ms(ms: u64) -> MonoTime {
+        MonoTime(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_reading_is_the_latest_row_at_its_own_time() {
+        let tree = trace("what,time_s,power_w\nx,100.0,2\nx,100.5,4\n\nx,\"101.0\",6\nx,102,6\n");
+        let mut meter = meter(&tree, watts());
+        let first = meter.read_at(ms(7000)).unwrap();
+        assert_eq!((first.time, first.joules, first.power), (ms(7000), Joules(0.0), Some(Watts(2.0))));
+        assert_eq!(meter.read_at(ms(7499)).unwrap(), first);
+        let third = meter.read_at(ms(8600)).unwrap();
+        assert_eq!((third.time, third.joules, third.power), (ms(8000), Joules(4.0), Some(Watts(6.0))));
+        let last = meter.read_at(ms(9000)).unwrap();
+        assert_eq!((last.time, last.joules, last.scope), (ms(9000), Joules(10.0), Scope::Board));
+        assert_eq!(meter.read_at(ms(900_000)).unwrap(), last, "nothing is made up after the end");
+        let detail = meter.info().detail.join("; ");
+        assert!(detail.ends_with("trace.csv: 4 rows, 2.000 s, 10 J"), "{detail}");
+    }
+
+    #[test]
+    fn joules_count_from_the_first_row() {
+        let tree = trace("time_s,energy_j\n0,70.5\n1,73\n4,73\n");
+        let mut meter = meter(&tree, columns(Value::Joules("energy_j".to_owned())));
+        assert_eq!(meter.read_at(ms(0)).unwrap().power, None);
+        let second = meter.read_at(ms(1500)).unwrap();
+        assert_eq!((second.time, second.joules, second.power), (ms(1000), Joules(2.5), Some(Watts(2.5))));
+        assert_eq!(meter.read_at(ms(4000)).unwrap().power, Some(Watts(0.0)));
+    }
+
+    /// A made-up trace of a 5 V supply at 4 Hz: its total in exact integers, and the same bits however it is read.
+    #[test]
+    fn the_total_is_exact_and_the_same_bits_whenever_it_is_read() {
+        let power_64ths = |i: u64| 160 + (i * 37) % 128;
+        let rows: String =
+            (0..4000).map(|i| format!("{},{}\n", i as f64 / 4.0, power_64ths(i) as f64 / 64.0)).collect();
+        let tree = trace(&format!("time_s,power_w\n{rows}"));
+        // Trapezoids: 1/4 s times half the sum of two 64ths of a watt.
+        let total_512ths: u64 = (1..4000).map(|i| power_64ths(i - 1) + power_64ths(i)).sum();
+        let run = |step_ms: u64| {
+            let mut meter = meter(&tree, watts());
+            let readings = (0..).map(|i| meter.read_at(ms(5000 + i * step_ms)).unwrap());
+            let readings: Vec<_> = readings.take(usize::try_from(1_000_000 / step_ms + 2).unwrap()).collect();
+            assert!(readings.windows(2).all(|pair| pair[0].joules <= pair[1].joules && pair[0].time <= pair[1].time));
+            readings.last().unwrap().joules.0
+        };
+        for step_ms in [7, 100, 250, 999] {
+            assert_eq!(run(step_ms).to_bits(), (total_512ths as f64 / 512.0).to_bits());
+        }
+    }
+
+    #[test]
+    fn a_gap_in_the_powers_is_not_joined_over() {
+        let tree = trace("time_s,power_w\n0,2\n1,2\n2,2\n3,2\n9,2\n10,2\n");
+        let mut meter = meter(&tree, watts());
+        assert_eq!(meter.read_at(ms(0)).unwrap().joules, Joules(0.0));
+        assert_eq!(meter.read_at(ms(8999)).unwrap().joules, Joules(6.0));
+        let error = meter.read_at(ms(9000)).unwrap_err();
+        assert!(matches!(error, MeterError::Rebaselined { .. }) && error.to_string().contains("a gap before 9.000 s"));
+        assert_eq!(meter.read_at(ms(10_000)).unwrap().joules, Joules(8.0));
+    }
+
+    #[test]
+    fn units_of_time_other_than_seconds() {
+        let tree = trace("t,p\n1700000000000,1\n1700000000250,1\n");
+        let columns = Columns { time: "t".to_owned(), time_unit_ns: 1e6, value: Value::Watts("p".to_owned()) };
+        let mut meter = meter(&tree, columns);
+        meter.read_at(ms(0)).unwrap();
+        assert_eq!(meter.read_at(ms(250)).unwrap().joules, Joules(0.25));
+    }
+
+    #[test]
+    fn each_fault_of_a_trace_is_named_with_its_line() {
+        for (text, part) in [
+            ("", "trace.csv: read \"\", expected a header and two rows or more"),
+            ("time_s,power_w\n0,1\n", "trace.csv: read \"\", expected a header and two rows"),
+            ("time_s,watts\n0,1\n", "trace.csv:1: no column `power_w`; there is: time_s, watts"),
+            ("time_s,power_w\n0,1\n1,\n", "trace.csv:3: read \"\", expected a finite number"),
+            ("time_s,power_w\n0,1\n1\n", "trace.csv:3: read \"\", expected a finite number"),
+            ("time_s,power_w\n0,1\n1,inf\n", "trace.csv:3: read \"inf\", expected a finite number"),
+            ("time_s,power_w\n0,1\n1,-0.1\n", "trace.csv:3: read \"-0.1\", expected watts no less than 0"),
+            ("time_s,power_w\n0,1\n\n0,1\n", "trace.csv:4: read \"0\", expected a time after that"),
+            ("time_s,power_w\n5,1\n4,1\n", "trace.csv:3: read \"4\", expected a time after that"),
+            ("time_s,power_w\nnan,1\n", "trace.csv:2: read \"nan\", expected a finite time"),
+        ] {
+            let error = meter(&trace(text), watts()).read_at(ms(0)).unwrap_err().to_string();
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let tree = trace("time_s,energy_j\n0,2\n1,1\n");
+        let error = meter(&tree, columns(Value::Joules("energy_j".to_owned()))).read_at(ms(0)).unwrap_err().to_string();
+        assert!(error.contains("trace.csv:3: read \"1\", expected cumulative joules"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_none_is_an_error_and_a_mended_one_is_played() {
+        let tree = Tree::new(&[]);
+        let mut meter = meter(&tree, watts());
+        assert!(meter.read_at(ms(0)).unwrap_err().to_string().contains("trace.csv: no such file"));
+        std::fs::create_dir(tree.path("trace.csv")).unwrap();
+        assert!(meter.read_at(ms(0)).unwrap_err().to_string().contains("trace.csv: not a regular file"));
+        tree.remove("trace.csv");
+        tree.write("trace.csv", "time_s,power_w\n0,1\n1,1\n");
+        assert_eq!(meter.read_at(ms(500)).unwrap().time, ms(500));
+    }
+}
