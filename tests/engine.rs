@@ -15,7 +15,7 @@ use edgewatt::engine::{self, Element, Engine, EngineError, TfliteEngine};
 use edgewatt::model::ModelSummary;
 use vectors::{
     CPU, DELEGATES, DEMO_MODELS, RUNTIME, XNNPACK, bursts, demo, demo_config, disagreement, golden,
-    golden_disagreement, golden_features, json, numbers, run, tiny,
+    golden_disagreement, golden_features, json, numbers, run, tiny, unusable_models,
 };
 
 fn build(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
@@ -155,14 +155,7 @@ fn inputs_of_each_integer_type_are_quantised() {
 
 #[test]
 fn what_edgewatt_cannot_feed_or_read_is_refused() {
-    let readable = "edgewatt reads and writes float32, int8, uint8 and int16";
-    for (model, message) in [
-        ("two_inputs", "the model has 2 inputs; edgewatt feeds models with 1".to_owned()),
-        ("no_outputs", "the model has no outputs; edgewatt needs 1 or more".to_owned()),
-        ("int32_input", format!("tensor `x` is int32; {readable}")),
-        ("int32_output", format!("tensor `y` is int32; {readable}")),
-        ("unquantised_int8", "tensor `x` is int8 but carries no quantisation scale".to_owned()),
-    ] {
+    for (model, message) in unusable_models() {
         assert_eq!(refusal(&tiny(model), 1), message);
     }
 }

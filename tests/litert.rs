@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use edgewatt::config::Accelerator;
 use edgewatt::engine::{Element, Engine, EngineError, LitertEngine};
 use edgewatt::model::ModelSummary;
-use vectors::{DEMO_MODELS, bursts, demo, golden, golden_disagreement, golden_features, run, tiny};
+use vectors::{DEMO_MODELS, bursts, demo, golden, golden_disagreement, golden_features, run, tiny, unusable_models};
 
 fn library() -> PathBuf {
     let library = demo::root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
@@ -135,14 +135,7 @@ fn a_model_without_state_may_be_reset() {
 
 #[test]
 fn what_edgewatt_cannot_feed_or_read_is_refused() {
-    let readable = "edgewatt reads and writes float32, int8, uint8 and int16";
-    for (model, message) in [
-        ("two_inputs", "the model has 2 inputs; edgewatt feeds models with 1".to_owned()),
-        ("no_outputs", "the model has no outputs; edgewatt needs 1 or more".to_owned()),
-        ("int32_input", format!("tensor `x` is int32; {readable}")),
-        ("int32_output", format!("tensor `y` is int32; {readable}")),
-        ("unquantised_int8", "tensor `x` is int8 but carries no quantisation scale".to_owned()),
-    ] {
+    for (model, message) in unusable_models() {
         assert_eq!(refusal(&tiny(model), 1), message);
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::config::{Accelerator, Delegate, DelegateKind, Guard, Parity};
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, Ready};
-use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, check_window, edge_tpu, foreign_operators};
+use crate::engine::{
+    Engine, EngineError, Proof, Runtime, TensorInfo, build, check_window, edge_tpu, foreign_operators,
+};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 
@@ -151,7 +153,7 @@ impl EngineMaker {
             }
             None => {
                 let ready = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
-                (self.in_thread(&delegate.kind)?, ready)
+                (build(&self.tools.runtime, path, bytes, &delegate.kind, self.batch)?, ready)
             }
         };
         let (samples, channels) = self.window;
@@ -190,9 +192,9 @@ impl EngineMaker {
 
     /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
     pub fn make_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<Made, EngineError> {
-        let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
+        let ModelFile { path, bytes, .. } = self.reference_file();
         let ready = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
-        let engine = crate::engine::build(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?;
+        let engine = build(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
         let wait =
@@ -238,14 +240,14 @@ impl EngineMaker {
         self.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone())
     }
 
-    fn in_thread(&self, kind: &DelegateKind) -> Result<Box<dyn Engine>, EngineError> {
-        let ModelFile { path, bytes, .. } = &self.model;
-        crate::engine::build(&self.tools.runtime, path, bytes, kind, self.batch)
-    }
-
     /// Whether a delegate of that kind has to agree with the reference.
     pub fn is_compared(&self, kind: &DelegateKind) -> bool {
         self.parity.limits.is_some() && (self.parity.demanded || !kind.is_built_in() && self.has_reference())
+    }
+
+    /// What the reference runs.
+    fn reference_file(&self) -> &ModelFile {
+        self.reference_model.as_ref().unwrap_or(&self.model)
     }
 
     /// Whether the runtime's own kernels can run the model, or one in its place is named.
@@ -259,7 +261,7 @@ impl EngineMaker {
             return Ok(reference.clone());
         }
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(Unmade::NoWindows)?;
-        let ModelFile { path, bytes, .. } = self.reference_model.as_ref().unwrap_or(&self.model);
+        let ModelFile { path, bytes, .. } = self.reference_file();
         let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_GUARD, 1)?;
         let (samples, channels) = self.window;
         check_window(&engine.inputs()[0], 1, samples, channels)?;

@@ -46,7 +46,6 @@ pub struct Shared {
 
 /// What a pipeline that starts has from one of the same name that has ended.
 pub struct Inheritance {
-    seq: u64,
     stats: Arc<PipelineStats>,
     source_stats: Arc<SourceStats>,
     progress: Progress,
@@ -96,12 +95,14 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let name = config.name.clone();
         let inherited = inherited.unwrap_or_else(|| Inheritance {
-            seq: 0,
             stats: Arc::default(),
             source_stats: Arc::default(),
             progress: Progress::default(),
             energy: EnergyTotal::default(),
         });
+        // Each decision was counted as one of the two.
+        let decided = [&inherited.stats.predictions, &inherited.stats.dropped];
+        let seq = decided.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
         let hold = config.source.when_full == WhenBufferFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
         let source = source::open(&config.source, prepared.labels.clone(), shared.once)?;
@@ -160,7 +161,7 @@ impl Running {
         };
         running.say_delegate(&shared.speaker);
         running.want_windows();
-        let infer = Infer::new(links, prepared.stages, made.engine, inherited.seq);
+        let infer = Infer::new(links, prepared.stages, made.engine, seq);
         threads::infer(id, &name, infer, shared.told.clone()).context("cannot start the infer thread")?;
         threads::acquire(id, &name, source, feed, shared.told.clone()).context("cannot start the acquire thread")?;
         Ok(running)
@@ -210,11 +211,8 @@ impl Running {
 
     /// What a pipeline of the same name goes on with.
     pub fn bequeath(self) -> Inheritance {
-        let stats = self.publisher.stats;
         Inheritance {
-            // Each decision was counted as one of the two.
-            seq: stats.predictions.load(Ordering::Relaxed) + stats.dropped.load(Ordering::Relaxed),
-            stats,
+            stats: self.publisher.stats,
             source_stats: self.publisher.source_stats,
             progress: self.publisher.progress,
             energy: self.energy,

@@ -6,10 +6,8 @@ use std::path::Path;
 
 use crate::config::{Records, Window};
 use crate::features::Chain;
-use crate::source::RecordParser;
+use crate::source::{MAX_LINE_BYTES, RecordParser};
 use crate::window::{SampleTime, Windower};
-
-const LINE_BYTES: u64 = 64 * 1024;
 
 /// Features of `count` windows of the recording at `path`, spread evenly over it; fewer where it is shorter.
 ///
@@ -33,7 +31,7 @@ pub fn recorded(
     let mut line = Vec::new();
     let mut header = records.header;
     // A piece of a line that is too long is a record that cannot be used.
-    while lines.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(failed)? > 0 {
+    while lines.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)? > 0 {
         if header {
             parser.header(&line).map_err(|e| format!("{}: {e}", path.display()))?;
             header = false;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::{Reading, Scope};
 use crate::units::{Joules, MonoTime};
 
 /// More than any one RAPL zone draws, so that a jump beyond it can only be a reset.
@@ -136,6 +137,41 @@ pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u
         }
     }
     lost.map_or(Ok(Joules(total_uj as f64 / 1e6)), Err)
+}
+
+/// What the counters of one meter have given since it was opened.
+#[derive(Debug)]
+pub struct Total {
+    joules: Joules,
+    /// When they were last read, since they were found.
+    last: Option<MonoTime>,
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self { joules: Joules(0.0), last: None }
+    }
+}
+
+impl Total {
+    /// The reading that `sum`, of the values at `now`, makes.
+    pub fn reading(
+        &mut self,
+        now: MonoTime,
+        sum: Result<Joules, (usize, Lost)>,
+        scope: Scope,
+    ) -> Result<Reading, (usize, Lost)> {
+        let last = self.last.replace(now);
+        let joules = sum?;
+        self.joules = self.joules + joules;
+        let power = last.and_then(|last| joules.per(now.since(last)));
+        Ok(Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope })
+    }
+
+    /// The counters are gone: the next reading is the first of those that are found.
+    pub fn interrupted(&mut self) {
+        self.last = None;
+    }
 }
 
 /// Microjoules counted across a wrap, or `None` where the values don't lie in the range.

@@ -7,10 +7,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::counter::{self, Counter, Lost};
+use super::counter::{self, Counter, Lost, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, sysfs};
 use crate::sys::perf::EventCounter;
-use crate::units::{Joules, MonoTime};
+use crate::units::MonoTime;
 
 const PSYS: &str = "energy-psys";
 const PACKAGE: &str = "energy-pkg";
@@ -36,8 +36,7 @@ pub struct Perf {
     events: Vec<Event>,
     /// Events that stand still though others count.
     dead: Vec<&'static str>,
-    joules: Joules,
-    last: Option<MonoTime>,
+    total: Total,
 }
 
 struct Event {
@@ -67,8 +66,7 @@ impl Perf {
             source: root.join("bus/event_source/devices/power"),
             events: Vec::new(),
             dead: Vec::new(),
-            joules: Joules(0.0),
-            last: None,
+            total: Total::default(),
         }
     }
 
@@ -93,17 +91,8 @@ impl Perf {
         }
         let now = midpoint(before, clock());
         let sum = counter::sum(now, self.events.iter_mut().map(|event| (&mut event.counter, event.raw_uj)));
-        let last = self.last.replace(now);
-        let joules = sum.map_err(|(index, reason)| self.loss(index, reason))?;
-        self.joules = self.joules + joules;
-        Ok(Reading {
-            time: now,
-            joules: self.joules,
-            power: last.and_then(|last| joules.per(now.since(last))),
-            volts: None,
-            amperes: None,
-            scope: self.info.scope,
-        })
+        let reading = self.total.reading(now, sum, self.info.scope);
+        reading.map_err(|(index, reason)| self.loss(index, reason))
     }
 
     fn loss(&mut self, index: usize, reason: Lost) -> MeterError {
@@ -130,7 +119,7 @@ impl Perf {
 
     fn close(&mut self) {
         self.events.clear();
-        self.last = None;
+        self.total.interrupted();
     }
 
     fn discover(&mut self, open: impl Fn(u32, u64, u32) -> io::Result<Box<dyn Count>>) -> Result<(), MeterError> {
@@ -262,7 +251,7 @@ mod tests {
 
     use super::super::tree::Tree;
     use super::*;
-    use crate::units::Watts;
+    use crate::units::{Joules, Watts};
 
     const COUNTS_A_JOULE: f64 = 4_294_967_296.0;
 

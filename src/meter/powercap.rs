@@ -7,10 +7,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::counter::{self, Counter, Lost};
+use super::counter::{self, Counter, Lost, Total};
 use super::sysfs::{self, Attribute};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
-use crate::units::{Joules, MonoTime};
+use crate::units::MonoTime;
 
 /// Energy of the processor packages and their memory, or of the platform where the processor counts that.
 #[derive(Debug)]
@@ -21,8 +21,7 @@ pub struct Powercap {
     zones: Vec<Zone>,
     /// Zones found stuck though others move, as a `dram` that the processor only pretends to have.
     dead: Vec<String>,
-    joules: Joules,
-    last: Option<MonoTime>,
+    total: Total,
 }
 
 #[derive(Debug)]
@@ -63,14 +62,7 @@ impl Powercap {
             estimated: false,
             detail: Vec::new(),
         };
-        Self {
-            info,
-            class: root.join("class/powercap"),
-            zones: Vec::new(),
-            dead: Vec::new(),
-            joules: Joules(0.0),
-            last: None,
-        }
+        Self { info, class: root.join("class/powercap"), zones: Vec::new(), dead: Vec::new(), total: Total::default() }
     }
 
     fn read_with(&mut self, mut clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
@@ -91,17 +83,8 @@ impl Powercap {
 
     fn advance(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
         let sum = counter::sum(now, self.zones.iter_mut().map(|zone| (&mut zone.counter, zone.raw_uj)));
-        let last = self.last.replace(now);
-        let joules = sum.map_err(|(index, reason)| self.loss(index, reason))?;
-        self.joules = self.joules + joules;
-        Ok(Reading {
-            time: now,
-            joules: self.joules,
-            power: last.and_then(|last| joules.per(now.since(last))),
-            volts: None,
-            amperes: None,
-            scope: self.info.scope,
-        })
+        let reading = self.total.reading(now, sum, self.info.scope);
+        reading.map_err(|(index, reason)| self.loss(index, reason))
     }
 
     fn loss(&mut self, index: usize, reason: Lost) -> MeterError {
@@ -128,7 +111,7 @@ impl Powercap {
 
     fn close(&mut self) {
         self.zones.clear();
-        self.last = None;
+        self.total.interrupted();
     }
 
     fn discover(&mut self) -> Result<(), MeterError> {
@@ -299,7 +282,7 @@ fn package_number(name: &str) -> Option<&str> {
 mod tests {
     use super::super::tree::Tree;
     use super::*;
-    use crate::units::Watts;
+    use crate::units::{Joules, Watts};
 
     fn at(seconds: f64) -> MonoTime {
         MonoTime((seconds * 1e9) as u64)

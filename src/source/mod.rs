@@ -21,6 +21,7 @@ use crate::stop::Stop;
 use crate::units::MonoTime;
 
 use lines::LinesSource;
+pub use lines::MAX_LINE_BYTES;
 use replay::ReplaySource;
 
 pub use record::{HeaderError, Record, RecordParser, Reject};
