@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec runtime lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec energy-simulation runtime lint deny bench compare train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -32,6 +32,9 @@ test: tools runtime ## Every test; installs mosquitto with apt-get where it may
 
 test-tflitec: tools ## The engine on a linked runtime (feature tflitec); installs libclang with apt-get where it may
 	@scripts/test-tflitec
+
+energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
+	cargo test --release --locked --test energy_simulation -- --ignored --nocapture
 
 lint: tools ## Format and clippy, warnings are errors
 	cargo fmt --check

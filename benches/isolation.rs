@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use edgewatt::config::{DelegateKind, Guard};
 use edgewatt::engine::process::Launcher;
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
+use edgewatt::sys::cpu::Children;
 
 const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
 const BLOCKS: usize = 40;
@@ -60,7 +61,8 @@ fn main() {
     let bytes = std::fs::read(&model).unwrap();
     let library = runtime::runtime_library();
     let thread = TfliteEngine::new(&Runtime::load(Some(&library)).unwrap(), &model, &bytes, &XNNPACK, 1).unwrap();
-    let launcher = Launcher { program: env!("CARGO_BIN_EXE_edgewatt").into(), runtime: library };
+    let launcher =
+        Launcher { program: env!("CARGO_BIN_EXE_edgewatt").into(), runtime: library, children: Children::default() };
     let limit = Duration::from_secs(60);
     let guard = Guard { start: limit, deadline: limit, memory_bytes: 4 << 30, writable: Vec::new() };
     let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &guard, 1).unwrap();

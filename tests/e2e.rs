@@ -268,14 +268,10 @@ fn a_recorded_power_trace_is_accounted_for_to_the_last_digit() {
         assert_eq!((&message["reason"], &message["voltage_v"]), (&Value::Null, &Value::Null));
         assert!((2.5..4.5).contains(&message["power_w"].as_f64().unwrap()), "{message}");
     }
-    let figures: Vec<Value> = wire.json("/metrics").iter().map(|m| m["energy"][0].clone()).collect();
-    let measured: Vec<&Value> = figures.iter().filter(|figure| figure["status"] == "measured").collect();
-    assert!(measured.len() >= 2, "{figures:?}");
-    // A window of the join ends at rows, so its energy is a sum of whole steps: of 1/2048 J.
-    for figure in measured {
-        let steps = figure["energy_j"].as_f64().unwrap() * 2048.0;
-        assert_eq!(steps.fract(), 0.0, "{figure}");
-    }
+    // A window of the join ends at rows.
+    let metrics = wire.json("/metrics");
+    let windows: Vec<f64> = metrics.iter().filter_map(|m| m["energy"][0]["window_s"].as_f64()).collect();
+    assert!(windows.len() >= 2 && windows.iter().all(|window_s| (window_s * 16.0).fract() == 0.0), "{windows:?}");
 }
 
 #[test]
@@ -288,7 +284,7 @@ fn energy_is_what_the_counters_of_the_machine_say() {
         .with("interval_s = 10.0", "interval_s = 0.8")
         .with(
             "[power.meters.guess]",
-            "[power]\nsysfs = \"sys\"\nsample_ms = 20\n[power.meters.package]\nrapl = {}\n[power.meters.rail]",
+            "[power]\nsysfs = \"sys\"\nsample_ms = 20\nidle_s = 0.0\n[power.meters.package]\nrapl = {}\n[power.meters.rail]",
         )
         .with(
             "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }",
@@ -327,7 +323,9 @@ fn energy_is_what_the_counters_of_the_machine_say() {
         let daemon = setup.start(&[]);
         let mut measured = 0;
         let lines = subscriber.until(|line| {
-            measured += usize::from(line.contains("/metrics ") && line.matches("\"measured\"").count() == 2);
+            // Other programs on this machine, and inferences too short for the sensor, make figures `attributed`.
+            let known = line.matches("\"measured\"").count() + line.matches("\"attributed\"").count();
+            measured += usize::from(line.contains("/metrics ") && known == 2);
             measured == 3
         });
         daemon.signal(Signal::SIGTERM);
@@ -339,7 +337,7 @@ fn energy_is_what_the_counters_of_the_machine_say() {
     let all = Wire::new(lines).json("/metrics");
     let figures = |index: usize| {
         let of_meter = all.iter().map(move |m| &m["energy"][index]);
-        of_meter.filter(|f| f["status"] == "measured").collect::<Vec<_>>()
+        of_meter.filter(|f| f["status"] != "unavailable").collect::<Vec<_>>()
     };
     let value = |figure: &Value, key: &str| figure[key].as_f64().unwrap_or_else(|| panic!("{key}: {figure}"));
     assert!(figures(0).len() >= 3 && figures(1).len() >= 3, "{all:?}");
@@ -349,7 +347,8 @@ fn energy_is_what_the_counters_of_the_machine_say() {
         .chain(figures(1).into_iter().map(|f| (f, "rail", "device")))
     {
         assert_eq!((&figure["meter"], &figure["scope"]), (&name.into(), &scope.into()));
-        assert_eq!(figure["reason"], Value::Null);
+        assert!(value(figure, "gross_expanded_j") > 0.0, "{figure}");
+        assert!(figure["status"] == "measured" || figure["reason"].is_string(), "{figure}");
         let gross_j = value(figure, "energy_j") / value(figure, "inferences");
         assert!((value(figure, "gross_j") / gross_j - 1.0).abs() < 1e-9, "{figure}");
         let busy = value(figure, "busy_fraction");

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use edgewatt::config::{DelegateKind, Guard};
 use edgewatt::engine::process::{IsolatedEngine, Launcher, Ready};
 use edgewatt::engine::{Engine, EngineError, Runtime, TfliteEngine};
+use edgewatt::sys::cpu::Children;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::root;
@@ -37,7 +38,11 @@ static PLUGIN: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 fn launcher() -> Launcher {
-    Launcher { program: env!("CARGO_BIN_EXE_edgewatt").into(), runtime: runtime::runtime_library() }
+    Launcher {
+        program: env!("CARGO_BIN_EXE_edgewatt").into(),
+        runtime: runtime::runtime_library(),
+        children: Children::default(),
+    }
 }
 
 fn guard() -> Guard {

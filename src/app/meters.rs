@@ -11,7 +11,7 @@ use rtrb::Consumer;
 
 use super::power::Latest;
 use crate::config::{self, MeterKind, Power, RaplInterface, TraceValue};
-use crate::energy::{Figure, Join};
+use crate::energy::{Figure, Join, Settings};
 use crate::engine::span::{BusySpan, SpanSender, span_ring};
 use crate::meter::estimate::Estimate;
 use crate::meter::hwmon::{self, Hwmon};
@@ -22,10 +22,14 @@ use crate::meter::rapl::{Rapl, Way};
 use crate::meter::replay::{self, Replay};
 use crate::meter::{Meter, MeterInfo, Scope, sampler};
 use crate::stop::Stop;
-use crate::units::Watts;
+use crate::sys::cpu::{Children, Others};
+use crate::units::{MonoTime, Watts};
 
 /// Spans between two readings of the meters; more are merged.
 const SPANS: usize = 16 * 1024;
+
+/// Between two looks at the processor time of other programs, which is in ticks of 10 ms.
+const OTHERS_PERIOD: Duration = Duration::from_millis(100);
 
 /// The energy side of a running daemon.
 pub struct Metering {
@@ -40,8 +44,12 @@ pub struct Metering {
 }
 
 impl Metering {
-    /// Starts the meter thread, if there is a meter; one sender a pipeline then.
-    pub fn start(power: &Power, pipelines: Vec<usize>) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
+    /// Starts the meter thread, if there is a meter; one sender a pipeline then. The time of `children` is our own.
+    pub fn start(
+        power: &Power,
+        pipelines: Vec<usize>,
+        children: Children,
+    ) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
         let pipeline_count = pipelines.len();
         let mut meters = build(power);
         for meter in &mut meters {
@@ -51,7 +59,7 @@ impl Metering {
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
         let latest = Latest::new(infos.len());
         let stop = Arc::new(Stop::new()?);
-        let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone())));
+        let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone(), settings(power))));
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
             return Ok((Self { pipelines, join, stop, thread: None, infos, latest }, none));
@@ -60,10 +68,16 @@ impl Metering {
         let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
         let noted = latest.clone();
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
+            let (others, mut asked) = (Others::new(children), None);
             sampler::run(&mut meters, period, &until, |meter, reading| {
                 noted.note(meter, &reading);
                 let mut join = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 absorb(&mut join, &mut spans);
+                let now = MonoTime::now();
+                if asked.is_none_or(|asked| now.since(asked) >= OTHERS_PERIOD) {
+                    asked = Some(now);
+                    join.others(others.cpu_time());
+                }
                 join.reading(meter, reading);
             })
         })?;
@@ -71,6 +85,11 @@ impl Metering {
             Self { pipelines, join, stop, thread: Some(thread), infos, latest },
             senders.into_iter().map(Some).collect(),
         ))
+    }
+
+    /// Tells which delegates are loaded: idle power differs with them.
+    pub fn delegates(&self, active: &str) {
+        self.join.lock().unwrap_or_else(PoisonError::into_inner).delegates(active);
     }
 
     /// The figures since the last call, by pipeline.
@@ -85,12 +104,16 @@ impl Metering {
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());
         match tokio::time::timeout(patience, joined).await {
-            Ok(Ok(Ok(Ok(())))) => {}
+            Ok(Ok(Ok(Ok(())))) => self.join.lock().unwrap_or_else(PoisonError::into_inner).finish(),
             Ok(Ok(Ok(Err(error)))) => tracing::error!(%error, "the meter thread failed"),
             Ok(_) => tracing::error!("the meter thread panicked"),
             Err(_) => tracing::warn!("a meter does not answer; its last reading is missing"),
         }
     }
+}
+
+fn settings(power: &Power) -> Settings {
+    Settings { target_rel: power.target_rel, window_max: power.window_max, idle: power.idle.map(Watts) }
 }
 
 /// Spans before readings: what ended before a reading counts in the window that it closes.
@@ -134,6 +157,7 @@ fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
                 chip: config.chip.clone(),
                 device: config.device.clone(),
                 shunt_ohms: config.shunt_ohms,
+                shunt_tolerance: config.shunt_tolerance,
             };
             Box::new(Iio::new(name, sysfs, selector, scope(config.scope), period))
         }
@@ -153,10 +177,11 @@ fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
 }
 
 fn chip(config: &config::Ina219, period: Duration) -> ina219::Chip {
-    let config::Ina219 { bus, address, shunt_ohms, max_amperes, max_volts, averages, .. } = *config;
+    let config::Ina219 { bus, address, shunt_ohms, shunt_tolerance, max_amperes, max_volts, averages, .. } = *config;
     let averages = averages.unwrap_or_else(|| ina219::Setup::averages_within(period));
     let shunt_volts = max_amperes.unwrap_or(f64::INFINITY) * shunt_ohms;
-    ina219::Chip { bus, address, shunt_ohms, setup: ina219::Setup::new(shunt_volts, max_volts, averages) }
+    let setup = ina219::Setup::new(shunt_volts, max_volts, averages);
+    ina219::Chip { bus, address, shunt_ohms, shunt_tolerance, setup }
 }
 
 fn scope(scope: config::Scope) -> Scope {

@@ -96,12 +96,21 @@ pub fn publish(speaker: &Speaker, infos: &[MeterInfo], said: Vec<Said>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::Scope;
+    use crate::meter::{Accuracy, Resolution, Scope};
 
     fn reading(ms: u64, joules: f64) -> Result<Reading, MeterError> {
         let time = MonoTime(ms * 1_000_000);
         let power = Some(Watts(7.0));
-        Ok(Reading { time, joules: Joules(joules), power, volts: Some(5.0), amperes: None, scope: Scope::Board })
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        Ok(Reading {
+            time,
+            joules: Joules(joules),
+            power,
+            volts: Some(5.0),
+            amperes: None,
+            scope: Scope::Board,
+            accuracy,
+        })
     }
 
     fn mean(latest: &Latest) -> Option<Watts> {

@@ -17,6 +17,7 @@ use crate::pipeline::{Recent, Stages};
 use crate::publish::publisher::Vocabulary;
 use crate::source;
 use crate::sys;
+use crate::sys::cpu::Children;
 use crate::window::Windower;
 
 /// A configuration with everything loaded that it names.
@@ -100,7 +101,11 @@ pub fn shown(document: &Document, problems: &[Problem]) -> String {
 pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
     let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
     tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
-    let launcher = Arc::new(Launcher { program: program.to_owned(), runtime: runtime.path.clone() });
+    let launcher = Arc::new(Launcher {
+        program: program.to_owned(),
+        runtime: runtime.path.clone(),
+        children: Children::default(),
+    });
     Ok(Tools { runtime, launcher })
 }
 

@@ -187,7 +187,7 @@ impl Daemon {
         self.metering.finish(PATIENCE).await;
         self.publish_metrics().await;
         let ids = self.pipelines.iter().map(|pipeline| pipeline.id).collect();
-        match Metering::start(&self.config.power, ids) {
+        match Metering::start(&self.config.power, ids, self.tools.launcher.children.clone()) {
             Ok((metering, spans)) => {
                 self.metering = metering;
                 for (pipeline, spans) in self.pipelines.iter().zip(spans) {

@@ -31,6 +31,7 @@ use crate::publish::publisher::{HandOver, PipelinePublisher, Progress, Speaker, 
 use crate::ring::{FrameTx, frame_ring};
 use crate::source::{self, SourceStats, Wake};
 use crate::stop::Stop;
+use crate::units::MonoTime;
 
 /// Decisions that wait to be encoded; the async thread takes them off within milliseconds.
 const DECISIONS: usize = 1024;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub speaker: Speaker,
     pub hand_over: HandOver,
     pub once: bool,
+    /// No source starts before, so that idle power can be measured.
+    pub quiet_until: MonoTime,
 }
 
 /// What a pipeline that starts has from one of the same name that has ended.
@@ -145,7 +148,7 @@ impl Running {
             publisher,
             exchange,
             wake,
-            stop,
+            stop: stop.clone(),
             energy: inherited.energy,
             error: None,
             infer_ended: false,
@@ -163,7 +166,9 @@ impl Running {
         running.want_windows();
         let infer = Infer::new(links, prepared.stages, made.engine, seq);
         threads::infer(id, &name, infer, shared.told.clone()).context("cannot start the infer thread")?;
-        threads::acquire(id, &name, source, feed, shared.told.clone()).context("cannot start the acquire thread")?;
+        let begin = threads::Begin { at: shared.quiet_until, stop };
+        threads::acquire(id, &name, source, feed, begin, shared.told.clone())
+            .context("cannot start the acquire thread")?;
         Ok(running)
     }
 

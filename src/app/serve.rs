@@ -160,10 +160,18 @@ impl Daemon {
         hand_over: HandOver,
     ) -> anyhow::Result<Self> {
         let (told_tx, told) = unbounded_channel();
-        let shared = Shared { notify: Arc::<Notify>::default(), told: told_tx, speaker, hand_over, once: options.once };
+        let shared = Shared {
+            notify: Arc::<Notify>::default(),
+            told: told_tx,
+            speaker,
+            hand_over,
+            once: options.once,
+            quiet_until: MonoTime::now() + config.power.quiet,
+        };
         let count = prepared.pipelines.len();
         let (metering, spans) =
-            Metering::start(&config.power, (0..count).collect()).context("cannot start the meter thread")?;
+            Metering::start(&config.power, (0..count).collect(), prepared.tools.launcher.children.clone())
+                .context("cannot start the meter thread")?;
         let mut pipelines = Vec::new();
         for (id, ((config, prepared), spans)) in config.pipelines.iter().zip(prepared.pipelines).zip(spans).enumerate()
         {
@@ -191,6 +199,7 @@ impl Daemon {
             drops: DropReport::default(),
         };
         daemon.say_info();
+        daemon.tell_delegates();
         Ok(daemon)
     }
 
@@ -287,6 +296,12 @@ impl Daemon {
             }
             Told::Reloaded(result) => self.reloaded(*result).await,
         }
+        self.tell_delegates();
+    }
+
+    fn tell_delegates(&self) {
+        let active: Vec<&str> = self.pipelines.iter().map(|p| p.publisher.delegate.active.as_str()).collect();
+        self.metering.delegates(&active.join(","));
     }
 
     /// Takes away the pipelines that have ended for a reload, and starts what comes in their place.

@@ -45,7 +45,9 @@ pub struct PipelineSummary {
 #[derive(Debug, Default)]
 pub struct EnergyTotal {
     joules: f64,
-    inferences: u64,
+    inferences: f64,
+    /// Of a window that still grows; its next figure holds them again.
+    open: (f64, f64),
     /// The last figure that told something, for meter and status.
     figure: Option<Figure>,
     last_reason: Option<String>,
@@ -54,12 +56,16 @@ pub struct EnergyTotal {
 impl EnergyTotal {
     pub fn add(&mut self, figure: &Figure) {
         match (figure.energy_j, figure.inferences) {
-            (Some(joules), Some(inferences)) if figure.status != Status::Unavailable && inferences > 0 => {
-                self.joules += joules;
-                self.inferences += inferences;
+            (Some(joules), Some(inferences)) if figure.status != Status::Unavailable && inferences > 0.0 => {
+                self.open = (joules, inferences);
                 self.figure = Some(figure.clone());
             }
             _ => self.last_reason.clone_from(&figure.reason),
+        }
+        if figure.closed {
+            let (joules, inferences) = std::mem::take(&mut self.open);
+            self.joules += joules;
+            self.inferences += inferences;
         }
     }
 }
@@ -69,11 +75,11 @@ impl fmt::Display for EnergyTotal {
         match &self.figure {
             Some(figure) => write!(
                 f,
-                "{:.3} mJ an inference gross, {} by {} over {} inferences",
-                self.joules / self.inferences as f64 * 1e3,
+                "{:.3} mJ an inference gross, {} by {} over {:.0} inferences",
+                (self.joules + self.open.0) / (self.inferences + self.open.1) * 1e3,
                 figure.status.name(),
                 figure.meter.as_deref().unwrap_or("no meter"),
-                self.inferences
+                self.inferences + self.open.1
             ),
             None => write!(f, "unavailable: {}", self.last_reason.as_deref().unwrap_or("no metrics were due")),
         }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::Builder;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,6 +12,8 @@ use super::running::Delivery;
 use crate::config::Config;
 use crate::pipeline::{Infer, Report};
 use crate::source::{Feed, Source};
+use crate::stop::{Stop, Waited};
+use crate::units::MonoTime;
 
 /// What the async thread is told by others.
 pub enum Told {
@@ -40,15 +42,24 @@ pub enum Stage {
     Infer,
 }
 
+/// When a source begins, unless it is stopped before.
+pub struct Begin {
+    pub at: MonoTime,
+    pub stop: Arc<Stop>,
+}
+
 pub fn acquire(
     pipeline: usize,
     name: &str,
     source: Box<dyn Source>,
     mut feed: Feed,
+    begin: Begin,
     told: UnboundedSender<Told>,
 ) -> io::Result<()> {
     spawn(thread_name("acq", name), move || {
-        let error = caught(|| source.run(&mut feed)).err();
+        // A wait that fails is as good as over.
+        let stopped = matches!(begin.stop.sleep_until(begin.at), Ok(Waited::Stopped));
+        let error = if stopped { None } else { caught(|| source.run(&mut feed)).err() };
         // Nobody listens any more only when the daemon has given up waiting.
         let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Acquire, error }));
     })

@@ -59,6 +59,13 @@ pub struct Power {
     pub sample_period: Duration,
     /// Between two messages on `power/METER`; `None`: there are none.
     pub interval: Option<Duration>,
+    /// Watts; measured where none.
+    pub idle: Option<f64>,
+    /// No source starts before this time at the daemon's start, in which idle power is measured.
+    pub quiet: Duration,
+    /// Relative expanded uncertainty at which a window is long enough.
+    pub target_rel: f64,
+    pub window_max: Duration,
     pub meters: Vec<Meter>,
 }
 
@@ -95,6 +102,7 @@ pub struct Ina219 {
     pub max_volts: f64,
     /// `None`: as many as fit between two readings.
     pub averages: Option<u16>,
+    pub shunt_tolerance: f64,
     pub scope: Scope,
 }
 

@@ -102,12 +102,25 @@ pub struct Power {
     pub sysfs: PathBuf,
     pub sample_ms: u64,
     pub interval_s: f64,
+    pub idle_watts: Option<f64>,
+    pub idle_s: Option<f64>,
+    pub target_rel: f64,
+    pub window_max_s: f64,
     pub meters: BTreeMap<String, Meter>,
 }
 
 impl Default for Power {
     fn default() -> Self {
-        Self { sysfs: PathBuf::from("/sys"), sample_ms: 100, interval_s: 1.0, meters: BTreeMap::new() }
+        Self {
+            sysfs: PathBuf::from("/sys"),
+            sample_ms: 100,
+            interval_s: 1.0,
+            idle_watts: None,
+            idle_s: None,
+            target_rel: 0.05,
+            window_max_s: 60.0,
+            meters: BTreeMap::new(),
+        }
     }
 }
 
@@ -159,6 +172,8 @@ pub struct Ina219 {
     #[serde(default = "defaults::max_volts")]
     pub max_volts: f64,
     pub averages: Option<u16>,
+    #[serde(default = "defaults::shunt_tolerance")]
+    pub shunt_tolerance: f64,
     #[serde(default)]
     pub scope: Scope,
 }
@@ -169,6 +184,8 @@ pub struct Iio {
     pub chip: String,
     pub device: Option<String>,
     pub shunt_ohms: f64,
+    #[serde(default = "defaults::shunt_tolerance")]
+    pub shunt_tolerance: f64,
     #[serde(default)]
     pub scope: Scope,
 }
@@ -616,6 +633,9 @@ pub(super) mod defaults {
     }
     pub fn ina219_address() -> u16 {
         0x40
+    }
+    pub fn shunt_tolerance() -> f64 {
+        0.01
     }
     pub fn max_volts() -> f64 {
         16.0

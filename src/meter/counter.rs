@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Reading, Scope};
+use super::{Accuracy, Reading, Resolution, Scope};
 use crate::units::{Joules, MonoTime};
 
 /// More than any one RAPL zone draws, so that a jump beyond it can only be a reset.
@@ -139,6 +139,13 @@ pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u
     lost.map_or(Ok(Joules(total_uj as f64 / 1e6)), Err)
 }
 
+/// RAPL's counters move about once a millisecond, in units of 61 uJ on most processors (Intel SDM 3B, 16.10.1 and 16.10.3);
+/// how true their scale is, no vendor states.
+const ACCURACY: Accuracy = Accuracy {
+    resolution: Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) },
+    systematic_rel: None,
+};
+
 /// What the counters of one meter have given since it was opened.
 #[derive(Debug)]
 pub struct Total {
@@ -165,7 +172,8 @@ impl Total {
         let joules = sum?;
         self.joules = self.joules + joules;
         let power = last.and_then(|last| joules.per(now.since(last)));
-        Ok(Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope })
+        let accuracy = ACCURACY;
+        Ok(Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope, accuracy })
     }
 
     /// The counters are gone: the next reading is the first of those that are found.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Meter, MeterError, MeterInfo, Reading, Scope};
+use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope};
 use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
 
 /// Processor time of this process times watts per core, plus idle watts times the wall time.
@@ -39,7 +39,8 @@ impl Estimate {
             self.joules = self.joules + joules;
             joules.per(wall)
         });
-        Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope: self.info.scope }
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: Some(self.idle) }, systematic_rel: None };
+        Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope: self.info.scope, accuracy }
     }
 }
 

@@ -11,8 +11,18 @@ use std::time::Duration;
 use super::counter::{Counter, Step};
 use super::integral::Integral;
 use super::sysfs::{self, Attribute};
-use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
+use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint};
 use crate::units::{Joules, MonoTime, Watts};
+
+/// What drivers do not tell, taken from the commonest chip: an INA219 converts for 532 us and shows power in steps of
+/// 2 mW at 0.1 Ohm; energy counters such as those of `amd_energy` or `ltc2947` move about every millisecond.
+const CONVERSION: Duration = Duration::from_micros(532);
+const POWER_QUANTUM_W_OHM: f64 = 2e-4;
+const COMMON_SHUNT_OHMS: f64 = 0.1;
+const ENERGY_UPDATE: Duration = Duration::from_millis(1);
+
+/// In a chip's folder, where its driver reckons with a shunt.
+const SHUNT: &str = "shunt_resistor";
 
 const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
 
@@ -64,6 +74,8 @@ pub struct Hwmon {
     power: Integral,
     /// Of an energy counter.
     joules: Joules,
+    /// What the driver reckons with, where it says so.
+    shunt_ohms: Option<f64>,
 }
 
 /// An open channel.
@@ -97,6 +109,7 @@ impl Hwmon {
             source: None,
             power: Integral::new(period),
             joules: Joules(0.0),
+            shunt_ohms: None,
         }
     }
 
@@ -110,11 +123,13 @@ impl Hwmon {
         };
         // A sensor whose files fail is dropped here and looked for anew: a device that comes back has other files.
         let (sample, time) = source.sample(clock)?;
+        let resolution = source.resolution(&sample, self.shunt_ohms);
         let step = self.step(&mut source, &sample.value, time);
         self.source = Some(source);
         let (joules, power) = step?;
         let Sample { volts, amperes, .. } = sample;
-        Ok(Reading { time, joules, power, volts, amperes, scope: self.info.scope })
+        let accuracy = Accuracy { resolution, systematic_rel: None };
+        Ok(Reading { time, joules, power, volts, amperes, scope: self.info.scope, accuracy })
     }
 
     /// Joules so far and the power now.
@@ -165,7 +180,9 @@ impl Hwmon {
         };
         let device = device(&folder).unwrap_or_default();
         self.info.detail = vec![format!("{} {device} {}: {what}", self.selector.chip, folder.display())];
-        self.info.detail.extend(shunt(&folder));
+        let micro_ohms = shunt_micro_ohms(&folder);
+        self.info.detail.extend(micro_ohms.map(|micro_ohms| shunt(&folder, micro_ohms)));
+        self.shunt_ohms = micro_ohms.filter(|micro_ohms| *micro_ohms > 0).map(|micro_ohms| micro_ohms as f64 / 1e6);
         Ok(source)
     }
 }
@@ -181,6 +198,18 @@ impl Meter for Hwmon {
 }
 
 impl Source {
+    fn resolution(&self, sample: &Sample, shunt_ohms: Option<f64>) -> Resolution {
+        let quantum = match (self, sample.volts, sample.amperes) {
+            (Self::Energy { .. }, ..) => {
+                return Resolution::Counter { update: ENERGY_UPDATE, quantum: Joules(1e-6) };
+            }
+            (Self::Power { .. }, ..) => Watts(POWER_QUANTUM_W_OHM / shunt_ohms.unwrap_or(COMMON_SHUNT_OHMS)),
+            // Both come in thousandths.
+            (_, volts, amperes) => Watts((volts.unwrap_or(0.0) * 1e-3).hypot(amperes.unwrap_or(0.0) * 1e-3)),
+        };
+        Resolution::Sampled { conversion: CONVERSION, quantum }
+    }
+
     fn sample(&self, mut clock: impl FnMut() -> MonoTime) -> Result<(Sample, MonoTime), MeterError> {
         let milli = |file: &Attribute, expected| file.read::<i64>(expected).map(|value| value as f64 / 1e3);
         let before = clock();
@@ -359,10 +388,14 @@ fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
     Ok(channels.into_values().filter(usable).collect())
 }
 
-/// The shunt that the driver reckons with: with the wrong one every figure is off by the same factor.
-fn shunt(folder: &Path) -> Option<String> {
-    let path = folder.join("shunt_resistor");
-    let micro_ohms: u64 = sysfs::text(&path)?.parse().ok()?;
+/// The shunt that the driver reckons with, in microohms.
+fn shunt_micro_ohms(folder: &Path) -> Option<u64> {
+    sysfs::text(&folder.join(SHUNT))?.parse().ok()
+}
+
+/// What is to be said of the shunt: with the wrong one every figure is off by the same factor.
+fn shunt(folder: &Path, micro_ohms: u64) -> String {
+    let path = folder.join(SHUNT);
     let hint = match micro_ohms {
         10_000 => format!(
             "; that is the kernel's default, most INA219 boards carry 100000: then echo 100000 > {}",
@@ -370,7 +403,7 @@ fn shunt(folder: &Path) -> Option<String> {
         ),
         _ => String::new(),
     };
-    Some(format!("shunt {micro_ohms} uOhm{hint}"))
+    format!("shunt {micro_ohms} uOhm{hint}")
 }
 
 #[cfg(test)]
@@ -434,7 +467,9 @@ mod tests {
         assert!(detail.contains("ina219 1-0040") && detail.contains("hwmon3: power1_input"), "{detail}");
         assert!(detail.contains("shunt 10000 uOhm; that is the kernel's default"), "{detail}");
         tree.write("class/hwmon/hwmon3/shunt_resistor", "100000\n");
-        assert_eq!(shunt(&tree.path("class/hwmon/hwmon3")).unwrap(), "shunt 100000 uOhm");
+        let folder = tree.path("class/hwmon/hwmon3");
+        assert_eq!(shunt_micro_ohms(&folder), Some(100_000));
+        assert_eq!(shunt(&folder, 100_000), "shunt 100000 uOhm");
     }
 
     #[test]

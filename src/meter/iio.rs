@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::integral::Integral;
 use super::sysfs::{self, Attribute};
-use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, shunt};
+use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
 
 const READ_MEND: &str = "IIO values are normally world-readable: chmod a+r it";
@@ -28,6 +28,8 @@ pub struct Selector {
     /// As sysfs names the I2C device, such as `1-0040`.
     pub device: Option<String>,
     pub shunt_ohms: f64,
+    /// By how much it may be off, as a part of it.
+    pub shunt_tolerance: f64,
 }
 
 /// The power sensors under the sysfs root `root`, each with the shunt that its driver reckons with.
@@ -41,7 +43,8 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
         // Older kernels show microohms.
         let unit = if shunt.contains('.') { 1.0 } else { 1e-6 };
         let shunt_ohms = shunt.parse::<f64>().ok()? * unit;
-        Some(Selector { chip: sysfs::text(&folder.join("name"))?, device: parent(&folder), shunt_ohms })
+        let (chip, device) = (sysfs::text(&folder.join("name"))?, parent(&folder));
+        Some(Selector { chip, device, shunt_ohms, shunt_tolerance: 0.0 })
     };
     folders.filter_map(candidate).collect()
 }
@@ -92,8 +95,9 @@ impl Iio {
         // A device whose files fail is dropped here and looked for anew: one that comes back has other files.
         let before = clock();
         let flow = channels.flow(self.selector.shunt_ohms)?;
-        // What was converted in the cycle before this one.
-        let time = midpoint(before, clock()).0.saturating_sub(duration_ns(channels.cycle));
+        // What was converted last ended within the last cycle.
+        let time = midpoint(before, clock()).0.saturating_sub(duration_ns(channels.cycle) / 2);
+        let accuracy = channels.accuracy(&flow, &self.selector);
         self.channels = Some(channels);
         let joules = self.power.add(MonoTime(time), flow.watts)?;
         Ok(Reading {
@@ -103,6 +107,7 @@ impl Iio {
             volts: Some(flow.volts),
             amperes: Some(flow.amperes),
             scope: self.info.scope,
+            accuracy,
         })
     }
 
@@ -135,6 +140,12 @@ impl Iio {
 }
 
 impl Channels {
+    fn accuracy(&self, flow: &shunt::Flow, selector: &Selector) -> Accuracy {
+        let quantum = flow.quantum(self.shunt_volts_a_step / selector.shunt_ohms, self.bus_volts_a_step);
+        let resolution = Resolution::Sampled { conversion: self.cycle, quantum };
+        Accuracy { resolution, systematic_rel: Some(shunt::GAIN_ERROR_REL + selector.shunt_tolerance) }
+    }
+
     fn flow(&self, shunt_ohms: f64) -> Result<shunt::Flow, MeterError> {
         let bus: f64 = self.bus.read("a raw bus voltage")?;
         let shunt: f64 = self.shunt.read("a raw shunt voltage")?;
@@ -247,7 +258,7 @@ mod tests {
     }
 
     fn selector() -> Selector {
-        Selector { chip: "ina219".to_owned(), device: None, shunt_ohms: 0.1 }
+        Selector { chip: "ina219".to_owned(), device: None, shunt_ohms: 0.1, shunt_tolerance: 0.01 }
     }
 
     fn meter(tree: &Tree, selector: Selector) -> Iio {
@@ -268,7 +279,7 @@ mod tests {
         let mut meter = meter(&tree, selector());
         let first = read(&mut meter, 1000).unwrap();
         assert!(close_to(first.power.unwrap().0, 3.0) && close_to(first.amperes.unwrap(), 0.6));
-        assert_eq!((first.joules, first.volts, first.time), (Joules(0.0), Some(5.0), MonoTime(998_936_000)));
+        assert_eq!((first.joules, first.volts, first.time), (Joules(0.0), Some(5.0), MonoTime(999_468_000)));
         tree.write(&format!("{DEVICE}/in_voltage0_raw"), "10000\n");
         assert!(close_to(read(&mut meter, 1100).unwrap().joules.0, 0.4));
         let detail = meter.info().detail.join("; ");

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -82,6 +83,43 @@ pub struct Reading {
     pub amperes: Option<f64>,
     /// What the joules cover; found with the meter, so it can differ from what was expected.
     pub scope: Scope,
+    /// How well the joules follow the truth; like the scope found with the meter.
+    pub accuracy: Accuracy,
+}
+
+/// How well a meter's joules follow the truth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Accuracy {
+    pub resolution: Resolution,
+    /// The error of the scale, which no averaging takes away, as a part of the value; none where nobody states it.
+    pub systematic_rel: Option<f64>,
+}
+
+/// How a meter's joules come about, which says how far off they can be at a reading.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Resolution {
+    /// A counter that the hardware updates once in `update`, in whole steps of `quantum`.
+    Counter { update: Duration, quantum: Joules },
+    /// Power, the mean of `conversion` until about the time of each reading, in steps of `quantum`; integrated by
+    /// trapezoids.
+    Sampled { conversion: Duration, quantum: Watts },
+    /// Computed from a model, whose error the meter cannot know; `idle` where the model has an idle power.
+    Model { idle: Option<Watts> },
+}
+
+impl Resolution {
+    pub fn is_model(self) -> bool {
+        matches!(self, Self::Model { .. })
+    }
+
+    /// The time before a reading that its value tells of.
+    pub fn look_back(self) -> Duration {
+        match self {
+            Self::Counter { update, .. } => update,
+            Self::Sampled { conversion, .. } => conversion,
+            Self::Model { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// Why there is no reading; the variants say what the caller can do.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
-use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, sysfs};
+use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, sysfs};
 use crate::sys::vcio::Firmware;
 use crate::units::{MonoTime, Watts};
 
@@ -56,7 +56,9 @@ impl Pmic {
         }
         let watts = Watts(rails.iter().map(|(_, watts)| watts).sum());
         let joules = self.power.add(time, watts)?;
-        Ok(Reading { time, joules, power: Some(watts), volts: None, amperes: None, scope: self.info.scope })
+        // Neither how long the chip converts nor how true it is is written anywhere.
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        Ok(Reading { time, joules, power: Some(watts), volts: None, amperes: None, scope: self.info.scope, accuracy })
     }
 
     fn failed(&self, error: io::Error) -> MeterError {

@@ -37,6 +37,7 @@ pub fn run(
     let mut states: Vec<State> = meters.iter().map(|_| State::default()).collect();
     let mut deadline = MonoTime::now();
     let mut slept = suspended();
+    let mut jitter = Jitter(deadline.0);
     let mut last = false;
     loop {
         let asleep = suspended().saturating_sub(slept);
@@ -53,7 +54,7 @@ pub fn run(
             return Ok(());
         }
         deadline = next_deadline(deadline, period, MonoTime::now());
-        last = stop.sleep_until(deadline)? == Waited::Stopped;
+        last = stop.sleep_until(jitter.within(deadline, period))? == Waited::Stopped;
     }
 }
 
@@ -128,6 +129,21 @@ fn suspended() -> Duration {
         .unwrap_or_default()
 }
 
+/// Spreads the readings over their periods, so that they never fall in step with inferences at a steady pace.
+struct Jitter(u64);
+
+impl Jitter {
+    /// Any moment of the period from `deadline` on, each as likely (splitmix64).
+    fn within(&mut self, deadline: MonoTime, period: Duration) -> MonoTime {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        deadline + period.mul_f64(mixed as f64 / u64::MAX as f64)
+    }
+}
+
 /// The first moment after `now` on the grid of `deadline` plus whole periods: missed ticks are skipped, the pace is kept.
 fn next_deadline(deadline: MonoTime, period: Duration, now: MonoTime) -> MonoTime {
     let period_ns = duration_ns(period).max(1);
@@ -145,6 +161,7 @@ mod tests {
     use crate::meter::estimate::Estimate;
     use crate::meter::powercap::Powercap;
     use crate::meter::tree::Tree;
+    use crate::meter::{Accuracy, Resolution};
     use crate::units::{Joules, Watts};
 
     const PERIOD: Duration = Duration::from_millis(100);
@@ -155,7 +172,8 @@ mod tests {
 
     fn reading() -> Reading {
         let scope = crate::meter::Scope::Board;
-        Reading { time: ms(0), joules: Joules(0.0), power: None, volts: None, amperes: None, scope }
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        Reading { time: ms(0), joules: Joules(0.0), power: None, volts: None, amperes: None, scope, accuracy }
     }
 
     fn failed() -> Result<Reading, MeterError> {
@@ -169,6 +187,18 @@ mod tests {
         assert_eq!(next_deadline(ms(1000), PERIOD, ms(1100)), ms(1200));
         assert_eq!(next_deadline(ms(1000), PERIOD, ms(1777)), ms(1800));
         assert_eq!(next_deadline(ms(1000), PERIOD, ms(900)), ms(1100));
+    }
+
+    #[test]
+    fn readings_spread_over_the_whole_period() {
+        let mut jitter = Jitter(7);
+        let mut tenths = [0; 10];
+        for _ in 0..1000 {
+            let late = jitter.within(ms(500), PERIOD).since(ms(500));
+            assert!(late <= PERIOD);
+            tenths[(late.as_nanos() * 10 / (PERIOD.as_nanos() + 1)) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (60..140).contains(count)), "{tenths:?}");
     }
 
     #[test]

@@ -8,12 +8,22 @@ use crate::units::Watts;
 /// The largest offset of an INA219's shunt voltage, at its widest range (datasheet SBOS448G, 7.5: 200 uV at PGA /8).
 const OFFSET_VOLTS: f64 = 200e-6;
 
+/// How far an INA219 and its kin may be off in scale: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
+pub const GAIN_ERROR_REL: f64 = 0.01;
+
 /// What flows to the load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Flow {
     pub volts: f64,
     pub amperes: f64,
     pub watts: Watts,
+}
+
+impl Flow {
+    /// The steps in which the power comes, where current and voltage come in steps of `amperes` and `volts`.
+    pub fn quantum(&self, amperes: f64, volts: f64) -> Watts {
+        Watts((self.volts * amperes).hypot(self.amperes * volts))
+    }
 }
 
 /// The flow that `shunt_volts` across `shunt_ohms` and `bus_volts` behind them stand for; `None` where it runs

@@ -97,7 +97,7 @@ impl Candidate {
     }
 
     fn iio(root: &Path, selector: iio::Selector) -> Self {
-        let iio::Selector { chip, device, shunt_ohms } = &selector;
+        let iio::Selector { chip, device, shunt_ohms, .. } = &selector;
         let at = |before: &str, after: &str| device.as_ref().map(|d| format!("{before}{d}{after}")).unwrap_or_default();
         let what = format!("iio {chip}{}", at(" ", ""));
         let config = format!(

@@ -1,6 +1,7 @@
-//! What the kernel tells of this process and machine: memory, temperature, an identity for this start; and memory that
-//! processes share.
+//! What the kernel tells of this process and machine: memory, temperature, processor time, an identity for this start;
+//! and memory that processes share.
 
+pub mod cpu;
 pub mod perf;
 pub mod shared;
 pub mod vcio;

@@ -14,6 +14,8 @@ const INA219_SHUNT_VOLTS: f64 = 0.32;
 const INA219_BUS_VOLTS: f64 = 26.0;
 /// What its two address pins can set.
 const INA219_ADDRESSES: [u16; 2] = [0x40, 0x4f];
+/// The time without inference at the start that idle power is measured in, where a sensor is configured.
+const IDLE_TIME: Duration = Duration::from_secs(10);
 
 impl Check {
     pub(super) fn power(&mut self, power: raw::Power) -> Power {
@@ -27,6 +29,13 @@ impl Check {
                 meters.push(Meter { name, kind });
             }
         }
+        let idle = power.idle_watts.map(|watts| self.within(&key.child("idle_watts"), watts, 0.0, 10_000.0));
+        let is_sensed = |meter: &Meter| !matches!(meter.kind, MeterKind::Estimate { .. } | MeterKind::Replay(_));
+        let quiet = match power.idle_s {
+            Some(seconds) => self.seconds(&key.child("idle_s"), seconds, 0.0, 3600.0),
+            None if idle.is_none() && meters.iter().any(is_sensed) => IDLE_TIME,
+            None => Duration::ZERO,
+        };
         let interval_key = key.child("interval_s");
         let interval =
             (power.interval_s != 0.0).then(|| self.seconds(&interval_key, power.interval_s, 0.001, 86_400.0));
@@ -34,6 +43,10 @@ impl Check {
             sysfs: self.folder.join(power.sysfs),
             sample_period: Duration::from_millis(power.sample_ms),
             interval,
+            idle,
+            quiet,
+            target_rel: self.within(&key.child("target_rel"), power.target_rel, 0.001, 1.0),
+            window_max: self.seconds(&key.child("window_max_s"), power.window_max_s, 0.1, 3600.0),
             meters,
         }
     }
@@ -44,7 +57,9 @@ impl Check {
             raw::Meter::Hwmon(hwmon) => MeterKind::Hwmon(hwmon),
             raw::Meter::Ina219(raw) => MeterKind::Ina219(self.ina219(&key.child("ina219"), &raw)),
             raw::Meter::Iio(iio) => {
-                self.within(&key.child("iio").child("shunt_ohms"), iio.shunt_ohms, 1e-5, 100.0);
+                let key = key.child("iio");
+                self.within(&key.child("shunt_ohms"), iio.shunt_ohms, 1e-5, 100.0);
+                self.tolerance(&key, iio.shunt_tolerance);
                 MeterKind::Iio(iio)
             }
             raw::Meter::Pmic(raw::Pmic {}) => MeterKind::Pmic,
@@ -88,8 +103,13 @@ impl Check {
             max_amperes: raw.max_amperes,
             max_volts: raw.max_volts,
             averages: raw.averages,
+            shunt_tolerance: self.tolerance(key, raw.shunt_tolerance),
             scope: raw.scope,
         }
+    }
+
+    fn tolerance(&mut self, key: &Key, part: f64) -> f64 {
+        self.within(&key.child("shunt_tolerance"), part, 0.0, 0.5)
     }
 
     fn trace(&mut self, key: &Key, raw: raw::Trace) -> Option<Trace> {

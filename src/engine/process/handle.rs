@@ -17,6 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use super::log::Said;
+use crate::sys::cpu::Children;
 
 /// From the end of a process's connection to the end of the process.
 pub const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -31,8 +32,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts `command`, whose outputs are the other end of `output`.
-    pub fn start(mut command: Command, output: PipeReader) -> io::Result<Self> {
+    /// Starts `command`, whose outputs are the other end of `output`; it is one of `children` while it lives.
+    pub fn start(mut command: Command, output: PipeReader, children: Children) -> io::Result<Self> {
         let said = Arc::<Said>::default();
         let (started, has_started) = channel();
         let (ends, ended) = channel();
@@ -41,7 +42,7 @@ impl Handle {
         let listener = said.clone();
         std::thread::Builder::new()
             .name("engine-process".into())
-            .spawn(move || watch(command, output, &listener, &started, &ends))?;
+            .spawn(move || watch(command, output, &children, &listener, &started, &ends))?;
         let gone = |_| io::Error::other("the thread that starts it has ended");
         let (child, pid) = has_started.recv().map_err(gone)??;
         Ok(Self { child, pid, said, ended, status: None })
@@ -110,7 +111,14 @@ pub fn signal_name(signal: i32) -> String {
 
 type Started = io::Result<(Arc<Mutex<Child>>, u32)>;
 
-fn watch(mut command: Command, output: PipeReader, said: &Said, started: &Sender<Started>, ends: &Sender<ExitStatus>) {
+fn watch(
+    mut command: Command,
+    output: PipeReader,
+    children: &Children,
+    said: &Said,
+    started: &Sender<Started>,
+    ends: &Sender<ExitStatus>,
+) {
     let spawned = command.spawn();
     // With it go our copies of the child's ends, so that the child's own are the last.
     drop(command);
@@ -122,14 +130,16 @@ fn watch(mut command: Command, output: PipeReader, said: &Said, started: &Sender
         }
     };
     let pid = child.id();
+    let process = Pid::from_raw(pid.cast_signed());
+    children.add(process);
     let child = Arc::new(Mutex::new(child));
     let _ = started.send(Ok((child.clone(), pid)));
     said.collect(output);
     // Waits without reaping: that is done under the lock.
-    if let Ok(pid) = i32::try_from(pid) {
-        while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-    }
-    if let Ok(status) = child.lock().unwrap_or_else(PoisonError::into_inner).wait() {
+    while waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+    children.remove(process);
+    if let Ok(status) = status {
         let _ = ends.send(status);
     }
 }

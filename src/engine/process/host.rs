@@ -19,6 +19,7 @@ use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND
 use crate::config::{DelegateKind, Guard};
 use crate::engine::{Engine, EngineError, Proof, TensorInfo};
 use crate::model::ModelSummary;
+use crate::sys::cpu::Children;
 use crate::sys::shared::{self, Shared};
 
 /// Trying a model takes seconds at most on the slowest board.
@@ -33,12 +34,14 @@ const MESSAGE_BYTES: usize = 1 << 20;
 const NOT_INHERITED: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"];
 
 /// How a process for an engine is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Launcher {
     /// This very binary.
     pub program: PathBuf,
     /// The TensorFlow Lite library.
     pub runtime: PathBuf,
+    /// The processes that it has started.
+    pub children: Children,
 }
 
 /// What a child has shown of a model and a delegate.
@@ -64,7 +67,7 @@ impl Launcher {
         batch: usize,
     ) -> Result<Ready, EngineError> {
         let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES);
-        let mut start = Start::new(&self.program, task)?;
+        let mut start = Start::new(self, task)?;
         let mut ready = start.ready(bytes, PROBE_LIMIT)?;
         end(&start.socket);
         start.handle.status(END_PATIENCE);
@@ -84,7 +87,7 @@ impl Launcher {
         let mut task = self.task(model, delegate, batch, guard.memory_bytes);
         task.writable.clone_from(&guard.writable);
         task.serve = true;
-        let mut start = Start::new(&self.program, task)?;
+        let mut start = Start::new(self, task)?;
         let ready = start.ready(bytes, guard.start)?;
         // What cannot be read counts as stateful, as in the child.
         let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
@@ -126,7 +129,8 @@ enum Failure {
 }
 
 impl Start {
-    fn new(program: &Path, task: Task) -> Result<Self, EngineError> {
+    fn new(launcher: &Launcher, task: Task) -> Result<Self, EngineError> {
+        let program = &launcher.program;
         let arguments =
             serde_json::to_string(&task).map_err(|e| failed(&task, format!("its path cannot be passed on: {e}")))?;
         let start = || -> io::Result<_> {
@@ -139,7 +143,7 @@ impl Start {
             for variable in NOT_INHERITED {
                 command.env_remove(variable);
             }
-            Ok((Handle::start(command, output)?, socket, memory))
+            Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
         match start() {
             Ok((handle, socket, memory)) => Ok(Self { task, handle, socket, memory, hello: None }),

@@ -18,9 +18,9 @@ use i2cdev::linux::LinuxI2CDevice;
 use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
-use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, shunt};
+use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
-use registers::{Bus, Register, bus, shunt_volts};
+use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
 pub use registers::{AVERAGES, Setup};
 
@@ -41,6 +41,8 @@ pub struct Chip {
     pub bus: u8,
     pub address: u16,
     pub shunt_ohms: f64,
+    /// By how much it may be off, as a part of it.
+    pub shunt_tolerance: f64,
     pub setup: Setup,
 }
 
@@ -132,8 +134,9 @@ impl Ina219 {
         let flow = self.judge(shunt_volts(shunt), bus);
         self.open = Some(chip);
         let flow = flow.inspect_err(|_| self.power.interrupt())?;
-        // What the register holds is the mean of a conversion that began about two cycles ago and ended about one ago.
-        let time = MonoTime(time.0.saturating_sub(duration_ns(self.chip.setup.cycle())));
+        // What the register holds is the mean of a conversion that ended within the last cycle.
+        let cycle = self.chip.setup.cycle();
+        let time = MonoTime(time.0.saturating_sub(duration_ns(cycle) / 2));
         let joules = self.power.add(time, flow.watts)?;
         Ok(Reading {
             time,
@@ -142,6 +145,13 @@ impl Ina219 {
             volts: Some(flow.volts),
             amperes: Some(flow.amperes),
             scope: self.info.scope,
+            accuracy: Accuracy {
+                resolution: Resolution::Sampled {
+                    conversion: cycle,
+                    quantum: flow.quantum(SHUNT_STEP_VOLTS / self.chip.shunt_ohms, BUS_STEP_VOLTS),
+                },
+                systematic_rel: Some(shunt::GAIN_ERROR_REL + self.chip.shunt_tolerance),
+            },
         })
     }
 

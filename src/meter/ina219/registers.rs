@@ -28,8 +28,8 @@ const SHUNT_RANGES_VOLTS: [f64; 4] = [0.040, 0.080, 0.160, 0.320];
 
 const BUS_RANGES_VOLTS: [f64; 2] = [16.0, 32.0];
 
-const SHUNT_STEP_VOLTS: f64 = 10e-6;
-const BUS_STEP_VOLTS: f64 = 4e-3;
+pub const SHUNT_STEP_VOLTS: f64 = 10e-6;
+pub const BUS_STEP_VOLTS: f64 = 4e-3;
 
 const MODE_SHUNT_AND_BUS_CONTINUOUS: u16 = 0b111;
 const TWELVE_BITS: u16 = 0b0011;

@@ -1,0 +1,349 @@
+//! What is published of the energy of one pipeline by one meter: the figure, and how it follows from a window.
+//!
+//! Pure. Nothing unknown is a number here: it is none, and the reason says why.
+
+use serde::Serialize;
+
+use super::Settings;
+use super::idle::IdlePower;
+use super::share::Powers;
+use super::sums::{Energy, Gap, rounding_w};
+use super::track::{OTHER_CORES_MAX, Track};
+use crate::meter::Scope;
+use crate::units::MonoTime;
+
+/// How far a figure can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The meter's joules over the window, all of them this pipeline's.
+    Measured,
+    /// Measured joules of which a part is not seen to be this pipeline's: shared among busy pipelines, other programs
+    /// were busy, or the sensor hit too few inferences.
+    Attributed,
+    /// The joules come from a model of the machine, not from a sensor.
+    Estimated,
+    /// There is no figure; the reason says why and what to do.
+    Unavailable,
+}
+
+impl Status {
+    /// As it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Attributed => "attributed",
+            Self::Estimated => "estimated",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Energy of one pipeline by one meter over one window; what is not known is none, never zero.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// The meter's name in the configuration.
+    pub meter: Option<String>,
+    pub kind: Option<&'static str>,
+    pub scope: Option<Scope>,
+    pub status: Status,
+    pub reason: Option<String>,
+    /// Joules per inference, idle power included: `energy_j / inferences`.
+    pub gross_j: Option<f64>,
+    /// Standard uncertainty of `gross_j`, and expanded with k = 2.
+    pub gross_u_j: Option<f64>,
+    pub gross_expanded_j: Option<f64>,
+    /// Joules per inference above idle power; below zero only within its uncertainty.
+    pub net_j: Option<f64>,
+    pub net_u_j: Option<f64>,
+    pub net_expanded_j: Option<f64>,
+    /// The meter's error of scale as a part of the value, which is in none of the uncertainties above.
+    pub systematic_rel: Option<f64>,
+    /// This pipeline's joules in the window.
+    pub energy_j: Option<f64>,
+    /// Inferences in the window; one across its edge counts by the part of its time inside.
+    pub inferences: Option<f64>,
+    /// The window in seconds, from one reading of the meter to another.
+    pub window_s: Option<f64>,
+    /// The readings that bound the window.
+    #[serde(skip)]
+    pub window: Option<(MonoTime, MonoTime)>,
+    /// In a longer window the meter could tell what it does not tell yet.
+    #[serde(skip)]
+    pub can_improve: bool,
+    /// The window ends here; an open one grows and is in the next figure again.
+    pub closed: bool,
+    /// The part of the window that this pipeline's engine was busy.
+    pub busy_fraction: Option<f64>,
+    /// Mean power of all that the meter covers.
+    pub mean_w: Option<f64>,
+    pub idle_w: Option<f64>,
+    /// Standard uncertainty of `idle_w`, drift included.
+    pub idle_u_w: Option<f64>,
+    /// How far idle power may have drifted since it was last seen, as a standard uncertainty.
+    pub idle_drift_w: Option<f64>,
+    /// Since idle power was last seen; none where it is from the configuration.
+    pub idle_age_s: Option<f64>,
+}
+
+impl Figure {
+    /// The figure of a machine without a configured meter.
+    pub fn no_meter() -> Self {
+        let reason = "no meter is configured; add [power.meters.NAME] with rapl = {}, hwmon = { chip = \"ina219\" }, or \
+                      estimate = { watts_per_core = 2.0, idle_watts = 2.5 }";
+        Self {
+            meter: None,
+            kind: None,
+            scope: None,
+            status: Status::Unavailable,
+            reason: Some(reason.to_owned()),
+            gross_j: None,
+            gross_u_j: None,
+            gross_expanded_j: None,
+            net_j: None,
+            net_u_j: None,
+            net_expanded_j: None,
+            systematic_rel: None,
+            energy_j: None,
+            inferences: None,
+            window_s: None,
+            window: None,
+            can_improve: false,
+            closed: true,
+            busy_fraction: None,
+            mean_w: None,
+            idle_w: None,
+            idle_u_w: None,
+            idle_drift_w: None,
+            idle_age_s: None,
+        }
+    }
+
+    fn unavailable(track: &Track, reason: &str) -> Self {
+        Self {
+            meter: Some(track.info.name.clone()),
+            kind: Some(track.info.kind),
+            scope: Some(track.info.scope),
+            reason: Some(reason.to_owned()),
+            closed: false,
+            ..Self::no_meter()
+        }
+    }
+
+    /// Whether a longer window would be of no use.
+    pub fn is_good_enough(&self, settings: &Settings) -> bool {
+        if self.status == Status::Estimated || self.inferences == Some(0.0) {
+            return true;
+        }
+        if self.can_improve {
+            return false;
+        }
+        let (value, expanded) = match self.net_j {
+            Some(net_j) => (Some(net_j), self.net_expanded_j),
+            None => (self.gross_j, self.gross_expanded_j),
+        };
+        value.zip(expanded).is_some_and(|(value, expanded)| expanded <= settings.target_rel * value.abs())
+    }
+}
+
+pub fn all_unavailable(track: &Track, reason: &str) -> Vec<Figure> {
+    vec![Figure::unavailable(track, reason); track.spans.len()]
+}
+
+pub fn of_window(track: &Track, settings: &Settings) -> Vec<Figure> {
+    let all = &track.window.all;
+    if all.time_s <= 0.0 {
+        return all_unavailable(
+            track,
+            "no reading of the meter in the window; read it more often than metrics are published",
+        );
+    }
+    if all.joules <= 0.0 {
+        let reason = format!("the meter did not move in {:.1} s: is it connected to what it measures?", all.time_s);
+        return all_unavailable(track, &reason);
+    }
+    let metered = Metered::new(track, settings);
+    (0..track.spans.len()).map(|pipeline| metered.figure(pipeline)).collect()
+}
+
+/// What one meter saw in a window.
+struct Metered<'a> {
+    track: &'a Track,
+    idle: Option<IdlePower>,
+    gross: Result<Energy, Gap>,
+    /// Energy above idle.
+    net: Option<Result<Energy, Gap>>,
+    busy_s: f64,
+    active: Vec<usize>,
+    powers: Option<Powers>,
+}
+
+/// A pipeline's part of the energy above idle in joules, with its standard uncertainty.
+#[derive(Clone, Copy)]
+struct Part {
+    share: f64,
+    u_share: f64,
+    fitted: bool,
+}
+
+impl<'a> Metered<'a> {
+    fn new(track: &'a Track, settings: &Settings) -> Self {
+        let window = &track.window;
+        let resolution = track.accuracy.resolution;
+        let idle = track.idle(settings);
+        let idle_w = idle.map(|idle| idle.watts);
+        let rounding = rounding_w(resolution, track.snapshot_variance().unwrap_or(0.0));
+        // What other programs did beyond their usual, at a power that is not known but for its order.
+        let others_w = track.other_cores().map_or(0.0, |cores| cores.max(0.0) * window.all.joules / window.all.time_s);
+        let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
+        let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
+        let net = idle.map(|idle| {
+            let (time_s, touched_s) = (window.active.time_s, window.active.touched_s);
+            window.active.energy(resolution, idle_w).map(|energy| {
+                // Where nothing runs the rounding is the same as when idle was measured; where something runs, another.
+                let energy = with(energy, rounding * touched_s * 2f64.sqrt());
+                let energy = with(with(energy, idle.u_w * time_s), others_u_j);
+                Energy { joules: energy.joules - idle.watts * time_s, ..energy }
+            })
+        });
+        let active: Vec<usize> =
+            (0..window.works.len()).filter(|index| window.works.get(*index).is_some_and(|w| w.busy_s > 0.0)).collect();
+        let powers = idle.filter(|_| active.len() > 1).and_then(|idle| window.fit.solve(idle.watts, &active));
+        let busy_s = window.works.iter().map(|work| work.busy_s).sum();
+        Self { track, idle, gross, net, busy_s, active, powers }
+    }
+
+    /// What part of the energy above idle is this pipeline's.
+    fn part(&self, pipeline: usize, busy_s: f64) -> Option<Part> {
+        if self.busy_s <= busy_s {
+            return Some(Part { share: 1.0, u_share: 0.0, fitted: false });
+        }
+        let at = self.active.iter().position(|active| *active == pipeline)?;
+        if let Some(powers) = &self.powers {
+            let busy = |index: usize| self.active.get(index).and_then(|p| self.track.window.works.get(*p));
+            let total: f64 =
+                powers.watts.iter().enumerate().map(|(i, w)| w * busy(i).map_or(0.0, |work| work.busy_s)).sum();
+            let (watts, u_w) = powers.watts.get(at).zip(powers.u_w.get(at))?;
+            if total > 0.0 {
+                return Some(Part { share: watts * busy_s / total, u_share: u_w * busy_s / total, fitted: true });
+            }
+        }
+        // Nothing is known but the bounds: none of the energy, or all of it.
+        let share = busy_s / self.busy_s;
+        Some(Part { share, u_share: share.max(1.0 - share) / 3f64.sqrt(), fitted: false })
+    }
+
+    fn figure(&self, pipeline: usize) -> Figure {
+        let (track, window) = (self.track, &self.track.window);
+        let work = window.works.get(pipeline).copied().unwrap_or_default();
+        let base = Figure {
+            reason: None,
+            inferences: Some(work.inferences),
+            window_s: Some(window.all.time_s),
+            window: track.bounds(),
+            busy_fraction: Some((work.busy_s / window.all.time_s).min(1.0)),
+            mean_w: Some(window.all.joules / window.all.time_s),
+            systematic_rel: track.accuracy.systematic_rel,
+            idle_w: self.idle.map(|idle| idle.watts),
+            idle_u_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.u_w),
+            idle_drift_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.drift_w),
+            idle_age_s: self.idle.and_then(|idle| idle.age).map(|age| age.as_secs_f64()),
+            ..Figure::unavailable(track, "")
+        };
+        let refused = |reason: &str| Figure { reason: Some(reason.to_owned()), ..base.clone() };
+        let alone = self.busy_s <= work.busy_s;
+        let known = match &self.gross {
+            Ok(gross) | Err(Gap::TooFewHits { energy: gross, .. }) => gross,
+            Err(_) if work.inferences <= 0.0 => return refused("no inference in the window"),
+            Err(gap) => return Figure { can_improve: true, ..refused(&gap.to_string()) },
+        };
+        if work.inferences <= 0.0 {
+            let energy_j = alone.then_some(window.all.joules);
+            return Figure { energy_j, ..refused("no inference in the window") };
+        }
+        if work.inferences < 1.0 {
+            return Figure { can_improve: true, ..refused("no whole inference in the window") };
+        }
+        let Some(part) = self.part(pipeline, work.busy_s) else {
+            return refused("other pipelines were busy and this one's busy time is unknown");
+        };
+        let figure = Figure { systematic_rel: track.accuracy.systematic_rel, ..base };
+        self.with_energy(figure, work.inferences, *known, part, work.busy_s / self.busy_s.max(f64::MIN_POSITIVE))
+    }
+
+    /// `busy_share` is the part of the idle energy that falls to this pipeline.
+    fn with_energy(&self, base: Figure, inferences: f64, gross: Energy, part: Part, busy_share: f64) -> Figure {
+        let alone = part.share == 1.0 && part.u_share == 0.0;
+        let net = match &self.net {
+            Some(Ok(net)) => Some(Energy {
+                joules: net.joules * part.share,
+                u_j: (net.u_j * part.share).hypot(net.joules * part.u_share),
+            }),
+            _ => None,
+        };
+        let gross = match (&self.net, net) {
+            _ if alone => gross,
+            (Some(Ok(all_net)), Some(net)) => Energy {
+                joules: net.joules + (gross.joules - all_net.joules) * busy_share,
+                u_j: (gross.u_j * busy_share).hypot(all_net.joules * part.u_share),
+            },
+            _ => Energy {
+                joules: gross.joules * part.share,
+                u_j: (gross.u_j * part.share).hypot(gross.joules * part.u_share),
+            },
+        };
+        let (status, reason) = self.status(alone, part.fitted, net);
+        let known = |u_j: f64| (!self.track.accuracy.resolution.is_model()).then_some(u_j / inferences);
+        Figure {
+            status,
+            reason,
+            can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
+            gross_j: Some(gross.joules / inferences),
+            gross_u_j: known(gross.u_j),
+            gross_expanded_j: known(2.0 * gross.u_j),
+            net_j: net.map(|net| net.joules / inferences),
+            net_u_j: net.and_then(|net| known(net.u_j)),
+            net_expanded_j: net.and_then(|net| known(2.0 * net.u_j)),
+            energy_j: Some(gross.joules),
+            ..base
+        }
+    }
+
+    fn status(&self, alone: bool, fitted: bool, net: Option<Energy>) -> (Status, Option<String>) {
+        let mut reasons = Vec::new();
+        let others = self.track.other_cores().filter(|cores| *cores > OTHER_CORES_MAX);
+        if let Some(cores) = others {
+            reasons.push(format!(
+                "other programs used {cores:.2} cores more than when idle power was measured: their energy is in it"
+            ));
+        }
+        if !alone && fitted {
+            let stretches = self.powers.as_ref().map_or(0, |powers| powers.stretches);
+            reasons.push(format!("shared with other pipelines by a fit over {stretches} stretches"));
+        } else if !alone {
+            reasons.push("shared with other pipelines by busy time".to_owned());
+        }
+        let status = match (self.track.info.estimated, alone && others.is_none() && self.gross.is_ok()) {
+            (true, _) => Status::Estimated,
+            (false, true) => Status::Measured,
+            (false, false) => Status::Attributed,
+        };
+        if let (Err(gap), None | Some(Ok(_))) = (&self.gross, &self.net) {
+            reasons.push(gap.to_string());
+        }
+        match (&self.net, net) {
+            (None, _) => reasons.push("no net figure: too little quiet time yet to know idle power".to_owned()),
+            (Some(Err(gap)), _) => reasons.push(format!("no net figure: {gap}")),
+            (_, Some(net)) if status == Status::Measured && net.joules.abs() < 2.0 * net.u_j => {
+                reasons
+                    .push("net is below its uncertainty: the model is too short or too rare for this meter".to_owned());
+            }
+            _ => {}
+        }
+        (status, (!reasons.is_empty()).then(|| reasons.join("; ")))
+    }
+}
+
+fn with(energy: Energy, u_j: f64) -> Energy {
+    Energy { u_j: energy.u_j.hypot(u_j), ..energy }
+}

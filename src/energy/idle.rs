@@ -1,0 +1,268 @@
+//! The idle power under one meter: what it draws with everything loaded and no inference running.
+//!
+//! Pure. Quiet stretches give observations; between them idle power wanders, by how much is learned from their scatter.
+//! Each of a set of hypotheses, that it walks at random at some rate or follows a trend that does, is a Kalman filter
+//! (Harvey, Forecasting, Structural Time Series Models, 2.2 and 4.1); they are weighed by how well they foretold.
+
+use std::time::Duration;
+
+use crate::units::MonoTime;
+
+/// Rates of a walk, each four times the one before, as relative variance per second: from 0.008 % to 4 % in a minute.
+const WALKS: usize = 10;
+const WALK_MIN_PER_S: f64 = 1e-10;
+/// Rates at which a trend walks, each eight times the one before: from 0.005 % to 0.8 % in a minute.
+const TRENDS: usize = 6;
+const TREND_MIN_PER_S3: f64 = 3e-14;
+/// How many past observations weigh in on the rate: conditions change over a day.
+const MEMORY: f64 = 100.0;
+/// What an observation says on the rates counts by this part: no machine wanders exactly as a hypothesis has it.
+const TRUST: f64 = 0.9;
+/// Fewer observations than this say too little of how the power wanders.
+pub const OBSERVATIONS_MIN: u32 = 8;
+/// What the expanded uncertainty leaves out.
+const OUTSIDE: f64 = 0.05;
+
+/// What is known of the idle power over a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IdlePower {
+    pub watts: f64,
+    /// Standard uncertainty in watts, `drift_w` included; 0 for a power from the configuration.
+    pub u_w: f64,
+    /// The part of it that idle power may have wandered since it was last seen.
+    pub drift_w: f64,
+    /// Since it was last seen; none for a power from the configuration.
+    pub age: Option<Duration>,
+}
+
+/// One observation of a quiet stretch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quiet {
+    /// The middle of it.
+    pub time: MonoTime,
+    pub watts: f64,
+    /// Standard uncertainty of `watts`.
+    pub u_w: f64,
+    /// Processor cores that other programs kept busy meanwhile.
+    pub other_cores: Option<f64>,
+}
+
+/// The idle power, learned from quiet stretches.
+#[derive(Debug, Clone, Default)]
+pub struct Idle {
+    last: Option<MonoTime>,
+    observations: u32,
+    hypotheses: Vec<Hypothesis>,
+    other_cores: Option<f64>,
+}
+
+/// A Kalman filter of level and slope; where neither slope nor its walk is, a random walk of the level.
+#[derive(Debug, Clone, Copy)]
+struct Hypothesis {
+    walk_w2_per_s: f64,
+    trend_w2_per_s3: f64,
+    level: f64,
+    slope: f64,
+    /// Variances of level and slope, and their covariance.
+    level_var: f64,
+    slope_var: f64,
+    both_var: f64,
+    log_weight: f64,
+}
+
+impl Idle {
+    pub fn observe(&mut self, quiet: Quiet) {
+        let noise = quiet.u_w.powi(2).max((1e-6 * quiet.watts).powi(2)).max(1e-18);
+        self.other_cores = match (self.other_cores, quiet.other_cores) {
+            (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
+            (before, now) => before.or(now),
+        };
+        self.observations = self.observations.saturating_add(1);
+        let Some(last) = self.last.replace(quiet.time) else {
+            self.hypotheses = Hypothesis::all(quiet.watts, noise);
+            return;
+        };
+        let elapsed_s = quiet.time.since(last).as_secs_f64();
+        for hypothesis in &mut self.hypotheses {
+            hypothesis.observe(quiet.watts, noise, elapsed_s);
+        }
+        let best = self.hypotheses.iter().map(|hypothesis| hypothesis.log_weight).fold(f64::MIN, f64::max);
+        for hypothesis in &mut self.hypotheses {
+            hypothesis.log_weight -= best;
+        }
+    }
+
+    /// The mean idle power between two moments, when it has been observed often enough.
+    pub fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
+        let last = self.last.filter(|_| self.observations >= OBSERVATIONS_MIN)?;
+        let age = to.since(last);
+        let (before_s, after_s) = (signed_s(last, from), signed_s(last, to));
+        let ahead_s = (before_s + after_s) / 2.0;
+        // A walk that is known at one moment, averaged over a stretch before, around or after it: its variance.
+        let length_s = after_s - before_s;
+        let walked_s = if before_s >= 0.0 {
+            before_s + length_s / 3.0
+        } else if after_s <= 0.0 {
+            -after_s + length_s / 3.0
+        } else {
+            after_s.max(-before_s) / 3.0
+        };
+        let total: f64 = self.hypotheses.iter().map(Hypothesis::weight).sum();
+        let mean = |of: &dyn Fn(&Hypothesis) -> f64| {
+            self.hypotheses.iter().map(|hypothesis| hypothesis.weight() * of(hypothesis)).sum::<f64>() / total
+        };
+        let watts = mean(&|hypothesis| hypothesis.level + hypothesis.slope * ahead_s);
+        let drift = |hypothesis: &Hypothesis| hypothesis.drift(walked_s, ahead_s);
+        // The mixture has longer tails than a normal distribution: what 95 % lies in is found, and u is half of that.
+        let outside = |half_w: f64| {
+            mean(&|hypothesis| {
+                let off = hypothesis.level + hypothesis.slope * ahead_s - watts;
+                let sigma = (hypothesis.level_var + drift(hypothesis)).sqrt();
+                upper_tail((half_w - off) / sigma) + upper_tail((half_w + off) / sigma)
+            })
+        };
+        let widest = mean(&|hypothesis| {
+            let off = hypothesis.level + hypothesis.slope * ahead_s - watts;
+            hypothesis.level_var + drift(hypothesis) + off.powi(2)
+        });
+        let (mut low, mut high) = (0.0, 10.0 * widest.sqrt());
+        for _ in 0..40 {
+            let half_w = (low + high) / 2.0;
+            if outside(half_w) > OUTSIDE { low = half_w } else { high = half_w }
+        }
+        let u_w = high / 2.0;
+        let standing = mean(&|hypothesis| hypothesis.level_var);
+        Some(IdlePower { watts, u_w, drift_w: (u_w.powi(2) - standing).max(0.0).sqrt(), age: Some(age) })
+    }
+
+    /// Cores that other programs kept busy while idle power was measured.
+    pub fn other_cores(&self) -> Option<f64> {
+        self.other_cores
+    }
+}
+
+impl Hypothesis {
+    fn all(watts: f64, noise: f64) -> Vec<Self> {
+        let still = Self {
+            walk_w2_per_s: 0.0,
+            trend_w2_per_s3: 0.0,
+            level: watts,
+            slope: 0.0,
+            level_var: noise,
+            slope_var: 0.0,
+            both_var: 0.0,
+            log_weight: 0.0,
+        };
+        let square = watts.powi(2);
+        let walks =
+            (0..WALKS).map(|step| Self { walk_w2_per_s: square * WALK_MIN_PER_S * 4f64.powi(step as i32), ..still });
+        let trends = (0..TRENDS).map(|step| {
+            let trend_w2_per_s3 = square * TREND_MIN_PER_S3 * 8f64.powi(step as i32);
+            // As if it had walked for a minute before.
+            Self { trend_w2_per_s3, slope_var: 60.0 * trend_w2_per_s3, log_weight: -1.0, ..still }
+        });
+        walks.chain(trends).collect()
+    }
+
+    fn weight(&self) -> f64 {
+        self.log_weight.exp()
+    }
+
+    /// Variance that comes to the level's.
+    fn drift(&self, walked_s: f64, ahead_s: f64) -> f64 {
+        let trend = 2.0 * ahead_s * self.both_var + ahead_s.powi(2) * self.slope_var;
+        self.walk_w2_per_s * walked_s + trend.max(0.0) + self.trend_w2_per_s3 * ahead_s.abs().powi(3) / 3.0
+    }
+
+    fn observe(&mut self, watts: f64, noise: f64, elapsed_s: f64) {
+        self.level += self.slope * elapsed_s;
+        self.level_var += 2.0 * elapsed_s * self.both_var
+            + elapsed_s.powi(2) * self.slope_var
+            + self.walk_w2_per_s * elapsed_s
+            + self.trend_w2_per_s3 * elapsed_s.powi(3) / 3.0;
+        self.both_var += elapsed_s * self.slope_var + self.trend_w2_per_s3 * elapsed_s.powi(2) / 2.0;
+        self.slope_var += self.trend_w2_per_s3 * elapsed_s;
+        let (surprise, expected) = (watts - self.level, self.level_var + noise);
+        self.log_weight =
+            self.log_weight * (1.0 - 1.0 / MEMORY) - TRUST * (expected.ln() + surprise.powi(2) / expected) / 2.0;
+        let (gain, slope_gain) = (self.level_var / expected, self.both_var / expected);
+        self.level += gain * surprise;
+        self.slope += slope_gain * surprise;
+        self.slope_var -= slope_gain * self.both_var;
+        self.both_var *= 1.0 - gain;
+        self.level_var *= 1.0 - gain;
+    }
+}
+
+/// Seconds from `origin` to `time`.
+fn signed_s(origin: MonoTime, time: MonoTime) -> f64 {
+    time.since(origin).as_secs_f64() - origin.since(time).as_secs_f64()
+}
+
+/// The part of a normal distribution above `z` standard deviations (Abramowitz and Stegun, 26.2.17; to 1e-7).
+fn upper_tail(z: f64) -> f64 {
+    if z < 0.0 {
+        return 1.0 - upper_tail(-z);
+    }
+    let t = 1.0 / (1.0 + 0.231_641_9 * z);
+    let sum =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    sum * (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> MonoTime {
+        MonoTime((seconds * 1e9) as u64)
+    }
+
+    fn seen(idle: &mut Idle, seconds: f64, watts: f64) {
+        idle.observe(Quiet { time: at(seconds), watts, u_w: 0.001, other_cores: None });
+    }
+
+    #[test]
+    fn many_observations_of_a_constant_make_it_certain_and_age_makes_it_less_so() {
+        let mut idle = Idle::default();
+        assert_eq!(idle.between(at(0.0), at(1.0)), None);
+        for second in 0..60 {
+            seen(&mut idle, f64::from(second), 3.0 + if second % 2 == 0 { 0.001 } else { -0.001 });
+        }
+        let fresh = idle.between(at(59.0), at(60.0)).unwrap();
+        assert!((fresh.watts - 3.0).abs() < 3e-4 && fresh.u_w < 6e-4, "{fresh:?}");
+        let old = idle.between(at(659.0), at(660.0)).unwrap();
+        assert!(old.u_w > 3.0 * fresh.u_w && old.drift_w > 2.0 * fresh.drift_w, "{old:?}");
+        assert_eq!(old.age, Some(Duration::from_secs(601)));
+    }
+
+    #[test]
+    fn scatter_beyond_the_noise_is_drift() {
+        let (mut still, mut wanders) = (Idle::default(), Idle::default());
+        let mut level = 3.0;
+        for second in 0..60 {
+            seen(&mut still, f64::from(second), 3.0);
+            level += if second * second % 7 < 3 { 0.01 } else { -0.01 };
+            seen(&mut wanders, f64::from(second), level);
+        }
+        let drift_w = |idle: &Idle| idle.between(at(89.0), at(90.0)).unwrap().drift_w;
+        assert!(drift_w(&wanders) > 5.0 * drift_w(&still), "{} {}", drift_w(&wanders), drift_w(&still));
+        assert!((0.02..0.3).contains(&drift_w(&wanders)), "{}", drift_w(&wanders));
+    }
+
+    #[test]
+    fn a_trend_is_followed() {
+        let mut idle = Idle::default();
+        for second in 0..60 {
+            seen(&mut idle, f64::from(second), 3.0 + 0.002 * f64::from(second));
+        }
+        let later = idle.between(at(68.0), at(70.0)).unwrap();
+        assert!((later.watts - 3.138).abs() < 0.005, "{later:?}");
+    }
+
+    #[test]
+    fn tails_of_the_normal_distribution() {
+        assert!((upper_tail(0.0) - 0.5).abs() < 1e-6 && (upper_tail(2.0) - 0.022_750).abs() < 1e-6);
+        assert!((upper_tail(-1.0) - 0.841_345).abs() < 1e-6);
+    }
+}

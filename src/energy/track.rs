@@ -1,0 +1,405 @@
+//! One meter and what the pipelines did under it: readings become stretches, stretches fill the window.
+//!
+//! Pure. A reading waits here until it is known what ran at its time. A stretch is *quiet* when nothing ran in it, nor
+//! just before, and enough such stretches follow each other; the others are *active*. From the quiet ones idle power is
+//! learned, from the active ones the energy above idle.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::Settings;
+use super::figure::{self, Figure};
+use super::idle::{Idle, IdlePower, Quiet};
+use super::share::Fit;
+use super::spans::{Spans, Work};
+use super::sums::{Seen, Stretch, Sums};
+use crate::engine::span::BusySpan;
+use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution};
+use crate::units::{Joules, MonoTime, duration_ns};
+
+/// Readings that wait for the inferences that run at their time.
+const HELD_MAX: usize = 4096;
+/// Power settles after an inference: clocks and voltages fall within milliseconds.
+const GUARD: Duration = Duration::from_millis(20);
+/// Quiet stretches that follow each other for less than this are not worth two more edges.
+const QUIET_MIN_S: f64 = 0.05;
+/// So much quiet time makes one observation of the idle power; less, when this much time has passed over it.
+const OBSERVATION_S: f64 = 1.0;
+const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
+/// A stretch of the fit that shares energy is at least this long, and so many updates of the counter.
+const FIT_STRETCH_S: f64 = 0.1;
+const FIT_STRETCH_UPDATES: f64 = 20.0;
+/// Sets of active delegates whose idle power is remembered.
+const IDLES_MAX: usize = 16;
+/// What other programs may use beyond what they used when idle power was measured.
+pub const OTHER_CORES_MAX: f64 = 0.02;
+
+/// One meter and what the pipelines did under it.
+#[derive(Debug)]
+pub struct Track {
+    pub info: MeterInfo,
+    pub accuracy: Accuracy,
+    pub spans: Vec<Spans>,
+    held: VecDeque<Held>,
+    /// The last settled reading; none until a first one, and after an error until the next.
+    edge: Option<Edge>,
+    /// Why this window has no figure, though the meter may read again.
+    broken: Option<String>,
+    /// What ended before this moment, the first reading after a loss, was not metered.
+    metered_from: MonoTime,
+    pub window: Window,
+    /// Stretches that are quiet, but not yet for long enough.
+    candidates: Vec<(MonoTime, Stretch)>,
+    is_quiet: bool,
+    last_busy: Option<MonoTime>,
+    observation: Option<Observation>,
+    snapshot_variance: Option<f64>,
+    delegates: String,
+    idles: BTreeMap<String, Idle>,
+}
+
+/// A reading that waits.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    time: MonoTime,
+    joules: Joules,
+    watts: Option<f64>,
+    other_s: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    held: Held,
+    seen: Seen,
+}
+
+/// Quiet stretches that become one observation of the idle power.
+#[derive(Debug)]
+struct Observation {
+    start: MonoTime,
+    sums: Sums,
+    other_s: Option<f64>,
+}
+
+/// What was seen since the last figures that ended a window.
+#[derive(Debug)]
+pub struct Window {
+    start: Option<MonoTime>,
+    pub all: Sums,
+    pub active: Sums,
+    /// From the first active stretch to the end of the last.
+    active_bounds: Option<(MonoTime, MonoTime)>,
+    pub works: Vec<Work>,
+    pub other_s: Option<f64>,
+    pub fit: Fit,
+    fit_stretch: (f64, f64, Vec<f64>),
+    /// The stretch added last went to the active ones.
+    in_active: bool,
+}
+
+impl Window {
+    fn new(pipeline_count: usize) -> Self {
+        Self {
+            start: None,
+            all: Sums::default(),
+            active: Sums::default(),
+            active_bounds: None,
+            works: vec![Work::default(); pipeline_count],
+            other_s: None,
+            fit: Fit::new(pipeline_count),
+            fit_stretch: (0.0, 0.0, vec![0.0; pipeline_count]),
+            in_active: false,
+        }
+    }
+
+    fn add_to_fit(&mut self, stretch: &Stretch, works: &[Work], resolution: Resolution) {
+        let (time_s, joules, busy_s) = &mut self.fit_stretch;
+        *time_s += stretch.time_s;
+        *joules += stretch.joules;
+        for (sum, work) in busy_s.iter_mut().zip(works) {
+            *sum += work.busy_s;
+        }
+        if *time_s >= FIT_STRETCH_S.max(FIT_STRETCH_UPDATES * resolution.look_back().as_secs_f64()) {
+            self.fit.add(*time_s, *joules, busy_s);
+            (*time_s, *joules) = (0.0, 0.0);
+            busy_s.fill(0.0);
+        }
+    }
+}
+
+impl Track {
+    pub fn new(info: MeterInfo, pipeline_count: usize) -> Self {
+        Self {
+            info,
+            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
+            spans: (0..pipeline_count).map(|_| Spans::default()).collect(),
+            held: VecDeque::new(),
+            edge: None,
+            broken: None,
+            metered_from: MonoTime::default(),
+            window: Window::new(pipeline_count),
+            candidates: Vec::new(),
+            is_quiet: false,
+            last_busy: None,
+            observation: None,
+            snapshot_variance: None,
+            delegates: String::new(),
+            idles: BTreeMap::new(),
+        }
+    }
+
+    /// An inference that took so long that it was not waited for makes its window void, and idle power seen meanwhile.
+    pub fn absorb(&mut self, pipeline: usize, span: BusySpan) {
+        let settled = self.edge.map(|edge| edge.held.time);
+        if settled.is_some_and(|settled| span.start < settled && span.start >= self.metered_from) {
+            self.idles.remove(&self.delegates);
+            self.restart("an inference took far longer than those before it");
+        }
+        if let Some(spans) = self.spans.get_mut(pipeline) {
+            spans.push(span, self.metered_from);
+        }
+        if let Some(first) = self.held.front() {
+            self.settle(first.time, false);
+        }
+    }
+
+    pub fn reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(error) => return self.lose(error.to_string()),
+        };
+        self.info.scope = reading.scope;
+        self.accuracy = reading.accuracy;
+        let watts = match reading.accuracy.resolution {
+            Resolution::Sampled { .. } => reading.power.map(|power| power.0),
+            _ => None,
+        };
+        let held = Held { time: reading.time, joules: reading.joules, watts, other_s };
+        if self.edge.is_none() && self.held.is_empty() {
+            self.metered_from = held.time;
+            for spans in &mut self.spans {
+                spans.take_until(held.time);
+            }
+            self.edge = Some(Edge { held, seen: Seen { watts, ..Seen::default() } });
+            return;
+        }
+        self.held.push_back(held);
+        self.settle(held.time, self.held.len() > HELD_MAX);
+    }
+
+    /// Turns the readings into stretches of which it is known what ran until then; all of them when `forced`.
+    pub fn settle(&mut self, now: MonoTime, forced: bool) {
+        while let Some(first) = self.held.front() {
+            if !forced && !self.spans.iter().all(|spans| spans.is_settled(first.time, now)) {
+                return;
+            }
+            if let Some(first) = self.held.pop_front() {
+                self.advance(first);
+            }
+        }
+    }
+
+    fn advance(&mut self, held: Held) {
+        let Some(Edge { held: before, seen: from }) = self.edge else { return };
+        let time = held.time.since(before.time);
+        if time.is_zero() {
+            return;
+        }
+        // Split where the new reading begins to look back, to know what it saw.
+        let look_back = self.accuracy.resolution.look_back().min(time);
+        let look_from = MonoTime(held.time.0.saturating_sub(duration_ns(look_back)));
+        let mut recent = Work::default();
+        let works: Vec<Work> = self
+            .spans
+            .iter_mut()
+            .map(|spans| {
+                let mut work = spans.take_until(look_from);
+                let late = spans.take_until(held.time);
+                recent.add(late);
+                work.add(late);
+                work
+            })
+            .collect();
+        let seen = Seen {
+            watts: held.watts,
+            busy: (recent.busy_s / look_back.as_secs_f64().max(1e-9)).min(1.0),
+            inferences: recent.inferences,
+        };
+        let (time_s, busy_s) = (time.as_secs_f64(), works.iter().map(|work| work.busy_s).sum::<f64>());
+        let joules = (held.joules - before.joules).0;
+        let stretch = Stretch { time_s, joules, busy_s: busy_s.min(time_s), from, to: seen };
+        let other_s = held.other_s.zip(before.other_s).map(|(now, then)| (now - then).max(0.0));
+        self.edge = Some(Edge { held, seen });
+        self.take(before.time, &stretch, &works, other_s);
+    }
+
+    fn take(&mut self, start: MonoTime, stretch: &Stretch, works: &[Work], other_s: Option<f64>) {
+        let window = &mut self.window;
+        window.start.get_or_insert(start);
+        window.all.add(stretch, window.all.time_s > 0.0);
+        window.other_s = if window.all.time_s > stretch.time_s {
+            window.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s)
+        } else {
+            other_s
+        };
+        for (sum, work) in window.works.iter_mut().zip(works) {
+            sum.add(*work);
+        }
+        window.add_to_fit(stretch, works, self.accuracy.resolution);
+        let end = self.edge.map_or(start, |edge| edge.held.time);
+        let guard = GUARD + self.accuracy.resolution.look_back();
+        let ran = stretch.busy_s > 0.0;
+        if ran || self.last_busy.is_some_and(|last| start < last + guard) {
+            if ran {
+                self.last_busy = Some(self.last_end(end));
+            }
+            self.end_quiet();
+            self.activate(start, stretch);
+            return;
+        }
+        if self.is_quiet {
+            self.observe(start, stretch, true, other_s);
+            return;
+        }
+        self.candidates.push((start, *stretch));
+        if self.candidates.iter().map(|(_, stretch)| stretch.time_s).sum::<f64>() >= QUIET_MIN_S {
+            self.is_quiet = true;
+            self.window.in_active = false;
+            for (index, (start, stretch)) in std::mem::take(&mut self.candidates).iter().enumerate() {
+                self.observe(*start, stretch, index > 0, other_s);
+            }
+        }
+    }
+
+    /// When the last inference before `end` was over.
+    fn last_end(&self, end: MonoTime) -> MonoTime {
+        self.spans.iter().map(|spans| spans.last_taken().min(end)).max().unwrap_or(end)
+    }
+
+    fn activate(&mut self, start: MonoTime, stretch: &Stretch) {
+        let window = &mut self.window;
+        let end = start + Duration::from_secs_f64(stretch.time_s);
+        window.active_bounds = Some((window.active_bounds.map_or(start, |(first, _)| first), end));
+        window.active.add(stretch, window.in_active);
+        window.in_active = true;
+    }
+
+    /// What was quiet for too short a time is active.
+    fn end_quiet(&mut self) {
+        self.is_quiet = false;
+        for (start, stretch) in std::mem::take(&mut self.candidates) {
+            self.activate(start, &stretch);
+        }
+    }
+
+    fn observe(&mut self, start: MonoTime, stretch: &Stretch, continues: bool, other_s: Option<f64>) {
+        let observation =
+            self.observation.get_or_insert_with(|| Observation { start, sums: Sums::default(), other_s: Some(0.0) });
+        observation.sums.add(stretch, continues);
+        observation.other_s = observation.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
+        let end = self.edge.map_or(start, |edge| edge.held.time);
+        let age = end.since(observation.start);
+        if observation.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
+            self.conclude(end);
+        }
+    }
+
+    /// Makes the quiet stretches so far an observation of the idle power.
+    fn conclude(&mut self, end: MonoTime) {
+        let Some(Observation { start, sums, other_s }) = self.observation.take() else { return };
+        let resolution = self.accuracy.resolution;
+        if let Some(variance) = sums.snapshot_variance() {
+            let known = self.snapshot_variance.unwrap_or(variance);
+            self.snapshot_variance = Some(known + 0.2 * (variance - known));
+        }
+        let other_cores = other_s.map(|other_s| other_s / sums.time_s);
+        let u_w = match (resolution, self.snapshot_variance) {
+            (Resolution::Sampled { .. }, None) => return,
+            (_, variance) => sums.quiet_u_w(resolution, variance.unwrap_or(0.0)),
+        };
+        let time = start + end.since(start) / 2;
+        let quiet = Quiet { time, watts: sums.joules / sums.time_s, u_w, other_cores };
+        if self.idles.len() >= IDLES_MAX && !self.idles.contains_key(&self.delegates) {
+            self.idles.pop_first();
+        }
+        let idle = self.idles.entry(self.delegates.clone()).or_default();
+        let disturbed = |before: f64| other_cores.is_some_and(|now| now > before + OTHER_CORES_MAX);
+        if !idle.other_cores().is_some_and(disturbed) {
+            idle.observe(quiet);
+        }
+    }
+
+    /// What is known of the idle power in the active part of the window.
+    pub fn idle(&self, settings: &Settings) -> Option<IdlePower> {
+        let modelled = match self.accuracy.resolution {
+            Resolution::Model { idle } => idle,
+            _ => None,
+        };
+        if let Some(watts) = modelled.or(settings.idle) {
+            return Some(IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None });
+        }
+        let (from, to) = self.window.active_bounds.or(self.bounds())?;
+        self.idles.get(&self.delegates)?.between(from, to)
+    }
+
+    /// Cores that others kept busy in the window beyond those while idle power was measured.
+    pub fn other_cores(&self) -> Option<f64> {
+        let quiet = self.idles.get(&self.delegates).and_then(Idle::other_cores).unwrap_or(0.0);
+        self.window.other_s.map(|other_s| other_s / self.window.all.time_s - quiet)
+    }
+
+    /// The readings between which the window lies.
+    pub fn bounds(&self) -> Option<(MonoTime, MonoTime)> {
+        self.window.start.zip(self.edge.map(|edge| edge.held.time))
+    }
+
+    pub fn snapshot_variance(&self) -> Option<f64> {
+        self.snapshot_variance
+    }
+
+    /// Tells which delegates are active: idle power differs with them, so the window starts anew.
+    pub fn delegates(&mut self, active: &str) {
+        if self.delegates == active {
+            return;
+        }
+        self.delegates = active.to_owned();
+        self.restart("the active delegates changed in the window");
+    }
+
+    /// Gives up what was seen since the last figures, and goes on from the last reading.
+    fn restart(&mut self, reason: &str) {
+        (self.observation, self.is_quiet) = (None, false);
+        self.candidates.clear();
+        if self.window.all.time_s > 0.0 {
+            self.broken = Some(reason.to_owned());
+            self.window = Window::new(self.spans.len());
+        }
+    }
+
+    fn lose(&mut self, reason: String) {
+        self.broken = Some(reason);
+        self.window = Window::new(self.spans.len());
+        (self.edge, self.observation, self.is_quiet) = (None, None, false);
+        self.held.clear();
+        self.candidates.clear();
+    }
+
+    /// One figure a pipeline; the next window starts here unless this one has still to grow.
+    pub fn figures(&mut self, settings: &Settings) -> Vec<Figure> {
+        let mut figures = match (&self.broken, self.edge) {
+            (Some(reason), _) => figure::all_unavailable(self, reason),
+            (None, Some(_)) => figure::of_window(self, settings),
+            (None, None) => figure::all_unavailable(self, "the meter was not read yet"),
+        };
+        let full = self.window.all.time_s >= settings.window_max.as_secs_f64();
+        let closed = self.broken.is_some() || full || figures.iter().all(|figure| figure.is_good_enough(settings));
+        if self.edge.is_some() {
+            self.broken = None;
+        }
+        if closed {
+            self.window = Window::new(self.spans.len());
+            figures.iter_mut().for_each(|figure| figure.closed = true);
+        }
+        figures
+    }
+}

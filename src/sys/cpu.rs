@@ -1,0 +1,112 @@
+//! Processor time: what this daemon and its engines' processes have used, and what everybody else has.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+use crate::units::process_cpu_time;
+
+/// `USER_HZ`, which is 100 on every architecture that we run on (proc_stat(5)).
+const TICKS_PER_S: f64 = 100.0;
+/// The first line of `/proc/stat`, which sums up all processors, is shorter.
+const LINE_MAX: usize = 256;
+
+/// The processes of our engines that live, to count their time as ours.
+#[derive(Debug, Clone, Default)]
+pub struct Children(Arc<Mutex<Vec<Pid>>>);
+
+impl Children {
+    pub fn add(&self, pid: Pid) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+    }
+
+    /// After it was reaped: from then on the kernel counts its time as that of ended children.
+    pub fn remove(&self, pid: Pid) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != pid);
+    }
+
+    /// Of those that live and those that were reaped.
+    fn cpu_time(&self) -> Duration {
+        let reaped = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
+            let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+            Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+        });
+        let living = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = |pid: &Pid| clock_getcpuclockid(*pid).and_then(clock_gettime).map(Duration::from);
+        living.iter().filter_map(|pid| time(pid).ok()).fold(reaped, |sum, time| sum + time)
+    }
+}
+
+/// Reads the processor time of all programs but ours.
+#[derive(Debug)]
+pub struct Others {
+    stat: Option<File>,
+    ours: Children,
+}
+
+impl Others {
+    pub fn new(ours: Children) -> Self {
+        Self { stat: File::open("/proc/stat").ok(), ours }
+    }
+
+    /// Since boot, in the kernel's ticks of 10 ms less our own time; `None` when the kernel does not tell.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let mut line = [0; LINE_MAX];
+        let length = self.stat.as_ref()?.read_at(&mut line, 0).ok()?;
+        let all = busy_time(std::str::from_utf8(line.get(..length)?).ok()?)?;
+        Some(all.saturating_sub(process_cpu_time() + self.ours.cpu_time()))
+    }
+}
+
+/// From the first line of `/proc/stat`: user nice system idle iowait irq softirq steal; guest time is in user already.
+fn busy_time(stat: &str) -> Option<Duration> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let mut busy = 0u64;
+    for index in 0..8 {
+        let ticks: u64 = fields.next()?.parse().ok()?;
+        if ![3, 4, 7].contains(&index) {
+            busy = busy.checked_add(ticks)?;
+        }
+    }
+    Some(Duration::from_secs_f64(busy as f64 / TICKS_PER_S))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_waiting_and_stolen_time_is_nobodys() {
+        let stat = "cpu  100 10 50 9000 700 5 35 66 40 0\ncpu0 1 1 1 1\n";
+        assert_eq!(busy_time(stat), Some(Duration::from_secs(2)));
+        assert_eq!(busy_time("intr 1"), None);
+        assert_eq!(busy_time("cpu  100 10 50 9000"), None);
+    }
+
+    #[test]
+    fn a_childs_time_is_ours_while_it_lives_and_when_it_is_gone() {
+        let children = Children::default();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo; read line"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        children.add(pid);
+        // The newline comes when its work is done.
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let living = children.cpu_time();
+        assert!(living > Duration::from_millis(5), "{living:?}");
+        child.wait().unwrap();
+        children.remove(pid);
+        assert!(children.cpu_time() >= living.mul_f64(0.9), "{:?} {living:?}", children.cpu_time());
+        assert!(Others::new(children).cpu_time().is_some());
+    }
+}
