@@ -75,8 +75,9 @@ impl fmt::Display for EnergyTotal {
         match &self.figure {
             Some(figure) => write!(
                 f,
-                "{:.3} mJ an inference gross, {} by {} over {:.0} inferences",
+                "{:.3} mJ gross{} an inference, {} by {} over {:.0} inferences",
                 (self.joules + self.open.0) / (self.inferences + self.open.1) * 1e3,
+                figure.net_j.map_or(String::new(), |net_j| format!(", {:.3} mJ net in the last window", net_j * 1e3)),
                 figure.status.name(),
                 figure.meter.as_deref().unwrap_or("no meter"),
                 self.inferences + self.open.1

@@ -136,18 +136,19 @@ impl View {
         let mut levels = topic.rsplit('/');
         let (kind, name) = (levels.next().unwrap_or(""), levels.next().unwrap_or(""));
         let in_pipeline = levels.next() == Some("p");
-        if kind == "status" && !in_pipeline {
+        if kind == "status" && !in_pipeline && matches!(payload, b"online" | b"offline") {
             self.offline = payload == b"offline";
             return writeln!(out, "{} is {}", plain(name), plain(&String::from_utf8_lossy(payload)));
         }
         let Ok(message) = serde_json::from_slice::<Value>(payload) else {
             return writeln!(out, "{}: not JSON", plain(topic));
         };
-        match kind {
-            "prediction" => self.prediction(topic, name, &message, out),
-            "metrics" => metrics(name, &message, out),
-            "status" => writeln!(out, "{}: {}", plain(name), status(&message)),
-            "event" => writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"])),
+        match (kind, in_pipeline) {
+            ("prediction", true) => self.prediction(topic, name, &message, out),
+            ("metrics", true) => metrics(name, &message, out),
+            ("status", true) => writeln!(out, "{}: {}", plain(name), status(&message)),
+            // A meter of that name has no such field.
+            ("event", false) if message["event"].is_string() => writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"])),
             _ => Ok(()),
         }
     }
@@ -220,10 +221,16 @@ fn energy(figure: &Value) -> String {
     let status = text(&figure["status"]);
     let meter = figure["meter"].as_str().map_or(String::new(), |m| format!(" by {}", plain(m)));
     let reason = figure["reason"].as_str().map_or(String::new(), |r| format!(": {}", plain(r)));
-    match figure["gross_j"].as_f64() {
-        Some(joules) => format!(
-            "{:.3} mJ an inference gross, {status}{meter} ({}), mean {} W over {} s{reason}",
-            joules * 1e3,
+    let of = |name: &str| {
+        let joules = figure[format!("{name}_j")].as_f64()?;
+        let expanded = figure[format!("{name}_expanded_j")].as_f64();
+        let expanded = expanded.map_or(String::new(), |joules| format!(" +- {:.3}", joules * 1e3));
+        Some(format!("{:.3}{expanded} mJ {name}", joules * 1e3))
+    };
+    match of("gross") {
+        Some(gross) => format!(
+            "{gross}{} an inference, {status}{meter} ({}), mean {} W over {} s{reason}",
+            of("net").map_or(String::new(), |net| format!(", {net}")),
             text(&figure["scope"]),
             number(&figure["mean_w"]),
             number(&figure["window_s"]),
@@ -283,7 +290,12 @@ mod tests {
     fn energy_always_says_what_it_is() {
         let figure = serde_json::json!({"status": "estimated", "meter": "m", "scope": "process", "gross_j": 0.0123,
             "mean_w": 2.5, "window_s": 10.0, "reason": null});
-        assert_eq!(energy(&figure), "12.300 mJ an inference gross, estimated by m (process), mean 2.50 W over 10.0 s");
+        assert_eq!(energy(&figure), "12.300 mJ gross an inference, estimated by m (process), mean 2.50 W over 10.0 s");
+        let figure = serde_json::json!({"status": "measured", "meter": "m", "scope": "board", "gross_j": 0.0123,
+            "gross_expanded_j": 0.0002, "net_j": 0.004, "net_expanded_j": 0.0005, "mean_w": 2.5, "window_s": 10.0,
+            "reason": null});
+        let line = energy(&figure);
+        assert!(line.starts_with("12.300 +- 0.200 mJ gross, 4.000 +- 0.500 mJ net an inference, measured"), "{line}");
         let none = serde_json::json!({"status": "unavailable", "gross_j": null, "meter": null, "reason": "no meter"});
         assert_eq!(energy(&none), "unavailable: no meter");
     }
@@ -293,5 +305,13 @@ mod tests {
         assert!(!shown("e/n/event", "{\"event\":\"\\u001b[2J\",\"message\":\"x\"}").contains('\u{1b}'));
         assert_eq!(shown("e/n/p/x/metrics", "{"), "e/n/p/x/metrics: not JSON\n");
         shown("e/n/p/x/metrics", "{}");
+    }
+
+    #[test]
+    fn a_meter_of_any_name_is_passed_over() {
+        for name in ["status", "metrics", "event", "prediction", "board"] {
+            assert_eq!(shown(&format!("e/n/power/{name}"), r#"{"power_w":2.5}"#), "");
+        }
+        assert_eq!(shown("e/power/status", "online"), "power is online\n");
     }
 }

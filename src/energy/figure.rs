@@ -313,9 +313,12 @@ impl<'a> Metered<'a> {
         let mut reasons = Vec::new();
         let others = self.track.other_cores().filter(|cores| *cores > OTHER_CORES_MAX);
         if let Some(cores) = others {
-            reasons.push(format!(
-                "other programs used {cores:.2} cores more than when idle power was measured: their energy is in it"
-            ));
+            let more = if self.idle.is_some_and(|idle| idle.age.is_some()) {
+                " more than when idle power was measured"
+            } else {
+                ""
+            };
+            reasons.push(format!("other programs used {cores:.2} cores{more}: their energy is in it"));
         }
         if !alone && fitted {
             let stretches = self.powers.as_ref().map_or(0, |powers| powers.stretches);

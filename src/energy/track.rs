@@ -14,7 +14,7 @@ use super::share::Fit;
 use super::spans::{Spans, Work};
 use super::sums::{Seen, Stretch, Sums};
 use crate::engine::span::BusySpan;
-use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution};
+use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
 use crate::units::{Joules, MonoTime, duration_ns};
 
 /// Readings that wait for the inferences that run at their time.
@@ -342,8 +342,12 @@ impl Track {
         self.idles.get(&self.delegates)?.between(from, to)
     }
 
-    /// Cores that others kept busy in the window beyond those while idle power was measured.
+    /// Cores that others kept busy in the window beyond those while idle power was measured; none where they are unknown or
+    /// not metered.
     pub fn other_cores(&self) -> Option<f64> {
+        if self.info.scope == Scope::Process {
+            return None;
+        }
         let quiet = self.idles.get(&self.delegates).and_then(Idle::other_cores).unwrap_or(0.0);
         self.window.other_s.map(|other_s| other_s / self.window.all.time_s - quiet)
     }
