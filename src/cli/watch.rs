@@ -148,7 +148,9 @@ impl View {
             ("metrics", true) => metrics(name, &message, out),
             ("status", true) => writeln!(out, "{}: {}", plain(name), status(&message)),
             // A meter of that name has no such field.
-            ("event", false) if message["event"].is_string() => writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"])),
+            ("event", false) if message["event"].is_string() => {
+                writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"]))
+            }
             _ => Ok(()),
         }
     }

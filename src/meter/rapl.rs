@@ -25,6 +25,8 @@ pub struct Rapl {
     powercap: Powercap,
     only: Option<Way>,
     active: Option<Way>,
+    /// Why a better way than the active one may not be used.
+    note: Option<MeterError>,
     /// What is added to the active way's joules, so that the sum never decreases.
     before: Joules,
     joules: Joules,
@@ -40,6 +42,7 @@ impl Rapl {
             powercap,
             only,
             active: None,
+            note: None,
             before: Joules(0.0),
             joules: Joules(0.0),
         }
@@ -59,6 +62,7 @@ impl Rapl {
         for way in WAYS.into_iter().filter(|way| only.is_none_or(|only| only == *way)) {
             match self.way(way).read() {
                 Ok(reading) => {
+                    self.note = refusal.filter(|error| matches!(error, MeterError::Denied { .. }));
                     self.active = Some(way);
                     self.before = self.joules - reading.joules;
                     return Ok(reading);
@@ -101,8 +105,11 @@ impl Meter for Rapl {
             Some(Way::Perf) => self.perf.info(),
             Some(Way::Powercap) | None => self.powercap.info(),
         };
-        if *info != self.info {
+        let (ours, notes) = (&self.info.detail, usize::from(self.note.is_some()));
+        let is_told = ours.len() == info.detail.len() + notes && ours.starts_with(&info.detail);
+        if info.scope != self.info.scope || !is_told {
             self.info = info.clone();
+            self.info.detail.extend(self.note.as_ref().map(|error| format!("perf events would be finer: {error}")));
         }
         reading.joules = self.before + reading.joules;
         self.joules = reading.joules;
@@ -130,6 +137,23 @@ mod tests {
         assert!(matches!(meter.read(), Err(MeterError::Invalid { .. })));
         tree.energy("intel-rapl:0", 7);
         assert_eq!(meter.read().unwrap().joules, Joules(2.0));
+    }
+
+    #[test]
+    fn a_better_way_that_is_denied_is_named_beside_the_one_in_use() {
+        let tree = Tree::new(&[]);
+        tree.zone("intel-rapl:0", "package-0", 1_000_000);
+        let mut meter = Rapl::new("package", tree.root(), None);
+        meter.read().unwrap();
+        meter.note = Some(MeterError::Denied { path: "/p".into(), mend: "allow it".to_owned() });
+        for _ in 0..2 {
+            meter.read().unwrap();
+            let finer = "perf events would be finer: /p: permission denied; allow it";
+            assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)", finer]);
+        }
+        meter.note = None;
+        meter.read().unwrap();
+        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)"]);
     }
 
     #[test]
