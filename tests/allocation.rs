@@ -1,7 +1,9 @@
-//! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over.
+//! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over; nor does a meter's reading.
 
 #![allow(unsafe_code)]
 
+#[path = "common/counters.rs"]
+mod counters;
 #[path = "common/demo.rs"]
 mod demo;
 
@@ -80,4 +82,47 @@ fn the_whole_recording_passes_without_an_allocation() {
     });
     assert_eq!(decisions, 491);
     assert_eq!(count, 0, "allocations in {decisions} windows");
+}
+
+#[test]
+fn a_meter_that_works_is_read_without_an_allocation() {
+    use std::time::Duration;
+
+    use counters::{Counter, Mover, Tree};
+    use edgewatt::meter::hwmon::{Hwmon, Selector};
+    use edgewatt::meter::rapl::Rapl;
+    use edgewatt::meter::{Meter, Scope, sampler};
+    use edgewatt::stop::Stop;
+
+    let tree = Tree::new(&[
+        ("class/hwmon/hwmon0/name", "ina219\n"),
+        ("class/hwmon/hwmon0/power1_input", "2500000\n"),
+        ("class/hwmon/hwmon0/in1_input", "5000\n"),
+        ("class/hwmon/hwmon0/curr1_input", "500\n"),
+    ]);
+    tree.zone("intel-rapl:0", "package-0", 0);
+    tree.zone("intel-rapl:0:0", "dram", 0);
+    let counter = |id: &str| Counter::new(&tree.path(&format!("class/powercap/{id}/energy_uj")), 5.0, 0, None);
+    let _mover = Mover::start(vec![counter("intel-rapl:0"), counter("intel-rapl:0:0")]);
+    let period = Duration::from_millis(1);
+    let selector = Selector { chip: "ina219".to_owned(), device: None, channel: None, label: None };
+    let mut meters: Vec<Box<dyn Meter>> = vec![
+        Box::new(Rapl::new("package", tree.root(), None)),
+        Box::new(Hwmon::new("board", tree.root(), selector, Scope::Board, period)),
+    ];
+    let (stop, meters_count) = (Stop::new().unwrap(), meters.len());
+    let (mut readings, mut found) = (0, 0);
+    sampler::run(&mut meters, period, &stop, |_, reading| {
+        reading.unwrap();
+        readings += 1;
+        // The first reading of each opens its files.
+        if readings == meters_count {
+            found = ALLOCATIONS.get();
+        }
+        if readings == 200 {
+            stop.request();
+        }
+    })
+    .unwrap();
+    assert_eq!(ALLOCATIONS.get() - found, 0, "allocations in {readings} readings");
 }

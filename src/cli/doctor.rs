@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing::subscriber::NoSubscriber;
+
 use crate::meter::survey::{Finding, State, survey};
 
 #[derive(Debug, clap::Args)]
@@ -18,7 +20,10 @@ pub struct Args {
 
 /// Shows all findings; success when there is a sensor that can be read or used.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let findings = survey(&args.sysfs, &args.dev, std::thread::sleep);
+    // What the meters would log stands in the findings.
+    let findings = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        survey(&args.sysfs, &args.dev, std::thread::sleep)
+    });
     let mut out = io::stdout();
     writeln!(out, "power meters")?;
     for finding in &findings {

@@ -23,6 +23,8 @@ const ENERGY_UPDATE: Duration = Duration::from_millis(1);
 
 /// In a chip's folder, where its driver reckons with a shunt.
 const SHUNT: &str = "shunt_resistor";
+/// What the kernel's `ina2xx` takes the shunt for where it is told nothing.
+const DEFAULT_SHUNT_UOHM: u64 = 10_000;
 
 const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
 
@@ -76,6 +78,8 @@ pub struct Hwmon {
     joules: Joules,
     /// What the driver reckons with, where it says so.
     shunt_ohms: Option<f64>,
+    /// A doubtful shunt was told in the log.
+    shunt_warned: bool,
 }
 
 /// An open channel.
@@ -110,6 +114,7 @@ impl Hwmon {
             power: Integral::new(period),
             joules: Joules(0.0),
             shunt_ohms: None,
+            shunt_warned: false,
         }
     }
 
@@ -181,9 +186,22 @@ impl Hwmon {
         let device = device(&folder).unwrap_or_default();
         self.info.detail = vec![format!("{} {device} {}: {what}", self.selector.chip, folder.display())];
         let micro_ohms = shunt_micro_ohms(&folder);
-        self.info.detail.extend(micro_ohms.map(|micro_ohms| shunt(&folder, micro_ohms)));
+        if let Some(micro_ohms) = micro_ohms {
+            let shunt = shunt(&folder, micro_ohms);
+            self.warn_of(micro_ohms, &shunt);
+            self.info.detail.push(shunt);
+        }
         self.shunt_ohms = micro_ohms.filter(|micro_ohms| *micro_ohms > 0).map(|micro_ohms| micro_ohms as f64 / 1e6);
         Ok(source)
+    }
+
+    /// Boards with an INA226 may carry the kernel's default; at an INA219 it is rather a setting that was forgotten.
+    fn warn_of(&mut self, micro_ohms: u64, shunt: &str) {
+        let is_doubtful =
+            micro_ohms == DEFAULT_SHUNT_UOHM && matches!(self.selector.chip.as_str(), "ina219" | "ina220");
+        if is_doubtful && !std::mem::replace(&mut self.shunt_warned, true) {
+            tracing::warn!(meter = self.info.name, "all power may be ten times too high: {shunt}");
+        }
     }
 }
 
@@ -397,7 +415,7 @@ fn shunt_micro_ohms(folder: &Path) -> Option<u64> {
 fn shunt(folder: &Path, micro_ohms: u64) -> String {
     let path = folder.join(SHUNT);
     let hint = match micro_ohms {
-        10_000 => format!(
+        DEFAULT_SHUNT_UOHM => format!(
             "; that is the kernel's default, most INA219 boards carry 100000: then echo 100000 > {}",
             path.display()
         ),

@@ -10,6 +10,9 @@ use crate::units::{Joules, MonoTime, Watts};
 /// A gap of more than this many periods between two powers says nothing of the power in it.
 const GAP_PERIODS: u32 = 5;
 
+/// No gap is too long that is a usual period, so that fast readings are not void whenever the machine is busy elsewhere.
+const GAP_MIN: Duration = Duration::from_millis(100);
+
 /// The area under straight lines from each power to the next.
 #[derive(Debug)]
 pub struct Integral {
@@ -21,7 +24,7 @@ pub struct Integral {
 impl Integral {
     /// Nothing so far; `period` is the time that normally passes between two powers.
     pub fn new(period: Duration) -> Self {
-        Self { max_gap: period * GAP_PERIODS, last: None, joules: Joules(0.0) }
+        Self { max_gap: (period * GAP_PERIODS).max(GAP_MIN), last: None, joules: Joules(0.0) }
     }
 
     /// Joules since the start, with `power` at `now` as the end; [`MeterError::Rebaselined`] after too long a gap.
@@ -69,5 +72,9 @@ mod tests {
         assert_eq!(integral.add(ms(626), Watts(8.0)).unwrap(), Joules(1.0));
         integral.interrupt();
         assert_eq!(integral.add(ms(100_000), Watts(8.0)).unwrap(), Joules(1.0));
+        let mut fast = Integral::new(Duration::from_millis(1));
+        fast.add(ms(0), Watts(8.0)).unwrap();
+        assert_eq!(fast.add(ms(100), Watts(8.0)).unwrap(), Joules(0.8), "a thread that was held up for a moment");
+        assert!(fast.add(ms(201), Watts(8.0)).is_err());
     }
 }

@@ -1,8 +1,9 @@
 //! The replay meter: a recorded trace of watts or joules, played from the first read on at its own pace.
 //!
-//! Owns the trace, which is read once and summed once: what it gives depends on the file alone, to the last bit, and
-//! never on the moments at which it is read. A reading is the latest row whose time has come, at that row's time. After
-//! the last row the readings stay there, so that no window gets energy that was not recorded.
+//! Owns the trace, which is read once and summed once, in integers: a total is the number nearest to the exact sum of
+//! what stands in the file, and never depends on the moments at which it is read. A reading is the latest row whose time
+//! has come, at that row's time. After the last row the readings stay there, so that no window gets energy that was not
+//! recorded.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -15,6 +16,12 @@ use crate::units::{Joules, MonoTime, Watts};
 
 /// A step of more than this many median steps is a gap, in which the power is not known.
 const GAP_STEPS: u32 = 5;
+
+/// Decimals that are kept of a number: seconds, watts and joules are counted in billionths.
+const DECIMALS: usize = 9;
+const BILLION: i128 = 1_000_000_000;
+
+const NUMBER: &str = "a finite number";
 
 /// The columns of a trace, by the names in its first line.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +58,9 @@ struct Playing {
     /// The row of the latest reading.
     place: usize,
 }
+
+/// The time since the first row, and billionths of a watt or joule.
+type Sample = (Duration, i64);
 
 #[derive(Debug, Clone, Copy)]
 struct Row {
@@ -140,18 +150,19 @@ fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
     }
     let mut lines = Lines::new(path, BufReader::new(File::open(path).map_err(open)?));
     let (time, value) = lines.header(columns)?;
-    let mut samples: Vec<(Duration, f64)> = Vec::new();
+    let mut samples: Vec<Sample> = Vec::new();
     let mut first = None;
     while lines.next()? {
-        let raw_time = lines.number(time, "a finite time")?;
-        let at = (raw_time - *first.get_or_insert(raw_time)) * columns.time_unit_ns / 1e9;
+        let raw_time = lines.billionths(time, "a finite time")?;
+        let since_first = raw_time - *first.get_or_insert(raw_time);
+        let at = since_first.checked_mul(columns.time_unit_ns as i128).and_then(|at| u64::try_from(at / BILLION).ok());
         let after = samples.last().copied();
         // Nanoseconds are all that is kept, so rows closer than that have the same time.
-        let at = Duration::try_from_secs_f64(at).ok().filter(|at| after.is_none_or(|(before, _)| before < *at));
+        let at = at.map(Duration::from_nanos).filter(|at| after.is_none_or(|(before, _)| before < *at));
         let Some(at) = at else { return Err(lines.invalid(time, "a time after that of the line before")) };
-        let number = lines.number(value, "a finite number")?;
+        let number = i64::try_from(lines.billionths(value, NUMBER)?).map_err(|_| lines.invalid(value, NUMBER))?;
         let expected = match columns.value {
-            Value::Watts(_) if number < 0.0 => Some("watts no less than 0"),
+            Value::Watts(_) if number < 0 => Some("watts no less than 0"),
             Value::Joules(_) if after.is_some_and(|(_, before)| number < before) => {
                 Some("cumulative joules no less than in the line before")
             }
@@ -171,32 +182,63 @@ fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
     })
 }
 
-fn integrate(samples: &[(Duration, f64)]) -> Vec<Row> {
+/// Trapezoids: of powers in billionths of a watt over nanoseconds, each is a whole number of half attojoules.
+fn integrate(samples: &[Sample]) -> Vec<Row> {
     let mut steps: Vec<Duration> = samples.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     let middle = steps.len() / 2;
     let max_step = *steps.select_nth_unstable(middle).1 * GAP_STEPS;
-    let mut joules = Joules(0.0);
+    let mut half_attojoules = 0;
     let mut before = samples.first().copied();
-    let row = |&(at, watts): &(Duration, f64)| {
+    let row = |&(at, watts): &Sample| {
         let (then, watts_then) = before.replace((at, watts)).unwrap_or((at, watts));
         let step = at - then;
         let after_gap = step > max_step;
         if !after_gap {
-            joules = joules + Watts((watts_then + watts) / 2.0).over(step);
+            // Two powers make less than 2^64, and so does the time from first to last.
+            let both = u128::from(watts_then.unsigned_abs()) + u128::from(watts.unsigned_abs());
+            half_attojoules += both * step.as_nanos();
         }
-        Row { at, joules, power: Some(Watts(watts)), after_gap }
+        let joules = Joules(nearest(&format!("{}.{}e-18", half_attojoules / 2, half_attojoules % 2 * 5)));
+        Row { at, joules, power: Some(Watts(nearest(&format!("{watts}e-9")))), after_gap }
     };
     samples.iter().map(row).collect()
 }
 
-fn subtract_first(samples: &[(Duration, f64)]) -> Vec<Row> {
-    let first = samples.first().map_or(0.0, |(_, joules)| *joules);
-    let mut before: Option<(Duration, f64)> = None;
-    let row = |&(at, joules): &(Duration, f64)| {
-        let power = before.replace((at, joules)).and_then(|(then, before)| Joules(joules - before).per(at - then));
-        Row { at, joules: Joules(joules - first), power, after_gap: false }
+fn subtract_first(samples: &[Sample]) -> Vec<Row> {
+    let first = samples.first().map_or(0, |(_, joules)| *joules);
+    let since = |joules: i64, before: i64| Joules(nearest(&format!("{}e-9", joules.abs_diff(before))));
+    let mut before: Option<Sample> = None;
+    let row = |&(at, joules): &Sample| {
+        let power = before.replace((at, joules)).and_then(|(then, before)| since(joules, before).per(at - then));
+        Row { at, joules: since(joules, first), power, after_gap: false }
     };
     samples.iter().map(row).collect()
+}
+
+/// The number nearest to a decimal one, which the standard library's parser gives; these always are decimal.
+fn nearest(decimal: &str) -> f64 {
+    decimal.parse().unwrap_or(f64::NAN)
+}
+
+/// A decimal number in billionths, rounded half up; none where `text` is none, or one beyond counting.
+fn billionths(text: &str) -> Option<i128> {
+    let (number, exponent) = match text.split_once(['e', 'E']) {
+        Some((number, exponent)) => (number, exponent.parse::<i16>().ok()?),
+        None => (text, 0),
+    };
+    let magnitude = number.strip_prefix(['+', '-']).unwrap_or(number);
+    let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, ""));
+    let digits = format!("0{whole}{fraction}");
+    if whole.len() + fraction.len() == 0 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    // So many digits count billionths; a number that is far smaller has none of them.
+    let wanted = (1 + whole.len() + DECIMALS).saturating_add_signed(exponent.into());
+    let (kept, dropped) = digits.split_at(wanted.min(digits.len()));
+    let zeros = "0".repeat(wanted - kept.len());
+    let rounded = i128::from(dropped.starts_with(|digit| digit >= '5'));
+    let count: i128 = format!("0{kept}{zeros}").parse().ok()?;
+    Some(if number.starts_with('-') { -(count + rounded) } else { count + rounded })
 }
 
 fn empty_trace(path: &Path) -> MeterError {
@@ -257,9 +299,9 @@ impl<'a> Lines<'a> {
         if column < self.count { self.fields.get(column).trim_ascii() } else { b"" }
     }
 
-    fn number(&self, column: usize, expected: &'static str) -> Result<f64, MeterError> {
-        let number: Option<f64> = std::str::from_utf8(self.text(column)).ok().and_then(|text| text.parse().ok());
-        number.filter(|number| number.is_finite()).ok_or_else(|| self.invalid(column, expected))
+    fn billionths(&self, column: usize, expected: &'static str) -> Result<i128, MeterError> {
+        let number = std::str::from_utf8(self.text(column)).ok().and_then(billionths);
+        number.ok_or_else(|| self.invalid(column, expected))
     }
 
     fn invalid(&self, column: usize, expected: &'static str) -> MeterError {
@@ -275,6 +317,8 @@ impl<'a> Lines<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::tree::Tree;
     use super::*;
 
@@ -346,6 +390,59 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_kept_to_the_billionth() {
+        for (text, expected) in [
+            ("0", 0),
+            ("2.65", 2_650_000_000),
+            ("+.5", 500_000_000),
+            ("7.", 7_000_000_000),
+            ("-0.1", -100_000_000),
+            ("1700000000.123456789", 1_700_000_000_123_456_789),
+            ("1700000000000000000", 1_700_000_000_000_000_000_000_000_000),
+            ("0.0000000004999", 0),
+            ("0.0000000005", 1),
+            ("3.5e-3", 3_500_000),
+            ("9E-10", 1),
+            ("4e-10", 0),
+            ("9e-11", 0),
+            ("9e-300", 0),
+            ("1.25e3", 1_250_000_000_000),
+        ] {
+            assert_eq!(billionths(text), Some(expected), "{text}");
+        }
+        for text in ["", "-", ".", "e3", "1e", "1,5", "0x10", "+-1", "1.2.3", "nan", "inf", "1e400", "1 2"] {
+            assert_eq!(billionths(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        /// Every decimal of nine places that a number can have, against integers.
+        #[test]
+        fn a_sum_is_the_number_nearest_to_the_exact_one(
+            rows in prop::collection::vec((1u64..3_000_000_000, 0u64..20_000_000_000), 2..60),
+            epoch_s in 0u64..2_000_000_000,
+        ) {
+            let nano = |n: u64| format!("{}.{:09}", n / 1_000_000_000, n % 1_000_000_000);
+            let (mut now, mut exact, mut text) = (epoch_s * 1_000_000_000, 0u128, "time_s,power_w\n".to_owned());
+            for (index, (step, watts)) in rows.iter().enumerate() {
+                // The largest step is no gap for the others.
+                let step = 600_000_000 + step / 1000;
+                now += step;
+                if index > 0 {
+                    exact += u128::from(rows[index - 1].1 + watts) * u128::from(step);
+                }
+                text += &format!("{},{}\n", nano(now), nano(*watts));
+            }
+            let tree = trace(&text);
+            let mut meter = meter(&tree, watts());
+            meter.read_at(ms(0)).unwrap();
+            // Half attojoules to joules, as a decimal of 19 places.
+            let expected: f64 = format!("{}e-19", exact * 5).parse().unwrap();
+            prop_assert_eq!(meter.read_at(ms(1_000_000)).unwrap().joules.0.to_bits(), expected.to_bits());
+        }
+    }
+
+    #[test]
     fn a_gap_in_the_powers_is_not_joined_over() {
         let tree = trace("time_s,power_w\n0,2\n1,2\n2,2\n3,2\n9,2\n10,2\n");
         let mut meter = meter(&tree, watts());
@@ -378,6 +475,7 @@ mod tests {
             ("time_s,power_w\n0,1\n\n0,1\n", "trace.csv:4: read \"0\", expected a time after that"),
             ("time_s,power_w\n5,1\n4,1\n", "trace.csv:3: read \"4\", expected a time after that"),
             ("time_s,power_w\nnan,1\n", "trace.csv:2: read \"nan\", expected a finite time"),
+            ("time_s,power_w\n0,1\n1,1e10\n", "trace.csv:3: read \"1e10\", expected a finite number"),
         ] {
             let error = meter(&trace(text), watts()).read_at(ms(0)).unwrap_err().to_string();
             assert!(error.contains(part), "{part} in {error}");

@@ -53,7 +53,9 @@ pub fn run(
         if last {
             return Ok(());
         }
-        deadline = next_deadline(deadline, period, MonoTime::now());
+        // A reading late in its period must not cost the next one.
+        let late = MonoTime(MonoTime::now().0.saturating_sub(duration_ns(period)).max(deadline.0));
+        deadline = next_deadline(deadline, period, late);
         last = stop.sleep_until(jitter.within(deadline, period))? == Waited::Stopped;
     }
 }
