@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec energy-simulation runtime lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec test-vm energy-simulation runtime lint deny bench compare train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -32,6 +32,12 @@ test: tools runtime ## Every test; installs mosquitto with apt-get where it may
 
 test-tflitec: tools ## The engine on a linked runtime (feature tflitec); installs libclang with apt-get where it may
 	@scripts/test-tflitec
+
+test-vm: tools runtime ## The meters on a kernel's own drivers, in a Debian under QEMU; installs that with apt-get where it may
+	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
+	cargo build --locked
+	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		runtime/x86_64/libtensorflowlite_c.so config models
 
 energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
 	cargo test --release --locked --test energy_simulation -- --ignored --nocapture

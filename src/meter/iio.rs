@@ -1,9 +1,9 @@
 //! The IIO meter: an INA219, INA226 or their kin by the kernel's `ina2xx-adc`, as Debian's kernels have it.
 //!
 //! Owns the choice of the device and its scales; power is voltage times current, computed here, so that the driver's own
-//! idea of the shunt does not matter. Files stay open and a read allocates nothing. Sources:
-//! `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus), `Documentation/ABI/testing/sysfs-bus-iio` (raw
-//! times scale is mV).
+//! idea of the shunt does not matter, and nor does an overflow of its figures (OVF), which it does not show. Files stay
+//! open and a read allocates nothing. Sources: `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus),
+//! `Documentation/ABI/testing/sysfs-bus-iio` (raw times scale is mV).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
 #[derive(Debug)]
 pub struct Iio {
     info: MeterInfo,
-    devices: PathBuf,
+    /// The kernel's buses: `iio` and `i2c` below it have the devices.
+    buses: PathBuf,
     selector: Selector,
     channels: Option<Channels>,
     power: Integral,
@@ -77,7 +78,7 @@ impl Iio {
     pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "iio", scope, estimated: false, detail: Vec::new() },
-            devices: root.join("bus/iio/devices"),
+            buses: root.join("bus"),
             selector,
             channels: None,
             power: Integral::new(period),
@@ -112,7 +113,7 @@ impl Iio {
     }
 
     fn discover(&mut self) -> Result<Channels, MeterError> {
-        let folder = find(&self.devices, &self.selector)?;
+        let folder = find(&self.buses, &self.selector)?;
         let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
         let number = |file: &str| open(file)?.read::<f64>("a number");
         let seconds = |file: &str| number(file).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -173,11 +174,12 @@ impl Meter for Iio {
 }
 
 /// The folder of the one device that fits.
-fn find(devices: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
-    let mut names = match sysfs::names(devices) {
+fn find(buses: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
+    let devices = buses.join("iio/devices");
+    let mut names = match sysfs::names(&devices) {
         Ok(names) => names,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(sysfs::classify(devices, error, "let this user list the folder")),
+        Err(error) => return Err(sysfs::classify(&devices, error, "let this user list the folder")),
     };
     names.sort();
     let mut seen = Vec::new();
@@ -191,7 +193,7 @@ fn find(devices: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
         }
         seen.push(line);
     }
-    let path = devices.to_owned();
+    let path = devices;
     let at = selector.device.as_ref().map(|device| format!(" at {device}")).unwrap_or_default();
     match fitting.as_slice() {
         [(folder, _)] => Ok(folder.clone()),
@@ -202,7 +204,7 @@ fn find(devices: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
                 selector.chip,
                 if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
             ),
-            mend: bind_mend(&selector.chip, selector.device.as_deref()),
+            mend: bind_mend(&buses.join("i2c"), selector),
         }),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
@@ -222,11 +224,32 @@ fn parent(folder: &Path) -> Option<String> {
     parent.contains('-').then_some(parent)
 }
 
-/// What makes the kernel's driver take the chip (`Documentation/i2c/instantiating-devices.rst`).
-fn bind_mend(chip: &str, device: Option<&str>) -> String {
-    let (bus, address) = device.and_then(|device| device.split_once('-')).unwrap_or(("1", "0040"));
-    let address = address.trim_start_matches('0');
-    format!("run: modprobe ina2xx-adc && echo {chip} 0x{address} > /sys/bus/i2c/devices/i2c-{bus}/new_device")
+/// What makes the kernel's driver take the chip (`Documentation/i2c/instantiating-devices.rst`): `new_device` refuses an
+/// address that has a device already, which then lacks the driver only. Its name is the module's, with an underscore.
+fn bind_mend(i2c: &Path, selector: &Selector) -> String {
+    let chip = &selector.chip;
+    let wanted = selector.device.as_deref().unwrap_or("1-0040");
+    let device = i2c.join("devices").join(wanted);
+    if let Ok(driver) = std::fs::read_link(device.join("driver")) {
+        let driver = driver.file_name().unwrap_or_default().to_string_lossy();
+        return match driver.as_ref() {
+            "ina2xx" => {
+                format!("the kernel's driver ina2xx has it: hwmon = {{ chip = \"{chip}\", device = \"{wanted}\" }}")
+            }
+            other => format!("the kernel's driver {other} has what is there: is the name right?"),
+        };
+    }
+    if !device.exists() {
+        let (bus, address) = wanted.split_once('-').unwrap_or(("1", "0040"));
+        let address = address.trim_start_matches('0');
+        return format!(
+            "run: modprobe ina2xx-adc && echo {chip} 0x{address} > /sys/bus/i2c/devices/i2c-{bus}/new_device"
+        );
+    }
+    if i2c.join("drivers/ina2xx_adc").exists() {
+        return format!("run: echo {wanted} > /sys/bus/i2c/drivers/ina2xx_adc/bind");
+    }
+    "run: modprobe ina2xx-adc".to_owned()
 }
 
 #[cfg(test)]
@@ -329,6 +352,24 @@ mod tests {
         );
         let error = read(&mut meter(&Tree::new(&[]), selector()), 0).unwrap_err();
         assert!(error.to_string().contains("there is: none"), "{error}");
+    }
+
+    #[test]
+    fn a_chip_without_its_driver_gets_it() {
+        let device = "bus/i2c/devices/1-0040";
+        let tree = Tree::new(&[(&format!("{device}/name"), "ina219\n")]);
+        let mend = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
+        assert!(mend().ends_with("there is: none; run: modprobe ina2xx-adc"), "{}", mend());
+        tree.write("bus/i2c/drivers/ina2xx_adc/bind", "");
+        assert!(mend().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", mend());
+        for (driver, end) in [
+            ("ina2xx", "driver ina2xx has it: hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
+            ("at24", "driver at24 has what is there: is the name right?"),
+        ] {
+            tree.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"));
+            assert!(mend().ends_with(end), "{}", mend());
+            tree.remove(&format!("{device}/driver"));
+        }
     }
 
     #[test]

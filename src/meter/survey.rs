@@ -136,7 +136,8 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(_) => {
                 let config = format!("ina219 = {{ bus = {number}, address = 0x40, shunt_ohms = 0.1 }}");
-                let mut finding = finding(what, State::Usable, Some(config));
+                let is_taken = root.join(format!("bus/i2c/devices/{number}-0040/driver")).is_symlink();
+                let mut finding = finding(what, State::Usable, (!is_taken).then_some(config));
                 finding.detail = named(root, number);
                 finding
                     .detail
@@ -285,5 +286,8 @@ mod tests {
         assert!(bus.detail[1].starts_with("ina226 at 1-0041 belongs to the kernel's driver ina2xx"), "{bus:?}");
         assert!(reason(find(&findings, "pmic")).contains("dev/vcio: Inappropriate ioctl"), "{findings:#?}");
         assert_eq!(bus.config.as_deref(), Some("ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"));
+        tree.link("bus/i2c/devices/1-0040/driver", "../../drivers/ina2xx_adc");
+        let findings = survey(tree.root(), &tree.path("dev"), |_| ());
+        assert_eq!(find(&findings, "ina219 on i2c-1").config, None, "that address is not to be read directly");
     }
 }

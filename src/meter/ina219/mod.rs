@@ -87,7 +87,10 @@ pub struct Ina219 {
 struct Open {
     registers: Box<dyn Registers>,
     verified: MonoTime,
+    /// When the last conversion was seen to have ended, or the chip was set up.
     converted: MonoTime,
+    /// A conversion has ended since the chip was set up: what the registers hold was measured so.
+    is_measuring: bool,
 }
 
 impl fmt::Debug for Ina219 {
@@ -131,7 +134,8 @@ impl Ina219 {
         let shunt = self.transfer(&mut chip, |r| r.read(Register::ShuntVoltage), Register::ShuntVoltage)?;
         let time = midpoint(before, clock());
         self.note_conversion(&mut chip, bus, time)?;
-        let flow = self.judge(shunt_volts(shunt), bus);
+        let flow = self.measured(&chip, time).and_then(|()| self.judge(shunt_volts(shunt), bus));
+        // One that gives no measurement stays open: set up anew, a chip that stands still would look like a good one.
         self.open = Some(chip);
         let flow = flow.inspect_err(|_| self.power.interrupt())?;
         // What the register holds is the mean of a conversion that ended within the last cycle.
@@ -162,16 +166,18 @@ impl Ina219 {
         now: MonoTime,
     ) -> Result<Open, MeterError> {
         if let Ok(driver) = std::fs::read_link(&self.driver) {
-            return Err(self.taken(&format!("the kernel's driver {}", name_of(&driver))));
+            return Err(self.taken(Some(&name_of(&driver))));
         }
         let registers = open(&self.path, self.chip.address).map_err(|error| self.not_opened(error))?;
-        let mut chip = Open { registers, verified: now, converted: now };
+        let mut chip = Open { registers, verified: now, converted: now, is_measuring: false };
         let word = self.chip.setup.word();
         // Without a calibration the chip computes nothing itself, so an overflow tells of another master.
         for (register, word) in [(Register::Calibration, 0), (Register::Configuration, word)] {
             self.transfer(&mut chip, |r| r.write(register, word), register)?;
         }
         self.verify_now(&mut chip, "what was written: another chip is at this address, or its lines are disturbed")?;
+        // A conversion that ended under an earlier set-up is none under this one.
+        self.transfer(&mut chip, |r| r.read(Register::Power), Register::Power)?;
         let Chip { address, shunt_ohms, setup, .. } = self.chip;
         self.info.detail = vec![
             format!("INA219 at {address:#04x} on {}, configuration {word:#06x}", self.path.display()),
@@ -206,21 +212,33 @@ impl Ina219 {
         Err(MeterError::Invalid { path: self.place(Register::Configuration), text, expected })
     }
 
-    /// Clears the conversion-ready flag where it is set, and tells when none has come for too long.
+    /// Clears the conversion-ready flag where it is set.
     fn note_conversion(&mut self, chip: &mut Open, bus: Bus, now: MonoTime) -> Result<(), MeterError> {
         if bus.ready {
             chip.converted = now;
+            chip.is_measuring = true;
             self.transfer(chip, |r| r.read(Register::Power), Register::Power)?;
         }
+        Ok(())
+    }
+
+    /// Whether the registers hold a measurement under this set-up, and not one from too long ago.
+    fn measured(&self, chip: &Open, now: MonoTime) -> Result<(), MeterError> {
         let still = now.since(chip.converted);
-        if still < STUCK_AFTER.max(self.chip.setup.cycle() * STUCK_CYCLES) {
-            return Ok(());
+        if still >= STUCK_AFTER.max(self.chip.setup.cycle() * STUCK_CYCLES) {
+            return Err(MeterError::Stuck {
+                path: self.place(Register::BusVoltage),
+                seconds: still.as_secs_f64(),
+                mend: "the chip ends no conversion (CNVR): is its supply steady, does another program use it?"
+                    .to_owned(),
+            });
         }
-        Err(MeterError::Stuck {
-            path: self.place(Register::BusVoltage),
-            seconds: still.as_secs_f64(),
-            mend: "the chip ends no conversion (CNVR): is its supply steady, does another program use it?".to_owned(),
-        })
+        if !chip.is_measuring {
+            return Err(MeterError::Rebaselined {
+                reason: "the chip was set up and has not measured since".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// What flows, unless the registers hold no measurement of it.
@@ -284,21 +302,26 @@ impl Ina219 {
                 MeterError::Absent { path, reason: "no such bus".to_owned(), mend: BUS_MEND.to_owned() }
             }
             io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: GROUP_MEND.to_owned() },
-            _ if error.raw_os_error() == Some(EBUSY) => self.taken("a kernel driver"),
+            _ if error.raw_os_error() == Some(EBUSY) => self.taken(None),
             _ => MeterError::Failed { path, source: error },
         }
     }
 
-    fn taken(&self, by: &str) -> MeterError {
+    fn taken(&self, by: Option<&str>) -> MeterError {
         let device = self.chip.device();
+        let hwmon = format!("hwmon = {{ chip = \"ina219\", device = \"{device}\" }}");
+        let shunt_ohms = self.chip.shunt_ohms;
+        let iio = format!("iio = {{ chip = \"ina219\", device = \"{device}\", shunt_ohms = {shunt_ohms} }}");
+        let meter = match by {
+            Some("ina2xx") => hwmon,
+            Some("ina2xx_adc") => iio,
+            _ => format!("{hwmon}, or with the driver ina2xx_adc: {iio}"),
+        };
+        let by = by.map_or_else(|| "a kernel driver".to_owned(), |name| format!("the kernel's driver {name}"));
         MeterError::Taken {
             path: self.driver.clone(),
             reason: format!("{by} has the chip"),
-            mend: format!(
-                "read it through the kernel: hwmon = {{ chip = \"ina219\", device = \"{device}\" }}, or with the driver \
-                 ina2xx-adc: iio = {{ chip = \"ina219\", device = \"{device}\", shunt_ohms = {} }}",
-                self.chip.shunt_ohms
-            ),
+            mend: format!("read it through the kernel: {meter}"),
         }
     }
 

@@ -18,6 +18,9 @@ struct Words {
     errors: VecDeque<i32>,
     gone: bool,
     transfers: usize,
+    /// A chip that was set up ends no conversion by itself.
+    is_slow: bool,
+    is_set_up: bool,
 }
 
 #[derive(Clone, Default)]
@@ -64,15 +67,21 @@ impl Fake {
 impl Registers for Fake {
     fn read(&mut self, register: Register) -> io::Result<u16> {
         self.access(|chip| {
-            if register == Register::Power {
-                chip.words[Register::BusVoltage as usize] &= !0b10;
+            let bus = &mut chip.words[Register::BusVoltage as usize];
+            match register {
+                Register::Power => *bus &= !0b10,
+                Register::BusVoltage if std::mem::take(&mut chip.is_set_up) && !chip.is_slow => *bus |= 0b10,
+                _ => {}
             }
             chip.words[register as usize]
         })
     }
 
     fn write(&mut self, register: Register, word: u16) -> io::Result<()> {
-        self.access(|chip| chip.words[register as usize] = word)
+        self.access(|chip| {
+            chip.is_set_up |= register == Register::Configuration;
+            chip.words[register as usize] = word;
+        })
     }
 }
 
@@ -158,17 +167,25 @@ fn a_reset_chip_is_noticed_and_set_up_again() {
 #[test]
 fn the_driver_of_the_kernel_is_respected() {
     let (tree, fake) = (Tree::new(&[("bus/i2c/devices/1-0040/name", "ina219\n")]), Fake::new());
-    tree.link("bus/i2c/devices/1-0040/driver", "../../../bus/i2c/drivers/ina2xx-adc");
     let mut meter = meter(&tree);
-    let error = read(&mut meter, &fake, 0).unwrap_err();
-    assert!(matches!(error, MeterError::Taken { .. }));
-    assert!(error.to_string().contains("1-0040/driver: the kernel's driver ina2xx-adc has the chip"), "{error}");
-    assert!(
-        error.to_string().contains("iio = { chip = \"ina219\", device = \"1-0040\", shunt_ohms = 0.1 }"),
-        "{error}"
+    let (hwmon, iio) = (
+        "hwmon = { chip = \"ina219\", device = \"1-0040\" }",
+        "iio = { chip = \"ina219\", device = \"1-0040\", shunt_ohms = 0.1 }",
     );
+    for (driver, mend) in [
+        ("ina2xx_adc", iio.to_owned()),
+        ("ina2xx", hwmon.to_owned()),
+        ("other", format!("{hwmon}, or with the driver ina2xx_adc: {iio}")),
+    ] {
+        tree.link("bus/i2c/devices/1-0040/driver", &format!("../../../bus/i2c/drivers/{driver}"));
+        let error = read(&mut meter, &fake, 0).unwrap_err();
+        assert!(matches!(error, MeterError::Taken { .. }));
+        let end =
+            format!("1-0040/driver: the kernel's driver {driver} has the chip; read it through the kernel: {mend}");
+        assert!(error.to_string().ends_with(&end), "{error}");
+        tree.remove("bus/i2c/devices/1-0040/driver");
+    }
     assert_eq!(fake.0.lock().unwrap().transfers, 0);
-    tree.remove("bus/i2c/devices/1-0040/driver");
     read(&mut meter, &fake, 100).unwrap();
 }
 
@@ -251,11 +268,32 @@ fn without_new_conversions_it_is_stuck() {
     let (tree, fake) = (Tree::new(&[]), Fake::new());
     let mut meter = meter(&tree);
     read(&mut meter, &fake, 0).unwrap();
-    for ms in [300, 600, 900] {
-        assert!(close_to(read(&mut meter, &fake, ms).unwrap().power.unwrap().0, 3.0), "a conversion may be read twice");
+    let before = [300, 600, 900].map(|ms| read(&mut meter, &fake, ms).unwrap());
+    assert!(close_to(before[2].power.unwrap().0, 3.0), "a conversion may be read twice");
+    for ms in [1200, 1300, 1700, 30_000] {
+        let error = read(&mut meter, &fake, ms).unwrap_err();
+        assert!(matches!(error, MeterError::Stuck { .. }) && error.to_string().contains("(CNVR)"), "{ms}: {error}");
     }
-    let error = read(&mut meter, &fake, 1200).unwrap_err();
-    assert!(matches!(error, MeterError::Stuck { .. }) && error.to_string().contains("(CNVR)"), "{error}");
     fake.convert();
-    read(&mut meter, &fake, 1300).unwrap();
+    assert_eq!(read(&mut meter, &fake, 60_000).unwrap().joules, before[2].joules, "what was not seen is not made up");
+}
+
+/// The registers then hold what was measured before, with other ranges or by another program, or nothing.
+#[test]
+fn what_was_measured_before_the_set_up_is_no_reading() {
+    let (tree, fake) = (Tree::new(&[]), Fake::new());
+    fake.0.lock().unwrap().is_slow = true;
+    let mut meter = meter(&tree);
+    for ms in [0, 50] {
+        let error = read(&mut meter, &fake, ms).unwrap_err();
+        assert!(matches!(error, MeterError::Rebaselined { .. }) && error.to_string().contains("set up"), "{error}");
+    }
+    fake.convert();
+    assert_eq!(read(&mut meter, &fake, 100).unwrap().joules, Joules(0.0));
+    fake.set(Register::Configuration, 0x399f);
+    assert!(read(&mut meter, &fake, 1100).unwrap_err().to_string().contains("0x399f, not 0x19ff"));
+    for ms in [1200, 2000] {
+        assert!(matches!(read(&mut meter, &fake, ms), Err(MeterError::Rebaselined { .. })), "{ms}");
+    }
+    assert!(matches!(read(&mut meter, &fake, 2200), Err(MeterError::Stuck { .. })), "it never measures");
 }

@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# In the guest: checks that go on after one that failed, and end with a line like cargo test's.
+
+checks_passed=0
+checks_failed=0
+
+# check NAME COMMAND...: runs it in a shell with `set -e`; what it said is shown where it failed.
+check() {
+    local name=$1 said status
+    shift
+    # A shell in a condition would not stop at an error.
+    set +e
+    said=$(set -euo pipefail && "$@" 2>&1)
+    status=$?
+    set -e
+    if [[ $status -eq 0 ]]; then
+        checks_passed=$((checks_passed + 1))
+        echo "test vm: $name ... ok"
+    else
+        checks_failed=$((checks_failed + 1))
+        printf 'test vm: %s ... FAILED\n%s\n' "$name" "$said"
+    fi
+}
+
+# The last line, and whether all went well.
+checks_end() {
+    local result=ok
+    [[ $checks_failed -eq 0 ]] || result=FAILED
+    echo "test result: $result. $checks_passed passed; $checks_failed failed; 0 ignored; finished in $SECONDS s"
+    [[ $checks_failed -eq 0 ]]
+}
+
+# contains TEXT PART...: fails with the text where a part is not in it.
+contains() {
+    local text=$1 part
+    shift
+    for part; do
+        [[ $text == *"$part"* ]] || { printf 'no "%s" in:\n%s\n' "$part" "$text" && return 1; }
+    done
+}
+
+# published TOPIC FILTER: waits for a message that jq's FILTER holds of, and prints it. Numbers as JSON are seldom equal
+# to the last bit: is(NUMBER) allows a billionth.
+published() {
+    local topic=$1 filter="def is(n): . != null and (. - n | fabs) < 1e-9; $2" message last=none messages
+    exec {messages}< <(exec mosquitto_sub -t "$topic" -W 60)
+    local subscriber=$!
+    while read -r -u "$messages" message; do
+        if jq -e "$filter" <<<"$message" >/dev/null; then
+            kill "$subscriber"
+            echo "$message"
+            return
+        fi
+        last=$message
+    done
+    printf 'waited in vain for: %s\non %s; the last message: %s\n' "$2" "$topic" "$last"
+    return 1
+}
