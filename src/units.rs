@@ -1,10 +1,11 @@
-//! Physical quantities and the monotonic clock as types, so that a watt is never added to a joule.
+//! Physical quantities and the clocks as types, so that a watt is never added to a joule.
 
+use std::fmt;
 use std::ops::{Add, Sub};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident) => {
@@ -50,6 +51,13 @@ impl Joules {
     pub fn per(self, duration: Duration) -> Option<Watts> {
         (!duration.is_zero()).then(|| Watts(self.0 / duration.as_secs_f64()))
     }
+
+    /// Millijoules with three significant digits.
+    pub fn in_mj(self) -> String {
+        let mj = self.0 * 1e3;
+        let whole_digits = if mj == 0.0 { 1.0 } else { mj.abs().log10().floor() + 1.0 };
+        format!("{mj:.*}", (3.0 - whole_digits).clamp(0.0, 9.0) as usize)
+    }
 }
 
 /// A moment on `CLOCK_MONOTONIC`, in nanoseconds since boot (suspend excluded).
@@ -72,6 +80,36 @@ impl Add<Duration> for MonoTime {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration_ns(duration)))
+    }
+}
+
+/// A moment on the wall clock, in milliseconds since 1970; for people and files, never for durations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WallTime(pub u64);
+
+impl WallTime {
+    /// A clock that stands before 1970 is not set at all: it reads as 1970.
+    pub fn now() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for WallTime {
+    /// To the minute, in UTC. Years begin in March here, so that a leap day is the last of its year and five months have
+    /// 153 days (H. Hinnant, chrono-Compatible Low-Level Date Algorithms).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (minutes, days) = (self.0 / 60_000 % 1440, self.0 / 86_400_000);
+        let since_march_0000 = days + 719_468;
+        let (cycle, day_of_cycle) = (since_march_0000 / 146_097, since_march_0000 % 146_097);
+        let year_of_cycle = (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
+        let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
+        let months = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * months + 2) / 5 + 1;
+        let month = (months + 2) % 12 + 1;
+        let year = 400 * cycle + year_of_cycle + u64::from(month <= 2);
+        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
     }
 }
 
@@ -104,6 +142,30 @@ mod tests {
         assert_eq!(e, Joules(10.0));
         assert_eq!(e.per(Duration::from_secs(4)), Some(Watts(2.5)));
         assert_eq!(e.per(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn millijoules_have_three_digits() {
+        let shown = [0.0, 1.0, -0.012_345, 0.001_234_5, 12.345e-6, 1e-12].map(|joules| Joules(joules).in_mj());
+        assert_eq!(shown, ["0.00", "1000", "-12.3", "1.23", "0.0123", "0.000000001"]);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        // From `date -u -d @SECONDS`.
+        for (seconds, date) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_709_251_199, "2024-02-29 23:59 UTC"),
+            (1_709_251_200, "2024-03-01 00:00 UTC"),
+            (1_798_761_599, "2026-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(WallTime(seconds * 1000).to_string(), date);
+        }
+        assert!(WallTime::now() > WallTime(1_700_000_000_000));
+        assert!(WallTime(u64::MAX).to_string().ends_with("UTC"));
     }
 
     #[test]

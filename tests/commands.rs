@@ -264,8 +264,19 @@ fn every_key_and_every_choice_is_in_the_commented_configuration() {
 }
 
 /// Keys whose commented line is an example, since their default is not one value.
-const EXAMPLES: [&str; 10] =
-    ["idle_s", "idle_watts", "id", "library", "client_id", "columns", "limits", "sha256", "parity", "max_mib"];
+const EXAMPLES: [&str; 11] = [
+    "state_dir",
+    "idle_s",
+    "idle_watts",
+    "id",
+    "library",
+    "client_id",
+    "columns",
+    "limits",
+    "sha256",
+    "parity",
+    "max_mib",
+];
 
 #[test]
 fn every_commented_default_is_the_real_one() {

@@ -113,7 +113,7 @@ const REFERENCE_GUARD: Guard = Guard {
     memory_bytes: 4 << 30,
     writable: Vec::new(),
 };
-const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
+pub const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
 
 impl EngineMaker {
     /// The first delegate that works.
@@ -246,7 +246,7 @@ impl EngineMaker {
     }
 
     /// What the reference runs.
-    fn reference_file(&self) -> &ModelFile {
+    pub fn reference_file(&self) -> &ModelFile {
         self.reference_model.as_ref().unwrap_or(&self.model)
     }
 

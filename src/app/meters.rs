@@ -11,6 +11,7 @@ use rtrb::Consumer;
 
 use super::power::Latest;
 use crate::config::{self, MeterKind, Power, RaplInterface, TraceValue};
+use crate::energy::bout::Calibrated;
 use crate::energy::{Figure, Join, Settings};
 use crate::engine::span::{BusySpan, SpanSender, span_ring};
 use crate::meter::estimate::Estimate;
@@ -90,6 +91,15 @@ impl Metering {
     /// Tells which delegates are loaded: idle power differs with them.
     pub fn delegates(&self, active: &str) {
         self.join.lock().unwrap_or_else(PoisonError::into_inner).delegates(active);
+    }
+
+    /// Tells what bouts have shown of a pipeline, as `find` has it for each meter.
+    pub fn calibrated(&self, pipeline: usize, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
+        let Some(place) = self.pipelines.iter().position(|metered| *metered == pipeline) else { return };
+        let mut join = self.join.lock().unwrap_or_else(PoisonError::into_inner);
+        for (meter, info) in self.infos.iter().enumerate() {
+            join.calibrated(place, meter, find(info));
+        }
     }
 
     /// The figures since the last call, by pipeline.

@@ -1,5 +1,7 @@
 //! Build and run: the only module that knows every other.
 
+mod calibrate;
+mod calibrations;
 mod engines;
 mod inspect;
 mod meters;
@@ -8,13 +10,17 @@ mod prepare;
 mod reload;
 mod running;
 mod serve;
+mod state;
 mod summary;
 mod threads;
 mod windows;
 
+pub use calibrate::{CalibrateError, Calibration, Plan, calibrate};
+pub use calibrations::{Calibrations, Entry, KeepError, Under, can_calibrate};
 pub use engines::{EngineMaker, Made, Tools};
 pub use inspect::{Tried, try_delegate};
 pub use meters::build as build_meters;
 pub use prepare::{Prepared, PreparedPipeline, Tensors, load, prepare, tools};
 pub use serve::{RunOptions, run};
+pub use state::folder as state_folder;
 pub use summary::{Outcome, PipelineSummary, Summary};

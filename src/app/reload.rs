@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::calibrations::Calibrations;
 use super::meters::Metering;
 use super::prepare::{self, Kept, Prepared, PreparedPipeline};
 use super::running::{Afterwards, Inheritance, Running};
 use super::serve::{Daemon, PATIENCE, ticks};
+use super::state;
 use super::threads::{Told, caught};
 use crate::config::{Config, Key, Pipeline, Problem};
 use crate::pipeline::Command;
@@ -113,6 +115,7 @@ impl Daemon {
         }
         self.temperature = SocTemperature::find(&config.power.sysfs);
         self.config = config;
+        self.calibrations = Calibrations::read_or_none(&state::folder(self.config.state_dir.as_deref()));
         if metered_anew {
             self.measure_anew().await;
         }
@@ -193,6 +196,7 @@ impl Daemon {
                 for (pipeline, spans) in self.pipelines.iter().zip(spans) {
                     pipeline.tell(Command::Spans(spans));
                 }
+                self.tell_delegates();
             }
             Err(error) => {
                 tracing::error!(%error, "the meter thread cannot be started; there is no energy");
@@ -210,6 +214,7 @@ impl Fixed {
         let mqtt = &config.mqtt;
         let fixed = [
             (&["node", "id"], config.node_id.clone()),
+            (&["node", "state_dir"], format!("{:?}", config.state_dir)),
             (&["runtime", "library"], format!("{:?}", config.runtime_library)),
             (&["mqtt", "broker"], format!("{:?}", mqtt.broker)),
             (&["mqtt", "client_id"], mqtt.client_id.clone()),

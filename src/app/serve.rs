@@ -16,20 +16,24 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::calibrate;
+use super::calibrations::{Calibrations, Subject, Under};
 use super::engines::Tools;
 use super::meters::Metering;
 use super::power;
 use super::prepare::Prepared;
 use super::running::{Afterwards, Running, Shared};
+use super::state;
 use super::summary::{Outcome, PipelineSummary, Summary};
 use super::threads::Told;
 use crate::config::{Broker, Config, Mqtt, WhenFull};
 use crate::publish::broker;
 use crate::publish::mqtt::{Link, LinkState, LinkStatus, Settings};
 use crate::publish::outbox::{Limits, Policy};
-use crate::publish::payload::{Info, PipelineInfo, Process};
+use crate::publish::payload::{Delivery, Info, PipelineInfo, Process};
 use crate::publish::publisher::{Drained, DropReport, HandOver, Speaker};
 use crate::publish::topic::NodeTopics;
+use crate::stop::Stop;
 use crate::sys::{self, SocTemperature};
 use crate::units::{MonoTime, process_cpu_time};
 
@@ -73,7 +77,15 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let summary = runtime.block_on(async {
         // Before anything else runs: a signal must always find the daemon ready to end in order.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
+        let Some((config, prepared)) = calibrated(config, prepared, &mut signals, &options.reload).await? else {
+            return Ok(Summary {
+                outcome: Outcome::Complete,
+                pipelines: Vec::new(),
+                undelivered: 0,
+                delivery: Delivery::default(),
+            });
+        };
         let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
         let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
         let hand_over = HandOver::default();
@@ -97,6 +109,40 @@ pub fn run(
     // A resolver that hangs must not hold up the end.
     runtime.shutdown_background();
     summary
+}
+
+/// Calibrates before anything else runs, where the configuration asks for that; none when a signal has ended it.
+async fn calibrated(
+    config: Config,
+    mut prepared: Prepared,
+    signals: &mut Signals,
+    reload: &AtomicBool,
+) -> anyhow::Result<Option<(Config, Prepared)>> {
+    if !config.power.calibrate_at_start {
+        return Ok(Some((config, prepared)));
+    }
+    let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
+    let until = stop.clone();
+    let mut work = tokio::task::spawn_blocking(move || {
+        calibrate::at_start(&config, &mut prepared, &until);
+        (config, prepared)
+    });
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let done = done.context("the calibration panicked")?;
+                return Ok((!stop.is_requested()).then_some(done));
+            }
+            Some(signal) = signals.next() => match signal {
+                SIGHUP => reload.store(true, Ordering::Relaxed),
+                _ if stop.is_requested() => anyhow::bail!("stopped by a second signal"),
+                _ => {
+                    tracing::info!(signal, "stopping");
+                    stop.request();
+                }
+            },
+        }
+    }
 }
 
 fn settings(mqtt: &Mqtt, host: String, port: u16, topics: &NodeTopics) -> Settings {
@@ -131,6 +177,7 @@ pub(super) struct Daemon {
     pub shared: Shared,
     pub pipelines: Vec<Running>,
     pub metering: Metering,
+    pub calibrations: Calibrations,
     /// The next pipeline's.
     pub next_id: usize,
     /// The configuration is being read again.
@@ -182,6 +229,7 @@ impl Daemon {
             temperature: SocTemperature::find(&config.power.sysfs),
             tick: ticks(config.metrics_interval),
             power_tick: config.power.interval.map(ticks),
+            calibrations: Calibrations::read_or_none(&state::folder(config.state_dir.as_deref())),
             config,
             options,
             tools: prepared.tools,
@@ -299,9 +347,16 @@ impl Daemon {
         self.tell_delegates();
     }
 
-    fn tell_delegates(&self) {
+    /// Tells the metering which delegates are active, and what is known of them.
+    pub(super) fn tell_delegates(&self) {
         let active: Vec<&str> = self.pipelines.iter().map(|p| p.publisher.delegate.active.as_str()).collect();
         self.metering.delegates(&active.join(","));
+        for pipeline in &self.pipelines {
+            let subject = Subject::new(&pipeline.maker, &pipeline.publisher.delegate);
+            self.metering.calibrated(pipeline.id, |info| {
+                self.calibrations.find(&subject, &Under::new(info)).map(|entry| entry.calibrated())
+            });
+        }
     }
 
     /// Takes away the pipelines that have ended for a reload, and starts what comes in their place.

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. `Display` of what they return is for people.
 
+mod calibrate;
 mod check;
 mod doctor;
 mod engine_process;
@@ -31,11 +32,13 @@ First steps:
   edgewatt check -c edgewatt.toml          does the configuration work on this machine?
   edgewatt run -c edgewatt.toml --watch    run it and see what a subscriber sees
   edgewatt doctor                          what can this machine measure energy with?
+  edgewatt calibrate -c edgewatt.toml      the net energy of models too short or too rare to measure
   edgewatt inspect model.tflite            what does this model want and hold?
 
 Environment:
   EDGEWATT_LOG       what is logged, such as `debug` or `edgewatt::source=trace`; overrides -v
   EDGEWATT_RUNTIME   the TensorFlow Lite library to load, when runtime.library does not name one
+  STATE_DIRECTORY    where calibrations are kept, when node.state_dir does not say; systemd sets it
 
 Exit codes: 0 all is well, 1 something failed while running, 2 wrong arguments, 78 the configuration cannot be used."
 )]
@@ -56,6 +59,13 @@ enum Command {
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
     /// problem is shown with its line and column. Nothing is published and no socket is opened.
     Check(ConfigArg),
+    /// Measure the net energy of each model in bouts, for when it runs too shortly or too rarely to be measured
+    ///
+    /// Runs each pipeline's model back to back in bouts, with quiet stretches between them, under each meter with a sensor,
+    /// and keeps the median of the bouts for the daemon, which takes it up at its next start or reload. Sources are not
+    /// opened and nothing is published. Stop the daemon first, and whatever else is busy: it would be in the figures, and a
+    /// device that it has open cannot be opened twice. Exits with 1 when a figure was refused or could not be kept.
+    Calibrate(calibrate::Args),
     /// Find what this machine can measure energy with, and what makes the rest work
     ///
     /// Lists each power meter with a reading and the line of configuration that uses it, and for those that cannot be
@@ -89,6 +99,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Watch(args) => watch::run(&args),

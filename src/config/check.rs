@@ -48,6 +48,7 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
         Some(mqtt) if check.problems.is_empty() => Ok(Config {
             hash,
             node_id,
+            state_dir: root.node.state_dir.map(|dir| check.folder.join(dir)),
             runtime_library: root.runtime.library.map(|library| check.runtime_library(library)),
             mqtt,
             metrics_interval,

@@ -22,6 +22,8 @@ pub struct Config {
     /// SHA-256 of the file's text, shortened.
     pub hash: String,
     pub node_id: String,
+    /// Where the daemon keeps what outlives it; `None`: where systemd says, else in `/var/lib`.
+    pub state_dir: Option<PathBuf>,
     /// A path, or [`LINKED_RUNTIME`].
     pub runtime_library: Option<PathBuf>,
     pub mqtt: Mqtt,
@@ -66,6 +68,8 @@ pub struct Power {
     /// Relative expanded uncertainty at which a window is long enough.
     pub target_rel: f64,
     pub window_max: Duration,
+    /// What no calibration is kept of is calibrated before any source starts.
+    pub calibrate_at_start: bool,
     pub meters: Vec<Meter>,
 }
 
@@ -144,6 +148,13 @@ pub struct Pipeline {
     pub decision: Decision,
     pub publish_scores: bool,
     pub qos: u8,
+}
+
+impl Meter {
+    /// Whether it has a sensor, and of this machine as it is now.
+    pub fn is_sensed(&self) -> bool {
+        !matches!(self.kind, MeterKind::Estimate { .. } | MeterKind::Replay(_))
+    }
 }
 
 impl Pipeline {

@@ -30,6 +30,7 @@ pub struct Root {
 #[serde(deny_unknown_fields)]
 pub struct Node {
     pub id: Option<String>,
+    pub state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +107,7 @@ pub struct Power {
     pub idle_s: Option<f64>,
     pub target_rel: f64,
     pub window_max_s: f64,
+    pub calibrate_at_start: bool,
     pub meters: BTreeMap<String, Meter>,
 }
 
@@ -119,6 +121,7 @@ impl Default for Power {
             idle_s: None,
             target_rel: 0.05,
             window_max_s: 60.0,
+            calibrate_at_start: false,
             meters: BTreeMap::new(),
         }
     }

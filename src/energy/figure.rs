@@ -5,12 +5,14 @@
 use serde::Serialize;
 
 use super::Settings;
+use super::bout::Calibrated;
 use super::idle::IdlePower;
 use super::share::Powers;
+use super::spans::Work;
 use super::sums::{Energy, Gap, rounding_w};
 use super::track::{OTHER_CORES_MAX, Track};
 use crate::meter::Scope;
-use crate::units::MonoTime;
+use crate::units::{MonoTime, WallTime};
 
 /// How far a figure can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -19,7 +21,7 @@ pub enum Status {
     /// The meter's joules over the window, all of them this pipeline's.
     Measured,
     /// Measured joules of which a part is not seen to be this pipeline's: shared among busy pipelines, other programs
-    /// were busy, or the sensor hit too few inferences.
+    /// were busy, or the sensor hit too few inferences; or net from a calibration.
     Attributed,
     /// The joules come from a model of the machine, not from a sensor.
     Estimated,
@@ -57,6 +59,9 @@ pub struct Figure {
     pub net_j: Option<f64>,
     pub net_u_j: Option<f64>,
     pub net_expanded_j: Option<f64>,
+    /// When the calibration was made that net is from; absent where it is from this window.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "calibrated_at_ms")]
+    pub calibrated_at: Option<WallTime>,
     /// The meter's error of scale as a part of the value, which is in none of the uncertainties above.
     pub systematic_rel: Option<f64>,
     /// This pipeline's joules in the window.
@@ -103,6 +108,7 @@ impl Figure {
             net_j: None,
             net_u_j: None,
             net_expanded_j: None,
+            calibrated_at: None,
             systematic_rel: None,
             energy_j: None,
             inferences: None,
@@ -130,6 +136,20 @@ impl Figure {
         }
     }
 
+    /// With net energy from a calibration, where an inference takes `busy_s` now.
+    fn with_net(self, calibrated: Calibrated, busy_s: f64) -> Self {
+        let u_j = calibrated.u_at_j(busy_s);
+        Self {
+            status: if self.status == Status::Estimated { self.status } else { Status::Attributed },
+            can_improve: self.can_improve || self.net_j.is_some(),
+            net_j: Some(calibrated.net_j),
+            net_u_j: Some(u_j),
+            net_expanded_j: Some(2.0 * u_j),
+            calibrated_at: Some(calibrated.time),
+            ..self
+        }
+    }
+
     /// Whether a longer window would be of no use.
     pub fn is_good_enough(&self, settings: &Settings) -> bool {
         if self.status == Status::Estimated || self.inferences == Some(0.0) {
@@ -138,7 +158,8 @@ impl Figure {
         if self.can_improve {
             return false;
         }
-        let (value, expanded) = match self.net_j {
+        // A longer window changes nothing of a net from a calibration.
+        let (value, expanded) = match self.net_j.filter(|_| self.calibrated_at.is_none()) {
             Some(net_j) => (Some(net_j), self.net_expanded_j),
             None => (self.gross_j, self.gross_expanded_j),
         };
@@ -255,7 +276,17 @@ impl<'a> Metered<'a> {
         let known = match &self.gross {
             Ok(gross) | Err(Gap::TooFewHits { energy: gross, .. }) => gross,
             Err(_) if work.inferences <= 0.0 => return refused("no inference in the window"),
-            Err(gap) => return Figure { can_improve: true, ..refused(&gap.to_string()) },
+            Err(gap) => {
+                let (reason, busy_s) = (gap.to_string(), work.busy_s / work.inferences);
+                let figure = Figure { can_improve: true, ..refused(&reason) };
+                return match self.calibrated(pipeline, work, None) {
+                    Some(calibrated) if work.inferences >= 1.0 => {
+                        let reason = Some(calibrated.reason(&reason, busy_s));
+                        Figure { reason, ..figure.with_net(calibrated, busy_s) }
+                    }
+                    _ => figure,
+                };
+            }
         };
         if work.inferences <= 0.0 {
             let energy_j = alone.then_some(window.all.joules);
@@ -268,11 +299,20 @@ impl<'a> Metered<'a> {
             return refused("other pipelines were busy and this one's busy time is unknown");
         };
         let figure = Figure { systematic_rel: track.accuracy.systematic_rel, ..base };
-        self.with_energy(figure, work.inferences, *known, part, work.busy_s / self.busy_s.max(f64::MIN_POSITIVE))
+        self.with_energy(figure, pipeline, *known, part, work)
     }
 
-    /// `busy_share` is the part of the idle energy that falls to this pipeline.
-    fn with_energy(&self, base: Figure, inferences: f64, gross: Energy, part: Part, busy_share: f64) -> Figure {
+    /// What bouts have shown of this pipeline's model, unless `net` of it is known better.
+    fn calibrated(&self, pipeline: usize, work: Work, net: Option<Energy>) -> Option<Calibrated> {
+        let calibrated = self.track.calibrated.get(pipeline).copied().flatten()?;
+        let u_j = calibrated.u_at_j(work.busy_s / work.inferences) * work.inferences;
+        net.is_none_or(|net| u_j < net.u_j).then_some(calibrated)
+    }
+
+    fn with_energy(&self, base: Figure, pipeline: usize, gross: Energy, part: Part, work: Work) -> Figure {
+        // The part of the idle energy that falls to this pipeline.
+        let busy_share = work.busy_s / self.busy_s.max(f64::MIN_POSITIVE);
+        let inferences = work.inferences;
         let alone = part.share == 1.0 && part.u_share == 0.0;
         let net = match &self.net {
             Some(Ok(net)) => Some(Energy {
@@ -292,11 +332,18 @@ impl<'a> Metered<'a> {
                 u_j: (gross.u_j * part.share).hypot(gross.joules * part.u_share),
             },
         };
-        let (status, reason) = self.status(alone, part.fitted, net);
+        let lack = self.lack(net);
+        let calibrated = lack.as_ref().and_then(|_| self.calibrated(pipeline, work, net));
+        let (status, mut reasons) = self.status(alone, part.fitted);
+        reasons.extend(lack.and_then(|lack| match (calibrated, net) {
+            (Some(calibrated), _) => Some(calibrated.reason(&lack, work.busy_s / inferences)),
+            (None, None) => Some(format!("no net figure: {lack}")),
+            (None, Some(_)) => (status == Status::Measured).then(|| format!("net is below its uncertainty: {lack}")),
+        }));
         let known = |u_j: f64| (!self.track.accuracy.resolution.is_model()).then_some(u_j / inferences);
-        Figure {
+        let figure = Figure {
             status,
-            reason,
+            reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
             gross_j: Some(gross.joules / inferences),
             gross_u_j: known(gross.u_j),
@@ -306,10 +353,26 @@ impl<'a> Metered<'a> {
             net_expanded_j: net.and_then(|net| known(2.0 * net.u_j)),
             energy_j: Some(gross.joules),
             ..base
+        };
+        match calibrated {
+            Some(calibrated) => figure.with_net(calibrated, work.busy_s / inferences),
+            None => figure,
         }
     }
 
-    fn status(&self, alone: bool, fitted: bool, net: Option<Energy>) -> (Status, Option<String>) {
+    /// Why the window does not tell net energy.
+    fn lack(&self, net: Option<Energy>) -> Option<String> {
+        match (&self.net, net) {
+            (None, _) => Some("too little quiet time yet to know idle power".to_owned()),
+            (Some(Err(gap)), _) => Some(gap.to_string()),
+            (_, Some(net)) if net.joules.abs() < 2.0 * net.u_j => {
+                Some("the model is too short or too rare for this meter".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
         let mut reasons = Vec::new();
         let others = self.track.other_cores().filter(|cores| *cores > OTHER_CORES_MAX);
         if let Some(cores) = others {
@@ -334,16 +397,7 @@ impl<'a> Metered<'a> {
         if let (Err(gap), None | Some(Ok(_))) = (&self.gross, &self.net) {
             reasons.push(gap.to_string());
         }
-        match (&self.net, net) {
-            (None, _) => reasons.push("no net figure: too little quiet time yet to know idle power".to_owned()),
-            (Some(Err(gap)), _) => reasons.push(format!("no net figure: {gap}")),
-            (_, Some(net)) if status == Status::Measured && net.joules.abs() < 2.0 * net.u_j => {
-                reasons
-                    .push("net is below its uncertainty: the model is too short or too rare for this meter".to_owned());
-            }
-            _ => {}
-        }
-        (status, (!reasons.is_empty()).then(|| reasons.join("; ")))
+        (status, reasons)
     }
 }
 

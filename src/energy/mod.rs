@@ -10,6 +10,7 @@ use crate::engine::span::BusySpan;
 use crate::meter::{MeterError, MeterInfo, Reading};
 use crate::units::{MonoTime, Watts};
 
+pub mod bout;
 mod figure;
 mod idle;
 mod share;
@@ -17,6 +18,7 @@ mod spans;
 mod sums;
 mod track;
 
+use bout::Calibrated;
 pub use figure::{Figure, Status};
 use track::Track;
 
@@ -64,6 +66,13 @@ impl Join {
     pub fn delegates(&mut self, active: &str) {
         for track in &mut self.tracks {
             track.delegates(active);
+        }
+    }
+
+    /// Tells what bouts of the pipeline's model have shown under that meter, for where its figures cannot tell net energy.
+    pub fn calibrated(&mut self, pipeline: usize, meter: usize, calibrated: Option<Calibrated>) {
+        if let Some(slot) = self.tracks.get_mut(meter).and_then(|track| track.calibrated.get_mut(pipeline)) {
+            *slot = calibrated;
         }
     }
 

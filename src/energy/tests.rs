@@ -4,6 +4,8 @@ use super::*;
 use crate::meter::{Accuracy, Resolution, Scope};
 use crate::units::Joules;
 
+mod calibrated;
+
 const MS: u64 = 1_000_000;
 
 fn span_ns(start: u64, end: u64) -> BusySpan {

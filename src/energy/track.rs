@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::Settings;
+use super::bout::Calibrated;
 use super::figure::{self, Figure};
 use super::idle::{Idle, IdlePower, Quiet};
 use super::share::Fit;
@@ -40,6 +41,8 @@ pub struct Track {
     pub info: MeterInfo,
     pub accuracy: Accuracy,
     pub spans: Vec<Spans>,
+    /// By pipeline, for its delegate that is active.
+    pub calibrated: Vec<Option<Calibrated>>,
     held: VecDeque<Held>,
     /// The last settled reading; none until a first one, and after an error until the next.
     edge: Option<Edge>,
@@ -133,6 +136,7 @@ impl Track {
             info,
             accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
             spans: (0..pipeline_count).map(|_| Spans::default()).collect(),
+            calibrated: vec![None; pipeline_count],
             held: VecDeque::new(),
             edge: None,
             broken: None,

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::units::{Joules, MonoTime, Watts};
 
@@ -55,7 +55,7 @@ pub struct MeterInfo {
 }
 
 /// The part of the machine whose energy a meter covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// Processor packages, with their memory where the processor counts it.
@@ -68,6 +68,19 @@ pub enum Scope {
     Device,
     /// This process alone on an otherwise idle machine.
     Process,
+}
+
+impl Scope {
+    /// As it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Package => "package",
+            Self::Platform => "platform",
+            Self::Board => "board",
+            Self::Device => "device",
+            Self::Process => "process",
+        }
+    }
 }
 
 /// One reading of a meter.

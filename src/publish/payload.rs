@@ -210,7 +210,7 @@ pub struct Power<'a> {
 }
 
 /// The way to the broker: totals since the start of the daemon, but for `queued`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
     /// Messages that wait or are not yet acknowledged, as of now.
     pub queued: u64,

@@ -30,10 +30,9 @@ impl Check {
             }
         }
         let idle = power.idle_watts.map(|watts| self.within(&key.child("idle_watts"), watts, 0.0, 10_000.0));
-        let is_sensed = |meter: &Meter| !matches!(meter.kind, MeterKind::Estimate { .. } | MeterKind::Replay(_));
         let quiet = match power.idle_s {
             Some(seconds) => self.seconds(&key.child("idle_s"), seconds, 0.0, 3600.0),
-            None if idle.is_none() && meters.iter().any(is_sensed) => IDLE_TIME,
+            None if idle.is_none() && meters.iter().any(Meter::is_sensed) => IDLE_TIME,
             None => Duration::ZERO,
         };
         let interval_key = key.child("interval_s");
@@ -47,6 +46,7 @@ impl Check {
             quiet,
             target_rel: self.within(&key.child("target_rel"), power.target_rel, 0.001, 1.0),
             window_max: self.seconds(&key.child("window_max_s"), power.window_max_s, 0.1, 3600.0),
+            calibrate_at_start: power.calibrate_at_start,
             meters,
         }
     }

@@ -1,0 +1,173 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::meter::{Accuracy, Scope};
+use crate::units::Watts;
+
+const QUIET: Duration = Duration::from_secs(2);
+const COUNTER: Resolution = Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) };
+const SENSOR: Resolution = Resolution::Sampled { conversion: Duration::from_millis(4), quantum: Watts(0.002) };
+
+fn at(seconds: f64) -> MonoTime {
+    MonoTime((seconds * 1e9).round() as u64)
+}
+
+fn reading(resolution: Resolution, seconds: f64, joules: f64, watts: f64) -> Reading {
+    let accuracy = Accuracy { resolution, systematic_rel: None };
+    let (time, joules, power) = (at(seconds), Joules(joules), Some(Watts(watts)));
+    Reading { time, joules, power, volts: None, amperes: None, scope: Scope::Board, accuracy }
+}
+
+/// Bouts of two seconds and a thousand inferences, each after and before two quiet seconds.
+fn bouts(count: u64) -> Vec<Bout> {
+    let bout = |index: u64| {
+        let start = at(2.0 + 4.0 * index as f64);
+        Bout { start, end: start + QUIET, busy: QUIET, inferences: 1000 }
+    };
+    (0..count).map(bout).collect()
+}
+
+/// Read each 20 ms, at a power that `added` gives for each bout on top of `idle_w`, in truth without any noise.
+fn trace(resolution: Resolution, idle_w: f64, added_w: &[f64]) -> Trace {
+    let mut trace = Trace::default();
+    let mut joules = 0.0;
+    for step in 0..=200 * added_w.len() + 100 {
+        let seconds = 0.02 * step as f64;
+        let (index, is_bout) = ((step.saturating_sub(1)) / 200, (step.saturating_sub(1)) % 200 >= 100);
+        let added = added_w.get(index).copied().filter(|_| is_bout).unwrap_or(0.0);
+        joules += if step == 0 { 0.0 } else { 0.02 * (idle_w + added) };
+        trace.take(at(seconds), Ok(reading(resolution, seconds, joules, idle_w + added)));
+    }
+    trace
+}
+
+#[test]
+fn the_power_of_a_bout_less_idle_power_over_its_inferences() {
+    for resolution in [COUNTER, SENSOR] {
+        let net = net(&trace(resolution, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+        assert!((net.net_j - 1e-3).abs() < 1e-9, "{net:?}");
+        assert!((net.gross_w - 3.5).abs() < 1e-9 && (net.idle_w - 3.0).abs() < 1e-9 && net.bouts == 5, "{net:?}");
+    }
+}
+
+#[test]
+fn where_nothing_scatters_the_uncertainty_is_the_resolutions() {
+    let counter = net(&trace(COUNTER, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+    // A pair of edges at 3 W each: of the 2 s of a bout, and of two quiet stretches of 0.9 s, of which each counts half.
+    let edges = |time_s: f64| ((1e-3f64 * 3.0).powi(2) + 61e-6f64.powi(2)) / 6.0 / time_s.powi(2);
+    let u_w = (edges(2.0) + (edges(0.9) + edges(0.88)) / 4.0).sqrt() * MEDIAN / 5f64.sqrt();
+    assert!((counter.u_j / (u_w * 2e-3) - 1.0).abs() < 0.02, "{counter:?} {u_w}");
+    let sensor = net(&trace(SENSOR, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+    let (rounding_w, lumps_w): (f64, f64) = (0.776 / 2.0 * 0.002, 0.5 * 1e-3 / 3f64.sqrt());
+    assert!((sensor.u_j / (rounding_w.hypot(lumps_w) * 2e-3) - 1.0).abs() < 1e-3, "no noise: {sensor:?}");
+}
+
+#[test]
+fn one_disturbed_bout_widens_the_uncertainty_and_hardly_moves_the_value() {
+    let steady = net(&trace(COUNTER, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+    let disturbed = net(&trace(COUNTER, 3.0, &[0.5, 0.5, 0.7, 0.5, 0.5]), &bouts(5), QUIET).unwrap();
+    assert!((disturbed.net_j - steady.net_j).abs() < 1e-9, "{disturbed:?}");
+    assert!(disturbed.u_j > 10.0 * steady.u_j, "{disturbed:?} {steady:?}");
+}
+
+#[test]
+fn a_net_below_its_uncertainty_is_refused() {
+    for added_w in [0.0, -0.5, 1e-5] {
+        let refusal = net(&trace(COUNTER, 3.0, &[added_w; 5]), &bouts(5), QUIET).unwrap_err();
+        assert!(matches!(refusal, Refusal::Uncertain { .. }), "{refusal}");
+    }
+    let refusal = Refusal::Uncertain { net_j: 1.234e-6, expanded_j: 5.6e-6 }.to_string();
+    assert!(refusal.contains("net is 0.00123 mJ an inference") && refusal.contains("0.00560 mJ"), "{refusal}");
+}
+
+#[test]
+fn a_bout_with_a_loss_or_too_few_readings_is_left_out() {
+    let mut lost = trace(COUNTER, 3.0, &[0.5; 6]);
+    let reason = "a suspend".to_owned();
+    lost.losses.push((at(8.0), MeterError::Rebaselined { reason }.to_string()));
+    assert_eq!(
+        net(&lost, &bouts(6), QUIET).unwrap().bouts,
+        5,
+        "the quiet stretch from 8 s to 10 s serves the second one"
+    );
+    let refusal = net(&lost, &bouts(5), QUIET).unwrap_err().to_string();
+    assert!(refusal.starts_with("4 of 5 bouts") && refusal.contains("a suspend"), "{refusal}");
+
+    let mut sparse = trace(SENSOR, 3.0, &[0.5; 5]);
+    let mut index = 0;
+    sparse.readings.retain(|_| {
+        index += 1;
+        index % 7 == 0
+    });
+    let refusal = net(&sparse, &bouts(5), QUIET).unwrap_err().to_string();
+    assert!(refusal.starts_with("0 of 5 bouts") && refusal.contains("6 readings"), "{refusal}");
+    let refusal = net(&Trace::default(), &bouts(5), QUIET).unwrap_err().to_string();
+    assert!(refusal.contains("0 readings"), "{refusal}");
+}
+
+#[test]
+fn the_shortest_length_holds_enough() {
+    for (resolution, period_ms) in [(COUNTER, 1), (COUNTER, 100), (SENSOR, 1), (SENSOR, 100)] {
+        let period = Duration::from_millis(period_ms);
+        let length = length_min(resolution, period);
+        let mut trace = Trace::default();
+        // The latest that readings can be in their periods, one after the other.
+        let (mut start, mut joules) = (MonoTime(0), 0.0);
+        let mut bouts = Vec::new();
+        for bout in 0..5 {
+            start = at(length.as_secs_f64() * (1.0 + 2.0 * f64::from(bout)));
+            bouts.push(Bout { start, end: start + length, busy: length, inferences: 1 });
+        }
+        let step = period.max(resolution.look_back()).as_secs_f64();
+        let mut seconds = 0.3 * step;
+        while at(seconds) < start + 2 * length {
+            let is_bout = bouts.iter().any(|bout| (bout.start..=bout.end).contains(&at(seconds)));
+            let watts = if is_bout { 4.0 } else { 3.0 };
+            joules += watts * step;
+            trace.take(at(seconds), Ok(reading(resolution, seconds, joules, watts)));
+            seconds += step;
+        }
+        assert_eq!(net(&trace, &bouts, length).map(|net| net.bouts), Ok(5), "{resolution:?} {period:?} {length:?}");
+    }
+}
+
+#[test]
+fn what_takes_longer_now_is_less_certain() {
+    let calibrated = Calibrated { net_j: 2e-3, u_j: 1e-4, busy_s: 1e-3, time: WallTime(1_798_761_599_000) };
+    assert_eq!(calibrated.u_at_j(1e-3), 1e-4);
+    assert!(2.0 * calibrated.u_at_j(2e-3) > 2e-3, "the same power for twice the time is within it");
+    assert_eq!(calibrated.reason("too rare", 1.1e-3), "net from the calibration of 2026-12-31 23:59 UTC: too rare");
+    assert!(calibrated.reason("too rare", 3e-3).contains("took 3.0 times as long"));
+}
+
+#[test]
+fn few_bouts_have_longer_tails() {
+    // Student's 97.5 % points of 4 and 30 degrees of freedom: 2.776 and 2.042.
+    assert!((few(4.0) * 2.0 - 2.776).abs() < 0.06 && (few(30.0) * 2.0 - 2.042).abs() < 0.001);
+    assert_eq!((median(vec![3.0, 1.0, 2.0]), median(vec![4.0, 1.0, 3.0, 2.0])), (2.0, 2.5));
+}
+
+proptest! {
+    /// Twice the joules are twice the figure; more idle power changes idle power alone; the order of bouts says nothing.
+    #[test]
+    fn the_figure_follows_the_joules(
+        idle_w in 0.5f64..10.0,
+        added_w in prop::collection::vec(0.5f64..0.6, 5..9),
+        more_w in 0.1f64..5.0,
+        factor in 1.1f64..4.0,
+    ) {
+        let count = added_w.len();
+        let of = |idle_w: f64, added_w: &[f64]| net(&trace(SENSOR, idle_w, added_w), &bouts(count as u64), QUIET).unwrap();
+        let plain = of(idle_w, &added_w);
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-6 * b.abs();
+        let more = of(idle_w + more_w, &added_w);
+        prop_assert!(near(more.net_j, plain.net_j) && near(more.u_j, plain.u_j), "{more:?} {plain:?}");
+        prop_assert!(near(more.idle_w, plain.idle_w + more_w) && near(more.gross_w, plain.gross_w + more_w));
+        let scaled: Vec<f64> = added_w.iter().map(|w| w * factor).collect();
+        prop_assert!(near(of(idle_w * factor, &scaled).net_j, factor * plain.net_j));
+        let mut sorted = added_w.clone();
+        sorted.sort_by(f64::total_cmp);
+        prop_assert!(near(of(idle_w, &sorted).net_j, plain.net_j) && near(of(idle_w, &sorted).u_j, plain.u_j));
+        prop_assert!(plain.u_j > 0.0 && 2.0 * plain.u_j <= plain.net_j);
+    }
+}
