@@ -10,8 +10,13 @@ mod machine;
 #[path = "energy_simulation/scenario.rs"]
 mod scenario;
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use edgewatt::energy::{Figure, Status};
-use scenario::{CLASSES, Class, Outcome, Scenario, Trouble};
+use edgewatt::units::MonoTime;
+use scenario::{CLASSES, Class, Scenario, Trouble};
 
 /// What came out of all scenarios of a class.
 #[derive(Default)]
@@ -29,6 +34,8 @@ struct Score {
     count: u32,
     sum: f64,
     worst: f64,
+    /// Off by more than twice the expanded uncertainty.
+    far: u32,
     u_rel: Vec<f64>,
 }
 
@@ -38,6 +45,7 @@ impl Score {
         self.inside += u32::from(error.abs() <= 1.0);
         self.count += 1;
         self.sum += error;
+        self.far += u32::from(error.abs() > 2.0);
         self.worst = self.worst.max(error.abs());
         self.u_rel.push(expanded / truth);
     }
@@ -60,12 +68,12 @@ impl Score {
 fn run(class: &Class, scenarios: u64) -> Tally {
     let mut tally = Tally::default();
     let first: u64 = std::env::var("EDGEWATT_FIRST_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let show = std::env::var_os("EDGEWATT_SHOW").is_some();
     for seed in first..first + scenarios {
         let scenario = Scenario::new(class, seed);
         tally.scenarios += 1;
-        let outcome: Outcome = scenario.run();
-        for (figure, truth) in &outcome.figures {
-            tally.count(figure);
+        for (figure, truth) in scenario.run().figures {
+            tally.count(&figure);
             if figure.status == Status::Measured || (class.pipelines > 1 && figure.status == Status::Attributed) {
                 let (gross, net) = (figure.gross_j.unwrap(), figure.net_j);
                 if class.pipelines == 1 {
@@ -74,15 +82,32 @@ fn run(class: &Class, scenarios: u64) -> Tally {
                 if let Some(net) = net {
                     tally.net.add(net, figure.net_expanded_j.unwrap(), truth.net_j);
                 }
-                if std::env::var_os("EDGEWATT_SHOW").is_some() {
+                if show {
                     let e = (gross - truth.gross_j) / figure.gross_expanded_j.unwrap();
                     let en = net.map(|n| (n - truth.net_j) / figure.net_expanded_j.unwrap());
-                    eprintln!("{} {seed} gross {e:+.2} net {en:+.2?} {scenario:?} {figure:?}", class.name);
+                    eprintln!("{} {seed} gross {e:+.2} net {en:+.2?} {truth:?} {scenario:?} {figure:?}", class.name);
                 }
             }
         }
     }
     tally
+}
+
+/// The tallies of `classes` in their order, made by as many threads as there are processors.
+fn run_all(classes: &[&Class], scenarios: u64) -> Vec<Tally> {
+    let (next, tallies) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(class) = classes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let tally = run(class, scenarios);
+                    tallies.lock().unwrap().insert(class.name, tally);
+                }
+            });
+        }
+    });
+    let mut tallies = tallies.into_inner().unwrap();
+    classes.iter().map(|class| tallies.remove(class.name).unwrap()).collect()
 }
 
 impl Tally {
@@ -104,19 +129,23 @@ fn simulate(scenarios: u64, slack: f64) {
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut wrong = Vec::new();
     let only = std::env::var("EDGEWATT_CLASS").ok();
-    for class in CLASSES.iter().filter(|class| only.as_deref().is_none_or(|only| class.name.contains(only))) {
-        let mut tally = run(class, scenarios);
+    let is_wanted =
+        |class: &&Class| only.as_deref().is_none_or(|only| only.split(';').any(|only| class.name.contains(only)));
+    let classes: Vec<&Class> = CLASSES.iter().filter(is_wanted).collect();
+    for (class, mut tally) in classes.iter().zip(run_all(&classes, scenarios)) {
         let (gross, net) = (tally.gross.show(), tally.net.show());
         let [measured, attributed, _, unavailable] = tally.figures;
         println!("| {} | {gross} | {net} | {measured} | {attributed} | {unavailable} |", class.name);
         for (what, score) in [("gross", &tally.gross), ("net", &tally.net)] {
             // Of a sample the coverage scatters; a scenario's figures are not independent, so twice as much.
             let scatter = slack * 2.0 * 100.0 * (0.95 * 0.05 / f64::from(tally.scenarios)).sqrt();
+            let bias_scatter = slack * 2.0 * 0.5 / f64::from(tally.scenarios).sqrt();
             let range = 93.0 - scatter..=98.0 + scatter;
-            if class.measures && score.count < tally.scenarios / 4 {
+            let fewest = if class.trouble == Trouble::None { tally.scenarios / 2 } else { tally.scenarios / 5 };
+            if class.measures && slack == 0.0 && score.count < fewest {
                 wrong.push(format!("{} {what}: only {} figures", class.name, score.count));
             }
-            if class.measures && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + slack * 0.1) {
+            if class.measures && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + bias_scatter) {
                 wrong.push(format!(
                     "{} {what}: {:.1} % inside, bias {:+.3} U",
                     class.name,
@@ -124,9 +153,11 @@ fn simulate(scenarios: u64, slack: f64) {
                     score.bias()
                 ));
             }
-            // Net can be surprised by drift that no quiet stretch has shown; gross by nothing.
-            if what == "gross" && score.worst > 2.5 {
-                wrong.push(format!("{} {what}: a figure is off by {:.1} U", class.name, score.worst));
+            // Net can be surprised by drift that no quiet stretch has shown, gross only by where the last conversion fell.
+            let worst = if what == "gross" { 5.0 } else { 8.0 };
+            if class.measures && (score.worst > worst || score.far > score.count / 100 + 1) {
+                let Score { worst, far, count, .. } = score;
+                wrong.push(format!("{} {what}: off by {worst:.1} U, {far} of {count} by over 2 U", class.name));
             }
         }
         if !class.measures && attributed < 10 * measured {
@@ -136,25 +167,48 @@ fn simulate(scenarios: u64, slack: f64) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-#[test]
-fn a_wrap_changes_nothing() {
-    let class = CLASSES.iter().find(|class| class.trouble == Trouble::Wraps).unwrap();
-    let mut compared = 0;
-    for seed in 0..20 {
-        let with = Scenario::new(class, seed).run().figures;
-        let without = Scenario::new(class, seed).without_wrap().run().figures;
-        assert_eq!(with.len(), without.len());
-        for ((with, _), (without, _)) in with.iter().zip(&without) {
-            assert_eq!((with.status, &with.reason), (without.status, &without.reason));
-            let Some(expanded) = with.gross_expanded_j else { continue };
-            assert!((with.gross_j.unwrap() - without.gross_j.unwrap()).abs() < expanded, "{with:?} {without:?}");
-            if let (Some(a), Some(b), Some(expanded)) = (with.net_j, without.net_j, with.net_expanded_j) {
-                assert!((a - b).abs() < expanded, "{with:?} {without:?}");
+/// Each scenario again without its wraps, gaps and suspends: what both have a figure for must agree. That no window spans a
+/// loss is asserted where figures are scored.
+fn compare(scenarios: u64) {
+    for class in CLASSES.iter().filter(|class| class.trouble.is_of_the_meter()) {
+        let (mut same, mut after, mut losses) = (0, 0, 0);
+        for seed in 0..scenarios {
+            let with = Scenario::new(class, seed).run();
+            let without: HashMap<_, _> =
+                Scenario::new(class, seed).without_trouble().run().figures.into_iter().map(keyed).collect();
+            losses += with.losses.len();
+            for (window, figure) in with.figures.into_iter().map(keyed) {
+                let Some(other) = without.get(&window).filter(|_| figure.gross_j.is_some()) else { continue };
+                let (gross, expanded) = (figure.gross_j.zip(other.gross_j), figure.gross_expanded_j);
+                let agrees = gross.zip(expanded).is_none_or(|((a, b), expanded)| (a - b).abs() < expanded);
+                // Idle power may be known from other pieces of quiet.
+                let (net, u) = (figure.net_j.zip(other.net_j), figure.net_expanded_j.zip(other.net_expanded_j));
+                let net_agrees = net.zip(u).is_none_or(|((a, b), (u_a, u_b))| (a - b).abs() < u_a + u_b);
+                assert!(agrees && net_agrees, "{} {seed}: {figure:?} {other:?}", class.name);
+                same += 1;
+                let from = figure.window[0].0;
+                after += usize::from(with.losses.iter().any(|loss| loss.1 <= from));
             }
-            compared += 1;
         }
+        println!("{}: {same} figures agree, {after} of them after one of {losses} losses", class.name);
+        assert!(same > scenarios && (losses == 0 || after as u64 > scenarios / 4), "{}: {same} {after}", class.name);
+        assert_eq!(losses == 0, class.loses_nothing(), "{}", class.name);
     }
-    assert!(compared > 60, "{compared}");
+}
+
+fn keyed((figure, _): (Figure, scenario::Truth)) -> (Vec<(MonoTime, MonoTime)>, Figure) {
+    (figure.window.clone(), figure)
+}
+
+#[test]
+fn what_goes_wrong_with_the_meter_changes_no_other_figure_in_a_sample() {
+    compare(20);
+}
+
+#[test]
+#[ignore = "a minute of an optimised build: make energy-simulation"]
+fn what_goes_wrong_with_the_meter_changes_no_other_figure() {
+    compare(1000);
 }
 
 #[test]

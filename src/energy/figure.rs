@@ -2,6 +2,8 @@
 //!
 //! Pure. Nothing unknown is a number here: it is none, and the reason says why.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::Settings;
@@ -11,8 +13,11 @@ use super::share::Powers;
 use super::spans::Work;
 use super::sums::{Energy, Gap, rounding_w};
 use super::track::{OTHER_CORES_MAX, Track};
-use crate::meter::Scope;
+use crate::meter::{Resolution, Scope};
 use crate::units::{MonoTime, WallTime};
+
+/// Idle power that was seen so shortly ago is rounded as it was then.
+const IDLE_FRESH: Duration = Duration::from_secs(2);
 
 /// How far a figure can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,9 +75,9 @@ pub struct Figure {
     pub inferences: Option<f64>,
     /// The window in seconds, from one reading of the meter to another.
     pub window_s: Option<f64>,
-    /// The readings that bound the window.
+    /// The readings that bound the window, and the losses in it: metered is from the first of a pair to the second.
     #[serde(skip)]
-    pub window: Option<(MonoTime, MonoTime)>,
+    pub window: Vec<(MonoTime, MonoTime)>,
     /// In a longer window the meter could tell what it does not tell yet.
     #[serde(skip)]
     pub can_improve: bool,
@@ -113,7 +118,7 @@ impl Figure {
             energy_j: None,
             inferences: None,
             window_s: None,
-            window: None,
+            window: Vec::new(),
             can_improve: false,
             closed: true,
             busy_fraction: None,
@@ -218,11 +223,20 @@ impl<'a> Metered<'a> {
         let others_w = track.other_cores().map_or(0.0, |cores| cores.max(0.0) * window.all.joules / window.all.time_s);
         let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
         let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
+        // They may have been busy at one edge only, of which a counter shows up to a period too little.
+        let mean_w = window.all.joules / window.all.time_s;
+        let edge_s = match resolution {
+            Resolution::Counter { update, .. } if others_w > 0.0 => update.as_secs_f64(),
+            _ => 0.0,
+        };
+        let gross = gross.map(|energy| with(energy, mean_w * edge_s / 3f64.sqrt()));
         let net = idle.map(|idle| {
-            let (time_s, touched_s) = (window.active.time_s, window.active.touched_s);
+            let time_s = window.active.time_s;
             window.active.energy(resolution, idle_w).map(|energy| {
-                // Where nothing runs the rounding is the same as when idle was measured; where something runs, another.
-                let energy = with(energy, rounding * touched_s * 2f64.sqrt());
+                // Where nothing runs the rounding is the same as when idle was measured just before; elsewhere another.
+                let is_fresh = idle.age.is_some_and(|age| age < IDLE_FRESH);
+                let rounded_s = if is_fresh { window.active.touched_s } else { time_s };
+                let energy = with(energy, rounding * rounded_s);
                 let energy = with(with(energy, idle.u_w * time_s), others_u_j);
                 Energy { joules: energy.joules - idle.watts * time_s, ..energy }
             })
@@ -261,7 +275,7 @@ impl<'a> Metered<'a> {
             reason: None,
             inferences: Some(work.inferences),
             window_s: Some(window.all.time_s),
-            window: track.bounds(),
+            window: window.runs.clone(),
             busy_fraction: Some((work.busy_s / window.all.time_s).min(1.0)),
             mean_w: Some(window.all.joules / window.all.time_s),
             systematic_rel: track.accuracy.systematic_rel,
@@ -388,6 +402,9 @@ impl<'a> Metered<'a> {
             reasons.push(format!("shared with other pipelines by a fit over {stretches} stretches"));
         } else if !alone {
             reasons.push("shared with other pipelines by busy time".to_owned());
+        }
+        if let (Some(lost), unmetered_s @ 0.001..) = (&self.track.lost, self.track.window.unmetered_s()) {
+            reasons.push(format!("{unmetered_s:.1} s within the window were not metered: {lost}"));
         }
         let status = match (self.track.info.estimated, alone && others.is_none() && self.gross.is_ok()) {
             (true, _) => Status::Estimated,

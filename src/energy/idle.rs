@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use crate::units::MonoTime;
 
-/// Rates of a walk, each four times the one before, as relative variance per second: from 0.008 % to 4 % in a minute.
-const WALKS: usize = 10;
+/// Rates of a walk, each sixteen times the one before, as relative variance per second: from 0.008 % to 2 % in a minute.
+const WALKS: usize = 5;
+const WALK_STEP: f64 = 16.0;
 const WALK_MIN_PER_S: f64 = 1e-10;
-/// Rates at which a trend walks, each eight times the one before: from 0.005 % to 0.8 % in a minute.
-const TRENDS: usize = 6;
-const TREND_MIN_PER_S3: f64 = 3e-14;
+/// Rates at which a trend walks, each 64 times the one before: from 0.01 % to 0.5 % in a minute.
+const TRENDS: usize = 3;
+const TREND_STEP: f64 = 64.0;
+const TREND_MIN_PER_S3: f64 = 1e-13;
 /// How many past observations weigh in on the rate: conditions change over a day.
 const MEMORY: f64 = 100.0;
 /// What an observation says on the rates counts by this part: no machine wanders exactly as a hypothesis has it.
-const TRUST: f64 = 0.9;
+const TRUST: f64 = 0.75;
 /// Fewer observations than this say too little of how the power wanders.
 pub const OBSERVATIONS_MIN: u32 = 8;
 /// What the expanded uncertainty leaves out.
@@ -154,12 +156,12 @@ impl Hypothesis {
             log_weight: 0.0,
         };
         let square = watts.powi(2);
-        let walks =
-            (0..WALKS).map(|step| Self { walk_w2_per_s: square * WALK_MIN_PER_S * 4f64.powi(step as i32), ..still });
+        let walks = (0..WALKS)
+            .map(|step| Self { walk_w2_per_s: square * WALK_MIN_PER_S * WALK_STEP.powi(step as i32), ..still });
         let trends = (0..TRENDS).map(|step| {
-            let trend_w2_per_s3 = square * TREND_MIN_PER_S3 * 8f64.powi(step as i32);
+            let trend_w2_per_s3 = square * TREND_MIN_PER_S3 * TREND_STEP.powi(step as i32);
             // As if it had walked for a minute before.
-            Self { trend_w2_per_s3, slope_var: 60.0 * trend_w2_per_s3, log_weight: -1.0, ..still }
+            Self { trend_w2_per_s3, slope_var: 60.0 * trend_w2_per_s3, ..still }
         });
         walks.chain(trends).collect()
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::meter::Resolution;
+use crate::units::MonoTime;
 
 /// Fewer snapshots than this tell too little of their own scatter.
 const SNAPSHOTS_MIN: f64 = 12.0;
@@ -31,12 +32,19 @@ pub struct Seen {
 /// What lies between two readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stretch {
-    pub time_s: f64,
+    pub start: MonoTime,
+    pub end: MonoTime,
     pub joules: f64,
-    /// Busy seconds of all pipelines, at most `time_s`.
+    /// Busy seconds of all pipelines, at most as long as the stretch.
     pub busy_s: f64,
     pub from: Seen,
     pub to: Seen,
+}
+
+impl Stretch {
+    pub fn time_s(&self) -> f64 {
+        self.end.since(self.start).as_secs_f64()
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -48,15 +56,15 @@ pub struct Sums {
     weights_squared: f64,
     half_s: f64,
     edges: Edges,
-    tail: Option<Seen>,
+    /// The end of the stretch added last.
+    tail: Option<(MonoTime, Seen)>,
     snapshots: Snapshots,
-    /// Snapshots expected on inferences, and between them.
+    /// Snapshots expected on inferences.
     hits: f64,
-    misses: f64,
-    /// Squared time times the variance of being busy.
-    chance: f64,
     /// Time of snapshots that saw an inference, if only in part.
     pub touched_s: f64,
+    /// Squared steps of the snapshots' busy part from each to the next.
+    steps_squared: f64,
     /// Busy seconds as the snapshots weigh them.
     busy_seen_s: f64,
 }
@@ -138,30 +146,30 @@ impl Snapshots {
 }
 
 impl Sums {
-    /// Adds a stretch; it `continues` when the stretch added last ended where this one starts.
-    pub fn add(&mut self, stretch: &Stretch, continues: bool) {
-        let half_s = stretch.time_s / 2.0;
-        if continues && self.tail.is_some() {
+    /// Adds a stretch, which goes on from the one added last or starts a new run.
+    pub fn add(&mut self, stretch: &Stretch) {
+        let time_s = stretch.time_s();
+        let half_s = time_s / 2.0;
+        if self.tail.is_some_and(|(end, _)| end == stretch.start) {
             self.weights_squared += (self.half_s + half_s).powi(2);
         } else {
-            if let Some(tail) = self.tail {
+            if let Some((_, tail)) = self.tail {
                 self.edges.add(tail, 1.0);
             }
             self.weights_squared += self.half_s.powi(2) + half_s.powi(2);
             self.edges.add(stretch.from, -1.0);
             self.snapshots.add(stretch.from);
         }
-        (self.tail, self.half_s) = (Some(stretch.to), half_s);
+        (self.tail, self.half_s) = (Some((stretch.end, stretch.to)), half_s);
         self.snapshots.add(stretch.to);
-        let (time_s, busy) = (stretch.time_s, (stretch.busy_s / stretch.time_s).min(1.0));
+        let busy = (stretch.busy_s / time_s).min(1.0);
         self.time_s += time_s;
         self.joules += stretch.joules;
         self.busy_s += stretch.busy_s;
         self.hits += busy;
-        self.misses += 1.0 - busy;
-        self.chance += time_s.powi(2) * busy * (1.0 - busy);
         let touched = |seen: Seen| if seen.busy > 0.0 { 0.5 } else { 0.0 };
         self.touched_s += time_s * (touched(stretch.from) + touched(stretch.to));
+        self.steps_squared += (stretch.to.busy - stretch.from.busy).powi(2);
         self.busy_seen_s += time_s * (stretch.from.busy + stretch.to.busy) / 2.0;
     }
 
@@ -178,7 +186,7 @@ impl Sums {
     pub fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Gap> {
         match resolution {
             Resolution::Counter { update, quantum } => Ok(self.counted(update.as_secs_f64(), quantum.0, idle_w)),
-            Resolution::Sampled { .. } => self.sampled(idle_w),
+            Resolution::Sampled { conversion, .. } => self.sampled(conversion.as_secs_f64(), idle_w),
             Resolution::Model { .. } => Ok(Energy { joules: self.joules, u_j: 0.0 }),
         }
     }
@@ -186,7 +194,7 @@ impl Sums {
     /// A counter shows what it was at its last update: at each edge the energy of up to a period is missing.
     fn counted(&self, update_s: f64, quantum_j: f64, idle_w: Option<f64>) -> Energy {
         let mut edges = self.edges;
-        if let Some(tail) = self.tail {
+        if let Some((_, tail)) = self.tail {
             edges.add(tail, 1.0);
         }
         let (base_w, added_w) = match idle_w {
@@ -207,7 +215,7 @@ impl Sums {
     }
 
     /// Snapshots see what they happen to fall on; as it is known when inferences ran, the luck is taken out by regression.
-    fn sampled(&self, idle_w: Option<f64>) -> Result<Energy, Gap> {
+    fn sampled(&self, conversion_s: f64, idle_w: Option<f64>) -> Result<Energy, Gap> {
         let Snapshots { count, busy, busy_squared, watts, watts_squared, both } = self.snapshots;
         if count < SNAPSHOTS_MIN {
             return Err(Gap::TooFewReadings { count });
@@ -233,9 +241,9 @@ impl Sums {
         if slope_w != 0.0 {
             variance += excess_s.powi(2) * noise / spread;
         }
-        if explained < EXPLAINED_MIN && self.misses < LUCKY_HITS_MIN {
-            variance += idle_w.map_or(0.0, |idle_w| self.added_w(idle_w).powi(2) * self.chance);
-        }
+        // When a conversion ended is known to half of one. Where steps are many the scatter tells of that; few are luck.
+        let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
+        variance = variance.max((step_w * conversion_s).powi(2) / 24.0 * self.steps_squared);
         Ok(Energy { joules: self.joules - slope_w * excess_s, u_j: variance.sqrt() })
     }
 
@@ -261,13 +269,15 @@ impl Sums {
 /// The uncertainty that rounding to whole quanta leaves in a mean of snapshots that scatter with `variance`.
 ///
 /// It is bounded by half a quantum, so it enters such that k = 2 covers 95 % of it where it is all there is. Two values
-/// side by side scatter by a quarter of a squared quantum at most; noise beyond that blurs the steps away (Widrow and
-/// Kollar, Quantization Noise, 2008: the first harmonic of the rounding error under Gaussian noise).
+/// side by side scatter by a quarter of a squared quantum at most; of half a quantum squared a twelfth is the rounding's, and
+/// the rest noise that blurs the steps away (Widrow and Kollar, Quantization Noise, 2008: the first harmonic of the rounding
+/// error under Gaussian noise). Between the two a straight line.
 pub fn rounding_w(resolution: Resolution, variance: f64) -> f64 {
     let Resolution::Sampled { quantum, .. } = resolution else { return 0.0 };
     if quantum.0 <= 0.0 {
         return 0.0;
     }
-    let noise = (variance / quantum.0.powi(2) - 0.25).max(0.0);
+    let scatter = variance / quantum.0.powi(2);
+    let noise = (5.0 / 3.0 * (scatter - 0.25)).max(0.0);
     0.95 / 4.0 * quantum.0 * (-2.0 * std::f64::consts::PI.powi(2) * noise).exp()
 }

@@ -208,22 +208,29 @@ fn without_inferences_the_energy_is_known_and_gross_is_null() {
 }
 
 #[test]
-fn a_lost_base_makes_its_window_unavailable_and_no_other() {
+fn a_loss_takes_its_stretch_out_of_the_window_and_nothing_else() {
     let mut join = join(1);
     read(&mut join, 0, 0.0);
-    join.absorb(0, span(10, 20));
+    join.absorb(0, span(490, 500));
     read(&mut join, 500, 1.0);
     lose(&mut join, "the counter jumped");
-    read(&mut join, 1000, 1.0);
-    join.absorb(0, span(1010, 1020));
-    read(&mut join, 1500, 3.0);
+    // The first is not metered, of the second the half after the meter was back.
+    join.absorb(0, span(700, 800));
+    join.absorb(0, span(950, 1050));
+    read(&mut join, 1000, 9.0);
+    join.absorb(0, span(1060, 1070));
+    read(&mut join, 1500, 11.0);
+    read(&mut join, 1600, 11.0);
     let figure = close(&mut join).remove(0);
-    assert!(reason(&figure).contains("the counter jumped"));
-    assert_eq!((figure.energy_j, figure.inferences, figure.window_s), (None, None, None));
+    assert_eq!((figure.status, figure.energy_j, figure.inferences), (Status::Measured, Some(3.0), Some(2.5)));
+    assert!((figure.window_s.unwrap() - 1.1).abs() < 1e-9 && figure.window.len() == 2, "{figure:?}");
+    let reason = figure.reason.unwrap();
+    assert!(reason.starts_with("0.5 s within the window were not metered: ") && reason.contains("the counter jumped"));
     join.absorb(0, span(1600, 1700));
-    read(&mut join, 2000, 4.0);
+    read(&mut join, 2000, 12.0);
     let figure = close(&mut join).remove(0);
-    assert_eq!((figure.inferences, figure.window_s, figure.gross_j), (Some(1.0), Some(0.5), Some(1.0)));
+    assert_eq!((figure.inferences, figure.window_s, figure.gross_j), (Some(1.0), Some(0.4), Some(1.0)));
+    assert!(!figure.reason.unwrap().contains("not metered"), "the loss was in the window before");
 }
 
 #[test]
@@ -506,7 +513,7 @@ proptest! {
             }
             for (pipeline, mut figure) in join.figures().into_iter().enumerate() {
                 let figure = figure.remove(0);
-                let Some((start, end)) = figure.window else { continue };
+                let Some((start, end)) = figure.window.first().copied() else { continue };
                 let (mut inferences, mut busy_ns) = (0.0, 0);
                 for (_, span) in spans.iter().filter(|(of, _)| *of == pipeline) {
                     let inside = span.end.min(end).since(span.start.max(start)).as_nanos() as u64;

@@ -32,6 +32,8 @@ const FIT_STRETCH_S: f64 = 0.1;
 const FIT_STRETCH_UPDATES: f64 = 20.0;
 /// Sets of active delegates whose idle power is remembered.
 const IDLES_MAX: usize = 16;
+/// Runs without a loss that one window may consist of.
+const RUNS_MAX: usize = 64;
 /// What other programs may use beyond what they used when idle power was measured.
 pub const OTHER_CORES_MAX: f64 = 0.02;
 
@@ -46,13 +48,15 @@ pub struct Track {
     held: VecDeque<Held>,
     /// The last settled reading; none until a first one, and after an error until the next.
     edge: Option<Edge>,
-    /// Why this window has no figure, though the meter may read again.
-    broken: Option<String>,
+    /// Why this window has no figure.
+    void: Option<String>,
+    /// Why part of this window was not metered, or the meter is not read.
+    pub lost: Option<String>,
     /// What ended before this moment, the first reading after a loss, was not metered.
     metered_from: MonoTime,
     pub window: Window,
-    /// Stretches that are quiet, but not yet for long enough.
-    candidates: Vec<(MonoTime, Stretch)>,
+    /// Stretches that are quiet, but not yet for long enough, or an inference may follow too soon.
+    candidates: VecDeque<Stretch>,
     is_quiet: bool,
     last_busy: Option<MonoTime>,
     observation: Option<Observation>,
@@ -87,7 +91,8 @@ struct Observation {
 /// What was seen since the last figures that ended a window.
 #[derive(Debug)]
 pub struct Window {
-    start: Option<MonoTime>,
+    /// From a first reading to a last without a loss between.
+    pub runs: Vec<(MonoTime, MonoTime)>,
     pub all: Sums,
     pub active: Sums,
     /// From the first active stretch to the end of the last.
@@ -96,28 +101,49 @@ pub struct Window {
     pub other_s: Option<f64>,
     pub fit: Fit,
     fit_stretch: (f64, f64, Vec<f64>),
-    /// The stretch added last went to the active ones.
-    in_active: bool,
 }
 
 impl Window {
     fn new(pipeline_count: usize) -> Self {
         Self {
-            start: None,
+            runs: Vec::new(),
             all: Sums::default(),
             active: Sums::default(),
             active_bounds: None,
             works: vec![Work::default(); pipeline_count],
-            other_s: None,
+            other_s: Some(0.0),
             fit: Fit::new(pipeline_count),
             fit_stretch: (0.0, 0.0, vec![0.0; pipeline_count]),
-            in_active: false,
         }
+    }
+
+    fn add(&mut self, stretch: &Stretch, works: &[Work], other_s: Option<f64>, resolution: Resolution) {
+        match self.runs.last_mut() {
+            Some((_, end)) if *end == stretch.start => *end = stretch.end,
+            _ => self.runs.push((stretch.start, stretch.end)),
+        }
+        self.all.add(stretch);
+        self.other_s = self.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
+        for (sum, work) in self.works.iter_mut().zip(works) {
+            sum.add(*work);
+        }
+        self.add_to_fit(stretch, works, resolution);
+    }
+
+    fn activate(&mut self, stretch: &Stretch) {
+        let from = self.active_bounds.map_or(stretch.start, |(from, _)| from);
+        self.active_bounds = Some((from, stretch.end));
+        self.active.add(stretch);
+    }
+
+    /// The time within the window that was lost.
+    pub fn unmetered_s(&self) -> f64 {
+        self.runs.iter().zip(self.runs.iter().skip(1)).map(|(run, next)| next.0.since(run.1).as_secs_f64()).sum()
     }
 
     fn add_to_fit(&mut self, stretch: &Stretch, works: &[Work], resolution: Resolution) {
         let (time_s, joules, busy_s) = &mut self.fit_stretch;
-        *time_s += stretch.time_s;
+        *time_s += stretch.time_s();
         *joules += stretch.joules;
         for (sum, work) in busy_s.iter_mut().zip(works) {
             *sum += work.busy_s;
@@ -139,10 +165,11 @@ impl Track {
             calibrated: vec![None; pipeline_count],
             held: VecDeque::new(),
             edge: None,
-            broken: None,
+            void: None,
+            lost: None,
             metered_from: MonoTime::default(),
             window: Window::new(pipeline_count),
-            candidates: Vec::new(),
+            candidates: VecDeque::new(),
             is_quiet: false,
             last_busy: None,
             observation: None,
@@ -155,7 +182,10 @@ impl Track {
     /// An inference that took so long that it was not waited for makes its window void, and idle power seen meanwhile.
     pub fn absorb(&mut self, pipeline: usize, span: BusySpan) {
         let settled = self.edge.map(|edge| edge.held.time);
-        if settled.is_some_and(|settled| span.start < settled && span.start >= self.metered_from) {
+        let in_window = |run: &(MonoTime, MonoTime)| span.start < run.1 && span.end > run.0;
+        if settled.is_some_and(|settled| span.start < settled && span.start >= self.metered_from)
+            || self.window.runs.iter().any(in_window)
+        {
             self.idles.remove(&self.delegates);
             self.restart("an inference took far longer than those before it");
         }
@@ -231,47 +261,36 @@ impl Track {
         };
         let (time_s, busy_s) = (time.as_secs_f64(), works.iter().map(|work| work.busy_s).sum::<f64>());
         let joules = (held.joules - before.joules).0;
-        let stretch = Stretch { time_s, joules, busy_s: busy_s.min(time_s), from, to: seen };
+        let (start, end, busy_s) = (before.time, held.time, busy_s.min(time_s));
+        let stretch = Stretch { start, end, joules, busy_s, from, to: seen };
         let other_s = held.other_s.zip(before.other_s).map(|(now, then)| (now - then).max(0.0));
         self.edge = Some(Edge { held, seen });
-        self.take(before.time, &stretch, &works, other_s);
+        self.window.add(&stretch, &works, other_s, self.accuracy.resolution);
+        self.sort(&stretch, other_s);
     }
 
-    fn take(&mut self, start: MonoTime, stretch: &Stretch, works: &[Work], other_s: Option<f64>) {
-        let window = &mut self.window;
-        window.start.get_or_insert(start);
-        window.all.add(stretch, window.all.time_s > 0.0);
-        window.other_s = if window.all.time_s > stretch.time_s {
-            window.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s)
-        } else {
-            other_s
-        };
-        for (sum, work) in window.works.iter_mut().zip(works) {
-            sum.add(*work);
-        }
-        window.add_to_fit(stretch, works, self.accuracy.resolution);
-        let end = self.edge.map_or(start, |edge| edge.held.time);
+    /// Puts a stretch to the active ones, or to those that idle power is learned from.
+    fn sort(&mut self, stretch: &Stretch, other_s: Option<f64>) {
         let guard = GUARD + self.accuracy.resolution.look_back();
         let ran = stretch.busy_s > 0.0;
-        if ran || self.last_busy.is_some_and(|last| start < last + guard) {
+        if ran || self.last_busy.is_some_and(|last| stretch.start < last + guard) {
             if ran {
-                self.last_busy = Some(self.last_end(end));
+                self.last_busy = Some(self.last_end(stretch.end));
             }
             self.end_quiet();
-            self.activate(start, stretch);
+            self.window.activate(stretch);
             return;
         }
-        if self.is_quiet {
-            self.observe(start, stretch, true, other_s);
-            return;
-        }
-        self.candidates.push((start, *stretch));
-        if self.candidates.iter().map(|(_, stretch)| stretch.time_s).sum::<f64>() >= QUIET_MIN_S {
-            self.is_quiet = true;
-            self.window.in_active = false;
-            for (index, (start, stretch)) in std::mem::take(&mut self.candidates).iter().enumerate() {
-                self.observe(*start, stretch, index > 0, other_s);
-            }
+        self.candidates.push_back(*stretch);
+        self.is_quiet |= self.candidates.iter().map(Stretch::time_s).sum::<f64>() >= QUIET_MIN_S;
+        // A conversion may have ended somewhat after the time that its reading is dated.
+        let ahead = self.accuracy.resolution.look_back();
+        while self.is_quiet
+            && let Some(first) = self.candidates.front().copied()
+            && first.end + ahead <= stretch.end
+        {
+            self.candidates.pop_front();
+            self.observe(&first, other_s);
         }
     }
 
@@ -280,31 +299,25 @@ impl Track {
         self.spans.iter().map(|spans| spans.last_taken().min(end)).max().unwrap_or(end)
     }
 
-    fn activate(&mut self, start: MonoTime, stretch: &Stretch) {
-        let window = &mut self.window;
-        let end = start + Duration::from_secs_f64(stretch.time_s);
-        window.active_bounds = Some((window.active_bounds.map_or(start, |(first, _)| first), end));
-        window.active.add(stretch, window.in_active);
-        window.in_active = true;
-    }
-
     /// What was quiet for too short a time is active.
     fn end_quiet(&mut self) {
         self.is_quiet = false;
-        for (start, stretch) in std::mem::take(&mut self.candidates) {
-            self.activate(start, &stretch);
+        for stretch in std::mem::take(&mut self.candidates) {
+            self.window.activate(&stretch);
         }
     }
 
-    fn observe(&mut self, start: MonoTime, stretch: &Stretch, continues: bool, other_s: Option<f64>) {
-        let observation =
-            self.observation.get_or_insert_with(|| Observation { start, sums: Sums::default(), other_s: Some(0.0) });
-        observation.sums.add(stretch, continues);
+    fn observe(&mut self, stretch: &Stretch, other_s: Option<f64>) {
+        let observation = self.observation.get_or_insert_with(|| Observation {
+            start: stretch.start,
+            sums: Sums::default(),
+            other_s: Some(0.0),
+        });
+        observation.sums.add(stretch);
         observation.other_s = observation.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
-        let end = self.edge.map_or(start, |edge| edge.held.time);
-        let age = end.since(observation.start);
+        let age = stretch.end.since(observation.start);
         if observation.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
-            self.conclude(end);
+            self.conclude(stretch.end);
         }
     }
 
@@ -342,7 +355,8 @@ impl Track {
         if let Some(watts) = modelled.or(settings.idle) {
             return Some(IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None });
         }
-        let (from, to) = self.window.active_bounds.or(self.bounds())?;
+        let bounds = self.window.runs.first().zip(self.window.runs.last()).map(|(first, last)| (first.0, last.1));
+        let (from, to) = self.window.active_bounds.or(bounds)?;
         self.idles.get(&self.delegates)?.between(from, to)
     }
 
@@ -354,11 +368,6 @@ impl Track {
         }
         let quiet = self.idles.get(&self.delegates).and_then(Idle::other_cores).unwrap_or(0.0);
         self.window.other_s.map(|other_s| other_s / self.window.all.time_s - quiet)
-    }
-
-    /// The readings between which the window lies.
-    pub fn bounds(&self) -> Option<(MonoTime, MonoTime)> {
-        self.window.start.zip(self.edge.map(|edge| edge.held.time))
     }
 
     pub fn snapshot_variance(&self) -> Option<f64> {
@@ -379,33 +388,40 @@ impl Track {
         (self.observation, self.is_quiet) = (None, false);
         self.candidates.clear();
         if self.window.all.time_s > 0.0 {
-            self.broken = Some(reason.to_owned());
+            self.void = Some(reason.to_owned());
             self.window = Window::new(self.spans.len());
         }
     }
 
+    /// Ends the run of readings; what was metered before stays in the window, which goes on with the next reading.
     fn lose(&mut self, reason: String) {
-        self.broken = Some(reason);
-        self.window = Window::new(self.spans.len());
-        (self.edge, self.observation, self.is_quiet) = (None, None, false);
+        self.lost = Some(reason);
+        self.edge = None;
         self.held.clear();
-        self.candidates.clear();
+        self.end_quiet();
+        if self.window.runs.len() >= RUNS_MAX {
+            self.restart(&format!("the meter was lost {RUNS_MAX} times in the window"));
+        }
     }
 
     /// One figure a pipeline; the next window starts here unless this one has still to grow.
     pub fn figures(&mut self, settings: &Settings) -> Vec<Figure> {
-        let mut figures = match (&self.broken, self.edge) {
-            (Some(reason), _) => figure::all_unavailable(self, reason),
-            (None, Some(_)) => figure::of_window(self, settings),
-            (None, None) => figure::all_unavailable(self, "the meter was not read yet"),
+        let nothing = self.window.runs.is_empty();
+        let reason = match (&self.void, &self.lost) {
+            (Some(reason), _) => Some(reason.as_str()),
+            (None, Some(reason)) if nothing || self.edge.is_none() => Some(reason.as_str()),
+            (None, None) if self.edge.is_none() => Some("the meter was not read yet"),
+            _ => None,
+        };
+        let mut figures = match reason {
+            Some(reason) => figure::all_unavailable(self, reason),
+            None => figure::of_window(self, settings),
         };
         let full = self.window.all.time_s >= settings.window_max.as_secs_f64();
-        let closed = self.broken.is_some() || full || figures.iter().all(|figure| figure.is_good_enough(settings));
-        if self.edge.is_some() {
-            self.broken = None;
-        }
-        if closed {
+        if reason.is_some() || full || figures.iter().all(|figure| figure.is_good_enough(settings)) {
             self.window = Window::new(self.spans.len());
+            self.void = None;
+            self.lost.take_if(|_| self.edge.is_some());
             figures.iter_mut().for_each(|figure| figure.closed = true);
         }
         figures

@@ -28,10 +28,12 @@ pub struct Class {
 pub enum Meter {
     /// RAPL: a counter with a period of 1 ms and jitter, in units of 61 uJ.
     Counter,
-    /// An INA219 in its usual setting: 532 us of every millisecond are seen; readings at this rate.
+    /// An INA219 in its usual setting, as the kernel's drivers show it: 532 us of every 1064 are seen.
     Snapshots { hz: f64 },
-    /// An INA219 that averages: 98 % of the time is seen, at 230 Hz.
-    Averages,
+    /// `ina219`, which tells whether a conversion is new; the current is seen for so long in each.
+    Ina219 { hz: f64, seen_s: f64 },
+    /// 68 ms conversions by `iio`, which does not tell whether one is new.
+    LongConversions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,6 +51,20 @@ pub enum Trouble {
     Others,
 }
 
+impl Trouble {
+    /// What goes wrong with the meter and its readings, not with the machine.
+    pub fn is_of_the_meter(self) -> bool {
+        matches!(self, Self::Wraps | Self::Gaps | Self::Suspends)
+    }
+}
+
+impl Class {
+    /// A counter goes on counting while nobody reads it, and its wraps are understood.
+    pub fn loses_nothing(&self) -> bool {
+        self.meter == Meter::Counter
+    }
+}
+
 const PLAIN: Class = Class {
     name: "",
     meter: Meter::Counter,
@@ -62,8 +78,11 @@ const SHORT: (f64, f64) = (3e-6, 100e-6);
 const MIDDLE: (f64, f64) = (0.3e-3, 20e-3);
 const LONG: (f64, f64) = (20e-3, 200e-3);
 const ANY: (f64, f64) = (3e-6, 200e-3);
+/// The default: 128 averages fit between two readings.
+const DEFAULT: Meter = Meter::Ina219 { hz: 10.0, seen_s: AVERAGED_S };
+const FAST: Meter = Meter::Ina219 { hz: 230.0, seen_s: 2.13e-3 };
 
-pub const CLASSES: [Class; 20] = [
+pub const CLASSES: [Class; 25] = [
     Class { name: "counter, 3-100 us", inference_s: SHORT, ..PLAIN },
     Class { name: "counter, 0.3-20 ms", inference_s: MIDDLE, ..PLAIN },
     Class { name: "counter, 20-200 ms", inference_s: LONG, ..PLAIN },
@@ -78,10 +97,14 @@ pub const CLASSES: [Class; 20] = [
         duty: (1.0, 1.0),
         ..PLAIN
     },
-    Class { name: "230 Hz averages, 3-100 us", meter: Meter::Averages, inference_s: SHORT, ..PLAIN },
-    Class { name: "230 Hz averages, 0.3-20 ms", meter: Meter::Averages, inference_s: MIDDLE, ..PLAIN },
-    Class { name: "230 Hz averages, 20-200 ms", meter: Meter::Averages, inference_s: LONG, ..PLAIN },
-    Class { name: "10 Hz, any length", meter: Meter::Snapshots { hz: 10.0 }, inference_s: ANY, ..PLAIN },
+    Class { name: "230 Hz, 3-100 us", meter: FAST, inference_s: SHORT, ..PLAIN },
+    Class { name: "230 Hz, 0.3-20 ms", meter: FAST, inference_s: MIDDLE, ..PLAIN },
+    Class { name: "230 Hz, 20-200 ms", meter: FAST, inference_s: LONG, ..PLAIN },
+    Class { name: "10 Hz snapshots, any length", meter: Meter::Snapshots { hz: 10.0 }, inference_s: ANY, ..PLAIN },
+    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, ..PLAIN },
+    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, ..PLAIN },
+    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, ..PLAIN },
+    Class { name: "iio, 68 ms conversions", meter: Meter::LongConversions, inference_s: ANY, ..PLAIN },
     Class { name: "counter, idle drifts", inference_s: ANY, trouble: Trouble::Drift, ..PLAIN },
     Class {
         name: "100 Hz, idle drifts",
@@ -106,6 +129,7 @@ pub const CLASSES: [Class; 20] = [
         trouble: Trouble::Suspends,
         ..PLAIN
     },
+    Class { name: "default ina219, gaps", meter: DEFAULT, inference_s: ANY, trouble: Trouble::Gaps, ..PLAIN },
     Class {
         name: "counter, two pipelines",
         inference_s: MIDDLE,
@@ -155,8 +179,11 @@ pub struct Truth {
     pub net_j: f64,
 }
 
+#[derive(Default)]
 pub struct Outcome {
     pub figures: Vec<(Figure, Truth)>,
+    /// From the last good reading to the next one, where the meter lost what was between.
+    pub losses: Vec<(MonoTime, MonoTime)>,
 }
 
 impl Scenario {
@@ -173,7 +200,8 @@ impl Scenario {
         let fastest_s = match class.meter {
             Meter::Counter => rng.one_of(&[2e-3, 10e-3, 100e-3]),
             Meter::Snapshots { hz } => 1.0 / hz,
-            Meter::Averages => 1.0 / 230.0,
+            Meter::Ina219 { hz, .. } => 1.0 / hz,
+            Meter::LongConversions => 0.1,
         };
         let period_s = match class.meter {
             Meter::Counter => fastest_s.max(length_s / READINGS_MAX),
@@ -219,9 +247,10 @@ impl Scenario {
         }
     }
 
-    /// The same with a counter that starts at zero.
-    pub fn without_wrap(mut self) -> Self {
+    /// The same without wraps, gaps and suspends.
+    pub fn without_trouble(mut self) -> Self {
         self.counter.start_units = 0;
+        self.trouble = Trouble::None;
         self
     }
 
@@ -268,28 +297,77 @@ impl Scenario {
             _ => Load::default(),
         };
         let machine = Machine::new(self.idle_w, self.drift, self.length_s + 1.0, loads, others, &mut rng);
-        Run { scenario: self, machine: &machine, rng, sensor: Sensor::new(self) }.run()
+        let troubles = Rng(rng.next());
+        Run { scenario: self, machine: &machine, sensor: Sensor::new(self, &mut rng), rng, troubles }.run()
     }
 }
 
 /// The meter as the daemon reads it.
 enum Sensor {
-    Counter { counter: Counter, update_s: f64, next_s: f64, joules: f64 },
-    Power { last: Option<(f64, f64)>, joules: f64, conversion_s: f64, latch_s: f64 },
+    Counter { counter: Counter, update_s: f64, next_s: f64, joules: f64, jitter: Rng },
+    Power(Power),
 }
 
+/// A sensor of power that converts all the time, and what the daemon's meter makes of its register.
+struct Power {
+    /// The part of a cycle in which the current is seen, and the chip's cycle, which may differ from the nominal one.
+    seen_s: f64,
+    cycle_s: f64,
+    /// When a cycle ended.
+    phase_s: f64,
+    /// What the daemon takes for the conversion's length, and by how much it dates a reading back.
+    conversion_s: f64,
+    dated_back_s: f64,
+    /// A conversion has the same noise whenever it is read.
+    noise: u64,
+    /// A conversion that was read before is no new reading.
+    knows_new: bool,
+    polled_s: f64,
+    seen_until_s: f64,
+    last: Option<(f64, f64)>,
+    joules: f64,
+}
+
+/// What an INA219 takes for 12 bits of bus voltage, and for 128 averages of the shunt's.
+const CONVERSION_S: f64 = 532e-6;
+const AVERAGED_S: f64 = 68.1e-3;
+
 impl Sensor {
-    fn new(scenario: &Scenario) -> Self {
+    fn new(scenario: &Scenario, rng: &mut Rng) -> Self {
         let max_uj = (f64::from(u32::MAX) * scenario.counter.unit_j * 1e6) as u64;
+        // The chip's clock is not ours.
+        let pace = rng.between(0.95, 1.05);
+        let (phase, noise) = (rng.unit(), rng.next());
+        let power = |seen_s: f64, cycle_s: f64, conversion_s: f64, dated_back_s: f64| Power {
+            seen_s: pace * seen_s,
+            cycle_s: pace * cycle_s,
+            phase_s: cycle_s * phase,
+            noise,
+            conversion_s,
+            dated_back_s,
+            knows_new: false,
+            polled_s: 0.0,
+            seen_until_s: 0.0,
+            last: None,
+            joules: 0.0,
+        };
         match scenario.meter {
             Meter::Counter => Self::Counter {
                 counter: Counter::rapl(Some(max_uj)),
                 update_s: 0.0,
                 next_s: scenario.counter.period_s,
                 joules: 0.0,
+                jitter: Rng(rng.next()),
             },
-            Meter::Snapshots { .. } => Self::Power { last: None, joules: 0.0, conversion_s: 532e-6, latch_s: 1064e-6 },
-            Meter::Averages => Self::Power { last: None, joules: 0.0, conversion_s: 4.26e-3, latch_s: 0.0 },
+            Meter::Snapshots { .. } => Self::Power(power(CONVERSION_S, 2.0 * CONVERSION_S, CONVERSION_S, 0.0)),
+            Meter::Ina219 { seen_s, .. } => {
+                let cycle_s = seen_s + CONVERSION_S;
+                Self::Power(Power { knows_new: true, ..power(seen_s, cycle_s, cycle_s, cycle_s / 2.0) })
+            }
+            Meter::LongConversions => {
+                let cycle_s = AVERAGED_S + CONVERSION_S;
+                Self::Power(power(AVERAGED_S, cycle_s, cycle_s, cycle_s / 2.0))
+            }
         }
     }
 }
@@ -297,7 +375,9 @@ impl Sensor {
 struct Run<'a> {
     scenario: &'a Scenario,
     machine: &'a Machine,
+    /// Of the readings: each tick draws from a copy of its own, so that a reading less changes no other.
     rng: Rng,
+    troubles: Rng,
     sensor: Sensor,
 }
 
@@ -314,14 +394,12 @@ impl Run<'_> {
         let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
         let mut join = Join::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
         let mut sent = vec![0; s.pipelines];
-        let mut figures = Vec::new();
+        let mut outcome = Outcome::default();
         let (mut tick, mut metrics) = (1.0, METRICS_S);
-        let mut blind_until = 0.0;
+        let (mut blind_until, mut good_until, mut lost) = (0.0, None, false);
         loop {
-            // Anywhere in its period, as the sampler reads, so that it never falls in step with the inferences; an averaging
-            // sensor as soon as a conversion is ready.
-            let jitter = if s.meter == Meter::Averages { 0.02 } else { 1.0 };
-            let t = (tick + jitter * self.rng.unit()) * s.period_s;
+            // Anywhere in its period, as the sampler reads, so that it never falls in step with the inferences.
+            let t = (tick + Rng(self.rng.0 ^ (tick as u64) << 20).unit()) * s.period_s;
             tick += 1.0;
             if t >= s.length_s {
                 break;
@@ -329,22 +407,30 @@ impl Run<'_> {
             if t < blind_until {
                 continue;
             }
-            if s.trouble == Trouble::Gaps && self.rng.unit() < s.period_s / 8.0 {
-                blind_until = t + self.rng.log_between(0.05, 20.0);
+            if s.trouble == Trouble::Gaps && self.troubles.unit() < s.period_s / 16.0 {
+                blind_until = t + self.troubles.log_between(0.05, 20.0);
             }
             self.send(&mut join, &mut sent, t);
             join.others(Some(Duration::from_secs_f64(self.machine.others.until(t).0)));
             let reading = self.read(t);
+            match &reading {
+                Ok(reading) => {
+                    let before = good_until.replace(reading.time).filter(|_| lost);
+                    outcome.losses.extend(before.map(|from| (from, reading.time)));
+                    lost = false;
+                }
+                Err(_) => lost = true,
+            }
             join.reading(0, reading);
             if t >= metrics {
                 metrics += METRICS_S;
-                self.score(&mut join, &mut figures);
+                self.score(&mut join, &mut outcome);
             }
         }
         self.send(&mut join, &mut sent, s.length_s);
         join.finish();
-        self.score(&mut join, &mut figures);
-        Outcome { figures }
+        self.score(&mut join, &mut outcome);
+        outcome
     }
 
     /// The spans that ended until `t`.
@@ -358,33 +444,36 @@ impl Run<'_> {
         }
     }
 
-    fn score(&self, join: &mut Join, figures: &mut Vec<(Figure, Truth)>) {
+    fn score(&self, join: &mut Join, outcome: &mut Outcome) {
+        let gain = if self.scenario.meter == Meter::Counter { 1.0 } else { self.scenario.gain };
         for (index, figure) in join.figures().into_iter().enumerate() {
             let figure = figure.into_iter().next().unwrap();
-            let Some((start, end)) = figure.window else {
-                figures.push((figure, Truth { gross_j: f64::NAN, net_j: f64::NAN }));
-                continue;
-            };
-            let (start, end) = (start.0 as f64 / 1e9, end.0 as f64 / 1e9);
             let load = &self.machine.loads[index];
-            let (from, to) = (load.until(start), load.until(end));
-            let (busy_s, inferences) = (to.0 - from.0, to.1 - from.1);
-            let gain = if self.scenario.meter == Meter::Counter { 1.0 } else { self.scenario.gain };
-            let energy_j = self.machine.energy_j(end) - self.machine.energy_j(start);
-            let gross_j = gain * energy_j / inferences;
-            figures.push((figure, Truth { gross_j, net_j: gain * load.added_w * busy_s / inferences }));
+            let (mut busy_s, mut inferences, mut energy_j) = (0.0, 0.0, 0.0);
+            for (from, to) in &figure.window {
+                let spans_it = |loss: &&(MonoTime, MonoTime)| loss.0 < *to && loss.1 > *from;
+                assert_eq!(outcome.losses.iter().find(spans_it), None, "a loss within {from:?} to {to:?}");
+                let (from, to) = (from.0 as f64 / 1e9, to.0 as f64 / 1e9);
+                let (before, after) = (load.until(from), load.until(to));
+                busy_s += after.0 - before.0;
+                inferences += after.1 - before.1;
+                energy_j += self.machine.energy_j(to) - self.machine.energy_j(from);
+            }
+            let truth =
+                Truth { gross_j: gain * energy_j / inferences, net_j: gain * load.added_w * busy_s / inferences };
+            outcome.figures.push((figure, truth));
         }
     }
 
     fn read(&mut self, t: f64) -> Result<Reading, MeterError> {
         let s = self.scenario;
         let lost = |reason: String| Err(MeterError::Rebaselined { reason });
-        let slept = s.trouble == Trouble::Suspends && self.rng.unit() < s.period_s / 15.0;
-        let (joules, power, resolution) = match &mut self.sensor {
-            Sensor::Counter { counter, update_s, next_s, joules } => {
+        let slept = s.trouble == Trouble::Suspends && self.troubles.unit() < s.period_s / 15.0;
+        let (time, joules, power, resolution) = match &mut self.sensor {
+            Sensor::Counter { counter, update_s, next_s, joules, jitter } => {
                 while *next_s <= t {
                     *update_s = *next_s;
-                    *next_s += s.counter.period_s * (1.0 + s.counter.jitter * (2.0 * self.rng.unit() - 1.0));
+                    *next_s += s.counter.period_s * (1.0 + s.counter.jitter * (2.0 * jitter.unit() - 1.0));
                 }
                 let units = s.counter.start_units + (self.machine.energy_j(*update_s) / s.counter.unit_j) as u64;
                 let shown = units % (1 << 32);
@@ -395,32 +484,34 @@ impl Run<'_> {
                     Step::Lost(reason) => return lost(reason.to_string()),
                 }
                 let (update, quantum) = (Duration::from_millis(1), Joules(61e-6));
-                (*joules, None, Resolution::Counter { update, quantum })
+                (t, *joules, None, Resolution::Counter { update, quantum })
             }
-            Sensor::Power { last, joules, conversion_s, latch_s } => {
-                // Continuous conversion: the register holds the last one finished.
-                let seen = t - *latch_s * self.rng.unit();
-                let watts = s.gain * self.machine.power_w(seen, *conversion_s) + s.noise_w * self.rng.normal();
-                let watts = ((watts / s.quantum_w).round() * s.quantum_w).max(0.0);
-                let before = last.replace((t, watts));
+            Sensor::Power(power) => {
+                let (time, watts) = power.look(t, s, self.machine);
+                let before = power.last.replace((time, watts));
                 if slept {
                     // What is drawn asleep never comes into the books; the sensor's files are good at once.
-                    *joules += 1000.0;
+                    power.joules += 1000.0;
                     return lost("suspended".into());
                 }
-                if before.is_some_and(|(then, _)| t - then > 5.0 * s.period_s) {
+                if before.is_some_and(|(then, _)| time - then > 5.0 * s.period_s) {
                     return lost("gap".into());
                 }
                 if let Some((then, before)) = before {
-                    *joules += (before + watts) / 2.0 * (t - then);
+                    power.joules += (before + watts) / 2.0 * (time - then);
                 }
-                let conversion = Duration::from_secs_f64(*conversion_s);
-                (*joules, Some(Watts(watts)), Resolution::Sampled { conversion, quantum: Watts(s.quantum_w) })
+                let conversion = Duration::from_secs_f64(power.conversion_s);
+                (
+                    time,
+                    power.joules,
+                    Some(Watts(watts)),
+                    Resolution::Sampled { conversion, quantum: Watts(s.quantum_w) },
+                )
             }
         };
         let accuracy = Accuracy { resolution, systematic_rel: None };
         Ok(Reading {
-            time: mono(t),
+            time: mono(time),
             joules: Joules(joules),
             power,
             volts: None,
@@ -428,6 +519,25 @@ impl Run<'_> {
             scope: Scope::Package,
             accuracy,
         })
+    }
+}
+
+impl Power {
+    /// The time and power of a reading at `t`; of the reading before where the register holds nothing new.
+    fn look(&mut self, t: f64, s: &Scenario, machine: &Machine) -> (f64, f64) {
+        let cycle_s = self.cycle_s;
+        let ended_s = t - (t - self.phase_s).rem_euclid(cycle_s);
+        let since_s = t - std::mem::replace(&mut self.polled_s, t);
+        let back_s = if self.knows_new { self.dated_back_s.min(since_s / 2.0) } else { self.dated_back_s };
+        let is_new = ended_s > self.seen_until_s;
+        if let (Some(last), true, false) = (self.last, self.knows_new, is_new) {
+            return last;
+        }
+        self.seen_until_s = ended_s;
+        let noise_w = s.noise_w * Rng(self.noise ^ mono(ended_s).0).normal();
+        let watts = s.gain * machine.power_w(ended_s, self.seen_s) + noise_w;
+        let watts = ((watts / s.quantum_w).round() * s.quantum_w).max(0.0);
+        (t - back_s, watts)
     }
 }
 

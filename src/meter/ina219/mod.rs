@@ -91,6 +91,9 @@ struct Open {
     converted: MonoTime,
     /// A conversion has ended since the chip was set up: what the registers hold was measured so.
     is_measuring: bool,
+    /// When it was last looked for a new conversion, and what the newest gave.
+    looked: MonoTime,
+    last: Option<Reading>,
 }
 
 impl fmt::Debug for Ina219 {
@@ -134,15 +137,22 @@ impl Ina219 {
         let shunt = self.transfer(&mut chip, |r| r.read(Register::ShuntVoltage), Register::ShuntVoltage)?;
         let time = midpoint(before, clock());
         self.note_conversion(&mut chip, bus, time)?;
+        let since = time.since(std::mem::replace(&mut chip.looked, time));
         let flow = self.measured(&chip, time).and_then(|()| self.judge(shunt_volts(shunt), bus));
+        // The same conversion again is no second snapshot.
+        if let (Some(last), false, Ok(_)) = (chip.last, bus.ready, &flow) {
+            self.open = Some(chip);
+            return Ok(last);
+        }
+        chip.last = None;
         // One that gives no measurement stays open: set up anew, a chip that stands still would look like a good one.
-        self.open = Some(chip);
+        let chip = self.open.insert(chip);
         let flow = flow.inspect_err(|_| self.power.interrupt())?;
-        // What the register holds is the mean of a conversion that ended within the last cycle.
+        // What the register holds is the mean of a conversion that ended within the last cycle, and since the last look.
         let cycle = self.chip.setup.cycle();
-        let time = MonoTime(time.0.saturating_sub(duration_ns(cycle) / 2));
+        let time = MonoTime(time.0.saturating_sub(duration_ns(cycle.min(since)) / 2));
         let joules = self.power.add(time, flow.watts)?;
-        Ok(Reading {
+        let reading = Reading {
             time,
             joules,
             power: Some(flow.watts),
@@ -156,7 +166,9 @@ impl Ina219 {
                 },
                 systematic_rel: Some(shunt::GAIN_ERROR_REL + self.chip.shunt_tolerance),
             },
-        })
+        };
+        chip.last = Some(reading);
+        Ok(reading)
     }
 
     /// Opens the chip and sets it up.
@@ -169,7 +181,14 @@ impl Ina219 {
             return Err(self.taken(Some(&name_of(&driver))));
         }
         let registers = open(&self.path, self.chip.address).map_err(|error| self.not_opened(error))?;
-        let mut chip = Open { registers, verified: now, converted: now, is_measuring: false };
+        let mut chip = Open {
+            registers,
+            verified: now,
+            converted: now,
+            is_measuring: false,
+            looked: MonoTime::default(),
+            last: None,
+        };
         let word = self.chip.setup.word();
         // Without a calibration the chip computes nothing itself, so an overflow tells of another master.
         for (register, word) in [(Register::Calibration, 0), (Register::Configuration, word)] {

@@ -109,10 +109,24 @@ fn voltage_times_current_is_integrated() {
     assert!(close_to(first.power.unwrap().0, 3.0) && close_to(first.amperes.unwrap(), 0.6));
     assert_eq!((first.joules, first.volts, first.scope), (Joules(0.0), Some(5.0), Scope::Board));
     let back_ms = 1000 - first.time.0 / 1_000_000;
-    assert!(back_ms.abs_diff(CYCLE_MS / 2) <= 1, "dated back to the end of what was converted: {back_ms}");
+    assert!(back_ms.abs_diff(CYCLE_MS / 2) <= 1, "dated back to the middle of when it may have ended: {back_ms}");
     fake.set(Register::ShuntVoltage, 10_000);
     fake.convert();
     assert!(close_to(read(&mut meter, &fake, 1100).unwrap().joules.0, 0.4));
+}
+
+#[test]
+fn a_conversion_counts_once_and_is_dated_between_the_looks_that_it_ended_between() {
+    let (tree, fake) = (Tree::new(&[]), Fake::new());
+    let mut meter = meter(&tree);
+    let first = read(&mut meter, &fake, 1000).unwrap();
+    assert_eq!(read(&mut meter, &fake, 1020).unwrap(), first, "nothing has ended since");
+    fake.set(Register::ShuntVoltage, 10_000);
+    fake.convert();
+    let second = read(&mut meter, &fake, 1040).unwrap();
+    assert_eq!((second.time, second.power.unwrap().0.round()), (MonoTime(1_030_000_000), 5.0));
+    fake.set(Register::BusVoltage, 1250 << 3 | 0b01);
+    assert!(read(&mut meter, &fake, 1060).is_err(), "an overflow counts whether new or not");
 }
 
 #[test]
@@ -156,6 +170,7 @@ fn a_reset_chip_is_noticed_and_set_up_again() {
     let mut meter = meter(&tree);
     read(&mut meter, &fake, 0).unwrap();
     fake.set(Register::Configuration, 0x399f);
+    fake.convert();
     assert!(read(&mut meter, &fake, 900).is_err_and(|error| matches!(error, MeterError::Rebaselined { .. })));
     fake.convert();
     let error = read(&mut meter, &fake, 1000).unwrap_err();
@@ -223,6 +238,7 @@ fn unplugged_and_back() {
     let (tree, fake) = (Tree::new(&[]), Fake::new());
     let mut meter = meter(&tree);
     read(&mut meter, &fake, 1000).unwrap();
+    fake.convert();
     assert!(close_to(read(&mut meter, &fake, 1100).unwrap().joules.0, 0.3));
     fake.unplug(true);
     let error = read(&mut meter, &fake, 1200).unwrap_err();
@@ -233,6 +249,7 @@ fn unplugged_and_back() {
     fake.set(Register::Configuration, 0x399f);
     fake.convert();
     assert!(close_to(read(&mut meter, &fake, 60_000).unwrap().joules.0, 0.3), "what was not seen is not made up");
+    fake.convert();
     assert!(close_to(read(&mut meter, &fake, 60_100).unwrap().joules.0, 0.6));
     assert_eq!(fake.get(Register::Configuration), 0x19ff);
 }
@@ -259,6 +276,7 @@ fn what_is_no_measurement_is_an_error_and_not_joined_over() {
         fake.set(Register::ShuntVoltage, 6_000);
         fake.convert();
         assert_eq!(read(&mut meter, &fake, 1200).unwrap().joules, Joules(0.0));
+        fake.convert();
         assert!(close_to(read(&mut meter, &fake, 1300).unwrap().joules.0, 0.3));
     }
 }
