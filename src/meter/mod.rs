@@ -116,7 +116,7 @@ pub enum Resolution {
     /// Power, the mean of `conversion` until about the time of each reading, in steps of `quantum`; integrated by
     /// trapezoids.
     Sampled { conversion: Duration, quantum: Watts },
-    /// Computed from a model, whose error the meter cannot know; `idle` where the model has an idle power.
+    /// Computed from a model, or measured nobody says how: the error is not known. `idle` where a model has an idle power.
     Model { idle: Option<Watts> },
 }
 

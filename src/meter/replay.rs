@@ -53,7 +53,6 @@ pub struct Replay {
 #[derive(Debug)]
 struct Playing {
     rows: Vec<Row>,
-    resolution: Resolution,
     start: MonoTime,
     /// The row of the latest reading.
     place: usize,
@@ -93,8 +92,7 @@ impl Replay {
                     last.map_or(0.0, |row| row.at.as_secs_f64()),
                     last.map_or(0.0, |row| row.joules.0)
                 )];
-                let resolution = resolution(&rows, &self.columns.value);
-                empty.insert(Playing { rows, resolution, start: now, place: 0 })
+                empty.insert(Playing { rows, start: now, place: 0 })
             }
         };
         let elapsed = now.since(playing.start);
@@ -114,7 +112,8 @@ impl Replay {
             volts: None,
             amperes: None,
             scope: self.info.scope,
-            accuracy: Accuracy { resolution: playing.resolution, systematic_rel: None },
+            // A trace tells nothing of how it was measured.
+            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
         })
     }
 }
@@ -126,19 +125,6 @@ impl Meter for Replay {
 
     fn read(&mut self) -> Result<Reading, MeterError> {
         self.read_at(MonoTime::now())
-    }
-}
-
-/// A trace tells nothing of its meter: a power is taken for the mean since the row before, and a counter of joules to
-/// have moved once a row.
-fn resolution(rows: &[Row], value: &Value) -> Resolution {
-    let mut steps: Vec<Duration> =
-        rows.iter().zip(rows.iter().skip(1)).map(|(row, next)| next.at.saturating_sub(row.at)).collect();
-    steps.sort_unstable();
-    let step = steps.get(steps.len() / 2).copied().unwrap_or_default();
-    match value {
-        Value::Watts(_) => Resolution::Sampled { conversion: step, quantum: Watts(0.0) },
-        Value::Joules(_) => Resolution::Counter { update: step, quantum: Joules(0.0) },
     }
 }
 
