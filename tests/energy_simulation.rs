@@ -137,12 +137,13 @@ fn simulate(scenarios: u64, slack: f64) {
         let [measured, attributed, _, unavailable] = tally.figures;
         println!("| {} | {gross} | {net} | {measured} | {attributed} | {unavailable} |", class.name);
         for (what, score) in [("gross", &tally.gross), ("net", &tally.net)] {
-            // Of a sample the coverage scatters; a scenario's figures are not independent, so twice as much.
+            // Of a sample the coverage scatters: by two standard errors here, and twice that in a small one, since a
+            // scenario's figures are not independent.
             let scatter = slack * 2.0 * 100.0 * (0.95 * 0.05 / f64::from(tally.scenarios)).sqrt();
             let bias_scatter = slack * 2.0 * 0.5 / f64::from(tally.scenarios).sqrt();
             let range = 93.0 - scatter..=98.0 + scatter;
             let fewest = if class.trouble == Trouble::None { tally.scenarios / 2 } else { tally.scenarios / 5 };
-            if class.measures && slack == 0.0 && score.count < fewest {
+            if class.measures && slack < 1.0 && score.count < fewest {
                 wrong.push(format!("{} {what}: only {} figures", class.name, score.count));
             }
             if class.measures && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + bias_scatter) {
@@ -219,5 +220,5 @@ fn the_truth_lies_in_the_interval_in_a_sample() {
 #[test]
 #[ignore = "a minute of an optimised build: make energy-simulation"]
 fn the_truth_lies_in_the_interval() {
-    simulate(std::env::var("EDGEWATT_SCENARIOS").map_or(1000, |count| count.parse().unwrap()), 0.0);
+    simulate(std::env::var("EDGEWATT_SCENARIOS").map_or(4000, |count| count.parse().unwrap()), 0.5);
 }

@@ -23,6 +23,8 @@ use crate::units::{MonoTime, WallTime};
 
 /// Caches are warm, buffers are there and a device is awake after this.
 const WARM_UP: Duration = Duration::from_millis(200);
+/// Two more than are needed, since a meter may lose a reading.
+pub const BOUTS: usize = BOUTS_MIN + 2;
 /// Inferences in a bout at least, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
@@ -37,7 +39,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { bouts: BOUTS_MIN, bout: Duration::from_secs(2), quiet: Duration::from_secs(2) }
+        Self { bouts: BOUTS, bout: Duration::from_secs(2), quiet: Duration::from_secs(2) }
     }
 }
 
@@ -80,7 +82,7 @@ pub fn calibrate(
     fill(&mut *made.engine, &input)?;
     let power =
         Power { meters: power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect(), ..power.clone() };
-    let reading = Reading::start(&power)?;
+    let reading = Reading::start(&power, children)?;
     let plan = reading.lengthened(plan, power.sample_period);
     let whole = (plan.bout + plan.quiet) * u32::try_from(plan.bouts).unwrap_or(u32::MAX) + plan.quiet + WARM_UP;
     starting(&reading.meters, whole);
@@ -145,7 +147,7 @@ pub fn at_start(config: &Config, prepared: &mut Prepared, stop: &Stop) {
         }
         let subject = Subject::new(&prepared.maker, &made.state);
         let known = |meter: &Under| kept.find(&subject, meter).is_some();
-        let meters = missing(&config.power, known);
+        let meters = missing(&config.power, &children, known);
         if meters.is_empty() {
             continue;
         }
@@ -168,10 +170,10 @@ pub fn at_start(config: &Config, prepared: &mut Prepared, stop: &Stop) {
 }
 
 /// The meters that can calibrate and of which nothing is `known`.
-fn missing(power: &Power, known: impl Fn(&Under) -> bool) -> Vec<crate::config::Meter> {
+fn missing(power: &Power, children: &Children, known: impl Fn(&Under) -> bool) -> Vec<crate::config::Meter> {
     let configured = power.meters.iter().filter(|meter| can_calibrate(meter)).cloned();
     let all = Power { meters: configured.collect(), ..power.clone() };
-    let mut built = meters::build(&all);
+    let mut built = meters::build(&all, children);
     let known = built.iter_mut().map(|meter| {
         // It knows its scope once it was read; that it cannot be, the calibration will say.
         let _ = meter.read();
@@ -242,8 +244,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn start(power: &Power) -> io::Result<Self> {
-        let mut meters = meters::build(power);
+    fn start(power: &Power, children: &Children) -> io::Result<Self> {
+        let mut meters = meters::build(power, children);
         let mut traces = Vec::new();
         for meter in &mut meters {
             let mut trace = Trace::default();

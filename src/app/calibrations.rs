@@ -67,6 +67,12 @@ pub struct Entry {
     pub other_cores: Option<f64>,
 }
 
+impl Entry {
+    fn is_sound(&self) -> bool {
+        [self.net_j, self.u_j, self.busy_ns].iter().all(|value| value.is_finite() && *value > 0.0)
+    }
+}
+
 /// Why the kept calibrations cannot be used, or one not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
@@ -148,7 +154,13 @@ impl Calibrations {
             return Err(unreadable(format!("it is of version {v}, and this edgewatt knows version {VERSION}")));
         }
         let file: File = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
-        Ok(Self(file.entries))
+        match file.entries.iter().find(|entry| !entry.is_sound()) {
+            Some(entry) => Err(unreadable(format!(
+                "the entry of {} by {} has no possible figures",
+                entry.subject.delegate, entry.meter.name
+            ))),
+            None => Ok(Self(file.entries)),
+        }
     }
 
     /// As [`read`](Self::read); what is wrong with the file is logged, and there are none then.

@@ -36,6 +36,7 @@ const OTHERS_PERIOD: Duration = Duration::from_millis(100);
 pub struct Metering {
     /// The pipelines that are metered, in the join's order.
     pipelines: Vec<usize>,
+    power: Power,
     join: Arc<Mutex<Join>>,
     /// The meters' own: they are read until the last inference is done.
     stop: Arc<Stop>,
@@ -45,14 +46,16 @@ pub struct Metering {
 }
 
 impl Metering {
-    /// Starts the meter thread, if there is a meter; one sender a pipeline then. The time of `children` is our own.
+    /// Starts the meter thread, if there is a meter; one sender a pipeline then. The time of `children` is our own. What
+    /// is known of idle power goes over from the metering `before`.
     pub fn start(
         power: &Power,
         pipelines: Vec<usize>,
         children: Children,
+        before: Option<&Self>,
     ) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
         let pipeline_count = pipelines.len();
-        let mut meters = build(power);
+        let mut meters = build(power, &children);
         for meter in &mut meters {
             // A meter knows what it covers once it was read; why it cannot be, the meter thread will say.
             let _ = meter.read();
@@ -60,10 +63,18 @@ impl Metering {
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
         let latest = Latest::new(infos.len());
         let stop = Arc::new(Stop::new()?);
-        let join = Arc::new(Mutex::new(Join::new(pipeline_count, infos.clone(), settings(power))));
+        let mut join = Join::new(pipeline_count, infos.clone(), settings(power));
+        if let Some(before) = before {
+            let same = |name: &str| {
+                let of = |power: &Power| power.meters.iter().find(|meter| meter.name == name).cloned();
+                power.sysfs == before.power.sysfs && of(power) == of(&before.power)
+            };
+            join.inherit(&before.join.lock().unwrap_or_else(PoisonError::into_inner), same);
+        }
+        let (join, power_now) = (Arc::new(Mutex::new(join)), power.clone());
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
-            return Ok((Self { pipelines, join, stop, thread: None, infos, latest }, none));
+            return Ok((Self { pipelines, power: power_now, join, stop, thread: None, infos, latest }, none));
         }
         let (senders, mut spans): (Vec<_>, Vec<_>) = (0..pipeline_count).map(|_| span_ring(SPANS)).unzip();
         let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
@@ -83,9 +94,21 @@ impl Metering {
             })
         })?;
         Ok((
-            Self { pipelines, join, stop, thread: Some(thread), infos, latest },
+            Self { pipelines, power: power_now, join, stop, thread: Some(thread), infos, latest },
             senders.into_iter().map(Some).collect(),
         ))
+    }
+
+    /// Takes over settings of the same meters.
+    pub fn set(&mut self, power: &Power) {
+        self.join.lock().unwrap_or_else(PoisonError::into_inner).set(settings(power));
+        self.power = power.clone();
+    }
+
+    /// Whether `power` has the same meters, read alike.
+    pub fn has_meters_of(&self, power: &Power) -> bool {
+        let of = |power: &Power| (power.meters.clone(), power.sysfs.clone(), power.sample_period);
+        of(power) == of(&self.power)
     }
 
     /// Tells which delegates are loaded: idle power differs with them.
@@ -135,12 +158,12 @@ fn absorb(join: &mut Join, spans: &mut [Consumer<BusySpan>]) {
     }
 }
 
-/// The meters of the configuration, none of them read yet.
-pub fn build(power: &Power) -> Vec<Box<dyn Meter>> {
-    power.meters.iter().map(|meter| build_one(power, meter)).collect()
+/// The meters of the configuration, none of them read yet; an estimate counts the time of `children`, too.
+pub fn build(power: &Power, children: &Children) -> Vec<Box<dyn Meter>> {
+    power.meters.iter().map(|meter| build_one(power, meter, children)).collect()
 }
 
-fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
+fn build_one(power: &Power, meter: &config::Meter, children: &Children) -> Box<dyn Meter> {
     let (name, sysfs, period) = (&meter.name, &power.sysfs, power.sample_period);
     match &meter.kind {
         MeterKind::Rapl(interface) => {
@@ -181,7 +204,7 @@ fn build_one(power: &Power, meter: &config::Meter) -> Box<dyn Meter> {
             Box::new(Replay::new(name, &trace.path, columns, scope(trace.scope)))
         }
         MeterKind::Estimate { watts_per_core, idle_watts } => {
-            Box::new(Estimate::new(name, Watts(*watts_per_core), Watts(*idle_watts)))
+            Box::new(Estimate::new(name, Watts(*watts_per_core), Watts(*idle_watts), children.clone()))
         }
     }
 }

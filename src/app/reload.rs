@@ -102,9 +102,13 @@ impl Daemon {
         for (config, prepared) in config.pipelines.iter().zip(prepared.pipelines) {
             changes.extend(self.put_pipeline(config, prepared).map(|change| format!("{} {change}", config.name)));
         }
-        let metered_anew = config.power != self.config.power || !self.pipelines.iter().map(|p| p.id).eq(ids);
-        if config.power != self.config.power {
+        let same_meters = self.metering.has_meters_of(&config.power);
+        let metered_anew = !same_meters || !self.pipelines.iter().map(|p| p.id).eq(ids);
+        if !same_meters {
             changes.push("meters changed".into());
+        } else if config.power != self.config.power {
+            self.metering.set(&config.power);
+            changes.push("power settings changed".into());
         }
         if config.metrics_interval != self.config.metrics_interval {
             self.tick = ticks(config.metrics_interval);
@@ -190,7 +194,8 @@ impl Daemon {
         self.metering.finish(PATIENCE).await;
         self.publish_metrics().await;
         let ids = self.pipelines.iter().map(|pipeline| pipeline.id).collect();
-        match Metering::start(&self.config.power, ids, self.tools.launcher.children.clone()) {
+        let children = self.tools.launcher.children.clone();
+        match Metering::start(&self.config.power, ids, children, Some(&self.metering)) {
             Ok((metering, spans)) => {
                 self.metering = metering;
                 for (pipeline, spans) in self.pipelines.iter().zip(spans) {

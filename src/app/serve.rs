@@ -217,8 +217,12 @@ impl Daemon {
         };
         let count = prepared.pipelines.len();
         let (metering, spans) =
-            Metering::start(&config.power, (0..count).collect(), prepared.tools.launcher.children.clone())
+            Metering::start(&config.power, (0..count).collect(), prepared.tools.launcher.children.clone(), None)
                 .context("cannot start the meter thread")?;
+        if !config.power.quiet.is_zero() {
+            let seconds = config.power.quiet.as_secs_f64();
+            tracing::info!("measuring idle power for {seconds} s before any source starts (power.idle_s)");
+        }
         let mut pipelines = Vec::new();
         for (id, ((config, prepared), spans)) in config.pipelines.iter().zip(prepared.pipelines).zip(spans).enumerate()
         {
@@ -453,7 +457,7 @@ impl Daemon {
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
     async fn finish(mut self, timeout: Duration) -> Summary {
-        let wall_s = MonoTime::now().since(self.started).as_secs_f64();
+        let wall_s = MonoTime::now().since(self.shared.quiet_until.max(self.started)).as_secs_f64();
         self.metering.finish(PATIENCE).await;
         if self.power_tick.is_some() {
             self.publish_power();

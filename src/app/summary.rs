@@ -6,6 +6,7 @@ use std::fmt;
 use crate::energy::{Figure, Status};
 use crate::metrics::LatencySummary;
 use crate::publish::payload::{Counts, Delivery};
+use crate::units::Joules;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,14 +71,21 @@ impl EnergyTotal {
     }
 }
 
+/// What the last window says of net.
+fn net(figure: &Figure) -> String {
+    let Some(net_j) = figure.net_j else { return String::new() };
+    let expanded = figure.net_expanded_j.map_or(String::new(), |j| format!(" +- {}", Joules(j).in_mj()));
+    format!(", {}{expanded} mJ net in the last window", Joules(net_j).in_mj())
+}
+
 impl fmt::Display for EnergyTotal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.figure {
             Some(figure) => write!(
                 f,
-                "{:.3} mJ gross{} an inference, {} by {} over {:.0} inferences",
-                (self.joules + self.open.0) / (self.inferences + self.open.1) * 1e3,
-                figure.net_j.map_or(String::new(), |net_j| format!(", {:.3} mJ net in the last window", net_j * 1e3)),
+                "{} mJ gross{} an inference, {} by {} over {:.0} inferences",
+                Joules((self.joules + self.open.0) / (self.inferences + self.open.1)).in_mj(),
+                net(figure),
                 figure.status.name(),
                 figure.meter.as_deref().unwrap_or("no meter"),
                 self.inferences + self.open.1

@@ -14,11 +14,11 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::{ConfigArg, check};
 use crate::app::{self, CalibrateError, Calibration, Calibrations, Entry, Plan, Under};
+use crate::energy::OTHER_CORES_MAX;
 use crate::stop::Stop;
 use crate::units::Joules;
 
 /// Other programs that use more than this in the bouts are named.
-const OTHER_CORES_MAX: f64 = 0.02;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(short, long = "pipeline", value_name = "NAME")]
     pipelines: Vec<String>,
     /// Bouts for each pipeline; their median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(5..=1000))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(5..=1000))]
     bouts: u16,
     /// Seconds that a bout takes, or more where a meter needs it
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]

@@ -39,7 +39,7 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             writeln!(out, "    warning: {warning}")?;
         }
     }
-    for mut meter in app::build_meters(&config.power) {
+    for mut meter in app::build_meters(&config.power, &prepared.tools.launcher.children) {
         let read = meter.read();
         let info = meter.info();
         match read {

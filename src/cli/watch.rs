@@ -15,6 +15,7 @@ use rumqttc::{Client, ClientError, ConnectionError, Event, MqttOptions, Packet, 
 use serde_json::Value;
 
 use crate::config::{Broker, parse_broker};
+use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -226,19 +227,20 @@ fn energy(figure: &Value) -> String {
     let of = |name: &str| {
         let joules = figure[format!("{name}_j")].as_f64()?;
         let expanded = figure[format!("{name}_expanded_j")].as_f64();
-        let expanded = expanded.map_or(String::new(), |joules| format!(" +- {:.3}", joules * 1e3));
-        Some(format!("{:.3}{expanded} mJ {name}", joules * 1e3))
+        let expanded = expanded.map_or(String::new(), |joules| format!(" +- {}", Joules(joules).in_mj()));
+        Some(format!("{}{expanded} mJ {name}", Joules(joules).in_mj()))
     };
-    match of("gross") {
-        Some(gross) => format!(
-            "{gross}{} an inference, {status}{meter} ({}), mean {} W over {} s{reason}",
-            of("net").map_or(String::new(), |net| format!(", {net}")),
-            text(&figure["scope"]),
-            number(&figure["mean_w"]),
-            number(&figure["window_s"]),
-        ),
-        None => format!("{status}{meter}{reason}"),
+    let known: Vec<String> = ["gross", "net"].into_iter().filter_map(of).collect();
+    if known.is_empty() {
+        return format!("{status}{meter}{reason}");
     }
+    format!(
+        "{} an inference, {status}{meter} ({}), mean {} W over {} s{reason}",
+        known.join(", "),
+        text(&figure["scope"]),
+        number(&figure["mean_w"]),
+        number(&figure["window_s"]),
+    )
 }
 
 fn status(message: &Value) -> String {
@@ -292,12 +294,12 @@ mod tests {
     fn energy_always_says_what_it_is() {
         let figure = serde_json::json!({"status": "estimated", "meter": "m", "scope": "process", "gross_j": 0.0123,
             "mean_w": 2.5, "window_s": 10.0, "reason": null});
-        assert_eq!(energy(&figure), "12.300 mJ gross an inference, estimated by m (process), mean 2.50 W over 10.0 s");
+        assert_eq!(energy(&figure), "12.3 mJ gross an inference, estimated by m (process), mean 2.50 W over 10.0 s");
         let figure = serde_json::json!({"status": "measured", "meter": "m", "scope": "board", "gross_j": 0.0123,
             "gross_expanded_j": 0.0002, "net_j": 0.004, "net_expanded_j": 0.0005, "mean_w": 2.5, "window_s": 10.0,
             "reason": null});
         let line = energy(&figure);
-        assert!(line.starts_with("12.300 +- 0.200 mJ gross, 4.000 +- 0.500 mJ net an inference, measured"), "{line}");
+        assert!(line.starts_with("12.3 +- 0.200 mJ gross, 4.00 +- 0.500 mJ net an inference, measured"), "{line}");
         let none = serde_json::json!({"status": "unavailable", "gross_j": null, "meter": null, "reason": "no meter"});
         assert_eq!(energy(&none), "unavailable: no meter");
     }

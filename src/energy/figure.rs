@@ -179,10 +179,12 @@ pub fn all_unavailable(track: &Track, reason: &str) -> Vec<Figure> {
 pub fn of_window(track: &Track, settings: &Settings) -> Vec<Figure> {
     let all = &track.window.all;
     if all.time_s <= 0.0 {
-        return all_unavailable(
-            track,
-            "no reading of the meter in the window; read it more often than metrics are published",
-        );
+        let reason = if track.is_waiting() {
+            "the readings wait for the inferences that run"
+        } else {
+            "no reading of the meter in the window; read it more often than metrics are published"
+        };
+        return all_unavailable(track, reason);
     }
     if all.joules <= 0.0 {
         let reason = format!("the meter did not move in {:.1} s: is it connected to what it measures?", all.time_s);

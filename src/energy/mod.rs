@@ -20,6 +20,7 @@ mod track;
 
 use bout::Calibrated;
 pub use figure::{Figure, Status};
+pub use track::OTHER_CORES_MAX;
 use track::Track;
 
 /// How long a window grows, and where idle power comes from.
@@ -81,6 +82,20 @@ impl Join {
         if let Some(track) = self.tracks.get_mut(meter) {
             track.reading(reading, self.other_s);
         }
+    }
+
+    /// Takes over what `other` has learned of idle power under the meters that `same` holds for, by their names.
+    pub fn inherit(&mut self, other: &Self, same: impl Fn(&str) -> bool) {
+        for track in self.tracks.iter_mut().filter(|track| same(&track.info.name)) {
+            if let Some(before) = other.tracks.iter().find(|before| before.info.name == track.info.name) {
+                track.inherit(before);
+            }
+        }
+    }
+
+    /// Sets how long windows grow from here on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// Takes what is there as all that was done until now: nothing runs any more.

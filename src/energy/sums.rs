@@ -238,11 +238,15 @@ impl Sums {
         let noise = rest / freedom * freedom / (freedom - 2.0);
         let excess_s = self.busy_seen_s - self.busy_s;
         let mut variance = noise * self.squared_weights();
-        if slope_w != 0.0 {
+        let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
+        if slope_w == 0.0 {
+            // All snapshots fell on inferences, or all between: what they missed of the others is not seen.
+            variance += (excess_s * step_w).powi(2) / 3.0;
+        } else {
             variance += excess_s.powi(2) * noise / spread;
         }
-        // When a conversion ended is known to half of one. Where steps are many the scatter tells of that; few are luck.
-        let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
+        // When a conversion ended is known to half of one, c^2/12; the trapezoid over a step takes the mean of two. Where
+        // steps are many the scatter tells of that; few are luck.
         variance = variance.max((step_w * conversion_s).powi(2) / 24.0 * self.steps_squared);
         Ok(Energy { joules: self.joules - slope_w * excess_s, u_j: variance.sqrt() })
     }

@@ -34,6 +34,10 @@ const FIT_STRETCH_UPDATES: f64 = 20.0;
 const IDLES_MAX: usize = 16;
 /// Runs without a loss that one window may consist of.
 const RUNS_MAX: usize = 64;
+/// The time of others is in ticks of 10 ms, each of which may be counted at either edge.
+const OTHERS_NOISE_S: f64 = 0.02;
+/// After so many observations in a row that were not like those before, idle power is learned anew.
+const UNLIKE_MAX: u32 = 3;
 /// What other programs may use beyond what they used when idle power was measured.
 pub const OTHER_CORES_MAX: f64 = 0.02;
 
@@ -56,11 +60,13 @@ pub struct Track {
     metered_from: MonoTime,
     pub window: Window,
     /// Stretches that are quiet, but not yet for long enough, or an inference may follow too soon.
-    candidates: VecDeque<Stretch>,
+    candidates: VecDeque<(Stretch, OtherTime)>,
     is_quiet: bool,
     last_busy: Option<MonoTime>,
     observation: Option<Observation>,
     snapshot_variance: Option<f64>,
+    /// Observations in a row that were not taken, since other programs did not do what they did in those before.
+    unlike: u32,
     delegates: String,
     idles: BTreeMap<String, Idle>,
 }
@@ -85,7 +91,20 @@ struct Edge {
 struct Observation {
     start: MonoTime,
     sums: Sums,
-    other_s: Option<f64>,
+    others: OtherTime,
+}
+
+/// Processor time of other programs since boot, before and after a stretch.
+#[derive(Debug, Clone, Copy)]
+struct OtherTime {
+    before_s: Option<f64>,
+    after_s: Option<f64>,
+}
+
+impl OtherTime {
+    fn used_s(self) -> Option<f64> {
+        self.after_s.zip(self.before_s).map(|(after, before)| after - before)
+    }
 }
 
 /// What was seen since the last figures that ended a window.
@@ -174,6 +193,7 @@ impl Track {
             last_busy: None,
             observation: None,
             snapshot_variance: None,
+            unlike: 0,
             delegates: String::new(),
             idles: BTreeMap::new(),
         }
@@ -263,14 +283,14 @@ impl Track {
         let joules = (held.joules - before.joules).0;
         let (start, end, busy_s) = (before.time, held.time, busy_s.min(time_s));
         let stretch = Stretch { start, end, joules, busy_s, from, to: seen };
-        let other_s = held.other_s.zip(before.other_s).map(|(now, then)| (now - then).max(0.0));
+        let others = OtherTime { before_s: before.other_s, after_s: held.other_s };
         self.edge = Some(Edge { held, seen });
-        self.window.add(&stretch, &works, other_s, self.accuracy.resolution);
-        self.sort(&stretch, other_s);
+        self.window.add(&stretch, &works, others.used_s(), self.accuracy.resolution);
+        self.sort(&stretch, others);
     }
 
     /// Puts a stretch to the active ones, or to those that idle power is learned from.
-    fn sort(&mut self, stretch: &Stretch, other_s: Option<f64>) {
+    fn sort(&mut self, stretch: &Stretch, others: OtherTime) {
         let guard = GUARD + self.accuracy.resolution.look_back();
         let ran = stretch.busy_s > 0.0;
         if ran || self.last_busy.is_some_and(|last| stretch.start < last + guard) {
@@ -281,16 +301,16 @@ impl Track {
             self.window.activate(stretch);
             return;
         }
-        self.candidates.push_back(*stretch);
-        self.is_quiet |= self.candidates.iter().map(Stretch::time_s).sum::<f64>() >= QUIET_MIN_S;
+        self.candidates.push_back((*stretch, others));
+        self.is_quiet |= self.candidates.iter().map(|(stretch, _)| stretch.time_s()).sum::<f64>() >= QUIET_MIN_S;
         // A conversion may have ended somewhat after the time that its reading is dated.
         let ahead = self.accuracy.resolution.look_back();
         while self.is_quiet
-            && let Some(first) = self.candidates.front().copied()
+            && let Some((first, others)) = self.candidates.front().copied()
             && first.end + ahead <= stretch.end
         {
             self.candidates.pop_front();
-            self.observe(&first, other_s);
+            self.observe(&first, others);
         }
     }
 
@@ -302,19 +322,16 @@ impl Track {
     /// What was quiet for too short a time is active.
     fn end_quiet(&mut self) {
         self.is_quiet = false;
-        for stretch in std::mem::take(&mut self.candidates) {
+        for (stretch, _) in std::mem::take(&mut self.candidates) {
             self.window.activate(&stretch);
         }
     }
 
-    fn observe(&mut self, stretch: &Stretch, other_s: Option<f64>) {
-        let observation = self.observation.get_or_insert_with(|| Observation {
-            start: stretch.start,
-            sums: Sums::default(),
-            other_s: Some(0.0),
-        });
+    fn observe(&mut self, stretch: &Stretch, others: OtherTime) {
+        let observation =
+            self.observation.get_or_insert_with(|| Observation { start: stretch.start, sums: Sums::default(), others });
         observation.sums.add(stretch);
-        observation.other_s = observation.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
+        observation.others.after_s = others.after_s;
         let age = stretch.end.since(observation.start);
         if observation.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
             self.conclude(stretch.end);
@@ -323,13 +340,15 @@ impl Track {
 
     /// Makes the quiet stretches so far an observation of the idle power.
     fn conclude(&mut self, end: MonoTime) {
-        let Some(Observation { start, sums, other_s }) = self.observation.take() else { return };
+        let Some(Observation { start, sums, others }) = self.observation.take() else { return };
         let resolution = self.accuracy.resolution;
         if let Some(variance) = sums.snapshot_variance() {
             let known = self.snapshot_variance.unwrap_or(variance);
             self.snapshot_variance = Some(known + 0.2 * (variance - known));
         }
-        let other_cores = other_s.map(|other_s| other_s / sums.time_s);
+        // Busy stretches between the quiet ones included: when in a tick others ran is not known.
+        let age_s = end.since(start).as_secs_f64();
+        let other_cores = others.used_s().map(|other_s| other_s / age_s);
         let u_w = match (resolution, self.snapshot_variance) {
             (Resolution::Sampled { .. }, None) => return,
             (_, variance) => sums.quiet_u_w(resolution, variance.unwrap_or(0.0)),
@@ -340,8 +359,18 @@ impl Track {
             self.idles.pop_first();
         }
         let idle = self.idles.entry(self.delegates.clone()).or_default();
-        let disturbed = |before: f64| other_cores.is_some_and(|now| now > before + OTHER_CORES_MAX);
-        if !idle.other_cores().is_some_and(disturbed) {
+        let other = OTHER_CORES_MAX + OTHERS_NOISE_S / age_s;
+        let differs = |before: f64| other_cores.is_some_and(|now| (now - before).abs() > other);
+        if !idle.other_cores().is_some_and(differs) {
+            self.unlike = 0;
+            idle.observe(quiet);
+            return;
+        }
+        // For a moment others do more or less than before; when that stays, the machine idles otherwise now.
+        self.unlike += 1;
+        if self.unlike >= UNLIKE_MAX {
+            self.unlike = 0;
+            *idle = Idle::default();
             idle.observe(quiet);
         }
     }
@@ -368,6 +397,17 @@ impl Track {
         }
         let quiet = self.idles.get(&self.delegates).and_then(Idle::other_cores).unwrap_or(0.0);
         self.window.other_s.map(|other_s| other_s / self.window.all.time_s - quiet)
+    }
+
+    /// Takes over what another track of the same meter has learned of idle power.
+    pub fn inherit(&mut self, other: &Self) {
+        self.idles.clone_from(&other.idles);
+        self.snapshot_variance = other.snapshot_variance;
+    }
+
+    /// Readings wait until it is known what ran at their time.
+    pub fn is_waiting(&self) -> bool {
+        !self.held.is_empty()
     }
 
     pub fn snapshot_variance(&self) -> Option<f64> {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope};
+use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
 
 /// Processor time of this process times watts per core, plus idle watts times the wall time.
@@ -13,13 +14,14 @@ pub struct Estimate {
     info: MeterInfo,
     core: Watts,
     idle: Watts,
+    children: Children,
     last: Option<(MonoTime, Duration)>,
     joules: Joules,
 }
 
 impl Estimate {
     /// `core` is what one busy core adds, `idle` what the machine draws when nothing runs.
-    pub fn new(name: &str, core: Watts, idle: Watts) -> Self {
+    pub fn new(name: &str, core: Watts, idle: Watts, children: Children) -> Self {
         let info = MeterInfo {
             name: name.to_owned(),
             kind: "estimate",
@@ -27,7 +29,7 @@ impl Estimate {
             estimated: true,
             detail: vec![format!("process CPU time x {} W per core + {} W idle", core.0, idle.0)],
         };
-        Self { info, core, idle, last: None, joules: Joules(0.0) }
+        Self { info, core, idle, children, last: None, joules: Joules(0.0) }
     }
 
     /// One reading at `now`, when the process has used `cpu` of processor time.
@@ -50,7 +52,7 @@ impl Meter for Estimate {
     }
 
     fn read(&mut self) -> Result<Reading, MeterError> {
-        Ok(self.step(MonoTime::now(), process_cpu_time()))
+        Ok(self.step(MonoTime::now(), process_cpu_time() + self.children.cpu_time()))
     }
 }
 
@@ -60,7 +62,7 @@ mod tests {
 
     #[test]
     fn idle_and_cpu_time_add_up() {
-        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0));
+        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0), Children::default());
         let at = |s: u64| MonoTime(s * 1_000_000_000);
         let first = meter.step(at(10), Duration::from_secs(7));
         assert_eq!((first.joules, first.power), (Joules(0.0), None));
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn real_clocks_give_at_least_the_idle_energy() {
-        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0));
+        let mut meter = Estimate::new("model", Watts(2.0), Watts(3.0), Children::default());
         let first = meter.read().unwrap();
         let second = meter.read().unwrap();
         let idle = Watts(3.0).over(second.time.since(first.time));

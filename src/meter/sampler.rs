@@ -164,6 +164,7 @@ mod tests {
     use crate::meter::powercap::Powercap;
     use crate::meter::tree::Tree;
     use crate::meter::{Accuracy, Resolution};
+    use crate::sys::cpu::Children;
     use crate::units::{Joules, Watts};
 
     const PERIOD: Duration = Duration::from_millis(100);
@@ -244,7 +245,7 @@ mod tests {
         let tree = Tree::new(&[]);
         let stop = Stop::new().unwrap();
         let mut meters: Vec<Box<dyn Meter>> = vec![
-            Box::new(Estimate::new("model", Watts(1.0), Watts(1.0))),
+            Box::new(Estimate::new("model", Watts(1.0), Watts(1.0), Children::default())),
             Box::new(Powercap::new("package", tree.root())),
         ];
         let (mut model, mut absent) = (Vec::new(), 0);
@@ -271,7 +272,8 @@ mod tests {
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                let mut meters: Vec<Box<dyn Meter>> = vec![Box::new(Estimate::new("model", Watts(1.0), Watts(1.0)))];
+                let mut meters: Vec<Box<dyn Meter>> =
+                    vec![Box::new(Estimate::new("model", Watts(1.0), Watts(1.0), Children::default()))];
                 run(&mut meters, Duration::from_secs(3600), &stop, |_, _| sender.send(()).unwrap())
             }
         });

@@ -32,14 +32,18 @@ impl Children {
     }
 
     /// Of those that live and those that were reaped.
-    fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
+        // The living first: one that is reaped meanwhile counts twice for once, and never not at all.
+        let living: Duration = {
+            let living = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let time = |pid: &Pid| clock_getcpuclockid(*pid).and_then(clock_gettime).map(Duration::from);
+            living.iter().filter_map(|pid| time(pid).ok()).sum()
+        };
         let reaped = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
             let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
             Duration::from_micros(u64::try_from(micros).unwrap_or(0))
         });
-        let living = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = |pid: &Pid| clock_getcpuclockid(*pid).and_then(clock_gettime).map(Duration::from);
-        living.iter().filter_map(|pid| time(pid).ok()).fold(reaped, |sum, time| sum + time)
+        reaped + living
     }
 }
 

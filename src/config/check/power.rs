@@ -15,7 +15,7 @@ const INA219_BUS_VOLTS: f64 = 26.0;
 /// What its two address pins can set.
 const INA219_ADDRESSES: [u16; 2] = [0x40, 0x4f];
 /// The time without inference at the start that idle power is measured in, where a sensor is configured.
-const IDLE_TIME: Duration = Duration::from_secs(10);
+const IDLE_TIME: Duration = Duration::from_secs(12);
 
 impl Check {
     pub(super) fn power(&mut self, power: raw::Power) -> Power {
