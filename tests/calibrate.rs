@@ -83,8 +83,8 @@ impl Machine {
         self.done.store(true, Ordering::Relaxed);
         let seen = self.thread.take().unwrap().join().unwrap();
         let at = |before_end_s: f64| seen[seen.partition_point(|(now_s, _)| *now_s < end_s - before_end_s)];
-        // Between the middles of the first quiet stretch and of the last lie five bouts and as many quiet stretches.
-        let [first, last] = [5.0 * (BOUT_S + QUIET_S) + QUIET_S / 2.0, QUIET_S / 2.0].map(at);
+        // Between the middles of the first quiet stretch and of the last lie seven bouts and as many quiet stretches.
+        let [first, last] = [7.0 * (BOUT_S + QUIET_S) + QUIET_S / 2.0, QUIET_S / 2.0].map(at);
         let [from, to] = [0.85 * QUIET_S, 0.25 * QUIET_S].map(at);
         let quiet_cores = (to.1 - from.1) / (to.0 - from.0);
         last.1 - first.1 - quiet_cores * (last.0 - first.0)
@@ -141,13 +141,13 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
     let daemon = calibrate(&setup, &["--json"]);
     machine.follows(&daemon);
     let ended = daemon.wait().expect(0);
-    ended.says(&["calibrating shoulder by package for 7 s\n"]);
+    ended.says(&["calibrating shoulder by package for 10 s\n"]);
     let told: Value = serde_json::from_str(&ended.stdout).unwrap();
     let (entry, file) = (&told["calibrations"][0], setup.dir.path().join("state/calibrations.json"));
     assert_eq!((&told["refused"], &told["kept_in"]), (&serde_json::json!([]), &serde_json::json!(file)));
 
     let (net_j, expanded_j) = (number(entry, "net_j"), number(entry, "expanded_j"));
-    let truth_j = WATTS_PER_CORE * machine.cpu_in_bouts() / (number(entry, "inferences_per_s") * 5.0 * BOUT_S);
+    let truth_j = WATTS_PER_CORE * machine.cpu_in_bouts() / (number(entry, "inferences_per_s") * 7.0 * BOUT_S);
     // Where the bouts began is not known to this test, so it knows the truth no better than to 2 %.
     assert!((net_j - truth_j).abs() < expanded_j + 0.02 * truth_j, "{net_j} +- {expanded_j}, truly {truth_j}: {entry}");
     assert!(expanded_j < 0.5 * net_j, "{entry}");
@@ -157,7 +157,7 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
     assert!((number(entry, "idle_w") - IDLE_W).abs() < 0.5 && number(entry, "gross_w") > IDLE_W + 1.0, "{entry}");
     assert_eq!(
         (&entry["bouts"], &entry["meter"]["kind"], &entry["subject"]["batch"]),
-        (&5.into(), &"rapl".into(), &1.into())
+        (&7.into(), &"rapl".into(), &1.into())
     );
     let kept = &json_file(&file)["entries"][0];
     assert_eq!((&kept["net_j"], &kept["subject"]), (&entry["net_j"], &entry["subject"]));
@@ -229,9 +229,9 @@ fn a_signal_ends_it_in_order_before_anything_is_kept() {
         assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
         ended
     };
-    let told = "calibrating shoulder by package for 22 s";
+    let told = "calibrating shoulder by package for 30 s";
     stopped("calibrate", Signal::SIGINT, 1, told).says(&["edgewatt: stopped before it was done"]);
-    let told = "calibrating by package for 22 s before any source starts";
+    let told = "calibrating by package for 30 s before any source starts";
     stopped("run", Signal::SIGTERM, 0, told).says(&["stopping"]);
     assert!(!setup.dir.path().join("state").exists());
 }

@@ -222,7 +222,7 @@ impl<'a> Metered<'a> {
         let idle_w = idle.map(|idle| idle.watts);
         let rounding = rounding_w(resolution, track.snapshot_variance().unwrap_or(0.0));
         // What other programs did beyond their usual, at a power that is not known but for its order.
-        let others_w = track.other_cores().map_or(0.0, |cores| cores.max(0.0) * window.all.joules / window.all.time_s);
+        let others_w = track.other_cores().map_or(0.0, |cores| cores.abs() * window.all.joules / window.all.time_s);
         let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
         let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
         // They may have been busy at one edge only, of which a counter shows up to a period too little.
@@ -390,14 +390,19 @@ impl<'a> Metered<'a> {
 
     fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
         let mut reasons = Vec::new();
-        let others = self.track.other_cores().filter(|cores| *cores > OTHER_CORES_MAX);
-        if let Some(cores) = others {
-            let more = if self.idle.is_some_and(|idle| idle.age.is_some()) {
-                " more than when idle power was measured"
-            } else {
-                ""
-            };
-            reasons.push(format!("other programs used {cores:.2} cores{more}: their energy is in it"));
+        let others = self.track.other_cores().filter(|cores| cores.abs() > OTHER_CORES_MAX);
+        if let Some(cores) = &others {
+            let known = self.idle.is_some_and(|idle| idle.age.is_some());
+            reasons.push(match (known, *cores > 0.0) {
+                (false, _) => format!("other programs used {cores:.2} cores: their energy is in it"),
+                (true, true) => format!(
+                    "other programs used {cores:.2} cores more than when idle power was measured: their energy is in it"
+                ),
+                (true, false) => format!(
+                    "other programs used {:.2} cores less than when idle power was measured: net is too small by that",
+                    -cores
+                ),
+            });
         }
         if !alone && fitted {
             let stretches = self.powers.as_ref().map_or(0, |powers| powers.stretches);

@@ -37,7 +37,7 @@ const RUNS_MAX: usize = 64;
 /// The time of others is in ticks of 10 ms, each of which may be counted at either edge.
 const OTHERS_NOISE_S: f64 = 0.02;
 /// After so many observations in a row that were not like those before, idle power is learned anew.
-const UNLIKE_MAX: u32 = 3;
+const UNLIKE_MAX: u32 = 10;
 /// What other programs may use beyond what they used when idle power was measured.
 pub const OTHER_CORES_MAX: f64 = 0.02;
 
