@@ -13,6 +13,8 @@ const SNAPSHOTS_MIN: f64 = 12.0;
 /// Snapshots that must fall on inferences, where they tell inference from pause, and where it is a matter of luck.
 const HITS_MIN: f64 = 12.0;
 const LUCKY_HITS_MIN: f64 = 30.0;
+/// Squared contrast of being busy below which a single snapshot, dated a little wrongly, would make the line.
+const SPREAD_MIN: f64 = 1.0;
 /// What an inference adds at most, in parts of the mean power, where it is not seen.
 const ADDED_MAX: f64 = 4.0;
 /// The part of their scatter that being busy must explain for snapshots to tell inference from pause.
@@ -223,7 +225,7 @@ impl Sums {
         let spread = busy_squared - busy.powi(2) / count;
         let joint = both - busy * watts / count;
         let scatter = (watts_squared - watts.powi(2) / count).max(0.0);
-        let slope_w = if spread > 1e-6 * count { joint / spread } else { 0.0 };
+        let slope_w = if spread > SPREAD_MIN { joint / spread } else { 0.0 };
         let rest = (scatter - slope_w * joint).max(0.0);
         let explained = if scatter > 0.0 { 1.0 - rest / scatter } else { 1.0 };
         let hits_min = if explained < EXPLAINED_MIN { LUCKY_HITS_MIN } else { HITS_MIN };
@@ -240,7 +242,7 @@ impl Sums {
         let mut variance = noise * self.squared_weights();
         let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
         if slope_w == 0.0 {
-            // All snapshots fell on inferences, or all between: what they missed of the others is not seen.
+            // Hardly a snapshot fell between inferences, or hardly one on them: what they missed is not seen.
             variance += (excess_s * step_w).powi(2) / 3.0;
         } else {
             variance += excess_s.powi(2) * noise / spread;
