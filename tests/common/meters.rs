@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn setup(port: u16, tree: &Tree, sample_ms: u64, meters: &str) -> Setup {
     let sysfs = tree.root().display();
     let power = format!(
-        "[power]\nsysfs = \"{sysfs}\"\nsample_ms = {sample_ms}\ninterval_s = 0.02\nidle_s = 0.0\n[power.meters]"
+        "[power]\nsysfs = \"{sysfs}\"\nsample_ms = {sample_ms}\ninterval_s = 0.02\nidle_s = 0.0\nwindow_max_s = 4.0\n[power.meters]"
     );
     Setup::demo(port)
         .at_speed("40.0")
