@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench metering [-- SECONDS]`; prints per cent of one core. Beside it stands a thread that only wakes as
 //! often at the same time: what the kernel takes for that, on virtual machines much, no meter can save. Medians of the
-//! seconds.
+//! seconds. As a test (`cargo test`) it is one second, and holds nothing to a limit.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
@@ -92,7 +92,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn measure(name: &str, meter: &str, seconds: usize) {
+/// What metering takes beyond waking, in per cent of a core.
+fn measure(name: &str, meter: &str, seconds: usize) -> f64 {
     let tree = tree();
     let counter = Counter::new(&tree.path(COUNTER), 5.0, 0, None);
     let mover = Mover::start(vec![counter]);
@@ -127,12 +128,22 @@ fn measure(name: &str, meter: &str, seconds: usize) {
     assert!(!daemon.log().contains("no reading"), "{}", daemon.log());
     let [metering, waking, itself, wakes] = [metering, waking, itself, wakes].map(median);
     println!("{name:18} {wakes:7.0} {metering:11.2} % {waking:8.2} % {itself:8.2} %");
-    assert!(itself < LIMIT, "metering must take less than {LIMIT} % of a core beyond waking");
+    itself
 }
 
 fn main() {
-    let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(10);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Cargo says so to a benchmark that is run as one.
+    let is_bench = arguments.iter().any(|argument| argument == "--bench");
+    let asked = arguments.iter().find_map(|argument| argument.parse().ok());
+    let seconds = asked.unwrap_or(if is_bench { 10 } else { 1 });
     println!("of one core          wakes/s  meter thread  only waking  metering");
-    measure("rapl, one zone", "package.rapl = {}", seconds);
-    measure("hwmon, three files", "board.hwmon = { chip = \"ina219\" }", seconds);
+    let itself = [
+        measure("rapl, one zone", "package.rapl = {}", seconds),
+        measure("hwmon, three files", "board.hwmon = { chip = \"ina219\" }", seconds),
+    ];
+    assert!(
+        !is_bench || itself.iter().all(|itself| *itself < LIMIT),
+        "metering must take less than {LIMIT} % of a core beyond waking"
+    );
 }

@@ -20,6 +20,8 @@ const TREND_MIN_PER_S3: f64 = 1e-13;
 const MEMORY: f64 = 100.0;
 /// What an observation says on the rates counts by this part: no machine wanders exactly as a hypothesis has it.
 const TRUST: f64 = 0.75;
+/// For the same reason a forecast leaves open this much more than its hypothesis says, as a factor of the variance.
+const UNLIKE: f64 = 1.3;
 /// Fewer observations than this say too little of how the power wanders.
 pub const OBSERVATIONS_MIN: u32 = 8;
 /// What the expanded uncertainty leaves out.
@@ -173,7 +175,7 @@ impl Hypothesis {
     /// Variance that comes to the level's.
     fn drift(&self, walked_s: f64, ahead_s: f64) -> f64 {
         let trend = 2.0 * ahead_s * self.both_var + ahead_s.powi(2) * self.slope_var;
-        self.walk_w2_per_s * walked_s + trend.max(0.0) + self.trend_w2_per_s3 * ahead_s.abs().powi(3) / 3.0
+        UNLIKE * (self.walk_w2_per_s * walked_s + trend.max(0.0) + self.trend_w2_per_s3 * ahead_s.abs().powi(3) / 3.0)
     }
 
     fn observe(&mut self, watts: f64, noise: f64, elapsed_s: f64) {
