@@ -141,10 +141,15 @@ fn simulate(scenarios: u64, slack: f64) {
             // scenario's figures are not independent.
             let scatter = slack * 2.0 * 100.0 * (0.95 * 0.05 / f64::from(tally.scenarios)).sqrt();
             let bias_scatter = slack * 2.0 * 0.5 / f64::from(tally.scenarios).sqrt();
-            // Known to be too wary: a window of snapshots that are rare anyway, cut into pieces.
-            let most = if class.name == "default ina219, gaps" { 99.5 } else { 98.0 };
+            // Known to be too wary: windows of snapshots that are rare.
+            let is_rare = class.name.starts_with("default ina219");
+            let most = if is_rare { 99.5 } else { 98.0 };
             let range = 93.0 - scatter..=most + scatter;
-            let fewest = if class.trouble == Trouble::None { tally.scenarios / 2 } else { tally.scenarios / 5 };
+            let fewest = match class.trouble {
+                Trouble::None if is_rare => tally.scenarios / 3,
+                Trouble::None => tally.scenarios / 2,
+                _ => tally.scenarios / 5,
+            };
             if class.measures && slack < 1.0 && score.count < fewest {
                 wrong.push(format!("{} {what}: only {} figures", class.name, score.count));
             }

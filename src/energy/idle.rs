@@ -21,7 +21,7 @@ const MEMORY: f64 = 100.0;
 /// What an observation says on the rates counts by this part: no machine wanders exactly as a hypothesis has it.
 const TRUST: f64 = 0.75;
 /// For the same reason a forecast leaves open this much more than its hypothesis says, as a factor of the variance.
-const UNLIKE: f64 = 1.3;
+const UNLIKE: f64 = 1.2;
 /// Fewer observations than this say too little of how the power wanders.
 pub const OBSERVATIONS_MIN: u32 = 8;
 /// What the expanded uncertainty leaves out.
