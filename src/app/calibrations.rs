@@ -177,13 +177,18 @@ impl Calibrations {
 
     /// Adds entries to those kept in that folder, in the place of older ones of the same; where they are.
     pub fn keep(folder: &Path, entries: &[Entry]) -> Result<PathBuf, KeepError> {
+        let path = folder.join(FILE);
+        let failed = |source: io::Error| KeepError::Io { path, source };
+        // `edgewatt calibrate` may run beside the daemon: neither may put back what the other has replaced.
+        let _lock = match state::lock(folder) {
+            Ok(lock) => lock,
+            Err(error) => return Err(failed(error)),
+        };
         let Self(mut kept) = Self::read(folder)?;
         for entry in entries {
             kept.retain(|older| older.subject != entry.subject || older.meter != entry.meter);
             kept.push(entry.clone());
         }
-        let path = folder.join(FILE);
-        let failed = |source: io::Error| KeepError::Io { path, source };
         let bytes = match serde_json::to_vec_pretty(&File { v: VERSION, entries: kept }) {
             Ok(bytes) => bytes,
             Err(error) => return Err(failed(error.into())),
@@ -253,6 +258,22 @@ mod tests {
         assert_eq!(differs(&|like| like.subject.runtime_version = "2.18.0".into()), None);
         assert_eq!(differs(&|like| like.meter.scope = Scope::Platform), None);
         assert_eq!(differs(&|like| like.meter.kind = "hwmon".into()), None);
+    }
+
+    #[test]
+    fn those_that_keep_at_the_same_time_lose_none() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for keeper in 0..4 {
+                let dir = dir.path();
+                scope.spawn(move || {
+                    for own in 0..10 {
+                        Calibrations::keep(dir, &[entry(keeper * 10 + own, "package", 1e-4)]).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(Calibrations::read(dir.path()).unwrap().0.len(), 40);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
+
 const DEFAULT: &str = "/var/lib/edgewatt";
 
 /// The folder: the configured one, else systemd's (`StateDirectory=`; the first where it names several), else `/var/lib`'s.
@@ -29,6 +31,12 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     written?;
     File::open(folder)?.sync_all()?;
     Ok(path)
+}
+
+/// Waits until nobody else has the folder's lock, and keeps it until it is dropped; for reading, changing and [`put`].
+pub fn lock(folder: &Path) -> io::Result<Flock<File>> {
+    create_dir_all(folder)?;
+    Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
