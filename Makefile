@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm energy-simulation runtime lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec test-vm energy-simulation outage kills wear runtime lint deny bench compare train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -41,6 +41,17 @@ test-vm: tools runtime ## The meters on a kernel's own drivers, in a Debian unde
 
 energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
 	cargo test --release --locked --test energy_simulation -- --ignored --nocapture
+
+outage: tools ## A day without a broker at ten predictions a second, on a real file
+	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture
+
+kills: tools runtime ## The daemon killed at 300 random moments: what is lost, what comes twice
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=300 cargo test --locked --test store killed -- --nocapture
+
+wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	PATH="$$PATH:/usr/sbin" cargo test --locked --test store wear -- --ignored --nocapture
 
 lint: tools ## Format and clippy, warnings are errors
 	cargo fmt --check

@@ -6,6 +6,7 @@
 pub mod units;
 pub mod stop;
 pub mod ring;
+pub mod secret;
 pub mod sys;
 pub mod config;
 

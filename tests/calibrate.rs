@@ -74,7 +74,7 @@ impl Machine {
     }
 
     fn follows(&self, daemon: &Daemon) {
-        self.pid.store(i32::try_from(daemon.id()).unwrap(), Ordering::Relaxed);
+        self.pid.store(i32::try_from(daemon.pid()).unwrap(), Ordering::Relaxed);
     }
 
     /// Processor seconds of the five bouts of a program that has just ended, beyond what it uses between them.

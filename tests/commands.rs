@@ -264,8 +264,9 @@ fn every_key_and_every_choice_is_in_the_commented_configuration() {
 }
 
 /// Keys whose commented line is an example, since their default is not one value.
-const EXAMPLES: [&str; 11] = [
+const EXAMPLES: [&str; 19] = [
     "state_dir",
+    "path",
     "idle_s",
     "idle_watts",
     "id",
@@ -276,6 +277,13 @@ const EXAMPLES: [&str; 11] = [
     "sha256",
     "parity",
     "max_mib",
+    "user",
+    "password_file",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "alpn",
+    "drain_per_s",
 ];
 
 #[test]
@@ -298,6 +306,16 @@ fn every_commented_default_is_the_real_one() {
                 "columns = [\"time_s\", \"ax\"]",
                 "columns = [\"time_s\", \"ax\", \"ay\", \"az\", \"wx\", \"wy\", \"wz\", \"exercise\"]",
             );
+        }
+        // What goes together, and what only TLS has.
+        for (key, other) in [("user", "password_file"), ("cert_file", "key_file")] {
+            if with.contains(&format!("\n{key} = ")) || with.contains(&format!("\n{other} = ")) {
+                with = with.replace(&format!("\n#{key} = "), &format!("\n{key} = "));
+                with = with.replace(&format!("\n#{other} = "), &format!("\n{other} = "));
+            }
+        }
+        if ["ca_file", "cert_file", "key_file", "alpn"].contains(&key) {
+            with = with.replace("\nbroker = \"mqtt:", "\nbroker = \"mqtts:");
         }
         // What the scores are is told from the model; whether they are published has a default.
         if EXAMPLES.contains(&key) || (key == "scores" && table.ends_with("classify")) {

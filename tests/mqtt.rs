@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use common::fake_broker::{FakeBroker, Mood};
 use common::mosquitto::{Mosquitto, free_port};
+use edgewatt::publish::mqtt::connection::Reach;
+use edgewatt::publish::mqtt::transport::Endpoint;
+use edgewatt::publish::mqtt::wire::Version;
 use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
 use edgewatt::publish::outbox::{Class, Limits, Marks, Message, Policy, Pushed, Qos, Reason};
 use edgewatt::units::MonoTime;
@@ -24,17 +27,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(port: u16) -> Settings {
     Settings {
-        host: "127.0.0.1".into(),
-        port,
-        client_id: "edgewatt-test".into(),
+        reach: Reach {
+            endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
+            version: Version::Five,
+            login: None,
+            client_id: "edgewatt-test".into(),
+            keep_alive: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+        },
         status_topic: "t/status".into(),
-        keep_alive: Duration::from_secs(30),
-        connect_timeout: Duration::from_secs(5),
+        drain_per_s: None,
         retry_min: Duration::from_millis(10),
         retry_max: Duration::from_millis(50),
         outbox: Limits {
             max_messages: 10_000,
             max_bytes: 10_000_000,
+            max_stored_bytes: 0,
+            max_age_ms: u64::MAX,
             max_payload_bytes: 100_000,
             inflight: 64,
             policy: Policy::DropOldest,
@@ -47,6 +56,17 @@ fn settings(port: u16) -> Settings {
 fn patient(port: u16) -> Settings {
     let pause = Duration::from_secs(4);
     Settings { retry_min: pause, retry_max: pause, ..settings(port) }
+}
+
+fn alive(keep_alive: Duration, mut settings: Settings) -> Settings {
+    settings.reach.keep_alive = keep_alive;
+    settings
+}
+
+/// What an older broker is spoken to with.
+fn three(mut settings: Settings) -> Settings {
+    settings.reach.version = Version::Three;
+    settings
 }
 
 fn prediction(number: usize) -> Message {
@@ -271,8 +291,14 @@ fn the_bound_of_the_queue_holds_and_drops_are_counted() {
 
 #[test]
 fn a_broker_that_crashes_and_acks_out_of_order_loses_nothing() {
+    let of = |port| Settings { retry_min: Duration::from_millis(1), ..settings(port) };
+    crashes(of);
+    crashes(|port| three(of(port)));
+}
+
+fn crashes(settings: impl Fn(u16) -> Settings) {
     let broker = FakeBroker::start(Mood::Crashes(300));
-    let rig = Rig::new(Settings { retry_min: Duration::from_millis(1), ..settings(broker.port) });
+    let rig = Rig::new(settings(broker.port));
     for n in 0..10_000 {
         rig.handle.publish(prediction(n));
         if n % 32 == 0 {
@@ -299,7 +325,7 @@ fn a_broker_that_crashes_and_acks_out_of_order_loses_nothing() {
 fn a_link_that_is_dead_or_deaf_is_noticed_within_two_keep_alives() {
     for (mood, cause) in [(Mood::Silent, "does not answer pings"), (Mood::NeverAcks, "does not acknowledge")] {
         let broker = FakeBroker::start(mood);
-        let rig = Rig::new(Settings { keep_alive: Duration::from_secs(1), ..patient(broker.port) });
+        let rig = Rig::new(alive(Duration::from_secs(1), patient(broker.port)));
         rig.wait_for(LinkState::Connected);
         let begun = Instant::now();
         rig.publish(0..1);
@@ -313,7 +339,7 @@ fn a_link_that_is_dead_or_deaf_is_noticed_within_two_keep_alives() {
 
 #[test]
 fn settings_that_cannot_work_are_refused_with_the_reason() {
-    let wrong = Settings { keep_alive: Duration::from_millis(1_500), ..settings(1) };
+    let wrong = alive(Duration::from_millis(1_500), settings(1));
     let error = Link::new(wrong, |_, _| {}).err().unwrap().to_string();
     assert_eq!(error, "mqtt.keep_alive is 1.5s; it must be 1 to 65535 whole seconds");
     let wrong = Settings { status_topic: "a/#".into(), ..settings(1) };
@@ -333,7 +359,7 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
     drop(taken);
     assert!(address.ip().is_loopback() && address.port() > first);
     let mut subscriber = common::mosquitto::Subscriber::connect(address.port(), "t/#");
-    let rig = Rig::new(settings(address.port()));
+    let rig = Rig::new(three(settings(address.port())));
     rig.handle.publish(state("here"));
     rig.publish(0..500);
     assert_eq!(predictions(&subscriber.until(ends_with(499))), Vec::from_iter(0..500));

@@ -2,6 +2,8 @@
 
 mod calibrate;
 mod calibrations;
+mod commands;
+mod discovery;
 mod engines;
 mod inspect;
 mod meters;
@@ -21,6 +23,6 @@ pub use engines::{EngineMaker, Made, Tools};
 pub use inspect::{Tried, try_delegate};
 pub use meters::build as build_meters;
 pub use prepare::{Prepared, PreparedPipeline, Tensors, load, prepare, tools};
-pub use serve::{RunOptions, run};
+pub use serve::{RunOptions, reach, run};
 pub use state::folder as state_folder;
 pub use summary::{Outcome, PipelineSummary, Summary};

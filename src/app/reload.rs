@@ -217,11 +217,21 @@ struct Fixed(Vec<(Key, String)>);
 impl Fixed {
     fn of(config: &Config) -> Self {
         let mqtt = &config.mqtt;
+        let queue = (mqtt.queue_messages, mqtt.queue_bytes, mqtt.when_full, mqtt.max_age);
         let fixed = [
             (&["node", "id"], config.node_id.clone()),
             (&["node", "state_dir"], format!("{:?}", config.state_dir)),
             (&["runtime", "library"], format!("{:?}", config.runtime_library)),
             (&["mqtt", "broker"], format!("{:?}", mqtt.broker)),
+            (&["mqtt", "version"], format!("{:?}", mqtt.version)),
+            (&["mqtt", "user"], format!("{:?}", mqtt.login.as_ref().map(|(user, _)| user))),
+            (&["mqtt", "password_file"], format!("{:?}", mqtt.login.as_ref().map(|(_, file)| file))),
+            (&["mqtt", "ca_file"], format!("{:?}", mqtt.ca_file)),
+            (&["mqtt", "cert_file"], format!("{:?}", mqtt.identity)),
+            (&["mqtt", "alpn"], format!("{:?}", mqtt.alpn)),
+            (&["mqtt", "drain_per_s"], format!("{:?}", mqtt.drain_per_s)),
+            (&["mqtt", "commands"], mqtt.commands.to_string()),
+            (&["mqtt", "discovery"], format!("{:?}", mqtt.discovery)),
             (&["mqtt", "client_id"], mqtt.client_id.clone()),
             (&["mqtt", "base_topic"], mqtt.base_topic.clone()),
             (&["mqtt", "keep_alive_s"], format!("{:?}", mqtt.keep_alive)),
@@ -230,7 +240,8 @@ impl Fixed {
             (&["mqtt", "retry_min_ms"], format!("{:?}", mqtt.retry_min)),
             (&["mqtt", "retry_max_ms"], format!("{:?}", mqtt.retry_max)),
             (&["mqtt", "stop_timeout_s"], format!("{:?}", mqtt.stop_timeout)),
-            (&["mqtt", "queue"], format!("{:?}", (mqtt.queue_messages, mqtt.queue_bytes, mqtt.when_full))),
+            (&["mqtt", "queue"], format!("{queue:?}")),
+            (&["mqtt", "store"], format!("{:?}", mqtt.store)),
         ];
         Self(fixed.into_iter().map(|(key, value)| (Key::new(&key[..]), value)).collect())
     }

@@ -200,6 +200,19 @@ impl Running {
         self.want_windows();
     }
 
+    /// Throws its samples away, or does so no more; what is said of it.
+    pub fn pause(&mut self, speaker: &Speaker, paused: bool) -> Result<String, String> {
+        if self.infer_ended || self.acquire_ended || self.error.is_some() {
+            return Err(format!("pipeline {} has ended", self.config.name));
+        }
+        if self.publisher.source_stats.paused.swap(paused, Ordering::Relaxed) == paused {
+            let how = if paused { "paused already" } else { "not paused" };
+            return Err(format!("pipeline {} is {how}", self.config.name));
+        }
+        self.say_state(speaker);
+        Ok(format!("pipeline {} {}", self.config.name, if paused { "is paused" } else { "goes on" }))
+    }
+
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
     pub fn end(&mut self, afterwards: Afterwards, patience: Duration) {
         self.afterwards = afterwards;
@@ -300,11 +313,16 @@ impl Running {
     }
 
     /// Says which delegate runs, and everything that is not as it was asked for.
+    fn say_state(&self, speaker: &Speaker) {
+        let reason = self.publisher.delegate.reason.as_deref();
+        let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
+        self.publisher.status(speaker, state, reason);
+    }
+
     fn say_delegate(&self, speaker: &Speaker) {
         let name = &self.publisher.name;
         let DelegateState { requested, active, reason, warnings, .. } = &self.publisher.delegate;
-        let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
-        self.publisher.status(speaker, state, reason.as_deref());
+        self.say_state(speaker);
         match reason {
             Some(reason) => {
                 tracing::warn!(

@@ -12,12 +12,14 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
-use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::calibrate;
 use super::calibrations::{Calibrations, Subject, Under};
+use super::commands::Command;
+use super::discovery::Discovery;
 use super::engines::Tools;
 use super::meters::Metering;
 use super::power;
@@ -26,12 +28,16 @@ use super::running::{Afterwards, Running, Shared};
 use super::state;
 use super::summary::{Outcome, PipelineSummary, Summary};
 use super::threads::Told;
-use crate::config::{Broker, Config, Mqtt, WhenFull};
+use crate::config::{Broker, Config, Mqtt, MqttVersion, WhenFull};
 use crate::publish::broker;
-use crate::publish::mqtt::{Link, LinkState, LinkStatus, Settings};
+use crate::publish::mqtt::connection::Reach;
+use crate::publish::mqtt::transport::{Endpoint, Tls};
+use crate::publish::mqtt::wire::Version;
+use crate::publish::mqtt::{Handle, Link, LinkState, LinkStatus, Received, Settings};
 use crate::publish::outbox::{Limits, Policy};
 use crate::publish::payload::{Delivery, Info, PipelineInfo, Process};
 use crate::publish::publisher::{Drained, DropReport, HandOver, Speaker};
+use crate::publish::store::{self, State as StoreState, Store};
 use crate::publish::topic::NodeTopics;
 use crate::stop::Stop;
 use crate::sys::{self, SocTemperature};
@@ -43,8 +49,14 @@ const MQTT_PORT: u16 = 1883;
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Two of the node, one of each meter and two of each pipeline, those included that a reload adds.
 const RETAINED_TOPICS: u16 = 2 + 2 * 511;
+/// In the state directory.
+const STORE_FILE: &str = "outbox.db";
+/// Of the time for delivery at a stop, what is kept for the store.
+const STORE_SHARE: u32 = 4;
 /// How long a metrics message waits for an infer thread that is inside an inference.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// Messages from the broker that wait to be heard.
+const INBOX: usize = 64;
 /// How long decisions are held back until the outbox is looked at again.
 const HELD: Duration = Duration::from_millis(1);
 /// After all time is over, how long an inference that is under way may still take.
@@ -65,14 +77,17 @@ pub fn run(
     config: Config,
     prepared: Prepared,
     options: RunOptions,
-    started: impl FnOnce(&str, u16, &NodeTopics),
+    started: impl FnOnce(&Reach, &NodeTopics),
 ) -> anyhow::Result<Summary> {
-    let (host, port) = match &config.mqtt.broker {
+    let reach = match &config.mqtt.broker {
         Broker::Embedded => {
             let address: SocketAddr = broker::start(MQTT_PORT)?;
-            (address.ip().to_string(), address.port())
+            let (host, port) = (address.ip().to_string(), address.port());
+            let endpoint = Endpoint { host, port, tls: None, websocket: None };
+            // It speaks no other version.
+            Reach { endpoint, version: Version::Three, login: None, ..reach(&config.mqtt) }
         }
-        Broker::Tcp { host, port } => (host.clone(), *port),
+        Broker::At(_) => reach(&config.mqtt),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let summary = runtime.block_on(async {
@@ -83,6 +98,7 @@ pub fn run(
                 outcome: Outcome::Complete,
                 pipelines: Vec::new(),
                 undelivered: 0,
+                kept: 0,
                 delivery: Delivery::default(),
             });
         };
@@ -90,19 +106,24 @@ pub fn run(
         let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
         let hand_over = HandOver::default();
         let recorder = hand_over.clone();
-        let settings = settings(&config.mqtt, host.clone(), port, &topics);
-        let link = Link::new(settings, move |marks, now| recorder.record(marks, now))?;
-        let speaker = Speaker { handle: link.handle(), boot, topics };
+        let settings = settings(&config.mqtt, reach.clone(), &topics);
+        let mut link = Link::new(settings, move |marks, now| recorder.record(marks, now))?;
+        let discovery = config.mqtt.discovery.as_ref().map(|prefix| Discovery::new(prefix, &config.node_id));
+        let (inbox, received) = mpsc::channel(INBOX);
+        let commands = config.mqtt.commands.then(|| format!("{}#", topics.commands()));
+        link.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
+        let store = store(&config, link.handle())?;
+        let speaker = Speaker { handle: link.handle(), boot, topics, store: store.as_ref().map(Store::state) };
         let link = tokio::spawn(link.run());
 
         let stop_timeout = config.mqtt.stop_timeout;
-        let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over)?;
-        started(&host, port, &daemon.shared.speaker.topics);
+        let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over, discovery)?;
+        started(&reach, &daemon.shared.speaker.topics);
         if daemon.options.reload.load(Ordering::Relaxed) {
             daemon.reload();
         }
-        daemon.serve(signals).await?;
-        let summary = daemon.finish(stop_timeout / 2).await;
+        daemon.serve(signals, received).await?;
+        let summary = daemon.finish(stop_timeout / 2, store).await;
         link.abort();
         anyhow::Ok(summary)
     });
@@ -145,17 +166,39 @@ async fn calibrated(
     }
 }
 
-fn settings(mqtt: &Mqtt, host: String, port: u16, topics: &NodeTopics) -> Settings {
-    Settings {
-        host,
-        port,
+/// The way to the broker of the configuration; for the embedded one, which is nowhere yet, as if it were here.
+pub fn reach(mqtt: &Mqtt) -> Reach {
+    let tls = Tls { ca_file: mqtt.ca_file.clone(), client: mqtt.identity.clone(), alpn: mqtt.alpn.clone() };
+    let endpoint = match &mqtt.broker {
+        Broker::Embedded => Endpoint { host: "127.0.0.1".into(), port: MQTT_PORT, tls: None, websocket: None },
+        Broker::At(address) => {
+            let endpoint = Endpoint::new(address);
+            Endpoint { tls: endpoint.tls.is_some().then_some(tls), ..endpoint }
+        }
+    };
+    Reach {
+        endpoint,
+        version: match mqtt.version {
+            MqttVersion::Three => Version::Three,
+            MqttVersion::Five => Version::Five,
+        },
+        login: mqtt.login.clone(),
         client_id: mqtt.client_id.clone(),
-        status_topic: topics.status.clone(),
         keep_alive: mqtt.keep_alive,
         connect_timeout: mqtt.connect_timeout,
+    }
+}
+
+fn settings(mqtt: &Mqtt, reach: Reach, topics: &NodeTopics) -> Settings {
+    Settings {
+        reach,
+        drain_per_s: mqtt.drain_per_s,
+        status_topic: topics.status.clone(),
         retry_min: mqtt.retry_min,
         retry_max: mqtt.retry_max,
         outbox: Limits {
+            max_stored_bytes: mqtt.store.as_ref().map_or(0, |store| store::payload_bytes(store.max_bytes)),
+            max_age_ms: u64::try_from(mqtt.max_age.as_millis()).unwrap_or(u64::MAX),
             max_messages: mqtt.queue_messages,
             max_bytes: mqtt.queue_bytes,
             max_payload_bytes: MAX_PAYLOAD_BYTES,
@@ -167,6 +210,15 @@ fn settings(mqtt: &Mqtt, host: String, port: u16, topics: &NodeTopics) -> Settin
         },
         max_retained_topics: RETAINED_TOPICS,
     }
+}
+
+/// What keeps on disk what that link has not delivered, where the configuration has it.
+fn store(config: &Config, link: Handle) -> anyhow::Result<Option<Store>> {
+    let Some(wanted) = &config.mqtt.store else { return Ok(None) };
+    let default = || state::folder(config.state_dir.as_deref()).join(STORE_FILE);
+    let path = wanted.path.clone().unwrap_or_else(default);
+    let settings = store::Settings { path, commit: wanted.commit, max_bytes: wanted.max_bytes };
+    Ok(Some(Store::start(settings, link).context("cannot start the store's thread")?))
 }
 
 /// The daemon while it runs; what a reload does to it is in `reload`.
@@ -196,6 +248,9 @@ pub(super) struct Daemon {
     overdue: bool,
     /// Of messages, all pipelines together.
     drops: DropReport,
+    /// It was said that the store fails, and not yet that it works again.
+    store_failed: bool,
+    discovery: Option<Discovery>,
 }
 
 impl Daemon {
@@ -205,6 +260,7 @@ impl Daemon {
         options: RunOptions,
         speaker: Speaker,
         hand_over: HandOver,
+        discovery: Option<Discovery>,
     ) -> anyhow::Result<Self> {
         let (told_tx, told) = unbounded_channel();
         let shared = Shared {
@@ -229,7 +285,7 @@ impl Daemon {
             pipelines.push(Running::start(id, config.clone(), prepared, spans, None, &shared)?);
         }
         let now = MonoTime::now();
-        let daemon = Self {
+        let mut daemon = Self {
             temperature: SocTemperature::find(&config.power.sysfs),
             tick: ticks(config.metrics_interval),
             power_tick: config.power.interval.map(ticks),
@@ -249,6 +305,8 @@ impl Daemon {
             stopping: false,
             overdue: false,
             drops: DropReport::default(),
+            store_failed: false,
+            discovery,
         };
         daemon.say_info();
         daemon.tell_delegates();
@@ -256,15 +314,17 @@ impl Daemon {
     }
 
     /// Publishes until everything has ended, or a signal has stopped it and what had arrived is decided or overdue.
-    async fn serve(&mut self, mut signals: Signals) -> anyhow::Result<()> {
+    async fn serve(&mut self, mut signals: Signals, mut received: Receiver<Received>) -> anyhow::Result<()> {
         let notify = self.shared.notify.clone();
         let mut link = self.shared.speaker.handle.status();
+        let mut store = self.shared.speaker.store.clone();
         let mut held = false;
         let mut overdue: Option<Instant> = None;
         loop {
             let overdue_at = overdue.unwrap_or_else(Instant::now);
             tokio::select! {
                 Ok(()) = link.changed() => self.link_changed(&link.borrow_and_update()),
+                state = store_changed(&mut store) => self.store_changed(&state),
                 () = notify.notified() => {}
                 () = tokio::time::sleep(HELD), if held => {}
                 () = tokio::time::sleep_until(overdue_at), if overdue.is_some() => {
@@ -282,6 +342,7 @@ impl Daemon {
                 _ = self.tick.tick() => self.publish_metrics().await,
                 () = next(&mut self.power_tick) => self.publish_power(),
                 Some(told) = self.told.recv() => self.hear(told).await,
+                Some(message) = received.recv() => self.received(&message),
                 Some(signal) = signals.next() => match signal {
                     SIGHUP => self.reload(),
                     _ if self.stopping => anyhow::bail!("stopped by a second signal; what was queued is lost"),
@@ -395,6 +456,17 @@ impl Daemon {
         }
     }
 
+    /// That messages no longer outlive a crash, or do again, is worth telling.
+    fn store_changed(&mut self, state: &StoreState) {
+        let message = match state {
+            StoreState::Failing(reason) => format!("messages are kept in memory only: {reason}"),
+            StoreState::Working if self.store_failed => "messages are kept on disk again".to_owned(),
+            StoreState::Working | StoreState::Opening => return,
+        };
+        self.store_failed = matches!(state, StoreState::Failing(_));
+        self.shared.speaker.event("store", None, message);
+    }
+
     pub(super) async fn publish_metrics(&mut self) {
         let takes = self.pipelines.iter().map(|pipeline| {
             let patience = if pipeline.infer_ended { Duration::ZERO } else { PATIENCE };
@@ -426,7 +498,44 @@ impl Daemon {
         power::publish(&self.shared.speaker, &self.metering.infos, self.metering.latest.take());
     }
 
-    pub fn say_info(&self) {
+    fn received(&mut self, message: &Received) {
+        if let Some(discovery) = &mut self.discovery
+            && discovery.hear(&message.topic, &message.payload)
+        {
+            discovery.say(&self.shared.speaker, &self.config, true);
+        }
+        if let Some(verb) = message.topic.strip_prefix(&self.shared.speaker.topics.commands()) {
+            self.command(verb, message);
+        }
+    }
+
+    /// Does what a message asks for, and answers.
+    fn command(&mut self, verb: &str, message: &Received) {
+        let done = match Command::parse(verb, &message.payload, message.retained) {
+            Ok(Command::Reload) => {
+                self.reload();
+                Ok("the configuration is read again".to_owned())
+            }
+            Ok(Command::Pause(name)) => self.pause(&name, true),
+            Ok(Command::Resume(name)) => self.pause(&name, false),
+            Err(reason) => Err(reason),
+        };
+        let (event, answer) = match done {
+            Ok(answer) => ("command", format!("{verb}: {answer}")),
+            Err(reason) => ("command_refused", format!("{verb}: {reason}")),
+        };
+        tracing::info!("{event} over MQTT: {answer}");
+        self.shared.speaker.event(event, None, answer);
+    }
+
+    fn pause(&mut self, name: &str, paused: bool) -> Result<String, String> {
+        let Some(pipeline) = self.pipelines.iter_mut().find(|pipeline| pipeline.config.name == name) else {
+            return Err(format!("there is no pipeline {name:?}"));
+        };
+        pipeline.pause(&self.shared.speaker, paused)
+    }
+
+    pub fn say_info(&mut self) {
         let pipelines: BTreeMap<&str, PipelineInfo<'_>> = self
             .pipelines
             .iter()
@@ -453,19 +562,31 @@ impl Daemon {
             meters: &self.metering.infos,
         };
         speaker.retain(&speaker.topics.info, &info);
+        if let Some(discovery) = &mut self.discovery {
+            discovery.say(speaker, &self.config, false);
+        }
     }
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
-    async fn finish(mut self, timeout: Duration) -> Summary {
+    async fn finish(mut self, timeout: Duration, store: Option<Store>) -> Summary {
         let wall_s = MonoTime::now().since(self.shared.quiet_until.max(self.started)).as_secs_f64();
         self.metering.finish(PATIENCE).await;
         if self.power_tick.is_some() {
             self.publish_power();
         }
         self.publish_metrics().await;
-        let undelivered = self.shared.speaker.handle.drain(timeout).await;
+        let for_store = store.as_ref().map_or(Duration::ZERO, |_| timeout / STORE_SHARE);
+        let left = self.shared.speaker.handle.drain(timeout - for_store).await;
+        if let Some(store) = store {
+            store.finish(for_store).await;
+        }
+        let stored = self.shared.speaker.handle.stats().outbox.stored;
+        let kept = left.min(usize::try_from(stored).unwrap_or(usize::MAX));
+        let undelivered = left - kept;
         if undelivered > 0 {
-            tracing::warn!(undelivered, "the broker has not taken everything in time");
+            tracing::warn!(undelivered, kept, "the broker has not taken everything in time");
+        } else if kept > 0 {
+            tracing::info!(kept, "the broker has not taken everything; the next start sends what is kept");
         }
         let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.summary(wall_s)).collect();
         let delivery = self.shared.speaker.delivery();
@@ -474,12 +595,13 @@ impl Daemon {
         Summary {
             outcome: if pipelines.iter().any(|p| p.error.is_some()) {
                 Outcome::Failed
-            } else if undelivered > 0 || dropped {
+            } else if left > 0 || dropped {
                 Outcome::Undelivered
             } else {
                 Outcome::Complete
             },
             undelivered,
+            kept,
             delivery,
             pipelines,
         }
@@ -497,6 +619,18 @@ async fn next(tick: &mut Option<Interval>) {
         Some(tick) => drop(tick.tick().await),
         None => std::future::pending().await,
     }
+}
+
+/// The next state of the store, never where there is none.
+async fn store_changed(store: &mut Option<watch::Receiver<StoreState>>) -> StoreState {
+    if let Some(receiver) = store {
+        match receiver.changed().await {
+            Ok(()) => return receiver.borrow_and_update().clone(),
+            // Its thread has ended.
+            Err(_) => *store = None,
+        }
+    }
+    std::future::pending().await
 }
 
 /// The first after one period.

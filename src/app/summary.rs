@@ -23,8 +23,10 @@ pub enum Outcome {
 pub struct Summary {
     pub outcome: Outcome,
     pub pipelines: Vec<PipelineSummary>,
-    /// Messages that the broker has not acknowledged.
+    /// Messages that the broker has not acknowledged, and that are lost.
     pub undelivered: usize,
+    /// Messages that the broker has not acknowledged, and that the next start sends.
+    pub kept: usize,
     pub delivery: Delivery,
 }
 
@@ -101,7 +103,11 @@ impl fmt::Display for Summary {
             writeln!(f, "{pipeline}")?;
         }
         let d = &self.delivery;
-        write!(f, "delivery: {} undelivered, {} reconnects, {} sent again", self.undelivered, d.reconnects, d.resent)?;
+        write!(f, "delivery: {} undelivered, ", self.undelivered)?;
+        if self.kept > 0 {
+            write!(f, "{} kept for the next start, ", self.kept)?;
+        }
+        write!(f, "{} reconnects, {} sent again", d.reconnects, d.resent)?;
         write!(f, "; dropped: {}", nonzero(&d.drops))
     }
 }

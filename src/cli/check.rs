@@ -5,17 +5,26 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigArg, EX_CONFIG};
+use super::{ConfigArg, EX_CONFIG, online};
 use crate::app::{self, Prepared};
 use crate::config::Config;
 
-pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
-    let (config, prepared) = match load(args)? {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Go to the broker, too: name, TCP, TLS, login, one message on BASE/NODE/check, and whether it comes back
+    #[arg(long)]
+    online: bool,
+}
+
+pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
+    let (config, prepared) = match load(&args.config)? {
         Ok(loaded) => loaded,
         Err(code) => return Ok(code),
     };
     let mut out = io::stdout();
-    writeln!(out, "{}: ok", args.config.display())?;
+    writeln!(out, "{}: ok", args.config.config.display())?;
     let runtime = &prepared.tools.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
@@ -48,7 +57,8 @@ pub fn check(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             Err(error) => writeln!(out, "  meter {}: no reading now: {error}", info.name)?,
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let reached = !args.online || online::run(&config)?;
+    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Loads a configuration and all that it names; problems are shown and become the exit code.

@@ -6,6 +6,7 @@ mod doctor;
 mod engine_process;
 mod inspect;
 mod logging;
+mod online;
 mod run;
 mod watch;
 
@@ -57,8 +58,8 @@ enum Command {
     /// Find everything that is wrong with a configuration without running it
     ///
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
-    /// problem is shown with its line and column. Nothing is published and no socket is opened.
-    Check(ConfigArg),
+    /// problem is shown with its line and column. Nothing is published and no socket is opened, but with --online.
+    Check(check::Args),
     /// Measure the net energy of each model in bouts, for when it runs too shortly or too rarely to be measured
     ///
     /// Runs each pipeline's model back to back in bouts, with quiet stretches between them, under each meter with a sensor,

@@ -38,9 +38,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let options = RunOptions { once: args.once, config: args.config.config.clone(), reload };
     let mut viewer = None;
-    let summary = app::run(config, prepared, options, |host, port, topics| {
+    let summary = app::run(config, prepared, options, |reach, topics| {
         if args.watch {
-            viewer = Some(watch::spawn(host.to_owned(), port, topics.filter()));
+            viewer = Some(watch::spawn(reach.clone(), topics.filter()));
         }
     })?;
     if let Some(viewer) = viewer {
@@ -50,7 +50,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mut out = io::stdout();
         writeln!(out, "{summary}")?;
     }
-    tracing::info!(undelivered = summary.undelivered, "stopped");
+    if summary.kept > 0 {
+        tracing::info!(undelivered = summary.undelivered, kept = summary.kept, "stopped");
+    } else {
+        tracing::info!(undelivered = summary.undelivered, "stopped");
+    }
     // A daemon that was told to stop has done so, whatever the broker's state; a single run is done when delivered.
     Ok(match summary.outcome {
         Outcome::Complete => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +12,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rumqttc::{Client, ClientError, ConnectionError, Event, MqttOptions, Packet, QoS, RecvTimeoutError};
 use serde_json::Value;
+use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::config::{Broker, parse_broker};
+use crate::app::reach;
+use crate::config::{Broker, Document, parse_broker};
+use crate::publish::mqtt::connection::{Connection, Lost, Reach};
+use crate::publish::mqtt::transport::Endpoint;
+use crate::publish::mqtt::wire::{Incoming, Version};
+use crate::sys::hostname;
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
@@ -22,6 +28,9 @@ pub struct Args {
     /// Where the broker is
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
+    /// Reach the broker as this configuration does, with its user, password and certificates
+    #[arg(short, long, value_name = "FILE", conflicts_with = "broker")]
+    config: Option<PathBuf>,
     /// What to subscribe to; narrow it to one node with edgewatt/NODE/#
     #[arg(short, long, default_value = "edgewatt/#", value_name = "FILTER")]
     topic: String,
@@ -32,12 +41,32 @@ const LOOK: Duration = Duration::from_millis(100);
 /// After a stop, the time that the last messages may take to arrive.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Broker::Tcp { host, port } = parse_broker(&args.broker).map_err(anyhow::Error::msg)? else {
-        bail!("\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883");
+    let embedded = "\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883";
+    let ours = match &args.config {
+        Some(file) => {
+            let config = Document::read(file)?.parse(hostname().as_deref())?;
+            if config.mqtt.broker == Broker::Embedded {
+                bail!("{}: {embedded}", file.display());
+            }
+            reach(&config.mqtt)
+        }
+        None => match parse_broker(&args.broker).map_err(anyhow::Error::msg)? {
+            Broker::Embedded => bail!(embedded),
+            Broker::At(address) => Reach {
+                endpoint: Endpoint::new(&address),
+                // Every broker speaks it.
+                version: Version::Three,
+                login: None,
+                client_id: String::new(),
+                keep_alive: Duration::from_secs(30),
+                connect_timeout: CONNECT_TIMEOUT,
+            },
+        },
     };
-    watch(&host, port, &args.topic, None)?;
+    watch(ours, &args.topic, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -48,18 +77,19 @@ pub struct Viewer {
 }
 
 /// Starts a view in a thread of its own.
-pub fn spawn(host: String, port: u16, filter: String) -> Viewer {
+pub fn spawn(reach: Reach, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
         let mut out = io::stdout();
+        let Endpoint { host, port, .. } = &reach.endpoint;
         // A terminal that went away ends the view, not the daemon.
         let _ = writeln!(
             out,
             "Watching {host}:{port}. In a second terminal you can see the messages themselves:\n  \
              mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
         );
-        if let Err(error) = watch(&host, port, &filter, Some(&ours)) {
+        if let Err(error) = watch(reach, &filter, Some(&ours)) {
             tracing::warn!("the view has ended: {error:#}");
         }
     });
@@ -76,50 +106,79 @@ impl Viewer {
 }
 
 /// Subscribes and shows until `finish` is set. Without it: for ever, unless the first connection fails.
-fn watch(host: &str, port: u16, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
-    let mut options = MqttOptions::new(format!("edgewatt-watch-{}", std::process::id()), host, port);
-    options.set_keep_alive(Duration::from_secs(30));
-    options.set_max_packet_size(1 << 20, 1 << 20);
-    let (client, mut connection) = Client::new(options, 16);
-    let mut view = View::default();
-    let mut connected = false;
+fn watch(mut reach: Reach, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
+    reach.client_id = format!("edgewatt-watch-{}", std::process::id());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    runtime.block_on(async {
+        let mut view = View::default();
+        let mut connected = false;
+        loop {
+            match session(&reach, filter, finish, &mut view, &mut connected).await {
+                Ok(()) => return Ok(()),
+                Err(Ended::Unwritable(error)) => return Err(error).context("cannot write"),
+                Err(Ended::Lost(lost)) if !connected && finish.is_none() => bail!("{}: {lost}", reach.address()),
+                Err(Ended::Lost(lost)) => {
+                    // The daemon beside says the same of its own connection, where there is one.
+                    tracing::debug!("{}: {lost}; connecting again", reach.address());
+                    sleep(RECONNECT).await;
+                }
+            }
+        }
+    })
+}
+
+/// Why a session came to its end without being told to.
+enum Ended {
+    Lost(Lost),
+    Unwritable(io::Error),
+}
+
+impl From<Lost> for Ended {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+async fn session(
+    reach: &Reach,
+    filter: &str,
+    finish: Option<&AtomicBool>,
+    view: &mut View,
+    connected: &mut bool,
+) -> Result<(), Ended> {
+    let is_finishing = || finish.is_some_and(|finish| finish.load(Ordering::Relaxed));
+    let until = tokio::time::Instant::now() + reach.connect_timeout;
+    let mut connection = Connection::open(reach, None, until, |_, _, _| {}).await?;
+    *connected = true;
+    connection.subscribe(filter, 1)?;
     let mut deadline: Option<Instant> = None;
     loop {
-        if finish.is_some_and(|finish| finish.load(Ordering::Relaxed)) {
+        if is_finishing() {
             let end = *deadline.get_or_insert_with(|| Instant::now() + LAST_MESSAGES);
             if view.offline || Instant::now() >= end {
                 return Ok(());
             }
         }
-        match connection.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {
-                connected = true;
-                subscribe(&client, filter)?;
+        connection.write().await?;
+        let ping_at = connection.ping_at();
+        let incoming = tokio::select! {
+            biased;
+            incoming = timeout(LOOK, connection.read()) => incoming.ok().transpose()?,
+            () = sleep_until(ping_at) => { connection.ping()?; None }
+        };
+        match incoming {
+            Some(Incoming::Message { topic, payload, packet_id, .. }) => {
+                view.show(&topic, &payload, &mut io::stdout().lock()).map_err(Ended::Unwritable)?;
+                if let Some(packet_id) = packet_id {
+                    connection.ack(packet_id)?;
+                }
             }
-            Ok(Ok(Event::Incoming(Packet::Publish(publish)))) => {
-                view.show(&publish.topic, &publish.payload, &mut io::stdout().lock()).context("cannot write")?;
+            Some(Incoming::SubAck { refused: true }) => {
+                return Err(Lost(format!("it refuses the subscription to {filter}")).into());
             }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if !connected && finish.is_none() => bail!("{host}:{port}: {}", cause(&error)),
-            Ok(Err(error)) => {
-                // The daemon beside says the same of its own connection, where there is one.
-                tracing::debug!("{host}:{port}: {}; connecting again", cause(&error));
-                std::thread::sleep(RECONNECT);
-            }
+            Some(Incoming::Bye(reason)) => return Err(Lost(reason).into()),
+            _ => {}
         }
-    }
-}
-
-fn subscribe(client: &Client, filter: &str) -> Result<(), ClientError> {
-    client.try_subscribe(filter, QoS::AtLeastOnce)
-}
-
-fn cause(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::Io(error) => error.to_string(),
-        other => other.to_string(),
     }
 }
 

@@ -2,41 +2,59 @@
 
 use std::net::IpAddr;
 
-use super::checked::Broker;
+use super::checked::{Address, Broker};
 
-/// `embedded`, or `mqtt://host[:port]`.
+const OFFERED: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
+
+/// `embedded`, or `SCHEME://host[:port]`, for WebSockets with a path.
 pub fn parse_broker(text: &str) -> Result<Broker, String> {
     if text == "embedded" {
         return Ok(Broker::Embedded);
     }
     if text.contains('@') {
         // Not shown: it may hold a password.
-        return Err("user and password in the address are not offered; write \"mqtt://host:1883\"".into());
+        return Err("user and password do not belong in the address; write \"mqtts://host\", and set mqtt.user and \
+                    mqtt.password_file"
+            .into());
     }
-    let wrong = |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"");
-    let address = text.strip_prefix("mqtt://").ok_or_else(|| {
-        wrong(if text.contains("://") { "only mqtt:// is offered in this version" } else { "the scheme is missing" })
-    })?;
-    let (host, port) = split_host_port(address).ok_or_else(|| wrong("the address is not host or host:port"))?;
+    let wrong =
+        |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"; offered are {OFFERED}");
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("the scheme is missing"))?;
+    let (tls, websocket, default_port) = match scheme {
+        "mqtt" => (false, false, 1883),
+        "mqtts" => (true, false, 8883),
+        "ws" => (false, true, 80),
+        "wss" => (true, true, 443),
+        _ => return Err(wrong("this scheme is not offered")),
+    };
+    let (address, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    if !websocket && !path.is_empty() {
+        return Err(wrong("only a WebSocket has a path"));
+    }
+    if !path.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(wrong("the path is not that of a URL"));
+    }
+    let (host, port) =
+        split_host_port(address, default_port).ok_or_else(|| wrong("the address is not host or host:port"))?;
     let is_name = |h: &str| h.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     if host.is_empty() || !(is_name(host) || host.parse::<IpAddr>().is_ok()) {
         return Err(wrong("the host is not a name or an address"));
     }
-    Ok(Broker::Tcp { host: host.to_owned(), port })
+    let websocket = websocket.then(|| if path.is_empty() { "/".to_owned() } else { path.to_owned() });
+    Ok(Broker::At(Address { host: host.to_owned(), port, tls, websocket }))
 }
 
-fn split_host_port(address: &str) -> Option<(&str, u16)> {
-    const DEFAULT_PORT: u16 = 1883;
+fn split_host_port(address: &str, default_port: u16) -> Option<(&str, u16)> {
     if let Some(rest) = address.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
         return match port.strip_prefix(':') {
             Some(port) => Some((host, port.parse().ok()?)),
-            None => port.is_empty().then_some((host, DEFAULT_PORT)),
+            None => port.is_empty().then_some((host, default_port)),
         };
     }
     match address.rsplit_once(':') {
         Some((host, port)) => Some((host, port.parse().ok()?)),
-        None => Some((address, DEFAULT_PORT)),
+        None => Some((address, default_port)),
     }
 }
 
@@ -46,14 +64,20 @@ mod tests {
 
     #[test]
     fn addresses_are_told_apart_and_wrong_ones_say_what_is_right() {
-        let tcp = |host: &str, port| Ok(Broker::Tcp { host: host.into(), port });
+        let at = |host: &str, port, tls, websocket: Option<&str>| {
+            Ok(Broker::At(Address { host: host.into(), port, tls, websocket: websocket.map(str::to_owned) }))
+        };
+        let tcp = |host, port| at(host, port, false, None);
         assert_eq!(parse_broker("embedded"), Ok(Broker::Embedded));
         assert_eq!(parse_broker("mqtt://broker.lan"), tcp("broker.lan", 1883));
         assert_eq!(parse_broker("mqtt://10.0.0.2:1884"), tcp("10.0.0.2", 1884));
         assert_eq!(parse_broker("mqtt://[::1]:1884"), tcp("::1", 1884));
         assert_eq!(parse_broker("mqtt://[::1]"), tcp("::1", 1883));
+        assert_eq!(parse_broker("mqtts://h"), at("h", 8883, true, None));
+        assert_eq!(parse_broker("ws://h:9001"), at("h", 9001, false, Some("/")));
+        assert_eq!(parse_broker("wss://h/mqtt?x=1"), at("h", 443, true, Some("/mqtt?x=1")));
         for wrong in
-            ["", "broker.lan", "mqtts://h", "mqtt://", "mqtt://h:x", "mqtt://h:70000", "mqtt://h/x", "mqtt://[::1"]
+            ["", "broker.lan", "http://h", "mqtt://", "mqtt://h:x", "mqtt://h:70000", "mqtt://h/x", "mqtt://[::1"]
         {
             let message = parse_broker(wrong).unwrap_err();
             assert!(message.contains("mqtt://host:1883") && message.contains(wrong), "{message}");

@@ -1,6 +1,7 @@
 //! Judging what the user wrote: ranges, names and references between tables. No I/O.
 
 mod delegates;
+mod mqtt;
 mod power;
 
 use std::collections::BTreeMap;
@@ -8,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Key;
-use super::address::parse_broker;
 use super::checked::{
-    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Mqtt, Pipeline, Problem, Records,
-    Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
+    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Pipeline, Problem, Records, Regress,
+    Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
 };
 use super::raw;
 
@@ -124,52 +124,6 @@ impl Check {
                 String::new()
             }
         }
-    }
-
-    fn mqtt(&mut self, mqtt: raw::Mqtt, node_id: &str) -> Option<Mqtt> {
-        let key = Key::new(&["mqtt"]);
-        let at = |name: &str| key.child(name);
-        self.qos(&at("qos"), mqtt.qos);
-        self.within(&at("keep_alive_s"), mqtt.keep_alive_s, 2, 3600);
-        self.within(&at("connect_timeout_s"), mqtt.connect_timeout_s, 1, 300);
-        self.within(&at("inflight"), mqtt.inflight, 1, 1000);
-        self.within(&at("retry_min_ms"), mqtt.retry_min_ms, 10, 3_600_000);
-        self.within(&at("retry_max_ms"), mqtt.retry_max_ms, 10, 3_600_000);
-        if mqtt.retry_min_ms > mqtt.retry_max_ms {
-            let message = format!("{} is above retry_max_ms, {}", mqtt.retry_min_ms, mqtt.retry_max_ms);
-            self.problem(&at("retry_min_ms"), message);
-        }
-        if mqtt.client_id.as_deref() == Some("") {
-            self.problem(&at("client_id"), "it is empty; leave it out for edgewatt-<node id>");
-        }
-        self.within(&at("queue").child("messages"), mqtt.queue.messages, 1, 10_000_000);
-        self.within(&at("queue").child("kib"), mqtt.queue.kib, 16, 2 * 1024 * 1024 - 1);
-        let stop_timeout = self.seconds(&at("stop_timeout_s"), mqtt.stop_timeout_s, 0.1, 300.0);
-        for level in mqtt.base_topic.split('/') {
-            self.topic_level(&at("base_topic"), level);
-        }
-        let broker = match parse_broker(&mqtt.broker) {
-            Ok(broker) => Some(broker),
-            Err(message) => {
-                self.problem(&at("broker"), message);
-                None
-            }
-        };
-        Some(Mqtt {
-            broker: broker?,
-            client_id: mqtt.client_id.unwrap_or_else(|| format!("edgewatt-{node_id}")),
-            base_topic: mqtt.base_topic,
-            qos: mqtt.qos,
-            keep_alive: Duration::from_secs(mqtt.keep_alive_s.into()),
-            connect_timeout: Duration::from_secs(mqtt.connect_timeout_s),
-            inflight: mqtt.inflight,
-            retry_min: Duration::from_millis(mqtt.retry_min_ms),
-            retry_max: Duration::from_millis(mqtt.retry_max_ms),
-            stop_timeout,
-            queue_messages: mqtt.queue.messages,
-            queue_bytes: mqtt.queue.kib * 1024,
-            when_full: mqtt.queue.when_full,
-        })
     }
 
     fn qos(&mut self, key: &Key, qos: u8) {

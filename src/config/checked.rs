@@ -35,6 +35,19 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mqtt {
     pub broker: Broker,
+    pub version: MqttVersion,
+    /// User, and the file with the password.
+    pub login: Option<(String, PathBuf)>,
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    pub alpn: Vec<String>,
+    /// Messages in a second at most.
+    pub drain_per_s: Option<u32>,
+    /// Commands are heard on `cmd/#`.
+    pub commands: bool,
+    /// Home Assistant's prefix, where it is to be told of this node.
+    pub discovery: Option<String>,
     pub client_id: String,
     pub base_topic: String,
     pub qos: u8,
@@ -47,12 +60,42 @@ pub struct Mqtt {
     pub queue_messages: usize,
     pub queue_bytes: usize,
     pub when_full: WhenFull,
+    /// How long a message may wait.
+    pub max_age: Duration,
+    /// What keeps messages on disk; `None`: nothing does.
+    pub store: Option<Store>,
+}
+
+/// The file that keeps what the broker has not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// `None`: in the state directory.
+    pub path: Option<PathBuf>,
+    /// How long a message may be in memory alone.
+    pub commit: Duration,
+    pub max_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1
+    Three,
+    Five,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
     Embedded,
-    Tcp { host: String, port: u16 },
+    At(Address),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
+    /// The path of the WebSocket that carries MQTT.
+    pub websocket: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -43,6 +43,24 @@ pub struct Runtime {
 #[serde(deny_unknown_fields)]
 pub struct Mqtt {
     pub broker: String,
+    #[serde(default = "defaults::mqtt_version")]
+    pub version: String,
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+    #[serde(default)]
+    pub allow_plaintext_password: bool,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub alpn: Vec<String>,
+    pub drain_per_s: Option<u32>,
+    #[serde(default)]
+    pub commands: bool,
+    #[serde(default)]
+    pub discovery: bool,
+    #[serde(default = "defaults::discovery_prefix")]
+    pub discovery_prefix: String,
     pub client_id: Option<String>,
     #[serde(default = "defaults::base_topic")]
     pub base_topic: String,
@@ -62,6 +80,8 @@ pub struct Mqtt {
     pub stop_timeout_s: f64,
     #[serde(default)]
     pub queue: Queue,
+    #[serde(default)]
+    pub store: Store,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,11 +90,27 @@ pub struct Queue {
     pub messages: usize,
     pub kib: usize,
     pub when_full: WhenFull,
+    pub max_age_h: f64,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { messages: 10_000, kib: 8 * 1024, when_full: WhenFull::DropOldest }
+        Self { messages: 10_000, kib: 8 * 1024, when_full: WhenFull::DropOldest, max_age_h: 72.0 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    pub enabled: bool,
+    pub path: Option<PathBuf>,
+    pub commit_ms: u64,
+    pub mib: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { enabled: true, path: None, commit_ms: 250, mib: 64 }
     }
 }
 
@@ -636,6 +672,12 @@ pub(super) mod defaults {
     }
     pub fn ina219_address() -> u16 {
         0x40
+    }
+    pub fn discovery_prefix() -> String {
+        "homeassistant".into()
+    }
+    pub fn mqtt_version() -> String {
+        "5".into()
     }
     pub fn shunt_tolerance() -> f64 {
         0.01

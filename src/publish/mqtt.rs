@@ -4,26 +4,35 @@
 //! `retained`. Runs as one future on the async thread; [`Handle::publish`] may be called from any thread and never
 //! waits.
 //!
-//! rumqttc is used for its codec, its state and its keep-alive only. It is given a whole batch at a time, each QoS 1
-//! message with a packet id of ours, which it keeps; so a batch costs one write, and ids cannot collide. On any error
-//! all of its state is thrown away and what was not acknowledged is sent again on a new connection.
+//! Messages go out a whole batch at a time, each of QoS 1 with a packet id of ours; so a batch costs one write, and ids
+//! cannot collide. Sessions at the broker are not used: on any error what was not acknowledged is sent again on a new
+//! connection, whatever the broker remembers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
-use rumqttc::{ConnectReturnCode, ConnectionError, Event, EventLoop, Packet, Publish, QoS};
-use rumqttc::{Disconnect, Outgoing, Request, StateError};
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backoff::{self, Backoff};
 use super::outbox::{self, Bytes, Class, Marks, Message, Outbox, Pushed, Qos};
+use super::payload::Clocks;
 use super::retained::{self, Retained};
 use crate::units::MonoTime;
 
+pub mod connection;
+pub(super) mod pace;
 mod settings;
+pub mod transport;
+pub mod wire;
+use connection::{Connection, Lost};
+use pace::Pace;
 pub use settings::{Settings, SettingsError};
+use wire::{Incoming, Limits, Outgoing};
 
+/// Of a packet, beside its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.
+const HEADER_BYTES: usize = 64;
 /// Bytes handed over before the answers are looked at again.
 const BATCH_BYTES: usize = 32 * 1024;
 /// A connection that lasted this long was a good one: the next loss starts with the shortest delay again.
@@ -99,11 +108,25 @@ struct Stop {
 }
 
 impl Stores {
-    fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
-        if let Some(next) = self.retained.next_to_send(round) {
-            return Some(next);
+    /// Drops what has waited too long, and what the broker would cut the connection over.
+    fn heed(&mut self, limits: &Limits, now_ms: u64) {
+        self.outbox.expire(now_ms);
+        let largest = (limits.packet_bytes as usize).saturating_sub(HEADER_BYTES);
+        self.outbox.drop_larger(largest);
+        self.retained.drop_larger(largest);
+    }
+
+    fn next_to_send(&mut self, round: u32, limits: &Limits, pace: &mut Pace) -> Option<(u16, &Message)> {
+        if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
+            return None;
         }
-        if self.farewell { None } else { self.outbox.next_to_send(round) }
+        if self.retained.can_send() {
+            return self.retained.next_to_send(round);
+        }
+        if self.farewell || !self.outbox.can_send() || !pace.take(Instant::now()) {
+            return None;
+        }
+        self.outbox.next_to_send(round)
     }
 
     fn rewind(&mut self) {
@@ -112,10 +135,10 @@ impl Stores {
         self.retained.rewind();
     }
 
-    fn on_puback(&mut self, packet_id: u16) {
-        // The two id ranges do not overlap; rumqttc has already refused an ack for an id that is not out.
-        if !self.outbox.on_puback(packet_id) {
-            self.retained.on_puback(packet_id);
+    /// Notes an ack; the two id ranges do not overlap, and one that is not out means nothing.
+    fn on_puback(&mut self, packet_id: u16, refused: bool) {
+        if !self.outbox.on_puback(packet_id, refused) {
+            self.retained.on_puback(packet_id, refused);
         }
     }
 
@@ -129,6 +152,28 @@ struct Shared {
     stores: Mutex<Stores>,
     wake: Notify,
     status: watch::Sender<LinkStatus>,
+    clock: AgeClock,
+    /// The store's thread, which reads what comes next.
+    reader: OnceLock<Thread>,
+}
+
+/// Milliseconds since 1970 as the wall clock had it at the start, and from then on never back and never ahead.
+#[derive(Debug)]
+struct AgeClock {
+    started: MonoTime,
+    started_ms: u64,
+}
+
+impl AgeClock {
+    fn start() -> Self {
+        let started = MonoTime::now();
+        Self { started, started_ms: Clocks::now().wall_ms(started) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let passed = MonoTime::now().since(self.started);
+        self.started_ms.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 impl Shared {
@@ -147,14 +192,36 @@ pub struct Handle {
 impl Handle {
     /// Takes a message over: a retained one as the latest value of its topic, any other one into the outbox.
     pub fn publish(&self, message: Message) -> Pushed {
+        let now_ms = self.now_ms();
         let mut stores = self.shared.stores();
-        let pushed = if message.retain { stores.retained.set(message) } else { stores.outbox.push(message) };
+        let pushed = if message.retain { stores.retained.set(message) } else { stores.outbox.push(message, now_ms) };
         let wake = stores.connected;
         drop(stores);
         if wake {
             self.shared.wake.notify_one();
         }
         pushed
+    }
+
+    /// Does something quick with the outbox.
+    pub(super) fn outbox<T>(&self, work: impl FnOnce(&mut Outbox) -> T) -> T {
+        work(&mut self.shared.stores().outbox)
+    }
+
+    /// The time by which the outbox judges age.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
+    /// There may be something to send.
+    pub(super) fn wake(&self) {
+        self.shared.wake.notify_one();
+    }
+
+    /// Who is to be unparked when the outbox wants a page.
+    pub(super) fn reader(&self, thread: Thread) {
+        // There is one store a link.
+        let _ = self.shared.reader.set(thread);
     }
 
     /// All figures as of now.
@@ -191,39 +258,6 @@ impl Handle {
     }
 }
 
-/// Why a connection ended, for people.
-#[derive(Debug)]
-struct Lost(String);
-
-impl From<ConnectionError> for Lost {
-    fn from(error: ConnectionError) -> Self {
-        Self(match error {
-            ConnectionError::MqttState(error) => return error.into(),
-            ConnectionError::Io(error) => error.to_string(),
-            ConnectionError::NetworkTimeout => "it does not answer".into(),
-            ConnectionError::FlushTimeout => "it takes no more data".into(),
-            ConnectionError::ConnectionRefused(code) => match code {
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-                    format!("it refused the login ({code:?}); check user and password")
-                }
-                ConnectReturnCode::BadClientId => "it refused the client id; set another mqtt.client_id".into(),
-                code => format!("it refused the connection ({code:?})"),
-            },
-            other => other.to_string(),
-        })
-    }
-}
-
-impl From<StateError> for Lost {
-    fn from(error: StateError) -> Self {
-        Self(match error {
-            StateError::AwaitPingResp => "it does not answer pings".into(),
-            StateError::ConnectionAborted => "it closed the connection".into(),
-            other => other.to_string(),
-        })
-    }
-}
-
 enum StopStep {
     /// Go on; when stopping, look again at that time.
     Serve(Option<Instant>),
@@ -236,11 +270,23 @@ pub struct Link {
     settings: Settings,
     shared: Arc<Shared>,
     on_handed: Box<dyn FnMut(Marks, MonoTime) + Send>,
-    batch: Vec<Publish>,
+    pace: Pace,
     marks: Vec<Marks>,
     /// Pings sent on this connection: the measure of time for acks that never come.
     round: u32,
     logged_error: Option<Arc<str>>,
+    logged_refusal: Option<&'static str>,
+    filters: Vec<String>,
+    inbox: Option<mpsc::Sender<Received>>,
+}
+
+/// A message from the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    pub topic: String,
+    pub payload: Bytes,
+    /// Kept by the broker from before we subscribed.
+    pub retained: bool,
 }
 
 impl Link {
@@ -264,16 +310,32 @@ impl Link {
         let stores = Stores { outbox, retained, connected: false, farewell: false, stop: None };
         let state = LinkState::Connecting;
         let status = LinkStatus { state, since: MonoTime::now(), connections: 0, last_error: None };
-        let shared = Shared { stores: Mutex::new(stores), wake: Notify::new(), status: watch::Sender::new(status) };
+        let shared = Shared {
+            stores: Mutex::new(stores),
+            wake: Notify::new(),
+            status: watch::Sender::new(status),
+            clock: AgeClock::start(),
+            reader: OnceLock::new(),
+        };
+        let pace = settings.drain_per_s;
         Ok(Self {
             settings,
             shared: Arc::new(shared),
             on_handed: Box::new(on_handed),
-            batch: Vec::new(),
+            pace: Pace::new(pace),
             marks: Vec::new(),
             round: 0,
             logged_error: None,
+            logged_refusal: None,
+            filters: Vec::new(),
+            inbox: None,
         })
+    }
+
+    /// Subscribes to `filters` on each connection; what comes while `inbox` is full is lost.
+    pub fn subscribe(&mut self, filters: Vec<String>, inbox: mpsc::Sender<Received>) {
+        self.filters = filters;
+        self.inbox = Some(inbox);
     }
 
     /// The way to this link for everyone else.
@@ -326,96 +388,110 @@ impl Link {
 
     /// One connection from beginning to end; `Ok` when the link was stopped.
     async fn connection(&mut self) -> Result<(), Lost> {
-        let mut client = EventLoop::new(self.settings.options(), 1);
-        let timeout_s = self.settings.connect_timeout.as_secs() + 1;
-        client.network_options.set_connection_timeout(timeout_s);
-        // Nagle's algorithm would hold a write back until the broker's delayed TCP ack, for 40 ms.
-        client.network_options.set_tcp_nodelay(true);
-        let mut until = Instant::now() + self.settings.connect_timeout;
+        let mut until = Instant::now() + self.settings.reach.connect_timeout;
         if let Some(stop) = self.shared.stores().stop {
             until = until.min(stop.flush_until);
         }
-        let Ok(answer) = timeout_at(until, client.poll()).await else {
-            return Err(ConnectionError::NetworkTimeout.into());
-        };
-        answer?;
+        let will = (self.settings.status_topic.as_ref(), OFFLINE.as_bytes());
+        let mut connection = Connection::open(&self.settings.reach, Some(will), until, |_, _, _| {}).await?;
         self.round = 0;
+        for (filter, packet_id) in self.filters.iter().zip((0..=u16::MAX).rev()) {
+            connection.subscribe(filter, packet_id)?;
+        }
         self.shared.stores().connected = true;
         self.report_connected();
         loop {
             let timer = match self.stop_step() {
                 StopStep::Serve(timer) => timer,
-                StopStep::Leave(told) => return self.leave(client, told).await,
+                StopStep::Leave(told) => return leave(connection, told).await,
             };
-            self.send(&mut client).await?;
-            let event = tokio::select! {
+            let paced = self.send(&mut connection).await?;
+            let (timer, ping_at) = (timer.into_iter().chain(paced).min(), connection.ping_at());
+            let incoming = tokio::select! {
                 biased;
-                event = client.poll() => Some(event?),
+                incoming = connection.read() => Some(incoming?),
+                () = sleep_until(ping_at) => {
+                    connection.ping()?;
+                    self.round += 1;
+                    None
+                }
                 () = self.shared.wake.notified() => None,
                 () = at(timer) => None,
             };
-            self.receive(&mut client, event).await?;
+            self.receive(&mut connection, incoming)?;
         }
     }
 
-    /// Hands over what the bounds allow, in one write.
+    /// Hands over what the bounds allow, in one write; when to come again for what the pace held back.
     ///
-    /// Only here and in `leave` is anything but a ping written, and the buffer is empty when it returns; so a `poll`
-    /// that is dropped to hear of new messages can never take a half-written packet with it.
-    async fn send(&mut self, client: &mut EventLoop) -> Result<(), Lost> {
-        let mut bytes = 0;
-        {
+    /// Nothing else is written but in `leave`, and nothing is left unwritten when it returns.
+    async fn send(&mut self, connection: &mut Connection) -> Result<Option<Instant>, Lost> {
+        let limits = connection.limits;
+        let now_ms = self.shared.clock.now_ms();
+        let wants_page = {
             let mut stores = self.shared.stores();
-            while bytes < BATCH_BYTES
-                && let Some((packet_id, message)) = stores.next_to_send(self.round)
+            stores.heed(&limits, now_ms);
+            while connection.unwritten() < BATCH_BYTES
+                && let Some((packet_id, message)) = stores.next_to_send(self.round, &limits, &mut self.pace)
             {
-                bytes += message.payload.len() + message.topic.len();
-                self.batch.push(to_publish(packet_id, message));
+                connection.publish(&outgoing(packet_id, message))?;
             }
+            stores.outbox.wanted_page().is_some()
+        };
+        if wants_page {
+            self.shared.reader.get().map(Thread::unpark);
         }
-        if self.batch.is_empty() {
-            return Ok(());
+        if connection.unwritten() == 0 {
+            return Ok(self.pace.next());
         }
-        let requests = self.batch.drain(..).map(Request::Publish);
-        write(client, requests, self.settings.connect_timeout).await?;
+        connection.write().await?;
         let more = {
             let mut stores = self.shared.stores();
             stores.outbox.on_written(&mut self.marks);
             !stores.farewell && stores.outbox.can_send()
         };
-        if more {
+        let paced = self.pace.next();
+        if more && paced.is_none() {
             self.shared.wake.notify_one();
         }
         if !self.marks.is_empty() {
             let now = MonoTime::now();
             self.marks.drain(..).for_each(|marks| (self.on_handed)(marks, now));
         }
-        Ok(())
+        Ok(paced)
     }
 
-    /// Notes an event and all others that are at hand without waiting.
-    async fn receive(&mut self, client: &mut EventLoop, mut event: Option<Event>) -> Result<(), Lost> {
-        while let Some(first) = event {
-            {
-                let mut stores = self.shared.stores();
-                for event in std::iter::once(first).chain(client.state.events.drain(..)) {
-                    match event {
-                        Event::Incoming(Packet::PubAck(ack)) => stores.on_puback(ack.pkid),
-                        Event::Outgoing(Outgoing::PingReq) => self.round += 1,
-                        _ => {}
+    /// Notes what the broker said, and all else that is at hand without waiting.
+    fn receive(&mut self, connection: &mut Connection, mut incoming: Option<Incoming>) -> Result<(), Lost> {
+        while let Some(said) = incoming {
+            match said {
+                Incoming::PubAck { packet_id, refused } => {
+                    self.shared.stores().on_puback(packet_id, refused.is_some());
+                    self.report_refusal(refused);
+                }
+                Incoming::Bye(reason) => return Err(Lost(reason)),
+                Incoming::Message { topic, payload, retained, packet_id } => {
+                    if let Some(packet_id) = packet_id {
+                        connection.ack(packet_id)?;
+                    }
+                    if let Some(inbox) = &self.inbox
+                        && inbox.try_send(Received { topic, payload, retained }).is_err()
+                    {
+                        tracing::warn!("more messages come from the broker than can be heard; one is lost");
                     }
                 }
-                // Out at the ping before the last one and still not acknowledged. Within a connection nothing is
-                // ever sent twice in MQTT 3.1.1, so only a new connection can deliver it.
-                if stores.oldest_round().is_some_and(|oldest| oldest + 2 <= self.round) {
-                    return Err(Lost("it answers pings, but does not acknowledge messages".into()));
+                Incoming::SubAck { refused: true } => {
+                    let address = self.settings.reach.address();
+                    tracing::error!("the MQTT broker {address} refuses a subscription to one of {:?}", self.filters);
                 }
+                _ => {}
             }
-            event = tokio::select! {
-                biased;
-                event = client.poll() => Some(event?),
-                () = std::future::ready(()) => None,
-            };
+            incoming = connection.at_hand()?;
+        }
+        // Out at the ping before the last one and still not acknowledged. Within a connection nothing is ever sent
+        // twice, so only a new connection can deliver it.
+        if self.shared.stores().oldest_round().is_some_and(|oldest| oldest + 2 <= self.round) {
+            return Err(Lost("it answers pings, but does not acknowledge messages".into()));
         }
         Ok(())
     }
@@ -438,14 +514,15 @@ impl Link {
         if told || now >= stop.deadline { StopStep::Leave(told) } else { StopStep::Serve(Some(stop.deadline)) }
     }
 
-    /// Disconnects; without a word when `offline` was not acknowledged, so that the broker publishes the last will.
-    async fn leave(&mut self, mut client: EventLoop, told: bool) -> Result<(), Lost> {
-        if told {
-            let disconnect = std::iter::once(Request::Disconnect(Disconnect));
-            // All that matters was acknowledged.
-            let _ = write(&mut client, disconnect, FAREWELL_MAX).await;
+    /// A refusal goes on and on, so it is said once for each reason in a row.
+    fn report_refusal(&mut self, refused: Option<&'static str>) {
+        let Some(reason) = refused else { return };
+        if self.logged_refusal.replace(reason) != Some(reason) {
+            let address = self.settings.reach.address();
+            tracing::error!(
+                "the MQTT broker {address} refuses messages ({reason}); they are dropped and counted as refused"
+            );
         }
-        Ok(())
     }
 
     fn set_state(&self, state: LinkState) {
@@ -460,14 +537,17 @@ impl Link {
         self.logged_error = None;
         self.set_state(LinkState::Connected);
         let waiting = self.shared.stores().outbox.len();
-        tracing::info!("connected to the MQTT broker {}; {waiting} messages were waiting", self.settings.address());
+        tracing::info!(
+            "connected to the MQTT broker {}; {waiting} messages were waiting",
+            self.settings.reach.address()
+        );
     }
 
     fn report_lost(&mut self, Lost(cause): &Lost, delay: Duration) {
         let cause: Arc<str> = cause.as_str().into();
         self.shared.status.send_modify(|status| status.last_error = Some(cause.clone()));
         self.set_state(LinkState::Waiting);
-        let address = self.settings.address();
+        let address = self.settings.reach.address();
         if self.logged_error.as_ref() == Some(&cause) {
             tracing::debug!("MQTT broker {address}: {cause}; retrying in {delay:.1?}");
         } else {
@@ -484,31 +564,23 @@ async fn at(timer: Option<Instant>) {
     }
 }
 
-fn to_publish(packet_id: u16, message: &Message) -> Publish {
-    let qos = match message.qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-    };
-    let mut publish = Publish::from_bytes(message.topic.as_ref(), qos, message.payload.clone());
-    publish.retain = message.retain;
-    publish.pkid = packet_id;
-    publish
+fn outgoing(packet_id: u16, message: &Message) -> Outgoing<'_> {
+    Outgoing {
+        topic: &message.topic,
+        payload: &message.payload,
+        qos: message.qos,
+        retain: message.retain,
+        packet_id,
+        expiry_s: None,
+    }
 }
 
-async fn write(client: &mut EventLoop, requests: impl Iterator<Item = Request>, within: Duration) -> Result<(), Lost> {
-    let Some(network) = client.network.as_mut() else {
-        return Err(StateError::ConnectionAborted.into());
-    };
-    let written = timeout(within, async {
-        for request in requests {
-            // `None` would be a collision of packet ids, which ours rule out; a fresh start heals even that.
-            let packet = client.state.handle_outgoing_packet(request)?.ok_or(StateError::InvalidState)?;
-            network.write(packet).await?;
-        }
-        network.flush().await
-    });
-    match written.await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(ConnectionError::FlushTimeout.into()),
+/// Disconnects; without a word when `offline` was not acknowledged, so that the broker publishes the last will.
+async fn leave(mut connection: Connection, told: bool) -> Result<(), Lost> {
+    if told {
+        connection.disconnect();
+        // All that matters was acknowledged.
+        let _ = tokio::time::timeout(FAREWELL_MAX, connection.write()).await;
     }
+    Ok(())
 }

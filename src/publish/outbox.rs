@@ -1,223 +1,31 @@
 //! The outbox: messages on their way to the broker, in order, bounded, until the broker has them.
 //!
 //! Owns the bounds, the drop policy, the packet ids and the count of everything that comes and goes. Leaves the
-//! connection to `mqtt` and the latest value of retained topics to `retained`. Pure: no I/O, no clock, no thread.
+//! connection to `mqtt`, the file to `store` and the latest value of retained topics to `retained`. Pure: no I/O, no
+//! clock, no thread.
 //!
-//! At every moment: produced = acked + written + queued + handed + dropped.
+//! At every moment: produced + recovered = acked + written + queued + handed + dropped.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 pub use bytes::Bytes;
 
-use crate::units::MonoTime;
+mod kept;
+mod lane;
+mod message;
 
-/// How hard delivery is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Qos {
-    /// QoS 0: gone once it is written to the socket.
-    AtMostOnce,
-    /// QoS 1: kept until the broker acknowledges it.
-    AtLeastOnce,
-}
-
-/// What a message is about; drops are counted by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// One decision.
-    Prediction,
-    /// Status, info, the latest decision: what a newcomer wants to see at once.
-    State,
-    /// Periodic figures of a pipeline or a meter.
-    Metrics,
-    /// Something that happened: fallback, reload, drops.
-    Event,
-}
-
-impl Class {
-    /// Every class, in the order of the counters.
-    pub const ALL: [Self; 4] = [Self::Prediction, Self::State, Self::Metrics, Self::Event];
-
-    /// The name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Prediction => "prediction",
-            Self::State => "state",
-            Self::Metrics => "metrics",
-            Self::Event => "event",
-        }
-    }
-}
-
-/// Why a message was dropped instead of delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The bound in messages, bytes or retained topics was reached.
-    Full,
-    /// The payload is larger than the limit; a broker would cut the connection over it again and again.
-    Oversize,
-    /// The topic is empty, too long, or holds a wildcard or NUL, over which a broker cuts the connection.
-    Topic,
-}
-
-impl Reason {
-    /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Oversize, Self::Topic];
-
-    /// The name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Oversize => "oversize",
-            Self::Topic => "topic",
-        }
-    }
-}
-
-/// Where the latency of a decision counts from, for when its message is handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
-    /// Place of the pipeline whose decision it is.
-    pub pipeline: usize,
-    /// Arrival of the window's last sample.
-    pub arrival: MonoTime,
-    /// End of the model's invoke.
-    pub invoke_end: MonoTime,
-}
-
-/// A message ready to be sent.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// Full topic, without wildcards.
-    pub topic: Arc<str>,
-    /// Encoded payload.
-    pub payload: Bytes,
-    /// Delivery guarantee.
-    pub qos: Qos,
-    /// Whether the broker keeps it for later subscribers.
-    pub retain: bool,
-    /// What it is counted as.
-    pub class: Class,
-    /// Moments for latency accounting; taken at the first hand-over.
-    pub marks: Option<Marks>,
-}
-
-impl Message {
-    fn size_bytes(&self) -> usize {
-        self.topic.len() + self.payload.len()
-    }
-
-    /// Whether a broker could take it: a sound topic, and a payload of at most `max_payload_bytes`.
-    pub fn check(&self, max_payload_bytes: usize) -> Result<(), Reason> {
-        let topic = self.topic.as_bytes();
-        if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.iter().any(|b| matches!(b, b'+' | b'#' | 0))
-        {
-            return Err(Reason::Topic);
-        }
-        if self.payload.len() > max_payload_bytes { Err(Reason::Oversize) } else { Ok(()) }
-    }
-}
-
-/// Which message goes when the outbox is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// The oldest that is not yet handed over: what is recent counts.
-    #[default]
-    DropOldest,
-    /// The one that comes: what is queued stays.
-    DropNewest,
-}
-
-/// The bounds of the outbox.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Messages held, those handed over included.
-    pub max_messages: usize,
-    /// Bytes of topics and payloads held, those handed over included.
-    pub max_bytes: usize,
-    /// Largest payload accepted.
-    pub max_payload_bytes: usize,
-    /// Messages handed over and not yet acknowledged; packet ids are `1..=inflight`.
-    pub inflight: u16,
-    /// What gives way when it is full.
-    pub policy: Policy,
-}
-
-/// What became of a pushed message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// It is queued, or it is the latest value of its retained topic.
-    Queued,
-    /// It is queued, and so many older ones were dropped for it ([`Reason::Full`]).
-    Displaced(usize),
-    /// It was dropped itself.
-    Refused(Reason),
-}
-
-/// Dropped messages by class and reason, since start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Drops([[u64; Reason::ALL.len()]; Class::ALL.len()]);
-
-impl Drops {
-    /// Counts one.
-    pub fn add(&mut self, class: Class, reason: Reason) {
-        self.0[class as usize][reason as usize] += 1;
-    }
-
-    /// The count of one class and reason.
-    pub fn get(&self, class: Class, reason: Reason) -> u64 {
-        self.0[class as usize][reason as usize]
-    }
-
-    /// The count over everything.
-    pub fn total(&self) -> u64 {
-        self.0.iter().flatten().sum()
-    }
-
-    /// The sum of both counts.
-    pub fn plus(&self, other: &Self) -> Self {
-        let mut sum = self.clone();
-        for (to, from) in sum.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
-            *to += from;
-        }
-        sum
-    }
-}
-
-/// The outbox in figures: totals since start, but for `queued`, `handed` and `bytes`, which are as of now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Messages pushed.
-    pub produced: u64,
-    /// QoS 1 messages acknowledged.
-    pub acked: u64,
-    /// QoS 0 messages written to the socket.
-    pub written: u64,
-    /// Hand-overs after a first one: possible duplicates at the subscriber.
-    pub resent: u64,
-    /// Messages waiting.
-    pub queued: u64,
-    /// Messages handed over and not yet acknowledged or written.
-    pub handed: u64,
-    /// Bytes of topics and payloads held.
-    pub bytes: u64,
-    /// Messages dropped.
-    pub drops: Drops,
-}
-
-#[derive(Debug)]
-struct Entry {
-    message: Message,
-    sequence: u64,
-    resent: bool,
-    round: u32,
-}
+pub use kept::{Inventory, PageRequest, Row, Work};
+use kept::{Mode, Pending};
+use lane::{Entry, Keep, Kept, Lane};
+pub use lane::{LaneId, PAGE_BYTES};
+pub use message::{Class, Drops, Limits, Marks, Message, Policy, Pushed, Qos, Reason, Stats};
 
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Outbox {
     limits: Limits,
-    waiting: VecDeque<Entry>,
+    keep: Keep,
+    lanes: [Lane; LaneId::ALL.len()],
     /// QoS 1 messages handed over, at their packet id - 1.
     unacked: Vec<Option<Entry>>,
     free_ids: VecDeque<u16>,
@@ -225,53 +33,65 @@ pub struct Outbox {
     unwritten: Vec<Entry>,
     /// Packet ids handed over since the last `on_written`.
     fresh_ids: Vec<u16>,
+    /// Of topics and payloads in memory.
     bytes: usize,
+    next_sequence: u64,
+    mode: Mode,
+    pending: Pending,
     stats: Stats,
 }
 
 impl Outbox {
-    /// An empty outbox.
+    /// An empty outbox without a store.
     pub fn new(limits: Limits) -> Self {
         let inflight = limits.inflight;
         Self {
-            waiting: VecDeque::new(),
+            keep: Keep { messages: (limits.max_messages / 16).clamp(1, 512), bytes: limits.max_bytes / 16 },
+            lanes: Default::default(),
             unacked: (0..inflight).map(|_| None).collect(),
             free_ids: (1..=inflight).collect(),
             unwritten: Vec::with_capacity(usize::from(inflight)),
             fresh_ids: Vec::with_capacity(usize::from(inflight)),
             bytes: 0,
+            next_sequence: 0,
+            mode: Mode::Off,
+            pending: Pending::default(),
             stats: Stats::default(),
             limits,
         }
     }
 
-    /// Queues a message, or says why not; whatever is dropped is counted.
-    pub fn push(&mut self, message: Message) -> Pushed {
-        let sequence = self.stats.produced;
+    fn lane(&mut self, id: LaneId) -> &mut Lane {
+        &mut self.lanes[id as usize]
+    }
+
+    /// Queues a message, or says why not; whatever is dropped is counted. `now_ms` never goes back.
+    pub fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
         self.stats.produced += 1;
-        let size = message.size_bytes();
+        let (id, size) = (LaneId::of(&message), message.size_bytes());
         if let Err(reason) = message.check(self.limits.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
         if size > self.limits.max_bytes {
             return self.refuse(message.class, Reason::Oversize);
         }
+        self.expire_lane(id, now_ms);
         let mut displaced = 0;
-        while self.len() >= self.limits.max_messages || self.bytes + size > self.limits.max_bytes {
-            // What is handed over cannot be taken back, so with nothing waiting the new one must go.
-            let oldest = match self.limits.policy {
-                Policy::DropOldest => self.waiting.pop_front(),
-                Policy::DropNewest => None,
-            };
-            let Some(oldest) = oldest else {
+        loop {
+            let by_bytes = self.bytes + size > self.limits.max_bytes;
+            if !by_bytes && self.held() < self.limits.max_messages {
+                break;
+            }
+            if !self.make_room(id, size, by_bytes) {
                 return self.refuse(message.class, Reason::Full);
-            };
-            self.bytes -= oldest.message.size_bytes();
-            self.stats.drops.add(oldest.message.class, Reason::Full);
+            }
             displaced += 1;
         }
         self.bytes += size;
-        self.waiting.push_back(Entry { message, sequence, resent: false, round: 0 });
+        let entry = Entry { message, sequence, born_ms: now_ms, resent: false, round: 0, kept: Kept::No };
+        self.lane(id).push(entry);
         if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) }
     }
 
@@ -280,35 +100,113 @@ impl Outbox {
         Pushed::Refused(reason)
     }
 
+    /// Drops one message in memory for a new one of that lane; false where the new one itself must go.
+    ///
+    /// It is one of the lane that is furthest over its share, the new one counted in.
+    fn make_room(&mut self, lane: LaneId, size: usize, by_bytes: bool) -> bool {
+        let weigh = |id: LaneId| {
+            let (used, new) = match (&self.lanes[id as usize], by_bytes) {
+                (lane, true) => (lane.bytes, size),
+                (lane, false) => (lane.in_memory(), 1),
+            };
+            id.weigh((used + if id == lane { new } else { 0 }) as u64)
+        };
+        // What is handed over cannot be taken back.
+        let has_some = |id: &LaneId| *id == lane || self.lanes[*id as usize].in_memory() > 0;
+        let Some(victim) = LaneId::ALL.into_iter().filter(has_some).max_by_key(|id| weigh(*id)) else { return false };
+        let dropped = match self.limits.policy {
+            Policy::DropOldest => self.lane(victim).pop_front(false),
+            Policy::DropNewest if victim == lane => None,
+            Policy::DropNewest => self.lane(victim).pop_back(),
+        };
+        dropped.map(|entry| self.drop_entry(entry, Reason::Full)).is_some()
+    }
+
+    fn drop_entry(&mut self, entry: Entry, reason: Reason) {
+        self.stats.drops.add(entry.message.class, reason);
+        self.retire(entry);
+    }
+
+    /// Lets go of a message: nothing of it stays, here or in the store.
+    fn retire(&mut self, entry: Entry) {
+        self.bytes -= entry.message.size_bytes();
+        self.unstore(&entry);
+    }
+
+    /// Drops what has waited too long.
+    pub fn expire(&mut self, now_ms: u64) {
+        LaneId::ALL.into_iter().for_each(|id| self.expire_lane(id, now_ms));
+    }
+
+    fn expire_lane(&mut self, id: LaneId, now_ms: u64) {
+        let max_age_ms = self.limits.max_age_ms;
+        let is_old = |born_ms: u64| now_ms.saturating_sub(born_ms) > max_age_ms;
+        loop {
+            let lane = self.lane(id);
+            if lane.front(true).is_some_and(|entry| is_old(entry.born_ms)) {
+                let Some(entry) = lane.pop_front(true) else { return };
+                self.drop_entry(entry, Reason::Expired);
+            } else if lane.head.is_empty() && lane.parked.front().is_some_and(|segment| is_old(segment.newest_ms)) {
+                self.drop_segment(id, false, Reason::Expired);
+            } else {
+                return;
+            }
+        }
+    }
+
     /// Whether so many further messages may not fit; by bytes, if they are no larger than those held.
     pub fn is_crowded(&self, messages: usize) -> bool {
-        let held = self.len();
+        let held = self.held();
         let mean_bytes = self.bytes / held.max(1);
-        held + messages > self.limits.max_messages || self.bytes + messages * mean_bytes > self.limits.max_bytes
+        held + messages > self.limits.max_messages
+            || self.bytes + messages * mean_bytes > self.limits.max_bytes
+            || self.mode != Mode::Off && self.stored_bytes() > self.limits.max_stored_bytes / 8 * 7
+    }
+
+    /// Drops what is next as long as it is larger than a broker allows.
+    pub fn drop_larger(&mut self, max_bytes: usize) {
+        let reach = self.mode == Mode::Up;
+        for id in LaneId::ALL {
+            let is_larger = |entry: &Entry| entry.message.size_bytes() > max_bytes;
+            while self.lane(id).front(reach).is_some_and(is_larger) {
+                let Some(entry) = self.lane(id).pop_front(reach) else { return };
+                self.drop_entry(entry, Reason::Oversize);
+            }
+        }
+    }
+
+    /// QoS 1 messages handed over and not acknowledged.
+    pub fn unacked(&self) -> usize {
+        usize::from(self.limits.inflight) - self.free_ids.len()
     }
 
     /// Whether `next_to_send` would return a message.
     pub fn can_send(&self) -> bool {
-        self.waiting.front().is_some_and(|entry| self.has_room(entry.message.qos))
+        self.next_lane().is_some()
     }
 
-    fn has_room(&self, qos: Qos) -> bool {
-        match qos {
-            Qos::AtLeastOnce => !self.free_ids.is_empty(),
-            Qos::AtMostOnce => self.unwritten.len() < usize::from(self.limits.inflight),
-        }
+    fn next_lane(&self) -> Option<LaneId> {
+        let is_ready = |id: &LaneId| {
+            // What an earlier run left goes first, once it is known.
+            let opening = self.mode == Mode::Opening && id.is_stored();
+            let has_room = match id {
+                LaneId::Fleeting => self.unwritten.len() < usize::from(self.limits.inflight),
+                _ => !self.free_ids.is_empty(),
+            };
+            has_room && !opening && self.lanes[*id as usize].front(self.mode == Mode::Up).is_some()
+        };
+        LaneId::ALL.into_iter().find(is_ready)
     }
 
     /// Takes the next message in order and its packet id (0 for QoS 0), as handed over from now on.
     ///
     /// `round` is the caller's measure of time for [`Outbox::oldest_round`]. `None`: nothing waits, or `inflight`
-    /// messages are out. An id is given out again only after its ack, so ids cannot collide in whatever order the
-    /// acks come.
+    /// messages are out, or the next one is still to be read from the store. An id is given out again only after its
+    /// ack, so ids cannot collide in whatever order the acks come.
     pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
-        if !self.can_send() {
-            return None;
-        }
-        let mut entry = self.waiting.pop_front()?;
+        let id = self.next_lane()?;
+        let reach = self.mode == Mode::Up;
+        let mut entry = self.lane(id).pop_front(reach)?;
         entry.round = round;
         self.stats.resent += u64::from(entry.resent);
         entry.resent = true;
@@ -335,14 +233,18 @@ impl Outbox {
         }
     }
 
-    /// Retires an acknowledged message; false when that packet id is not out.
-    pub fn on_puback(&mut self, packet_id: u16) -> bool {
+    /// Retires an acknowledged message, as a drop where it was `refused`; false when that packet id is not out.
+    pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
         let slot = usize::from(packet_id).checked_sub(1).and_then(|index| self.unacked.get_mut(index));
         let Some(entry) = slot.and_then(Option::take) else {
             return false;
         };
-        self.bytes -= entry.message.size_bytes();
-        self.stats.acked += 1;
+        if refused {
+            self.drop_entry(entry, Reason::Refused);
+        } else {
+            self.stats.acked += 1;
+            self.retire(entry);
+        }
         self.free_ids.push_back(packet_id);
         true
     }
@@ -353,7 +255,7 @@ impl Outbox {
         let mut back: Vec<Entry> = self.unwritten.drain(..).chain(unacked).collect();
         back.sort_unstable_by_key(|entry| entry.sequence);
         for entry in back.into_iter().rev() {
-            self.waiting.push_front(entry);
+            self.lane(entry.lane()).give_back(entry);
         }
         self.fresh_ids.clear();
         self.free_ids = (1..=self.limits.inflight).collect();
@@ -365,25 +267,44 @@ impl Outbox {
     }
 
     fn handed(&self) -> usize {
-        usize::from(self.limits.inflight) - self.free_ids.len() + self.unwritten.len()
+        self.unacked() + self.unwritten.len()
     }
 
-    /// Messages held: waiting and handed over.
+    /// Messages that wait in memory.
+    pub fn in_memory(&self) -> usize {
+        self.lanes.iter().map(Lane::in_memory).sum()
+    }
+
+    fn held(&self) -> usize {
+        self.in_memory() + self.handed()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.lanes.iter().map(Lane::waiting).sum()
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.stored_bytes).sum()
+    }
+
+    /// Messages held: waiting, in memory or in the store alone, and handed over.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.handed()
+        usize::try_from(self.waiting()).unwrap_or(usize::MAX).saturating_add(self.handed())
     }
 
-    /// Whether nothing waits and nothing is out.
+    /// Whether nothing waits and nothing is out, as far as is known.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.mode != Mode::Opening
     }
 
     /// The figures as of now.
     pub fn stats(&self) -> Stats {
         Stats {
-            queued: self.waiting.len() as u64,
+            queued: self.waiting(),
             handed: self.handed() as u64,
             bytes: self.bytes as u64,
+            stored: self.lanes.iter().map(|lane| lane.stored).sum(),
+            stored_bytes: self.stored_bytes(),
             ..self.stats.clone()
         }
     }

@@ -209,7 +209,7 @@ pub struct Power<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// The way to the broker: totals since the start of the daemon, but for `queued`.
+/// The way to the broker: totals since the start of the daemon, but for what is as of now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
     /// Messages that wait or are not yet acknowledged, as of now.
@@ -218,6 +218,16 @@ pub struct Delivery {
     /// Sent again after a reconnect: possible duplicates.
     pub resent: u64,
     pub reconnects: u64,
+    /// Messages of an earlier run, found in the store.
+    pub recovered: u64,
+    /// Messages in the store, as of now, and what they take there.
+    pub stored: u64,
+    pub stored_kib: u64,
+    /// Whether messages outlive the daemon: `off`, `working` or `failing`.
+    pub store: &'static str,
+    /// Why it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_error: Option<String>,
     /// Messages dropped, by what they were and why, as `prediction.full`.
     pub drops: BTreeMap<String, u64>,
 }
@@ -260,6 +270,8 @@ pub enum PipelineState {
     Running,
     /// It works, but not by the delegate that was asked for; or it waits for its engine to be started again.
     Degraded,
+    /// Its samples are thrown away, as it was told to.
+    Paused,
     /// The source has ended and everything it gave is decided.
     Ended,
     /// The daemon was told to stop.

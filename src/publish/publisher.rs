@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::mqtt::Handle;
 use super::outbox::{Bytes, Class, Marks, Message, Qos, Reason};
@@ -17,6 +18,7 @@ use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
     Prediction, Process, SCHEMA_VERSION, Verdict as VerdictPayload,
 };
+use super::store::State;
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::Verdict;
 use crate::energy::Figure;
@@ -37,6 +39,8 @@ pub struct Speaker {
     pub handle: Handle,
     pub boot: Arc<str>,
     pub topics: NodeTopics,
+    /// Whether messages outlive the daemon; `None`: that is not asked for.
+    pub store: Option<watch::Receiver<State>>,
 }
 
 impl Speaker {
@@ -70,12 +74,22 @@ impl Speaker {
     pub fn delivery(&self) -> Delivery {
         let stats = self.handle.stats();
         let drops = stats.outbox.drops.plus(&stats.retained.drops);
+        let (store, store_error) = match self.store.as_ref().map(|state| state.borrow().clone()) {
+            None => ("off", None),
+            Some(State::Opening | State::Working) => ("working", None),
+            Some(State::Failing(reason)) => ("failing", Some(reason.as_ref().into())),
+        };
         let of_class = |class: Class| Reason::ALL.iter().map(move |reason| (class, *reason));
         Delivery {
             queued: stats.outbox.queued + stats.outbox.handed,
             delivered: stats.outbox.acked + stats.outbox.written,
             resent: stats.outbox.resent,
             reconnects: stats.reconnects,
+            recovered: stats.outbox.recovered,
+            stored: stats.outbox.stored,
+            stored_kib: stats.outbox.stored_bytes / 1024,
+            store,
+            store_error,
             drops: Class::ALL
                 .into_iter()
                 .flat_map(of_class)
@@ -376,6 +390,7 @@ impl PipelinePublisher {
             gaps: Gap::ALL.iter().map(|gap| (gap.name(), self.stats.gaps(*gap))).collect(),
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
+                ("source_paused", load(&self.source_stats.while_paused)),
                 ("decision_overflow", load(&self.stats.dropped)),
                 ("inference_failed", load(&self.stats.lost)),
                 ("undecided_at_stop", load(&self.stats.undecided)),
@@ -385,6 +400,9 @@ impl PipelinePublisher {
 
     /// Says whether the pipeline works.
     pub fn status(&self, speaker: &Speaker, state: PipelineState, reason: Option<&str>) {
+        let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
+        let state =
+            if at_work && self.source_stats.paused.load(Ordering::Relaxed) { PipelineState::Paused } else { state };
         speaker.status(&self.topics, state, reason, &self.delegate);
     }
 }

@@ -33,6 +33,12 @@ struct Slot {
     out_since: Option<u32>,
 }
 
+impl Slot {
+    fn is_ready(&self) -> bool {
+        self.due && self.out_since.is_none()
+    }
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Retained {
@@ -95,12 +101,34 @@ impl Retained {
         Pushed::Refused(reason)
     }
 
+    /// Whether `next_to_send` would return a message.
+    pub fn can_send(&self) -> bool {
+        self.due_count > 0 && self.slots.iter().any(Slot::is_ready)
+    }
+
+    /// Values handed over and not acknowledged.
+    pub fn unacked(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.out_since.is_some()).count()
+    }
+
+    /// Drops what is due and larger than a broker allows.
+    pub fn drop_larger(&mut self, max_bytes: usize) {
+        if self.due_count == 0 {
+            return;
+        }
+        for slot in self.slots.iter_mut().filter(|slot| slot.due && slot.message.size_bytes() > max_bytes) {
+            slot.due = false;
+            self.due_count -= 1;
+            self.stats.drops.add(slot.message.class, Reason::Oversize);
+        }
+    }
+
     /// Takes the next value to be sent and its packet id (0 for QoS 0); one at a time for each topic.
     pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
         if self.due_count == 0 {
             return None;
         }
-        let place = self.slots.iter().position(|slot| slot.due && slot.out_since.is_none())?;
+        let place = self.slots.iter().position(Slot::is_ready)?;
         let slot = self.slots.get_mut(place)?;
         slot.due = false;
         self.due_count -= 1;
@@ -113,10 +141,15 @@ impl Retained {
         Some((packet_id, &slot.message))
     }
 
-    /// Notes an ack; false when that packet id is not out.
-    pub fn on_puback(&mut self, packet_id: u16) -> bool {
+    /// Notes an ack, as a drop where it was `refused`; false when that packet id is not out.
+    pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
         let place = packet_id.checked_sub(self.first_packet_id).map(usize::from);
-        place.and_then(|place| self.slots.get_mut(place)).is_some_and(|slot| slot.out_since.take().is_some())
+        let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
+        let was_out = slot.out_since.take().is_some();
+        if refused && was_out {
+            self.stats.drops.add(slot.message.class, Reason::Refused);
+        }
+        was_out
     }
 
     /// The connection is gone: everything has to be sent again.
@@ -187,7 +220,7 @@ mod tests {
         retained.set(message("a", "1"));
         let all = [(65, "status=online".into()), (66, "b=1".into()), (67, "a=1".into())];
         assert_eq!(hand_all(&mut retained), all);
-        assert!([67, 65, 66].into_iter().all(|id| retained.on_puback(id)));
+        assert!([67, 65, 66].into_iter().all(|id| retained.on_puback(id, false)));
         assert!(retained.is_settled());
         retained.rewind();
         assert_eq!(hand_all(&mut retained), all);
@@ -202,7 +235,7 @@ mod tests {
         retained.set(message("a", "2"));
         retained.set(message("a", "3"));
         assert_eq!(hand_all(&mut retained), []);
-        assert!(retained.on_puback(66) && !retained.on_puback(66));
+        assert!(retained.on_puback(66, false) && !retained.on_puback(66, false));
         assert_eq!(hand_all(&mut retained), [(66, "a=3".into())]);
         assert_eq!(retained.stats().superseded, 1);
     }

@@ -32,6 +32,16 @@ impl NodeTopics {
         format!("{}/#", self.prefix)
     }
 
+    /// Commands are under this.
+    pub fn commands(&self) -> String {
+        format!("{}/cmd/", self.prefix)
+    }
+
+    /// Where `check --online` tries whether it may publish.
+    pub fn check(&self) -> Arc<str> {
+        format!("{}/check", self.prefix).into()
+    }
+
     /// What the meter of that name shows.
     pub fn power(&self, meter: &str) -> Arc<str> {
         format!("{}/power/{meter}", self.prefix).into()

@@ -122,6 +122,10 @@ pub struct SourceStats {
     /// Handed to the pipeline; neither rejected nor dropped.
     pub samples: AtomicU64,
     pub overflow: AtomicU64,
+    /// Samples are thrown away until it is taken back.
+    pub paused: AtomicBool,
+    /// Samples thrown away while paused.
+    pub while_paused: AtomicU64,
     rejects: [AtomicU64; Reject::ALL.len()],
 }
 
@@ -263,6 +267,11 @@ impl Feed {
             self.interrupted();
         }
         self.rejected_in_a_row = 0;
+        if self.stats.paused.load(Ordering::Relaxed) {
+            self.stats.while_paused.fetch_add(1, Ordering::Relaxed);
+            self.interrupted();
+            return if self.stop.is_requested() { Taken::Stopped } else { Taken::Kept };
+        }
         let header = SampleHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: self.gap };
         self.push(header, values)
     }

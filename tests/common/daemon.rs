@@ -176,17 +176,12 @@ impl Daemon {
         Self { child, stdout, stderr }
     }
 
-    /// Of the process.
-    pub fn id(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
     /// What it has logged so far.

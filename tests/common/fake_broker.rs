@@ -1,4 +1,4 @@
-//! A scripted MQTT 3.1.1 broker that misbehaves as real ones do at their worst.
+//! A scripted broker of both MQTT versions that misbehaves as real ones do at their worst.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -51,6 +51,7 @@ impl FakeBroker {
 fn serve(mut stream: TcpStream, mood: Mood, seen: &Mutex<Seen>) -> std::io::Result<()> {
     let mut unacked: Vec<([u8; 2], String)> = Vec::new();
     let mut publishes = 0;
+    let mut is_five = false;
     loop {
         // Nothing more to read: the time to acknowledge, last one first.
         stream.set_read_timeout(Some(Duration::from_millis(2)))?;
@@ -64,6 +65,11 @@ fn serve(mut stream: TcpStream, mood: Mood, seen: &Mutex<Seen>) -> std::io::Resu
         stream.set_read_timeout(None)?;
         let body = read_body(&mut stream)?;
         match (kind >> 4, mood) {
+            // After the protocol's name its level.
+            (1, _) if body.get(6) == Some(&5) => {
+                is_five = true;
+                stream.write_all(&[0x20, 3, 0, 0, 0])?;
+            }
             (1, _) => stream.write_all(&[0x20, 2, 0, 0])?,
             (14, _) => return Ok(()),
             (_, Mood::Silent) => {}
@@ -74,7 +80,9 @@ fn serve(mut stream: TcpStream, mood: Mood, seen: &Mutex<Seen>) -> std::io::Resu
                     return Ok(());
                 }
                 let topic_end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
-                let payload = String::from_utf8_lossy(&body[topic_end + 2..]).into_owned();
+                // All properties that we send are shorter than 128 bytes.
+                let properties = if is_five { 1 + usize::from(body[topic_end + 2]) } else { 0 };
+                let payload = String::from_utf8_lossy(&body[topic_end + 2 + properties..]).into_owned();
                 seen.lock().unwrap().arrived.push(payload.clone());
                 unacked.push(([body[topic_end], body[topic_end + 1]], payload));
                 if unacked.len() == 7 {

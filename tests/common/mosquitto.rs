@@ -46,6 +46,16 @@ impl Mosquitto {
         Self { port, child: None, dir }
     }
 
+    /// Runs with `config` instead, which gets its folder; its first listener is the plain one on `port`.
+    pub fn configured(config: impl FnOnce(&std::path::Path) -> String) -> Self {
+        let mut broker = Self::absent();
+        let port = broker.port;
+        let text = format!("listener {port} 127.0.0.1\npersistence false\nuser root\n{}", config(broker.dir.path()));
+        std::fs::write(broker.dir.path().join("mosquitto.conf"), text).unwrap();
+        broker.start();
+        broker
+    }
+
     pub fn running() -> Self {
         let mut broker = Self::absent();
         broker.start();
@@ -80,6 +90,15 @@ impl Mosquitto {
     /// The id of the process, for a signal of the test's own.
     pub fn pid(&self) -> i32 {
         self.child.as_ref().map(|child| child.id()).and_then(|id| i32::try_from(id).ok()).expect("no broker runs")
+    }
+
+    /// Publishes a message that is not retained.
+    pub fn publish(&self, topic: &str, payload: &str) {
+        let port = self.port.to_string();
+        let told = command("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-m", payload])
+            .status();
+        assert!(told.unwrap().success(), "mosquitto_pub failed");
     }
 
     /// Subscribes at QoS 0; returns once the broker has the subscription.

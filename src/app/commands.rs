@@ -1,0 +1,80 @@
+//! What may be asked of the daemon over MQTT: little, and nothing that changes a path, a model or the broker.
+//!
+//! Pure: a message in, a command or the reason why it is none out. `serve` carries it out and answers on `event`.
+
+use serde::Deserialize;
+
+/// More than any command needs.
+const MAX_BYTES: usize = 1024;
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Read the configuration file again, as SIGHUP does.
+    Reload,
+    /// Throw the samples of that pipeline away until it is resumed.
+    Pause(String),
+    Resume(String),
+}
+
+/// What a command is about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arguments {
+    pipeline: Option<String>,
+}
+
+impl Command {
+    /// The command in a message on `cmd/VERB`; `retained`: the broker has kept it from before.
+    pub fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
+        if retained {
+            return Err("it is retained, so it would be done again at each connection: publish it without".into());
+        }
+        if payload.len() > MAX_BYTES {
+            return Err(format!("it has {} bytes; {MAX_BYTES} are the most", payload.len()));
+        }
+        let arguments: Arguments = match payload.trim_ascii() {
+            [] => Arguments::default(),
+            json => serde_json::from_slice(json).map_err(|error| format!("its payload: {error}"))?,
+        };
+        let named = |command: fn(String) -> Self| {
+            let needed = || "it needs a payload such as {\"pipeline\": \"shoulder\"}".to_owned();
+            arguments.pipeline.clone().map(command).ok_or_else(needed)
+        };
+        match verb {
+            "reload" if arguments.pipeline.is_some() => Err("it reads the whole configuration: no pipeline".into()),
+            "reload" => Ok(Self::Reload),
+            "pause" => named(Self::Pause),
+            "resume" => named(Self::Resume),
+            _ => Err("there is no such command; there are reload, pause and resume".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_strictly_what_they_are() {
+        let parse = |verb: &str, payload: &str| Command::parse(verb, payload.as_bytes(), false);
+        assert_eq!(parse("reload", ""), Ok(Command::Reload));
+        assert_eq!(parse("reload", " {}\n"), Ok(Command::Reload));
+        assert_eq!(parse("pause", r#"{"pipeline":"arm"}"#), Ok(Command::Pause("arm".into())));
+        assert_eq!(parse("resume", r#"{"pipeline":"arm"}"#), Ok(Command::Resume("arm".into())));
+        for (verb, payload, word) in [
+            ("pause", "", "needs a payload"),
+            ("pause", "arm", "payload"),
+            ("pause", r#"{"pipeline":7}"#, "invalid type"),
+            ("pause", r#"{"pipeline":"arm","model":"/tmp/x"}"#, "unknown field `model`"),
+            ("reload", r#"{"pipeline":"arm"}"#, "no pipeline"),
+            ("reboot", "", "no such command"),
+            ("pause/arm", "", "no such command"),
+        ] {
+            let reason = parse(verb, payload).unwrap_err();
+            assert!(reason.contains(word), "{reason}");
+        }
+        assert!(Command::parse("reload", b"", true).unwrap_err().contains("retained"));
+        assert!(Command::parse("reload", &[b' '; 2000], false).unwrap_err().contains("2000 bytes"));
+    }
+}

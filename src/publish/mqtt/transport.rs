@@ -1,0 +1,328 @@
+//! The way to the broker: name, TCP, TLS and WebSocket, one after the other, each step timed and named in its error.
+//!
+//! Owns the stream of bytes and how certificates are judged: by the system's store, or by `ca_file` alone. What goes over
+//! it is `wire`'s. Files are read anew for each connection, so a renewed certificate needs no restart.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, lookup_host};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, crypto};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use crate::config::Address;
+use crate::secret;
+
+/// The largest message over a WebSocket that a broker sends us.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Where the broker is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+    pub tls: Option<Tls>,
+    /// The path of the WebSocket that carries MQTT; without one it is MQTT all the way.
+    pub websocket: Option<String>,
+}
+
+impl Endpoint {
+    /// The one at `address`, by the system's certificate authorities where it has TLS.
+    pub fn new(address: &Address) -> Self {
+        Self {
+            host: address.host.clone(),
+            port: address.port,
+            tls: address.tls.then(Tls::default),
+            websocket: address.websocket.clone(),
+        }
+    }
+}
+
+/// What a TLS connection is judged by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The only authorities that count; the system's where none.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key, for brokers that ask.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Protocols to name, such as `mqtt` where port 443 is shared.
+    pub alpn: Vec<String>,
+}
+
+/// One step on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Name,
+    Tcp,
+    Tls,
+    WebSocket,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::WebSocket => "WebSocket",
+        })
+    }
+}
+
+/// The step that failed, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct DialError {
+    pub step: Step,
+    pub reason: String,
+}
+
+/// Bytes to and from the broker.
+pub struct Transport {
+    stream: Stream,
+}
+
+enum Stream {
+    Plain(Box<dyn Socket>),
+    WebSocket(Box<WebSocketStream<Box<dyn Socket>>>),
+}
+
+/// What carries bytes both ways.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+impl Transport {
+    /// Reaches the broker by `until`; `on_step` hears of each step that was taken.
+    pub async fn dial(
+        endpoint: &Endpoint,
+        until: Instant,
+        mut on_step: impl FnMut(Step, Duration, &str),
+    ) -> Result<Self, DialError> {
+        let begun = Instant::now();
+        let addresses = resolve(endpoint, until).await?;
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        on_step(Step::Name, begun.elapsed(), &list.join(", "));
+        let begun = Instant::now();
+        let (tcp, address) = connect(&addresses, until).await?;
+        on_step(Step::Tcp, begun.elapsed(), &address.to_string());
+        let mut socket: Box<dyn Socket> = Box::new(tcp);
+        if let Some(tls) = &endpoint.tls {
+            let begun = Instant::now();
+            let (encrypted, agreed) = encrypt(endpoint, tls, socket, until).await?;
+            on_step(Step::Tls, begun.elapsed(), &agreed);
+            socket = encrypted;
+        }
+        let Some(path) = &endpoint.websocket else { return Ok(Self { stream: Stream::Plain(socket) }) };
+        let begun = Instant::now();
+        let stream = upgrade(endpoint, path, socket, until).await?;
+        on_step(Step::WebSocket, begun.elapsed(), path);
+        Ok(Self { stream: Stream::WebSocket(Box::new(stream)) })
+    }
+
+    /// Adds what has come to `bytes`, at least one; an error when the other end has closed. May be dropped at any time.
+    pub async fn read(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
+        let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+        match &mut self.stream {
+            Stream::Plain(socket) => {
+                bytes.reserve(READ_BYTES);
+                if socket.read_buf(bytes).await? == 0 { Err(closed()) } else { Ok(()) }
+            }
+            Stream::WebSocket(socket) => loop {
+                match socket.next().await {
+                    Some(Ok(Message::Binary(data))) if !data.is_empty() => {
+                        bytes.extend_from_slice(&data);
+                        return Ok(());
+                    }
+                    Some(Ok(Message::Close(_))) | None => return Err(closed()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(io::Error::other(error)),
+                }
+            },
+        }
+    }
+
+    /// Sends all of `bytes`, which is empty then. Not to be dropped half-way: the stream would be broken.
+    pub async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(socket) => {
+                socket.write_all_buf(bytes).await?;
+                socket.flush().await
+            }
+            Stream::WebSocket(socket) => {
+                let data: Bytes = bytes.split().freeze();
+                socket.send(Message::Binary(data)).await.map_err(io::Error::other)
+            }
+        }
+    }
+}
+
+/// What `work` gives by `until`.
+async fn in_time<T>(step: Step, until: Instant, work: impl Future<Output = Result<T, String>>) -> Result<T, DialError> {
+    let result =
+        timeout_at(until, work).await.unwrap_or_else(|_| Err("no answer in time (mqtt.connect_timeout_s)".into()));
+    result.map_err(|reason| DialError { step, reason })
+}
+
+async fn resolve(endpoint: &Endpoint, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
+    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
+    in_time(Step::Name, until, async {
+        let found = lookup_host((host, endpoint.port)).await.map_err(|error| format!("{host}: {error}"))?;
+        let addresses: Vec<SocketAddr> = found.collect();
+        if addresses.is_empty() { Err(format!("{host} has no address")) } else { Ok(addresses) }
+    })
+    .await
+}
+
+/// To the first address that answers; each has its share of the time left, so that one that is silent does not use it up.
+async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<(tokio::net::TcpStream, SocketAddr), DialError> {
+    let mut failures = Vec::new();
+    for (index, address) in addresses.iter().enumerate() {
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1).max(1);
+        let tcp = async {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            let stream = socket.connect(*address).await?;
+            // Nagle's algorithm would hold a write back until the broker's delayed TCP ack, for 40 ms.
+            stream.set_nodelay(true)?;
+            Ok::<_, io::Error>(stream)
+        };
+        match timeout_at(Instant::now() + share, tcp).await {
+            Ok(Ok(stream)) => return Ok((stream, *address)),
+            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
+            Err(_) => failures.push(format!("{address}: no answer in time (mqtt.connect_timeout_s)")),
+        }
+    }
+    Err(DialError { step: Step::Tcp, reason: failures.join("; ") })
+}
+
+/// The encrypted stream, and what the two ends agreed on.
+async fn encrypt(
+    endpoint: &Endpoint,
+    tls: &Tls,
+    socket: Box<dyn Socket>,
+    until: Instant,
+) -> Result<(Box<dyn Socket>, String), DialError> {
+    in_time(Step::Tls, until, async {
+        let files = tls.clone();
+        let config = tokio::task::spawn_blocking(move || client_config(&files)).await;
+        let config = config.map_err(|error| error.to_string())??;
+        let host = endpoint.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name =
+            ServerName::try_from(host.clone()).map_err(|_| format!("{host} is no name that a certificate can have"))?;
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
+        let stream = connected.map_err(|error| reason(&error))?;
+        let (_, session) = stream.get_ref();
+        let version = session.protocol_version().map_or_else(String::new, |version| format!("{version:?}"));
+        let suite = session.negotiated_cipher_suite().map_or_else(String::new, |suite| format!(" {:?}", suite.suite()));
+        let agreed = format!("{version}{suite}");
+        Ok((Box::new(stream) as Box<dyn Socket>, agreed))
+    })
+    .await
+}
+
+fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match &tls.ca_file {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+        None => {
+            // Some of a system's store may be of no use; none at all is.
+            let (good, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if good == 0 {
+                return Err(
+                    "this system has no certificate authorities; install ca-certificates or set mqtt.ca_file".into()
+                );
+            }
+        }
+    }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match &tls.client {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let pem = secret::read(key).map_err(|error| error.to_string())?;
+            let private = PrivateKeyDer::from_pem_slice(&pem)
+                .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
+            builder
+                .with_client_auth_cert(certificates(certificate)?, private)
+                .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?
+        }
+    };
+    config.alpn_protocols = tls.alpn.iter().map(|name| name.clone().into_bytes()).collect();
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |reason: String| format!("{}: {reason}", path.display());
+    let found: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?.collect();
+    let found = found.map_err(|error| wrong(error.to_string()))?;
+    if found.is_empty() { Err(wrong("no certificate in PEM".into())) } else { Ok(found) }
+}
+
+/// Why bytes do not go through, with what to do where that is known. Where the broker judges our certificate it says so
+/// only after the handshake (TLS 1.3).
+pub fn reason(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let mend = match cause {
+        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
+            CertificateError::UnknownIssuer => {
+                "its certificate is by an authority that is not trusted; name that one's in mqtt.ca_file"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired, or this machine's clock is wrong"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet, or this machine's clock is wrong"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name than that in mqtt.broker"
+            }
+            _ => "its certificate is not good",
+        },
+        Some(rustls::Error::AlertReceived(_)) => {
+            "it does not take us; which client certificate does it ask for (mqtt.cert_file, mqtt.key_file)?"
+        }
+        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS on this port",
+        Some(rustls::Error::NoApplicationProtocol) => "it speaks none of mqtt.alpn",
+        _ => return error.to_string(),
+    };
+    format!("{mend} ({error})")
+}
+
+async fn upgrade(
+    endpoint: &Endpoint,
+    path: &str,
+    socket: Box<dyn Socket>,
+    until: Instant,
+) -> Result<WebSocketStream<Box<dyn Socket>>, DialError> {
+    in_time(Step::WebSocket, until, async {
+        let scheme = if endpoint.tls.is_some() { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}:{}{path}", endpoint.host, endpoint.port);
+        let mut request = url.as_str().into_client_request().map_err(|error| format!("{url}: {error}"))?;
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().map_err(|error| format!("{error}"))?);
+        let (stream, _) =
+            tokio_tungstenite::client_async(request, socket).await.map_err(|error| format!("{url}: {error}"))?;
+        Ok(stream)
+    })
+    .await
+}

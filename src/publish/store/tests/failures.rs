@@ -1,0 +1,212 @@
+//! What can happen to the file and its folder, and that it passes.
+
+use std::process::Command;
+
+use super::*;
+
+/// Until the next attempt is due, and then the round that makes it.
+fn wait(rig: &mut Rig) {
+    rig.now_ms += RETRY_MAX_MS + 1;
+    rig.round();
+}
+
+/// All that was produced in this run is delivered, but for `lost`.
+fn delivers_all_but(mut rig: Rig, lost: u64) {
+    assert_eq!(rig.state(), State::Working);
+    rig.outage(5);
+    rig.take(usize::MAX);
+    let s = rig.stats();
+    assert_eq!((s.queued, s.handed), (0, 0));
+    assert_eq!(s.drops.get(Class::Prediction, Reason::Store), lost, "{s:?}");
+    assert_eq!(s.acked + s.drops.total(), s.produced + s.recovered);
+    rig.now_ms += 10_000;
+    rig.round();
+    assert_eq!((rig.stats().stored, rig.state()), (0, State::Working));
+}
+
+fn parked(rig: &Rig) -> u64 {
+    let s = rig.stats();
+    s.queued - rig.keeper.link.outbox(|outbox| outbox.in_memory() as u64)
+}
+
+#[test]
+fn a_folder_that_vanishes_is_made_again() {
+    let parent = folder();
+    let folder = parent.path().join("state");
+    let mut rig = Rig::new(folder.join("outbox.db"), limits(1 << 20), 1 << 20);
+    rig.outage(120);
+    let lost = parked(&rig);
+    assert!(lost > 300);
+    fs::remove_dir_all(&folder).unwrap();
+    rig.outage(1);
+    rig.fails("it has gone");
+    let s = rig.stats();
+    assert_eq!(s.queued, s.produced, "not given up yet");
+    wait(&mut rig);
+    delivers_all_but(rig, lost);
+}
+
+#[test]
+fn a_folder_that_comes_back_gives_back_what_it_holds() {
+    let parent = folder();
+    let (folder, away) = (parent.path().join("state"), parent.path().join("away"));
+    let mut rig = Rig::new(folder.join("outbox.db"), limits(1 << 20), 1 << 20);
+    rig.outage(120);
+    fs::rename(&folder, &away).unwrap();
+    // In its place there is something in which no folder can be made.
+    fs::write(&folder, "").unwrap();
+    rig.outage(1);
+    rig.fails("it has gone");
+    wait(&mut rig);
+    rig.fails("cannot make the folder");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    wait(&mut rig);
+    delivers_all_but(rig, 0);
+}
+
+#[test]
+fn what_another_folder_in_its_place_holds_is_sent_too() {
+    let parent = folder();
+    let [state, other, away] = ["state", "other", "away"].map(|name| parent.path().join(name));
+    let open = |folder: &Path| Rig::new(folder.join("outbox.db"), limits(1 << 20), 1 << 20);
+    let mut elsewhere = open(&other);
+    elsewhere.outage(60);
+    elsewhere.keeper.round(elsewhere.now_ms, true);
+    drop(elsewhere);
+    let mut rig = open(&state);
+    rig.outage(120);
+    let lost = parked(&rig);
+    // As when a disk is mounted there.
+    fs::rename(&state, &away).unwrap();
+    fs::rename(&other, &state).unwrap();
+    rig.outage(1);
+    rig.fails("another file was put in its place");
+    wait(&mut rig);
+    assert_eq!(rig.stats().recovered, 600);
+    delivers_all_but(rig, lost);
+}
+
+#[test]
+fn whatever_is_wrong_with_the_file_at_the_start_it_is_put_aside_or_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("outbox.db");
+    let whole = {
+        let mut rig = Rig::in_folder(&folder);
+        rig.outage(120);
+        drop(rig);
+        fs::read(&path).unwrap()
+    };
+    assert!(whole.len() > 100_000, "{}", whole.len());
+    let aside = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(".corrupt-") && !name.ends_with("-wal")).count()
+    };
+    let mut other = vec![0xA5; 50_000];
+    other[..16].copy_from_slice(b"SQLite format 3\0");
+    let torn = |place: usize| {
+        let mut bytes = whole.clone();
+        bytes[place..place + 3 * 4096].fill(0x5A);
+        bytes
+    };
+    let damaged = [b"no database".repeat(500), other, torn(0), torn(4096), torn(16 * 4096), whole[..30_000].to_vec()];
+    for (place, bytes) in damaged.into_iter().enumerate() {
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+        fs::write(&path, &bytes).unwrap();
+        let mut rig = Rig::in_folder(&folder);
+        assert!(matches!(rig.state(), State::Failing(_)), "case {place} was not noticed");
+        wait(&mut rig);
+        assert_eq!(aside(), 1, "case {place}: one is kept");
+        delivers_all_but(rig, 0);
+    }
+    // An empty file is what a crash at the very first start leaves.
+    fs::write(&path, b"").unwrap();
+    delivers_all_but(Rig::in_folder(&folder), 0);
+}
+
+#[test]
+fn a_file_that_is_damaged_while_in_use_costs_what_only_it_had() {
+    let folder = folder();
+    let path = folder.path().join("outbox.db");
+    let mut rig = Rig::in_folder(&folder);
+    rig.outage(120);
+    let lost = parked(&rig);
+    let length = fs::metadata(&path).unwrap().len() as usize;
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..length].fill(0x5A);
+    fs::write(&path, &bytes).unwrap();
+    fs::write(folder.path().join("outbox.db-wal"), b"").unwrap();
+    rig.take(usize::MAX);
+    assert!(matches!(rig.state(), State::Failing(_)), "{:?}", rig.state());
+    wait(&mut rig);
+    wait(&mut rig);
+    let s = rig.stats();
+    assert!(s.drops.get(Class::Prediction, Reason::Store) <= lost, "{s:?}");
+    let lost = s.drops.get(Class::Prediction, Reason::Store);
+    assert!(lost > 100);
+    delivers_all_but(rig, lost);
+}
+
+#[test]
+fn a_file_of_a_later_version_or_in_use_is_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("outbox.db");
+    let rig = Rig::in_folder(&folder);
+    // SQLite's locks are a process's; so another process asks.
+    drop(rig);
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 9").unwrap();
+    let before = fs::read(&path).unwrap();
+    let rig = Rig::in_folder(&folder);
+    rig.fails("later edgewatt (schema 9, here 1)");
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_stops_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mount = |options: &str| {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "edgewatt-test"]).arg(folder.path());
+        mount.status().is_ok_and(|status| status.success())
+    };
+    if !mount("size=1m") {
+        eprintln!("skipped: only root can mount a small disk");
+        return;
+    }
+    let _unmount = Unmount(folder.path());
+    let max_bytes = 64 << 20;
+    let mut rig = Rig::new(folder.path().join("outbox.db"), limits(max_bytes), max_bytes);
+    rig.outage(600);
+    rig.fails("full");
+    let s = rig.stats();
+    assert!(s.queued + s.drops.total() == 6_000 && s.bytes <= 9 << 20, "{s:?}");
+    // The broker is back: what the store has waits for the store, the rest does not.
+    let taken = rig.take(usize::MAX);
+    assert!(taken > 1_000, "{taken}");
+    assert!(mount("remount,size=16m"));
+    wait(&mut rig);
+    assert_eq!(rig.state(), State::Working);
+
+    rig.outage(60);
+    // The kernel makes a disk with errors read-only, open files or not; for us it does so only without.
+    rig.keeper.file = None;
+    assert!(mount("remount,ro"));
+    rig.outage(10);
+    rig.fails("Read-only");
+    let queued = rig.stats().queued;
+    assert!(queued >= 700);
+    wait(&mut rig);
+    assert!(mount("remount,rw"));
+    wait(&mut rig);
+    delivers_all_but(rig, 0);
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}

@@ -1,0 +1,129 @@
+//! The power goes at any moment of a write: what is on the disk then is made up from what was there before and after.
+//!
+//! A transaction that has returned was synced. Of one that has not, any part of the sectors that it writes may be there.
+//! What a checkpoint writes into the database may be there in part as long as the log still has it.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::publish::outbox::{Bytes, Inventory, LaneId, PageRequest, Row, Work};
+
+const MAX_BYTES: u64 = 1 << 20;
+const SECTOR: usize = 512;
+
+/// xorshift64*: any sequence does, so that it is the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+    }
+}
+
+/// The two files at one moment.
+#[derive(Clone, PartialEq)]
+struct Image {
+    db: Vec<u8>,
+    wal: Vec<u8>,
+}
+
+impl Image {
+    fn of(path: &Path) -> Self {
+        Self { db: fs::read(path).unwrap(), wal: fs::read(wal(path)).unwrap_or_default() }
+    }
+
+    /// What a daemon that starts on it finds: it must open, whole.
+    fn ids(&self, folder: &Path) -> BTreeSet<u64> {
+        let path = folder.join("image.db");
+        fs::write(&path, &self.db).unwrap();
+        fs::write(wal(&path), &self.wal).unwrap();
+        let file = File::open(&path, MAX_BYTES).unwrap_or_else(|e| panic!("it does not open: {e}"));
+        let mut inventory: Inventory = link(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
+        file.take_stock(&mut inventory).unwrap();
+        let rows = file.read(PageRequest { lane: LaneId::Prediction, first: 0, last: 1 << 40 }).unwrap();
+        assert!(rows.iter().all(|row| row.payload == payload(row.id)), "a message is damaged");
+        drop(file);
+        fs::remove_file(&path).unwrap();
+        let _ = fs::remove_file(wal(&path));
+        rows.iter().map(|row| row.id).collect()
+    }
+}
+
+fn wal(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}-wal", path.display()))
+}
+
+fn payload(id: u64) -> Bytes {
+    format!("{id}").repeat(20 + id as usize % 90).into_bytes().into()
+}
+
+/// `before`, with any of the sectors in which `after` differs.
+fn torn(before: &[u8], after: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut torn = before.to_vec();
+    torn.resize(before.len().max(after.len()), 0);
+    let length =
+        if after.len() > before.len() { before.len() + dice.roll(after.len() - before.len() + 1) } else { torn.len() };
+    let in_order = dice.roll(2) == 0;
+    let up_to = dice.roll(after.len().div_ceil(SECTOR) + 1) * SECTOR;
+    for start in (0..after.len()).step_by(SECTOR) {
+        let there = if in_order { start < up_to } else { dice.roll(2) == 0 };
+        if there {
+            let end = (start + SECTOR).min(after.len());
+            torn[start..end].copy_from_slice(&after[start..end]);
+        }
+    }
+    torn.truncate(length);
+    torn
+}
+
+#[test]
+fn whenever_the_power_goes_all_that_was_committed_is_there() {
+    let (folder, mut dice) = (folder(), Dice(0x9e37_79b9_7f4a_7c15));
+    let path = folder.path().join("outbox.db");
+    let mut file = File::open(&path, MAX_BYTES).unwrap();
+    let (mut ids, mut next, mut checkpoints, mut images) = (BTreeSet::new(), 1, 0, 0);
+    let mut before = Image::of(&path);
+    for _ in 0..400 {
+        let mut work = Work::default();
+        let mut expected: BTreeSet<u64> = ids.clone();
+        for _ in 0..dice.roll(12) + 1 {
+            work.inserts.push(Row {
+                lane: LaneId::Prediction,
+                id: next,
+                time_ms: NOW_MS,
+                topic: "t".into(),
+                payload: payload(next),
+            });
+            expected.insert(next);
+            next += 1;
+        }
+        while expected.len() > 300 || dice.roll(3) == 0 {
+            let Some(id) = expected.pop_first() else { break };
+            work.deletes.push((LaneId::Prediction, id));
+        }
+        work.inserts.retain(|row| expected.contains(&row.id));
+        file.commit(&work).unwrap();
+        let after = Image::of(&path);
+        checkpoints += usize::from(after.db != before.db);
+        let mut check = |image: Image, whole: bool| {
+            let found = image.ids(folder.path());
+            assert!(found == expected || !whole && found == ids, "neither before nor after the transaction");
+            images += 1;
+        };
+        check(after.clone(), true);
+        for _ in 0..3 {
+            // Cut while the log is written; nothing of the database is then.
+            check(Image { db: before.db.clone(), wal: torn(&before.wal, &after.wal, &mut dice) }, false);
+            // Cut while the database is: the log has all of it.
+            if after.db != before.db {
+                check(Image { db: torn(&before.db, &after.db, &mut dice), wal: after.wal.clone() }, true);
+            }
+        }
+        (before, ids) = (after, expected);
+    }
+    println!("{images} images, {checkpoints} checkpoints");
+    assert!(checkpoints > 20, "{checkpoints}");
+}
