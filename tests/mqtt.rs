@@ -1,157 +1,19 @@
-//! Delivery against real and scripted brokers.
+//! The link against real brokers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod common {
-    pub mod fake_broker;
+    pub mod link;
     pub mod mosquitto;
 }
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::fake_broker::{FakeBroker, Mood};
+use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state, three};
 use common::mosquitto::{Mosquitto, free_port};
-use edgewatt::publish::mqtt::connection::Reach;
-use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::Version;
-use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
-use edgewatt::publish::outbox::{Class, Limits, Marks, Message, Policy, Pushed, Qos, Reason};
-use edgewatt::units::MonoTime;
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn settings(port: u16) -> Settings {
-    Settings {
-        reach: Reach {
-            endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
-            version: Version::Five,
-            login: None,
-            client_id: "edgewatt-test".into(),
-            keep_alive: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-        },
-        status_topic: "t/status".into(),
-        drain_per_s: None,
-        retry_min: Duration::from_millis(10),
-        retry_max: Duration::from_millis(50),
-        outbox: Limits {
-            max_messages: 10_000,
-            max_bytes: 10_000_000,
-            max_stored_bytes: 0,
-            max_age_ms: u64::MAX,
-            max_payload_bytes: 100_000,
-            inflight: 64,
-            policy: Policy::DropOldest,
-        },
-        max_retained_topics: 16,
-    }
-}
-
-/// After a loss, time enough to bring a broker and its subscriber back before the link returns.
-fn patient(port: u16) -> Settings {
-    let pause = Duration::from_secs(4);
-    Settings { retry_min: pause, retry_max: pause, ..settings(port) }
-}
-
-fn alive(keep_alive: Duration, mut settings: Settings) -> Settings {
-    settings.reach.keep_alive = keep_alive;
-    settings
-}
-
-/// What an older broker is spoken to with.
-fn three(mut settings: Settings) -> Settings {
-    settings.reach.version = Version::Three;
-    settings
-}
-
-fn prediction(number: usize) -> Message {
-    Message {
-        topic: "t/prediction".into(),
-        payload: format!("{number:06}").into_bytes().into(),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        class: Class::Prediction,
-        marks: Some(Marks { pipeline: 0, arrival: MonoTime::now(), invoke_end: MonoTime::now() }),
-    }
-}
-
-fn state(text: &str) -> Message {
-    let payload = text.to_owned().into_bytes().into();
-    Message { topic: "t/state".into(), payload, retain: true, class: Class::State, marks: None, ..prediction(0) }
-}
-
-/// A link on a thread of its own; it ends without a word, as at a crash, unless it was drained.
-struct Rig {
-    handle: Handle,
-    handed: Arc<AtomicU64>,
-    crash: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Rig {
-    fn new(settings: Settings) -> Self {
-        let handed = Arc::new(AtomicU64::new(0));
-        let count = handed.clone();
-        let link = Link::new(settings, move |marks, now| {
-            assert!(now >= marks.invoke_end);
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        let link = link.unwrap();
-        let handle = link.handle();
-        let (crash, crashed) = oneshot::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            runtime().block_on(async {
-                tokio::select! { _ = link.run() => {}, _ = crashed => {} }
-            });
-        });
-        Self { handle, handed, crash: Some(crash), thread: Some(thread) }
-    }
-
-    fn publish(&self, numbers: std::ops::Range<usize>) {
-        numbers.for_each(|n| assert_eq!(self.handle.publish(prediction(n)), Pushed::Queued));
-    }
-
-    fn wait(&self, what: &str, mut holds: impl FnMut(&Handle) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds(&self.handle) {
-            let status = self.handle.status().borrow().clone();
-            assert!(Instant::now() < deadline, "waited in vain for {what}: {status:?} {:?}", self.handle.stats());
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn wait_for(&self, state: LinkState) {
-        self.wait("a state", |handle| handle.status().borrow().state == state);
-    }
-
-    fn wait_until_empty(&self) {
-        self.wait("an empty outbox", |handle| {
-            let outbox = handle.stats().outbox;
-            outbox.queued + outbox.handed == 0
-        });
-    }
-
-    fn drain(&self, within: Duration) -> usize {
-        runtime().block_on(self.handle.drain(within))
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        drop(self.crash.take());
-        let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || std::thread::panicking(), "the link's thread panicked");
-    }
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
+use edgewatt::publish::mqtt::{Link, LinkState, Settings};
+use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 fn predictions(lines: &[String]) -> Vec<usize> {
     lines.iter().filter_map(|line| line.strip_prefix("t/prediction ")).map(|n| n.parse().unwrap()).collect()
@@ -287,54 +149,6 @@ fn the_bound_of_the_queue_holds_and_drops_are_counted() {
     let outbox = rig.handle.stats().outbox;
     assert_eq!((outbox.produced, outbox.acked), (1_000, 100));
     assert_eq!(outbox.drops.get(Class::Prediction, Reason::Full), 900);
-}
-
-#[test]
-fn a_broker_that_crashes_and_acks_out_of_order_loses_nothing() {
-    let of = |port| Settings { retry_min: Duration::from_millis(1), ..settings(port) };
-    crashes(of);
-    crashes(|port| three(of(port)));
-}
-
-fn crashes(settings: impl Fn(u16) -> Settings) {
-    let broker = FakeBroker::start(Mood::Crashes(300));
-    let rig = Rig::new(settings(broker.port));
-    for n in 0..10_000 {
-        rig.handle.publish(prediction(n));
-        if n % 32 == 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    rig.wait_until_empty();
-    let seen = broker.seen.lock().unwrap();
-    let lost = (0..10_000).filter(|n| !seen.kept.contains(&format!("{n:06}"))).count();
-    assert_eq!(lost, 0);
-    assert!(seen.connections > 30, "{}", seen.connections);
-    let mut known = BTreeSet::new();
-    let first: Vec<&String> =
-        seen.arrived.iter().filter(|p| p.parse::<usize>().is_ok()).filter(|p| known.insert(p.as_str())).collect();
-    assert!(first.is_sorted(), "first deliveries out of order");
-    let stats = rig.handle.stats();
-    println!("{} connections, {} resent, {} acked, 0 lost", seen.connections, stats.outbox.resent, stats.outbox.acked);
-    assert_eq!(stats.outbox.acked, 10_000);
-    assert_eq!(stats.reconnects + 1, seen.connections as u64);
-    assert_eq!(rig.handed.load(Ordering::Relaxed), 10_000);
-}
-
-#[test]
-fn a_link_that_is_dead_or_deaf_is_noticed_within_two_keep_alives() {
-    for (mood, cause) in [(Mood::Silent, "does not answer pings"), (Mood::NeverAcks, "does not acknowledge")] {
-        let broker = FakeBroker::start(mood);
-        let rig = Rig::new(alive(Duration::from_secs(1), patient(broker.port)));
-        rig.wait_for(LinkState::Connected);
-        let begun = Instant::now();
-        rig.publish(0..1);
-        rig.wait_for(LinkState::Waiting);
-        assert!(begun.elapsed() < Duration::from_millis(2_300), "{:?}", begun.elapsed());
-        let error = rig.handle.status().borrow().last_error.clone().unwrap();
-        assert!(error.contains(cause), "{error}");
-        assert_eq!(rig.handle.stats().outbox.queued, 1, "kept for the next connection");
-    }
 }
 
 #[test]

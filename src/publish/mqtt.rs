@@ -108,15 +108,12 @@ struct Stop {
 }
 
 impl Stores {
-    /// Drops what has waited too long, and what the broker would cut the connection over.
-    fn heed(&mut self, limits: &Limits, now_ms: u64) {
-        self.outbox.expire(now_ms);
+    /// The next message that is not so large that the broker would cut the connection over it.
+    fn next_to_send(&mut self, round: u32, limits: &Limits, pace: &mut Pace) -> Option<(u16, &Message)> {
         let largest = (limits.packet_bytes as usize).saturating_sub(HEADER_BYTES);
+        // Before each message: what is next now was behind another one before.
         self.outbox.drop_larger(largest);
         self.retained.drop_larger(largest);
-    }
-
-    fn next_to_send(&mut self, round: u32, limits: &Limits, pace: &mut Pace) -> Option<(u16, &Message)> {
         if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
             return None;
         }
@@ -430,7 +427,7 @@ impl Link {
         let now_ms = self.shared.clock.now_ms();
         let wants_page = {
             let mut stores = self.shared.stores();
-            stores.heed(&limits, now_ms);
+            stores.outbox.expire(now_ms);
             while connection.unwritten() < BATCH_BYTES
                 && let Some((packet_id, message)) = stores.next_to_send(self.round, &limits, &mut self.pace)
             {

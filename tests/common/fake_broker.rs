@@ -1,4 +1,7 @@
 //! A scripted broker of both MQTT versions that misbehaves as real ones do at their worst.
+//!
+//! It acknowledges out of order: six messages at a time, the last one first; the two oldest of a connection only when no
+//! more comes; retained ones at once.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -6,15 +9,27 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Messages of a connection that are acknowledged after all others
+const HELD: usize = 2;
+/// Looks for more in vain, 2 ms each, until those are acknowledged too.
+const IDLE: usize = 10;
+
 /// How it misbehaves.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Mood {
-    /// Cuts the connection after so many publishes and forgets what it has not acknowledged; acks out of order.
-    Crashes(usize),
+    /// Cuts the connection after so many publishes and forgets what it has not acknowledged; `session_present`: says
+    /// that it remembers the client.
+    Crashes { after: usize, session_present: bool },
     /// Welcomes, then says nothing any more: a half-open link.
     Silent,
+    /// Welcomes, then reads nothing any more.
+    Clogged,
     /// Answers pings and acknowledges nothing.
     NeverAcks,
+    /// Bids the client keep to limits, in MQTT 5; cuts the connection over a larger packet.
+    Strict { receive_max: u16, packet_bytes: u16 },
+    /// Refuses every third message, in MQTT 5.
+    Refuses,
 }
 
 /// What it saw.
@@ -25,6 +40,16 @@ pub struct Seen {
     pub arrived: Vec<String>,
     /// Payloads acknowledged: these are the broker's now.
     pub kept: BTreeSet<String>,
+    /// Messages at once that were not acknowledged.
+    pub most_unacked: usize,
+    /// Messages whose packet id was that of another one not yet acknowledged.
+    pub collisions: usize,
+    pub refused: usize,
+    pub pings: usize,
+    /// Packets above the limit.
+    pub oversize: usize,
+    /// Messages not acknowledged when the client said that it goes.
+    pub unacked_at_goodbye: Option<usize>,
 }
 
 pub struct FakeBroker {
@@ -41,88 +66,151 @@ impl FakeBroker {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 log.lock().unwrap().connections += 1;
-                let _ = serve(stream, mood, &log);
+                let session = Session { stream, mood, seen: &log, is_five: false, publishes: 0, unacked: Vec::new() };
+                let _ = session.serve();
             }
         });
         Self { port, seen }
     }
 }
 
-fn serve(mut stream: TcpStream, mood: Mood, seen: &Mutex<Seen>) -> std::io::Result<()> {
-    let mut unacked: Vec<([u8; 2], String)> = Vec::new();
-    let mut publishes = 0;
-    let mut is_five = false;
-    loop {
-        // Nothing more to read: the time to acknowledge, last one first.
-        stream.set_read_timeout(Some(Duration::from_millis(2)))?;
-        let kind = match read_byte(&mut stream) {
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                acknowledge(&mut stream, &mut unacked, seen)?;
-                continue;
-            }
-            byte => byte?,
-        };
-        stream.set_read_timeout(None)?;
-        let body = read_body(&mut stream)?;
-        match (kind >> 4, mood) {
-            // After the protocol's name its level.
-            (1, _) if body.get(6) == Some(&5) => {
-                is_five = true;
-                stream.write_all(&[0x20, 3, 0, 0, 0])?;
-            }
-            (1, _) => stream.write_all(&[0x20, 2, 0, 0])?,
-            (14, _) => return Ok(()),
-            (_, Mood::Silent) => {}
-            (12, _) => stream.write_all(&[0xD0, 0])?,
-            (3, Mood::Crashes(limit)) => {
-                publishes += 1;
-                if publishes > limit {
+struct Publish {
+    id: [u8; 2],
+    payload: String,
+    refused: bool,
+}
+
+struct Session<'a> {
+    stream: TcpStream,
+    mood: Mood,
+    seen: &'a Mutex<Seen>,
+    is_five: bool,
+    publishes: usize,
+    /// In the order of arrival.
+    unacked: Vec<Publish>,
+}
+
+impl Session<'_> {
+    fn serve(mut self) -> std::io::Result<()> {
+        let mut idle = 0;
+        loop {
+            // Nothing more to read: the time to acknowledge.
+            self.stream.set_read_timeout(Some(Duration::from_millis(2)))?;
+            let kind = match self.read_byte() {
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    idle += 1;
+                    self.acknowledge(if idle < IDLE { HELD } else { 0 })?;
+                    continue;
+                }
+                byte => byte?,
+            };
+            idle = 0;
+            self.stream.set_read_timeout(None)?;
+            let body = self.read_body()?;
+            match (kind >> 4, self.mood) {
+                (1, _) => self.welcome(&body)?,
+                (14, _) => {
+                    self.seen.lock().unwrap().unacked_at_goodbye = Some(self.unacked.len());
                     return Ok(());
                 }
-                let topic_end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
-                // All properties that we send are shorter than 128 bytes.
-                let properties = if is_five { 1 + usize::from(body[topic_end + 2]) } else { 0 };
-                let payload = String::from_utf8_lossy(&body[topic_end + 2 + properties..]).into_owned();
-                seen.lock().unwrap().arrived.push(payload.clone());
-                unacked.push(([body[topic_end], body[topic_end + 1]], payload));
-                if unacked.len() == 7 {
-                    // The oldest is left out for a while.
-                    let oldest = unacked.remove(0);
-                    acknowledge(&mut stream, &mut unacked, seen)?;
-                    unacked.push(oldest);
+                (12, Mood::Silent) => self.seen.lock().unwrap().pings += 1,
+                (12, _) => {
+                    self.seen.lock().unwrap().pings += 1;
+                    self.stream.write_all(&[0xD0, 0])?;
                 }
+                (3, mood) => {
+                    self.publishes += 1;
+                    match mood {
+                        Mood::Crashes { after, .. } if self.publishes > after => return Ok(()),
+                        Mood::Strict { packet_bytes, .. } if body.len() + 3 > usize::from(packet_bytes) => {
+                            self.seen.lock().unwrap().oversize += 1;
+                            return Ok(());
+                        }
+                        Mood::Silent | Mood::NeverAcks => {}
+                        _ => self.take(&body, kind & 1 == 1)?,
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
-}
 
-fn acknowledge(
-    stream: &mut TcpStream,
-    unacked: &mut Vec<([u8; 2], String)>,
-    seen: &Mutex<Seen>,
-) -> std::io::Result<()> {
-    for (id, payload) in unacked.drain(..).rev() {
-        seen.lock().unwrap().kept.insert(payload);
-        stream.write_all(&[0x40, 2, id[0], id[1]])?;
+    fn welcome(&mut self, connect: &[u8]) -> std::io::Result<()> {
+        // After the protocol's name its level.
+        self.is_five = connect.get(6) == Some(&5);
+        let returning = self.seen.lock().unwrap().connections > 1;
+        let present = u8::from(returning && matches!(self.mood, Mood::Crashes { session_present: true, .. }));
+        let mut properties = Vec::new();
+        if let Mood::Strict { receive_max, packet_bytes } = self.mood {
+            let ([a, b], [c, d]) = (receive_max.to_be_bytes(), packet_bytes.to_be_bytes());
+            properties.extend([0x21, a, b, 0x27, 0, 0, c, d]);
+        }
+        let length = properties.len() as u8;
+        match self.is_five {
+            true => self.stream.write_all(&[&[0x20, 3 + length, present, 0, length][..], &properties].concat())?,
+            false => self.stream.write_all(&[0x20, 2, present, 0])?,
+        }
+        if self.mood == Mood::Clogged {
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn read_byte(stream: &mut TcpStream) -> std::io::Result<u8> {
-    let mut byte = [0];
-    stream.read_exact(&mut byte).map(|()| byte[0])
-}
-
-fn read_body(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut length = 0;
-    for shift in [0, 7, 14, 21] {
-        let byte = read_byte(stream)?;
-        length |= usize::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            break;
+    fn take(&mut self, body: &[u8], retained: bool) -> std::io::Result<()> {
+        let topic_end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let id = [body[topic_end], body[topic_end + 1]];
+        // All properties that we send are shorter than 128 bytes.
+        let properties = if self.is_five { 1 + usize::from(body[topic_end + 2]) } else { 0 };
+        let payload = String::from_utf8_lossy(&body[topic_end + 2 + properties..]).into_owned();
+        let collides = self.unacked.iter().any(|publish| publish.id == id);
+        let refused = self.mood == Mood::Refuses && self.publishes.is_multiple_of(3);
+        self.unacked.push(Publish { id, payload: payload.clone(), refused });
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.arrived.push(payload);
+            seen.collisions += usize::from(collides);
+            seen.most_unacked = seen.most_unacked.max(self.unacked.len());
+        }
+        match self.unacked.len() {
+            count if retained => self.acknowledge(count - 1),
+            count if count == HELD + 6 => self.acknowledge(HELD),
+            _ => Ok(()),
         }
     }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).map(|()| body)
+
+    /// All but the `held` oldest, last one first.
+    fn acknowledge(&mut self, held: usize) -> std::io::Result<()> {
+        for Publish { id, payload, refused } in self.unacked.drain(held.min(self.unacked.len())..).rev() {
+            let mut seen = self.seen.lock().unwrap();
+            if refused {
+                seen.refused += 1;
+                // Quota exceeded.
+                self.stream.write_all(&[0x40, 3, id[0], id[1], 0x97])?;
+            } else {
+                seen.kept.insert(payload);
+                self.stream.write_all(&[0x40, 2, id[0], id[1]])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_byte(&mut self) -> std::io::Result<u8> {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte).map(|()| byte[0])
+    }
+
+    fn read_body(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut length = 0;
+        for shift in [0, 7, 14, 21] {
+            let byte = self.read_byte()?;
+            length |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).map(|()| body)
+    }
 }

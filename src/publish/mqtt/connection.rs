@@ -46,7 +46,7 @@ pub struct Reach {
     pub client_id: String,
     /// Time between pings, in whole seconds; a dead link is noticed within two of them.
     pub keep_alive: Duration,
-    /// Longest wait for a connection, and for the socket to take what is written.
+    /// Longest wait for a connection; the socket has this long, or `keep_alive`, to take what is written.
     pub connect_timeout: Duration,
 }
 
@@ -192,8 +192,12 @@ impl Connection {
         if self.outgoing.is_empty() {
             return Ok(());
         }
-        let written = tokio::time::timeout(self.reach.connect_timeout, self.transport.write(&mut self.outgoing)).await;
-        match written {
+        // Nothing is read meanwhile, so that this wait too must end within two keep-alives of the link's death.
+        let mut until = Instant::now() + self.reach.connect_timeout.min(self.keep_alive);
+        if self.unanswered {
+            until = until.min(self.ping_at);
+        }
+        match timeout_at(until, self.transport.write(&mut self.outgoing)).await {
             Ok(result) => result.map_err(|error| Lost(reason(&error))),
             Err(_) => Err(Lost("it takes no more data".into())),
         }
