@@ -100,12 +100,12 @@ fn a_stop_without_a_broker_ends_in_time_and_tells_what_is_left() {
     rig.publish(0..7);
     let begun = Instant::now();
     assert_eq!(rig.drain(Duration::from_millis(400)), 7);
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < PATIENCE / 4);
     let idle = Rig::new(settings(free_port()));
     idle.wait_for(LinkState::Waiting);
     let begun = Instant::now();
     assert_eq!(idle.drain(PATIENCE), 0);
-    assert!(begun.elapsed() < Duration::from_secs(2), "nothing to send is nothing to wait for");
+    assert!(begun.elapsed() < PATIENCE / 4, "nothing to send is nothing to wait for");
 }
 
 #[test]
