@@ -1,9 +1,12 @@
 //! Secrets from files: read only where nobody else can read them, and never shown.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 /// More than any password or key.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -50,7 +53,8 @@ impl fmt::Debug for Password {
 /// The whole of a file that not everybody may read.
 pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    // A pipe is not to be waited for.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(SecretError::Unfit { path: path.to_owned(), reason: "it is no regular file" });
@@ -92,6 +96,18 @@ mod tests {
         }
         assert!(password("", 0o600).unwrap_err().contains("empty"));
         assert!(password("a\nb\n", 0o600).unwrap_err().contains("several lines"));
+    }
+
+    /// To open it would wait for somebody who writes.
+    #[test]
+    fn a_pipe_is_no_secret_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(read(&pipe).map_err(|error| error.to_string())));
+        let refused = heard.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits").unwrap_err();
+        assert!(refused.contains("no regular file"), "{refused}");
     }
 
     #[test]

@@ -73,6 +73,14 @@ fn home_assistant_finds_the_node_and_forgets_what_is_gone() {
     assert_eq!(changed["cmps"]["shoulder_score"], serde_json::json!({ "p": "sensor" }));
     assert_eq!(changed["cmps"]["arm_score"]["p"], "sensor");
     assert_eq!(changed["cmps"]["power_guess_power"], first["cmps"]["power_guess_power"]);
+
+    // While it runs, too.
+    let later = later.with("pipelines.arm", "pipelines.leg");
+    later.config();
+    daemon.signal(Signal::SIGHUP);
+    let lines = subscriber.until(|line| described(line) && payload(line)["cmps"]["leg_score"].is_object());
+    let reloaded = payload(lines.last().unwrap());
+    assert_eq!(reloaded["cmps"]["arm_score"], serde_json::json!({ "p": "sensor" }));
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0);
 }

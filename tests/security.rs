@@ -105,8 +105,15 @@ async fn open(reach: &Reach) -> Result<(Connection, Vec<Step>), String> {
 /// Publishes one message and gives the answer to it.
 async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
     let payload = Bytes::from_static(b"1");
-    let message =
-        Outgoing { topic, payload: &payload, qos: Qos::AtLeastOnce, retain: false, packet_id: 7, expiry_s: Some(60) };
+    let message = Outgoing {
+        topic,
+        payload: &payload,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        packet_id: 7,
+        expiry_s: Some(60),
+        waited_ms: None,
+    };
     connection.publish(&message).unwrap();
     connection.write().await.unwrap();
     loop {

@@ -1,11 +1,16 @@
 //! What may be asked of the daemon over MQTT: little, and nothing that changes a path, a model or the broker.
 //!
-//! Pure: a message in, a command or the reason why it is none out. `serve` carries it out and answers on `event`.
+//! Pure but for a warning: a message in, a command or the reason why it is none out. `serve` carries it out and answers on `event`.
+
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 /// More than any command needs.
 const MAX_BYTES: usize = 1024;
+
+/// More than people and their scripts ask for.
+const MAX_PER_S: u32 = 20;
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +56,39 @@ impl Command {
     }
 }
 
+/// How many commands are still heard: each is answered, and a flood of answers would hold up what matters.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    since: Option<Instant>,
+    taken: u32,
+}
+
+impl Allowance {
+    /// Whether one more is heard at `now`; the first one in a second that is not is logged.
+    pub fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
+            *self = Self { since: Some(now), taken: 0 };
+        }
+        self.taken = self.taken.saturating_add(1);
+        if self.taken == MAX_PER_S + 1 {
+            tracing::warn!("more than {MAX_PER_S} commands in a second over MQTT: the rest is not heard");
+        }
+        self.taken <= MAX_PER_S
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_are_heard_in_each_second() {
+        let (mut allowance, begun) = (Allowance::default(), Instant::now());
+        for second in 0..3 {
+            let heard = (0..100).filter(|n| allowance.take(begun + Duration::from_millis(second * 1000 + n)));
+            assert_eq!(heard.count(), 20);
+        }
+    }
 
     #[test]
     fn commands_are_strictly_what_they_are() {

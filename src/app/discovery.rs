@@ -56,6 +56,8 @@ impl Discovery {
         let payload = discovery::payload(&node, &gone);
         if anew || self.said.as_ref() != Some(&payload) {
             speaker.retain(&self.topic, &payload);
+            // A reload may take them away.
+            self.known.extend(discovery::components(&payload));
             self.said = Some(payload);
         }
     }
@@ -69,7 +71,7 @@ impl Discovery {
             return false;
         }
         let ours = self.said.as_ref().and_then(|said| said["cmps"].as_object());
-        let mut listed = discovery::components(payload);
+        let mut listed = discovery::components(&serde_json::from_slice(payload).unwrap_or_default());
         listed.retain(|key, _| ours.is_none_or(|ours| !ours.contains_key(key)));
         let news = !listed.is_empty();
         self.known.extend(listed);

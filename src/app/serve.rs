@@ -18,7 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::calibrate;
 use super::calibrations::{Calibrations, Subject, Under};
-use super::commands::Command;
+use super::commands::{Allowance, Command};
 use super::discovery::Discovery;
 use super::engines::Tools;
 use super::meters::Metering;
@@ -251,6 +251,7 @@ pub(super) struct Daemon {
     /// It was said that the store fails, and not yet that it works again.
     store_failed: bool,
     discovery: Option<Discovery>,
+    allowance: Allowance,
 }
 
 impl Daemon {
@@ -307,6 +308,7 @@ impl Daemon {
             drops: DropReport::default(),
             store_failed: false,
             discovery,
+            allowance: Allowance::default(),
         };
         daemon.say_info();
         daemon.tell_delegates();
@@ -504,7 +506,9 @@ impl Daemon {
         {
             discovery.say(&self.shared.speaker, &self.config, true);
         }
-        if let Some(verb) = message.topic.strip_prefix(&self.shared.speaker.topics.commands()) {
+        if let Some(verb) = message.topic.strip_prefix(&self.shared.speaker.topics.commands())
+            && self.allowance.take(Instant::now().into_std())
+        {
             self.command(verb, message);
         }
     }

@@ -62,7 +62,15 @@ async fn walk(reach: &Reach, topic: &str) -> Result<(), Lost> {
     .await?;
     let payload = Bytes::from_static(b"{\"v\":1,\"check\":true}");
     let qos = Qos::AtLeastOnce;
-    let message = Outgoing { topic, payload: &payload, qos, retain: false, packet_id: PUBLISH_ID, expiry_s: Some(10) };
+    let message = Outgoing {
+        topic,
+        payload: &payload,
+        qos,
+        retain: false,
+        packet_id: PUBLISH_ID,
+        expiry_s: Some(10),
+        waited_ms: None,
+    };
     let begun = Instant::now();
     connection.publish(&message)?;
     let mut echoed = false;

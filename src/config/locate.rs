@@ -69,8 +69,19 @@ pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) 
     )
 }
 
-/// The line with what stands between `://` and `@` blotted out: logs and terminals are no place for a password.
+/// The line with what stands between `://` and `@`, or behind `password =`, blotted out: logs and terminals are no place
+/// for a password.
 fn without_credentials(line: &str) -> String {
+    let lower = line.to_ascii_lowercase();
+    for word in ["password", "passwd"] {
+        let begins = |place: &usize| !lower[..*place].ends_with('_');
+        let behind = lower.find(word).filter(begins).map(|place| place + word.len());
+        let given = behind.filter(|behind| lower[*behind..].trim_start_matches(['"', '\'', ' ']).starts_with('='));
+        if let Some(behind) = given {
+            let hidden = "*".repeat(line[behind..].chars().count().saturating_sub(3));
+            return format!("{} = {hidden}", &line[..behind]);
+        }
+    }
     let credentials = line.find("://").zip(line.rfind('@')).filter(|(scheme, at)| scheme + 3 < *at);
     credentials.map_or_else(
         || line.to_owned(),
@@ -101,6 +112,17 @@ mod tests {
         let text = "broker = \"mqtt://bob:s3cret@h\"";
         let shown = show(Path::new("f.toml"), text, span_of(text, &Key::new(&["broker"])), "no");
         assert!(shown.contains("mqtt://**********@h") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn nor_is_one_under_a_key_that_there_is_not() {
+        for line in ["password = 's3cret' # x", "  passwd=\"s3cret\"", "mqtt = { broker = 'h', Password = 's3cret' }"] {
+            let shown = show(Path::new("f.toml"), line, Some(0..2), "unknown field `password`");
+            assert!(shown.contains("unknown field") && !shown.contains("s3cret"), "{shown}");
+        }
+        for line in ["password_file = '/etc/p'", "allow_plaintext_password = true"] {
+            assert!(show(Path::new("f.toml"), line, Some(0..2), "no").contains(line));
+        }
     }
 
     #[test]

@@ -72,9 +72,8 @@ pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
 }
 
 /// The entities of an earlier description, each with its kind; nothing of what is no description.
-pub fn components(payload: &[u8]) -> BTreeMap<String, String> {
-    let parsed: Option<Value> = serde_json::from_slice(payload).ok();
-    let listed = parsed.as_ref().and_then(|value| value["cmps"].as_object());
+pub fn components(payload: &Value) -> BTreeMap<String, String> {
+    let listed = payload["cmps"].as_object();
     let platform = |(key, component): (&String, &Value)| Some((key.clone(), component["p"].as_str()?.to_owned()));
     listed.into_iter().flatten().filter_map(platform).collect()
 }
@@ -138,8 +137,9 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
             .map(|value| {
                 let template = format!("{{{{ value_json['values'][{}] }}}}", json!(value));
                 let mut all = decided(template);
-                merge(&mut all, json!({ "stat_cla": "measurement" }));
-                shown(value, all)
+                merge(&mut all, json!({ "name": format!("{name} {value}"), "stat_cla": "measurement" }));
+                // A value may be called as a figure is, such as latency.
+                shown(&format!("value {value}"), all)
             })
             .collect(),
         Kind::Outputs => Vec::new(),
@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn every_entity_has_an_id_of_its_own_that_comes_from_names_alone() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
-        let values = Kind::Values(vec!["temperature_c".into(), "it's".into()]);
+        // Two that are called as figures of a pipeline are.
+        let values = Kind::Values(["temperature_c", "it's", "status", "latency"].map(str::to_owned).to_vec());
         let payload =
             payload(&node(&topics, vec![("arm", Kind::Class), ("oven", values), ("raw", Kind::Outputs)]), &[]);
         assert_eq!(topic("homeassistant", "porch.1"), "homeassistant/device/porch_1/config");
@@ -213,10 +214,11 @@ mod tests {
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!((ids.len(), count), (count, 7 + 7 + 5 + 2));
+        assert_eq!((ids.len(), count), (count, 7 + 9 + 5 + 2));
         assert!(ids.iter().all(|id| id.starts_with("edgewatt_porch_1_")), "{ids:?}");
         assert_eq!(components["arm_prediction"]["val_tpl"], "{{ value_json.label }}");
-        assert_eq!(components["oven_it_s"]["val_tpl"], "{{ value_json['values'][\"it's\"] }}");
+        assert_eq!(components["oven_value_it_s"]["val_tpl"], "{{ value_json['values'][\"it's\"] }}");
+        assert_eq!(components["oven_value_it_s"]["name"], "oven it's");
         let energy = &components["power_board_energy"];
         assert_eq!((&energy["dev_cla"], &energy["stat_cla"]), (&"energy".into(), &"total_increasing".into()));
         assert_eq!((&energy["unit_of_meas"], &energy["stat_t"]), (&"J".into(), &"edgewatt/porch.1/power/board".into()));
@@ -229,13 +231,13 @@ mod tests {
     fn what_is_gone_is_taken_off() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
         let before = payload(&node(&topics, vec![("arm", Kind::Class), ("leg", Kind::Class)]), &[]);
-        let known = components(before.to_string().as_bytes());
+        let known = components(&before);
         let now = payload(&node(&topics, vec![("arm", Kind::Class)]), &[]);
         let gone = gone(&known, &now);
         assert!(gone.len() == 7 && gone.iter().all(|(key, _)| key.starts_with("leg_")), "{gone:?}");
         let told = payload(&node(&topics, vec![("arm", Kind::Class)]), &gone);
         assert_eq!(told["cmps"]["leg_prediction"], json!({ "p": "sensor" }));
         assert_eq!(told["cmps"]["arm_prediction"], before["cmps"]["arm_prediction"]);
-        assert!(components(b"no json").is_empty() && components(b"").is_empty());
+        assert!(components(&json!("no description")).is_empty() && components(&Value::Null).is_empty());
     }
 }

@@ -24,6 +24,8 @@ use crate::units::MonoTime;
 pub mod connection;
 pub(super) mod pace;
 mod settings;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 pub mod wire;
 use connection::{Connection, Lost};
@@ -32,11 +34,15 @@ pub use settings::{Settings, SettingsError};
 use wire::{Incoming, Limits, Outgoing};
 
 /// Of a packet, beside its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.
-const HEADER_BYTES: usize = 64;
+const HEADER_BYTES: usize = 80;
+/// What has waited longer than this is a backlog.
+const BACKLOG_MS: u64 = 1_000;
 /// Bytes handed over before the answers are looked at again.
 const BATCH_BYTES: usize = 32 * 1024;
 /// A connection that lasted this long was a good one: the next loss starts with the shortest delay again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
+/// That messages to us are lost is said again after this, if it goes on.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 /// What a stop keeps in reserve, of its time, for saying `offline`.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
@@ -108,8 +114,9 @@ struct Stop {
 }
 
 impl Stores {
-    /// The next message that is not so large that the broker would cut the connection over it.
-    fn next_to_send(&mut self, round: u32, limits: &Limits, pace: &mut Pace) -> Option<(u16, &Message)> {
+    /// The next message as it goes out, that is not so large that the broker would cut the connection over it. The pace is
+    /// for a backlog alone, since who is up to date floods nobody.
+    fn next_to_send(&mut self, (round, now_ms): (u32, u64), limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
         let largest = (limits.packet_bytes as usize).saturating_sub(HEADER_BYTES);
         // Before each message: what is next now was behind another one before.
         self.outbox.drop_larger(largest);
@@ -118,12 +125,21 @@ impl Stores {
             return None;
         }
         if self.retained.can_send() {
-            return self.retained.next_to_send(round);
+            let (packet_id, message) = self.retained.next_to_send(round)?;
+            return Some(outgoing(packet_id, message));
         }
-        if self.farewell || !self.outbox.can_send() || !pace.take(Instant::now()) {
+        let next = self.outbox.next(now_ms).filter(|_| !self.farewell)?;
+        let late = next.stored || next.waited_ms > BACKLOG_MS;
+        if late && !pace.take(Instant::now()) {
             return None;
         }
-        self.outbox.next_to_send(round)
+        let (packet_id, message) = self.outbox.next_to_send(round)?;
+        Some(Outgoing {
+            // What is left of it, but never the 0 that some take for "at once" and some for "never".
+            expiry_s: u32::try_from(next.left_ms.div_ceil(1000).max(1)).ok(),
+            waited_ms: (next.waited_ms > BACKLOG_MS).then_some(next.waited_ms),
+            ..outgoing(packet_id, message)
+        })
     }
 
     fn rewind(&mut self) {
@@ -271,6 +287,9 @@ pub struct Link {
     marks: Vec<Marks>,
     /// Pings sent on this connection: the measure of time for acks that never come.
     round: u32,
+    connected_at: Option<Instant>,
+    /// When it was last said that messages to us are lost.
+    deaf_at: Option<Instant>,
     logged_error: Option<Arc<str>>,
     logged_refusal: Option<&'static str>,
     filters: Vec<String>,
@@ -322,6 +341,8 @@ impl Link {
             pace: Pace::new(pace),
             marks: Vec::new(),
             round: 0,
+            connected_at: None,
+            deaf_at: None,
             logged_error: None,
             logged_refusal: None,
             filters: Vec::new(),
@@ -344,11 +365,12 @@ impl Link {
     pub async fn run(mut self) -> usize {
         let mut backoff = Backoff::new(self.settings.retry_min, self.settings.retry_max);
         while !self.is_over() {
-            let begun = Instant::now();
+            self.connected_at = None;
             let ended = self.connection().await;
             self.shared.stores().rewind();
             let Err(lost) = ended else { break };
-            if begun.elapsed() >= GOOD_CONNECTION {
+            // Not from the attempt's beginning: a broker that is silent takes as long, and must be spared.
+            if self.connected_at.is_some_and(|at| at.elapsed() >= GOOD_CONNECTION) {
                 backoff.reset();
             }
             let delay = backoff.next(backoff::random());
@@ -429,9 +451,9 @@ impl Link {
             let mut stores = self.shared.stores();
             stores.outbox.expire(now_ms);
             while connection.unwritten() < BATCH_BYTES
-                && let Some((packet_id, message)) = stores.next_to_send(self.round, &limits, &mut self.pace)
+                && let Some(message) = stores.next_to_send((self.round, now_ms), &limits, &mut self.pace)
             {
-                connection.publish(&outgoing(packet_id, message))?;
+                connection.publish(&message)?;
             }
             stores.outbox.wanted_page().is_some()
         };
@@ -473,8 +495,10 @@ impl Link {
                     }
                     if let Some(inbox) = &self.inbox
                         && inbox.try_send(Received { topic, payload, retained }).is_err()
+                        && self.deaf_at.is_none_or(|at| at.elapsed() >= SAID_AGAIN)
                     {
-                        tracing::warn!("more messages come from the broker than can be heard; one is lost");
+                        self.deaf_at = Some(Instant::now());
+                        tracing::warn!("more messages come from the broker than can be heard; some are lost");
                     }
                 }
                 Incoming::SubAck { refused: true } => {
@@ -532,6 +556,7 @@ impl Link {
 
     fn report_connected(&mut self) {
         self.logged_error = None;
+        self.connected_at = Some(Instant::now());
         self.set_state(LinkState::Connected);
         let waiting = self.shared.stores().outbox.len();
         tracing::info!(
@@ -569,6 +594,7 @@ fn outgoing(packet_id: u16, message: &Message) -> Outgoing<'_> {
         retain: message.retain,
         packet_id,
         expiry_s: None,
+        waited_ms: None,
     }
 }
 

@@ -20,6 +20,17 @@ use lane::{Entry, Keep, Kept, Lane};
 pub use lane::{LaneId, PAGE_BYTES};
 pub use message::{Class, Drops, Limits, Marks, Message, Policy, Pushed, Qos, Reason, Stats};
 
+/// So long new messages are held up by a store that is being opened, and may hold earlier ones.
+const OPENING_MS: u64 = 30_000;
+
+/// How long a message has waited, how much longer it may, and whether the store has had to keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    pub waited_ms: u64,
+    pub left_ms: u64,
+    pub stored: bool,
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Outbox {
@@ -37,6 +48,8 @@ pub struct Outbox {
     bytes: usize,
     next_sequence: u64,
     mode: Mode,
+    /// When it was first looked whether the store is open.
+    opening_ms: Option<u64>,
     pending: Pending,
     stats: Stats,
 }
@@ -55,6 +68,7 @@ impl Outbox {
             bytes: 0,
             next_sequence: 0,
             mode: Mode::Off,
+            opening_ms: None,
             pending: Pending::default(),
             stats: Stats::default(),
             limits,
@@ -133,9 +147,15 @@ impl Outbox {
         self.unstore(&entry);
     }
 
-    /// Drops what has waited too long.
+    /// Drops what has waited too long, and waits no longer for a store that does not open, as on a disk that hangs.
     pub fn expire(&mut self, now_ms: u64) {
         LaneId::ALL.into_iter().for_each(|id| self.expire_lane(id, now_ms));
+        if self.mode == Mode::Opening {
+            let since_ms = *self.opening_ms.get_or_insert(now_ms);
+            if now_ms.saturating_sub(since_ms) > OPENING_MS {
+                self.store_failed();
+            }
+        }
     }
 
     fn expire_lane(&mut self, id: LaneId, now_ms: u64) {
@@ -183,6 +203,14 @@ impl Outbox {
     /// Whether `next_to_send` would return a message.
     pub fn can_send(&self) -> bool {
         self.next_lane().is_some()
+    }
+
+    /// What `next_to_send` would return, as it has fared so far.
+    pub fn next(&self, now_ms: u64) -> Option<Next> {
+        let entry = self.lanes[self.next_lane()? as usize].front(self.mode == Mode::Up)?;
+        let waited_ms = now_ms.saturating_sub(entry.born_ms);
+        let left_ms = self.limits.max_age_ms.saturating_sub(waited_ms);
+        Some(Next { waited_ms, left_ms, stored: entry.kept != Kept::No })
     }
 
     fn next_lane(&self) -> Option<LaneId> {

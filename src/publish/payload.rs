@@ -212,6 +212,8 @@ pub struct Power<'a> {
 /// The way to the broker: totals since the start of the daemon, but for what is as of now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
+    /// Messages that are each delivered, or dropped: those of retained topics are not in it.
+    pub produced: u64,
     /// Messages that wait or are not yet acknowledged, as of now.
     pub queued: u64,
     pub delivered: u64,
@@ -228,7 +230,7 @@ pub struct Delivery {
     /// Why it fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_error: Option<String>,
-    /// Messages dropped, by what they were and why, as `prediction.full`.
+    /// Messages dropped, by what they were and why, as `prediction.full`; `state` is what retained topics count.
     pub drops: BTreeMap<String, u64>,
 }
 

@@ -81,6 +81,7 @@ impl Speaker {
         };
         let of_class = |class: Class| Reason::ALL.iter().map(move |reason| (class, *reason));
         Delivery {
+            produced: stats.outbox.produced,
             queued: stats.outbox.queued + stats.outbox.handed,
             delivered: stats.outbox.acked + stats.outbox.written,
             resent: stats.outbox.resent,

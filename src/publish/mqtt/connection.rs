@@ -1,16 +1,16 @@
 //! One connection to the broker, from the first step to the last packet.
 //!
 //! Owns the login, the bytes not yet read or written, and the pings that tell a dead link: one goes out in each
-//! `keep_alive`, and the answer must be there before the next. Reading may be dropped at any time, writing may not.
+//! `keep_alive`, and an answer, to it or to a message, must be there before the next. Reading may be dropped at any time, writing may not.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
 use super::transport::{DialError, Endpoint, Step, Transport, reason};
-use super::wire::{Hello, Incoming, Limits, Malformed, Outgoing, Version};
+use super::wire::{self, Hello, Incoming, Limits, Malformed, Outgoing, Version};
 use crate::publish::outbox::Qos;
 use crate::secret::Password;
 
@@ -46,16 +46,14 @@ pub struct Reach {
     pub client_id: String,
     /// Time between pings, in whole seconds; a dead link is noticed within two of them.
     pub keep_alive: Duration,
-    /// Longest wait for a connection; the socket has this long, or `keep_alive`, to take what is written.
+    /// Longest wait for a connection.
     pub connect_timeout: Duration,
 }
 
 impl Reach {
     /// The broker as people write it, for logs.
     pub fn address(&self) -> String {
-        let Endpoint { host, port, .. } = &self.endpoint;
-        let bracketed = host.contains(':') && !host.starts_with('[');
-        if bracketed { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        self.endpoint.address()
     }
 }
 
@@ -70,6 +68,8 @@ pub struct Connection {
     pub limits: Limits,
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// What is still to come of a message that is too large for us.
+    passing_over: usize,
     keep_alive: Duration,
     ping_at: Instant,
     unanswered: bool,
@@ -90,6 +90,7 @@ impl Connection {
             limits: Limits::NONE,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
+            passing_over: 0,
             keep_alive: reach.keep_alive,
             ping_at: until,
             unanswered: false,
@@ -141,9 +142,31 @@ impl Connection {
 
     /// What it said and has come already.
     pub fn at_hand(&mut self) -> Result<Option<Incoming>, Lost> {
+        if !self.pass_over() {
+            return Ok(None);
+        }
         let incoming = self.reach.version.read(&mut self.incoming)?;
-        self.unanswered &= incoming != Some(Incoming::Pong);
+        // Over a slow line acks keep coming while a ping, and its answer, wait behind what was sent before.
+        self.unanswered &= !matches!(incoming, Some(Incoming::Pong | Incoming::PubAck { .. }));
         Ok(incoming)
+    }
+
+    /// Lets go of messages that are too large for us; whether what is at hand then is the beginning of another packet.
+    ///
+    /// To lose the connection over one that the broker has retained would be to lose it for ever. It is not
+    /// acknowledged: its packet id may be anywhere in it.
+    fn pass_over(&mut self) -> bool {
+        loop {
+            let passed = self.passing_over.min(self.incoming.len());
+            self.incoming.advance(passed);
+            self.passing_over -= passed;
+            if self.passing_over > 0 {
+                return false;
+            }
+            let Some(bytes) = wire::oversize(&self.incoming) else { return true };
+            tracing::warn!("the broker sends a message of {bytes} bytes, which is too large for us; it is not heard");
+            self.passing_over = bytes;
+        }
     }
 
     /// Puts a message with what is to be written next.
@@ -187,16 +210,13 @@ impl Connection {
         self.outgoing.len()
     }
 
-    /// Writes all that is to be written, in one go.
+    /// Writes all that is to be written, in one go; it may take as long as a dead link goes unnoticed.
     pub async fn write(&mut self) -> Result<(), Lost> {
         if self.outgoing.is_empty() {
             return Ok(());
         }
-        // Nothing is read meanwhile, so that this wait too must end within two keep-alives of the link's death.
-        let mut until = Instant::now() + self.reach.connect_timeout.min(self.keep_alive);
-        if self.unanswered {
-            until = until.min(self.ping_at);
-        }
+        // Pings are not sent and not answered meanwhile: so this is when the next one would find it dead.
+        let until = if self.unanswered { self.ping_at } else { self.ping_at + self.keep_alive };
         match timeout_at(until, self.transport.write(&mut self.outgoing)).await {
             Ok(result) => result.map_err(|error| Lost(reason(&error))),
             Err(_) => Err(Lost("it takes no more data".into())),

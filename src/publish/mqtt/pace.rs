@@ -38,9 +38,9 @@ impl Pace {
         false
     }
 
-    /// When to ask again, if the last answer was no.
-    pub fn next(&self) -> Option<Instant> {
-        self.next
+    /// When to ask again, if the last answer was no; told once, since nobody may want to ask by then.
+    pub fn next(&mut self) -> Option<Instant> {
+        self.next.take()
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
             sent += u32::from(pace.take(begun + Duration::from_millis(ms)));
         }
         assert!((500..=506).contains(&sent), "{sent}");
-        assert!(pace.next().is_some());
+        assert!(pace.next().is_some() && pace.next().is_none());
         let mut free = Pace::new(None);
         assert!((0..10_000).all(|_| free.take(begun)) && free.next().is_none());
     }

@@ -23,7 +23,7 @@ pub struct Settings {
     pub retry_max: Duration,
     /// Bounds of the outbox.
     pub outbox: Limits,
-    /// Messages that go out in a second at most.
+    /// Messages of a backlog that go out in a second at most.
     pub drain_per_s: Option<u32>,
     /// Retained topics, `status` included.
     pub max_retained_topics: u16,

@@ -49,6 +49,13 @@ impl Endpoint {
             websocket: address.websocket.clone(),
         }
     }
+
+    /// Host and port as people, and URLs, write them.
+    pub fn address(&self) -> String {
+        let Self { host, port, .. } = self;
+        let bracketed = host.contains(':') && !host.starts_with('[');
+        if bracketed { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
 }
 
 /// What a TLS connection is judged by.
@@ -317,11 +324,12 @@ async fn upgrade(
 ) -> Result<WebSocketStream<Box<dyn Socket>>, DialError> {
     in_time(Step::WebSocket, until, async {
         let scheme = if endpoint.tls.is_some() { "wss" } else { "ws" };
-        let url = format!("{scheme}://{}:{}{path}", endpoint.host, endpoint.port);
-        let mut request = url.as_str().into_client_request().map_err(|error| format!("{url}: {error}"))?;
+        let url = format!("{scheme}://{}{path}", endpoint.address());
+        // What follows a `?` may be a secret.
+        let shown = |error: &dyn fmt::Display| format!("{}: {error}", url.split('?').next().unwrap_or_default());
+        let mut request = url.as_str().into_client_request().map_err(|error| shown(&error))?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().map_err(|error| format!("{error}"))?);
-        let (stream, _) =
-            tokio_tungstenite::client_async(request, socket).await.map_err(|error| format!("{url}: {error}"))?;
+        let (stream, _) = tokio_tungstenite::client_async(request, socket).await.map_err(|error| shown(&error))?;
         Ok(stream)
     })
     .await

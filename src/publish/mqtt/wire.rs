@@ -2,7 +2,7 @@
 //!
 //! The coding is rumqttc's; its client is not used: it clears what is unacknowledged when a session is lost. Pure.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::v5::mqttbytes as five;
 use rumqttc::{ConnectReturnCode, mqttbytes as three};
 
@@ -10,6 +10,8 @@ use crate::publish::outbox::Qos;
 
 /// Nothing large is ever sent to us.
 const INCOMING_MAX: u32 = 256 * 1024;
+/// The user property that tells how many milliseconds a message has waited for us to send it.
+const WAITED: &str = "waited_ms";
 /// Without a limit of the broker's, MQTT's own.
 const OUTGOING_MAX: u32 = 268_435_460;
 
@@ -31,8 +33,8 @@ impl Version {
     }
 }
 
-/// How we introduce ourselves.
-#[derive(Debug, Clone, Copy)]
+/// How we introduce ourselves. It holds a password, so it has no Debug.
+#[derive(Clone, Copy)]
 pub struct Hello<'a> {
     pub client_id: &'a str,
     pub keep_alive_s: u16,
@@ -53,6 +55,8 @@ pub struct Outgoing<'a> {
     pub packet_id: u16,
     /// How long the broker may keep it; MQTT 5 alone can say so.
     pub expiry_s: Option<u32>,
+    /// How long it waited for us to send it, where that is worth saying; MQTT 5 alone can.
+    pub waited_ms: Option<u64>,
 }
 
 /// What the broker says.
@@ -134,7 +138,10 @@ impl Version {
                     keep_alive: hello.keep_alive_s,
                     client_id: hello.client_id.to_owned(),
                     clean_start: true,
-                    properties: None,
+                    properties: Some(five::v5::ConnectProperties {
+                        max_packet_size: Some(INCOMING_MAX),
+                        ..five::v5::ConnectProperties::new()
+                    }),
                 };
                 let will = hello.will.map(|(topic, payload)| five::v5::LastWill {
                     topic: Bytes::copy_from_slice(topic.as_bytes()),
@@ -158,10 +165,12 @@ impl Version {
                 self.done(publish.write(out))
             }
             Self::Five => {
+                let waited = message.waited_ms.map(|ms| (WAITED.to_owned(), ms.to_string()));
                 let properties = five::v5::PublishProperties {
                     payload_format_indicator: Some(1),
                     message_expiry_interval: message.expiry_s,
                     content_type: Some("application/json".into()),
+                    user_properties: waited.into_iter().collect(),
                     ..five::v5::PublishProperties::default()
                 };
                 let mut publish = five::v5::Publish::new(
@@ -184,7 +193,9 @@ impl Version {
                 self.done(subscribe.write(out))
             }
             Self::Five => {
-                let filter = five::v5::Filter::new(filter, five::QoS::AtLeastOnce);
+                let mut filter = five::v5::Filter::new(filter, five::QoS::AtLeastOnce);
+                // What was published as retained is told apart even where we were there to hear it at once.
+                filter.preserve_retain = true;
                 let mut subscribe = five::v5::Subscribe::new(filter, None);
                 subscribe.pkid = packet_id;
                 self.done(subscribe.write(out))
@@ -209,17 +220,24 @@ impl Version {
 
     /// Takes the first packet off `bytes`; `None` when it is not there whole.
     pub fn read(self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
+        // The coder also calls bytes insufficient that are short within a packet, which it has taken off by then.
+        let there = bytes.len();
         match self {
             Self::Three => match three::v4::Packet::read(bytes, INCOMING_MAX as usize) {
                 Ok(packet) => Ok(Some(from_three(packet))),
-                Err(three::Error::InsufficientBytes(_)) => Ok(None),
+                Err(three::Error::InsufficientBytes(_)) if bytes.len() == there => Ok(None),
                 Err(error) => Err(self.malformed(&error)),
             },
-            Self::Five => match five::v5::Packet::read(bytes, Some(INCOMING_MAX)) {
-                Ok(packet) => Ok(Some(from_five(packet))),
-                Err(five::Error::InsufficientBytes(_)) => Ok(None),
-                Err(error) => Err(self.malformed(&error)),
-            },
+            Self::Five => {
+                if let Some(incoming) = short_of_five(bytes) {
+                    return Ok(Some(incoming));
+                }
+                match five::v5::Packet::read(bytes, Some(INCOMING_MAX)) {
+                    Ok(packet) => Ok(Some(from_five(packet))),
+                    Err(five::Error::InsufficientBytes(_)) if bytes.len() == there => Ok(None),
+                    Err(error) => Err(self.malformed(&error)),
+                }
+            }
         }
     }
 
@@ -230,6 +248,27 @@ impl Version {
     fn malformed(self, error: &impl std::fmt::Debug) -> Malformed {
         Malformed { version: self.name(), reason: format!("{error:?}") }
     }
+}
+
+/// The bytes of a message at the front of `bytes` that is larger than any for us, those included that are still to come.
+pub fn oversize(bytes: &[u8]) -> Option<usize> {
+    let (first, rest) = bytes.split_first()?;
+    let digits = 1 + rest.iter().take(4).position(|byte| byte & 0x80 == 0)?;
+    let length = rest.iter().take(digits).rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    (first >> 4 == 3 && length > INCOMING_MAX as usize).then_some(1 + digits + length)
+}
+
+/// What the coder does not know: a DISCONNECT may leave out its properties and its reason, and a broker that speaks
+/// 3.1.1 alone refuses us in that version.
+fn short_of_five(bytes: &mut BytesMut) -> Option<Incoming> {
+    let (incoming, length) = match bytes[..] {
+        [0xE0, 0, ..] => (Incoming::Bye("it ended the connection".into()), 2),
+        [0xE0, 1, code, ..] => (Incoming::Bye(format!("it ended the connection (reason {code:#04x})")), 3),
+        [0x20, 2, _, 1 | 0x84, ..] => (refused_version(Version::Five), 4),
+        _ => return None,
+    };
+    bytes.advance(length);
+    Some(incoming)
 }
 
 fn three_qos(qos: Qos) -> three::QoS {
@@ -391,8 +430,15 @@ mod tests {
             retain: true,
             packet_id: 7,
             expiry_s: Some(60),
+            waited_ms: Some(1_500),
         };
         let mut bytes = BytesMut::new();
+        Version::Five.publish(&message, &mut bytes).unwrap();
+        let five::v5::Packet::Publish(publish) = five::v5::Packet::read(&mut bytes, None).unwrap() else { panic!() };
+        let properties = publish.properties.unwrap();
+        assert_eq!(properties.message_expiry_interval, Some(60));
+        assert_eq!(properties.content_type.as_deref(), Some("application/json"));
+        assert_eq!(properties.user_properties, [("waited_ms".into(), "1500".into())]);
         for version in BOTH {
             version.publish(&message, &mut bytes).unwrap();
             let expected = Incoming::Message {
@@ -433,6 +479,8 @@ mod tests {
             (Version::Three, &[0x20, 2, 0, 2], "another mqtt.client_id"),
             (Version::Three, &[0x20, 2, 0, 1], "set mqtt.version = \"5\""),
             (Version::Five, &[0x20, 3, 0, 0x84, 0], "set mqtt.version = \"3.1.1\""),
+            // In the words of the older version.
+            (Version::Five, &[0x20, 2, 0, 1], "set mqtt.version = \"3.1.1\""),
             (Version::Five, &[0x20, 3, 0, 0x86, 0], "check mqtt.user"),
             (Version::Five, &[0x20, 3, 0, 0x89, 0], "ServerBusy"),
         ] {
@@ -441,7 +489,29 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        let bye = Version::Five.read(&mut BytesMut::from(&[0xE0, 2, 0x8B, 0][..]));
-        assert!(matches!(&bye, Ok(Some(Incoming::Bye(reason))) if reason.contains("ServerShuttingDown")), "{bye:?}");
+        for (bytes, words) in [
+            (&[0xE0, 2, 0x8B, 0][..], "ServerShuttingDown"),
+            (&[0xE0, 1, 0x8E], "0x8e"),
+            (&[0xE0, 0], "ended the connection"),
+        ] {
+            let bye = Version::Five.read(&mut BytesMut::from(bytes));
+            assert!(matches!(&bye, Ok(Some(Incoming::Bye(reason))) if reason.contains(words)), "{bye:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// A packet that is there whole is never waited for: what it would have said were lost.
+        #[test]
+        fn whatever_a_broker_sends_is_understood_or_an_error(
+            first in proptest::num::u8::ANY,
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
+        ) {
+            for version in BOTH {
+                let mut bytes = BytesMut::from(&[first, u8::try_from(body.len()).unwrap()][..]);
+                bytes.extend_from_slice(&body);
+                let read = version.read(&mut bytes);
+                proptest::prop_assert!(read != Ok(None), "{version:?}");
+            }
+        }
     }
 }

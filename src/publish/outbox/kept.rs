@@ -34,6 +34,8 @@ pub(super) struct Pending {
     told: (usize, usize),
     /// The file may have, or lack, what failed to be written.
     reset: bool,
+    /// No file has had an id from here on.
+    new_from: u64,
 }
 
 /// A message as the store has it.
@@ -132,9 +134,9 @@ impl Outbox {
     pub fn adopt(&mut self, inventory: Inventory) {
         self.store_failed();
         self.mode = Mode::Up;
-        self.pending = Pending::default();
         // Ours come after all that the file has.
         let shift = inventory.next_id;
+        self.pending = Pending { new_from: shift, ..Pending::default() };
         self.next_sequence += shift;
         let waiting = self.lanes.iter_mut().flat_map(|lane| lane.head.iter_mut().chain(&mut lane.tail));
         let handed = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
@@ -177,14 +179,20 @@ impl Outbox {
 
     fn take_messages(&mut self, work: &mut Work) {
         let reset = std::mem::take(&mut self.pending.reset);
-        // After a reset all must come in one transaction, since it deletes all.
-        let limit = if reset { u64::MAX } else { transaction_bytes(&self.limits) };
-        let needs = LaneId::ALL.map(|id| if id.is_stored() { fitting(&self.unkept(id), limit).0 } else { 0 });
+        let limit = transaction_bytes(&self.limits);
+        // What the file may have must come with the reset, which deletes it.
+        let first_new = if reset { self.pending.new_from } else { 0 };
+        let due_now = |due: &[&mut Entry]| {
+            let old = due.partition_point(|entry| entry.sequence < first_new);
+            fitting(due, limit.max(due[..old].iter().map(|entry| entry.stored_bytes()).sum()))
+        };
+        let needs = LaneId::ALL.map(|id| if id.is_stored() { due_now(&self.unkept(id)).0 } else { 0 });
         self.make_store_room(needs);
+        let mut new_from = self.pending.new_from;
         for id in LaneId::STORED {
             let room = self.limits.max_stored_bytes.saturating_sub(self.stored_bytes());
             let due = self.unkept(id);
-            let (mut bytes, mut count) = fitting(&due, limit);
+            let (mut bytes, mut count) = due_now(&due);
             work.more |= count < due.len();
             if bytes > room {
                 // What remains stays in memory, and there is nothing more to do before there is room.
@@ -194,12 +202,14 @@ impl Outbox {
             }
             for entry in due.into_iter().take(count) {
                 entry.kept = Kept::Taken;
+                new_from = new_from.max(entry.sequence + 1);
                 work.inserts.push(row(id, entry));
             }
             let lane = self.lane(id);
             lane.stored += count as u64;
             lane.stored_bytes += bytes;
         }
+        self.pending.new_from = new_from;
         if reset {
             let range = |segments: &VecDeque<Segment>| Some((segments.front()?.first, segments.back()?.last));
             let ranges = LaneId::STORED.map(|id| (id, range(&self.lane(id).parked)));

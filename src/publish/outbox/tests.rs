@@ -159,3 +159,22 @@ fn what_has_waited_too_long_is_dropped_before_it_is_sent() {
 }
 
 mod with_a_store;
+
+#[test]
+fn a_store_that_does_not_open_holds_nothing_up_for_ever() {
+    let mut outbox = Outbox::new(limits(100, 3));
+    outbox.await_store();
+    outbox.push(message(0, 4, Qos::AtLeastOnce), 1_000);
+    outbox.expire(1_000);
+    outbox.expire(30_000);
+    assert!(!outbox.can_send(), "what an earlier run left may come before it");
+    outbox.expire(31_001);
+    assert_eq!(hand_all(&mut outbox), [(1, 0)]);
+    // It opens after all, and holds something.
+    let mut inventory = outbox.inventory(60_000);
+    inventory.add(LaneId::Prediction, 7, 1, 4);
+    outbox.adopt(inventory);
+    assert!(outbox.on_puback(1, false));
+    let s = outbox.stats();
+    assert_eq!((s.produced + s.recovered, s.acked + s.queued + s.handed + s.drops.total()), (2, 2), "{s:?}");
+}

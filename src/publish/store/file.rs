@@ -79,33 +79,41 @@ impl File {
             .map_err(failed("cannot open", path))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags)?;
+        db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
+        // Before anything is written: the path may be that of something else.
+        let is_new = Self::is_new(&db)?;
         let log_pages = max_bytes / 32 / PAGE_BYTES;
         db.execute_batch(&format!(
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; \
+            "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = WAL; \
              PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {}; PRAGMA journal_size_limit = {}; \
              PRAGMA max_page_count = {}; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY;",
             log_pages.max(16),
             max_bytes / 16,
             max_bytes / PAGE_BYTES - max_bytes / 16 / PAGE_BYTES,
         ))?;
-        Self::set_up(&mut db)?;
+        if is_new {
+            Self::set_up(&mut db)?;
+        }
         let token = db.query_row("SELECT token FROM store", [], |row| row.get(0))?;
         let place = place(path).map_err(failed("cannot look at", path))?;
         Ok(Self { path: path.to_owned(), db, place, token })
     }
 
-    fn set_up(db: &mut Connection) -> Result<(), FileError> {
-        let number = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        match (number("application_id")?, number("user_version")?) {
-            (APPLICATION_ID, SCHEMA) => return Ok(()),
-            (APPLICATION_ID, later) => {
-                return Err(FileError::Failed(format!(
-                    "it was written by a later edgewatt (schema {later}, here {SCHEMA}); move it away, or update"
-                )));
-            }
-            (0, 0) => {}
-            _ => return Err(FileError::Corrupt("it is the database of another program".into())),
+    /// Whether there is nothing in it; an error when there is, and not of ours.
+    fn is_new(db: &Connection) -> Result<bool, FileError> {
+        let number = |query: &str| db.query_row(query, [], |row| row.get::<_, i32>(0));
+        match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
+            (APPLICATION_ID, SCHEMA) => Ok(false),
+            (APPLICATION_ID, later) => Err(FileError::Failed(format!(
+                "it was written by a later edgewatt (schema {later}, here {SCHEMA}); move it away, or update"
+            ))),
+            (0, 0) if number("SELECT count(*) FROM sqlite_schema")? == 0 => Ok(true),
+            // Not ours to put aside.
+            _ => Err(FileError::Failed("it is the database of another program; set mqtt.store.path".into())),
         }
+    }
+
+    fn set_up(db: &mut Connection) -> Result<(), FileError> {
         let all = db.transaction()?;
         for lane in LaneId::STORED {
             all.execute_batch(&format!(

@@ -422,3 +422,41 @@ fn a_clock_that_was_not_set_makes_no_message_too_old() {
     outbox.expire(NOW_MS);
     assert_eq!(outbox.stats().queued, 4, "the one too old is behind others");
 }
+
+/// A crash between two transactions must not cost what was committed long before.
+#[test]
+fn what_a_file_may_have_comes_with_the_reset_that_deletes_it_and_the_rest_in_small_transactions() {
+    const STORED: u64 = 1 << 20;
+    let limits = Limits { max_bytes: 1 << 20, max_stored_bytes: STORED, ..limits(16_000, 8) };
+    let mut outbox = Outbox::new(limits);
+    outbox.await_store();
+    let nothing = outbox.inventory(0);
+    outbox.adopt(nothing);
+    let push = |outbox: &mut Outbox, ids: std::ops::Range<u32>| {
+        ids.for_each(|n| assert_eq!(outbox.push(message(n, 100, Qos::AtLeastOnce), 0), Pushed::Queued));
+    };
+    push(&mut outbox, 0..2_000);
+    while outbox.take(0, 0, true).more {
+        outbox.stored();
+    }
+    outbox.stored();
+    let parked = outbox.lanes[LaneId::Prediction as usize].parked.front().unwrap().first;
+    assert!(parked > 400 && outbox.stats().stored == 2_000, "{parked}");
+    outbox.store_failed();
+    push(&mut outbox, 2_000..5_000);
+    outbox.store_is_back();
+    let mut work = outbox.take(0, 0, true);
+    assert!(work.reset.is_some());
+    for id in 0..parked {
+        assert!(work.inserts.iter().any(|row| row.id == id), "{id} is deleted");
+    }
+    let mut transactions = 1;
+    while work.more {
+        assert!(work.inserts.len() < 1_000, "{} at once", work.inserts.len());
+        outbox.stored();
+        work = outbox.take(0, 0, true);
+        transactions += 1;
+    }
+    outbox.stored();
+    assert!(transactions > 5 && outbox.stats().stored == 5_000, "{transactions}: {:?}", outbox.stats());
+}

@@ -210,3 +210,50 @@ impl Drop for Unmount<'_> {
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
+
+#[test]
+fn the_database_of_another_program_is_left_as_it_is() {
+    for pragma in ["", "PRAGMA user_version = 3;", "PRAGMA application_id = 7;"] {
+        let folder = folder();
+        let path = folder.path().join("notes.db");
+        let notes = rusqlite::Connection::open(&path).unwrap();
+        notes.execute_batch(&format!("{pragma} CREATE TABLE event (x); INSERT INTO event VALUES (1);")).unwrap();
+        drop(notes);
+        let before = fs::read(&path).unwrap();
+        let mut rig = Rig::new(path.clone(), limits(1 << 20), 1 << 20);
+        rig.fails("another program");
+        rig.outage(5);
+        assert!(fs::read(&path).unwrap() == before, "changed: {pragma}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // Moved away, it is in nobody's way.
+        fs::rename(&path, folder.path().join("elsewhere.db")).unwrap();
+        wait(&mut rig);
+        assert_eq!(rig.state(), State::Working);
+    }
+}
+
+/// What came while it was away is as much as the file may hold.
+#[test]
+fn the_bound_holds_when_a_folder_comes_back_to_much_that_is_new() {
+    const MAX_BYTES: u64 = 4 << 20;
+    let parent = folder();
+    let (folder, away) = (parent.path().join("state"), parent.path().join("away"));
+    let path = folder.join("outbox.db");
+    let mut rig = Rig::new(path.clone(), limits(MAX_BYTES), MAX_BYTES);
+    rig.outage(1_500);
+    fs::rename(&folder, &away).unwrap();
+    fs::write(&folder, "").unwrap();
+    rig.outage(900);
+    rig.fails("cannot make the folder");
+    fs::remove_file(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    rig.now_ms += RETRY_MAX_MS + 1;
+    let mut largest = 0;
+    for _ in 0..20 {
+        rig.round();
+        largest = largest.max(bytes_of(&path));
+        rig.outage(1);
+    }
+    assert_eq!(rig.state(), State::Working);
+    assert!(largest <= MAX_BYTES, "{largest} bytes, {MAX_BYTES} are the most");
+}
