@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm energy-simulation outage kills wear runtime lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec test-vm energy-simulation outage kills wear runtime man lint deny bench compare train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -52,6 +52,9 @@ kills: tools runtime ## The daemon killed at 300 random moments: what is lost, w
 wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test store wear -- --ignored --nocapture
+
+man: tools ## Man pages and completions into target/manual
+	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
 
 lint: tools ## Format and clippy, warnings are errors
 	cargo fmt --check

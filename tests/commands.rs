@@ -10,7 +10,6 @@ use std::path::Path;
 
 use common::daemon::{Daemon, Ended, Setup, edgewatt, root};
 use common::wire::json_file;
-use edgewatt::config::Document;
 use serde_json::Value;
 
 #[test]
@@ -130,51 +129,6 @@ fn check_judges_every_kind_of_meter() {
 }
 
 #[test]
-fn doctor_lists_the_meters_and_what_mends_them() {
-    let dir = tempfile::TempDir::new().unwrap();
-    let doctor = || {
-        let mut command = edgewatt(&["doctor", "--sysfs"]);
-        command.arg(dir.path().join("sys")).arg("--dev").arg(dir.path().join("dev"));
-        Daemon::start(command).wait()
-    };
-    let bare = doctor().expect(1).stdout;
-    for part in [
-        "  rapl: no: ",
-        "modprobe intel_rapl_msr",
-        "new_device",
-        "  ina219: no: ",
-        "dtparam=i2c_arm=on",
-        "  estimate: always there",
-    ] {
-        assert!(bare.contains(part), "{part} in {bare}");
-    }
-    for (file, text) in [
-        ("sys/class/hwmon/hwmon0/name", "ina219\n"),
-        ("sys/class/hwmon/hwmon0/power1_input", "2500000\n"),
-        ("sys/class/hwmon/hwmon0/shunt_resistor", "10000\n"),
-        ("sys/class/powercap/intel-rapl:0/name", "package-0\n"),
-        ("sys/class/powercap/intel-rapl:0/energy_uj", "5\n"),
-        ("dev/i2c-1", ""),
-    ] {
-        let path = dir.path().join(file);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    let found = doctor().expect(0).stdout;
-    for part in [
-        "  rapl: no: ",
-        "energy_uj: stuck, no change in 1.",
-        "  hwmon ina219: readable, 2.500 W now\n",
-        "echo 100000 > ",
-        "    use: hwmon = { chip = \"ina219\" }\n",
-        "  ina219 on i2c-1: can be used\n",
-        "    use: ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }\n",
-    ] {
-        assert!(found.contains(part), "{part} in {found}");
-    }
-}
-
-#[test]
 fn inspect_describes_the_models_as_text_and_json() {
     let card = json_file(&root().join("models/metrics.json"));
     for model in ["fp32", "int8", "pruned_int8"] {
@@ -209,15 +163,6 @@ fn completions_are_scripts_that_know_the_subcommands() {
 /// The commented default configuration.
 fn commented() -> String {
     std::fs::read_to_string(root().join("config/edgewatt.toml")).unwrap()
-}
-
-/// What is said of a key, at its line: nothing of the text's hash, which differs with every change.
-#[track_caller]
-fn parsed(text: &str) -> String {
-    let document = Document { path: root().join("config/edgewatt.toml"), text: text.to_owned() };
-    let config = document.parse(Some("host")).unwrap_or_else(|e| panic!("{e}\n---\n{text}"));
-    let shown = format!("{config:?}");
-    shown.replace(&config.hash, "")
 }
 
 /// Names in `src/config/raw.rs` that a configuration spells: fields and enum variants.
@@ -261,132 +206,4 @@ fn every_key_and_every_choice_is_in_the_commented_configuration() {
     // A factor has no name; `1.0` stands for it.
     let forgotten: Vec<&String> = names.iter().filter(|n| *n != "times" && !words.contains(&n.as_str())).collect();
     assert!(forgotten.is_empty(), "not in config/edgewatt.toml: {forgotten:?}");
-}
-
-/// Keys whose commented line is an example, since their default is not one value.
-const EXAMPLES: [&str; 19] = [
-    "state_dir",
-    "path",
-    "idle_s",
-    "idle_watts",
-    "id",
-    "library",
-    "client_id",
-    "columns",
-    "limits",
-    "sha256",
-    "parity",
-    "max_mib",
-    "user",
-    "password_file",
-    "ca_file",
-    "cert_file",
-    "key_file",
-    "alpn",
-    "drain_per_s",
-];
-
-#[test]
-fn every_commented_default_is_the_real_one() {
-    let text = commented();
-    let baseline = parsed(&text);
-    let (mut table, mut tested) = (String::new(), 0);
-    for (number, line) in text.lines().enumerate() {
-        if line.trim_start_matches('#').starts_with('[') {
-            table = line.split_once(']').unwrap().0.to_owned();
-        }
-        let Some((key, _)) = line.strip_prefix('#').and_then(|l| l.split_once(" = ")) else { continue };
-        if key.contains(|c: char| !c.is_ascii_lowercase() && c != '_') || table.starts_with('#') {
-            continue;
-        }
-        let uncomment = |(i, l): (usize, &str)| if i == number { line[1..].to_owned() } else { l.to_owned() };
-        let mut with: String = text.lines().enumerate().map(|l| uncomment(l) + "\n").collect();
-        if key == "columns" {
-            with = with.replace("#header = true", "header = false").replace(
-                "columns = [\"time_s\", \"ax\"]",
-                "columns = [\"time_s\", \"ax\", \"ay\", \"az\", \"wx\", \"wy\", \"wz\", \"exercise\"]",
-            );
-        }
-        // What goes together, and what only TLS has.
-        for (key, other) in [("user", "password_file"), ("cert_file", "key_file")] {
-            if with.contains(&format!("\n{key} = ")) || with.contains(&format!("\n{other} = ")) {
-                with = with.replace(&format!("\n#{key} = "), &format!("\n{key} = "));
-                with = with.replace(&format!("\n#{other} = "), &format!("\n{other} = "));
-            }
-        }
-        if ["ca_file", "cert_file", "key_file", "alpn"].contains(&key) {
-            with = with.replace("\nbroker = \"mqtt:", "\nbroker = \"mqtts:");
-        }
-        // What the scores are is told from the model; whether they are published has a default.
-        if EXAMPLES.contains(&key) || (key == "scores" && table.ends_with("classify")) {
-            assert_ne!(parsed(&with), baseline, "line {} changes nothing: {line}", number + 1);
-        } else {
-            assert_eq!(parsed(&with), baseline, "line {} is not the default: {line}", number + 1);
-        }
-        tested += 1;
-    }
-    assert!(tested >= 32, "only {tested} commented keys were found");
-}
-
-#[test]
-fn every_commented_table_works_when_it_is_written() {
-    let text = commented();
-    let baseline = parsed(&text);
-    let change = |pairs: &[(&str, &str)]| {
-        let mut changed = text.clone();
-        for (old, new) in pairs {
-            assert!(changed.contains(old), "config/edgewatt.toml no longer has {old}");
-            changed = changed.replace(old, new);
-        }
-        parsed(&changed)
-    };
-    let classify = "[pipelines.shoulder.decision.classify]";
-    // Only a classification has classes.
-    let (truth, labels) = (("\ntruth = ", "\n# "), ("\nlabels = ", "\n# "));
-    let replay = "[pipelines.shoulder.source.replay]";
-    let scale = "#[[pipelines.shoulder.features]]\n#scale";
-    let variants = [
-        change(&[("#[power.meters.board]\n#", "[power.meters.board]\n")]),
-        change(&[("#[delegates.fast]\n#", "[delegates.fast]\n"), ("\"xnnpack\"  ", "\"fast\"  ")]),
-        change(&[("#[delegates.tpu]\n#", "[delegates.tpu]\n"), ("\"xnnpack\"  ", "\"tpu\"  ")]),
-        change(&[("#[delegates.lite]\n#", "[delegates.lite]\n"), ("\"xnnpack\"  ", "\"lite\"  ")]),
-        change(&[(scale, "[[pipelines.shoulder.features]]\nscale")]),
-        change(&[
-            truth,
-            labels,
-            (classify, "# "),
-            ("#[pipelines.shoulder.decision.raw]", "[pipelines.shoulder.decision.raw]"),
-        ]),
-    ];
-    for variant in &variants {
-        assert_ne!(*variant, baseline);
-    }
-    let kinds: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("#   ").filter(|line| !line.starts_with(' ')))
-        .map(|line| line.split_inclusive('}').next().unwrap())
-        .collect();
-    assert_eq!(kinds.len(), 7, "{kinds:?}");
-    for kind in kinds {
-        let table = format!("[power.meters.board]\n{kind}\n#");
-        assert_ne!(change(&[("#[power.meters.board]", &table)]), baseline, "{kind}");
-    }
-    change(&[
-        truth,
-        labels,
-        (classify, "# "),
-        (
-            "#[pipelines.shoulder.decision.regress]\n#output = 0\n#names",
-            "[pipelines.shoulder.decision.regress]\noutput = 0\nnames",
-        ),
-    ]);
-    change(&[
-        (&format!("{replay}  "), "# "),
-        ("path = \"../models/shoulder_recording.csv\"\n", ""),
-        (
-            "#[pipelines.shoulder.source.lines]     # lines of text from another program\n#",
-            "[pipelines.shoulder.source.lines]\n",
-        ),
-        ("[pipelines.shoulder.source.replay.", "[pipelines.shoulder.source.lines."),
-    ]);
 }

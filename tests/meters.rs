@@ -15,11 +15,10 @@ use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 use std::time::Duration;
 
 use common::counters::{Counter, Mover, Tree};
-use common::daemon::Daemon;
+use common::daemon::{Daemon, without_root_s_rights};
 use common::meters::{Watch, number, setup};
 use common::mosquitto::Mosquitto;
 use nix::errno::Errno;
@@ -40,24 +39,6 @@ fn assert_has(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
-}
-
-/// So that file permissions bind the daemon, also where the tests run as root.
-fn without_root_s_rights(command: Command) -> Command {
-    if !nix::unistd::geteuid().is_root() {
-        return command;
-    }
-    const RIGHTS: &str = "-dac_override,-dac_read_search";
-    let mut bound = Command::new("setpriv");
-    bound.arg(format!("--bounding-set={RIGHTS}")).arg(format!("--inh-caps={RIGHTS}"));
-    bound.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => bound.env(name, value),
-            None => bound.env_remove(name),
-        };
-    }
-    bound
 }
 
 /// A file of this machine whose reads end with `errno`, as attributes of a device do whose driver refuses.

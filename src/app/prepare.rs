@@ -169,7 +169,7 @@ impl<'a> Draft<'a> {
         let channels = pipeline.source.records.channels.len();
         let goes_on = |kept: &&Kept| {
             let same_truth = pipeline.source.records.truth.is_none() || kept.labels == labels;
-            let same_stream = kept.config.source == pipeline.source && same_truth;
+            let same_stream = pipeline.goes_on_with(&kept.config) && same_truth;
             let ended = kept.ended && (kept.config != *pipeline || kept.labels != labels);
             same_stream && !ended && kept.maker.is_same(&maker)
         };

@@ -149,7 +149,7 @@ impl Daemon {
         }
         // A source that names the truth does so by the labels.
         let same_stream =
-            config.source == running.config.source && (same_labels || config.source.records.truth.is_none());
+            config.goes_on_with(&running.config) && (same_labels || config.source.records.truth.is_none());
         if same_stream && !running.infer_ended && matches!(running.afterwards, Afterwards::Nothing) {
             running.change(config.clone(), prepared);
         } else {
@@ -221,6 +221,7 @@ impl Fixed {
         let fixed = [
             (&["node", "id"], config.node_id.clone()),
             (&["node", "state_dir"], format!("{:?}", config.state_dir)),
+            (&["node", "lock_memory"], config.lock_memory.to_string()),
             (&["runtime", "library"], format!("{:?}", config.runtime_library)),
             (&["mqtt", "broker"], format!("{:?}", mqtt.broker)),
             (&["mqtt", "version"], format!("{:?}", mqtt.version)),

@@ -165,9 +165,11 @@ impl Running {
         running.say_delegate(&shared.speaker);
         running.want_windows();
         let infer = Infer::new(links, prepared.stages, made.engine, seq);
-        threads::infer(id, &name, infer, shared.told.clone()).context("cannot start the infer thread")?;
+        let realtime = running.config.realtime.clone();
+        threads::infer(id, &name, infer, realtime.clone(), shared.told.clone())
+            .context("cannot start the infer thread")?;
         let begin = threads::Begin { at: shared.quiet_until, stop };
-        threads::acquire(id, &name, source, feed, begin, shared.told.clone())
+        threads::acquire(id, &name, source, feed, begin, realtime, shared.told.clone())
             .context("cannot start the acquire thread")?;
         Ok(running)
     }

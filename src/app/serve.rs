@@ -50,7 +50,7 @@ const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Two of the node, one of each meter and two of each pipeline, those included that a reload adds.
 const RETAINED_TOPICS: u16 = 2 + 2 * 511;
 /// In the state directory.
-const STORE_FILE: &str = "outbox.db";
+pub const STORE_FILE: &str = "outbox.db";
 /// Of the time for delivery at a stop, what is kept for the store.
 const STORE_SHARE: u32 = 4;
 /// How long a metrics message waits for an infer thread that is inside an inference.
@@ -89,6 +89,11 @@ pub fn run(
         }
         Broker::At(_) => reach(&config.mqtt),
     };
+    if config.lock_memory
+        && let Err(refused) = sys::rt::lock_memory()
+    {
+        tracing::warn!("{refused}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let summary = runtime.block_on(async {
         // Before anything else runs: a signal must always find the daemon ready to end in order.

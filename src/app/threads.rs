@@ -9,10 +9,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::prepare::Prepared;
 use super::running::Delivery;
-use crate::config::Config;
+use crate::config::{Config, Realtime};
 use crate::pipeline::{Infer, Report};
 use crate::source::{Feed, Source};
 use crate::stop::{Stop, Waited};
+use crate::sys::rt;
 use crate::units::MonoTime;
 
 /// What the async thread is told by others.
@@ -54,9 +55,12 @@ pub fn acquire(
     source: Box<dyn Source>,
     mut feed: Feed,
     begin: Begin,
+    realtime: Realtime,
     told: UnboundedSender<Told>,
 ) -> io::Result<()> {
+    let pipeline_name = name.to_owned();
     spawn(thread_name("acq", name), move || {
+        enter(&realtime, &pipeline_name);
         // A wait that fails is as good as over.
         let stopped = matches!(begin.stop.sleep_until(begin.at), Ok(Waited::Stopped));
         let error = if stopped { None } else { caught(|| source.run(&mut feed)).err() };
@@ -65,11 +69,28 @@ pub fn acquire(
     })
 }
 
-pub fn infer(pipeline: usize, name: &str, infer: Infer, told: UnboundedSender<Told>) -> io::Result<()> {
+pub fn infer(
+    pipeline: usize,
+    name: &str,
+    infer: Infer,
+    realtime: Realtime,
+    told: UnboundedSender<Told>,
+) -> io::Result<()> {
+    let pipeline_name = name.to_owned();
     spawn(thread_name("infer", name), move || {
+        enter(&realtime, &pipeline_name);
         let error = caught(|| infer.run()).err();
         let _ = told.send(Told::Ended(Ended { pipeline, stage: Stage::Infer, error }));
     })
+}
+
+/// Takes what the kernel gives of it, and warns of the rest.
+fn enter(realtime: &Realtime, pipeline: &str) {
+    let bound = if realtime.cpus.is_empty() { Ok(()) } else { rt::bind(&realtime.cpus) };
+    let prioritised = realtime.priority.map_or(Ok(()), rt::prioritise);
+    for refused in [bound, prioritised].into_iter().filter_map(Result::err) {
+        tracing::warn!(pipeline, thread = std::thread::current().name(), "{refused}");
+    }
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {

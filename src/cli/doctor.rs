@@ -1,15 +1,32 @@
-//! `edgewatt doctor`: what this machine has, and what makes the rest work.
+//! `edgewatt doctor`: what this machine has of what edgewatt needs, and what makes the rest work.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tracing::subscriber::NoSubscriber;
+use clap::ValueEnum;
+use serde_json::json;
 
-use crate::meter::survey::{Finding, State, survey};
+use super::{DEFAULT_CONFIG, online};
+use crate::app::doctor::{self, Finding, Part, Roots, State};
+use crate::config::{Broker, Config};
+
+/// Of the JSON; it grows with a change that readers must know of.
+const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// What to look at; all of it when none is named
+    #[arg(value_name = "PART")]
+    parts: Vec<Part>,
+    /// The configuration whose runtime, delegates, meters, broker and folders are looked at
+    ///
+    /// Default: /etc/edgewatt/edgewatt.toml, where there is one.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object; docs/doctor.md has its fields
+    #[arg(long)]
+    json: bool,
     /// Where the kernel shows its devices
     #[arg(long, default_value = "/sys", value_name = "DIR")]
     sysfs: PathBuf,
@@ -18,33 +35,74 @@ pub struct Args {
     dev: PathBuf,
 }
 
-/// Shows all findings; success when there is a sensor that can be read or used.
+/// Shows all findings; failure when something is broken.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // What the meters would log stands in the findings.
-    let findings = tracing::subscriber::with_default(NoSubscriber::default(), || {
-        survey(&args.sysfs, &args.dev, std::thread::sleep)
-    });
-    let mut out = io::stdout();
-    writeln!(out, "power meters")?;
-    for finding in &findings {
-        show(&mut out, finding)?;
+    let roots = Roots { sysfs: args.sysfs.clone(), dev: args.dev.clone() };
+    let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+    let (configuration, config) = doctor::configuration(path, args.config.is_some());
+    let wanted = |part: &Part| args.parts.is_empty() || args.parts.contains(part);
+    let mut findings: Vec<Finding> = Vec::new();
+    for part in Part::value_variants().iter().copied().filter(wanted) {
+        let found = match part {
+            Part::Configuration => vec![configuration.clone()],
+            Part::Broker => vec![broker(config.as_ref())?],
+            part => doctor::examine(part, &roots, config.as_ref()),
+        };
+        if !args.json {
+            show(&mut io::stdout(), part, &found)?;
+        }
+        findings.extend(found);
     }
-    writeln!(out, "  estimate: always there, but no measurement: CPU time times a guess")?;
-    writeln!(out, "    use: estimate = {{ watts_per_core = 2.0, idle_watts = 2.5 }}")?;
-    let works = |finding: &Finding| !matches!(finding.state, State::Not { .. });
-    Ok(if findings.iter().any(works) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let broken = findings.iter().filter(|finding| finding.state == State::Broken).count();
+    if args.json {
+        let report = json!({
+            "v": SCHEMA_VERSION, "version": env!("CARGO_PKG_VERSION"), "broken": broken, "findings": findings,
+        });
+        writeln!(io::stdout(), "{report:#}")?;
+    }
+    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn show(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
-    let Finding { what, state, detail, config } = finding;
-    match state {
-        State::Readable { watts: Some(watts) } => writeln!(out, "  {what}: readable, {watts:.3} W now")?,
-        State::Readable { watts: None } => writeln!(out, "  {what}: readable")?,
-        State::Usable => writeln!(out, "  {what}: can be used")?,
-        State::Not { reason } => writeln!(out, "  {what}: no: {reason}")?,
+/// The way to the broker of the configuration, as `check --online` goes it.
+fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
+    let of = |state, what: &str, says: String| Finding::new(Part::Broker, state, what, says);
+    let Some(config) = config else {
+        return Ok(of(State::Absent, "MQTT broker", "no configuration names one".into()));
+    };
+    if config.mqtt.broker == Broker::Embedded {
+        return Ok(of(State::Ok, "MQTT broker", "embedded, which is there when the daemon runs".into()));
     }
-    for line in detail {
-        writeln!(out, "    {line}")?;
+    let mut steps = Vec::new();
+    let (address, walked) = online::walk(config, |step, took, detail| {
+        steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
+    })?;
+    let what = format!("MQTT broker {address}");
+    Ok(match walked {
+        Ok(()) => of(State::Ok, &what, "it takes messages".into()).detail(steps),
+        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).mend(
+            "start it (of this machine: apt-get install mosquitto), let it through the firewall, or change [mqtt]",
+        ),
+    })
+}
+
+fn show(out: &mut impl Write, part: Part, findings: &[Finding]) -> io::Result<()> {
+    let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    writeln!(out, "{name}")?;
+    for Finding { what, state, says, detail, mend, config, .. } in findings {
+        let state = match state {
+            State::Ok => "ok",
+            State::Absent => "absent",
+            State::Broken => "BROKEN",
+        };
+        writeln!(out, "  {state:<7} {what}: {says}")?;
+        for line in detail {
+            writeln!(out, "          {line}")?;
+        }
+        for (word, line) in [("mend", mend), ("use", config)] {
+            if let Some(line) = line {
+                writeln!(out, "          {word}: {line}")?;
+            }
+        }
     }
-    config.iter().try_for_each(|config| writeln!(out, "    use: {config}"))
+    Ok(())
 }

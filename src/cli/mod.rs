@@ -32,7 +32,7 @@ const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
 First steps:
   edgewatt check -c edgewatt.toml          does the configuration work on this machine?
   edgewatt run -c edgewatt.toml --watch    run it and see what a subscriber sees
-  edgewatt doctor                          what can this machine measure energy with?
+  edgewatt doctor                          what does this machine have, and what is missing?
   edgewatt calibrate -c edgewatt.toml      the net energy of models too short or too rare to measure
   edgewatt inspect model.tflite            what does this model want and hold?
 
@@ -67,10 +67,13 @@ enum Command {
     /// opened and nothing is published. Stop the daemon first, and whatever else is busy: it would be in the figures, and a
     /// device that it has open cannot be opened twice. Exits with 1 when a figure was refused or could not be kept.
     Calibrate(calibrate::Args),
-    /// Find what this machine can measure energy with, and what makes the rest work
+    /// Find what this machine has of what edgewatt needs, and what makes the rest work
     ///
-    /// Lists each power meter with a reading and the line of configuration that uses it, and for those that cannot be
-    /// used the command, rule or setting that mends it. Nothing is changed. Exits with 1 when there is no sensor.
+    /// Looks at the configuration, the runtime, delegates, meters, sensors, the way to the broker, the clock, the state
+    /// folder and the service. Each line is ok, absent or broken, with the command, rule or setting that mends it. Absent
+    /// is what is not there and nothing asks for; broken is what does not work, and what the configuration names and is
+    /// not there. Nothing is changed, but a message on BASE/NODE/check goes to the broker. Permissions are those of the
+    /// user who asks: sudo -u edgewatt edgewatt doctor asks for the service. Exits with 1 when a line is broken.
     Doctor(doctor::Args),
     /// Show what a model file holds: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
@@ -113,10 +116,15 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// All that the command line takes, for its manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The generator panics where it cannot write, so it writes to memory.
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "edgewatt", &mut script);
+    clap_complete::generate(shell, &mut command(), "edgewatt", &mut script);
     std::io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

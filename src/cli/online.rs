@@ -24,12 +24,13 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
         writeln!(io::stdout(), "  broker: embedded, which is there when the daemon runs")?;
         return Ok(true);
     }
-    // The daemon that may run has the name itself: a broker would throw it out for a second client.
-    let reach = Reach { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
+    let reach = reach(&config.mqtt);
     writeln!(io::stdout(), "  broker {}, MQTT {}", reach.address(), reach.version.name())?;
-    let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    match runtime.block_on(walk(&reach, &topic)) {
+    let (_, walked) = walk(config, |step, took, detail| {
+        // A terminal that went away ends nothing.
+        let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
+    })?;
+    match walked {
         Ok(()) => Ok(true),
         Err(lost) => {
             writeln!(io::stdout(), "    failed: {lost}")?;
@@ -38,12 +39,20 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
     }
 }
 
-/// One line of what went well; a terminal that went away ends nothing.
-fn say(step: &str, took: Duration, detail: &str) {
-    let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
+/// Goes the way to the broker, which is not the embedded one, and tells `say` each step that went well; its address, and
+/// what ended the way.
+pub fn walk(config: &Config, say: impl FnMut(&str, Duration, &str)) -> anyhow::Result<(String, Result<(), Lost>)> {
+    // The daemon that may run has the name itself: a broker would throw it out for a second client.
+    let reach = Reach { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
+    let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    let walked = runtime.block_on(steps(&reach, &topic, say));
+    // A resolver that hangs must not hold up the end.
+    runtime.shutdown_background();
+    Ok((reach.address(), walked))
 }
 
-async fn walk(reach: &Reach, topic: &str) -> Result<(), Lost> {
+async fn steps(reach: &Reach, topic: &str, mut say: impl FnMut(&str, Duration, &str)) -> Result<(), Lost> {
     let until = Instant::now() + reach.connect_timeout;
     let mut reached = Instant::now();
     let mut connection = Connection::open(reach, None, until, |step, took, detail| {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::Key;
 use super::checked::{
-    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Pipeline, Problem, Records, Regress,
-    Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
+    Classify, Config, Decision, Delegate, Feature, Format, From, LINKED_RUNTIME, Pipeline, Problem, Realtime, Records,
+    Regress, Replay, Source, SourceKind, Speed, WhenBufferFull, Window,
 };
 use super::raw;
 
@@ -19,6 +19,8 @@ use super::raw;
 const MAX_SAMPLES: usize = 1 << 22;
 const MAX_CHANNELS: usize = 4096;
 const MAX_SMOOTH: usize = 1000;
+/// The last one that a mask of the C library's size has room for (cpu_set(3)).
+const MAX_CPU: usize = 1023;
 /// Steps of this many sample periods still belong to one window, unless `max_gap_ms` says otherwise.
 const DEFAULT_GAP_PERIODS: f64 = 3.0;
 
@@ -49,6 +51,7 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
             hash,
             node_id,
             state_dir: root.node.state_dir.map(|dir| check.folder.join(dir)),
+            lock_memory: root.node.lock_memory,
             runtime_library: root.runtime.library.map(|library| check.runtime_library(library)),
             mqtt,
             metrics_interval,
@@ -165,6 +168,7 @@ impl Check {
         let parity = self.parity(&key.child("parity"), raw.parity, &source, &decision);
         let qos = raw.publish.qos.unwrap_or(default_qos);
         self.qos(&key.child("publish").child("qos"), qos);
+        self.realtime(&key.child("realtime"), &raw.realtime);
         Some(Pipeline {
             name,
             source,
@@ -180,7 +184,17 @@ impl Check {
             decision,
             publish_scores: raw.publish.scores,
             qos,
+            realtime: raw.realtime,
         })
+    }
+
+    fn realtime(&mut self, key: &Key, raw: &Realtime) {
+        if let Some(priority) = raw.priority {
+            self.within(&key.child("priority"), priority, 1, 99);
+        }
+        for (i, cpu) in raw.cpus.iter().enumerate() {
+            self.within(&key.child("cpus").child(i), *cpu, 0, MAX_CPU);
+        }
     }
 
     /// Keys that speak of classes, where the decision has none, would do nothing.

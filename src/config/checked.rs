@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::Key;
 
 pub use super::raw::{
-    Accelerator, Format, From, Hwmon, Iio, Place, RaplInterface, Scope, Scores, Speed, WhenBufferFull, WhenFull,
-    XnnpackFlag,
+    Accelerator, Format, From, Hwmon, Iio, Place, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull,
+    WhenFull, XnnpackFlag,
 };
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
@@ -24,6 +24,8 @@ pub struct Config {
     pub node_id: String,
     /// Where the daemon keeps what outlives it; `None`: where systemd says, else in `/var/lib`.
     pub state_dir: Option<PathBuf>,
+    /// Its memory is to stay in RAM.
+    pub lock_memory: bool,
     /// A path, or [`LINKED_RUNTIME`].
     pub runtime_library: Option<PathBuf>,
     pub mqtt: Mqtt,
@@ -191,6 +193,7 @@ pub struct Pipeline {
     pub decision: Decision,
     pub publish_scores: bool,
     pub qos: u8,
+    pub realtime: Realtime,
 }
 
 impl Meter {
@@ -204,6 +207,11 @@ impl Pipeline {
     /// The key of this pipeline's table, for errors found after the check.
     pub fn key(&self) -> Key {
         Key::new(&["pipelines", &self.name])
+    }
+
+    /// Whether threads that work for `other` can go on for this one: with its source, scheduled as it asks for.
+    pub fn goes_on_with(&self, other: &Self) -> bool {
+        self.source == other.source && self.realtime == other.realtime
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Root {
 pub struct Node {
     pub id: Option<String>,
     pub state_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub lock_memory: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -380,6 +382,16 @@ pub struct Pipeline {
     pub decision: Decision,
     #[serde(default)]
     pub publish: Publish,
+    #[serde(default)]
+    pub realtime: Realtime,
+}
+
+/// How the threads of a pipeline are scheduled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Realtime {
+    pub priority: Option<u8>,
+    pub cpus: Vec<usize>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -164,6 +164,32 @@ pub enum MeterError {
     Rebaselined { reason: String },
 }
 
+impl MeterError {
+    /// Whether there is nothing there, rather than something that does not work.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Absent { .. })
+    }
+
+    /// What to do about it, where that is known; the message ends with it.
+    pub fn mend(&self) -> Option<&str> {
+        match self {
+            Self::Absent { mend, .. }
+            | Self::Ambiguous { mend, .. }
+            | Self::Taken { mend, .. }
+            | Self::Denied { mend, .. }
+            | Self::Stuck { mend, .. } => Some(mend),
+            Self::Invalid { .. } | Self::Failed { .. } | Self::Rebaselined { .. } => None,
+        }
+    }
+
+    /// The message without what to do.
+    pub fn reason(&self) -> String {
+        let message = self.to_string();
+        let cut = self.mend().and_then(|mend| message.strip_suffix(mend)?.strip_suffix("; "));
+        cut.map_or(message.clone(), str::to_owned)
+    }
+}
+
 /// The moment halfway between two.
 fn midpoint(before: MonoTime, after: MonoTime) -> MonoTime {
     before + after.since(before) / 2

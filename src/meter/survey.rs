@@ -23,6 +23,8 @@ pub struct Finding {
     pub state: State,
     /// What it covers and what to know about it, one thing a line.
     pub detail: Vec<String>,
+    /// What makes it work, where it does not.
+    pub mend: Option<String>,
     /// The line under `[power.meters.NAME]` that uses it, where it can be used.
     pub config: Option<String>,
 }
@@ -33,8 +35,10 @@ pub enum State {
     Readable { watts: Option<f64> },
     /// It is there, and the daemon can use it once it is configured.
     Usable,
-    /// Why not, and what to do.
-    Not { reason: String },
+    /// It is not there, for that reason.
+    Absent { reason: String },
+    /// It is there and cannot be used, for that reason.
+    Broken { reason: String },
 }
 
 /// Two readings of a meter stand this far apart, longer than a counter that works stands still.
@@ -58,14 +62,14 @@ pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Find
     if !findings.iter().any(|finding| finding.what.starts_with("hwmon") || finding.what.starts_with("iio")) {
         findings.push(Finding {
             what: "hwmon, iio".to_owned(),
-            state: State::Not {
-                reason:
-                    "the kernel knows no power sensor; if an INA219 or its kin is wired to I2C bus 1 at 0x40, let the \
-                         kernel's driver have it: modprobe ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > \
-                         /sys/bus/i2c/devices/i2c-1/new_device; or read it directly, see ina219"
-                        .to_owned(),
-            },
+            state: State::Absent { reason: "the kernel knows no power sensor".to_owned() },
             detail: Vec::new(),
+            mend: Some(
+                "if an INA219 or its kin is wired to I2C bus 1 at 0x40, let the kernel's driver have it: modprobe \
+                 ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
+                 directly, see ina219"
+                    .to_owned(),
+            ),
             config: None,
         });
     }
@@ -110,12 +114,19 @@ impl Candidate {
 
     /// After a first reading, which failed or not, the second tells.
     fn finding(mut self, first: Result<(), super::MeterError>) -> Finding {
-        let state = match first.and_then(|()| self.meter.read()) {
-            Ok(reading) => State::Readable { watts: reading.power.map(|power| power.0) },
-            Err(error) => State::Not { reason: error.to_string() },
-        };
-        let config = matches!(state, State::Readable { .. }).then_some(self.config);
-        Finding { what: self.what, state, detail: self.meter.info().detail.clone(), config }
+        let read = first.and_then(|()| self.meter.read());
+        let (what, detail) = (self.what, self.meter.info().detail.clone());
+        match read {
+            Ok(reading) => {
+                let state = State::Readable { watts: reading.power.map(|power| power.0) };
+                Finding { what, state, detail, mend: None, config: Some(self.config) }
+            }
+            Err(error) => {
+                let reason = error.reason();
+                let state = if error.is_absence() { State::Absent { reason } } else { State::Broken { reason } };
+                Finding { what, state, detail, mend: error.mend().map(str::to_owned), config: None }
+            }
+        }
     }
 }
 
@@ -124,20 +135,24 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
     let files = sysfs::names(dev).unwrap_or_default();
     let mut numbers: Vec<u32> = files.iter().filter_map(|file| file.strip_prefix("i2c-")?.parse().ok()).collect();
     numbers.sort_unstable();
-    let finding = |what: String, state, config| Finding { what, state, detail: Vec::new(), config };
+    let finding = |what: String, state, mend: Option<&str>| {
+        let mend = mend.map(str::to_owned);
+        Finding { what, state, detail: Vec::new(), mend, config: None }
+    };
     if numbers.is_empty() {
-        let reason = format!("{}/i2c-*: there is no such bus; {BUS_MEND}", dev.display());
-        return vec![finding("ina219".to_owned(), State::Not { reason }, None)];
+        let reason = format!("{}/i2c-*: there is no such bus", dev.display());
+        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_MEND))];
     }
     let bus = |number: u32| {
         let what = format!("ina219 on i2c-{number}");
         let path = dev.join(format!("i2c-{number}"));
-        let not = |reason: String| State::Not { reason: format!("{}: {reason}", path.display()) };
+        let broken = |reason: &str| State::Broken { reason: format!("{}: {reason}", path.display()) };
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(_) => {
                 let config = format!("ina219 = {{ bus = {number}, address = 0x40, shunt_ohms = 0.1 }}");
                 let is_taken = root.join(format!("bus/i2c/devices/{number}-0040/driver")).is_symlink();
-                let mut finding = finding(what, State::Usable, (!is_taken).then_some(config));
+                let mut finding =
+                    Finding { config: (!is_taken).then_some(config), ..finding(what, State::Usable, None) };
                 finding.detail = named(root, number);
                 finding
                     .detail
@@ -145,9 +160,9 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
                 finding
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                finding(what, not(format!("permission denied; {GROUP_MEND}")), None)
+                finding(what, broken("permission denied"), Some(GROUP_MEND))
             }
-            Err(error) => finding(what, not(error.to_string()), None),
+            Err(error) => finding(what, broken(&error.to_string()), None),
         }
     };
     numbers.into_iter().map(bus).collect()
@@ -193,9 +208,12 @@ mod tests {
         findings.iter().find(|finding| finding.what == what).unwrap_or_else(|| panic!("no {what} in {findings:#?}"))
     }
 
-    fn reason(finding: &Finding) -> &str {
+    /// Why it cannot be used, and what to do.
+    fn reason(finding: &Finding) -> String {
         match &finding.state {
-            State::Not { reason } => reason,
+            State::Absent { reason } | State::Broken { reason } => {
+                format!("{reason}; {}", finding.mend.as_deref().unwrap_or_default())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -205,6 +223,7 @@ mod tests {
         let tree = Tree::new(&[]);
         let findings = survey(tree.root(), &tree.path("dev"), |_| panic!("there is nothing to wait for"));
         assert_eq!(findings.len(), 3);
+        assert!(findings.iter().all(|finding| matches!(finding.state, State::Absent { .. })), "{findings:#?}");
         assert!(reason(find(&findings, "rapl")).contains("run: modprobe intel_rapl_msr"));
         assert!(
             reason(find(&findings, "hwmon, iio")).contains("echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device")
@@ -230,6 +249,7 @@ mod tests {
         let findings = survey(tree.root(), &tree.path("dev"), std::thread::sleep);
         let rapl = find(&findings, "rapl");
         assert!(reason(rapl).contains("stuck, no change in 1.") && rapl.config.is_none(), "{rapl:?}");
+        assert!(matches!(rapl.state, State::Broken { .. }), "it is there");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What the kernel tells of this process and machine: memory, temperature, processor time, an identity for this start;
-//! and memory that processes share.
+//! memory that processes share, real time.
 
+pub mod clock;
 pub mod cpu;
 pub mod perf;
+pub mod rt;
 pub mod shared;
 pub mod vcio;
 

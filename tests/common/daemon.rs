@@ -32,6 +32,28 @@ pub fn edgewatt(args: &[&str]) -> Command {
     command
 }
 
+/// So that file permissions bind the daemon, also where the tests run as root.
+pub fn without_root_s_rights(command: Command) -> Command {
+    without_rights(command, "-dac_override,-dac_read_search")
+}
+
+/// Without these capabilities, each with a minus; who is not root has none.
+pub fn without_rights(command: Command, rights: &str) -> Command {
+    if !nix::unistd::geteuid().is_root() {
+        return command;
+    }
+    let mut bound = Command::new("setpriv");
+    bound.arg(format!("--bounding-set={rights}")).arg(format!("--inh-caps={rights}"));
+    bound.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    bound
+}
+
 /// Polls until `holds`; fails with what `what` says by then.
 pub fn wait_until(what: impl Fn() -> String, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

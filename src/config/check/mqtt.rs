@@ -83,7 +83,7 @@ impl Check {
             retry_max: Duration::from_millis(mqtt.retry_max_ms),
             stop_timeout,
             queue_messages: mqtt.queue.messages,
-            queue_bytes: mqtt.queue.kib * 1024,
+            queue_bytes: mqtt.queue.kib.saturating_mul(1024),
             when_full: mqtt.queue.when_full,
             max_age: Duration::try_from_secs_f64(max_age * 3600.0).unwrap_or_default(),
             store,
