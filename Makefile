@@ -6,10 +6,11 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm energy-simulation outage kills wear runtime man lint deny bench compare train clean tools
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man lint \
+	deny bench compare train clean tools
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
 
 tools:
 	$(call need,cargo,install Rust (rustup; see rust-version in Cargo.toml))
@@ -25,7 +26,7 @@ demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-
 	@exec "$(TARGET_DIR)/release/edgewatt" run --config config/demo.toml --watch
 
 test: tools runtime ## Every test; installs mosquitto with apt-get where it may
-	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
@@ -38,6 +39,20 @@ test-vm: tools runtime ## The meters on a kernel's own drivers, in a Debian unde
 	cargo build --locked
 	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
 		runtime/x86_64/libtensorflowlite_c.so config models
+
+test-vm-service: tools runtime ## The package and its service, in the same Debian; needs cargo-deb
+	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian
+	cargo build --locked --example test_delegate
+	deb=$$(scripts/make-deb amd64 dev) && lintian --allow-root --fail-on error "$$deb" && \
+		tests/vm/run -t 900 tests/vm/service tests/vm/checks.sh "$$deb" "$(TARGET_DIR)/debug/examples/libtest_delegate.so"
+
+test-vm-arm64: tools runtime ## The packages' demo on a 64-bit Arm machine under QEMU: the predictions are this one's
+	@scripts/need qemu-system-aarch64:qemu-system-arm mmdebstrap:mmdebstrap cpio:cpio jq:jq mosquitto:mosquitto \
+		mosquitto_sub:mosquitto-clients
+	arm64=$$(scripts/make-deb arm64) && amd64=$$(scripts/make-deb amd64 dev) && tests/vm/arm64 "$$arm64" "$$amd64"
+
+deb: tools ## A Debian package for ARCH (amd64 or arm64; default: this machine's), with PROFILE=release; needs cargo-deb
+	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
 
 energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
 	cargo test --release --locked --test energy_simulation -- --ignored --nocapture

@@ -136,11 +136,21 @@ impl Exchange {
         self.done.notify_one();
     }
 
+    /// Nobody waits for the infer thread: it has come round since it was last asked.
+    pub fn is_served(&self) -> bool {
+        !self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Asks the infer thread to come round; what it hands over then is for the next [`Exchange::take`].
+    pub fn ask(&self, wake: impl FnOnce()) {
+        self.wanted.store(true, Ordering::Release);
+        wake();
+    }
+
     /// Asks for the times since the last call; `wake` gets the infer thread to look. Whatever is not handed over
     /// within `patience`, as when an inference takes longer, comes with the next call.
     pub async fn take(&self, wake: impl FnOnce(), patience: Duration) -> StageTimes {
-        self.wanted.store(true, Ordering::Release);
-        wake();
+        self.ask(wake);
         let handed_over = async {
             // A notification may be left over from a hand-over that an earlier call had given up waiting for.
             while self.wanted.load(Ordering::Acquire) {

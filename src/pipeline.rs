@@ -383,6 +383,8 @@ impl Infer {
         self.seq += 1;
         while self.links.hold && self.links.decisions.is_full() && !self.links.stop.is_overdue() {
             self.links.publisher.notify_one();
+            // Held, but alive.
+            self.links.exchange.serve(&mut self.times);
             std::thread::park_timeout(HOLD);
         }
         let stats = &self.links.stats;

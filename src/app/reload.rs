@@ -33,6 +33,7 @@ impl Daemon {
             return;
         }
         tracing::info!("reading {} again", self.options.config.display());
+        self.service.reloading();
         self.reloading = true;
         let (path, tools, told) = (self.options.config.clone(), self.tools.clone(), self.shared.told.clone());
         let fixed = Fixed::of(&self.config);
@@ -83,6 +84,8 @@ impl Daemon {
         }
         if std::mem::take(&mut self.reload_again) {
             self.reload();
+        } else if !self.stopping {
+            self.service.ready();
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::care::Care;
 pub use self::care::Delivery;
 use super::engines::EngineMaker;
+use super::health::{Figures, Watch};
 use super::prepare::{PreparedPipeline, Tensors};
 use super::summary::{EnergyTotal, PipelineSummary};
 use super::threads::{self, Told};
@@ -81,6 +82,11 @@ pub struct Running {
     pub maker: Arc<EngineMaker>,
     pub tensors: Arc<Tensors>,
     pub labels: Vec<String>,
+    pub(super) watch: Watch,
+    /// Why it makes no progress, apart from what its delegate has.
+    pub(super) trouble: Option<String>,
+    /// Of the last interval.
+    pub figures: Option<Figures>,
     control: Arc<Control>,
     told: UnboundedSender<Told>,
     care: Care,
@@ -157,6 +163,9 @@ impl Running {
             maker: prepared.maker,
             tensors: prepared.tensors,
             labels: prepared.labels,
+            watch: Watch::new(&config.source, shared.quiet_until.max(MonoTime::now())),
+            trouble: None,
+            figures: None,
             control,
             told: shared.told.clone(),
             care: Care::new(&made),
@@ -314,13 +323,21 @@ impl Running {
         }
     }
 
-    /// Says which delegate runs, and everything that is not as it was asked for.
-    fn say_state(&self, speaker: &Speaker) {
-        let reason = self.publisher.delegate.reason.as_deref();
-        let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
-        self.publisher.status(speaker, state, reason);
+    /// Why it is not as it should be.
+    pub(super) fn reason(&self) -> Option<String> {
+        let reasons: Vec<&str> =
+            self.publisher.delegate.reason.as_deref().into_iter().chain(self.trouble.as_deref()).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
+    /// Says whether it works as it should.
+    pub(super) fn say_state(&self, speaker: &Speaker) {
+        let reason = self.reason();
+        let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
+        self.publisher.status(speaker, state, reason.as_deref());
+    }
+
+    /// Says which delegate runs, and everything that is not as it was asked for.
     fn say_delegate(&self, speaker: &Speaker) {
         let name = &self.publisher.name;
         let DelegateState { requested, active, reason, warnings, .. } = &self.publisher.delegate;

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::calibrate;
@@ -21,10 +22,12 @@ use super::calibrations::{Calibrations, Subject, Under};
 use super::commands::{Allowance, Command};
 use super::discovery::Discovery;
 use super::engines::Tools;
+use super::health::Figures;
 use super::meters::Metering;
 use super::power;
 use super::prepare::Prepared;
 use super::running::{Afterwards, Running, Shared};
+use super::service::{self, Service};
 use super::state;
 use super::summary::{Outcome, PipelineSummary, Summary};
 use super::threads::Told;
@@ -61,6 +64,10 @@ const INBOX: usize = 64;
 const HELD: Duration = Duration::from_millis(1);
 /// After all time is over, how long an inference that is under way may still take.
 const STUCK: Duration = Duration::from_secs(1);
+/// Between two looks at whether everything makes progress, at most.
+const LOOK: Duration = Duration::from_secs(1);
+/// Batches of each pipeline that are encoded before anything else has its turn again.
+const ROUNDS: usize = 16;
 
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -122,11 +129,12 @@ pub fn run(
         let link = tokio::spawn(link.run());
 
         let stop_timeout = config.mqtt.stop_timeout;
-        let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over, discovery)?;
+        let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over, discovery, link.abort_handle())?;
         started(&reach, &daemon.shared.speaker.topics);
         if daemon.options.reload.load(Ordering::Relaxed) {
             daemon.reload();
         }
+        daemon.service.ready();
         daemon.serve(signals, received).await?;
         let summary = daemon.finish(stop_timeout / 2, store).await;
         link.abort();
@@ -149,6 +157,7 @@ async fn calibrated(
     }
     let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
     let until = stop.clone();
+    service::starting("calibrating, before any source starts");
     let mut work = tokio::task::spawn_blocking(move || {
         calibrate::at_start(&config, &mut prepared, &until);
         (config, prepared)
@@ -257,6 +266,10 @@ pub(super) struct Daemon {
     store_failed: bool,
     discovery: Option<Discovery>,
     allowance: Allowance,
+    pub service: Service,
+    /// The task that delivers.
+    link: AbortHandle,
+    look: Interval,
 }
 
 impl Daemon {
@@ -267,6 +280,7 @@ impl Daemon {
         speaker: Speaker,
         hand_over: HandOver,
         discovery: Option<Discovery>,
+        link: AbortHandle,
     ) -> anyhow::Result<Self> {
         let (told_tx, told) = unbounded_channel();
         let shared = Shared {
@@ -291,6 +305,7 @@ impl Daemon {
             pipelines.push(Running::start(id, config.clone(), prepared, spans, None, &shared)?);
         }
         let now = MonoTime::now();
+        let service = Service::start()?;
         let mut daemon = Self {
             temperature: SocTemperature::find(&config.power.sysfs),
             tick: ticks(config.metrics_interval),
@@ -314,9 +329,13 @@ impl Daemon {
             store_failed: false,
             discovery,
             allowance: Allowance::default(),
+            look: ticks(LOOK.min(service.limit() / 4)),
+            service,
+            link,
         };
         daemon.say_info();
         daemon.tell_delegates();
+        daemon.say_status();
         Ok(daemon)
     }
 
@@ -346,6 +365,7 @@ impl Daemon {
                     }
                     overdue = Some(Instant::now() + STUCK);
                 }
+                _ = self.look.tick() => self.look_after(),
                 _ = self.tick.tick() => self.publish_metrics().await,
                 () = next(&mut self.power_tick) => self.publish_power(),
                 Some(told) = self.told.recv() => self.hear(told).await,
@@ -355,6 +375,7 @@ impl Daemon {
                     _ if self.stopping => anyhow::bail!("stopped by a second signal; what was queued is lost"),
                     _ => {
                         tracing::info!(signal, "stopping");
+                        self.service.stopping();
                         self.stopping = true;
                         self.pipelines.iter().for_each(|pipeline| pipeline.stop.request());
                         // The other half is for delivery.
@@ -374,9 +395,9 @@ impl Daemon {
         }
     }
 
-    /// Encodes all that is decided, a batch of each pipeline in turn; whether some is held back.
+    /// Encodes what is decided, a batch of each pipeline in turn; whether some is left.
     async fn drain(&mut self) -> bool {
-        loop {
+        for _ in 0..ROUNDS {
             let (mut more, mut held) = (false, false);
             for pipeline in &mut self.pipelines {
                 let drained = pipeline.publisher.drain(&self.shared.speaker, !self.overdue);
@@ -388,6 +409,32 @@ impl Daemon {
             }
             tokio::task::yield_now().await;
         }
+        true
+    }
+
+    /// Looks whether everything makes progress, and tells systemd.
+    fn look_after(&mut self) {
+        let (now, limit) = (MonoTime::now(), self.service.limit());
+        let speaker = &self.shared.speaker;
+        let mut hung = self.link.is_finished().then(|| "the task that delivers has ended".to_owned());
+        for pipeline in &mut self.pipelines {
+            hung = pipeline.look_after(speaker, now, limit).or(hung);
+        }
+        self.service.pulse(hung);
+        self.say_status();
+    }
+
+    /// What `systemctl status` shows: each pipeline, and the broker where it cannot be reached.
+    fn say_status(&mut self) {
+        let link = self.shared.speaker.handle.status();
+        let link = link.borrow();
+        let broker = match (&link.state, &link.last_error) {
+            (LinkState::Waiting, Some(error)) => Some(format!("no broker: {error}")),
+            _ => None,
+        };
+        drop(link);
+        let lines: Vec<String> = self.pipelines.iter().map(|pipeline| pipeline.to_string()).chain(broker).collect();
+        self.service.status(lines.join("; "));
     }
 
     async fn hear(&mut self, told: Told) {
@@ -495,7 +542,9 @@ impl Daemon {
             if let Some(first) = figures.first() {
                 pipeline.energy.add(first);
             }
-            pipeline.publisher.metrics(&self.shared.speaker, interval, &stages, figures, (&delivery, &process));
+            let of_all = (&delivery, &process);
+            let per_s = pipeline.publisher.metrics(&self.shared.speaker, interval, &stages, figures, of_all);
+            pipeline.figures = Some(Figures::new(per_s, figures.first()));
         }
         self.drops.report(&self.shared.speaker, None, &delivery.drops);
     }
@@ -578,6 +627,7 @@ impl Daemon {
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
     async fn finish(mut self, timeout: Duration, store: Option<Store>) -> Summary {
+        self.service.stopping();
         let wall_s = MonoTime::now().since(self.shared.quiet_until.max(self.started)).as_secs_f64();
         self.metering.finish(PATIENCE).await;
         if self.power_tick.is_some() {

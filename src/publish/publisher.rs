@@ -342,7 +342,7 @@ impl PipelinePublisher {
         }
     }
 
-    /// Publishes the figures of an interval, and an event when something was dropped in it.
+    /// Publishes the figures of an interval, and an event when something was dropped in it; predictions a second in it.
     pub fn metrics(
         &mut self,
         speaker: &Speaker,
@@ -350,7 +350,7 @@ impl PipelinePublisher {
         stages: &StageTimes,
         energy: &[Figure],
         (delivery, process): (&Delivery, &Process),
-    ) {
+    ) -> f64 {
         if let Some(state) = self.progress.unsaid_state.take() {
             speaker.handle.publish(state);
         }
@@ -358,11 +358,12 @@ impl PipelinePublisher {
         self.progress.totals.stages.add(stages);
         self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
+        let predictions_per_s = (counts.predictions - self.progress.last_predictions) as f64 / interval.as_secs_f64();
         let payload = Metrics {
             envelope: speaker.envelope(MonoTime::now()),
             interval_s: interval.as_secs_f64(),
             delegate: &self.delegate,
-            predictions_per_s: (counts.predictions - self.progress.last_predictions) as f64 / interval.as_secs_f64(),
+            predictions_per_s,
             latency_us: Latencies {
                 source: stages.source.summary(),
                 features: stages.features.summary(),
@@ -378,6 +379,7 @@ impl PipelinePublisher {
         speaker.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
         self.progress.drops.report(speaker, Some(&self.name), &counts.drops);
         self.progress.last_predictions = counts.predictions;
+        predictions_per_s
     }
 
     /// All counts as of now.

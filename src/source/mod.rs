@@ -149,6 +149,11 @@ impl Wake {
         let _ = self.reader.set(std::thread::current());
     }
 
+    /// The source is held back: the pipeline has no room for more.
+    pub fn writer_waits(&self) -> bool {
+        self.writer_waits.load(Ordering::Relaxed)
+    }
+
     /// Ends the reader's `park`.
     pub fn reader(&self) {
         if let Some(thread) = self.reader.get() {

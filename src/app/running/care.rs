@@ -198,6 +198,11 @@ impl Running {
         Err(EngineError::Mismatch(format!("its outputs have {theirs:?} values where {ours:?} were before")))
     }
 
+    /// The delegate in use among the pipeline's; `None`: the reference.
+    pub fn place(&self) -> Option<usize> {
+        self.care.place
+    }
+
     pub(super) fn want_windows(&self) {
         if self.care.place.is_none() {
             self.tell(Command::Windows);

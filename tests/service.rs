@@ -1,0 +1,176 @@
+//! What the daemon tells systemd, heard on a socket of the test's; and how far the unit shuts it in. The unit itself,
+//! with the package, is tested in tests/vm/service.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod common {
+    pub mod daemon;
+    pub mod mosquitto;
+    pub mod plugin;
+    pub mod rig;
+    pub mod wire;
+}
+
+use std::io::Write;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::daemon::{Daemon, Setup, root, wait_until};
+use common::mosquitto::{Mosquitto, Subscriber};
+use common::rig::{XNNPACK, delegate, from_stdin, paced, with_plugin};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+/// Long enough for a busy machine to come round in half of it.
+const WATCHDOG: Duration = Duration::from_secs(10);
+const FED: &str = "WATCHDOG=1";
+
+/// In the place of systemd.
+struct Manager {
+    _dir: TempDir,
+    _setup: Setup,
+    heard: Arc<Mutex<Vec<String>>>,
+    daemon: Daemon,
+}
+
+impl Manager {
+    fn start(setup: Setup) -> Self {
+        let command = setup.command("run", &[]);
+        Self::run(setup, command)
+    }
+
+    fn run(setup: Setup, mut command: Command) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let heard = Arc::<Mutex<Vec<String>>>::default();
+        let ours = heard.clone();
+        std::thread::spawn(move || {
+            let mut message = [0; 4096];
+            while let Ok(bytes) = socket.recv(&mut message) {
+                ours.lock().unwrap().push(String::from_utf8_lossy(&message[..bytes]).trim_end().to_owned());
+            }
+        });
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+        command.env_remove("WATCHDOG_PID");
+        Self { _dir: dir, _setup: setup, heard, daemon: Daemon::start(command) }
+    }
+
+    /// The place behind the first message at or after `from` that `holds`.
+    fn hears(&self, what: &str, from: usize, holds: impl Fn(&str) -> bool) -> usize {
+        let mut found = None;
+        let heard = || format!("{what} in {:?}; the log:\n{}", self.heard.lock().unwrap(), self.daemon.log());
+        wait_until(heard, || {
+            found = self.heard.lock().unwrap().iter().skip(from).position(|message| holds(message));
+            found.is_some()
+        });
+        from + found.unwrap() + 1
+    }
+
+    fn heard_so_far(&self) -> usize {
+        self.heard.lock().unwrap().len()
+    }
+
+    /// From now on, two times at least.
+    fn is_fed(&self) {
+        let fed = |message: &str| message == FED;
+        let once = self.hears(FED, self.heard_so_far(), fed);
+        self.hears(FED, once, fed);
+    }
+}
+
+#[test]
+fn systemd_hears_of_the_start_the_work_a_reload_and_the_stop() {
+    let broker = Mosquitto::running();
+    let manager = Manager::start(paced(Setup::demo(broker.port)));
+    let ready = manager.hears("READY", 0, |message| message == "READY=1");
+    let status = |message: &str| {
+        message.starts_with("STATUS=shoulder: ")
+            && message.contains("/s by xnnpack, ")
+            && message.ends_with(" mJ an inference (estimated)")
+    };
+    manager.hears("the status", ready, status);
+    manager.is_fed();
+    manager.daemon.signal(Signal::SIGHUP);
+    let reloading = |message: &str| message.starts_with("RELOADING=1\nMONOTONIC_USEC=");
+    let reloading = manager.hears("RELOADING", ready, reloading);
+    let again = manager.hears("READY", reloading, |message| message == "READY=1");
+    manager.daemon.signal(Signal::SIGTERM);
+    manager.hears("STOPPING", again, |message| message == "STOPPING=1");
+    manager.daemon.wait().expect(0);
+}
+
+#[test]
+fn an_inference_that_hangs_in_the_daemon_withholds_the_watchdog_and_the_log_says_why() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/demo/p/shoulder/status");
+    let setup = with_plugin(paced(Setup::demo(broker.port)), "npu", &[("mode", "hang"), ("every", "30")])
+        .with_keys("[delegates.npu]", "isolation = \"thread\"")
+        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }")
+        .with(XNNPACK, &delegate("npu"));
+    let mut manager = Manager::start(setup);
+    manager.hears("READY", 0, |message| message == "READY=1");
+    let said = "pipeline shoulder: an inference by npu has not come back for 5 s; the watchdog is not fed";
+    manager.daemon.in_log(said, |log| log.contains(said).then_some(()));
+    let before = manager.heard_so_far();
+    std::thread::sleep(WATCHDOG / 4);
+    let after = manager.heard.lock().unwrap()[before..].to_vec();
+    assert!(!after.iter().any(|message| message == FED), "{after:?}");
+    subscriber.until(|line| line.contains("\"degraded\"") && line.contains("has not come back"));
+}
+
+#[test]
+fn an_inference_that_hangs_in_a_process_is_a_state_and_the_watchdog_is_fed() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/demo/p/shoulder/#");
+    let setup = with_plugin(paced(Setup::demo(broker.port)), "npu", &[("mode", "hang"), ("every", "30")])
+        .with_keys("[delegates.npu]", "deadline_ms = 1000\nrestarts = { max = 0, per_s = 60.0 }")
+        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }\nfallback = [\"cpu\"]")
+        .with(XNNPACK, &delegate("npu"));
+    let manager = Manager::start(setup);
+    subscriber.until(|line| line.contains("/status ") && line.contains("\"degraded\"") && line.contains("\"cpu\""));
+    subscriber.until(|line| line.contains("/prediction "));
+    manager.is_fed();
+    manager.hears("the state", 0, |message| message.contains(" by cpu, ") && message.contains(", degraded: npu: "));
+}
+
+#[test]
+fn a_silent_source_is_a_state_until_it_gives_samples_again() {
+    let broker = Mosquitto::running();
+    let mut subscriber = Subscriber::at_qos(broker.port, "edgewatt/demo/#", 1);
+    let setup = from_stdin(Setup::demo(broker.port));
+    let mut command = setup.command("run", &[]);
+    let (read, mut writer) = std::io::pipe().unwrap();
+    command.stdin(read);
+    let manager = Manager::run(setup, command);
+    let reason = "source: no sample has come for 10 s";
+    subscriber.until(|line| line.contains("/status ") && line.contains("\"degraded\"") && line.contains(reason));
+    manager.hears("the state", 0, |message| message.starts_with("STATUS=") && message.contains(reason));
+    manager.is_fed();
+    writer.write_all(b"time_s,ax,ay,az,wx,wy,wz,exercise\n0.0,0,0,0,0,0,0,\n").unwrap();
+    subscriber.until(|line| line.contains("/status ") && line.contains("\"running\""));
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_a_state() {
+    let broker = Mosquitto::absent();
+    let manager = Manager::start(paced(Setup::demo(broker.port)));
+    manager.hears("READY", 0, |message| message == "READY=1");
+    manager
+        .hears("the state", 0, |message| message.starts_with("STATUS=shoulder: ") && message.contains("; no broker: "));
+    manager.is_fed();
+}
+
+/// As `systemd-analyze security` counts: 0 is shut in, 10 is open.
+#[test]
+fn the_unit_is_exposed_by_two_at_most() {
+    let unit = root().join("systemd/edgewatt.service");
+    let mut command = Command::new("systemd-analyze");
+    command.args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(unit);
+    let output = command.output().expect("systemd-analyze is missing: install systemd");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("Overall exposure level"), "{said}");
+    assert!(!said.contains("ignoring"), "{said}");
+}
