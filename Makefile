@@ -7,7 +7,7 @@ PYTHON := $(or $(PYTHON),python3)
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man lint \
-	deny bench compare train clean tools
+	deny bench compare throughput fleet train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -25,8 +25,9 @@ demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-
 	cargo build --release --locked
 	@exec "$(TARGET_DIR)/release/edgewatt" run --config config/demo.toml --watch
 
-test: tools runtime ## Every test; installs mosquitto with apt-get where it may
-	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd
+test: tools runtime ## Every test; installs mosquitto and an exporter with apt-get where it may
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
+		prometheus-mqtt-exporter:prometheus-mqtt-exporter
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
@@ -90,6 +91,19 @@ compare: tools runtime ## edgewatt beside the same pipeline in Python (in .venv-
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
 	.venv-bench/bin/python benches/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+throughput: tools runtime ## QoS 1 messages a second, and their CPU, beside mosquitto_pub and paho (in .venv-bench)
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked --bin edgewatt --example fleet
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
+	.venv-bench/bin/python benches/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
+		--fleet "$(TARGET_DIR)/release/examples/fleet"
+
+fleet: tools ## A thousand simulated nodes on a mosquitto of its own: what breaks first
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked --example fleet
+	benches/fleet "$(TARGET_DIR)/release/examples/fleet"
 
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,7 +19,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn command(program: &str) -> Command {
+pub fn command(program: &str) -> Command {
     let found = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"]
         .map(|dir| std::path::Path::new(dir).join(program))
         .into_iter()
@@ -56,6 +58,12 @@ impl Mosquitto {
         broker
     }
 
+    /// Has `text` as its whole configuration, with a plain listener on `port`, and that folder; nothing runs yet.
+    pub fn exactly(port: u16, dir: TempDir, text: &str) -> Self {
+        std::fs::write(dir.path().join("mosquitto.conf"), text).unwrap();
+        Self { port, child: None, dir }
+    }
+
     pub fn running() -> Self {
         let mut broker = Self::absent();
         broker.start();
@@ -77,6 +85,14 @@ impl Mosquitto {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.child = Some(child);
+    }
+
+    /// SIGTERM: it saves what it keeps.
+    pub fn stop(&mut self) {
+        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        if let Some(mut child) = self.child.take() {
+            child.wait().unwrap();
+        }
     }
 
     /// SIGKILL: nothing is saved, no connection is closed in order.
@@ -128,13 +144,20 @@ impl Subscriber {
 
     /// At QoS 1 a broker that is killed forgets what it had queued for the subscriber; at QoS 0 it queues nothing.
     pub fn at_qos(port: u16, topic: &str, qos: u8) -> Self {
-        let address = ["-h", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned);
-        let told = command("mosquitto_pub").args(&address).args(["-r", "-q", "1", "-t", "ready", "-m", "1"]).status();
+        Self::logged_in(port, topic, qos, &[], "ready", &[])
+    }
+
+    /// With arguments for the `login`, a topic that this one may write and read, and `more` arguments for the session.
+    pub fn logged_in(port: u16, topic: &str, qos: u8, login: &[&str], ready: &str, more: &[&str]) -> Self {
+        let port = port.to_string();
+        let address = [&["-h", "127.0.0.1", "-p", &port], login].concat();
+        let told = command("mosquitto_pub").args(&address).args(["-r", "-q", "1", "-t", ready, "-m", "1"]).status();
         assert!(told.unwrap().success(), "mosquitto_pub failed");
         // The retained `ready` shows that the broker has read the one packet with both subscriptions.
         let mut child = command("mosquitto_sub")
             .args(&address)
-            .args(["-v", "-q", &qos.to_string(), "-t", topic, "-t", "ready"])
+            .args(["-v", "-q", &qos.to_string(), "-t", topic, "-t", ready])
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -143,7 +166,8 @@ impl Subscriber {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut subscriber = Self { greeting: Vec::new(), child, lines };
-        subscriber.greeting = subscriber.until(|line| line == "ready 1");
+        let ready = format!("{ready} 1");
+        subscriber.greeting = subscriber.until(|line| line == ready);
         subscriber.greeting.pop();
         subscriber
     }

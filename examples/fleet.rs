@@ -1,0 +1,398 @@
+//! Simulates a fleet: many nodes on one broker, each with the daemon's own publisher, outbox and link, on one thread.
+//!
+//! `cargo run --release --example fleet -- --help`. Decisions are made up; everything after them is real: topics,
+//! payloads, retained states, last wills, metrics, reconnects. Prints a line a second, then what came of it;
+//! docs/fleet.md has results. Its latency is from the decision to the PUBACK, waiting included.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use edgewatt::config::{Address, Broker, parse_broker};
+use edgewatt::decision::Verdict;
+use edgewatt::energy::Figure;
+use edgewatt::engine::Proof;
+use edgewatt::metrics::{Latency, PipelineStats, StageTimes};
+use edgewatt::pipeline::Decision;
+use edgewatt::publish::mqtt::connection::Reach;
+use edgewatt::publish::mqtt::transport::Endpoint;
+use edgewatt::publish::mqtt::wire::Version;
+use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
+use edgewatt::publish::outbox::{Limits, Policy, Qos};
+use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
+use edgewatt::publish::publisher::{Drained, HandOver, PipelinePublisher, Progress, Speaker, Vocabulary, Way};
+use edgewatt::publish::topic::NodeTopics;
+use edgewatt::ring::{FrameTx, frame_ring};
+use edgewatt::sys::boot_id;
+use edgewatt::units::{MonoTime, process_cpu_time};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{Instant, interval, sleep, sleep_until};
+
+/// A class is held for so many decisions, as an exercise would be.
+const HOLD: u64 = 20;
+/// Decisions on their way to the publisher.
+const RING: usize = 256;
+/// Decisions handed over together where they come as fast as they can.
+const BATCH: u64 = 64;
+/// After the last decision, for its PUBACK.
+const LATEST_ACK: Duration = Duration::from_secs(15);
+const METRICS_PERIOD: Duration = Duration::from_secs(10);
+const LABELS: &str = include_str!("../models/labels.txt");
+
+#[derive(Parser, Clone)]
+#[command(about = "Simulates a fleet of edgewatt nodes on one broker")]
+struct Args {
+    /// mqtt://HOST[:PORT]; only a broker of your own
+    #[arg(long, default_value = "mqtt://127.0.0.1:1883")]
+    broker: String,
+    #[arg(long, default_value_t = 1000)]
+    nodes: u32,
+    /// Predictions a second of each node; 0: as many as the broker takes
+    #[arg(long, default_value_t = 1.0)]
+    rate: f64,
+    /// Predictions of each node, after which it ends; 0: as many as come in --seconds
+    #[arg(long, default_value_t = 0)]
+    count: u64,
+    /// How long it goes on once all are connected, at most
+    #[arg(long, default_value_t = 30.0)]
+    seconds: f64,
+    /// Connections begun in a second
+    #[arg(long, default_value_t = 500.0)]
+    connects_per_s: f64,
+    /// Longest wait for all to be connected
+    #[arg(long, default_value_t = 30.0)]
+    connect_seconds: f64,
+    #[arg(long, default_value_t = 256)]
+    inflight: u16,
+    /// 5 or 3.1.1
+    #[arg(long, default_value = "5")]
+    version: String,
+    #[arg(long, default_value = "edgewatt")]
+    base_topic: String,
+    /// Nodes are called PREFIX-0, PREFIX-1, ...
+    #[arg(long, default_value = "sim")]
+    prefix: String,
+}
+
+/// What makes decisions and says them.
+struct Producer {
+    decisions: FrameTx<Decision>,
+    publisher: PipelinePublisher,
+    speaker: Speaker,
+    labels: u16,
+    seq: u64,
+}
+
+impl Producer {
+    fn new(name: &str, args: &Args, handle: Handle, boot: Arc<str>) -> Self {
+        let labels: Vec<String> = LABELS.lines().map(str::to_owned).collect();
+        let (decisions, taken) = frame_ring(RING, labels.len());
+        let label_count = u16::try_from(labels.len()).unwrap_or(u16::MAX);
+        let topics = NodeTopics::new(&args.base_topic, name);
+        let publisher = PipelinePublisher {
+            id: 0,
+            name: "shoulder".into(),
+            topics: topics.pipeline("shoulder"),
+            way: Way {
+                decisions: taken,
+                vocabulary: Vocabulary::Labels(labels),
+                publish_scores: false,
+                qos: Qos::AtLeastOnce,
+            },
+            next: VecDeque::new(),
+            hold: args.rate == 0.0,
+            delegate: DelegateState {
+                requested: "xnnpack".into(),
+                active: "xnnpack".into(),
+                reason: None,
+                warnings: Vec::new(),
+                proof: DelegateProof {
+                    isolation: "thread",
+                    library: None,
+                    library_version: None,
+                    engine: Proof::default(),
+                    parity: None,
+                },
+            },
+            stats: Arc::<PipelineStats>::default(),
+            source_stats: Arc::default(),
+            hand_over: HandOver::default(),
+            progress: Progress::default(),
+        };
+        publisher.hand_over.add(0);
+        let speaker = Speaker { handle, boot, topics, store: None };
+        publisher.status(&speaker, PipelineState::Running, None);
+        Self { decisions, publisher, speaker, labels: label_count, seq: 0 }
+    }
+
+    /// Makes up a decision of this moment; false when there is no room for it.
+    fn decide(&mut self, now: MonoTime) -> bool {
+        let class = u16::try_from(self.seq / HOLD % u64::from(self.labels.max(1))).unwrap_or(0);
+        let score = 0.75 + (self.seq % 64) as f32 / 256.0;
+        let decision = Decision {
+            seq: self.seq,
+            verdict: Verdict::Class { class: Some(class), score, raw_class: class },
+            truth: Some(class),
+            stream_ns: i64::try_from(self.seq * 1_000_000_000).ok(),
+            arrival: now,
+            invoke_start: now,
+            invoke_end: now,
+        };
+        let taken = self.decisions.push(decision, &vec![score; usize::from(self.labels)]);
+        if taken {
+            self.seq += 1;
+            self.publisher.stats.predictions.fetch_add(1, Relaxed);
+        }
+        taken
+    }
+
+    fn metrics(&mut self, since: Duration) {
+        let process = Process { cpu_s: process_cpu_time().as_secs_f64(), rss_mib: None, soc_temperature_c: None };
+        let delivery = self.speaker.delivery();
+        let (stages, energy) = (StageTimes::default(), [Figure::no_meter()]);
+        self.publisher.metrics(&self.speaker, since, &stages, &energy, (&delivery, &process));
+    }
+
+    /// Has the publisher say what was decided; waits for the broker where there is time.
+    async fn hand_over(&mut self) {
+        let may_hold = self.publisher.hold;
+        loop {
+            match self.publisher.drain(&self.speaker, may_hold) {
+                Drained::More => yield_now().await,
+                Drained::Held => sleep(Duration::from_millis(1)).await,
+                Drained::Empty => return yield_now().await,
+            }
+        }
+    }
+}
+
+/// Latencies of all nodes: in this second, and in all.
+#[derive(Default)]
+struct Times {
+    second: Latency,
+    all: Latency,
+    last: Option<MonoTime>,
+}
+
+/// One simulated daemon, as its link and the figures see it.
+struct Node {
+    handle: Handle,
+    /// When the messages were made that are not yet acknowledged or dropped, the oldest first.
+    pending: RefCell<VecDeque<MonoTime>>,
+    settled: Cell<u64>,
+    times: Rc<RefCell<Times>>,
+}
+
+impl Node {
+    fn is_up(&self) -> bool {
+        self.handle.status().borrow().state == LinkState::Connected
+    }
+
+    /// Notes what the broker has acknowledged since the last call.
+    fn note(&self) {
+        let outbox = self.handle.stats().outbox;
+        let settled = outbox.acked + outbox.drops.total();
+        if settled == self.settled.get() {
+            return;
+        }
+        let (now, mut times) = (MonoTime::now(), self.times.borrow_mut());
+        let mut pending = self.pending.borrow_mut();
+        for _ in self.settled.replace(settled)..settled {
+            let Some(made) = pending.pop_front() else { return };
+            times.last = Some(now);
+            times.second.record(now.since(made));
+            times.all.record(now.since(made));
+        }
+    }
+
+    /// Runs the link; it hears of a PUBACK when it is polled, so right after that is the time to look.
+    async fn serve(self: Rc<Self>, link: Link) {
+        let mut running = pin!(link.run());
+        poll_fn(|context| {
+            let polled = running.as_mut().poll(context);
+            self.note();
+            polled
+        })
+        .await;
+    }
+
+    /// Makes decisions at their times, `phase` after the beginning of each period, and metrics as the daemon does.
+    async fn produce(self: Rc<Self>, mut producer: Producer, args: Args, phase: f64, until: Instant) {
+        let period = Duration::from_secs_f64(if args.rate > 0.0 { 1.0 / args.rate } else { 0.0 });
+        let mut next = Instant::now() + period.mul_f64(phase);
+        let mut metrics_at = Instant::now() + METRICS_PERIOD.mul_f64(phase.max(0.1));
+        while Instant::now() < until && (args.count == 0 || producer.seq < args.count) {
+            if !period.is_zero() {
+                sleep_until(next.min(until)).await;
+                next += period;
+            }
+            let made = MonoTime::now();
+            if producer.decide(made) {
+                self.pending.borrow_mut().push_back(made);
+            }
+            if Instant::now() >= metrics_at {
+                self.pending.borrow_mut().push_back(MonoTime::now());
+                producer.metrics(METRICS_PERIOD);
+                metrics_at += METRICS_PERIOD;
+            }
+            if !period.is_zero() || producer.seq.is_multiple_of(BATCH) || producer.seq == args.count {
+                producer.hand_over().await;
+            }
+        }
+    }
+}
+
+fn settings(args: &Args, address: &Address, name: &str) -> anyhow::Result<Settings> {
+    let version = match args.version.as_str() {
+        "5" => Version::Five,
+        "3.1.1" => Version::Three,
+        other => bail!("--version {other} is not offered; use 5 or 3.1.1"),
+    };
+    Ok(Settings {
+        reach: Reach {
+            endpoint: Endpoint::new(address),
+            version,
+            login: None,
+            client_id: format!("edgewatt-{name}"),
+            keep_alive: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+        },
+        status_topic: NodeTopics::new(&args.base_topic, name).status,
+        drain_per_s: None,
+        retry_min: Duration::from_millis(500),
+        retry_max: Duration::from_secs(30),
+        outbox: Limits {
+            max_messages: 10_000,
+            max_bytes: 8 << 20,
+            max_stored_bytes: 0,
+            max_age_ms: 72 * 3_600_000,
+            max_payload_bytes: 256 * 1024,
+            inflight: args.inflight,
+            policy: Policy::DropOldest,
+        },
+        max_retained_topics: 16,
+    })
+}
+
+/// Starts the links at their pace, and waits until all are up or it has taken too long.
+async fn connect(args: &Args, address: &Address) -> anyhow::Result<(Vec<Rc<Node>>, Vec<Producer>)> {
+    let (begun, mut nodes, mut producers) = (Instant::now(), Vec::new(), Vec::new());
+    let (times, boot): (Rc<_>, Arc<str>) = (Rc::default(), boot_id()?.into());
+    for place in 0..args.nodes {
+        sleep_until(begun + Duration::from_secs_f64(f64::from(place) / args.connects_per_s)).await;
+        let name = format!("{}-{place}", args.prefix);
+        let link = Link::new(settings(args, address, &name)?, |_, _| {})?;
+        let (handle, times) = (link.handle(), Rc::clone(&times));
+        producers.push(Producer::new(&name, args, handle.clone(), boot.clone()));
+        let node = Rc::new(Node { handle, pending: RefCell::default(), settled: Cell::new(0), times });
+        spawn_local(node.clone().serve(link));
+        nodes.push(node);
+    }
+    let until = Instant::now() + Duration::from_secs_f64(args.connect_seconds);
+    while Instant::now() < until && !nodes.iter().all(|node| node.is_up()) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("{} of {} connected after {:.2} s", up(&nodes), nodes.len(), begun.elapsed().as_secs_f64());
+    Ok((nodes, producers))
+}
+
+fn up(nodes: &[Rc<Node>]) -> usize {
+    nodes.iter().filter(|node| node.is_up()).count()
+}
+
+fn acked(nodes: &[Rc<Node>]) -> u64 {
+    nodes.iter().map(|node| node.handle.stats().outbox.acked).sum()
+}
+
+fn milliseconds(latency: &Latency) -> String {
+    latency.summary().map_or_else(|| "-".into(), |s| format!("{:.2} / {:.2} ms", s.p50 / 1e3, s.p99 / 1e3))
+}
+
+async fn run(args: Args, address: Address) -> anyhow::Result<()> {
+    let (nodes, producers) = connect(&args, &address).await?;
+    let times = nodes.first().map(|node| node.times.clone()).unwrap_or_default();
+    let (begun, begun_at, cpu) = (Instant::now(), MonoTime::now(), process_cpu_time());
+    let until = begun + Duration::from_secs_f64(args.seconds);
+    let work: Vec<_> = producers
+        .into_iter()
+        .zip(&nodes)
+        .enumerate()
+        .map(|(place, (producer, node))| {
+            let phase = place as f64 / nodes.len() as f64;
+            spawn_local(node.clone().produce(producer, args.clone(), phase, until))
+        })
+        .collect();
+    let (mut second, mut last) = (interval(Duration::from_secs(1)), 0);
+    second.tick().await;
+    let is_done = || work.iter().all(|task| task.is_finished()) && nodes.iter().all(|n| n.pending.borrow().is_empty());
+    while !is_done() && Instant::now() < until + LATEST_ACK {
+        tokio::select! {
+            () = sleep(Duration::from_millis(2)) => {}
+            _ = second.tick() => {
+                let (now, waiting) = (acked(&nodes), nodes.iter().map(|n| n.pending.borrow().len()).sum::<usize>());
+                let latency = milliseconds(&std::mem::take(&mut times.borrow_mut().second));
+                println!("{:5.0} s  {} up, {} acknowledged, {waiting} wait, PUBACK p50 / p99 {latency}",
+                    begun.elapsed().as_secs_f64(), up(&nodes), now - last);
+                last = now;
+            }
+        }
+    }
+    let cpu_us = process_cpu_time().saturating_sub(cpu).as_secs_f64() * 1e6;
+    report(acked(&nodes), &times.borrow(), begun_at, cpu_us);
+    failures(&nodes);
+    futures_util::future::join_all(nodes.iter().map(|node| node.handle.drain(Duration::from_secs(5)))).await;
+    Ok(())
+}
+
+fn report(acked: u64, times: &Times, begun: MonoTime, cpu_us: f64) {
+    let wall_s = times.last.unwrap_or(begun).since(begun).as_secs_f64().max(1e-9);
+    println!(
+        "in all  {acked} acknowledged, {:.0} a second, PUBACK p50 / p99 {}, CPU {:.2} us each",
+        acked as f64 / wall_s,
+        milliseconds(&times.all),
+        cpu_us / acked.max(1) as f64
+    );
+}
+
+/// What went wrong, and for how many nodes.
+fn failures(nodes: &[Rc<Node>]) {
+    let mut errors: BTreeMap<String, u32> = BTreeMap::new();
+    let (mut reconnects, mut resent, mut dropped, mut waiting) = (0, 0, 0, 0);
+    for node in nodes {
+        let stats = node.handle.stats();
+        reconnects += stats.reconnects;
+        resent += stats.outbox.resent;
+        dropped += stats.outbox.drops.total() + stats.retained.drops.total();
+        waiting += stats.outbox.queued + stats.outbox.handed;
+        if let Some(error) = &node.handle.status().borrow().last_error {
+            *errors.entry(error.to_string()).or_default() += 1;
+        }
+    }
+    println!(
+        "failures  {} down, {reconnects} reconnects, {resent} sent again, {dropped} dropped, {waiting} unacknowledged",
+        nodes.len() - up(nodes)
+    );
+    errors.iter().for_each(|(error, count)| println!("  last error of {count}: {error}"));
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let Ok(Broker::At(address)) = parse_broker(&args.broker) else { bail!("{} is no broker", args.broker) };
+    if args.nodes == 0 || args.rate < 0.0 || args.connects_per_s <= 0.0 {
+        bail!("--nodes and --connects-per-s must be above zero, and --rate not below it");
+    }
+    // A socket each; the soft limit is the shell's, and often 1,024.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
+    println!("{} nodes at {}; our limit of open files {soft}, raised to {hard}", args.nodes, args.broker);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, run(args, address))
+}
