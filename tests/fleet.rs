@@ -232,8 +232,15 @@ fn consumers_of_a_group_split_a_stream_with_nothing_twice() {
 /// Publishes one message and gives the answer to it.
 async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
     let payload = Bytes::from_static(b"1");
-    let message =
-        Outgoing { topic, payload: &payload, qos: Qos::AtLeastOnce, retain: false, packet_id: 7, expiry_s: None };
+    let message = Outgoing {
+        topic,
+        payload: &payload,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        packet_id: 7,
+        expiry_s: None,
+        waited_ms: None,
+    };
     connection.publish(&message).unwrap();
     connection.write().await.unwrap();
     loop {
