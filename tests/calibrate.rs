@@ -189,6 +189,40 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
 }
 
 #[test]
+fn a_command_over_mqtt_has_the_daemon_calibrate_and_start_anew() {
+    let broker = Mosquitto::running();
+    let setup = metered(broker.port, "state", "idle_s = 0.0").at_speed("8.0").with_keys("[mqtt]", "commands = true");
+    let machine = Machine::new(&setup);
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let daemon = setup.start(&[]);
+    machine.follows(&daemon);
+    let boots = |lines: Vec<String>| -> Vec<Value> {
+        Wire::new(lines).json("/prediction").iter().map(|prediction| prediction["boot"].clone()).collect()
+    };
+    let before = boots(subscriber.until(|line| line.contains("/prediction ")));
+    broker.publish("edgewatt/demo/cmd/calibrate", "");
+    let mut lines = subscriber.until(|line| line == "edgewatt/demo/status offline");
+    let file = setup.dir.path().join("state/calibrations.json");
+    let begun = Instant::now();
+    while !file.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(180), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lines.extend(subscriber.until(|line| line.contains("\"event\":\"calibrated\"")));
+    assert!(
+        lines.iter().any(|line| line.contains("\"event\":\"command\"") && line.contains("sources stop")),
+        "{lines:?}"
+    );
+    assert!(lines.last().unwrap().contains("calibrated by package: "), "{lines:?}");
+    let entries = json_file(&file)["entries"].clone();
+    assert_eq!((entries.as_array().unwrap().len(), &entries[0]["bouts"]), (1, &7.into()), "{entries}");
+    let after = boots(subscriber.until(|line| line.contains("/prediction ")));
+    assert_ne!(before.first(), after.first(), "it has started anew");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0).says(&["starting anew, to calibrate"]);
+}
+
+#[test]
 fn a_meter_that_sees_nothing_of_the_model_gives_no_figure() {
     let setup = metered(1, "state", "");
     let _machine = Machine::new(&setup);

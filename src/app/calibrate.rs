@@ -3,6 +3,7 @@
 //! Owns when what runs, and the reading meanwhile, on the meters' own thread at their usual pace; leaves what follows from
 //! it to `energy::bout` and where it is kept to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -129,8 +130,15 @@ pub fn calibrate(
     Ok(Calibration { pipeline, state, batch: subject.batch, inferences_per_s, busy_ns, other_cores, results })
 }
 
-/// Calibrates what none is kept of, as far as that goes; what does not is logged.
-pub fn at_start(config: &Config, prepared: &mut Prepared, stop: &Stop) {
+/// What came of a pipeline's calibration, to be logged and told.
+pub struct Outcome {
+    pub pipeline: String,
+    pub text: String,
+}
+
+/// Calibrates what none is kept of, or all of it `anew`, as far as that goes.
+pub fn at_start(config: &Config, prepared: &mut Prepared, anew: bool, stop: &Stop) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
     let folder = state::folder(config.state_dir.as_deref());
     let kept = Calibrations::read_or_none(&folder);
     let children = prepared.tools.launcher.children.clone();
@@ -138,15 +146,14 @@ pub fn at_start(config: &Config, prepared: &mut Prepared, stop: &Stop) {
         let Some(made) = &prepared.made else { continue };
         let name = &pipeline.name;
         if made.place.is_none() {
-            tracing::warn!(
-                pipeline = name,
-                "not calibrated: its delegate is known once the stream has given windows; \
-                 `edgewatt calibrate` does not wait for them"
-            );
+            outcomes.push(refused(
+                name,
+                &"its delegate is known once the stream has given windows; `edgewatt calibrate` does not wait for them",
+            ));
             continue;
         }
         let subject = Subject::new(&prepared.maker, &made.state);
-        let known = |meter: &Under| kept.find(&subject, meter).is_some();
+        let known = |meter: &Under| !anew && kept.find(&subject, meter).is_some();
         let meters = missing(&config.power, &children, known);
         if meters.is_empty() {
             continue;
@@ -162,11 +169,17 @@ pub fn at_start(config: &Config, prepared: &mut Prepared, stop: &Stop) {
             );
         };
         match calibrate((pipeline, prepared), &power, &children, Plan::default(), (stop, starting)) {
-            Ok(calibration) => keep(&folder, &calibration),
-            Err(CalibrateError::Stopped) => return,
-            Err(failure) => tracing::warn!(pipeline = name, "not calibrated: {failure}"),
+            Ok(calibration) => outcomes.extend(keep(&folder, &calibration)),
+            Err(CalibrateError::Stopped) => break,
+            Err(failure) => outcomes.push(refused(name, &failure)),
         }
     }
+    outcomes
+}
+
+fn refused(pipeline: &str, reason: &dyn fmt::Display) -> Outcome {
+    tracing::warn!(pipeline, "not calibrated: {reason}");
+    Outcome { pipeline: pipeline.to_owned(), text: format!("not calibrated: {reason}") }
 }
 
 /// The meters that can calibrate and of which nothing is `known`.
@@ -183,27 +196,27 @@ fn missing(power: &Power, children: &Children, known: impl Fn(&Under) -> bool) -
     all.meters.into_iter().zip(known).filter(|(_, known)| !known).map(|(meter, _)| meter).collect()
 }
 
-fn keep(folder: &std::path::Path, calibration: &Calibration) {
-    let name = &calibration.pipeline;
-    for (meter, result) in &calibration.results {
-        match result {
-            Ok(entry) => tracing::info!(
-                pipeline = name,
-                meter = meter.name,
-                "calibrated: {:.3e} +- {:.1e} J net an inference",
-                entry.net_j,
-                entry.expanded_j
-            ),
-            Err(reason) => tracing::warn!(pipeline = name, meter = meter.name, "not calibrated: {reason}"),
+fn keep(folder: &std::path::Path, calibration: &Calibration) -> Vec<Outcome> {
+    let pipeline = &calibration.pipeline;
+    let outcome = |(meter, result): &(Under, Result<Entry, String>)| match result {
+        Ok(entry) => {
+            let (meter, net_j, expanded_j) = (&meter.name, entry.net_j, entry.expanded_j);
+            let text = format!("calibrated by {meter}: {net_j:.3e} +- {expanded_j:.1e} J net an inference");
+            tracing::info!(pipeline, "{text}");
+            Outcome { pipeline: pipeline.clone(), text }
         }
-    }
+        Err(reason) => refused(pipeline, &format_args!("by {}: {reason}", meter.name)),
+    };
+    let mut outcomes: Vec<Outcome> = calibration.results.iter().map(outcome).collect();
     let entries: Vec<Entry> =
         calibration.results.iter().filter_map(|(_, result)| result.as_ref().ok()).cloned().collect();
     if !entries.is_empty()
         && let Err(error) = Calibrations::keep(folder, &entries)
     {
-        tracing::warn!(pipeline = name, "the calibration is not kept: {error}");
+        tracing::warn!(pipeline, "the calibration is not kept: {error}");
+        outcomes.push(Outcome { pipeline: pipeline.clone(), text: format!("the calibration is not kept: {error}") });
     }
+    outcomes
 }
 
 /// The engine that the daemon would run once its stream has given windows: they are not waited for.

@@ -20,6 +20,8 @@ pub enum Command {
     /// Throw the samples of that pipeline away until it is resumed.
     Pause(String),
     Resume(String),
+    /// Calibrate all pipelines anew, which takes the daemon to start anew.
+    Calibrate,
 }
 
 /// What a command is about.
@@ -47,11 +49,14 @@ impl Command {
             arguments.pipeline.clone().map(command).ok_or_else(needed)
         };
         match verb {
-            "reload" if arguments.pipeline.is_some() => Err("it reads the whole configuration: no pipeline".into()),
+            "reload" | "calibrate" if arguments.pipeline.is_some() => {
+                Err("it is for all of the node: no pipeline".into())
+            }
             "reload" => Ok(Self::Reload),
+            "calibrate" => Ok(Self::Calibrate),
             "pause" => named(Self::Pause),
             "resume" => named(Self::Resume),
-            _ => Err("there is no such command; there are reload, pause and resume".into()),
+            _ => Err("there is no such command; there are reload, pause, resume and calibrate".into()),
         }
     }
 }
@@ -95,6 +100,7 @@ mod tests {
         let parse = |verb: &str, payload: &str| Command::parse(verb, payload.as_bytes(), false);
         assert_eq!(parse("reload", ""), Ok(Command::Reload));
         assert_eq!(parse("reload", " {}\n"), Ok(Command::Reload));
+        assert_eq!(parse("calibrate", ""), Ok(Command::Calibrate));
         assert_eq!(parse("pause", r#"{"pipeline":"arm"}"#), Ok(Command::Pause("arm".into())));
         assert_eq!(parse("resume", r#"{"pipeline":"arm"}"#), Ok(Command::Resume("arm".into())));
         for (verb, payload, word) in [
@@ -103,6 +109,7 @@ mod tests {
             ("pause", r#"{"pipeline":7}"#, "invalid type"),
             ("pause", r#"{"pipeline":"arm","model":"/tmp/x"}"#, "unknown field `model`"),
             ("reload", r#"{"pipeline":"arm"}"#, "no pipeline"),
+            ("calibrate", r#"{"pipeline":"arm"}"#, "no pipeline"),
             ("reboot", "", "no such command"),
             ("pause/arm", "", "no such command"),
         ] {

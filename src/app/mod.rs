@@ -27,5 +27,6 @@ pub use inspect::{Tried, try_delegate};
 pub use meters::build as build_meters;
 pub use prepare::{Prepared, PreparedPipeline, Tensors, load, prepare, tools};
 pub use serve::{RunOptions, STORE_FILE, reach, run};
+pub use service::Service;
 pub use state::folder as state_folder;
 pub use summary::{Outcome, PipelineSummary, Summary};

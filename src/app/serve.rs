@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::calibrate;
-use super::calibrations::{Calibrations, Subject, Under};
+use super::calibrate::{self, Outcome as Calibrated};
+use super::calibrations::{Calibrations, Subject, Under, can_calibrate};
 use super::commands::{Allowance, Command};
 use super::discovery::Discovery;
 use super::engines::Tools;
@@ -75,6 +75,8 @@ pub struct RunOptions {
     pub once: bool,
     /// The file to read again at SIGHUP.
     pub config: PathBuf,
+    /// Calibrate before any source starts, also what is calibrated already.
+    pub calibrate: bool,
     /// SIGHUP came while the program was starting.
     pub reload: Arc<AtomicBool>,
 }
@@ -84,6 +86,7 @@ pub fn run(
     config: Config,
     prepared: Prepared,
     options: RunOptions,
+    service: Service,
     started: impl FnOnce(&Reach, &NodeTopics),
 ) -> anyhow::Result<Summary> {
     let reach = match &config.mqtt.broker {
@@ -105,8 +108,9 @@ pub fn run(
     let summary = runtime.block_on(async {
         // Before anything else runs: a signal must always find the daemon ready to end in order.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
-        let Some((config, prepared)) = calibrated(config, prepared, &mut signals, &options.reload).await? else {
+        let Some((config, prepared, outcomes)) = calibrated(config, prepared, &mut signals, &options).await? else {
             return Ok(Summary {
+                calibrate: false,
                 outcome: Outcome::Complete,
                 pipelines: Vec::new(),
                 undelivered: 0,
@@ -129,8 +133,12 @@ pub fn run(
         let link = tokio::spawn(link.run());
 
         let stop_timeout = config.mqtt.stop_timeout;
-        let mut daemon = Daemon::start(config, prepared, options, speaker, hand_over, discovery, link.abort_handle())?;
+        let mut daemon =
+            Daemon::start(config, prepared, options, speaker, hand_over, discovery, (service, link.abort_handle()))?;
         started(&reach, &daemon.shared.speaker.topics);
+        for Calibrated { pipeline, text } in outcomes {
+            daemon.shared.speaker.event("calibrated", Some(&pipeline), text);
+        }
         if daemon.options.reload.load(Ordering::Relaxed) {
             daemon.reload();
         }
@@ -150,17 +158,17 @@ async fn calibrated(
     config: Config,
     mut prepared: Prepared,
     signals: &mut Signals,
-    reload: &AtomicBool,
-) -> anyhow::Result<Option<(Config, Prepared)>> {
-    if !config.power.calibrate_at_start {
-        return Ok(Some((config, prepared)));
+    options: &RunOptions,
+) -> anyhow::Result<Option<(Config, Prepared, Vec<Calibrated>)>> {
+    if !config.power.calibrate_at_start && !options.calibrate {
+        return Ok(Some((config, prepared, Vec::new())));
     }
     let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-    let until = stop.clone();
+    let (until, anew) = (stop.clone(), options.calibrate);
     service::starting("calibrating, before any source starts");
     let mut work = tokio::task::spawn_blocking(move || {
-        calibrate::at_start(&config, &mut prepared, &until);
-        (config, prepared)
+        let outcomes = calibrate::at_start(&config, &mut prepared, anew, &until);
+        (config, prepared, outcomes)
     });
     loop {
         tokio::select! {
@@ -169,7 +177,7 @@ async fn calibrated(
                 return Ok((!stop.is_requested()).then_some(done));
             }
             Some(signal) = signals.next() => match signal {
-                SIGHUP => reload.store(true, Ordering::Relaxed),
+                SIGHUP => options.reload.store(true, Ordering::Relaxed),
                 _ if stop.is_requested() => anyhow::bail!("stopped by a second signal"),
                 _ => {
                     tracing::info!(signal, "stopping");
@@ -270,6 +278,10 @@ pub(super) struct Daemon {
     /// The task that delivers.
     link: AbortHandle,
     look: Interval,
+    /// When decisions that are still to come are waited for no longer.
+    overdue_at: Option<Instant>,
+    /// It stops to start anew and calibrate.
+    calibrate: bool,
 }
 
 impl Daemon {
@@ -280,7 +292,7 @@ impl Daemon {
         speaker: Speaker,
         hand_over: HandOver,
         discovery: Option<Discovery>,
-        link: AbortHandle,
+        (service, link): (Service, AbortHandle),
     ) -> anyhow::Result<Self> {
         let (told_tx, told) = unbounded_channel();
         let shared = Shared {
@@ -305,7 +317,6 @@ impl Daemon {
             pipelines.push(Running::start(id, config.clone(), prepared, spans, None, &shared)?);
         }
         let now = MonoTime::now();
-        let service = Service::start()?;
         let mut daemon = Self {
             temperature: SocTemperature::find(&config.power.sysfs),
             tick: ticks(config.metrics_interval),
@@ -330,6 +341,8 @@ impl Daemon {
             discovery,
             allowance: Allowance::default(),
             look: ticks(LOOK.min(service.limit() / 4)),
+            overdue_at: None,
+            calibrate: false,
             service,
             link,
         };
@@ -345,15 +358,14 @@ impl Daemon {
         let mut link = self.shared.speaker.handle.status();
         let mut store = self.shared.speaker.store.clone();
         let mut held = false;
-        let mut overdue: Option<Instant> = None;
         loop {
-            let overdue_at = overdue.unwrap_or_else(Instant::now);
+            let overdue_at = self.overdue_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 Ok(()) = link.changed() => self.link_changed(&link.borrow_and_update()),
                 state = store_changed(&mut store) => self.store_changed(&state),
                 () = notify.notified() => {}
                 () = tokio::time::sleep(HELD), if held => {}
-                () = tokio::time::sleep_until(overdue_at), if overdue.is_some() => {
+                () = tokio::time::sleep_until(overdue_at), if self.overdue_at.is_some() => {
                     if self.overdue {
                         tracing::warn!("an inference does not end; what it would have decided is lost");
                         return Ok(());
@@ -363,7 +375,7 @@ impl Daemon {
                         pipeline.stop.overdue();
                         pipeline.wake.reader();
                     }
-                    overdue = Some(Instant::now() + STUCK);
+                    self.overdue_at = Some(Instant::now() + STUCK);
                 }
                 _ = self.look.tick() => self.look_after(),
                 _ = self.tick.tick() => self.publish_metrics().await,
@@ -372,14 +384,14 @@ impl Daemon {
                 Some(message) = received.recv() => self.received(&message),
                 Some(signal) = signals.next() => match signal {
                     SIGHUP => self.reload(),
-                    _ if self.stopping => anyhow::bail!("stopped by a second signal; what was queued is lost"),
+                    _ if self.stopping && !self.calibrate => {
+                        anyhow::bail!("stopped by a second signal; what was queued is lost")
+                    }
                     _ => {
                         tracing::info!(signal, "stopping");
                         self.service.stopping();
-                        self.stopping = true;
-                        self.pipelines.iter().for_each(|pipeline| pipeline.stop.request());
-                        // The other half is for delivery.
-                        overdue = Some(Instant::now() + self.config.mqtt.stop_timeout / 2);
+                        self.calibrate = false;
+                        self.stop();
                     }
                 },
             }
@@ -393,6 +405,17 @@ impl Daemon {
                 return Ok(());
             }
         }
+    }
+
+    /// Lets every pipeline come to its end.
+    fn stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.pipelines.iter().for_each(|pipeline| pipeline.stop.request());
+        // The other half is for delivery.
+        self.overdue_at = Some(Instant::now() + self.config.mqtt.stop_timeout / 2);
     }
 
     /// Encodes what is decided, a batch of each pipeline in turn; whether some is left.
@@ -576,6 +599,7 @@ impl Daemon {
             }
             Ok(Command::Pause(name)) => self.pause(&name, true),
             Ok(Command::Resume(name)) => self.pause(&name, false),
+            Ok(Command::Calibrate) => self.calibrate(),
             Err(reason) => Err(reason),
         };
         let (event, answer) = match done {
@@ -584,6 +608,22 @@ impl Daemon {
         };
         tracing::info!("{event} over MQTT: {answer}");
         self.shared.speaker.event(event, None, answer);
+    }
+
+    /// Quiet and all engines for itself are what a calibration needs, and only a start has them.
+    fn calibrate(&mut self) -> Result<String, String> {
+        if self.stopping {
+            return Err("the daemon stops".into());
+        }
+        if self.options.once || self.config.mqtt.broker == Broker::Embedded {
+            return Err("not where the daemon ends by itself (--once) or is the broker".into());
+        }
+        if !self.config.power.meters.iter().any(can_calibrate) {
+            return Err("no meter of this configuration can calibrate".into());
+        }
+        self.calibrate = true;
+        self.stop();
+        Ok("sources stop, each model runs back to back for 20 to 40 s, and the daemon starts anew".to_owned())
     }
 
     fn pause(&mut self, name: &str, paused: bool) -> Result<String, String> {
@@ -627,7 +667,11 @@ impl Daemon {
 
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
     async fn finish(mut self, timeout: Duration, store: Option<Store>) -> Summary {
-        self.service.stopping();
+        if self.calibrate {
+            self.service.reloading();
+        } else {
+            self.service.stopping();
+        }
         let wall_s = MonoTime::now().since(self.shared.quiet_until.max(self.started)).as_secs_f64();
         self.metering.finish(PATIENCE).await;
         if self.power_tick.is_some() {
@@ -663,6 +707,7 @@ impl Daemon {
             kept,
             delivery,
             pipelines,
+            calibrate: self.calibrate,
         }
     }
 }

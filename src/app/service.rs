@@ -18,7 +18,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// The async thread's last sign of life.
 #[derive(Debug)]
 struct Pulse {
-    at: MonoTime,
+    /// None before the daemon serves: how long a start may take is for the unit to say, in TimeoutStartSec.
+    at: Option<MonoTime>,
     /// What hangs and does not come back by itself.
     hung: Option<String>,
     stopping: bool,
@@ -35,7 +36,7 @@ pub struct Service {
 impl Service {
     /// Starts to feed the watchdog, if there is one.
     pub fn start() -> anyhow::Result<Self> {
-        let pulse = Arc::new(Mutex::new(Pulse { at: MonoTime::now(), hung: None, stopping: false }));
+        let pulse = Arc::new(Mutex::new(Pulse { at: None, hung: None, stopping: false }));
         let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
         if let Some(period) = period {
             let pulse = pulse.clone();
@@ -55,7 +56,7 @@ impl Service {
     /// The async thread is alive; `hung` is what hangs.
     pub fn pulse(&self, hung: Option<String>) {
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
-        pulse.at = MonoTime::now();
+        pulse.at = Some(MonoTime::now());
         pulse.hung = hung;
     }
 
@@ -139,7 +140,7 @@ fn verdict(pulse: &Pulse, now: MonoTime, limit: Duration) -> Result<(), String> 
     if let Some(hung) = &pulse.hung {
         return Err(hung.clone());
     }
-    if now.since(pulse.at) > limit {
+    if pulse.at.is_some_and(|at| now.since(at) > limit) {
         return Err(format!("the thread that delivers has not come round for {} s", limit.as_secs_f64()));
     }
     Ok(())
@@ -152,11 +153,13 @@ mod tests {
     #[test]
     fn the_watchdog_is_fed_while_there_is_a_pulse_and_nothing_hangs() {
         let second = Duration::from_secs(1);
-        let mut pulse = Pulse { at: MonoTime(0) + 5 * second, hung: None, stopping: false };
+        let mut pulse = Pulse { at: None, hung: None, stopping: false };
+        assert_eq!(verdict(&pulse, MonoTime(0) + 900 * second, 15 * second), Ok(()));
+        pulse.at = Some(MonoTime(0) + 5 * second);
         assert_eq!(verdict(&pulse, MonoTime(0) + 20 * second, 15 * second), Ok(()));
         let silent = verdict(&pulse, MonoTime(0) + 21 * second, 15 * second).unwrap_err();
         assert!(silent.contains("delivers") && silent.contains("15 s"), "{silent}");
         pulse.hung = Some("an inference".into());
-        assert_eq!(verdict(&pulse, pulse.at, 15 * second), Err("an inference".into()));
+        assert_eq!(verdict(&pulse, MonoTime(0) + 5 * second, 15 * second), Err("an inference".into()));
     }
 }

@@ -28,6 +28,8 @@ pub struct Summary {
     /// Messages that the broker has not acknowledged, and that the next start sends.
     pub kept: usize,
     pub delivery: Delivery,
+    /// The daemon is to start anew with [`RunOptions::calibrate`](super::RunOptions::calibrate).
+    pub calibrate: bool,
 }
 
 #[derive(Debug)]
