@@ -143,6 +143,8 @@ impl Start {
             for variable in NOT_INHERITED {
                 command.env_remove(variable);
             }
+            // Out of memory, it would fail once more at the backtrace, before it has said a word.
+            command.env("RUST_BACKTRACE", "0");
             Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
         match start() {
