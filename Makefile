@@ -7,7 +7,7 @@ PYTHON := $(or $(PYTHON),python3)
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man lint \
-	deny bench compare throughput fleet train clean tools
+	deny bench compare throughput fleet footprint train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -104,6 +104,12 @@ fleet: tools ## A thousand simulated nodes on a mosquitto of its own: what break
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --example fleet
 	benches/fleet "$(TARGET_DIR)/release/examples/fleet"
+
+footprint: tools runtime ## What the daemon takes: start, memory, processor time at work and idle
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked
+	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
+		$(PYTHON) benches/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)
