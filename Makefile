@@ -61,9 +61,9 @@ energy-simulation: tools ## A thousand scenarios a class: does the truth lie in 
 outage: tools ## A day without a broker at ten predictions a second, on a real file
 	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture
 
-kills: tools runtime ## The daemon killed at 300 random moments: what is lost, what comes twice
+kills: tools runtime ## The daemon killed at 300 random moments (KILLS=1000 for more): what is lost, what comes twice
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=300 cargo test --locked --test store killed -- --nocapture
+	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test store killed -- --nocapture
 
 wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
