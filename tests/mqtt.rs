@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state, three};
+use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state};
 use common::mosquitto::{Mosquitto, free_port};
 use edgewatt::publish::mqtt::{Link, LinkState, Settings};
 use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
@@ -173,7 +173,7 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
     drop(taken);
     assert!(address.ip().is_loopback() && address.port() > first);
     let mut subscriber = common::mosquitto::Subscriber::connect(address.port(), "t/#");
-    let rig = Rig::new(three(settings(address.port())));
+    let rig = Rig::new(common::link::three(settings(address.port())));
     rig.handle.publish(state("here"));
     rig.publish(0..500);
     assert_eq!(predictions(&subscriber.until(ends_with(499))), Vec::from_iter(0..500));
