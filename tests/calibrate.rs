@@ -10,12 +10,13 @@ mod common {
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Setup};
+use common::daemon::{Daemon, Setup, runtime_library};
 use common::mosquitto::Mosquitto;
 use common::wire::{Wire, json_file};
 use nix::sys::signal::Signal;
@@ -194,12 +195,21 @@ fn a_command_over_mqtt_has_the_daemon_calibrate_and_start_anew() {
     let setup = metered(broker.port, "state", "idle_s = 0.0").at_speed("8.0").with_keys("[mqtt]", "commands = true");
     let machine = Machine::new(&setup);
     let mut subscriber = broker.subscribe("edgewatt/#");
-    let daemon = setup.start(&[]);
+    let command = setup.command("run", &[]);
+    let program = setup.dir.path().join("edgewatt");
+    std::fs::copy(command.get_program(), &program).unwrap();
+    let mut copied = Command::new(&program);
+    copied.args(command.get_args()).env("EDGEWATT_RUNTIME", runtime_library()).env_remove("EDGEWATT_LOG");
+    let daemon = Daemon::start(copied);
     machine.follows(&daemon);
     let boots = |lines: Vec<String>| -> Vec<Value> {
         Wire::new(lines).json("/prediction").iter().map(|prediction| prediction["boot"].clone()).collect()
     };
     let before = boots(subscriber.until(|line| line.contains("/prediction ")));
+    // As an upgrade does.
+    let newer = setup.dir.path().join("newer");
+    std::fs::copy(&program, &newer).unwrap();
+    std::fs::rename(newer, &program).unwrap();
     broker.publish("edgewatt/demo/cmd/calibrate", "");
     let mut lines = subscriber.until(|line| line == "edgewatt/demo/status offline");
     let file = setup.dir.path().join("state/calibrations.json");
@@ -218,8 +228,46 @@ fn a_command_over_mqtt_has_the_daemon_calibrate_and_start_anew() {
     assert_eq!((entries.as_array().unwrap().len(), &entries[0]["bouts"]), (1, &7.into()), "{entries}");
     let after = boots(subscriber.until(|line| line.contains("/prediction ")));
     assert_ne!(before.first(), after.first(), "it has started anew");
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", daemon.pid())).unwrap();
+    assert_eq!(name, "edgewatt\n", "pgrep finds it");
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0).says(&["starting anew, to calibrate"]);
+}
+
+#[test]
+fn a_command_to_calibrate_is_refused_where_the_daemon_could_not_start_anew() {
+    let broker = Mosquitto::running();
+    let setup = metered(broker.port, "state", "idle_s = 0.0").at_speed("8.0").with_keys("[mqtt]", "commands = true");
+    let _machine = Machine::new(&setup);
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let daemon = setup.start(&[]);
+    subscriber.until(|line| line.contains("/prediction "));
+    setup.with("hop = 50", "hop = 0").config();
+    broker.publish("edgewatt/demo/cmd/calibrate", "");
+    subscriber.until(|line| line.contains("\"command_refused\"") && line.contains("could not start anew"));
+    subscriber.until(|line| line.contains("/prediction "));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+}
+
+/// By a broker that no longer answers the daemon is held at its end.
+#[test]
+fn a_signal_before_the_start_anew_ends_the_daemon() {
+    let broker = Mosquitto::running();
+    let setup = metered(broker.port, "state", "idle_s = 0.0")
+        .at_speed("8.0")
+        .with_keys("[mqtt]", "commands = true\nstop_timeout_s = 10.0");
+    let _machine = Machine::new(&setup);
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let mut daemon = setup.start(&[]);
+    subscriber.until(|line| line.contains("/prediction "));
+    broker.publish("edgewatt/demo/cmd/calibrate", "");
+    daemon.in_log("the answer", |log| log.contains("command over MQTT").then_some(()));
+    nix::sys::signal::kill(Pid::from_raw(broker.pid()), Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    daemon.signal(Signal::SIGTERM);
+    let ended = daemon.wait().expect(0);
+    assert!(!ended.stderr.contains("starting anew"), "{}", ended.stderr);
 }
 
 #[test]

@@ -152,7 +152,9 @@ fn equipped() -> Machine {
     machine.write("sys/bus/usb/devices/2-1/busnum", "2\n");
     machine.write("sys/bus/usb/devices/2-1/devnum", "4\n");
     symlink("../../ttyUSB0", machine.path("dev/serial/by-id/usb-FTDI_A1-if00")).unwrap();
-    machine.command("ldconfig", "printf '\\tlibedgetpu.so.1 (libc6,AArch64) => /usr/lib/libedgetpu.so.1\\n'");
+    machine.write("lib/libedgetpu.so.1", "");
+    let library = machine.path("lib/libedgetpu.so.1").display().to_string();
+    machine.command("ldconfig", &format!("printf '\\tlibedgetpu.so.1 (libc6,AArch64) => {library}\\n'"));
     machine
 }
 
@@ -169,13 +171,16 @@ fn what_is_there_and_works_is_ok() {
     report.is("camera video0", "ok", &["imx708"]);
     report.is("sound card 1", "ok", &["Microphone"]);
     report.is("Edge TPU on USB", "ok", &["1a6e:089a, its firmware not loaded yet", "480 Mbit/s"]);
-    report.is("libedgetpu.so.1", "ok", &["/usr/lib/libedgetpu.so.1"]);
+    report.is("libedgetpu.so.1", "ok", &["/lib/libedgetpu.so.1"]);
     let names: BTreeSet<&str> =
         report.0["findings"].as_array().unwrap().iter().map(|f| f["what"].as_str().unwrap()).collect();
     assert!(names.contains("serial port ttyS1") && !names.contains("serial port ttyS0"), "{names:?}");
     machine.write("sys/bus/usb/devices/2-1/idVendor", "18d1\n");
     machine.write("sys/bus/usb/devices/2-1/idProduct", "9302\n");
     machine.report(&["delegates"]).is("Edge TPU on USB", "ok", &["18d1:9302, its firmware loaded"]);
+    // ldconfig's cache still has it.
+    fs::remove_file(machine.path("lib/libedgetpu.so.1")).unwrap();
+    machine.report(&["delegates"]).is("libedgetpu.so.1", "broken", &["not installed"]);
 }
 
 #[test]
@@ -257,6 +262,22 @@ fn what_the_configuration_names_and_is_not_there_is_broken() {
         &["hop: 0 is out of range", "edgewatt check -c"],
     );
     machine.report(&["-c", "/nowhere.toml", "configuration"]).is("/nowhere.toml", "broken", &["No such file"]);
+    // The broker that it names may be anything.
+    machine.report(&["-c", "/nowhere.toml", "broker"]).is("/nowhere.toml", "broken", &["No such file"]);
+}
+
+#[test]
+fn the_bus_of_a_configured_ina219_must_be_there() {
+    let machine = Machine::new(&[("dev/i2c-1", "")]);
+    let setup = |bus: u8| {
+        let ina219 = format!("ina219 = {{ bus = {bus}, shunt_ohms = 0.1 }}");
+        Setup::demo(1).with("estimate = { watts_per_core = 2.0, idle_watts = 2.5 }", &ina219)
+    };
+    let report = |setup: Setup| machine.report(&["-c", setup.config().to_str().unwrap(), "meters"]);
+    report(setup(1)).is("power.meters.guess", "ok", &["its bus is there", "i2c-1"]);
+    report(setup(3)).is("power.meters.guess", "broken", &["no such bus", "i2c-3", "modprobe i2c-dev"]);
+    machine.deny("dev/i2c-1");
+    report(setup(1)).is("power.meters.guess", "broken", &["permission denied", "GROUP=\"i2c\""]);
 }
 
 #[test]
@@ -267,6 +288,15 @@ fn the_way_to_a_broker_and_the_runtime_are_tried() {
     let config = setup.config();
     let report = machine.report(&["-c", config.to_str().unwrap(), "broker", "runtime", "meters"]);
     report.is(&format!("MQTT broker 127.0.0.1:{}", broker.port), "ok", &["it takes messages", "the message came back"]);
+    machine.write("password", "s3cret");
+    machine.deny("password");
+    let login = format!("user = \"porch\"\npassword_file = \"{}\"", machine.path("password").display());
+    let setup = Setup::demo(broker.port).with_keys("[mqtt]", &login);
+    machine.report(&["-c", setup.config().to_str().unwrap(), "broker"]).is(
+        &format!("MQTT broker 127.0.0.1:{}", broker.port),
+        "broken",
+        &["Permission denied", "sudo edgewatt doctor broker"],
+    );
     report.is("TensorFlow Lite", "ok", &["2.17.1", "libtensorflowlite_c.so"]);
     report.is("power.meters.guess", "ok", &["estimate works"]);
 }

@@ -123,7 +123,7 @@ fn where_it_is_refused_it_is_said_and_the_pipeline_works() {
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0).says(&[
         "no real-time priority 7: Operation not permitted (os error 1); it is ",
-        "LimitRTPRIO=99 by systemctl edit edgewatt",
+        "RestrictRealtime=no and LimitRTPRIO=99 by systemctl edit edgewatt",
         "not bound to processors [1023]: this machine or service has none of them",
         "thread=\"infer-shoulder\"",
         "thread=\"acq-shoulder\"",

@@ -98,7 +98,9 @@ fn systemd_hears_of_the_start_the_work_a_reload_and_the_stop() {
     let reloading = manager.hears("RELOADING", ready, reloading);
     let again = manager.hears("READY", reloading, |message| message == "READY=1");
     manager.daemon.signal(Signal::SIGTERM);
-    manager.hears("STOPPING", again, |message| message == "STOPPING=1");
+    let stopping = manager.hears("STOPPING", again, |message| message == "STOPPING=1");
+    // mqtt.stop_timeout_s, and a margin.
+    manager.hears("the time", stopping, |message| message == "EXTEND_TIMEOUT_USEC=10000000");
     manager.daemon.wait().expect(0);
 }
 
@@ -119,6 +121,53 @@ fn an_inference_that_hangs_in_the_daemon_withholds_the_watchdog_and_the_log_says
     let after = manager.heard.lock().unwrap()[before..].to_vec();
     assert!(!after.iter().any(|message| message == FED), "{after:?}");
     subscriber.until(|line| line.contains("\"degraded\"") && line.contains("has not come back"));
+}
+
+/// The pipeline is to end then, and never does.
+#[test]
+fn an_inference_that_hangs_is_not_forgotten_by_a_reload() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let setup = with_plugin(paced(Setup::demo(broker.port)), "npu", &[("mode", "hang"), ("every", "30")])
+        .with_keys("[delegates.npu]", "isolation = \"thread\"")
+        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }")
+        .with(XNNPACK, &delegate("npu"));
+    let config = setup.config();
+    let mut manager = Manager::start(setup);
+    subscriber.until(|line| line.contains("/prediction "));
+    subscriber.until(|line| line.contains("/metrics ") && line.contains("\"predictions_per_s\":0.0"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let edited = text.replace("speed = 100.0 ", "speed = 50.0 ").replace(&delegate("npu"), XNNPACK);
+    assert_ne!(edited, text);
+    std::fs::write(&config, edited).unwrap();
+    manager.daemon.signal(Signal::SIGHUP);
+    subscriber.until(|line| line.contains("\"event\":\"reload\""));
+    let said = "has not come back for 5 s; the watchdog is not fed";
+    manager.daemon.in_log(said, |log| log.contains(said).then_some(()));
+}
+
+/// It fails at each start after the first.
+#[test]
+fn that_a_delegate_is_started_again_and_again_is_in_the_status_line() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let setup = paced(Setup::demo(broker.port));
+    let lives = setup.dir.path().join("lives").display().to_string();
+    let options = [("mode", "exit"), ("at", "create"), ("lives", lives.as_str()), ("from_life", "2")];
+    let setup = with_plugin(setup, "npu", &options)
+        .with_keys("[delegates.npu]", "restarts = { max = 8, per_s = 600.0 }")
+        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }\nfallback = [\"cpu\"]")
+        .with(XNNPACK, &delegate("npu"));
+    let manager = Manager::start(setup);
+    subscriber.until(|line| line.contains("/prediction "));
+    let pid = manager.daemon.pid();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = tasks.flat_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    let child =
+        children.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).next().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL).unwrap();
+    manager.hears("the state", 0, |message| message.contains("degraded: npu: ") && message.contains("started again"));
+    manager.hears("the state", 0, |message| message.contains(" by cpu, ") && message.contains("degraded: npu: "));
 }
 
 #[test]

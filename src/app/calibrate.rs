@@ -136,13 +136,20 @@ pub struct Outcome {
     pub text: String,
 }
 
-/// Calibrates what none is kept of, or all of it `anew`, as far as that goes.
-pub fn at_start(config: &Config, prepared: &mut Prepared, anew: bool, stop: &Stop) -> Vec<Outcome> {
+/// Calibrates what none is kept of, or all of it `anew`, as far as that goes; before each pipeline it `comes_further`.
+pub fn at_start(
+    config: &Config,
+    prepared: &mut Prepared,
+    anew: bool,
+    stop: &Stop,
+    comes_further: impl Fn(),
+) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let folder = state::folder(config.state_dir.as_deref());
     let kept = Calibrations::read_or_none(&folder);
     let children = prepared.tools.launcher.children.clone();
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
+        comes_further();
         let Some(made) = &prepared.made else { continue };
         let name = &pipeline.name;
         if made.place.is_none() {

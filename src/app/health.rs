@@ -72,8 +72,7 @@ impl Running {
     /// Looks whether the pipeline makes progress, and says so when that has changed. What hangs for longer than
     /// `limit`, or than its delegate's process may, and does not come back by itself.
     pub fn look_after(&mut self, speaker: &Speaker, now: MonoTime, limit: Duration) -> Option<String> {
-        let at_work = !self.infer_ended && self.error.is_none() && matches!(self.afterwards, Afterwards::Nothing);
-        if !at_work {
+        if self.infer_ended {
             return None;
         }
         let limit = self.deadline().map_or(limit, |deadline| limit.max(deadline + AFTER_DEADLINE));
@@ -87,6 +86,10 @@ impl Running {
             let (name, active) = (&self.publisher.name, &self.publisher.delegate.active);
             format!("pipeline {name}: an inference by {active} has not come back for {:.0} s", limit.as_secs_f64())
         });
+        // An inference may hang in a pipeline that is to end, too, which then never does; its state is told already.
+        if self.error.is_some() || !matches!(self.afterwards, Afterwards::Nothing) {
+            return hung;
+        }
         let stats = &self.publisher.source_stats;
         let samples = stats.samples.load(Ordering::Relaxed) + stats.overflow.load(Ordering::Relaxed);
         let excused = self.acquire_ended || stats.paused.load(Ordering::Relaxed) || self.wake.writer_waits();

@@ -25,7 +25,7 @@ pub use calibrations::{Calibrations, Entry, KeepError, Under, can_calibrate};
 pub use engines::{EngineMaker, Made, Tools};
 pub use inspect::{Tried, try_delegate};
 pub use meters::build as build_meters;
-pub use prepare::{Prepared, PreparedPipeline, Tensors, load, prepare, tools};
+pub use prepare::{Prepared, PreparedPipeline, Tensors, Unusable, load, prepare, tools};
 pub use serve::{RunOptions, STORE_FILE, reach, run};
 pub use service::Service;
 pub use state::folder as state_folder;

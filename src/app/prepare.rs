@@ -55,6 +55,26 @@ pub struct Kept {
     pub release: Box<dyn Fn() + Send>,
 }
 
+/// Why a configuration cannot be used: every problem at its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Unusable {
+    text: String,
+    /// Nothing is wrong with the configuration itself; it may be usable another time.
+    pub may_pass: bool,
+}
+
+impl Unusable {
+    pub fn new(document: &Document, problems: &[Problem]) -> Self {
+        let text = problems.iter().map(|p| document.show(&p.key, &p.message)).collect::<Vec<_>>().join("\n");
+        Self { text, may_pass: problems.iter().all(|problem| problem.may_pass) }
+    }
+
+    fn of_file(error: impl std::fmt::Display) -> Self {
+        Self { text: error.to_string(), may_pass: false }
+    }
+}
+
 impl PreparedPipeline {
     /// What its verdicts are called.
     pub fn vocabulary(&self, config: &Pipeline) -> Vocabulary {
@@ -72,10 +92,10 @@ impl PreparedPipeline {
 /// Reads a configuration and loads what it names; the error shows every problem at its place.
 ///
 /// `program` is this very binary, which delegates and models are tried in.
-pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), String> {
+pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), Unusable> {
     load_with(path, |config, document| {
         let library = config.runtime_library.as_deref();
-        let tools = tools(library, program).map_err(|problem| shown(document, &[problem]))?;
+        let tools = tools(library, program).map_err(|problem| Unusable::new(document, &[problem]))?;
         Ok((tools, Vec::new()))
     })
 }
@@ -83,18 +103,13 @@ pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), String> {
 /// As [`load`], with the tools and the engines of a daemon that runs.
 pub fn load_with(
     path: &Path,
-    running: impl FnOnce(&Config, &Document) -> Result<(Tools, Vec<Kept>), String>,
-) -> Result<(Config, Prepared), String> {
-    let document = Document::read(path).map_err(|e| e.to_string())?;
-    let config = document.parse(sys::hostname().as_deref()).map_err(|e| e.to_string())?;
+    running: impl FnOnce(&Config, &Document) -> Result<(Tools, Vec<Kept>), Unusable>,
+) -> Result<(Config, Prepared), Unusable> {
+    let document = Document::read(path).map_err(Unusable::of_file)?;
+    let config = document.parse(sys::hostname().as_deref()).map_err(Unusable::of_file)?;
     let (tools, kept) = running(&config, &document)?;
-    let prepared = prepare(&config, &tools, &kept).map_err(|problems| shown(&document, &problems))?;
+    let prepared = prepare(&config, &tools, &kept).map_err(|problems| Unusable::new(&document, &problems))?;
     Ok((config, prepared))
-}
-
-/// Every problem at its place.
-pub fn shown(document: &Document, problems: &[Problem]) -> String {
-    problems.iter().map(|p| document.show(&p.key, &p.message)).collect::<Vec<_>>().join("\n")
 }
 
 /// Loads the runtime.
@@ -204,12 +219,12 @@ fn make(maker: &EngineMaker, pipeline: &Pipeline, kept: Option<&Kept>) -> Result
     // What is wrong with a delegate that comes with the runtime is wrong with the model.
     let built_in = maker.delegates.iter().all(|delegate| delegate.kind.is_built_in());
     let made = maker.make_first().map_err(|error| {
-        let key = match error {
-            EngineError::Window(_) => key.child("window"),
-            _ if built_in => key.child("model").child("path"),
-            _ => key.child("delegate"),
-        };
-        Problem::new(key, error)
+        match error {
+            EngineError::Window(_) => Problem::new(key.child("window"), error),
+            _ if built_in => Problem::new(key.child("model").child("path"), error),
+            // Its device may be plugged in, or its driver loaded, later than the daemon starts.
+            _ => Problem { may_pass: true, ..Problem::new(key.child("delegate"), error) },
+        }
     })?;
     match (kept, reasons(&made.refusals)) {
         (Some(_), Some(reasons)) => Err(Problem::new(key.child("delegate"), reasons)),

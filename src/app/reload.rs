@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::calibrations::Calibrations;
 use super::meters::Metering;
-use super::prepare::{self, Kept, Prepared, PreparedPipeline};
+use super::prepare::{self, Kept, Prepared, PreparedPipeline, Unusable};
 use super::running::{Afterwards, Inheritance, Running};
 use super::serve::{Daemon, PATIENCE, ticks};
 use super::state;
@@ -62,7 +62,7 @@ impl Daemon {
             let load = || {
                 prepare::load_with(&path, |config, document| {
                     let problems = fixed.problems(&Fixed::of(config));
-                    if problems.is_empty() { Ok((tools, kept)) } else { Err(prepare::shown(document, &problems)) }
+                    if problems.is_empty() { Ok((tools, kept)) } else { Err(Unusable::new(document, &problems)) }
                 })
             };
             let result = caught(load);

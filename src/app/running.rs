@@ -325,8 +325,8 @@ impl Running {
 
     /// Why it is not as it should be.
     pub(super) fn reason(&self) -> Option<String> {
-        let reasons: Vec<&str> =
-            self.publisher.delegate.reason.as_deref().into_iter().chain(self.trouble.as_deref()).collect();
+        let delegate = self.care.lack.as_deref().or(self.publisher.delegate.reason.as_deref());
+        let reasons: Vec<&str> = delegate.into_iter().chain(self.trouble.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 

@@ -31,7 +31,7 @@ use super::service::{self, Service};
 use super::state;
 use super::summary::{Outcome, PipelineSummary, Summary};
 use super::threads::Told;
-use crate::config::{Broker, Config, Mqtt, MqttVersion, WhenFull};
+use crate::config::{Broker, Config, Document, Mqtt, MqttVersion, WhenFull};
 use crate::publish::broker;
 use crate::publish::mqtt::connection::Reach;
 use crate::publish::mqtt::transport::{Endpoint, Tls};
@@ -64,6 +64,8 @@ const INBOX: usize = 64;
 const HELD: Duration = Duration::from_millis(1);
 /// After all time is over, how long an inference that is under way may still take.
 const STUCK: Duration = Duration::from_secs(1);
+/// What the end may take beyond mqtt.stop_timeout_s.
+const END: Duration = Duration::from_secs(5);
 /// Between two looks at whether everything makes progress, at most.
 const LOOK: Duration = Duration::from_secs(1);
 /// Batches of each pipeline that are encoded before anything else has its turn again.
@@ -79,6 +81,8 @@ pub struct RunOptions {
     pub calibrate: bool,
     /// SIGHUP came while the program was starting.
     pub reload: Arc<AtomicBool>,
+    /// Becomes true with the first SIGTERM or SIGINT that finds the daemon ready to end in order.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Runs until a signal comes or, with `once`, all sources have ended. `started` is told where the broker is.
@@ -108,7 +112,12 @@ pub fn run(
     let summary = runtime.block_on(async {
         // Before anything else runs: a signal must always find the daemon ready to end in order.
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
-        let Some((config, prepared, outcomes)) = calibrated(config, prepared, &mut signals, &options).await? else {
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, options.stop.clone()).context("cannot listen for signals")?;
+        }
+        let Some((config, prepared, outcomes)) =
+            calibrated((config, prepared), &mut signals, &options, service.comes_further()).await?
+        else {
             return Ok(Summary {
                 calibrate: false,
                 outcome: Outcome::Complete,
@@ -155,10 +164,10 @@ pub fn run(
 
 /// Calibrates before anything else runs, where the configuration asks for that; none when a signal has ended it.
 async fn calibrated(
-    config: Config,
-    mut prepared: Prepared,
+    (config, mut prepared): (Config, Prepared),
     signals: &mut Signals,
     options: &RunOptions,
+    comes_further: impl Fn() + Send + 'static,
 ) -> anyhow::Result<Option<(Config, Prepared, Vec<Calibrated>)>> {
     if !config.power.calibrate_at_start && !options.calibrate {
         return Ok(Some((config, prepared, Vec::new())));
@@ -167,7 +176,7 @@ async fn calibrated(
     let (until, anew) = (stop.clone(), options.calibrate);
     service::starting("calibrating, before any source starts");
     let mut work = tokio::task::spawn_blocking(move || {
-        let outcomes = calibrate::at_start(&config, &mut prepared, anew, &until);
+        let outcomes = calibrate::at_start(&config, &mut prepared, anew, &until, comes_further);
         (config, prepared, outcomes)
     });
     loop {
@@ -389,7 +398,7 @@ impl Daemon {
                     }
                     _ => {
                         tracing::info!(signal, "stopping");
-                        self.service.stopping();
+                        self.service.stopping(self.config.mqtt.stop_timeout + END);
                         self.calibrate = false;
                         self.stop();
                     }
@@ -621,6 +630,9 @@ impl Daemon {
         if !self.config.power.meters.iter().any(can_calibrate) {
             return Err("no meter of this configuration can calibrate".into());
         }
+        let file = Document::read(&self.options.config);
+        file.and_then(|file| file.parse(sys::hostname().as_deref()))
+            .map_err(|error| format!("the daemon could not start anew: {error}"))?;
         self.calibrate = true;
         self.stop();
         Ok("sources stop, each model runs back to back for 20 to 40 s, and the daemon starts anew".to_owned())
@@ -668,9 +680,9 @@ impl Daemon {
     /// Says the last figures, delivers what is queued within `timeout`, and says `offline`.
     async fn finish(mut self, timeout: Duration, store: Option<Store>) -> Summary {
         if self.calibrate {
-            self.service.reloading();
+            self.service.starting_anew();
         } else {
-            self.service.stopping();
+            self.service.stopping(timeout + END);
         }
         let wall_s = MonoTime::now().since(self.shared.quiet_until.max(self.started)).as_secs_f64();
         self.metering.finish(PATIENCE).await;

@@ -14,12 +14,19 @@ use crate::units::MonoTime;
 
 /// Without a watchdog, what takes this long still counts as hanging, to be told of.
 const PERIOD: Duration = Duration::from_secs(30);
+/// A start that comes no further for this long hangs. The unit's TimeoutStartSec says the same, but not where the
+/// daemon has started anew to calibrate.
+const START: Duration = Duration::from_secs(900);
+/// Of a status line; systemd takes no message beyond 4096 bytes.
+const STATUS_BYTES: usize = 2000;
 
 /// The async thread's last sign of life.
 #[derive(Debug)]
 struct Pulse {
-    /// None before the daemon serves: how long a start may take is for the unit to say, in TimeoutStartSec.
+    /// None before the daemon serves.
     at: Option<MonoTime>,
+    /// When the start has last come further.
+    started: MonoTime,
     /// What hangs and does not come back by itself.
     hung: Option<String>,
     stopping: bool,
@@ -36,7 +43,8 @@ pub struct Service {
 impl Service {
     /// Starts to feed the watchdog, if there is one.
     pub fn start() -> anyhow::Result<Self> {
-        let pulse = Arc::new(Mutex::new(Pulse { at: None, hung: None, stopping: false }));
+        let pulse = Pulse { at: None, started: MonoTime::now(), hung: None, stopping: false };
+        let pulse = Arc::new(Mutex::new(pulse));
         let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
         if let Some(period) = period {
             let pulse = pulse.clone();
@@ -60,6 +68,12 @@ impl Service {
         pulse.hung = hung;
     }
 
+    /// To be called when the start has come further.
+    pub fn comes_further(&self) -> impl Fn() + Send + use<> {
+        let pulse = self.pulse.clone();
+        move || pulse.lock().unwrap_or_else(PoisonError::into_inner).started = MonoTime::now()
+    }
+
     pub fn ready(&self) {
         tell(&[NotifyState::Ready]);
     }
@@ -72,16 +86,29 @@ impl Service {
         }
     }
 
+    /// As [`Service::reloading`]; what it takes to end and to start is bounded elsewhere.
+    pub fn starting_anew(&self) {
+        {
+            let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+            (pulse.at, pulse.started, pulse.hung) = (None, MonoTime::now(), None);
+        }
+        self.reloading();
+    }
+
     /// From here on nothing is watched any more.
-    pub fn stopping(&self) {
+    /// It ends within `most`, for which systemd waits also where the unit's TimeoutStopSec is shorter.
+    pub fn stopping(&self, most: Duration) {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
         tell(&[NotifyState::Stopping]);
+        if let Ok(most) = u32::try_from(most.as_micros()) {
+            tell(&[NotifyState::ExtendTimeoutUsec(most)]);
+        }
     }
 
     /// The line that `systemctl status` shows.
     pub fn status(&mut self, line: String) {
         if line != self.status {
-            tell(&[NotifyState::Status(&line)]);
+            tell(&[NotifyState::Status(&fit(&line))]);
             self.status = line;
         }
     }
@@ -96,6 +123,13 @@ fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd does not hear");
     }
+}
+
+/// What systemd takes for one line: a line feed would begin the next assignment, and a message that is too long is
+/// not heard at all.
+fn fit(line: &str) -> String {
+    let end = line.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= STATUS_BYTES).last();
+    line[..end.unwrap_or(0)].replace(char::is_control, " ")
 }
 
 fn limit(period: Duration) -> Duration {
@@ -126,7 +160,7 @@ fn feed(pulse: &Mutex<Pulse>, period: Duration) {
                     tracing::error!(
                         "{reason}; the watchdog is not fed: systemd restarts the daemon within {seconds} s"
                     );
-                    tell(&[NotifyState::Status(&format!("hangs: {reason}"))]);
+                    tell(&[NotifyState::Status(&fit(&format!("hangs: {reason}")))]);
                 }
                 withheld = Some(reason);
             }
@@ -140,10 +174,15 @@ fn verdict(pulse: &Pulse, now: MonoTime, limit: Duration) -> Result<(), String> 
     if let Some(hung) = &pulse.hung {
         return Err(hung.clone());
     }
-    if pulse.at.is_some_and(|at| now.since(at) > limit) {
-        return Err(format!("the thread that delivers has not come round for {} s", limit.as_secs_f64()));
+    match pulse.at {
+        Some(at) if now.since(at) > limit => {
+            Err(format!("the thread that delivers has not come round for {} s", limit.as_secs_f64()))
+        }
+        None if now.since(pulse.started) > START => {
+            Err(format!("the start has not come further for {} s", START.as_secs_f64()))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -151,10 +190,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_status_is_one_line_that_systemd_takes() {
+        assert_eq!(fit("a: by cpu, degraded: it said\nMAINPID=1"), "a: by cpu, degraded: it said MAINPID=1");
+        assert_eq!(fit(&"\u{e9}".repeat(3000)).len(), STATUS_BYTES);
+        assert_eq!(fit(&format!("{}\u{e9}", "x".repeat(STATUS_BYTES - 1))), "x".repeat(STATUS_BYTES - 1));
+    }
+
+    #[test]
     fn the_watchdog_is_fed_while_there_is_a_pulse_and_nothing_hangs() {
         let second = Duration::from_secs(1);
-        let mut pulse = Pulse { at: None, hung: None, stopping: false };
+        let mut pulse = Pulse { at: None, started: MonoTime(0), hung: None, stopping: false };
         assert_eq!(verdict(&pulse, MonoTime(0) + 900 * second, 15 * second), Ok(()));
+        let hangs = verdict(&pulse, MonoTime(0) + 901 * second, 15 * second);
+        assert!(hangs.is_err_and(|hangs| hangs.contains("the start") && hangs.contains("900 s")));
         pulse.at = Some(MonoTime(0) + 5 * second);
         assert_eq!(verdict(&pulse, MonoTime(0) + 20 * second, 15 * second), Ok(()));
         let silent = verdict(&pulse, MonoTime(0) + 21 * second, 15 * second).unwrap_err();

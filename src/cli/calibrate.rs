@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::{ConfigArg, check};
+use super::{ConfigArg, EX_CONFIG, check};
 use crate::app::{self, CalibrateError, Calibration, Calibrations, Entry, Plan, Under};
 use crate::energy::OTHER_CORES_MAX;
 use crate::stop::Stop;
@@ -78,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
     let (config, mut prepared) = match check::load(&args.config)? {
         Ok(loaded) => loaded,
-        Err(code) => return Ok(code),
+        Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
     let is_known = |name: &&String| !config.pipelines.iter().any(|pipeline| pipeline.name == **name);
     if let Some(name) = args.pipelines.iter().find(is_known) {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::{ConfigArg, EX_CONFIG, online};
-use crate::app::{self, Prepared};
+use crate::app::{self, Prepared, Unusable};
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub struct Args {
 pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
     let (config, prepared) = match load(&args.config)? {
         Ok(loaded) => loaded,
-        Err(code) => return Ok(code),
+        Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
     let mut out = io::stdout();
     writeln!(out, "{}: ok", args.config.config.display())?;
@@ -61,12 +61,9 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Loads a configuration and all that it names; problems are shown and become the exit code.
-pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), ExitCode>> {
+/// Loads a configuration and all that it names; problems are shown.
+pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    Ok(app::load(&args.config, &program).map_err(|problems| {
-        // The exit code must come through even where standard error is a full disk.
-        let _ = writeln!(io::stderr(), "{problems}");
-        ExitCode::from(EX_CONFIG)
-    }))
+    // The exit code must come through even where standard error is a full disk.
+    Ok(app::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess};
 use serde_json::json;
 
 use super::{DEFAULT_CONFIG, online};
@@ -42,6 +44,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (configuration, config) = doctor::configuration(path, args.config.is_some());
     let wanted = |part: &Part| args.parts.is_empty() || args.parts.contains(part);
     let mut findings: Vec<Finding> = Vec::new();
+    // Where it cannot be used, what it names is not known; none of the rest may pass for what was asked.
+    let unusable = configuration.state == State::Broken;
+    let wanted = |part: &Part| wanted(part) || unusable && *part == Part::Configuration;
     for part in Part::value_variants().iter().copied().filter(wanted) {
         let found = match part {
             Part::Configuration => vec![configuration.clone()],
@@ -79,9 +84,12 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     let what = format!("MQTT broker {address}");
     Ok(match walked {
         Ok(()) => of(State::Ok, &what, "it takes messages".into()).detail(steps),
-        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).mend(
-            "start it (of this machine: apt-get install mosquitto), let it through the firewall, or change [mqtt]",
-        ),
+        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).mend(match &config.mqtt.login {
+            Some((_, file)) if eaccess(file, AccessFlags::R_OK) == Err(Errno::EACCES) => {
+                "let this user read it; of the service's own, which systemd reads for it, ask: sudo edgewatt doctor broker"
+            }
+            _ => "start it (of this machine: apt-get install mosquitto), let it through the firewall, or change [mqtt]",
+        }),
     })
 }
 

@@ -89,7 +89,7 @@ impl Check {
     }
 
     fn problem(&mut self, key: &Key, message: impl Into<String>) {
-        self.problems.push(Problem { key: key.clone(), message: message.into() });
+        self.problems.push(Problem::new(key.clone(), message.into()));
     }
 
     fn within<T: PartialOrd + std::fmt::Display + Copy>(&mut self, key: &Key, value: T, low: T, high: T) -> T {

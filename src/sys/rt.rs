@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 const NICE: i32 = -11;
 /// `CAP_IPC_LOCK` of capabilities(7).
 const IPC_LOCK: u64 = 1 << 14;
-const PRIORITY_MEND: &str = "LimitRTPRIO=99 by systemctl edit edgewatt, or AmbientCapabilities=CAP_SYS_NICE";
+const PRIORITY_MEND: &str = "RestrictRealtime=no and LimitRTPRIO=99 by systemctl edit edgewatt";
 const MEMORY_MEND: &str = "LimitMEMLOCK=infinity by systemctl edit edgewatt";
 
 /// Has the calling thread scheduled by SCHED_FIFO with `priority`, 1 to 99; else with as much as it may have, else ahead

@@ -102,7 +102,8 @@ fn find_library(library: &Path) -> Option<PathBuf> {
         let listed = ["ldconfig", "/sbin/ldconfig"].into_iter().find_map(|command| list(command.as_ref()))?;
         let name = format!("{} (", library.display());
         let line = listed.lines().find(|line| line.trim_start().starts_with(&name))?;
-        line.split_once(" => ").map(|(_, path)| PathBuf::from(path.trim()))
+        // The cache may be older than a removal.
+        line.split_once(" => ").map(|(_, path)| PathBuf::from(path.trim())).filter(|path| path.is_file())
     })
 }
 

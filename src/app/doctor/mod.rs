@@ -16,9 +16,12 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Document, MeterKind};
 use crate::engine::{EngineError, Runtime};
+use crate::meter::ina219::BUS_MEND;
 use crate::meter::survey::{self, survey};
 use crate::sys;
 use crate::sys::cpu::Children;
+
+const I2C_RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: groupadd --system i2c";
 
 /// What is looked at, in the order in which it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -146,7 +149,7 @@ fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
         let estimate = Finding::new(Part::Meters, State::Ok, "estimate", says);
         let config_line = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }".to_owned();
         findings.push(Finding { config: Some(config_line), ..estimate });
-        findings.extend(config.into_iter().flat_map(configured));
+        findings.extend(config.into_iter().flat_map(|config| configured(roots, config)));
         findings
     })
 }
@@ -163,10 +166,15 @@ fn surveyed(found: survey::Finding) -> Finding {
     Finding { mend: found.mend, config: found.config, ..finding }
 }
 
-/// A reading of each configured meter, but of a chip that reading would set up.
-fn configured(config: &Config) -> Vec<Finding> {
+/// A reading of each configured meter; of a chip that reading would set up, whether its bus can be used.
+fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
     let mut power = config.power.clone();
-    power.meters.retain(|meter| !matches!(meter.kind, MeterKind::Ina219(_)));
+    let mut buses = Vec::new();
+    power.meters.retain(|meter| {
+        let MeterKind::Ina219(ina219) = &meter.kind else { return true };
+        buses.push(bus(roots, &meter.name, ina219.bus));
+        false
+    });
     let mut meters = super::build_meters(&power, &Children::default());
     let first: Vec<_> = meters.iter_mut().map(|meter| meter.read()).collect();
     if first.iter().any(Result::is_ok) {
@@ -180,5 +188,14 @@ fn configured(config: &Config) -> Vec<Finding> {
             Err(error) => Finding { mend: error.mend().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }
     };
-    meters.iter_mut().zip(first).map(finding).collect()
+    buses.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
+}
+
+fn bus(roots: &Roots, meter: &str, number: u8) -> Finding {
+    let path = roots.dev.join(format!("i2c-{number}"));
+    let there = path.exists();
+    let says = "its bus is there; what answers on it was not asked";
+    let says = if there { says } else { "no such bus" };
+    let finding = node::finding(Part::Meters, format!("power.meters.{meter}"), says, &path, I2C_RULE);
+    if there { finding } else { finding.mend(BUS_MEND) }
 }

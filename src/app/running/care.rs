@@ -11,7 +11,7 @@ use crate::app::engines::{Made, Refusal, Unmade, reasons};
 use crate::app::threads::Told;
 use crate::engine::{Engine, EngineError, TensorInfo};
 use crate::pipeline::Command;
-use crate::publish::payload::{DelegateState, PipelineState};
+use crate::publish::payload::DelegateState;
 use crate::publish::publisher::Speaker;
 
 /// Pause before the second start in a row of a delegate; it doubles with each further one.
@@ -31,6 +31,8 @@ pub(super) struct Care {
     pub(super) order: u64,
     /// An engine is being made in the place of one that failed or was freed.
     pub(super) mending: bool,
+    /// Why there is none meanwhile.
+    pub(super) lack: Option<String>,
     /// When the engine failed that is being replaced.
     pub(super) failed: Option<Instant>,
     /// What becomes true when the infer thread has changed.
@@ -52,6 +54,7 @@ impl Care {
             refusals: made.refusals.clone(),
             order: 0,
             mending: false,
+            lack: None,
             failed: None,
             coming: None,
             release: None,
@@ -112,8 +115,8 @@ impl Running {
         }
         let doublings = u32::try_from(count.saturating_sub(2)).unwrap_or(u32::MAX).min(16);
         let delay = if count == 1 { Duration::ZERO } else { (BACKOFF * (1 << doublings)).min(BACKOFF_MAX) };
-        let told = format!("{}: {reason}; it is started again ({count} of {max})", delegate.name);
-        self.publisher.status(speaker, PipelineState::Degraded, Some(&told));
+        self.care.lack = Some(format!("{}: {reason}; it is started again ({count} of {max})", delegate.name));
+        self.say_state(speaker);
         self.order(place, delay, None, old);
     }
 
@@ -129,7 +132,8 @@ impl Running {
             self.tell(Command::GiveUp(EngineError::Refused(told)));
             return;
         }
-        self.publisher.status(speaker, PipelineState::Degraded, Some(&told));
+        self.care.lack = Some(told);
+        self.say_state(speaker);
         self.order(place + 1, Duration::ZERO, None, old);
     }
 
@@ -173,6 +177,7 @@ impl Running {
                 self.care.waiting = made.waiting;
                 self.care.has_worked = made.place.is_some();
                 self.care.mending = false;
+                self.care.lack = None;
                 self.care.released = false;
                 self.care.coming = Some(made.state);
                 self.tell(Command::Engine(made.engine));

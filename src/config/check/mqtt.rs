@@ -1,7 +1,8 @@
 //! Judging the broker, and what we are to it.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::address::parse_broker;
@@ -11,6 +12,8 @@ use super::Check;
 
 /// The service's credential that holds the password where no file is named.
 const CREDENTIAL: &str = "mqtt-password";
+/// What the unit takes it from; so `check` and `doctor` by hand find what the service has.
+const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
 
 impl Check {
     pub(super) fn mqtt(&mut self, mqtt: raw::Mqtt, node_id: &str) -> Option<Mqtt> {
@@ -113,10 +116,12 @@ impl Check {
             }
             return None;
         };
-        let credential = || std::env::var_os("CREDENTIALS_DIRECTORY").map(|d| PathBuf::from(d).join(CREDENTIAL));
+        let credential = || credential(std::env::var_os("CREDENTIALS_DIRECTORY"), Path::new(CREDENTIAL_FILE));
         let Some(file) = file.map(|file| self.folder.join(file)).or_else(credential) else {
-            let message =
-                format!("its password is missing: set password_file, or LoadCredential={CREDENTIAL}:FILE in the unit");
+            let message = format!(
+                "its password is missing: set password_file, or write it into {CREDENTIAL_FILE}, or set \
+                 LoadCredential={CREDENTIAL}:FILE in the unit"
+            );
             self.problem(&key.child("user"), message);
             return None;
         };
@@ -150,6 +155,35 @@ impl Check {
     }
 }
 
+/// The credential in systemd's `directory`; outside a service the `file` that it is made of.
+fn credential(directory: Option<OsString>, file: &Path) -> Option<PathBuf> {
+    match directory {
+        Some(directory) => Some(PathBuf::from(directory).join(CREDENTIAL)),
+        None => file.exists().then(|| file.to_owned()),
+    }
+}
+
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_credential_is_the_service_s_and_by_hand_the_file_that_it_is_made_of() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let of = |directory: Option<&str>, file: &Path| credential(directory.map(OsString::from), file);
+        let given = Some(PathBuf::from("/run/credentials/mqtt-password"));
+        assert_eq!(of(Some("/run/credentials"), file.path()), given);
+        assert_eq!(of(None, file.path()).as_deref(), Some(file.path()));
+        assert_eq!(of(None, Path::new("/nowhere/mqtt-password")), None);
+    }
+
+    #[test]
+    fn the_unit_makes_the_credential_of_that_file() {
+        let unit = include_str!("../../../systemd/edgewatt.service");
+        assert!(unit.contains(&format!("\nLoadCredential={CREDENTIAL}:{CREDENTIAL_FILE}\n")));
+    }
 }
