@@ -3,6 +3,7 @@
 
 mod common {
     pub mod daemon;
+    pub mod link;
     pub mod mosquitto;
     pub mod wire;
 }
@@ -15,12 +16,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::daemon::{Daemon, PATIENCE, Setup, root, wait_until};
+use common::link::publish;
 use common::mosquitto::{Mosquitto, Subscriber, command, free_port};
 use common::wire::Wire;
 use edgewatt::publish::mqtt::connection::{Connection, Reach};
 use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
-use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
-use edgewatt::publish::outbox::{Bytes, Qos};
+use edgewatt::publish::mqtt::wire::{Incoming, Version};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
@@ -227,29 +228,6 @@ fn consumers_of_a_group_split_a_stream_with_nothing_twice() {
     all.sort_unstable();
     assert_eq!(all, (0..made).collect::<Vec<_>>(), "lost or twice");
     assert!(parts.iter().all(|part| part.len() > 50), "{:?}", parts.map(|part| part.len()));
-}
-
-/// Publishes one message and gives the answer to it.
-async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
-    let payload = Bytes::from_static(b"1");
-    let message = Outgoing {
-        topic,
-        payload: &payload,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        packet_id: 7,
-        expiry_s: None,
-        waited_ms: None,
-    };
-    connection.publish(&message).unwrap();
-    connection.write().await.unwrap();
-    loop {
-        match connection.read().await.unwrap() {
-            Incoming::PubAck { packet_id: 7, refused } => return refused,
-            Incoming::Bye(reason) => panic!("{reason}"),
-            _ => {}
-        }
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod common {
     pub mod daemon;
+    pub mod link;
     pub mod mosquitto;
 }
 
@@ -12,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::daemon::{Daemon, Ended, Setup};
+use common::link::publish;
 use common::mosquitto::{Mosquitto, free_port};
 use edgewatt::publish::mqtt::connection::{Connection, Reach};
 use edgewatt::publish::mqtt::transport::{Endpoint, Step, Tls};
-use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
-use edgewatt::publish::outbox::{Bytes, Qos};
+use edgewatt::publish::mqtt::wire::Version;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -100,29 +101,6 @@ async fn open(reach: &Reach) -> Result<(Connection, Vec<Step>), String> {
     let mut steps = Vec::new();
     let opened = Connection::open(reach, None, Instant::now() + PATIENCE, |step, _, _| steps.push(step)).await;
     opened.map(|connection| (connection, steps)).map_err(|error| error.to_string())
-}
-
-/// Publishes one message and gives the answer to it.
-async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
-    let payload = Bytes::from_static(b"1");
-    let message = Outgoing {
-        topic,
-        payload: &payload,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        packet_id: 7,
-        expiry_s: Some(60),
-        waited_ms: None,
-    };
-    connection.publish(&message).unwrap();
-    connection.write().await.unwrap();
-    loop {
-        match tokio::time::timeout(PATIENCE, connection.read()).await.unwrap().unwrap() {
-            Incoming::PubAck { packet_id: 7, refused } => return refused,
-            Incoming::PubAck { .. } | Incoming::Bye(_) => panic!("another answer"),
-            _ => {}
-        }
-    }
 }
 
 fn refusal(reach: &Reach) -> String {

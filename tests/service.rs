@@ -104,15 +104,19 @@ fn systemd_hears_of_the_start_the_work_a_reload_and_the_stop() {
     manager.daemon.wait().expect(0);
 }
 
+/// A delegate inside the daemon whose thirtieth inference does not come back.
+fn hanging(port: u16) -> Setup {
+    with_plugin(paced(Setup::demo(port)), "npu", &[("mode", "hang"), ("every", "30")])
+        .with_keys("[delegates.npu]", "isolation = \"thread\"")
+        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }")
+        .with(XNNPACK, &delegate("npu"))
+}
+
 #[test]
 fn an_inference_that_hangs_in_the_daemon_withholds_the_watchdog_and_the_log_says_why() {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/demo/p/shoulder/status");
-    let setup = with_plugin(paced(Setup::demo(broker.port)), "npu", &[("mode", "hang"), ("every", "30")])
-        .with_keys("[delegates.npu]", "isolation = \"thread\"")
-        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }")
-        .with(XNNPACK, &delegate("npu"));
-    let mut manager = Manager::start(setup);
+    let mut manager = Manager::start(hanging(broker.port));
     manager.hears("READY", 0, |message| message == "READY=1");
     let said = "pipeline shoulder: an inference by npu has not come back for 5 s; the watchdog is not fed";
     manager.daemon.in_log(said, |log| log.contains(said).then_some(()));
@@ -128,10 +132,7 @@ fn an_inference_that_hangs_in_the_daemon_withholds_the_watchdog_and_the_log_says
 fn an_inference_that_hangs_is_not_forgotten_by_a_reload() {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/#");
-    let setup = with_plugin(paced(Setup::demo(broker.port)), "npu", &[("mode", "hang"), ("every", "30")])
-        .with_keys("[delegates.npu]", "isolation = \"thread\"")
-        .with_keys("[pipelines.shoulder]", "parity = { windows = 0 }")
-        .with(XNNPACK, &delegate("npu"));
+    let setup = hanging(broker.port);
     let config = setup.config();
     let mut manager = Manager::start(setup);
     subscriber.until(|line| line.contains("/prediction "));

@@ -117,10 +117,8 @@ impl Stores {
     /// The next message as it goes out, that is not so large that the broker would cut the connection over it. The pace is
     /// for a backlog alone, since who is up to date floods nobody.
     fn next_to_send(&mut self, (round, now_ms): (u32, u64), limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
-        let largest = (limits.packet_bytes as usize).saturating_sub(HEADER_BYTES);
         // Before each message: what is next now was behind another one before.
-        self.outbox.drop_larger(largest);
-        self.retained.drop_larger(largest);
+        self.outbox.drop_larger(largest_message(limits));
         if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
             return None;
         }
@@ -450,6 +448,7 @@ impl Link {
         let wants_page = {
             let mut stores = self.shared.stores();
             stores.outbox.expire(now_ms);
+            stores.retained.drop_larger(largest_message(&limits));
             while connection.unwritten() < BATCH_BYTES
                 && let Some(message) = stores.next_to_send((self.round, now_ms), &limits, &mut self.pace)
             {
@@ -584,6 +583,11 @@ async fn at(timer: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
     }
+}
+
+/// Bytes of topic and payload that a broker with these limits takes.
+fn largest_message(limits: &Limits) -> usize {
+    (limits.packet_bytes as usize).saturating_sub(HEADER_BYTES)
 }
 
 fn outgoing(packet_id: u16, message: &Message) -> Outgoing<'_> {

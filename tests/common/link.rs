@@ -8,16 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use edgewatt::publish::mqtt::connection::Reach;
+use edgewatt::publish::mqtt::connection::{Connection, Reach};
 use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::Version;
+use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
 use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
-use edgewatt::publish::outbox::{Class, Limits, Marks, Message, Policy, Pushed, Qos};
+use edgewatt::publish::outbox::{Bytes, Class, Limits, Marks, Message, Policy, Pushed, Qos};
 use edgewatt::units::MonoTime;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// For one answer of a broker.
+const ANSWER: Duration = Duration::from_secs(10);
 
 pub fn settings(port: u16) -> Settings {
     Settings {
@@ -155,4 +157,27 @@ impl Drop for Rig {
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Publishes one message and gives the answer to it.
+pub async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
+    let payload = Bytes::from_static(b"1");
+    let message = Outgoing {
+        topic,
+        payload: &payload,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        packet_id: 7,
+        expiry_s: Some(60),
+        waited_ms: None,
+    };
+    connection.publish(&message).unwrap();
+    connection.write().await.unwrap();
+    loop {
+        match tokio::time::timeout(ANSWER, connection.read()).await.unwrap().unwrap() {
+            Incoming::PubAck { packet_id: 7, refused } => return refused,
+            Incoming::PubAck { .. } | Incoming::Bye(_) => panic!("another answer"),
+            _ => {}
+        }
+    }
 }
