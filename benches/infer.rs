@@ -11,8 +11,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use edgewatt::infer::window::{SampleTime, Windower};
 use edgewatt::source::RecordParser;
-use edgewatt::window::{SampleTime, Windower};
 
 const HOP: usize = 50;
 
@@ -20,7 +20,7 @@ fn stages(c: &mut Criterion) {
     demo::use_fetched_runtime();
     let config = demo::config(&[]);
     let prepared = demo::prepare(&config);
-    let (mut stages, mut engine) = (prepared.stages, prepared.made.unwrap().engine);
+    let (mut stages, mut engine) = (prepared.stages, prepared.built.unwrap().engine);
     let samples = demo::recording(&config, &prepared.labels);
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
     let mut group = c.benchmark_group("stage");

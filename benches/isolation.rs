@@ -12,7 +12,7 @@ mod runtime;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use edgewatt::config::{DelegateKind, Guard};
+use edgewatt::config::{DelegateKind, ProcessLimits};
 use edgewatt::engine::process::Launcher;
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
 use edgewatt::sys::cpu::Children;
@@ -64,8 +64,8 @@ fn main() {
     let launcher =
         Launcher { program: env!("CARGO_BIN_EXE_edgewatt").into(), runtime: library, children: Children::default() };
     let limit = Duration::from_secs(60);
-    let guard = Guard { start: limit, deadline: limit, memory_bytes: 4 << 30, writable: Vec::new() };
-    let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &guard, 1).unwrap();
+    let limits = ProcessLimits { start: limit, deadline: limit, memory_bytes: 4 << 30, writable: Vec::new() };
+    let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &limits, 1).unwrap();
     let mut benches = [Bench::new(Box::new(thread)), Bench::new(Box::new(process))];
 
     println!("{}\n              thread p50   process p50    added p50   process p99", model.display());

@@ -17,17 +17,19 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use edgewatt::config::{Address, Broker, parse_broker};
 use edgewatt::decision::Verdict;
-use edgewatt::energy::Figure;
+use edgewatt::energy::EnergyEstimate;
 use edgewatt::engine::Proof;
-use edgewatt::metrics::{Latency, PipelineStats, StageTimes};
-use edgewatt::pipeline::Decision;
-use edgewatt::publish::mqtt::connection::Reach;
+use edgewatt::infer::Decision;
+use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
+use edgewatt::publish::mqtt::connection::ConnectOptions;
 use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::wire::Version;
-use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
+use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::outbox::{Limits, Policy, Qos};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
-use edgewatt::publish::publisher::{Drained, HandOver, PipelinePublisher, Progress, Speaker, Vocabulary, Way};
+use edgewatt::publish::publisher::{
+    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency, Vocabulary,
+};
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::{FrameTx, frame_ring};
 use edgewatt::sys::boot_id;
@@ -86,7 +88,7 @@ struct Args {
 struct Producer {
     decisions: FrameTx<Decision>,
     publisher: PipelinePublisher,
-    speaker: Speaker,
+    node_publisher: NodePublisher,
     labels: u16,
     seq: u64,
 }
@@ -101,7 +103,7 @@ impl Producer {
             id: 0,
             name: "shoulder".into(),
             topics: topics.pipeline("shoulder"),
-            way: Way {
+            route: DecisionRoute {
                 decisions: taken,
                 vocabulary: Vocabulary::Labels(labels),
                 publish_scores: false,
@@ -124,13 +126,13 @@ impl Producer {
             },
             stats: Arc::<PipelineStats>::default(),
             source_stats: Arc::default(),
-            hand_over: HandOver::default(),
+            publish_latency: PublishLatency::default(),
             progress: Progress::default(),
         };
-        publisher.hand_over.add(0);
-        let speaker = Speaker { handle, boot, topics, store: None };
-        publisher.status(&speaker, PipelineState::Running, None);
-        Self { decisions, publisher, speaker, labels: label_count, seq: 0 }
+        publisher.publish_latency.add(0);
+        let node_publisher = NodePublisher { handle, boot, topics, store: None };
+        publisher.status(&node_publisher, PipelineState::Running, None);
+        Self { decisions, publisher, node_publisher, labels: label_count, seq: 0 }
     }
 
     /// Makes up a decision of this moment; false when there is no room for it.
@@ -156,16 +158,16 @@ impl Producer {
 
     fn metrics(&mut self, since: Duration) {
         let process = Process { cpu_s: process_cpu_time().as_secs_f64(), rss_mib: None, soc_temperature_c: None };
-        let delivery = self.speaker.delivery();
-        let (stages, energy) = (StageTimes::default(), [Figure::no_meter()]);
-        self.publisher.metrics(&self.speaker, since, &stages, &energy, (&delivery, &process));
+        let delivery = self.node_publisher.delivery();
+        let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
+        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, (&delivery, &process));
     }
 
     /// Has the publisher say what was decided; waits for the broker where there is time.
-    async fn hand_over(&mut self) {
+    async fn publish_latency(&mut self) {
         let may_hold = self.publisher.hold;
         loop {
-            match self.publisher.drain(&self.speaker, may_hold) {
+            match self.publisher.drain(&self.node_publisher, may_hold) {
                 Drained::More => yield_now().await,
                 Drained::Held => sleep(Duration::from_millis(1)).await,
                 Drained::Empty => return yield_now().await,
@@ -193,7 +195,7 @@ struct Node {
 
 impl Node {
     fn is_up(&self) -> bool {
-        self.handle.status().borrow().state == LinkState::Connected
+        self.handle.status().borrow().state == ClientState::Connected
     }
 
     /// Notes what the broker has acknowledged since the last call.
@@ -214,7 +216,7 @@ impl Node {
     }
 
     /// Runs the link; it hears of a PUBACK when it is polled, so right after that is the time to look.
-    async fn serve(self: Rc<Self>, link: Link) {
+    async fn serve(self: Rc<Self>, link: MqttClient) {
         let mut running = pin!(link.run());
         poll_fn(|context| {
             let polled = running.as_mut().poll(context);
@@ -244,7 +246,7 @@ impl Node {
                 metrics_at += METRICS_PERIOD;
             }
             if !period.is_zero() || producer.seq.is_multiple_of(BATCH) || producer.seq == args.count {
-                producer.hand_over().await;
+                producer.publish_latency().await;
             }
         }
     }
@@ -257,7 +259,7 @@ fn settings(args: &Args, address: &Address, name: &str) -> anyhow::Result<Settin
         other => bail!("--version {other} is not offered; use 5 or 3.1.1"),
     };
     Ok(Settings {
-        reach: Reach {
+        reach: ConnectOptions {
             endpoint: Endpoint::new(address),
             version,
             login: None,
@@ -289,7 +291,7 @@ async fn connect(args: &Args, address: &Address) -> anyhow::Result<(Vec<Rc<Node>
     for place in 0..args.nodes {
         sleep_until(begun + Duration::from_secs_f64(f64::from(place) / args.connects_per_s)).await;
         let name = format!("{}-{place}", args.prefix);
-        let link = Link::new(settings(args, address, &name)?, |_, _| {})?;
+        let link = MqttClient::new(settings(args, address, &name)?, |_, _| {})?;
         let (handle, times) = (link.handle(), Rc::clone(&times));
         producers.push(Producer::new(&name, args, handle.clone(), boot.clone()));
         let node = Rc::new(Node { handle, pending: RefCell::default(), settled: Cell::new(0), times });

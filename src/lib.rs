@@ -11,16 +11,17 @@ pub mod sys;
 pub mod config;
 
 pub mod source;
-pub mod window;
 pub mod features;
 pub mod model;
 pub mod engine;
 pub mod decision;
-pub mod metrics;
-pub mod pipeline;
+pub mod infer;
 pub mod meter;
 pub mod energy;
 pub mod publish;
 
-pub mod app;
+pub mod load;
+pub mod measure;
+pub mod doctor;
+pub mod daemon;
 pub mod cli;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edgewatt::energy::{Figure, Status};
+use edgewatt::energy::{EnergyEstimate, Status};
 use edgewatt::units::MonoTime;
 use scenario::{CLASSES, Class, Scenario, Trouble};
 
@@ -111,7 +111,7 @@ fn run_all(classes: &[&Class], scenarios: u64) -> Vec<Tally> {
 }
 
 impl Tally {
-    fn count(&mut self, figure: &Figure) {
+    fn count(&mut self, figure: &EnergyEstimate) {
         let index = match figure.status {
             Status::Measured => 0,
             Status::Attributed => 1,
@@ -204,7 +204,7 @@ fn compare(scenarios: u64) {
     }
 }
 
-fn keyed((figure, _): (Figure, scenario::Truth)) -> (Vec<(MonoTime, MonoTime)>, Figure) {
+fn keyed((figure, _): (EnergyEstimate, scenario::Truth)) -> (Vec<(MonoTime, MonoTime)>, EnergyEstimate) {
     (figure.window.clone(), figure)
 }
 

@@ -43,8 +43,8 @@ fn the_demo_models_answer_as_the_reference_does() {
     for model in DEMO_MODELS {
         for (delegate, _, kernels) in DELEGATES {
             let pipeline = demo::prepare(&demo_config(model, delegate));
-            assert_eq!(golden["models"][model]["sha256"], pipeline.maker.model.sha256);
-            let mut engine = pipeline.made.unwrap().engine;
+            assert_eq!(golden["models"][model]["sha256"], pipeline.builder.model.sha256);
+            let mut engine = pipeline.built.unwrap().engine;
             let worst = golden_disagreement(&golden, &features, (model, kernels), engine.as_mut());
             assert!(worst <= 1.0, "{model} by {delegate}: {worst} times what is allowed");
         }

@@ -19,7 +19,7 @@ use common::daemon::{Daemon, PATIENCE, Setup, root, wait_until};
 use common::link::publish;
 use common::mosquitto::{Mosquitto, Subscriber, command, free_port};
 use common::wire::Wire;
-use edgewatt::publish::mqtt::connection::{Connection, Reach};
+use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
 use edgewatt::publish::mqtt::wire::{Incoming, Version};
 use nix::sys::signal::Signal;
@@ -123,9 +123,9 @@ impl Upstream {
     }
 
     /// As a node reaches it.
-    fn reach(&self, user: &str, client_id: &str) -> Reach {
+    fn reach(&self, user: &str, client_id: &str) -> ConnectOptions {
         let tls = Tls { ca_file: Some(self.files.path("upstream-ca.pem").into()), ..Tls::default() };
-        Reach {
+        ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port: self.tls_port, tls: Some(tls), websocket: None },
             version: Version::Five,
             login: Some((user.into(), self.files.path("password").into())),

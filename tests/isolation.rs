@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use edgewatt::config::{DelegateKind, Guard};
+use edgewatt::config::{DelegateKind, ProcessLimits};
 use edgewatt::engine::process::{IsolatedEngine, Launcher, Ready};
 use edgewatt::engine::{Engine, EngineError, Runtime, TfliteEngine};
 use edgewatt::sys::cpu::Children;
@@ -45,8 +45,8 @@ fn launcher() -> Launcher {
     }
 }
 
-fn guard() -> Guard {
-    Guard { start: PATIENCE, deadline: PATIENCE, memory_bytes: 4 << 30, writable: Vec::new() }
+fn limits() -> ProcessLimits {
+    ProcessLimits { start: PATIENCE, deadline: PATIENCE, memory_bytes: 4 << 30, writable: Vec::new() }
 }
 
 fn tiny(name: &str) -> PathBuf {
@@ -57,12 +57,12 @@ fn demo(name: &str) -> PathBuf {
     root().join("models").join(name).with_extension("tflite")
 }
 
-fn start(model: &Path, delegate: &DelegateKind, guard: &Guard, batch: usize) -> (IsolatedEngine, Ready) {
-    launcher().start(model, &fs::read(model).unwrap(), delegate, guard, batch).unwrap()
+fn start(model: &Path, delegate: &DelegateKind, limits: &ProcessLimits, batch: usize) -> (IsolatedEngine, Ready) {
+    launcher().start(model, &fs::read(model).unwrap(), delegate, limits, batch).unwrap()
 }
 
 fn wide() -> IsolatedEngine {
-    start(&tiny("wide"), &CPU, &guard(), 1).0
+    start(&tiny("wide"), &CPU, &limits(), 1).0
 }
 
 /// The plugin as a delegate that does `deed` when it is created, or `later` when it is invoked.
@@ -119,7 +119,7 @@ fn every_type_of_tensor_goes_through_unchanged() {
     let demo = ["shoulder_fp32", "shoulder_int8", "shoulder_pruned_int8"].map(demo);
     for model in tiny.iter().chain(&demo) {
         for delegate in [CPU, XNNPACK] {
-            let (mut isolated, ready) = start(model, &delegate, &guard(), 1);
+            let (mut isolated, ready) = start(model, &delegate, &limits(), 1);
             let mut here = TfliteEngine::new(&RUNTIME, model, &fs::read(model).unwrap(), &delegate, 1).unwrap();
             assert_eq!((isolated.inputs(), isolated.outputs()), (here.inputs(), here.outputs()));
             assert_eq!((&ready.inputs[..], &ready.outputs[..]), (here.inputs(), here.outputs()));
@@ -133,7 +133,7 @@ fn every_type_of_tensor_goes_through_unchanged() {
 #[test]
 fn a_batch_goes_through_in_one_piece() {
     for (model, batch) in [(demo("shoulder_int8"), 4), (tiny("quantised_outputs"), 3)] {
-        let (mut isolated, _) = start(&model, &XNNPACK, &guard(), batch);
+        let (mut isolated, _) = start(&model, &XNNPACK, &limits(), batch);
         let mut here = TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, batch).unwrap();
         assert_eq!((isolated.batch(), isolated.inputs()[0].shape[0]), (batch, batch));
         for step in 0..5 {
@@ -156,7 +156,7 @@ fn hear(engine: &mut dyn Engine, step: usize) -> Vec<Vec<u8>> {
 fn state_is_kept_until_it_is_reset() {
     const STEPS: usize = 200;
     let model = root().join("runtime/models/alexa.tflite");
-    let (mut isolated, _) = start(&model, &XNNPACK, &guard(), 1);
+    let (mut isolated, _) = start(&model, &XNNPACK, &limits(), 1);
     let mut here = TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, 1).unwrap();
     let hear_all = |engine: &mut dyn Engine| (0..STEPS).map(|step| hear(engine, step)).collect::<Vec<_>>();
     let [first, second] = [(), ()].map(|()| hear_all(&mut isolated));
@@ -168,7 +168,7 @@ fn state_is_kept_until_it_is_reset() {
 
 #[test]
 fn libraries_and_nodes_are_told() {
-    let (_engine, ready) = start(&demo("shoulder_fp32"), &XNNPACK, &guard(), 1);
+    let (_engine, ready) = start(&demo("shoulder_fp32"), &XNNPACK, &limits(), 1);
     assert_eq!((&ready.hello.runtime, &ready.hello.delegate_library), (&runtime::runtime_library(), &None));
     assert!(ready.hello.runtime_version.starts_with("2."), "{:?}", ready.hello);
     let delegation = ready.proof.delegation.unwrap();
@@ -211,8 +211,8 @@ fn a_model_that_is_refused_is_refused_with_the_runtimes_reason() {
 
 #[test]
 fn an_engine_that_does_not_answer_in_time_is_killed() {
-    let guard = Guard { deadline: Duration::from_millis(300), ..guard() };
-    let (mut engine, _) = start(&tiny("wide"), &CPU, &guard, 1);
+    let limits = ProcessLimits { deadline: Duration::from_millis(300), ..limits() };
+    let (mut engine, _) = start(&tiny("wide"), &CPU, &limits, 1);
     run(&mut engine, 0);
     kill(pid(&engine), Signal::SIGSTOP).unwrap();
     assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s");
@@ -269,10 +269,10 @@ fn ctrl_c_and_a_stop_of_the_service_leave_it_alone() {
 
 #[test]
 fn the_memory_limit_is_named_when_it_is_the_reason() {
-    let guard = Guard { memory_bytes: 700 << 20, ..guard() };
+    let limits = ProcessLimits { memory_bytes: 700 << 20, ..limits() };
     let bytes = fs::read(tiny("wide")).unwrap();
     let hungry = prisoner(&[("deed", "eat")]);
-    let error = launcher().start(&tiny("wide"), &bytes, &hungry, &guard, 1).err().unwrap().to_string();
+    let error = launcher().start(&tiny("wide"), &bytes, &hungry, &limits, 1).err().unwrap().to_string();
     assert!(error.contains("it ran out of memory (SIGABRT); its limit, memory_mib, is 700"), "{error}");
 }
 
@@ -369,32 +369,32 @@ fn a_child_cannot_write_run_programs_or_reach_the_network() {
     let dir = elsewhere();
     let file = dir.path().join("file");
     fs::write(&file, "untouched").unwrap();
-    let tries = |deed: &str, what: &Path, guard: &Guard| -> String {
+    let tries = |deed: &str, what: &Path, limits: &ProcessLimits| -> String {
         let delegate = prisoner(&[("deed", deed), ("what", what.to_str().unwrap())]);
         let bytes = fs::read(tiny("wide")).unwrap();
-        let error = launcher().start(&tiny("wide"), &bytes, &delegate, guard, 1).err().unwrap().to_string();
+        let error = launcher().start(&tiny("wide"), &bytes, &delegate, limits, 1).err().unwrap().to_string();
         // It refuses in any case, and says how it fared.
         error.split_once("(the runtime says: ").unwrap().1.trim_end_matches(')').to_owned()
     };
-    let sandbox = start(&tiny("wide"), &CPU, &guard(), 1).1.hello.sandbox;
+    let sandbox = start(&tiny("wide"), &CPU, &limits(), 1).1.hello.sandbox;
     println!("in force: {sandbox:?}");
     assert!(sandbox.contains(&"no_new_privs".to_owned()));
 
     if sandbox.iter().any(|part| part.starts_with("landlock")) {
-        assert_eq!(tries("write", &file, &guard()), "denied");
-        assert_eq!(tries("write", &dir.path().join("new"), &guard()), "denied");
+        assert_eq!(tries("write", &file, &limits()), "denied");
+        assert_eq!(tries("write", &dir.path().join("new"), &limits()), "denied");
         assert_eq!(fs::read_to_string(&file).unwrap(), "untouched");
-        let allowed = Guard { writable: vec![file.clone()], ..guard() };
+        let allowed = ProcessLimits { writable: vec![file.clone()], ..limits() };
         assert_eq!(tries("write", &file, &allowed), "done");
         assert_eq!(tries("write", &dir.path().join("new"), &allowed), "denied");
-        let allowed = Guard { writable: vec![dir.path().to_owned()], ..guard() };
+        let allowed = ProcessLimits { writable: vec![dir.path().to_owned()], ..limits() };
         assert_eq!(tries("write", &dir.path().join("new"), &allowed), "done");
         let temporary = tempfile::tempdir_in("/tmp").unwrap();
-        assert_eq!(tries("write", &temporary.path().join("new"), &guard()), "done");
+        assert_eq!(tries("write", &temporary.path().join("new"), &limits()), "done");
     }
     if sandbox.contains(&"seccomp".to_owned()) {
-        assert_eq!(tries("exec", Path::new("/bin/true"), &guard()), "denied");
-        assert_eq!(tries("connect", Path::new("127.0.0.1:9"), &guard()), "denied");
+        assert_eq!(tries("exec", Path::new("/bin/true"), &limits()), "denied");
+        assert_eq!(tries("connect", Path::new("127.0.0.1:9"), &limits()), "denied");
     }
-    assert_eq!(tries("read", &file, &guard()), "done", "everything may be read");
+    assert_eq!(tries("read", &file, &limits()), "done", "everything may be read");
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state};
 use common::mosquitto::{Mosquitto, free_port};
-use edgewatt::publish::mqtt::{Link, LinkState, Settings};
+use edgewatt::publish::mqtt::{ClientState, MqttClient, Settings};
 use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 fn predictions(lines: &[String]) -> Vec<usize> {
@@ -27,7 +27,7 @@ fn ends_with(number: usize) -> impl FnMut(&str) -> bool {
 fn what_was_queued_while_the_broker_was_absent_arrives_in_order() {
     let mut broker = Mosquitto::absent();
     let rig = Rig::new(patient(broker.port));
-    rig.wait_for(LinkState::Waiting);
+    rig.wait_for(ClientState::Waiting);
     let cause = rig.handle.status().borrow().last_error.clone().unwrap();
     assert!(cause.contains("refused"), "{cause}");
     rig.publish(0..1_000);
@@ -60,7 +60,7 @@ fn a_broker_killed_in_mid_stream_loses_nothing_that_it_had_not_acknowledged() {
     };
     rig.wait("acks", |handle| handle.stats().outbox.acked >= 500);
     broker.kill();
-    rig.wait_for(LinkState::Waiting);
+    rig.wait_for(ClientState::Waiting);
     rig.handle.publish(state("new"));
     broker.start();
     let mut after = broker.subscribe("t/#");
@@ -90,7 +90,7 @@ fn a_stop_sends_what_is_queued_then_offline() {
     let lines = subscriber.until(|line| line == "t/status offline");
     assert_eq!(predictions(&lines), Vec::from_iter(0..3_000));
     assert!(lines.contains(&"t/status online".into()));
-    assert_eq!(rig.handle.status().borrow().state, LinkState::Stopped(0));
+    assert_eq!(rig.handle.status().borrow().state, ClientState::Stopped(0));
     assert_eq!(broker.subscribe("t/#").retained(), ["t/state last", "t/status offline"]);
 }
 
@@ -102,7 +102,7 @@ fn a_stop_without_a_broker_ends_in_time_and_tells_what_is_left() {
     assert_eq!(rig.drain(Duration::from_millis(400)), 7);
     assert!(begun.elapsed() < PATIENCE / 4);
     let idle = Rig::new(settings(free_port()));
-    idle.wait_for(LinkState::Waiting);
+    idle.wait_for(ClientState::Waiting);
     let begun = Instant::now();
     assert_eq!(idle.drain(PATIENCE), 0);
     assert!(begun.elapsed() < PATIENCE / 4, "nothing to send is nothing to wait for");
@@ -139,7 +139,7 @@ fn the_bound_of_the_queue_holds_and_drops_are_counted() {
     let mut bounded = patient(broker.port);
     bounded.outbox.max_messages = 100;
     let rig = Rig::new(bounded);
-    rig.wait_for(LinkState::Waiting);
+    rig.wait_for(ClientState::Waiting);
     let displaced = (0..1_000).filter(|n| rig.handle.publish(prediction(*n)) == Pushed::Displaced(1)).count();
     assert_eq!(displaced, 900);
     broker.start();
@@ -154,10 +154,10 @@ fn the_bound_of_the_queue_holds_and_drops_are_counted() {
 #[test]
 fn settings_that_cannot_work_are_refused_with_the_reason() {
     let wrong = alive(Duration::from_millis(1_500), settings(1));
-    let error = Link::new(wrong, |_, _| {}).err().unwrap().to_string();
+    let error = MqttClient::new(wrong, |_, _| {}).err().unwrap().to_string();
     assert_eq!(error, "mqtt.keep_alive is 1.5s; it must be 1 to 65535 whole seconds");
     let wrong = Settings { status_topic: "a/#".into(), ..settings(1) };
-    assert!(Link::new(wrong, |_, _| {}).is_err());
+    assert!(MqttClient::new(wrong, |_, _| {}).is_err());
 }
 
 #[cfg(feature = "embedded-broker")]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::fake_broker::{FakeBroker, Mood, Seen};
 use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state, state_of};
 use edgewatt::publish::mqtt::wire::Version;
-use edgewatt::publish::mqtt::{LinkState, Settings};
+use edgewatt::publish::mqtt::{ClientState, Settings};
 use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 /// Of each crash test.
@@ -88,9 +88,9 @@ fn a_link_that_is_dead_or_deaf_is_noticed_within_two_keep_alives() {
     {
         let broker = FakeBroker::start(mood);
         let rig = Rig::new(alive(Duration::from_secs(1), patient(broker.port)));
-        rig.wait_for(LinkState::Connected);
+        rig.wait_for(ClientState::Connected);
         rig.publish(0..1);
-        rig.wait_for(LinkState::Waiting);
+        rig.wait_for(ClientState::Waiting);
         let error = rig.handle.status().borrow().last_error.clone().unwrap();
         assert!(error.contains(cause), "{error}");
         let sent = seen(&broker).pings;
@@ -107,7 +107,7 @@ fn a_broker_that_takes_no_more_data_is_left_within_two_keep_alives() {
     let large = |_| Message { payload: vec![b'x'; 100_000].into(), ..prediction(0) };
     // More than the sockets of both sides hold.
     let rig = Rig::loaded(settings, (0..64).map(large));
-    rig.wait_for(LinkState::Waiting);
+    rig.wait_for(ClientState::Waiting);
     let error = rig.handle.status().borrow().last_error.clone().unwrap();
     assert!(error.contains("takes no more data"), "{error}");
     assert_eq!(rig.handle.stats().outbox.queued, 64, "kept for the next connection");
@@ -160,7 +160,7 @@ fn a_goodbye_comes_after_the_last_acknowledgement() {
         settings.reach.version = version;
         let rig = Rig::loaded(settings, (0..300).map(prediction));
         assert_eq!(rig.drain(PATIENCE), 0);
-        rig.wait_for(LinkState::Stopped(0));
+        rig.wait_for(ClientState::Stopped(0));
         rig.wait("the goodbye", |_| seen(&broker).unacked_at_goodbye.is_some());
         let seen = seen(&broker);
         assert_eq!((seen.unacked_at_goodbye, seen.arrived.last().map(String::as_str)), (Some(0), Some("offline")));

@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::daemon::{Daemon, Ended, Setup};
 use common::link::publish;
 use common::mosquitto::{Mosquitto, free_port};
-use edgewatt::publish::mqtt::connection::{Connection, Reach};
+use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::transport::{Endpoint, Step, Tls};
 use edgewatt::publish::mqtt::wire::Version;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -76,8 +76,8 @@ fn tls_listener(port: u16, authority: &Authority, (certificate, key): &(PathBuf,
     )
 }
 
-fn reach(port: u16) -> Reach {
-    Reach {
+fn reach(port: u16) -> ConnectOptions {
+    ConnectOptions {
         endpoint: Endpoint { host: "localhost".into(), port, tls: None, websocket: None },
         version: Version::Five,
         login: None,
@@ -87,7 +87,7 @@ fn reach(port: u16) -> Reach {
     }
 }
 
-fn over_tls(port: u16, tls: Tls) -> Reach {
+fn over_tls(port: u16, tls: Tls) -> ConnectOptions {
     let mut reach = reach(port);
     reach.endpoint.tls = Some(tls);
     reach
@@ -97,13 +97,13 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-async fn open(reach: &Reach) -> Result<(Connection, Vec<Step>), String> {
+async fn open(reach: &ConnectOptions) -> Result<(Connection, Vec<Step>), String> {
     let mut steps = Vec::new();
     let opened = Connection::open(reach, None, Instant::now() + PATIENCE, |step, _, _| steps.push(step)).await;
     opened.map(|connection| (connection, steps)).map_err(|error| error.to_string())
 }
 
-fn refusal(reach: &Reach) -> String {
+fn refusal(reach: &ConnectOptions) -> String {
     run(async { open(reach).await.err() }).expect("it was taken")
 }
 
@@ -122,7 +122,7 @@ fn tls_is_verified_and_each_fault_has_its_own_words() {
     let trusting =
         |port, authority: &Authority| over_tls(port, Tls { ca_file: Some(authority.ca()), ..Tls::default() });
     for version in BOTH {
-        let reach = Reach { version, ..trusting(ports[0], &authority) };
+        let reach = ConnectOptions { version, ..trusting(ports[0], &authority) };
         run(async {
             let (mut connection, steps) = open(&reach).await.unwrap();
             assert_eq!(steps, [Step::Name, Step::Tcp, Step::Tls]);
@@ -195,7 +195,7 @@ fn passwords_and_permissions_are_answered_with_what_to_do() {
     private(&password, "s3cret\n");
     let broker = with_a_user("topic write t/#");
     for version in BOTH {
-        let with = |user: &str, file: &Path| Reach {
+        let with = |user: &str, file: &Path| ConnectOptions {
             version,
             login: Some((user.to_owned(), file.to_owned())),
             ..reach(broker.port)
@@ -209,13 +209,13 @@ fn passwords_and_permissions_are_answered_with_what_to_do() {
         });
         let wrong = folder.path().join("wrong");
         private(&wrong, "guess");
-        for refused in [refusal(&with("edge", &wrong)), refusal(&Reach { version, ..reach(broker.port) })] {
+        for refused in [refusal(&with("edge", &wrong)), refusal(&ConnectOptions { version, ..reach(broker.port) })] {
             assert!(refused.contains("refused the login") && refused.contains("mqtt.password_file"), "{refused}");
             assert!(!refused.contains("guess"), "{refused}");
         }
     }
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o604)).unwrap();
-    let exposed = refusal(&Reach { login: Some(("edge".into(), password)), ..reach(broker.port) });
+    let exposed = refusal(&ConnectOptions { login: Some(("edge".into(), password)), ..reach(broker.port) });
     assert!(exposed.contains("chmod o= "), "{exposed}");
 }
 
@@ -233,7 +233,7 @@ fn mqtt_goes_through_a_web_socket_with_and_without_tls() {
     let mut subscriber = broker.subscribe("t/#");
     for (port, tls) in [(plain, None), (secure, Some(Tls { ca_file: Some(authority.ca()), ..Tls::default() }))] {
         for version in BOTH {
-            let mut reach = Reach { version, ..reach(port) };
+            let mut reach = ConnectOptions { version, ..reach(port) };
             reach.endpoint = Endpoint { tls: tls.clone(), websocket: Some("/mqtt".into()), ..reach.endpoint };
             run(async {
                 let (mut connection, steps) = open(&reach).await.unwrap();

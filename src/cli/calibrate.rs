@@ -13,8 +13,10 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::{ConfigArg, EX_CONFIG, check};
-use crate::app::{self, CalibrateError, Calibration, Calibrations, Entry, Plan, Under};
 use crate::energy::OTHER_CORES_MAX;
+use crate::load::state_dir;
+use crate::measure::calibrate::{self, CalibrateError, Calibration, Plan};
+use crate::measure::calibrations::{Calibrations, Entry, Under, can_calibrate};
 use crate::stop::Stop;
 use crate::units::Joules;
 
@@ -52,7 +54,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// The JSON form.
 #[derive(Default, Serialize)]
-struct Told {
+struct DaemonEvent {
     calibrations: Vec<Of<Entry>>,
     refused: Vec<Of<Refused>>,
     /// Null where nothing was kept.
@@ -86,13 +88,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let _ = writeln!(io::stderr(), "edgewatt: there is no pipeline {name}; there are {}", known.join(", "));
         return Ok(ExitCode::from(2));
     }
-    if !config.power.meters.iter().any(app::can_calibrate) {
+    if !config.power.meters.iter().any(can_calibrate) {
         bail!("no meter of this configuration can calibrate; `edgewatt doctor` shows what this machine has");
     }
-    let folder = app::state_folder(config.state_dir.as_deref());
+    let folder = state_dir::folder(config.state_dir.as_deref());
     let plan = Plan { bouts: usize::from(args.bouts), bout: args.bout_s, quiet: args.quiet_s };
     let children = prepared.tools.launcher.children.clone();
-    let (mut told, mut kept) = (Told::default(), Ok(()));
+    let (mut told, mut kept) = (DaemonEvent::default(), Ok(()));
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let name = &pipeline.name;
         if !args.pipelines.is_empty() && !args.pipelines.contains(name) {
@@ -103,7 +105,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let _ =
                 writeln!(io::stderr(), "calibrating {name} by {} for {:.0} s", meters.join(", "), time.as_secs_f64());
         };
-        match app::calibrate((pipeline, prepared), &config.power, &children, plan, (&stop, starting)) {
+        match calibrate::calibrate((pipeline, prepared), &config.power, &children, plan, (&stop, starting)) {
             Ok(calibration) => {
                 if !args.json {
                     show(&mut io::stdout(), &calibration)?;
@@ -148,7 +150,7 @@ fn stopped_by_signals() -> anyhow::Result<Arc<Stop>> {
     Ok(stop)
 }
 
-fn keep(told: &mut Told, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
+fn keep(told: &mut DaemonEvent, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
     let Calibration { pipeline, results, .. } = calibration;
     let mut entries = Vec::new();
     for (meter, result) in results {

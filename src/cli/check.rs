@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::{ConfigArg, EX_CONFIG, online};
-use crate::app::{self, Prepared, Unusable};
 use crate::config::Config;
+use crate::load::{self, Prepared, Unusable};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,16 +39,16 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
             input.element,
             outputs.collect::<Vec<_>>().join(", "),
         )?;
-        let Some(made) = &prepared.made else { continue };
-        writeln!(out, "    {}", made.state)?;
-        if let Some(reason) = &made.state.reason {
-            writeln!(out, "    {} was asked for; {reason}", made.state.requested)?;
+        let Some(built) = &prepared.built else { continue };
+        writeln!(out, "    {}", built.state)?;
+        if let Some(reason) = &built.state.reason {
+            writeln!(out, "    {} was asked for; {reason}", built.state.requested)?;
         }
-        for warning in &made.state.warnings {
+        for warning in &built.state.warnings {
             writeln!(out, "    warning: {warning}")?;
         }
     }
-    for mut meter in app::build_meters(&config.power, &prepared.tools.launcher.children) {
+    for mut meter in load::meters::build(&config.power, &prepared.tools.launcher.children) {
         let read = meter.read();
         let info = meter.info();
         match read {
@@ -65,5 +65,5 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     // The exit code must come through even where standard error is a full disk.
-    Ok(app::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))
+    Ok(load::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))
 }

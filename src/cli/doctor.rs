@@ -10,8 +10,8 @@ use nix::unistd::{AccessFlags, eaccess};
 use serde_json::json;
 
 use super::{DEFAULT_CONFIG, online};
-use crate::app::doctor::{self, Finding, Part, Roots, State};
 use crate::config::{Broker, Config};
+use crate::doctor::{self, Finding, Part, Roots, State};
 
 /// Of the JSON; it grows with a change that readers must know of.
 const SCHEMA_VERSION: u32 = 1;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::app::{self, Tried};
+use crate::load::inspect::{Tried, try_delegate};
 use crate::model::{
     Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Subgraph, TensorSummary, Weights,
 };
@@ -35,7 +35,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = ModelSummary::from_file(&args.model)?;
     let tried = match &args.delegate {
-        Some(name) => Some(app::try_delegate(&args.model, name, args.config.as_deref())?),
+        Some(name) => Some(try_delegate(&args.model, name, args.config.as_deref())?),
         None => None,
     };
     let mut out = io::stdout().lock();

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::app::reach;
 use crate::config::{Broker, Config};
-use crate::publish::mqtt::connection::{Connection, Lost, Reach};
+use crate::load::mqtt::reach;
+use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
 use crate::publish::mqtt::wire::{Incoming, Outgoing, Version};
 use crate::publish::outbox::{Bytes, Qos};
 use crate::publish::topic::NodeTopics;
@@ -43,7 +43,7 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
 /// what ended the way.
 pub fn walk(config: &Config, say: impl FnMut(&str, Duration, &str)) -> anyhow::Result<(String, Result<(), Lost>)> {
     // The daemon that may run has the name itself: a broker would throw it out for a second client.
-    let reach = Reach { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
+    let reach = ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let walked = runtime.block_on(steps(&reach, &topic, say));
@@ -52,7 +52,7 @@ pub fn walk(config: &Config, say: impl FnMut(&str, Duration, &str)) -> anyhow::R
     Ok((reach.address(), walked))
 }
 
-async fn steps(reach: &Reach, topic: &str, mut say: impl FnMut(&str, Duration, &str)) -> Result<(), Lost> {
+async fn steps(reach: &ConnectOptions, topic: &str, mut say: impl FnMut(&str, Duration, &str)) -> Result<(), Lost> {
     let until = Instant::now() + reach.connect_timeout;
     let mut reached = Instant::now();
     let mut connection = Connection::open(reach, None, until, |step, took, detail| {
@@ -126,7 +126,7 @@ async fn steps(reach: &Reach, topic: &str, mut say: impl FnMut(&str, Duration, &
 /// What `pick` makes of the first answer that it takes.
 async fn answer<T>(
     connection: &mut Connection,
-    reach: &Reach,
+    reach: &ConnectOptions,
     mut pick: impl FnMut(&Incoming) -> Option<T>,
 ) -> Result<T, Lost> {
     connection.write().await?;

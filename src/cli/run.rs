@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use signal_hook::consts::SIGHUP;
 
 use super::{ConfigArg, EX_CONFIG, check, watch};
-use crate::app::{self, Outcome, RunOptions, Service};
+use crate::daemon::{self, Outcome, RunOptions, Service};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (config_file, calibrate, told) = (args.config.config.clone(), args.calibrate, stop.clone());
     let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop };
     let mut viewer = None;
-    let summary = app::run(config, prepared, options, service, |reach, topics| {
+    let summary = daemon::run(config, prepared, options, service, |reach, topics| {
         if args.watch {
             viewer = Some(watch::spawn(reach.clone(), topics.filter()));
         }

@@ -15,9 +15,9 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::app::reach;
 use crate::config::{Broker, Document, parse_broker};
-use crate::publish::mqtt::connection::{Connection, Lost, Reach};
+use crate::load::mqtt::reach;
+use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
 use crate::publish::mqtt::transport::Endpoint;
 use crate::publish::mqtt::wire::{Incoming, Version};
 use crate::sys::hostname;
@@ -28,7 +28,7 @@ pub struct Args {
     /// Where the broker is
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
-    /// Reach the broker as this configuration does, with its user, password and certificates
+    /// ConnectOptions the broker as this configuration does, with its user, password and certificates
     #[arg(short, long, value_name = "FILE", conflicts_with = "broker")]
     config: Option<PathBuf>,
     /// What to subscribe to; narrow it to one node with edgewatt/NODE/#
@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => match parse_broker(&args.broker).map_err(anyhow::Error::msg)? {
             Broker::Embedded => bail!(embedded),
-            Broker::At(address) => Reach {
+            Broker::At(address) => ConnectOptions {
                 endpoint: Endpoint::new(&address),
                 // Every broker speaks it.
                 version: Version::Three,
@@ -77,7 +77,7 @@ pub struct Viewer {
 }
 
 /// Starts a view in a thread of its own.
-pub fn spawn(reach: Reach, filter: String) -> Viewer {
+pub fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
@@ -106,7 +106,7 @@ impl Viewer {
 }
 
 /// Subscribes and shows until `finish` is set. Without it: for ever, unless the first connection fails.
-fn watch(mut reach: Reach, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
+fn watch(mut reach: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
     reach.client_id = format!("edgewatt-watch-{}", std::process::id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     runtime.block_on(async {
@@ -140,7 +140,7 @@ impl From<Lost> for Ended {
 }
 
 async fn session(
-    reach: &Reach,
+    reach: &ConnectOptions,
     filter: &str,
     finish: Option<&AtomicBool>,
     view: &mut View,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Key;
 
 pub use super::raw::{
-    Accelerator, Format, From, Hwmon, Iio, Place, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull,
+    Accelerator, Format, From, Hwmon, Iio, Isolation, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull,
     WhenFull, XnnpackFlag,
 };
 
@@ -283,13 +283,13 @@ pub struct Delegate {
     pub name: String,
     pub kind: DelegateKind,
     /// What keeps it in a process of its own; `None`: it runs on the infer thread.
-    pub process: Option<Guard>,
+    pub process: Option<ProcessLimits>,
     pub restarts: Restarts,
 }
 
 /// The limits of a delegate's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guard {
+pub struct ProcessLimits {
     /// Until its first inference is done, which may compile the model for a device.
     pub start: Duration,
     /// Of one inference after that.

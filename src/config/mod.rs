@@ -18,9 +18,9 @@ use sha2::{Digest, Sha256};
 pub use address::parse_broker;
 pub use checked::{
     Accelerator, Address, Batch, Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From,
-    Guard, Ina219, LINKED_RUNTIME, Meter, MeterKind, Mqtt, MqttVersion, Parity, ParityLimits, Pipeline, Place, Power,
-    Problem, RaplInterface, Realtime, Records, Regress, Replay, Restarts, Scope, Scores, Source, SourceKind, Speed,
-    Store, Trace, TraceValue, WhenBufferFull, WhenFull, Window, XnnpackFlag,
+    Ina219, Isolation, LINKED_RUNTIME, Meter, MeterKind, Mqtt, MqttVersion, Parity, ParityLimits, Pipeline, Power,
+    Problem, ProcessLimits, RaplInterface, Realtime, Records, Regress, Replay, Restarts, Scope, Scores, Source,
+    SourceKind, Speed, Store, Trace, TraceValue, WhenBufferFull, WhenFull, Window, XnnpackFlag,
 };
 pub use locate::Key;
 

@@ -274,7 +274,7 @@ pub struct Delegate {
     pub xnnpack: Option<Xnnpack>,
     pub external: Option<External>,
     pub litert: Option<Litert>,
-    pub isolation: Option<Place>,
+    pub isolation: Option<Isolation>,
     pub start_timeout_s: Option<f64>,
     pub deadline_ms: Option<f64>,
     pub restarts: Option<Restarts>,
@@ -285,7 +285,7 @@ pub struct Delegate {
 /// Where a delegate runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum Isolation {
     Process,
     Thread,
 }

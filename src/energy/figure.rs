@@ -12,7 +12,7 @@ use super::idle::IdlePower;
 use super::share::Powers;
 use super::spans::Work;
 use super::sums::{Energy, Gap, rounding_w};
-use super::track::{OTHER_CORES_MAX, Track};
+use super::track::{MeterState, OTHER_CORES_MAX};
 use crate::meter::{Resolution, Scope};
 use crate::units::{MonoTime, WallTime};
 
@@ -48,7 +48,7 @@ impl Status {
 
 /// Energy of one pipeline by one meter over one window; what is not known is none, never zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Figure {
+pub struct EnergyEstimate {
     /// The meter's name in the configuration.
     pub meter: Option<String>,
     pub kind: Option<&'static str>,
@@ -96,7 +96,7 @@ pub struct Figure {
     pub idle_age_s: Option<f64>,
 }
 
-impl Figure {
+impl EnergyEstimate {
     /// The figure of a machine without a configured meter.
     pub fn no_meter() -> Self {
         let reason = "no meter is configured; add [power.meters.NAME] with rapl = {}, hwmon = { chip = \"ina219\" }, or \
@@ -130,7 +130,7 @@ impl Figure {
         }
     }
 
-    fn unavailable(track: &Track, reason: &str) -> Self {
+    fn unavailable(track: &MeterState, reason: &str) -> Self {
         Self {
             meter: Some(track.info.name.clone()),
             kind: Some(track.info.kind),
@@ -172,11 +172,11 @@ impl Figure {
     }
 }
 
-pub fn all_unavailable(track: &Track, reason: &str) -> Vec<Figure> {
-    vec![Figure::unavailable(track, reason); track.spans.len()]
+pub fn all_unavailable(track: &MeterState, reason: &str) -> Vec<EnergyEstimate> {
+    vec![EnergyEstimate::unavailable(track, reason); track.spans.len()]
 }
 
-pub fn of_window(track: &Track, settings: &Settings) -> Vec<Figure> {
+pub fn of_window(track: &MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
     let all = &track.window.all;
     if all.time_s <= 0.0 {
         let reason = if track.is_waiting() {
@@ -196,7 +196,7 @@ pub fn of_window(track: &Track, settings: &Settings) -> Vec<Figure> {
 
 /// What one meter saw in a window.
 struct Metered<'a> {
-    track: &'a Track,
+    track: &'a MeterState,
     idle: Option<IdlePower>,
     gross: Result<Energy, Gap>,
     /// Energy above idle.
@@ -215,7 +215,7 @@ struct Part {
 }
 
 impl<'a> Metered<'a> {
-    fn new(track: &'a Track, settings: &Settings) -> Self {
+    fn new(track: &'a MeterState, settings: &Settings) -> Self {
         let window = &track.window;
         let resolution = track.accuracy.resolution;
         let idle = track.idle(settings);
@@ -270,10 +270,10 @@ impl<'a> Metered<'a> {
         Some(Part { share, u_share: share.max(1.0 - share) / 3f64.sqrt(), fitted: false })
     }
 
-    fn figure(&self, pipeline: usize) -> Figure {
+    fn figure(&self, pipeline: usize) -> EnergyEstimate {
         let (track, window) = (self.track, &self.track.window);
         let work = window.works.get(pipeline).copied().unwrap_or_default();
-        let base = Figure {
+        let base = EnergyEstimate {
             reason: None,
             inferences: Some(work.inferences),
             window_s: Some(window.all.time_s),
@@ -285,20 +285,20 @@ impl<'a> Metered<'a> {
             idle_u_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.u_w),
             idle_drift_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.drift_w),
             idle_age_s: self.idle.and_then(|idle| idle.age).map(|age| age.as_secs_f64()),
-            ..Figure::unavailable(track, "")
+            ..EnergyEstimate::unavailable(track, "")
         };
-        let refused = |reason: &str| Figure { reason: Some(reason.to_owned()), ..base.clone() };
+        let refused = |reason: &str| EnergyEstimate { reason: Some(reason.to_owned()), ..base.clone() };
         let alone = self.busy_s <= work.busy_s;
         let known = match &self.gross {
             Ok(gross) | Err(Gap::TooFewHits { energy: gross, .. }) => gross,
             Err(_) if work.inferences <= 0.0 => return refused("no inference in the window"),
             Err(gap) => {
                 let (reason, busy_s) = (gap.to_string(), work.busy_s / work.inferences);
-                let figure = Figure { can_improve: true, ..refused(&reason) };
+                let figure = EnergyEstimate { can_improve: true, ..refused(&reason) };
                 return match self.calibrated(pipeline, work, None) {
                     Some(calibrated) if work.inferences >= 1.0 => {
                         let reason = Some(calibrated.reason(&reason, busy_s));
-                        Figure { reason, ..figure.with_net(calibrated, busy_s) }
+                        EnergyEstimate { reason, ..figure.with_net(calibrated, busy_s) }
                     }
                     _ => figure,
                 };
@@ -306,15 +306,15 @@ impl<'a> Metered<'a> {
         };
         if work.inferences <= 0.0 {
             let energy_j = alone.then_some(window.all.joules);
-            return Figure { energy_j, ..refused("no inference in the window") };
+            return EnergyEstimate { energy_j, ..refused("no inference in the window") };
         }
         if work.inferences < 1.0 {
-            return Figure { can_improve: true, ..refused("no whole inference in the window") };
+            return EnergyEstimate { can_improve: true, ..refused("no whole inference in the window") };
         }
         let Some(part) = self.part(pipeline, work.busy_s) else {
             return refused("other pipelines were busy and this one's busy time is unknown");
         };
-        let figure = Figure { systematic_rel: track.accuracy.systematic_rel, ..base };
+        let figure = EnergyEstimate { systematic_rel: track.accuracy.systematic_rel, ..base };
         self.with_energy(figure, pipeline, *known, part, work)
     }
 
@@ -325,7 +325,14 @@ impl<'a> Metered<'a> {
         net.is_none_or(|net| u_j < net.u_j).then_some(calibrated)
     }
 
-    fn with_energy(&self, base: Figure, pipeline: usize, gross: Energy, part: Part, work: Work) -> Figure {
+    fn with_energy(
+        &self,
+        base: EnergyEstimate,
+        pipeline: usize,
+        gross: Energy,
+        part: Part,
+        work: Work,
+    ) -> EnergyEstimate {
         // The part of the idle energy that falls to this pipeline.
         let busy_share = work.busy_s / self.busy_s.max(f64::MIN_POSITIVE);
         let inferences = work.inferences;
@@ -357,7 +364,7 @@ impl<'a> Metered<'a> {
             (None, Some(_)) => (status == Status::Measured).then(|| format!("net is below its uncertainty: {lack}")),
         }));
         let known = |u_j: f64| (!self.track.accuracy.resolution.is_model()).then_some(u_j / inferences);
-        let figure = Figure {
+        let figure = EnergyEstimate {
             status,
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),

@@ -19,9 +19,9 @@ mod sums;
 mod track;
 
 use bout::Calibrated;
-pub use figure::{Figure, Status};
+pub use figure::{EnergyEstimate, Status};
+use track::MeterState;
 pub use track::OTHER_CORES_MAX;
-use track::Track;
 
 /// How long a window grows, and where idle power comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,17 +37,17 @@ pub struct Settings {
 
 /// Joins the busy spans of several pipelines with the readings of several meters.
 #[derive(Debug)]
-pub struct Join {
+pub struct Attribution {
     pipeline_count: usize,
     settings: Settings,
-    tracks: Vec<Track>,
+    tracks: Vec<MeterState>,
     other_s: Option<f64>,
 }
 
-impl Join {
+impl Attribution {
     /// A join for `pipeline_count` pipelines and the meters `meters`, both known by their index from here on.
     pub fn new(pipeline_count: usize, meters: Vec<MeterInfo>, settings: Settings) -> Self {
-        let tracks = meters.into_iter().map(|info| Track::new(info, pipeline_count)).collect();
+        let tracks = meters.into_iter().map(|info| MeterState::new(info, pipeline_count)).collect();
         Self { pipeline_count, settings, tracks, other_s: None }
     }
 
@@ -106,11 +106,11 @@ impl Join {
     }
 
     /// The figures by pipeline, then by meter; windows that are good enough or long enough end here.
-    pub fn figures(&mut self) -> Vec<Vec<Figure>> {
+    pub fn figures(&mut self) -> Vec<Vec<EnergyEstimate>> {
         if self.tracks.is_empty() {
-            return vec![vec![Figure::no_meter()]; self.pipeline_count];
+            return vec![vec![EnergyEstimate::no_meter()]; self.pipeline_count];
         }
-        let mut figures: Vec<Vec<Figure>> =
+        let mut figures: Vec<Vec<EnergyEstimate>> =
             (0..self.pipeline_count).map(|_| Vec::with_capacity(self.tracks.len())).collect();
         for track in &mut self.tracks {
             for (of_pipeline, figure) in figures.iter_mut().zip(track.figures(&self.settings)) {

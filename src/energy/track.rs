@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Settings;
 use super::bout::Calibrated;
-use super::figure::{self, Figure};
+use super::figure::{self, EnergyEstimate};
 use super::idle::{Idle, IdlePower, Quiet};
 use super::share::Fit;
 use super::spans::{Spans, Work};
@@ -43,7 +43,7 @@ pub const OTHER_CORES_MAX: f64 = 0.02;
 
 /// One meter and what the pipelines did under it.
 #[derive(Debug)]
-pub struct Track {
+pub struct MeterState {
     pub info: MeterInfo,
     pub accuracy: Accuracy,
     pub spans: Vec<Spans>,
@@ -175,7 +175,7 @@ impl Window {
     }
 }
 
-impl Track {
+impl MeterState {
     pub fn new(info: MeterInfo, pipeline_count: usize) -> Self {
         Self {
             info,
@@ -445,7 +445,7 @@ impl Track {
     }
 
     /// One figure a pipeline; the next window starts here unless this one has still to grow.
-    pub fn figures(&mut self, settings: &Settings) -> Vec<Figure> {
+    pub fn figures(&mut self, settings: &Settings) -> Vec<EnergyEstimate> {
         let nothing = self.window.runs.is_empty();
         let reason = match (&self.void, &self.lost) {
             (Some(reason), _) => Some(reason.as_str()),

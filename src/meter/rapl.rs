@@ -10,10 +10,10 @@ use super::{Meter, MeterError, MeterInfo, Reading};
 use crate::units::Joules;
 
 /// The ways to the processor's counters, the better first: perf's are finer, and no wrap of theirs can be missed.
-const WAYS: [Way; 2] = [Way::Perf, Way::Powercap];
+const WAYS: [Interface; 2] = [Interface::Perf, Interface::Powercap];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Interface {
     Perf,
     Powercap,
 }
@@ -23,8 +23,8 @@ pub struct Rapl {
     info: MeterInfo,
     perf: Perf,
     powercap: Powercap,
-    only: Option<Way>,
-    active: Option<Way>,
+    only: Option<Interface>,
+    active: Option<Interface>,
     /// Why a better way than the active one may not be used.
     note: Option<MeterError>,
     /// What is added to the active way's joules, so that the sum never decreases.
@@ -34,7 +34,7 @@ pub struct Rapl {
 
 impl Rapl {
     /// A RAPL meter under the sysfs root `root`, normally `/sys`, by the way `only` where one is named.
-    pub fn new(name: &str, root: &Path, only: Option<Way>) -> Self {
+    pub fn new(name: &str, root: &Path, only: Option<Interface>) -> Self {
         let powercap = Powercap::new(name, root);
         Self {
             info: powercap.info().clone(),
@@ -48,10 +48,10 @@ impl Rapl {
         }
     }
 
-    fn way(&mut self, way: Way) -> &mut dyn Meter {
+    fn way(&mut self, way: Interface) -> &mut dyn Meter {
         match way {
-            Way::Perf => &mut self.perf,
-            Way::Powercap => &mut self.powercap,
+            Interface::Perf => &mut self.perf,
+            Interface::Powercap => &mut self.powercap,
         }
     }
 
@@ -102,8 +102,8 @@ impl Meter for Rapl {
         }
         let mut reading = result?;
         let info = match self.active {
-            Some(Way::Perf) => self.perf.info(),
-            Some(Way::Powercap) | None => self.powercap.info(),
+            Some(Interface::Perf) => self.perf.info(),
+            Some(Interface::Powercap) | None => self.powercap.info(),
         };
         let (ours, notes) = (&self.info.detail, usize::from(self.note.is_some()));
         let is_told = ours.len() == info.detail.len() + notes && ours.starts_with(&info.detail);
@@ -160,9 +160,9 @@ mod tests {
     fn a_way_that_is_named_is_the_only_one() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
-        let error = Rapl::new("package", tree.root(), Some(Way::Perf)).read().unwrap_err();
+        let error = Rapl::new("package", tree.root(), Some(Interface::Perf)).read().unwrap_err();
         assert!(error.to_string().contains("no RAPL events"), "{error}");
-        assert!(Rapl::new("package", tree.root(), Some(Way::Powercap)).read().is_ok());
+        assert!(Rapl::new("package", tree.root(), Some(Interface::Powercap)).read().is_ok());
     }
 
     #[test]

@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::energy::Figure;
+use crate::energy::EnergyEstimate;
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
+use crate::infer::stage_times::LatencySummary;
 use crate::meter::{MeterInfo, Scope};
-use crate::metrics::LatencySummary;
 use crate::units::MonoTime;
 
 pub const SCHEMA_VERSION: u32 = 1;
@@ -166,7 +166,7 @@ pub struct Metrics<'a> {
     pub counts: &'a Counts,
     /// Of the node, all pipelines together.
     pub delivery: &'a Delivery,
-    pub energy: &'a [Figure],
+    pub energy: &'a [EnergyEstimate],
     pub process: &'a Process,
 }
 

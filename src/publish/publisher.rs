@@ -21,9 +21,9 @@ use super::payload::{
 use super::store::State;
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::Verdict;
-use crate::energy::Figure;
-use crate::metrics::{Latency, PipelineStats, StageTimes};
-use crate::pipeline::Decision;
+use crate::energy::EnergyEstimate;
+use crate::infer::Decision;
+use crate::infer::stage_times::{Latency, PipelineStats, StageTimes};
 use crate::ring::FrameRx;
 use crate::source::{Gap, Reject, SourceStats};
 use crate::units::MonoTime;
@@ -35,7 +35,7 @@ const BATCH: usize = 64;
 
 /// What says things for the node as a whole.
 #[derive(Clone)]
-pub struct Speaker {
+pub struct NodePublisher {
     pub handle: Handle,
     pub boot: Arc<str>,
     pub topics: NodeTopics,
@@ -43,7 +43,7 @@ pub struct Speaker {
     pub store: Option<watch::Receiver<State>>,
 }
 
-impl Speaker {
+impl NodePublisher {
     pub fn envelope(&self, moment: MonoTime) -> Envelope<'_> {
         Envelope { v: SCHEMA_VERSION, boot: &self.boot, time_ms: Clocks::now().wall_ms(moment) }
     }
@@ -114,9 +114,9 @@ impl Speaker {
 
 /// Latency up to the hand-over to MQTT, per pipeline; filled by the link.
 #[derive(Clone, Default)]
-pub struct HandOver(Arc<Mutex<BTreeMap<usize, [Latency; 2]>>>);
+pub struct PublishLatency(Arc<Mutex<BTreeMap<usize, [Latency; 2]>>>);
 
-impl HandOver {
+impl PublishLatency {
     /// Makes room for a pipeline.
     pub fn add(&self, pipeline: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline, Default::default());
@@ -159,7 +159,7 @@ pub enum Drained {
 }
 
 /// Where the decisions of one set of stages come from, and how they are said.
-pub struct Way {
+pub struct DecisionRoute {
     pub decisions: FrameRx<Decision>,
     pub vocabulary: Vocabulary,
     pub publish_scores: bool,
@@ -172,15 +172,15 @@ pub struct PipelinePublisher {
     pub id: usize,
     pub name: String,
     pub topics: PipelineTopics,
-    pub way: Way,
+    pub route: DecisionRoute,
     /// Those of later stages: each comes into use when the one before has ended and is empty.
-    pub next: VecDeque<Way>,
+    pub next: VecDeque<DecisionRoute>,
     /// The source can be held back, so that nothing need be dropped while the broker takes what is queued.
     pub hold: bool,
     pub delegate: DelegateState,
     pub stats: Arc<PipelineStats>,
     pub source_stats: Arc<SourceStats>,
-    pub hand_over: HandOver,
+    pub publish_latency: PublishLatency,
     pub progress: Progress,
 }
 
@@ -205,11 +205,16 @@ pub struct DropReport {
 
 impl DropReport {
     /// `drops` are totals since the start, of a pipeline or of the node as a whole.
-    pub fn report<K: Debug>(&mut self, speaker: &Speaker, pipeline: Option<&str>, drops: &BTreeMap<K, u64>) {
+    pub fn report<K: Debug>(
+        &mut self,
+        node_publisher: &NodePublisher,
+        pipeline: Option<&str>,
+        drops: &BTreeMap<K, u64>,
+    ) {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            speaker.event("drops", pipeline, format!("{new} dropped since the last report; in all {drops:?}"));
+            node_publisher.event("drops", pipeline, format!("{new} dropped since the last report; in all {drops:?}"));
         }
         self.last = total;
     }
@@ -226,32 +231,32 @@ pub struct Totals {
 
 impl PipelinePublisher {
     /// Encodes what has been decided, at most a batch; `may_hold`: there is time to wait for the broker.
-    pub fn drain(&mut self, speaker: &Speaker, may_hold: bool) -> Drained {
-        while self.way.decisions.is_abandoned() && self.way.decisions.is_empty() {
+    pub fn drain(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
+        while self.route.decisions.is_abandoned() && self.route.decisions.is_empty() {
             match self.next.pop_front() {
-                Some(next) => self.way = next,
+                Some(next) => self.route = next,
                 None => return Drained::Empty,
             }
         }
-        if self.way.decisions.is_empty() {
+        if self.route.decisions.is_empty() {
             return Drained::Empty;
         }
-        if may_hold && self.hold && speaker.handle.is_crowded(BATCH) {
+        if may_hold && self.hold && node_publisher.handle.is_crowded(BATCH) {
             return Drained::Held;
         }
         let clocks = Clocks::now();
         for _ in 0..BATCH {
             let values = &mut self.progress.values;
-            let popped = self.way.decisions.pop(|decision, first, second| {
+            let popped = self.route.decisions.pop(|decision, first, second| {
                 values.clear();
                 values.extend_from_slice(first);
                 values.extend_from_slice(second);
                 decision
             });
             match popped {
-                Some(decision) => self.publish(speaker, &clocks, &decision),
+                Some(decision) => self.publish(node_publisher, &clocks, &decision),
                 // The next way is open only when nothing more can come on this one.
-                None if self.way.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
+                None if self.route.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
                 None => return Drained::Empty,
             }
         }
@@ -260,14 +265,18 @@ impl PipelinePublisher {
 
     /// The infer thread has gone and its last decision is out.
     pub fn has_ended(&self) -> bool {
-        self.way.decisions.is_abandoned() && self.way.decisions.is_empty() && self.next.is_empty()
+        self.route.decisions.is_abandoned() && self.route.decisions.is_empty() && self.next.is_empty()
     }
 
-    fn publish(&mut self, speaker: &Speaker, clocks: &Clocks, decision: &Decision) {
+    fn publish(&mut self, node_publisher: &NodePublisher, clocks: &Clocks, decision: &Decision) {
         let mut json = std::mem::take(&mut self.progress.json);
         json.clear();
         let payload = Prediction {
-            envelope: Envelope { v: SCHEMA_VERSION, boot: &speaker.boot, time_ms: clocks.wall_ms(decision.arrival) },
+            envelope: Envelope {
+                v: SCHEMA_VERSION,
+                boot: &node_publisher.boot,
+                time_ms: clocks.wall_ms(decision.arrival),
+            },
             seq: decision.seq,
             verdict: self.verdict(decision),
             stream_s: decision.stream_ns.map(|ns| ns as f64 / 1e9),
@@ -281,7 +290,7 @@ impl PipelinePublisher {
         let message = |topic: &Arc<str>, retain| Message {
             topic: topic.clone(),
             payload: payload.clone(),
-            qos: if retain { Qos::AtLeastOnce } else { self.way.qos },
+            qos: if retain { Qos::AtLeastOnce } else { self.route.qos },
             retain,
             class: if retain { Class::State } else { Class::Prediction },
             marks: (!retain).then_some(Marks {
@@ -290,7 +299,7 @@ impl PipelinePublisher {
                 invoke_end: decision.invoke_end,
             }),
         };
-        speaker.handle.publish(message(&self.topics.prediction, false));
+        node_publisher.handle.publish(message(&self.topics.prediction, false));
         let class = match decision.verdict {
             Verdict::Class { class, .. } => class,
             Verdict::Values => None,
@@ -301,7 +310,7 @@ impl PipelinePublisher {
             .is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
         let state = message(&self.topics.state, true);
         if due {
-            speaker.handle.publish(state);
+            node_publisher.handle.publish(state);
             self.progress.last_state = Some((class, decision.invoke_end));
             self.progress.unsaid_state = None;
         } else {
@@ -315,7 +324,7 @@ impl PipelinePublisher {
     }
 
     fn verdict(&self, decision: &Decision) -> VerdictPayload<'_> {
-        match (&self.way.vocabulary, decision.verdict) {
+        match (&self.route.vocabulary, decision.verdict) {
             (Vocabulary::Labels(labels), Verdict::Class { class, score, raw_class }) => {
                 let label = |class: u16| labels.get(usize::from(class)).map(String::as_str);
                 VerdictPayload::Class {
@@ -323,7 +332,7 @@ impl PipelinePublisher {
                     score,
                     raw_label: label(raw_class),
                     truth: decision.truth.and_then(label),
-                    scores: self.way.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
+                    scores: self.route.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
                 }
             }
             (Vocabulary::Values(names) | Vocabulary::Labels(names), _) => {
@@ -345,22 +354,22 @@ impl PipelinePublisher {
     /// Publishes the figures of an interval, and an event when something was dropped in it; predictions a second in it.
     pub fn metrics(
         &mut self,
-        speaker: &Speaker,
+        node_publisher: &NodePublisher,
         interval: Duration,
         stages: &StageTimes,
-        energy: &[Figure],
+        energy: &[EnergyEstimate],
         (delivery, process): (&Delivery, &Process),
     ) -> f64 {
         if let Some(state) = self.progress.unsaid_state.take() {
-            speaker.handle.publish(state);
+            node_publisher.handle.publish(state);
         }
-        let [publish, end_to_end] = self.hand_over.take(self.id);
+        let [publish, end_to_end] = self.publish_latency.take(self.id);
         self.progress.totals.stages.add(stages);
         self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
         let predictions_per_s = (counts.predictions - self.progress.last_predictions) as f64 / interval.as_secs_f64();
         let payload = Metrics {
-            envelope: speaker.envelope(MonoTime::now()),
+            envelope: node_publisher.envelope(MonoTime::now()),
             interval_s: interval.as_secs_f64(),
             delegate: &self.delegate,
             predictions_per_s,
@@ -376,8 +385,8 @@ impl PipelinePublisher {
             energy,
             process,
         };
-        speaker.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
-        self.progress.drops.report(speaker, Some(&self.name), &counts.drops);
+        node_publisher.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
+        self.progress.drops.report(node_publisher, Some(&self.name), &counts.drops);
         self.progress.last_predictions = counts.predictions;
         predictions_per_s
     }
@@ -402,11 +411,11 @@ impl PipelinePublisher {
     }
 
     /// Says whether the pipeline works.
-    pub fn status(&self, speaker: &Speaker, state: PipelineState, reason: Option<&str>) {
+    pub fn status(&self, node_publisher: &NodePublisher, state: PipelineState, reason: Option<&str>) {
         let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
         let state =
             if at_work && self.source_stats.paused.load(Ordering::Relaxed) { PipelineState::Paused } else { state };
-        speaker.status(&self.topics, state, reason, &self.delegate);
+        node_publisher.status(&self.topics, state, reason, &self.delegate);
     }
 }
 

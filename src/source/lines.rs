@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::record::{Record, RecordParser, Reject};
-use super::{Feed, Source, SourceError, Taken};
+use super::{FrameSink, Source, SourceError};
 use crate::config::From;
 use crate::stop::Waited;
 use crate::units::MonoTime;
@@ -130,7 +131,7 @@ impl LinesSource {
 }
 
 impl Source for LinesSource {
-    fn run(mut self: Box<Self>, feed: &mut Feed) -> Result<(), SourceError> {
+    fn run(mut self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError> {
         loop {
             let streamed = match &mut self.from {
                 Opened::Stdin => {
@@ -156,10 +157,10 @@ impl Source for LinesSource {
                 }
             };
             match streamed {
-                Ok(Taken::Stopped) => return Ok(()),
-                Ok(Taken::Kept) if self.once => return Ok(()),
+                Ok(ControlFlow::Break(())) => return Ok(()),
+                Ok(ControlFlow::Continue(())) if self.once => return Ok(()),
                 Err(error) if self.once => return Err(error),
-                Ok(Taken::Kept) => {}
+                Ok(ControlFlow::Continue(())) => {}
                 // One writer's fault is not the next one's.
                 Err(error) => {
                     feed.writer_refused(&error, MonoTime::now());
@@ -192,14 +193,14 @@ fn stream(
     from: &mut (impl Read + AsFd),
     name: &Path,
     parser: &mut RecordParser,
-    feed: &mut Feed,
-) -> Result<Taken, SourceError> {
+    feed: &mut FrameSink,
+) -> Result<ControlFlow<()>, SourceError> {
     let mut reader = LineReader::new();
     let mut header = parser.wants_header();
     let io_error = |e| SourceError::io("read", name, e);
     loop {
         if feed.stop().wait_readable(from.as_fd()).map_err(io_error)? == Waited::Stopped {
-            return Ok(Taken::Stopped);
+            return Ok(ControlFlow::Break(()));
         }
         let count = match reader.fill(from) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
@@ -217,16 +218,16 @@ fn stream(
                 }
                 Line::Complete(line) => parser.parse(line),
             };
-            if feed.take(parsed, parser.values(), arrival) == Taken::Stopped {
-                return Ok(Taken::Stopped);
+            if feed.take(parsed, parser.values(), arrival) == ControlFlow::Break(()) {
+                return Ok(ControlFlow::Break(()));
             }
         }
         feed.wake_reader();
         if count == 0 {
             if reader.rest() != Line::More {
-                feed.take(Err(Reject::Unterminated), &[], arrival);
+                let _ = feed.take(Err(Reject::Unterminated), &[], arrival);
             }
-            return Ok(Taken::Kept);
+            return Ok(ControlFlow::Continue(()));
         }
     }
 }

@@ -9,6 +9,7 @@ mod record;
 mod replay;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,7 +30,7 @@ pub use record::{HeaderError, Record, RecordParser, Reject};
 /// Something that yields samples until it ends or the program is to stop.
 pub trait Source: Send {
     /// Blocks. An error ends the stream; what was fed before it stays good.
-    fn run(self: Box<Self>, feed: &mut Feed) -> Result<(), SourceError>;
+    fn run(self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError>;
 }
 
 /// All of these end the stream; before the start they refuse the configuration.
@@ -172,14 +173,14 @@ impl Drop for WakeAtEnd {
 }
 
 /// The reading end of a source's ring.
-pub struct Intake {
+pub struct FrameReader {
     pub ring: FrameRx<SampleHeader>,
     pub stats: Arc<SourceStats>,
     pub wake: Arc<Wake>,
     capacity: usize,
 }
 
-impl Intake {
+impl FrameReader {
     /// Lets a writer go on that waits for room; cheap when there is none. Call after reading.
     pub fn room_made(&self) {
         if self.wake.writer_waits.load(Ordering::Relaxed)
@@ -192,15 +193,8 @@ impl Intake {
     }
 }
 
-/// Whether a source should go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    Kept,
-    Stopped,
-}
-
 /// The writing end of a source's ring, with the rules for bad records and a full ring.
-pub struct Feed {
+pub struct FrameSink {
     ring: FrameTx<SampleHeader>,
     stats: Arc<SourceStats>,
     /// Behind the ring: dropped after it, it lets the reader find the ring abandoned.
@@ -220,10 +214,15 @@ const REJECTS_PER_GAP: u32 = 3;
 const ROOM_CHECK: Duration = Duration::from_millis(20);
 
 /// Makes a source's ring; `stats` go on where they are.
-pub fn feed(config: &SourceConfig, pipeline: &str, stop: Arc<Stop>, stats: Arc<SourceStats>) -> (Feed, Intake) {
+pub fn feed(
+    config: &SourceConfig,
+    pipeline: &str,
+    stop: Arc<Stop>,
+    stats: Arc<SourceStats>,
+) -> (FrameSink, FrameReader) {
     let (ring_tx, ring_rx) = frame_ring(config.buffer_samples, config.records.channels.len());
     let wake = Arc::<Wake>::default();
-    let feed = Feed {
+    let feed = FrameSink {
         ring: ring_tx,
         stats: stats.clone(),
         wake: WakeAtEnd(wake.clone()),
@@ -235,10 +234,10 @@ pub fn feed(config: &SourceConfig, pipeline: &str, stop: Arc<Stop>, stats: Arc<S
         reject_log: Default::default(),
         overflow_log: LogLimit::default(),
     };
-    (feed, Intake { ring: ring_rx, stats, wake, capacity: config.buffer_samples })
+    (feed, FrameReader { ring: ring_rx, stats, wake, capacity: config.buffer_samples })
 }
 
-impl Feed {
+impl FrameSink {
     pub fn stop(&self) -> &Stop {
         &self.stop
     }
@@ -260,12 +259,12 @@ impl Feed {
     }
 
     /// Takes a parsed record and its values, or counts why it was none.
-    pub fn take(&mut self, parsed: Result<Record, Reject>, values: &[f32], arrival: MonoTime) -> Taken {
+    pub fn take(&mut self, parsed: Result<Record, Reject>, values: &[f32], arrival: MonoTime) -> ControlFlow<()> {
         let record = match parsed {
             Ok(record) => record,
             Err(reason) => {
                 self.reject(reason, arrival);
-                return if self.stop.is_requested() { Taken::Stopped } else { Taken::Kept };
+                return if self.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
             }
         };
         if record.stream_ns.is_none() && self.rejected_in_a_row >= REJECTS_PER_GAP {
@@ -275,26 +274,26 @@ impl Feed {
         if self.stats.paused.load(Ordering::Relaxed) {
             self.stats.while_paused.fetch_add(1, Ordering::Relaxed);
             self.interrupted();
-            return if self.stop.is_requested() { Taken::Stopped } else { Taken::Kept };
+            return if self.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         let header = SampleHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: self.gap };
         self.push(header, values)
     }
 
-    fn push(&mut self, header: SampleHeader, values: &[f32]) -> Taken {
+    fn push(&mut self, header: SampleHeader, values: &[f32]) -> ControlFlow<()> {
         while !self.ring.push(header, values) {
             if self.stop.is_requested() || self.ring.is_abandoned() {
-                return Taken::Stopped;
+                return ControlFlow::Break(());
             }
             if self.when_full == WhenBufferFull::Drop {
                 self.overflow(header.arrival);
-                return Taken::Kept;
+                return ControlFlow::Continue(());
             }
             self.wait_for_room();
         }
         self.stats.samples.fetch_add(1, Ordering::Relaxed);
         self.gap = None;
-        if self.stop.is_requested() { Taken::Stopped } else { Taken::Kept }
+        if self.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn wait_for_room(&self) {

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::lines::{Line, LineReader};
 use super::record::{RecordParser, Reject};
-use super::{Feed, Source, SourceError, Taken};
+use super::{FrameSink, Source, SourceError};
 use crate::config::{Replay, Speed};
 use crate::stop::Waited;
 use crate::units::MonoTime;
@@ -42,7 +43,7 @@ impl ReplaySource {
     }
 
     /// Plays the recording once.
-    fn play(&mut self, feed: &mut Feed) -> Result<Taken, SourceError> {
+    fn play(&mut self, feed: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
         let io_error = |e: io::Error| SourceError::io("read the recording", &self.path, e);
         let mut reader = LineReader::new();
         self.file.seek(SeekFrom::Start(0)).map_err(io_error)?;
@@ -67,31 +68,31 @@ impl ReplaySource {
                         // A file's last line may lack its newline.
                         Line::Complete(line) => (self.parser.parse(line), true),
                         Line::TooLong => (Err(Reject::TooLong), true),
-                        Line::More => return Ok(Taken::Kept),
+                        Line::More => return Ok(ControlFlow::Continue(())),
                     }
                 }
             };
             if let Some(due) = clock.due(parsed.ok().and_then(|r| r.stream_ns)) {
                 feed.wake_reader();
                 if feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped {
-                    return Ok(Taken::Stopped);
+                    return Ok(ControlFlow::Break(()));
                 }
                 arrival = MonoTime::now();
             }
-            if feed.take(parsed, self.parser.values(), arrival) == Taken::Stopped {
-                return Ok(Taken::Stopped);
+            if feed.take(parsed, self.parser.values(), arrival) == ControlFlow::Break(()) {
+                return Ok(ControlFlow::Break(()));
             }
             if ended {
-                return Ok(Taken::Kept);
+                return Ok(ControlFlow::Continue(()));
             }
         }
     }
 }
 
 impl Source for ReplaySource {
-    fn run(mut self: Box<Self>, feed: &mut Feed) -> Result<(), SourceError> {
+    fn run(mut self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError> {
         loop {
-            if self.play(feed)? == Taken::Stopped || !self.repeat {
+            if self.play(feed)? == ControlFlow::Break(()) || !self.repeat {
                 return Ok(());
             }
             if feed.accepted() == 0 {

@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use edgewatt::app::{self, Prepared, PreparedPipeline};
 use edgewatt::config::{Config, Document, Problem};
-use edgewatt::pipeline::{Decision, Infer, Links, Report};
+use edgewatt::infer::{Decision, Infer, InferEvent, Links};
+use edgewatt::load::{self, Prepared, PreparedPipeline};
 use edgewatt::ring::{FrameRx, frame_ring};
-use edgewatt::source::{self, Feed, Record, RecordParser};
+use edgewatt::source::{self, FrameSink, Record, RecordParser};
 use edgewatt::stop::Stop;
 use edgewatt::units::MonoTime;
 
@@ -54,9 +54,9 @@ pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> 
 
 /// A configuration with all that it names, or what is wrong with it.
 pub fn try_to_prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
-    let tools = app::tools(config.runtime_library.as_deref(), Path::new(env!("CARGO_BIN_EXE_edgewatt")))
+    let tools = load::tools(config.runtime_library.as_deref(), Path::new(env!("CARGO_BIN_EXE_edgewatt")))
         .map_err(|problem| vec![problem])?;
-    app::prepare(config, &tools, &[])
+    load::prepare(config, &tools, &[])
 }
 
 /// The first pipeline of a configuration, loaded.
@@ -66,7 +66,7 @@ pub fn prepare(config: &Config) -> PreparedPipeline {
 
 /// A pipeline whose threads are the caller's.
 pub struct Rig {
-    pub feed: Feed,
+    pub feed: FrameSink,
     pub infer: Infer,
     pub decisions: FrameRx<Decision>,
     pub labels: Vec<String>,
@@ -75,7 +75,7 @@ pub struct Rig {
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
     let mut prepared = prepare(config);
-    let made = prepared.made.take().unwrap();
+    let made = prepared.built.take().unwrap();
     let stop = Arc::new(Stop::new().unwrap());
     let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, stop.clone(), Arc::default());
     let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
@@ -90,7 +90,7 @@ pub fn pipeline(config: &Config) -> Rig {
         hold: false,
         control: Arc::default(),
         report: Box::new(|report| {
-            if let Report::EngineFailed { error, .. } = report {
+            if let InferEvent::EngineFailed { error, .. } = report {
                 panic!("{error}");
             }
         }),
@@ -103,7 +103,7 @@ impl Rig {
     /// Feeds samples as if they arrived now.
     pub fn feed(&mut self, samples: &[(Record, Vec<f32>)]) {
         for (record, values) in samples {
-            self.feed.take(Ok(*record), values, MonoTime::now());
+            let _ = self.feed.take(Ok(*record), values, MonoTime::now());
         }
     }
 }

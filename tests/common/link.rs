@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use edgewatt::publish::mqtt::connection::{Connection, Reach};
+use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
-use edgewatt::publish::mqtt::{Handle, Link, LinkState, Settings};
+use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::outbox::{Bytes, Class, Limits, Marks, Message, Policy, Pushed, Qos};
 use edgewatt::units::MonoTime;
 use tokio::runtime::Runtime;
@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 pub fn settings(port: u16) -> Settings {
     Settings {
-        reach: Reach {
+        reach: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
             version: Version::Five,
             login: None,
@@ -102,7 +102,7 @@ impl Rig {
     pub fn loaded(settings: Settings, messages: impl IntoIterator<Item = Message>) -> Self {
         let handed = Arc::new(AtomicU64::new(0));
         let count = handed.clone();
-        let link = Link::new(settings, move |marks, now| {
+        let link = MqttClient::new(settings, move |marks, now| {
             assert!(now >= marks.invoke_end);
             count.fetch_add(1, Ordering::Relaxed);
         });
@@ -131,7 +131,7 @@ impl Rig {
         }
     }
 
-    pub fn wait_for(&self, state: LinkState) {
+    pub fn wait_for(&self, state: ClientState) {
         self.wait("a state", |handle| handle.status().borrow().state == state);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgewatt::energy::{Figure, Join, Settings};
+use edgewatt::energy::{Attribution, EnergyEstimate, Settings};
 use edgewatt::engine::span::BusySpan;
 use edgewatt::meter::counter::{Counter, Step};
 use edgewatt::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
@@ -181,7 +181,7 @@ pub struct Truth {
 
 #[derive(Default)]
 pub struct Outcome {
-    pub figures: Vec<(Figure, Truth)>,
+    pub figures: Vec<(EnergyEstimate, Truth)>,
     /// From the last good reading to the next one, where the meter lost what was between.
     pub losses: Vec<(MonoTime, MonoTime)>,
 }
@@ -392,7 +392,7 @@ impl Run<'_> {
             MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() },
         );
         let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
-        let mut join = Join::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
+        let mut join = Attribution::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
         let mut sent = vec![0; s.pipelines];
         let mut outcome = Outcome::default();
         let (mut tick, mut metrics) = (1.0, METRICS_S);
@@ -434,7 +434,7 @@ impl Run<'_> {
     }
 
     /// The spans that ended until `t`.
-    fn send(&self, join: &mut Join, sent: &mut [usize], t: f64) {
+    fn send(&self, join: &mut Attribution, sent: &mut [usize], t: f64) {
         for (index, load) in self.machine.loads.iter().enumerate() {
             let ended = load.bursts[sent[index]..].iter().take_while(|burst| burst.end_s <= t);
             for burst in ended {
@@ -444,7 +444,7 @@ impl Run<'_> {
         }
     }
 
-    fn score(&self, join: &mut Join, outcome: &mut Outcome) {
+    fn score(&self, join: &mut Attribution, outcome: &mut Outcome) {
         let gain = if self.scenario.meter == Meter::Counter { 1.0 } else { self.scenario.gain };
         for (index, figure) in join.figures().into_iter().enumerate() {
             let figure = figure.into_iter().next().unwrap();

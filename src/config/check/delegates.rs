@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::Check;
 use crate::config::Key;
 use crate::config::checked::{
-    Batch, Decision, Delegate, DelegateKind, Guard, Parity, ParityLimits, Place, Restarts, Source, SourceKind,
+    Batch, Decision, Delegate, DelegateKind, Isolation, Parity, ParityLimits, ProcessLimits, Restarts, Source,
+    SourceKind,
 };
 use crate::config::raw;
 
@@ -62,7 +63,7 @@ impl Check {
             self.within(&key.child("restarts").child("max"), restarts.max, 0, 1000);
             self.within(&key.child("restarts").child("per_s"), restarts.per_s, 1.0, 86_400.0);
         }
-        if place(raw) == Place::Thread {
+        if place(raw) == Isolation::Thread {
             let unused = [
                 ("start_timeout_s", raw.start_timeout_s.is_some()),
                 ("deadline_ms", raw.deadline_ms.is_some()),
@@ -89,7 +90,7 @@ impl Check {
             Some(raw) => Some(Delegate {
                 name: name.to_owned(),
                 kind: self.kind(raw)?,
-                process: (place(raw) == Place::Process).then(|| self.guard(raw)),
+                process: (place(raw) == Isolation::Process).then(|| self.limits(raw)),
                 restarts: raw.restarts.map_or(RESTARTS, |restarts| Restarts {
                     max: restarts.max,
                     per: Duration::try_from_secs_f64(restarts.per_s).unwrap_or_default(),
@@ -127,8 +128,8 @@ impl Check {
         }
     }
 
-    fn guard(&self, raw: &raw::Delegate) -> Guard {
-        Guard {
+    fn limits(&self, raw: &raw::Delegate) -> ProcessLimits {
+        ProcessLimits {
             start: raw.start_timeout_s.map_or(START, |s| milliseconds(s * 1e3)),
             deadline: raw.deadline_ms.map_or(DEADLINE, milliseconds),
             memory_bytes: raw.memory_mib.unwrap_or(MEMORY_MIB) << 20,
@@ -200,9 +201,9 @@ impl Delegate {
 /// Least share of windows in which a class must stay what it is.
 const TOP1: f32 = 0.95;
 
-fn place(raw: &raw::Delegate) -> Place {
+fn place(raw: &raw::Delegate) -> Isolation {
     let vendor = raw.external.is_some() || raw.litert.is_some();
-    raw.isolation.unwrap_or(if vendor { Place::Process } else { Place::Thread })
+    raw.isolation.unwrap_or(if vendor { Isolation::Process } else { Isolation::Thread })
 }
 
 fn milliseconds(ms: f64) -> Duration {

@@ -13,8 +13,8 @@ fn known() -> Option<Calibrated> {
 }
 
 /// Ten seconds at 2 W, with an inference of a millisecond in each, as long as `settings` has it.
-fn rare(settings: Settings, calibrated: Option<Calibrated>) -> Figure {
-    let mut join = Join::new(1, vec![info(false)], settings);
+fn rare(settings: Settings, calibrated: Option<Calibrated>) -> EnergyEstimate {
+    let mut join = Attribution::new(1, vec![info(false)], settings);
     join.calibrated(0, 0, calibrated);
     read(&mut join, 0, 0.0);
     for second in 1..=10 {
@@ -40,10 +40,18 @@ fn it_stands_in_where_idle_power_is_unknown_or_net_is_below_its_uncertainty() {
         assert_eq!((without.status, without.calibrated_at), (Status::Measured, None));
         assert!(!without.reason.as_ref().unwrap().contains("calibration"), "{without:?}");
         // All else is as it was.
-        let Figure { status, reason, net_j, net_u_j, net_expanded_j, calibrated_at, .. } = figure.clone();
+        let EnergyEstimate { status, reason, net_j, net_u_j, net_expanded_j, calibrated_at, .. } = figure.clone();
         let can_improve = figure.can_improve;
-        let same =
-            Figure { status, reason, net_j, net_u_j, net_expanded_j, calibrated_at, can_improve, ..without.clone() };
+        let same = EnergyEstimate {
+            status,
+            reason,
+            net_j,
+            net_u_j,
+            net_expanded_j,
+            calibrated_at,
+            can_improve,
+            ..without.clone()
+        };
         assert_eq!(same, figure);
     }
     let written = serde_json::to_value(rare(EACH, known())).unwrap();
@@ -105,7 +113,7 @@ fn what_is_known_less_well_than_by_the_window_does_not_stand_in() {
 fn windows_grow_as_without_it() {
     let closes = |calibrated: Option<Calibrated>, idle: Option<Watts>| {
         let settings = Settings { target_rel: 0.05, window_max: Duration::from_secs(8), idle };
-        let mut join = Join::new(1, vec![info(false)], settings);
+        let mut join = Attribution::new(1, vec![info(false)], settings);
         join.calibrated(0, 0, calibrated);
         read(&mut join, 0, 0.0);
         let closed = (1..=10).find(|second| {
@@ -123,7 +131,7 @@ fn windows_grow_as_without_it() {
 
 #[test]
 fn it_is_of_one_pipeline_and_one_meter_and_can_be_taken_back() {
-    let mut join = Join::new(2, vec![info(false), info(false)], EACH);
+    let mut join = Attribution::new(2, vec![info(false), info(false)], EACH);
     join.calibrated(1, 0, known());
     join.calibrated(0, 1, known());
     join.calibrated(0, 1, None);

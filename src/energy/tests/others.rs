@@ -6,8 +6,8 @@ const SETTINGS: Settings = Settings { target_rel: 0.05, window_max: Duration::fr
 
 /// Ten readings a second; an inference of `busy_ms` each second from the 40th on. `other_s` tells the processor time of
 /// others at a time in seconds, when ours is known. The figure at the end.
-fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> Figure {
-    let mut join = Join::new(1, vec![info(false)], SETTINGS);
+fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> EnergyEstimate {
+    let mut join = Attribution::new(1, vec![info(false)], SETTINGS);
     let (mut joules, mut ours_s, mut last) = (0.0, 0.0, None);
     for tick in 1..=10 * seconds {
         let now_s = tick as f64 / 10.0;
@@ -48,7 +48,7 @@ fn the_kernels_ticks_are_no_other_programs() {
 #[test]
 fn when_others_are_looked_at_makes_no_difference() {
     for phase in 0..10 {
-        let mut join = Join::new(1, vec![info(false)], SETTINGS);
+        let mut join = Attribution::new(1, vec![info(false)], SETTINGS);
         let (mut joules, mut other_s) = (0.0, 100.0);
         let mut figure = None;
         // A reading each 10 ms, an inference of 10 ms each 100 ms, a tenth of a core for others.
@@ -72,15 +72,15 @@ fn when_others_are_looked_at_makes_no_difference() {
 
 #[test]
 fn idle_power_goes_over_to_a_join_of_the_same_meter() {
-    let learn = |join: &mut Join, from_ms: u64| {
+    let learn = |join: &mut Attribution, from_ms: u64| {
         for tick in 0..200u64 {
             read(join, from_ms + tick * 100, tick as f64 * 0.3);
         }
     };
-    let mut before = Join::new(1, vec![info(false)], SETTINGS);
+    let mut before = Attribution::new(1, vec![info(false)], SETTINGS);
     learn(&mut before, 0);
     let figure_after = |same: bool| {
-        let mut join = Join::new(2, vec![info(false)], SETTINGS);
+        let mut join = Attribution::new(2, vec![info(false)], SETTINGS);
         join.inherit(&before, |name| same && name == "package");
         read(&mut join, 21_000, 0.0);
         join.absorb(0, span(21_000, 22_000));

@@ -199,7 +199,7 @@ impl Environment {
         if !path.is_empty() {
             options.push(string(RUNTIME_FOLDER, &path));
         }
-        // Told of a folder, LiteRT has an NPU, whatever is in it.
+        // DaemonEvent of a folder, LiteRT has an NPU, whatever is in it.
         if accelerators.contains(&Accelerator::Npu) && has_dispatch_library(folder) {
             options.extend([string(COMPILER_PLUGIN_FOLDER, &path), string(DISPATCH_FOLDER, &path)]);
         }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND, Task};
-use crate::config::{DelegateKind, Guard};
+use crate::config::{DelegateKind, ProcessLimits};
 use crate::engine::{Engine, EngineError, Proof, TensorInfo};
 use crate::model::ModelSummary;
 use crate::sys::cpu::Children;
@@ -81,17 +81,17 @@ impl Launcher {
         model: &Path,
         bytes: &[u8],
         delegate: &DelegateKind,
-        guard: &Guard,
+        limits: &ProcessLimits,
         batch: usize,
     ) -> Result<(IsolatedEngine, Ready), EngineError> {
-        let mut task = self.task(model, delegate, batch, guard.memory_bytes);
-        task.writable.clone_from(&guard.writable);
+        let mut task = self.task(model, delegate, batch, limits.memory_bytes);
+        task.writable.clone_from(&limits.writable);
         task.serve = true;
         let mut start = Start::new(self, task)?;
-        let ready = start.ready(bytes, guard.start)?;
+        let ready = start.ready(bytes, limits.start)?;
         // What cannot be read counts as stateful, as in the child.
         let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
-        let engine = IsolatedEngine::new(start, &ready, guard, stateful)?;
+        let engine = IsolatedEngine::new(start, &ready, limits, stateful)?;
         Ok((engine, ready))
     }
 
@@ -285,7 +285,7 @@ pub struct IsolatedEngine {
     outputs: Vec<TensorInfo>,
     layout: Layout,
     batch: usize,
-    guard: Guard,
+    limits: ProcessLimits,
     stateful: bool,
     /// It has been invoked since it was built: from then on the deadline holds.
     proven: bool,
@@ -294,14 +294,14 @@ pub struct IsolatedEngine {
 }
 
 impl IsolatedEngine {
-    fn new(start: Start, ready: &Ready, guard: &Guard, stateful: bool) -> Result<Self, EngineError> {
+    fn new(start: Start, ready: &Ready, limits: &ProcessLimits, stateful: bool) -> Result<Self, EngineError> {
         let Start { task, handle, socket, memory, .. } = start;
         let layout = Layout::new(&ready.inputs, &ready.outputs)?;
-        if u64::try_from(layout.total.get()).is_ok_and(|total| total > guard.memory_bytes) {
+        if u64::try_from(layout.total.get()).is_ok_and(|total| total > limits.memory_bytes) {
             return Err(EngineError::Mismatch(format!(
                 "the model's tensors have {} bytes, more than the {} MiB of memory_mib",
                 layout.total,
-                guard.memory_bytes >> 20
+                limits.memory_bytes >> 20
             )));
         }
         let shared = |e: io::Error| failed(&task, format!("cannot share memory with its process: {e}"));
@@ -318,7 +318,7 @@ impl IsolatedEngine {
             outputs: ready.outputs.clone(),
             layout,
             batch: task.batch,
-            guard: guard.clone(),
+            limits: limits.clone(),
             stateful,
             proven: false,
             lost: None,
@@ -347,7 +347,7 @@ impl IsolatedEngine {
                 self.handle.kill();
                 format!("it did not answer within {} s", limit.as_secs_f64())
             }
-            Err(Waited::Arrived | Waited::Gone) => self.handle.reason(self.guard.memory_bytes),
+            Err(Waited::Arrived | Waited::Gone) => self.handle.reason(self.limits.memory_bytes),
         };
         self.lost = Some(reason);
         self.alive()
@@ -374,7 +374,7 @@ impl Engine for IsolatedEngine {
 
     /// Waits for the child, at most until the deadline.
     fn invoke(&mut self) -> Result<(), EngineError> {
-        self.call(INVOKE, "invoke", if self.proven { self.guard.deadline } else { self.guard.start })?;
+        self.call(INVOKE, "invoke", if self.proven { self.limits.deadline } else { self.limits.start })?;
         self.proven = true;
         Ok(())
     }
@@ -392,7 +392,7 @@ impl Engine for IsolatedEngine {
             return self.alive();
         }
         self.proven = false;
-        self.call(RESET, "reset", self.guard.start)
+        self.call(RESET, "reset", self.limits.start)
     }
 }
 

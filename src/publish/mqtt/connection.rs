@@ -37,7 +37,7 @@ impl From<Malformed> for Lost {
 
 /// Where the broker is, who we are to it, and how patient we are.
 #[derive(Debug, Clone)]
-pub struct Reach {
+pub struct ConnectOptions {
     pub endpoint: Endpoint,
     pub version: Version,
     /// User, and the file that the password is read from at each login.
@@ -50,7 +50,7 @@ pub struct Reach {
     pub connect_timeout: Duration,
 }
 
-impl Reach {
+impl ConnectOptions {
     /// The broker as people write it, for logs.
     pub fn address(&self) -> String {
         self.endpoint.address()
@@ -63,7 +63,7 @@ pub type Will<'a> = (&'a str, &'static [u8]);
 /// See the module's doc.
 pub struct Connection {
     transport: Transport,
-    reach: Reach,
+    reach: ConnectOptions,
     /// What the broker bids us keep to.
     pub limits: Limits,
     incoming: BytesMut,
@@ -78,7 +78,7 @@ pub struct Connection {
 impl Connection {
     /// Reaches the broker and logs in by `until`; `on_step` hears of each step on the way there.
     pub async fn open(
-        reach: &Reach,
+        reach: &ConnectOptions,
         will: Option<Will<'_>>,
         until: Instant,
         on_step: impl FnMut(Step, Duration, &str),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Reach;
+use super::connection::ConnectOptions;
 use super::{OFFLINE, status_message};
 use crate::publish::outbox::Limits;
 
@@ -14,7 +14,7 @@ const MAX_PAYLOAD_BYTES: usize = 268_435_455 - 70_000;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where the broker is.
-    pub reach: Reach,
+    pub reach: ConnectOptions,
     /// Topic of `online` and `offline`, retained, QoS 1, last will.
     pub status_topic: Arc<str>,
     /// First delay before a reconnect; it doubles from there.

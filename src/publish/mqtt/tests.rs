@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::connection::Reach;
+use super::connection::ConnectOptions;
 use super::transport::{Endpoint, Transport};
 use super::wire::Version;
 use super::*;
@@ -18,7 +18,7 @@ const WELCOME: [u8; 4] = [0x20, 2, 0, 0];
 
 fn settings(port: u16, version: Version) -> Settings {
     Settings {
-        reach: Reach {
+        reach: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
             version,
             login: None,
@@ -68,10 +68,10 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    async fn new(version: Version, change: impl FnOnce(&mut Link)) -> Self {
+    async fn new(version: Version, change: impl FnOnce(&mut MqttClient)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut link = Link::new(settings(port, version), |_, _| {}).unwrap();
+        let mut link = MqttClient::new(settings(port, version), |_, _| {}).unwrap();
         change(&mut link);
         let handle = link.handle();
         Self { listener, link: tokio::spawn(link.run()), handle }
@@ -222,7 +222,7 @@ async fn a_link_that_is_dead_is_noticed_while_it_takes_no_data() {
         broker.handle.publish(message("t/large", &large));
     }
     let mut status = broker.handle.status();
-    let lost = status.wait_for(|status| status.state == LinkState::Waiting);
+    let lost = status.wait_for(|status| status.state == ClientState::Waiting);
     timeout(PATIENCE, lost).await.expect("it is not noticed").unwrap();
 }
 
@@ -326,7 +326,7 @@ fn a_silent_broker_is_spared_although_each_attempt_takes_long() {
         settings.reach.connect_timeout = GOOD_CONNECTION + Duration::from_millis(50);
         settings.retry_min = Duration::from_millis(500);
         settings.retry_max = Duration::from_secs(60);
-        let link = Link::new(settings, |_, _| {}).unwrap();
+        let link = MqttClient::new(settings, |_, _| {}).unwrap();
         let task = tokio::spawn(link.run());
         let mut at = Vec::new();
         for _ in 0..3 {

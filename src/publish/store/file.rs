@@ -1,4 +1,4 @@
-//! The store's file: an SQLite database with a table a lane, opened, checked, written and read.
+//! The store's file: an SQLite database with a table a queue, opened, checked, written and read.
 //!
 //! WAL with `synchronous = FULL`: a transaction that has returned is on the disk, whatever happens to the power; with
 //! NORMAL only a crash of the process would leave it whole. The lock is exclusive: two daemons on one file would each
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use crate::publish::outbox::{Inventory, LaneId, PAGE_BYTES, PageRequest, Row, Work};
+use crate::publish::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
 
 /// `EWOB`, so that `file` and we know our own.
 const APPLICATION_ID: i32 = 0x4557_4f42;
@@ -58,7 +58,7 @@ pub struct File {
     db: Connection,
     /// Device and inode: what is at the path may be another one by now.
     place: (u64, u64),
-    /// Told at the file's creation: which one it is.
+    /// DaemonEvent at the file's creation: which one it is.
     pub token: i64,
 }
 
@@ -115,11 +115,11 @@ impl File {
 
     fn set_up(db: &mut Connection) -> Result<(), FileError> {
         let all = db.transaction()?;
-        for lane in LaneId::STORED {
+        for queue in QueueId::STORED {
             all.execute_batch(&format!(
                 "CREATE TABLE {} (id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, topic TEXT NOT NULL, \
                  payload BLOB NOT NULL)",
-                table(lane)
+                table(queue)
             ))?;
         }
         all.execute_batch(&format!(
@@ -140,14 +140,14 @@ impl File {
 
     /// Tells everything that the file holds, and finds most of what can be wrong with it by that.
     pub fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
-        for lane in LaneId::STORED {
+        for queue in QueueId::STORED {
             let query =
-                format!("SELECT id, time_ms, octet_length(topic) + length(payload) FROM {} ORDER BY id", table(lane));
+                format!("SELECT id, time_ms, octet_length(topic) + length(payload) FROM {} ORDER BY id", table(queue));
             let mut statement = self.db.prepare(&query)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let [id, time_ms, size] = [row.get(0)?, row.get(1)?, row.get(2)?].map(i64::unsigned_abs);
-                inventory.add(lane, id, time_ms, usize::try_from(size).unwrap_or(usize::MAX));
+                inventory.add(queue, id, time_ms, usize::try_from(size).unwrap_or(usize::MAX));
             }
         }
         Ok(())
@@ -156,14 +156,14 @@ impl File {
     /// Does all of it or nothing; on the disk when it returns.
     pub fn commit(&mut self, work: &Work) -> Result<(), FileError> {
         let all = self.db.transaction()?;
-        for (lane, range) in work.reset.iter().flatten() {
+        for (queue, range) in work.reset.iter().flatten() {
             let (first, last) = range.unwrap_or((1, 0));
-            let delete = format!("DELETE FROM {} WHERE id NOT BETWEEN ?1 AND ?2", table(*lane));
+            let delete = format!("DELETE FROM {} WHERE id NOT BETWEEN ?1 AND ?2", table(*queue));
             all.execute(&delete, params![number(first), number(last)])?;
         }
         for row in &work.inserts {
             // What failed before may be there in part.
-            let insert = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2, ?3, ?4)", table(row.lane));
+            let insert = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2, ?3, ?4)", table(row.queue));
             all.prepare_cached(&insert)?.execute(params![
                 number(row.id),
                 number(row.time_ms),
@@ -171,12 +171,12 @@ impl File {
                 &row.payload[..]
             ])?;
         }
-        for (lane, id) in &work.deletes {
-            all.prepare_cached(&format!("DELETE FROM {} WHERE id = ?1", table(*lane)))?
+        for (queue, id) in &work.deletes {
+            all.prepare_cached(&format!("DELETE FROM {} WHERE id = ?1", table(*queue)))?
                 .execute(params![number(*id)])?;
         }
-        for (lane, first, last) in &work.cuts {
-            let delete = format!("DELETE FROM {} WHERE id BETWEEN ?1 AND ?2", table(*lane));
+        for (queue, first, last) in &work.cuts {
+            let delete = format!("DELETE FROM {} WHERE id BETWEEN ?1 AND ?2", table(*queue));
             all.prepare_cached(&delete)?.execute(params![number(*first), number(*last)])?;
         }
         Ok(all.commit()?)
@@ -184,13 +184,13 @@ impl File {
 
     /// Reads what is asked for, in order.
     pub fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
-        let PageRequest { lane, first, last } = request;
+        let PageRequest { queue, first, last } = request;
         let query =
-            format!("SELECT id, time_ms, topic, payload FROM {} WHERE id BETWEEN ?1 AND ?2 ORDER BY id", table(lane));
+            format!("SELECT id, time_ms, topic, payload FROM {} WHERE id BETWEEN ?1 AND ?2 ORDER BY id", table(queue));
         let mut statement = self.db.prepare_cached(&query)?;
         let rows = statement.query_map(params![number(first), number(last)], |row| {
             Ok(Row {
-                lane,
+                queue,
                 id: row.get::<_, i64>(0)?.unsigned_abs(),
                 time_ms: row.get::<_, i64>(1)?.unsigned_abs(),
                 topic: row.get::<_, String>(2)?.into(),
@@ -215,11 +215,11 @@ fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn table(lane: LaneId) -> &'static str {
-    match lane {
-        LaneId::Event => "event",
-        LaneId::Prediction | LaneId::Fleeting => "prediction",
-        LaneId::Metrics => "metrics",
+fn table(queue: QueueId) -> &'static str {
+    match queue {
+        QueueId::Event => "event",
+        QueueId::Prediction | QueueId::Fleeting => "prediction",
+        QueueId::Metrics => "metrics",
     }
 }
 

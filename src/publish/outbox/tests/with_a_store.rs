@@ -76,7 +76,7 @@ struct Model {
     /// Of this run of the outbox.
     retired: BTreeSet<u32>,
     refused: u64,
-    first: [Vec<u32>; LaneId::ALL.len()],
+    first: [Vec<u32>; QueueId::ALL.len()],
     in_order: bool,
 }
 
@@ -103,7 +103,7 @@ impl Model {
     fn adopt(&mut self) {
         let mut inventory = self.outbox.inventory(self.now_ms);
         for row in self.disk.values() {
-            inventory.add(row.lane, row.id, row.time_ms, row.topic.len() + row.payload.len());
+            inventory.add(row.queue, row.id, row.time_ms, row.topic.len() + row.payload.len());
         }
         let before = self.outbox.stats().recovered;
         self.outbox.adopt(inventory);
@@ -112,18 +112,18 @@ impl Model {
     }
 
     fn apply(&mut self, work: &Work) {
-        for (lane, range) in work.reset.iter().flatten() {
+        for (queue, range) in work.reset.iter().flatten() {
             let stays = |id: u64| range.is_some_and(|(first, last)| (first..=last).contains(&id));
-            self.disk.retain(|(of, id), _| *of != *lane as usize || stays(*id));
+            self.disk.retain(|(of, id), _| *of != *queue as usize || stays(*id));
         }
         for row in &work.inserts {
-            self.disk.insert((row.lane as usize, row.id), row.clone());
+            self.disk.insert((row.queue as usize, row.id), row.clone());
         }
-        for (lane, id) in &work.deletes {
-            self.disk.remove(&(*lane as usize, *id));
+        for (queue, id) in &work.deletes {
+            self.disk.remove(&(*queue as usize, *id));
         }
-        for (lane, first, last) in &work.cuts {
-            self.disk.retain(|(of, id), _| *of != *lane as usize || !(first..=last).contains(&id));
+        for (queue, first, last) in &work.cuts {
+            self.disk.retain(|(of, id), _| *of != *queue as usize || !(first..=last).contains(&id));
         }
     }
 
@@ -150,8 +150,9 @@ impl Model {
     fn page(&mut self) -> bool {
         let Some(request) = self.outbox.wanted_page() else { return false };
         assert!(!self.down);
-        let lane = request.lane as usize;
-        let rows = self.disk.range((lane, request.first)..=(lane, request.last)).map(|(_, row)| row.clone()).collect();
+        let queue = request.queue as usize;
+        let rows =
+            self.disk.range((queue, request.first)..=(queue, request.last)).map(|(_, row)| row.clone()).collect();
         self.outbox.page(request, rows);
         true
     }
@@ -159,9 +160,9 @@ impl Model {
     fn hand(&mut self) -> bool {
         self.outbox.expire(self.now_ms);
         let Some((id, m)) = self.outbox.next_to_send(0) else { return false };
-        let (n, lane) = (number(m), LaneId::of(m) as usize);
+        let (n, queue) = (number(m), QueueId::of(m) as usize);
         assert!(id == 0 || self.out.iter().all(|(other, _)| *other != id), "an id twice");
-        let first = &mut self.first[lane];
+        let first = &mut self.first[queue];
         if self.in_order && !first.contains(&n) {
             assert!(first.last().is_none_or(|last| n > *last), "{n} out of order after {first:?}");
         }
@@ -384,12 +385,12 @@ fn a_crash_loses_what_was_in_memory_alone_and_no_more() {
     assert_eq!((s.produced, s.queued), (0, s.recovered));
     let expected = s.recovered as usize;
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
-    while model.first[LaneId::Prediction as usize].len() < expected + 1 {
+    while model.first[QueueId::Prediction as usize].len() < expected + 1 {
         model.page();
         assert!(model.hand());
         model.ack(0, false);
     }
-    let order = &model.first[LaneId::Prediction as usize];
+    let order = &model.first[QueueId::Prediction as usize];
     assert!(order.is_sorted() && order[0] == 0 && order[expected] == 100, "the old ones first: {order:?}");
 }
 
@@ -402,7 +403,7 @@ fn while_the_store_is_out_of_reach_new_messages_pass_those_in_it() {
     while model.hand() {
         model.ack(0, false);
     }
-    assert_eq!(model.first[LaneId::Prediction as usize].last(), Some(&100));
+    assert_eq!(model.first[QueueId::Prediction as usize].last(), Some(&100));
     let left = model.outbox.stats();
     assert!(left.queued > 90 && left.drops.total() == 0, "{left:?}");
     model.step(Step::Reopen);
@@ -414,7 +415,7 @@ fn a_clock_that_was_not_set_makes_no_message_too_old() {
     let mut outbox = Outbox::new(Limits { max_bytes: 100_000, ..bounds(Policy::DropOldest) });
     let mut inventory = outbox.inventory(NOW_MS);
     for (id, time_ms) in [5_000, NOW_MS + 1_000_000, NOW_MS - AGE_MS - 1, NOW_MS - 5].into_iter().enumerate() {
-        inventory.add(LaneId::ALL[1], id as u64, time_ms, 20);
+        inventory.add(QueueId::ALL[1], id as u64, time_ms, 20);
     }
     outbox.adopt(inventory);
     let request = outbox.wanted_page().unwrap();
@@ -440,7 +441,7 @@ fn what_a_file_may_have_comes_with_the_reset_that_deletes_it_and_the_rest_in_sma
         outbox.stored();
     }
     outbox.stored();
-    let parked = outbox.lanes[LaneId::Prediction as usize].parked.front().unwrap().first;
+    let parked = outbox.queues[QueueId::Prediction as usize].parked.front().unwrap().first;
     assert!(parked > 400 && outbox.stats().stored == 2_000, "{parked}");
     outbox.store_failed();
     push(&mut outbox, 2_000..5_000);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::publish::outbox::{Bytes, Inventory, LaneId, PageRequest, Row, Work};
+use crate::publish::outbox::{Bytes, Inventory, PageRequest, QueueId, Row, Work};
 
 const MAX_BYTES: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -43,7 +43,7 @@ impl Image {
         let file = File::open(&path, MAX_BYTES).unwrap_or_else(|e| panic!("it does not open: {e}"));
         let mut inventory: Inventory = link(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
         file.take_stock(&mut inventory).unwrap();
-        let rows = file.read(PageRequest { lane: LaneId::Prediction, first: 0, last: 1 << 40 }).unwrap();
+        let rows = file.read(PageRequest { queue: QueueId::Prediction, first: 0, last: 1 << 40 }).unwrap();
         assert!(rows.iter().all(|row| row.payload == payload(row.id)), "a message is damaged");
         drop(file);
         fs::remove_file(&path).unwrap();
@@ -91,7 +91,7 @@ fn whenever_the_power_goes_all_that_was_committed_is_there() {
         let mut expected: BTreeSet<u64> = ids.clone();
         for _ in 0..dice.roll(12) + 1 {
             work.inserts.push(Row {
-                lane: LaneId::Prediction,
+                queue: QueueId::Prediction,
                 id: next,
                 time_ms: NOW_MS,
                 topic: "t".into(),
@@ -102,7 +102,7 @@ fn whenever_the_power_goes_all_that_was_committed_is_there() {
         }
         while expected.len() > 300 || dice.roll(3) == 0 {
             let Some(id) = expected.pop_first() else { break };
-            work.deletes.push((LaneId::Prediction, id));
+            work.deletes.push((QueueId::Prediction, id));
         }
         work.inserts.retain(|row| expected.contains(&row.id));
         file.commit(&work).unwrap();

@@ -1,0 +1,150 @@
+//! What the meters show, for the `power/METER` topics: apart from any inference, and by default once a second.
+//!
+//! The meter thread notes each reading here; the async thread takes what is new and publishes it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::meter::{MeterError, MeterInfo, Reading};
+use crate::publish::payload::Power;
+use crate::publish::publisher::NodePublisher;
+use crate::units::{Joules, MonoTime, Watts};
+
+/// The latest reading of every meter, shared by the two threads.
+#[derive(Debug, Clone)]
+pub struct Latest(Arc<Mutex<Vec<Shown>>>);
+
+/// One meter.
+#[derive(Debug, Clone, Default)]
+struct Shown {
+    now: Option<Result<Reading, String>>,
+    /// Where the interval began that the next message is about; none until a reading, and after an error.
+    from: Option<(MonoTime, Joules)>,
+    /// There was a reading or an error since the last message.
+    is_new: bool,
+}
+
+/// What is to be said of one meter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    pub meter: usize,
+    /// The reading and the mean power since the last message, or why there is none.
+    pub reading: Result<(Reading, Option<Watts>), String>,
+}
+
+impl Latest {
+    pub fn new(meter_count: usize) -> Self {
+        Self(Arc::new(Mutex::new(vec![Shown::default(); meter_count])))
+    }
+
+    /// Notes what a meter gave.
+    pub fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(shown) = all.get_mut(meter) else { return };
+        match result {
+            Ok(reading) => {
+                shown.is_new |= !matches!(&shown.now, Some(Ok(before)) if before.time == reading.time);
+                shown.from.get_or_insert((reading.time, reading.joules));
+                shown.now = Some(Ok(*reading));
+            }
+            Err(error) => {
+                shown.is_new = true;
+                shown.from = None;
+                shown.now = Some(Err(error.to_string()));
+            }
+        }
+    }
+
+    /// What is new since the last call, by meter.
+    pub fn take(&self) -> Vec<Said> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = |(meter, shown): (usize, &mut Shown)| {
+            if !std::mem::take(&mut shown.is_new) {
+                return None;
+            }
+            let reading = shown.now.clone()?.map(|reading| {
+                let from = shown.from.replace((reading.time, reading.joules));
+                let mean = from.and_then(|(then, joules)| (reading.joules - joules).per(reading.time.since(then)));
+                (reading, mean.or(reading.power))
+            });
+            Some(Said { meter, reading })
+        };
+        all.iter_mut().enumerate().filter_map(said).collect()
+    }
+}
+
+/// Publishes what is new of each meter. Retained, so that an outage costs one message a meter.
+pub fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], said: Vec<Said>) {
+    for Said { meter, reading } in said {
+        let Some(info) = infos.get(meter) else { continue };
+        let (time, scope) = reading.as_ref().map_or((MonoTime::now(), info.scope), |(r, _)| (r.time, r.scope));
+        let known = reading.as_ref().ok();
+        let payload = Power {
+            envelope: node_publisher.envelope(time),
+            kind: info.kind,
+            scope,
+            estimated: info.estimated,
+            power_w: known.and_then(|(_, mean)| *mean).map(|mean| mean.0),
+            voltage_v: known.and_then(|(reading, _)| reading.volts),
+            current_a: known.and_then(|(reading, _)| reading.amperes),
+            energy_j: known.map(|(reading, _)| reading.joules.0),
+            reason: reading.as_ref().err().map(String::as_str),
+        };
+        node_publisher.retain(&node_publisher.topics.power(&info.name), &payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::{Accuracy, Resolution, Scope};
+
+    fn reading(ms: u64, joules: f64) -> Result<Reading, MeterError> {
+        let time = MonoTime(ms * 1_000_000);
+        let power = Some(Watts(7.0));
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        Ok(Reading {
+            time,
+            joules: Joules(joules),
+            power,
+            volts: Some(5.0),
+            amperes: None,
+            scope: Scope::Board,
+            accuracy,
+        })
+    }
+
+    fn mean(latest: &Latest) -> Option<Watts> {
+        latest.take().pop().unwrap().reading.unwrap().1
+    }
+
+    #[test]
+    fn the_power_is_the_mean_since_the_last_message() {
+        let latest = Latest::new(2);
+        assert_eq!(latest.take(), []);
+        latest.note(1, &reading(1000, 0.0));
+        let said = latest.take();
+        assert_eq!((said[0].meter, said[0].reading.as_ref().unwrap().1), (1, Some(Watts(7.0))));
+        latest.note(1, &reading(1500, 4.0));
+        latest.note(1, &reading(2000, 5.0));
+        assert_eq!(mean(&latest), Some(Watts(5.0)));
+        latest.note(1, &reading(3000, 8.0));
+        assert_eq!(mean(&latest), Some(Watts(3.0)));
+        latest.note(1, &reading(3000, 8.0));
+        assert_eq!(latest.take(), [], "nothing new");
+    }
+
+    #[test]
+    fn an_error_is_said_and_no_mean_reaches_across_it() {
+        let latest = Latest::new(1);
+        latest.note(0, &reading(0, 0.0));
+        latest.take();
+        latest.note(0, &reading(500, 100.0));
+        latest.note(0, &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
+        latest.note(0, &reading(1000, 100.0));
+        latest.note(0, &reading(2000, 102.0));
+        assert_eq!(mean(&latest), Some(Watts(2.0)));
+        latest.note(0, &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
+        assert!(latest.take()[0].reading.as_ref().unwrap_err().contains("a gap"));
+        assert_eq!(latest.take(), []);
+    }
+}

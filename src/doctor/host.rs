@@ -1,0 +1,195 @@
+//! The machine around the daemon: its clock, where it keeps things, its service.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
+
+use super::devices::text;
+use super::{Finding, Part, Roots, State, node};
+use crate::config::Config;
+use crate::load::state_dir;
+use crate::sys::clock;
+
+const MIB: u64 = 1 << 20;
+const UNIT: &str = "edgewatt.service";
+
+pub fn clock() -> Finding {
+    const WHAT: &str = "wall clock";
+    match clock::is_synchronised() {
+        Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
+        Ok(false) => Finding::new(Part::Clock, State::Broken, WHAT, "not synchronised: times in messages may be wrong")
+            .mend("run: timedatectl set-ntp true; where that is refused: apt-get install systemd-timesyncd, or chrony"),
+        Err(error) => Finding::new(Part::Clock, State::Absent, WHAT, format!("the kernel does not tell: {error}")),
+    }
+}
+
+/// The state folder, and the room for the store there.
+pub fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+    let folder = state_dir::folder(config.and_then(|config| config.state_dir.as_deref()));
+    let store = config.and_then(|config| config.mqtt.store.as_ref());
+    let file = store.map(|store| store.path.clone().unwrap_or_else(|| folder.join(state_dir::STORE_FILE)));
+    let mut findings = vec![writable(&folder, config.is_some())];
+    findings.extend(store.zip(file).map(|(store, file)| room(roots, &file, store.max_bytes)));
+    findings
+}
+
+/// A folder that is not there yet is fine where it can be made.
+fn writable(folder: &Path, asked_for: bool) -> Finding {
+    let (what, user) = (folder.display().to_string(), node::user());
+    let of = |state, says: String| Finding::new(Part::State, state, what.clone(), says);
+    let there = existing(folder);
+    match (eaccess(&there, AccessFlags::W_OK | AccessFlags::X_OK), there == folder) {
+        (Ok(()), true) => of(State::Ok, format!("{user} may write there")),
+        (Ok(()), false) => of(State::Ok, format!("not there yet, and {user} may make it")),
+        (Err(_), false) if !asked_for => of(State::Absent, "not there yet; the service makes it".into()),
+        (Err(errno), is_there) => {
+            let reason = if errno == Errno::EACCES { format!("{user} may not write there") } else { errno.to_string() };
+            let reason = if is_there { reason } else { format!("not there, and at {}: {reason}", there.display()) };
+            of(State::Broken, reason).mend(format!(
+                "run: install -d -o {user} {what}; or name another in node.state_dir; the service has its own by \
+                 StateDirectory=, ask as its user: sudo -u edgewatt edgewatt doctor"
+            ))
+        }
+    }
+}
+
+/// The next folder above that exists, or the path itself.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new(".")).to_owned()
+}
+
+fn room(roots: &Roots, file: &Path, max_bytes: u64) -> Finding {
+    let what = "room for mqtt.store";
+    let folder = existing(file.parent().unwrap_or(file));
+    #[allow(clippy::useless_conversion, reason = "they are 32 bits wide on some")]
+    let free = match statvfs(&folder) {
+        Ok(stat) => u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())),
+        Err(errno) => {
+            return Finding::new(Part::State, State::Broken, what, format!("{}: {errno}", folder.display()));
+        }
+    };
+    // What the file has already, it need not find.
+    let taken = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let needed = max_bytes.saturating_sub(taken);
+    let (free_mib, max_mib) = (free / MIB, max_bytes / MIB);
+    let says = format!("{free_mib} MiB free at {}, mqtt.store.mib is {max_mib}", folder.display());
+    let finding = match free >= needed {
+        true => Finding::new(Part::State, State::Ok, what, says),
+        false => Finding::new(Part::State, State::Broken, what, says)
+            .mend(format!("make room, or set mqtt.store.mib below {free_mib}, or mqtt.store.path to another disk")),
+    };
+    finding.detail(disk(roots, &folder).into_iter().collect())
+}
+
+/// What is worth knowing of the disk that a folder is on.
+fn disk(roots: &Roots, folder: &Path) -> Option<String> {
+    let device = std::fs::metadata(folder).ok()?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let link = std::fs::canonicalize(roots.sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
+    let disk = link.ancestors().find(|path| path.file_name().is_some_and(|name| is_card(&name.to_string_lossy())))?;
+    let name = disk.file_name()?.to_string_lossy().into_owned();
+    let kind = text(&disk.join("device/type")).unwrap_or_else(|| "SD or eMMC".into());
+    Some(format!("{name}, a card ({kind}): each write wears it; docs/delivery.md says how much is written"))
+}
+
+/// `mmcblk0`, not its partitions.
+fn is_card(name: &str) -> bool {
+    name.strip_prefix("mmcblk").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// What systemd says of the unit, where there is systemd.
+pub fn service() -> Finding {
+    let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
+    let asked = Command::new("systemctl")
+        .args(["show", UNIT, "--property=LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts"])
+        .output();
+    let output = match asked {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return of(State::Absent, format!("systemd does not tell: {}", said.lines().next().unwrap_or_default()));
+        }
+        Err(_) => return of(State::Absent, "no systemd here: edgewatt run works without".into()),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let property =
+        |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
+    let finding = judge(
+        property("LoadState"),
+        property("UnitFileState"),
+        property("ActiveState"),
+        property("SubState"),
+        property("Result"),
+        property("NRestarts"),
+    );
+    let hint = "root may do all things; what the service may: sudo -u edgewatt edgewatt doctor";
+    finding.detail(geteuid().is_root().then(|| hint.to_owned()).into_iter().collect())
+}
+
+fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts: &str) -> Finding {
+    const LOG: &str = "its last words: journalctl -u edgewatt -n 50";
+    let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
+    match (load, active) {
+        ("not-found", _) => of(State::Absent, "not installed".into()).mend("run: apt-get install ./edgewatt_*.deb"),
+        ("loaded", "active") if file == "enabled" => {
+            of(State::Ok, format!("enabled, {active} ({sub}), {restarts} restarts"))
+        }
+        ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts} restarts"))
+            .mend("it does not start with the machine; run: systemctl enable edgewatt"),
+        ("loaded", "inactive") if file != "enabled" => {
+            of(State::Absent, format!("installed, {file}, not started")).mend("run: systemctl enable --now edgewatt")
+        }
+        ("loaded", "inactive") => {
+            of(State::Broken, "enabled and not started".into()).mend(format!("run: systemctl start edgewatt; {LOG}"))
+        }
+        ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts} restarts"))
+            .mend(format!("{LOG}; after the mend: systemctl restart edgewatt")),
+        ("loaded", _) if sub == "auto-restart" => {
+            of(State::Broken, format!("{file}, it ends and is started again: {result}, {restarts} restarts")).mend(LOG)
+        }
+        ("loaded", _) => of(State::Ok, format!("{file}, {active} ({sub})")),
+        (load, _) => of(State::Broken, format!("systemd cannot load it: {load}"))
+            .mend("run: systemctl status edgewatt; systemctl unmask edgewatt where it is masked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_of_the_unit_is_told_from_the_others() {
+        let of = |load, file, active, sub, result| {
+            let finding = judge(load, file, active, sub, result, "3");
+            (finding.state, finding.mend.is_some())
+        };
+        assert_eq!(of("loaded", "enabled", "active", "running", "success"), (State::Ok, false));
+        assert_eq!(of("loaded", "disabled", "active", "running", "success"), (State::Ok, true));
+        assert_eq!(of("loaded", "disabled", "inactive", "dead", "success"), (State::Absent, true));
+        assert_eq!(of("loaded", "enabled", "inactive", "dead", "success"), (State::Broken, true));
+        assert_eq!(of("loaded", "enabled", "failed", "failed", "exit-code"), (State::Broken, true));
+        assert_eq!(of("loaded", "enabled", "activating", "auto-restart", "watchdog"), (State::Broken, true));
+        assert_eq!(of("loaded", "enabled", "activating", "start", "success"), (State::Ok, false));
+        assert_eq!(of("masked", "masked", "inactive", "dead", "success"), (State::Broken, true));
+        assert_eq!(of("not-found", "", "inactive", "dead", "success"), (State::Absent, true));
+    }
+
+    #[test]
+    fn a_store_that_is_larger_than_the_disk_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { sysfs: dir.path().join("sys"), dev: dir.path().join("dev") };
+        assert_eq!(room(&roots, &dir.path().join("not/yet/outbox.db"), MIB).state, State::Ok);
+        let too_much = room(&roots, &dir.path().join("outbox.db"), 1 << 60);
+        assert_eq!(too_much.state, State::Broken);
+        assert!(too_much.mend.is_some_and(|mend| mend.contains("mqtt.store.mib below ")));
+    }
+
+    #[test]
+    fn a_card_is_told_from_its_partitions_and_other_disks() {
+        assert!(is_card("mmcblk0") && !is_card("mmcblk0p2") && !is_card("sda") && !is_card("mmcblk"));
+    }
+}

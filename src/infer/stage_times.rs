@@ -1,0 +1,212 @@
+//! Counters and latency histograms of a pipeline, and how they cross threads without slowing the infer thread.
+//!
+//! Counters are atomics with one writer. Histograms belong to the thread that records; whoever publishes asks for
+//! them and gets them in exchange for empty ones, between two windows. A histogram costs about 30 KiB.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::source::Gap;
+use crate::units::duration_ns;
+
+/// Counts of one pipeline, since the start.
+#[derive(Debug, Default)]
+pub struct PipelineStats {
+    /// Windows that were full.
+    pub windows: AtomicU64,
+    /// Decisions that were handed on to publish.
+    pub predictions: AtomicU64,
+    /// Decisions for which publish had no room left.
+    pub dropped: AtomicU64,
+    /// Windows whose inference failed.
+    pub lost: AtomicU64,
+    /// Samples left in the ring because a stop had no time for them.
+    pub undecided: AtomicU64,
+    gaps: [AtomicU64; Gap::ALL.len()],
+}
+
+impl PipelineStats {
+    pub fn count_gap(&self, gap: Gap) {
+        self.gaps[gap as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn gaps(&self, gap: Gap) -> u64 {
+        self.gaps[gap as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// A histogram of durations from 1 ns to a day, to 1 %; longer ones count as a day.
+#[derive(Debug, Clone)]
+pub struct Latency(Histogram<u32>);
+
+impl Latency {
+    const HIGHEST_NS: u64 = 86_400_000_000_000;
+
+    pub fn record(&mut self, duration: Duration) {
+        self.0.saturating_record(duration_ns(duration).max(1));
+    }
+
+    /// Percentiles in microseconds; `None` when nothing was recorded.
+    pub fn summary(&self) -> Option<LatencySummary> {
+        let at = |quantile| self.0.value_at_quantile(quantile) as f64 / 1e3;
+        (!self.0.is_empty()).then(|| LatencySummary {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: self.0.max() as f64 / 1e3,
+        })
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        // Both have the same bounds, which is all that could make it fail.
+        let _ = self.0.add(&other.0);
+    }
+
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+}
+
+impl Default for Latency {
+    #[expect(clippy::expect_used, reason = "the bounds are constants; the tests make one")]
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, Self::HIGHEST_NS, 2).expect("1 <= 2 * 1 <= highest, and 2 <= 5 digits"))
+    }
+}
+
+/// Microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LatencySummary {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// What the infer thread measures of each window.
+#[derive(Debug, Clone, Default)]
+pub struct StageTimes {
+    /// From the arrival of the last sample until the infer thread took it.
+    pub source: Latency,
+    /// Window, features and the filling of the input.
+    pub features: Latency,
+    pub invoke: Latency,
+}
+
+impl StageTimes {
+    pub fn clear(&mut self) {
+        self.source.clear();
+        self.features.clear();
+        self.invoke.clear();
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.source.add(&other.source);
+        self.features.add(&other.features);
+        self.invoke.add(&other.invoke);
+    }
+}
+
+/// Hands a pipeline's stage times to the thread that publishes.
+#[derive(Debug, Default)]
+pub struct StageTimesMailbox {
+    wanted: AtomicBool,
+    slot: Mutex<StageTimes>,
+    done: Notify,
+}
+
+impl StageTimesMailbox {
+    /// On the infer thread between windows: one load when nobody asked.
+    pub fn serve(&self, times: &mut StageTimes) {
+        if self.wanted.load(Ordering::Acquire) {
+            self.trade(times);
+        }
+    }
+
+    fn trade(&self, times: &mut StageTimes) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.add(times);
+        times.clear();
+        self.wanted.store(false, Ordering::Release);
+        self.done.notify_one();
+    }
+
+    /// Nobody waits for the infer thread: it has come round since it was last asked.
+    pub fn is_served(&self) -> bool {
+        !self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Asks the infer thread to come round; what it hands over then is for the next [`StageTimesMailbox::take`].
+    pub fn ask(&self, wake: impl FnOnce()) {
+        self.wanted.store(true, Ordering::Release);
+        wake();
+    }
+
+    /// Asks for the times since the last call; `wake` gets the infer thread to look. Whatever is not handed over
+    /// within `patience`, as when an inference takes longer, comes with the next call.
+    pub async fn take(&self, wake: impl FnOnce(), patience: Duration) -> StageTimes {
+        self.ask(wake);
+        let handed_over = async {
+            // A notification may be left over from a hand-over that an earlier call had given up waiting for.
+            while self.wanted.load(Ordering::Acquire) {
+                self.done.notified().await;
+            }
+        };
+        // A time-out is no error here.
+        let _ = tokio::time::timeout(patience, handed_over).await;
+        std::mem::take(&mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The last times of an infer thread that ends.
+    pub fn finish(&self, times: &mut StageTimes) {
+        self.trade(times);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn percentiles_are_within_one_percent() {
+        let mut latency = Latency::default();
+        assert_eq!(latency.summary(), None);
+        for us in 1..=1000u64 {
+            latency.record(Duration::from_micros(us));
+        }
+        latency.record(Duration::from_secs(1_000_000));
+        let s = latency.summary().unwrap();
+        for (found, expected) in [(s.p50, 501.0), (s.p90, 901.0), (s.p99, 991.0), (s.max, 86_400e6)] {
+            assert!((found / expected - 1.0).abs() < 0.01, "{found} for {expected}");
+        }
+    }
+
+    #[tokio::test]
+    async fn times_are_handed_over_once() {
+        let exchange = Arc::new(StageTimesMailbox::default());
+        let (wake, woken) = std::sync::mpsc::channel();
+        let infer = {
+            let exchange = exchange.clone();
+            std::thread::spawn(move || {
+                let mut times = StageTimes::default();
+                times.invoke.record(Duration::from_millis(3));
+                while woken.recv().is_ok() {
+                    exchange.serve(&mut times);
+                }
+            })
+        };
+        let patience = Duration::from_secs(20);
+        let first = exchange.take(|| wake.send(()).unwrap(), patience).await;
+        assert!(first.invoke.summary().is_some());
+        let second = exchange.take(|| wake.send(()).unwrap(), patience).await;
+        assert_eq!(second.invoke.summary(), None);
+        drop(wake);
+        infer.join().unwrap();
+    }
+}

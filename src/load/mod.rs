@@ -1,0 +1,341 @@
+//! Everything that can be known before running: files, the runtime, models, delegates, shapes, labels.
+
+pub mod engines;
+pub mod inspect;
+pub mod meters;
+pub mod mqtt;
+pub mod state_dir;
+pub mod windows;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest, Sha256};
+
+use self::engines::{BuiltEngine, EngineBuilder, ModelFile, Tools, reasons};
+use crate::config::{Config, Decision as DecisionConfig, Document, Feature, Key, Pipeline, Problem};
+use crate::decision::Decider;
+use crate::engine::process::Launcher;
+use crate::engine::{self, EngineError, Runtime, TensorInfo};
+use crate::features::{Affine, Chain, Detrend, Transform};
+use crate::infer::window::Windower;
+use crate::infer::{Recent, Stages};
+use crate::model::{self, ModelSummary};
+use crate::publish::publisher::Vocabulary;
+use crate::source;
+use crate::sys;
+use crate::sys::cpu::Children;
+
+/// A configuration with everything loaded that it names.
+pub struct Prepared {
+    pub tools: Tools,
+    pub pipelines: Vec<PreparedPipeline>,
+}
+
+pub struct PreparedPipeline {
+    pub stages: Stages,
+    /// The classes, where the decision is one.
+    pub labels: Vec<String>,
+    pub builder: Arc<EngineBuilder>,
+    /// `None`: the engine that runs already can go on.
+    pub built: Option<BuiltEngine>,
+    pub tensors: Arc<Tensors>,
+}
+
+/// What goes into a model and what comes out of it.
+#[derive(Debug)]
+pub struct Tensors {
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+
+/// An engine that runs already.
+pub struct RunningEngine {
+    pub config: Pipeline,
+    /// Its stream has.
+    pub ended: bool,
+    pub labels: Vec<String>,
+    pub builder: Arc<EngineBuilder>,
+    pub tensors: Arc<Tensors>,
+    /// Frees it, and returns when it is gone.
+    pub release: Box<dyn Fn() + Send>,
+}
+
+/// Why a configuration cannot be used: every problem at its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Unusable {
+    text: String,
+    /// Nothing is wrong with the configuration itself; it may be usable another time.
+    pub may_pass: bool,
+}
+
+impl Unusable {
+    pub fn new(document: &Document, problems: &[Problem]) -> Self {
+        let text = problems.iter().map(|p| document.show(&p.key, &p.message)).collect::<Vec<_>>().join("\n");
+        Self { text, may_pass: problems.iter().all(|problem| problem.may_pass) }
+    }
+
+    fn of_file(error: impl std::fmt::Display) -> Self {
+        Self { text: error.to_string(), may_pass: false }
+    }
+}
+
+impl PreparedPipeline {
+    /// What its verdicts are called.
+    pub fn vocabulary(&self, config: &Pipeline) -> Vocabulary {
+        match &config.decision {
+            DecisionConfig::Classify(_) => Vocabulary::Labels(self.labels.clone()),
+            DecisionConfig::Regress(regress) => Vocabulary::Values(regress.names.clone()),
+            DecisionConfig::Raw => {
+                let batch = config.batch.max;
+                Vocabulary::Outputs(self.tensors.outputs.iter().map(|output| output.len() / batch).collect())
+            }
+        }
+    }
+}
+
+/// Reads a configuration and loads what it names; the error shows every problem at its place.
+///
+/// `program` is this very binary, which delegates and models are tried in.
+pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), Unusable> {
+    load_with(path, |config, document| {
+        let library = config.runtime_library.as_deref();
+        let tools = tools(library, program).map_err(|problem| Unusable::new(document, &[problem]))?;
+        Ok((tools, Vec::new()))
+    })
+}
+
+/// As [`load`], with the tools and the engines of a daemon that runs.
+pub fn load_with(
+    path: &Path,
+    running: impl FnOnce(&Config, &Document) -> Result<(Tools, Vec<RunningEngine>), Unusable>,
+) -> Result<(Config, Prepared), Unusable> {
+    let document = Document::read(path).map_err(Unusable::of_file)?;
+    let config = document.parse(sys::hostname().as_deref()).map_err(Unusable::of_file)?;
+    let (tools, kept) = running(&config, &document)?;
+    let prepared = prepare(&config, &tools, &kept).map_err(|problems| Unusable::new(&document, &problems))?;
+    Ok((config, prepared))
+}
+
+/// Loads the runtime.
+pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
+    let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
+    tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
+    let launcher = Arc::new(Launcher {
+        program: program.to_owned(),
+        runtime: runtime.path.clone(),
+        children: Children::default(),
+    });
+    Ok(Tools { runtime, launcher })
+}
+
+/// Loads and checks it all; every problem is found, not only the first.
+pub fn prepare(config: &Config, tools: &Tools, kept: &[RunningEngine]) -> Result<Prepared, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut drafts = Vec::new();
+    for pipeline in &config.pipelines {
+        if let Err(error) = source::check(&pipeline.source) {
+            problems.push(Problem::new(pipeline.key().child("source"), error));
+        }
+        match Draft::new(tools, pipeline) {
+            Ok(draft) => drafts.push(draft),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // Making engines takes long and may need a device that is in use: only for what is right so far.
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut pipelines = Vec::new();
+    for draft in drafts {
+        let kept = kept.iter().find(|kept| kept.config.name == draft.pipeline.name);
+        match draft.finish(kept) {
+            Ok(prepared) => pipelines.push(prepared),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(Prepared { tools: tools.clone(), pipelines }) } else { Err(problems) }
+}
+
+/// A pipeline with its files read, without an engine.
+struct Draft<'a> {
+    pipeline: &'a Pipeline,
+    features: Chain,
+    labels: Vec<String>,
+    builder: EngineBuilder,
+    /// One of its delegates has to be compared with the reference.
+    compares: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(tools: &Tools, pipeline: &'a Pipeline) -> Result<Self, Problem> {
+        let key = pipeline.key();
+        let (channels, samples) = (pipeline.source.records.channels.len(), pipeline.window.samples);
+        let features = Chain::new(pipeline.features.iter().map(|feature| transform(feature, samples, channels)));
+        let labels = match (&pipeline.labels, &pipeline.decision) {
+            (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
+            (None, DecisionConfig::Classify(_)) => {
+                return Err(Problem::new(key.child("model"), "classify needs labels = \"FILE\", one label a line"));
+            }
+            (None, _) => Vec::new(),
+        };
+        let (builder, compares) = builder(tools, pipeline, &features)?;
+        Ok(Self { pipeline, features, labels, builder, compares })
+    }
+
+    fn finish(self, kept: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
+        let Self { pipeline, features, labels, builder, compares } = self;
+        let (key, window, batch) = (pipeline.key(), pipeline.window, pipeline.batch);
+        let channels = pipeline.source.records.channels.len();
+        let goes_on = |kept: &&RunningEngine| {
+            let same_truth = pipeline.source.records.truth.is_none() || kept.labels == labels;
+            let same_stream = pipeline.goes_on_with(&kept.config) && same_truth;
+            let ended = kept.ended && (kept.config != *pipeline || kept.labels != labels);
+            same_stream && !ended && kept.builder.is_same(&builder)
+        };
+        let (builder, built, tensors) = match kept.filter(goes_on) {
+            Some(kept) => (kept.builder.clone(), None, kept.tensors.clone()),
+            None => {
+                let built = make(&builder, pipeline, kept)?;
+                let tensors = Tensors { inputs: built.inputs.clone(), outputs: built.outputs.clone() };
+                (Arc::new(builder), Some(built), Arc::new(tensors))
+            }
+        };
+        engine::check_window(&tensors.inputs[0], batch.max, window.samples, channels)
+            .map_err(|e| Problem::new(key.child("window"), e))?;
+        let (outputs, probable) = (one_row(&tensors.outputs, batch.max), ends_in_probabilities(&builder.model.summary));
+        let decider = Decider::new(&pipeline.decision, &outputs, &labels, &probable)
+            .map_err(|e| Problem::new(key.child("decision"), e))?;
+        let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
+        // Only a stream that is not recorded elsewhere has to be kept at hand.
+        let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
+        let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
+        let stages = Stages { windower, features, decider, batch, recent };
+        Ok(PreparedPipeline { stages, labels, builder, built, tensors })
+    }
+}
+
+/// Makes the engine of a pipeline; where one runs that works, only the delegate that is asked for will do.
+fn make(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngine>) -> Result<BuiltEngine, Problem> {
+    let key = pipeline.key();
+    if let Some(kept) = kept.filter(|kept| !kept.ended && kept.builder.shares_device_with(builder)) {
+        (kept.release)();
+    }
+    // What is wrong with a delegate that comes with the runtime is wrong with the model.
+    let built_in = builder.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+    let built = builder.build_first().map_err(|error| {
+        match error {
+            EngineError::Window(_) => Problem::new(key.child("window"), error),
+            _ if built_in => Problem::new(key.child("model").child("path"), error),
+            // Its device may be plugged in, or its driver loaded, later than the daemon starts.
+            _ => Problem { may_pass: true, ..Problem::new(key.child("delegate"), error) },
+        }
+    })?;
+    match (kept, reasons(&built.refusals)) {
+        (Some(_), Some(reasons)) => Err(Problem::new(key.child("delegate"), reasons)),
+        _ => Ok(built),
+    }
+}
+
+/// What makes this pipeline's engines, and whether any of its delegates is compared with the reference.
+fn builder(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(EngineBuilder, bool), Problem> {
+    let key = pipeline.key();
+    let model = read_model(pipeline)?;
+    if pipeline.batch.max > 1 && model.summary.stateful {
+        let why = "the model keeps state from one window to the next, so windows must go through it one at a time";
+        return Err(Problem::new(key.child("batch"), why));
+    }
+    let reference_key = key.child("parity").child("reference_model");
+    let read = |path: &PathBuf| read_bytes(path).and_then(|(bytes, sha256)| ModelFile::new(path, bytes, sha256));
+    let reference_model = pipeline.parity.reference_model.as_ref().map(read).transpose();
+    let reference_model = reference_model.map_err(|e| Problem::new(reference_key, e))?;
+    let mut builder = EngineBuilder {
+        tools: tools.clone(),
+        model,
+        reference_model,
+        delegates: pipeline.delegates.clone(),
+        batch: pipeline.batch.max,
+        window: (pipeline.window.samples, pipeline.source.records.channels.len()),
+        parity: pipeline.parity.clone(),
+        decided: match &pipeline.decision {
+            DecisionConfig::Classify(classify) => classify.output,
+            DecisionConfig::Regress(regress) => regress.output,
+            DecisionConfig::Raw => 0,
+        },
+        recorded: None,
+        reference: Mutex::default(),
+    };
+    let compares = builder.delegates.iter().any(|delegate| builder.is_compared(&delegate.kind));
+    if compares && !builder.has_reference() {
+        let why = "the runtime's own kernels cannot run this model, so there is nothing to compare with; name the \
+                   model that it was made from: reference_model = \"FILE.tflite\"";
+        return Err(Problem::new(key.child("parity"), why));
+    }
+    if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
+        let windows = windows::recorded(path, &pipeline.source.records, pipeline.window, features, limits.windows);
+        builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
+    }
+    Ok((builder, compares))
+}
+
+fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
+    let (path, key) = (&pipeline.model, pipeline.key().child("model"));
+    if let (Some(max), Ok(file)) = (pipeline.model_max_bytes, std::fs::metadata(path))
+        && file.len() > max
+    {
+        let message = format!("{} has {} bytes, more than the {max} that are allowed", path.display(), file.len());
+        return Err(Problem::new(key.child("max_mib"), message));
+    }
+    let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
+    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != sha256) {
+        let message = format!("{} has the SHA-256 {sha256}, not {pinned}", path.display());
+        return Err(Problem::new(key.child("sha256"), message));
+    }
+    ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))
+}
+
+/// A file's bytes and their SHA-256.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((bytes, sha256))
+}
+
+/// The outputs as they are for one window of a batch.
+fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
+    let mut rows = outputs.to_vec();
+    if batch > 1 {
+        rows.iter_mut().filter_map(|row| row.shape.first_mut()).for_each(|first| *first = 1);
+    }
+    rows
+}
+
+/// For each output, whether the model's own last operator makes probabilities of its scores.
+fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
+    let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
+    operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
+}
+
+fn transform(feature: &Feature, samples: usize, channels: usize) -> Transform {
+    match feature {
+        Feature::Standardize { mean, std } => Transform::Affine(Affine::standardize(samples, mean, std)),
+        Feature::Scale { factor, offset } => Transform::Affine(Affine::scale(samples, factor, offset)),
+        Feature::Detrend => Transform::Detrend(Detrend::new(samples, channels)),
+    }
+}
+
+/// One label a line; empty lines at the end do not count.
+fn read_labels(path: &Path) -> Result<Vec<String>, String> {
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|e| format!("{}: not UTF-8 text: {e}", path.display()))?;
+    let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
+    match labels.iter().position(String::is_empty) {
+        Some(line) => Err(format!("{}:{}: a label is empty", path.display(), line + 1)),
+        None if labels.len() > usize::from(u16::MAX) => Err(format!("{} labels are too many", labels.len())),
+        None => match labels.iter().enumerate().find(|(line, label)| labels[..*line].contains(label)) {
+            Some((line, label)) => Err(format!("{}:{}: `{label}` is there twice", path.display(), line + 1)),
+            None => Ok(labels),
+        },
+    }
+}

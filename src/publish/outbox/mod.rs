@@ -1,0 +1,342 @@
+//! The outbox: messages on their way to the broker, in order, bounded, until the broker has them.
+//!
+//! Owns the bounds, the drop policy, the packet ids and the count of everything that comes and goes. Leaves the
+//! connection to `mqtt`, the file to `store` and the latest value of retained topics to `retained`. Pure: no I/O, no
+//! clock, no thread.
+//!
+//! At every moment: produced + recovered = acked + written + queued + handed + dropped.
+
+use std::collections::VecDeque;
+
+pub use bytes::Bytes;
+
+mod persisted;
+mod queue;
+mod message;
+
+pub use message::{Class, Drops, Limits, Marks, Message, Policy, Pushed, Qos, Reason, Stats};
+pub use persisted::{Inventory, PageRequest, Row, Work};
+use persisted::{Mode, Pending};
+use queue::{Entry, Keep, Persisted, Queue};
+pub use queue::{PAGE_BYTES, QueueId};
+
+/// So long new messages are held up by a store that is being opened, and may hold earlier ones.
+const OPENING_MS: u64 = 30_000;
+
+/// How long a message has waited, how much longer it may, and whether the store has had to keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    pub waited_ms: u64,
+    pub left_ms: u64,
+    pub stored: bool,
+}
+
+/// See the module's doc.
+#[derive(Debug)]
+pub struct Outbox {
+    limits: Limits,
+    keep: Keep,
+    queues: [Queue; QueueId::ALL.len()],
+    /// QoS 1 messages handed over, at their packet id - 1.
+    unacked: Vec<Option<Entry>>,
+    free_ids: VecDeque<u16>,
+    /// QoS 0 messages handed over since the last `on_written`.
+    unwritten: Vec<Entry>,
+    /// Packet ids handed over since the last `on_written`.
+    fresh_ids: Vec<u16>,
+    /// Of topics and payloads in memory.
+    bytes: usize,
+    next_sequence: u64,
+    mode: Mode,
+    /// When it was first looked whether the store is open.
+    opening_ms: Option<u64>,
+    pending: Pending,
+    stats: Stats,
+}
+
+impl Outbox {
+    /// An empty outbox without a store.
+    pub fn new(limits: Limits) -> Self {
+        let inflight = limits.inflight;
+        Self {
+            keep: Keep { messages: (limits.max_messages / 16).clamp(1, 512), bytes: limits.max_bytes / 16 },
+            queues: Default::default(),
+            unacked: (0..inflight).map(|_| None).collect(),
+            free_ids: (1..=inflight).collect(),
+            unwritten: Vec::with_capacity(usize::from(inflight)),
+            fresh_ids: Vec::with_capacity(usize::from(inflight)),
+            bytes: 0,
+            next_sequence: 0,
+            mode: Mode::Off,
+            opening_ms: None,
+            pending: Pending::default(),
+            stats: Stats::default(),
+            limits,
+        }
+    }
+
+    fn queue(&mut self, id: QueueId) -> &mut Queue {
+        &mut self.queues[id as usize]
+    }
+
+    /// Queues a message, or says why not; whatever is dropped is counted. `now_ms` never goes back.
+    pub fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.stats.produced += 1;
+        let (id, size) = (QueueId::of(&message), message.size_bytes());
+        if let Err(reason) = message.check(self.limits.max_payload_bytes) {
+            return self.refuse(message.class, reason);
+        }
+        if size > self.limits.max_bytes {
+            return self.refuse(message.class, Reason::Oversize);
+        }
+        self.expire_lane(id, now_ms);
+        let mut displaced = 0;
+        loop {
+            let by_bytes = self.bytes + size > self.limits.max_bytes;
+            if !by_bytes && self.held() < self.limits.max_messages {
+                break;
+            }
+            if !self.make_room(id, size, by_bytes) {
+                return self.refuse(message.class, Reason::Full);
+            }
+            displaced += 1;
+        }
+        self.bytes += size;
+        let entry = Entry { message, sequence, born_ms: now_ms, resent: false, round: 0, kept: Persisted::No };
+        self.queue(id).push(entry);
+        if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) }
+    }
+
+    fn refuse(&mut self, class: Class, reason: Reason) -> Pushed {
+        self.stats.drops.add(class, reason);
+        Pushed::Refused(reason)
+    }
+
+    /// Drops one message in memory for a new one of that queue; false where the new one itself must go.
+    ///
+    /// It is one of the queue that is furthest over its share, the new one counted in.
+    fn make_room(&mut self, queue: QueueId, size: usize, by_bytes: bool) -> bool {
+        let weigh = |id: QueueId| {
+            let (used, new) = match (&self.queues[id as usize], by_bytes) {
+                (queue, true) => (queue.bytes, size),
+                (queue, false) => (queue.in_memory(), 1),
+            };
+            id.weigh((used + if id == queue { new } else { 0 }) as u64)
+        };
+        // What is handed over cannot be taken back.
+        let has_some = |id: &QueueId| *id == queue || self.queues[*id as usize].in_memory() > 0;
+        let Some(victim) = QueueId::ALL.into_iter().filter(has_some).max_by_key(|id| weigh(*id)) else { return false };
+        let dropped = match self.limits.policy {
+            Policy::DropOldest => self.queue(victim).pop_front(false),
+            Policy::DropNewest if victim == queue => None,
+            Policy::DropNewest => self.queue(victim).pop_back(),
+        };
+        dropped.map(|entry| self.drop_entry(entry, Reason::Full)).is_some()
+    }
+
+    fn drop_entry(&mut self, entry: Entry, reason: Reason) {
+        self.stats.drops.add(entry.message.class, reason);
+        self.retire(entry);
+    }
+
+    /// Lets go of a message: nothing of it stays, here or in the store.
+    fn retire(&mut self, entry: Entry) {
+        self.bytes -= entry.message.size_bytes();
+        self.unstore(&entry);
+    }
+
+    /// Drops what has waited too long, and waits no longer for a store that does not open, as on a disk that hangs.
+    pub fn expire(&mut self, now_ms: u64) {
+        QueueId::ALL.into_iter().for_each(|id| self.expire_lane(id, now_ms));
+        if self.mode == Mode::Opening {
+            let since_ms = *self.opening_ms.get_or_insert(now_ms);
+            if now_ms.saturating_sub(since_ms) > OPENING_MS {
+                self.store_failed();
+            }
+        }
+    }
+
+    fn expire_lane(&mut self, id: QueueId, now_ms: u64) {
+        let max_age_ms = self.limits.max_age_ms;
+        let is_old = |born_ms: u64| now_ms.saturating_sub(born_ms) > max_age_ms;
+        loop {
+            let queue = self.queue(id);
+            if queue.front(true).is_some_and(|entry| is_old(entry.born_ms)) {
+                let Some(entry) = queue.pop_front(true) else { return };
+                self.drop_entry(entry, Reason::Expired);
+            } else if queue.head.is_empty() && queue.parked.front().is_some_and(|segment| is_old(segment.newest_ms)) {
+                self.drop_segment(id, false, Reason::Expired);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Whether so many further messages may not fit; by bytes, if they are no larger than those held.
+    pub fn is_crowded(&self, messages: usize) -> bool {
+        let held = self.held();
+        let mean_bytes = self.bytes / held.max(1);
+        held + messages > self.limits.max_messages
+            || self.bytes + messages * mean_bytes > self.limits.max_bytes
+            || self.mode != Mode::Off && self.stored_bytes() > self.limits.max_stored_bytes / 8 * 7
+    }
+
+    /// Drops what is next as long as it is larger than a broker allows.
+    pub fn drop_larger(&mut self, max_bytes: usize) {
+        let reach = self.mode == Mode::Up;
+        for id in QueueId::ALL {
+            let is_larger = |entry: &Entry| entry.message.size_bytes() > max_bytes;
+            while self.queue(id).front(reach).is_some_and(is_larger) {
+                let Some(entry) = self.queue(id).pop_front(reach) else { return };
+                self.drop_entry(entry, Reason::Oversize);
+            }
+        }
+    }
+
+    /// QoS 1 messages handed over and not acknowledged.
+    pub fn unacked(&self) -> usize {
+        usize::from(self.limits.inflight) - self.free_ids.len()
+    }
+
+    /// Whether `next_to_send` would return a message.
+    pub fn can_send(&self) -> bool {
+        self.next_lane().is_some()
+    }
+
+    /// What `next_to_send` would return, as it has fared so far.
+    pub fn next(&self, now_ms: u64) -> Option<Next> {
+        let entry = self.queues[self.next_lane()? as usize].front(self.mode == Mode::Up)?;
+        let waited_ms = now_ms.saturating_sub(entry.born_ms);
+        let left_ms = self.limits.max_age_ms.saturating_sub(waited_ms);
+        Some(Next { waited_ms, left_ms, stored: entry.kept != Persisted::No })
+    }
+
+    fn next_lane(&self) -> Option<QueueId> {
+        let is_ready = |id: &QueueId| {
+            // What an earlier run left goes first, once it is known.
+            let opening = self.mode == Mode::Opening && id.is_stored();
+            let has_room = match id {
+                QueueId::Fleeting => self.unwritten.len() < usize::from(self.limits.inflight),
+                _ => !self.free_ids.is_empty(),
+            };
+            has_room && !opening && self.queues[*id as usize].front(self.mode == Mode::Up).is_some()
+        };
+        QueueId::ALL.into_iter().find(is_ready)
+    }
+
+    /// Takes the next message in order and its packet id (0 for QoS 0), as handed over from now on.
+    ///
+    /// `round` is the caller's measure of time for [`Outbox::oldest_round`]. `None`: nothing waits, or `inflight`
+    /// messages are out, or the next one is still to be read from the store. An id is given out again only after its
+    /// ack, so ids cannot collide in whatever order the acks come.
+    pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
+        let id = self.next_lane()?;
+        let reach = self.mode == Mode::Up;
+        let mut entry = self.queue(id).pop_front(reach)?;
+        entry.round = round;
+        self.stats.resent += u64::from(entry.resent);
+        entry.resent = true;
+        if entry.message.qos == Qos::AtMostOnce {
+            self.unwritten.push(entry);
+            return self.unwritten.last().map(|entry| (0, &entry.message));
+        }
+        let packet_id = self.free_ids.pop_front()?;
+        self.fresh_ids.push(packet_id);
+        let slot = self.unacked.get_mut(usize::from(packet_id) - 1)?;
+        Some((packet_id, &slot.insert(entry).message))
+    }
+
+    /// Everything handed over so far is on the socket: retires QoS 0, and collects the marks of first hand-overs.
+    pub fn on_written(&mut self, marks: &mut Vec<Marks>) {
+        for mut entry in self.unwritten.drain(..) {
+            self.bytes -= entry.message.size_bytes();
+            self.stats.written += 1;
+            marks.extend(entry.message.marks.take());
+        }
+        for packet_id in self.fresh_ids.drain(..) {
+            let slot = self.unacked.get_mut(usize::from(packet_id) - 1);
+            marks.extend(slot.and_then(Option::as_mut).and_then(|entry| entry.message.marks.take()));
+        }
+    }
+
+    /// Retires an acknowledged message, as a drop where it was `refused`; false when that packet id is not out.
+    pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
+        let slot = usize::from(packet_id).checked_sub(1).and_then(|index| self.unacked.get_mut(index));
+        let Some(entry) = slot.and_then(Option::take) else {
+            return false;
+        };
+        if refused {
+            self.drop_entry(entry, Reason::Refused);
+        } else {
+            self.stats.acked += 1;
+            self.retire(entry);
+        }
+        self.free_ids.push_back(packet_id);
+        true
+    }
+
+    /// The connection is gone: everything handed over and not retired goes back to the front, in order.
+    pub fn rewind(&mut self) {
+        let unacked = self.unacked.iter_mut().filter_map(Option::take);
+        let mut back: Vec<Entry> = self.unwritten.drain(..).chain(unacked).collect();
+        back.sort_unstable_by_key(|entry| entry.sequence);
+        for entry in back.into_iter().rev() {
+            self.queue(entry.queue()).give_back(entry);
+        }
+        self.fresh_ids.clear();
+        self.free_ids = (1..=self.limits.inflight).collect();
+    }
+
+    /// The `round` in which the longest unacknowledged message was handed over.
+    pub fn oldest_round(&self) -> Option<u32> {
+        self.unacked.iter().flatten().map(|entry| entry.round).min()
+    }
+
+    fn handed(&self) -> usize {
+        self.unacked() + self.unwritten.len()
+    }
+
+    /// Messages that wait in memory.
+    pub fn in_memory(&self) -> usize {
+        self.queues.iter().map(Queue::in_memory).sum()
+    }
+
+    fn held(&self) -> usize {
+        self.in_memory() + self.handed()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.queues.iter().map(Queue::waiting).sum()
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.stored_bytes).sum()
+    }
+
+    /// Messages held: waiting, in memory or in the store alone, and handed over.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.waiting()).unwrap_or(usize::MAX).saturating_add(self.handed())
+    }
+
+    /// Whether nothing waits and nothing is out, as far as is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0 && self.mode != Mode::Opening
+    }
+
+    /// The figures as of now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            queued: self.waiting(),
+            handed: self.handed() as u64,
+            bytes: self.bytes as u64,
+            stored: self.queues.iter().map(|queue| queue.stored).sum(),
+            stored_bytes: self.stored_bytes(),
+            ..self.stats.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

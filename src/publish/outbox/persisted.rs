@@ -1,0 +1,375 @@
+//! The outbox as the store sees it: what is to be written, what was, what is to be read back, and what a file holds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::message::{Limits, Message, Policy, Qos, Reason};
+use super::queue::{Entry, Keep, Persisted, QueueId, Segment, stored_bytes};
+use super::{Bytes, Outbox};
+
+/// So many messages that the broker has taken are deleted without waiting for others to be written.
+const DELETES_AT_ONCE: usize = 256;
+/// Wall times before this one, in 2024, are those of a clock that was not set.
+const PLAUSIBLE_MS: u64 = 1_704_067_200_000;
+
+/// How the outbox stands to its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// There is none.
+    Off,
+    /// What it holds is not known yet.
+    Opening,
+    Up,
+    /// It fails; what is parked is out of reach.
+    Down,
+}
+
+/// What the store has to be told.
+///
+/// What it has been told to delete stays until it has done it: nothing else would.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    deletes: Vec<(QueueId, u64)>,
+    cuts: Vec<(QueueId, u64, u64)>,
+    told: (usize, usize),
+    /// The file may have, or lack, what failed to be written.
+    reset: bool,
+    /// No file has had an id from here on.
+    new_from: u64,
+}
+
+/// A message as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub queue: QueueId,
+    pub id: u64,
+    /// When it was produced: milliseconds since 1970, by the clock of that run.
+    pub time_ms: u64,
+    pub topic: Arc<str>,
+    pub payload: Bytes,
+}
+
+/// First and last id; `None`: none at all.
+pub type IdRange = Option<(u64, u64)>;
+
+/// What one transaction does.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// First of all, everything outside these ids goes.
+    pub reset: Option<Vec<(QueueId, IdRange)>>,
+    pub inserts: Vec<Row>,
+    pub deletes: Vec<(QueueId, u64)>,
+    /// From one id up to and with another.
+    pub cuts: Vec<(QueueId, u64, u64)>,
+    /// There was too much for one transaction.
+    pub more: bool,
+}
+
+impl Work {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.reset.is_none() && self.inserts.is_empty() && self.deletes.is_empty() && self.cuts.is_empty()
+    }
+}
+
+/// What is to be read: all of a queue from one id up to and with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRequest {
+    pub queue: QueueId,
+    pub first: u64,
+    pub last: u64,
+}
+
+/// What a file holds that is not ours; filled in the order of ids.
+#[derive(Debug)]
+pub struct Inventory {
+    keep: Keep,
+    now_ms: u64,
+    parked: [VecDeque<Segment>; QueueId::ALL.len()],
+    next_id: u64,
+}
+
+impl Inventory {
+    /// Notes a message of topic and payload of that size.
+    pub fn add(&mut self, queue: QueueId, id: u64, time_ms: u64, size_bytes: usize) {
+        // A time that cannot be is one of a clock that was not set, then or now.
+        let born_ms = if (PLAUSIBLE_MS..self.now_ms).contains(&time_ms) { time_ms } else { self.now_ms };
+        self.keep.park(&mut self.parked[queue as usize], id, born_ms, stored_bytes(size_bytes));
+        self.next_id = self.next_id.max(id + 1);
+    }
+}
+
+impl Outbox {
+    /// There is a store, and what it holds will be told: until then nothing that it may keep is sent.
+    pub fn await_store(&mut self) {
+        self.mode = Mode::Opening;
+    }
+
+    /// There is no store any more.
+    pub fn without_store(&mut self) {
+        self.store_failed();
+        self.mode = Mode::Off;
+    }
+
+    /// Nothing can be written or read: all that is in memory stays there. Whether what was taken is stored is unknown.
+    pub fn store_failed(&mut self) {
+        self.mode = Mode::Down;
+        self.pending.told = (0, 0);
+        self.pending.reset = true;
+        self.unacked.iter_mut().flatten().for_each(|entry| entry.kept = Persisted::No);
+        self.queues.iter_mut().for_each(|queue| queue.forget_stored());
+    }
+
+    /// The store works again, on the file that it had.
+    pub fn store_is_back(&mut self) {
+        self.mode = Mode::Up;
+    }
+
+    /// For what a file holds that is not the one that the store had.
+    pub fn inventory(&self, now_ms: u64) -> Inventory {
+        Inventory { keep: self.keep, now_ms, parked: Default::default(), next_id: 0 }
+    }
+
+    /// The store works, on a file that holds this. What it had in another one is lost.
+    pub fn adopt(&mut self, inventory: Inventory) {
+        self.store_failed();
+        self.mode = Mode::Up;
+        // Ours come after all that the file has.
+        let shift = inventory.next_id;
+        self.pending = Pending { new_from: shift, ..Pending::default() };
+        self.next_sequence += shift;
+        let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
+        let handed = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
+        waiting.chain(handed).for_each(|entry| entry.sequence += shift);
+        for (id, parked) in QueueId::ALL.into_iter().zip(inventory.parked) {
+            self.stats.recovered += parked.iter().map(|segment| segment.count).sum::<u64>();
+            let lost = self.queue(id).replace_parked(parked);
+            self.queue(id).forget_stored();
+            self.stats.drops.add_many(id.class(), Reason::Store, lost);
+        }
+        self.make_store_room([0; QueueId::ALL.len()]);
+    }
+
+    /// When the store has to be written to, if by then the broker has not taken what waits.
+    pub fn store_due_ms(&self, wait_ms: u64) -> Option<u64> {
+        let waiting = QueueId::STORED.into_iter().flat_map(|id| self.queues[id as usize].entries());
+        let in_memory = waiting.chain(self.unacked.iter().flatten()).filter(|entry| entry.kept == Persisted::No);
+        in_memory.map(|entry| entry.born_ms + wait_ms).min()
+    }
+
+    /// What is to be written now. As soon as one message has been in memory alone for `wait_ms` all are; what the store
+    /// need no longer have goes then too, and alone only if `deletes`. To be followed by [`Outbox::stored`] or
+    /// [`Outbox::store_failed`].
+    pub fn take(&mut self, now_ms: u64, wait_ms: u64, deletes: bool) -> Work {
+        let mut work = Work::default();
+        if self.mode != Mode::Up {
+            return work;
+        }
+        if self.pending.reset || self.store_due_ms(wait_ms).is_some_and(|due_ms| due_ms <= now_ms) {
+            self.take_messages(&mut work);
+        }
+        if deletes || work.reset.is_some() || !work.inserts.is_empty() || self.pending.deletes.len() >= DELETES_AT_ONCE
+        {
+            work.deletes = self.pending.deletes.clone();
+            work.cuts = self.pending.cuts.clone();
+            self.pending.told = (work.deletes.len(), work.cuts.len());
+        }
+        work
+    }
+
+    fn take_messages(&mut self, work: &mut Work) {
+        let reset = std::mem::take(&mut self.pending.reset);
+        let limit = transaction_bytes(&self.limits);
+        // What the file may have must come with the reset, which deletes it.
+        let first_new = if reset { self.pending.new_from } else { 0 };
+        let due_now = |due: &[&mut Entry]| {
+            let old = due.partition_point(|entry| entry.sequence < first_new);
+            fitting(due, limit.max(due[..old].iter().map(|entry| entry.stored_bytes()).sum()))
+        };
+        let needs = QueueId::ALL.map(|id| if id.is_stored() { due_now(&self.unkept(id)).0 } else { 0 });
+        self.make_store_room(needs);
+        let mut new_from = self.pending.new_from;
+        for id in QueueId::STORED {
+            let room = self.limits.max_stored_bytes.saturating_sub(self.stored_bytes());
+            let due = self.unkept(id);
+            let (mut bytes, mut count) = due_now(&due);
+            work.more |= count < due.len();
+            if bytes > room {
+                // What remains stays in memory, and there is nothing more to do before there is room.
+                (bytes, count) = fitting(&due, room);
+                (bytes, count) = if bytes > room { (0, 0) } else { (bytes, count) };
+                work.more = false;
+            }
+            for entry in due.into_iter().take(count) {
+                entry.kept = Persisted::ControlFlow;
+                new_from = new_from.max(entry.sequence + 1);
+                work.inserts.push(row(id, entry));
+            }
+            let queue = self.queue(id);
+            queue.stored += count as u64;
+            queue.stored_bytes += bytes;
+        }
+        self.pending.new_from = new_from;
+        if reset {
+            let range = |segments: &VecDeque<Segment>| Some((segments.front()?.first, segments.back()?.last));
+            let ranges = QueueId::STORED.map(|id| (id, range(&self.queue(id).parked)));
+            work.reset = Some(ranges.to_vec());
+        }
+    }
+
+    /// What is in memory alone, in order.
+    fn unkept(&mut self, id: QueueId) -> Vec<&mut Entry> {
+        let handed = self.unacked.iter_mut().flatten().filter(|entry| entry.queue() == id);
+        let all = handed.chain(self.queues[id as usize].entries_mut());
+        let mut unkept: Vec<&mut Entry> = all.filter(|entry| entry.kept == Persisted::No).collect();
+        unkept.sort_unstable_by_key(|entry| entry.sequence);
+        unkept
+    }
+
+    /// What was taken is in the store.
+    pub fn stored(&mut self) {
+        let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
+        for entry in waiting.chain(self.unacked.iter_mut().flatten()) {
+            if entry.kept == Persisted::ControlFlow {
+                entry.kept = Persisted::Yes;
+            }
+        }
+        let (deletes, cuts) = std::mem::take(&mut self.pending.told);
+        self.pending.deletes.drain(..deletes);
+        self.pending.cuts.drain(..cuts);
+        let keep = self.keep;
+        self.bytes -= QueueId::STORED.map(|id| self.queue(id).park(&keep)).iter().sum::<usize>();
+    }
+
+    /// What has to be read for messages to go on.
+    pub fn wanted_page(&self) -> Option<PageRequest> {
+        let of_lane = |queue: QueueId| {
+            let segment = self.queues[queue as usize].wanted(&self.keep)?;
+            Some(PageRequest { queue, first: segment.first, last: segment.last })
+        };
+        // What is read before a reset would be deleted by it.
+        let can_read = self.mode == Mode::Up && !self.pending.reset;
+        QueueId::STORED.into_iter().filter(|_| can_read).find_map(of_lane)
+    }
+
+    /// Takes what was read; what is missing in it is lost.
+    pub fn page(&mut self, request: PageRequest, rows: Vec<Row>) {
+        let PageRequest { queue: id, first, last } = request;
+        let segment = self.queues[id as usize].parked.front();
+        // It may have been dropped meanwhile.
+        let Some(segment) = segment.filter(|segment| (segment.first, segment.last) == (first, last)) else { return };
+        let (segment, count) = (segment.clone(), rows.len() as u64);
+        let entries: Vec<Entry> = rows.into_iter().map(|row| entry(row, &segment)).collect();
+        let bytes = entries.iter().map(|entry| entry.message.size_bytes()).sum::<usize>();
+        let costs = entries.iter().map(Entry::stored_bytes).sum::<u64>();
+        self.bytes += bytes;
+        let queue = self.queue(id);
+        queue.unpark(entries.into_iter());
+        queue.stored = queue.stored.saturating_sub(segment.count) + count;
+        queue.stored_bytes = queue.stored_bytes.saturating_sub(segment.bytes) + costs;
+        let lost = segment.count.saturating_sub(count);
+        self.stats.drops.add_many(id.class(), Reason::Store, lost);
+        // Such as there cannot be, unless somebody else wrote into the file.
+        self.stats.recovered += count.saturating_sub(segment.count);
+    }
+
+    /// The store no longer needs to have a message.
+    pub(super) fn unstore(&mut self, entry: &Entry) {
+        let id = entry.queue();
+        let queue = self.queue(id);
+        if entry.kept != Persisted::No {
+            queue.stored -= 1;
+            queue.stored_bytes -= entry.stored_bytes();
+        } else {
+            // It may be there since before the store failed; a reset spares it only among those that are parked.
+            let parked = queue.parked.front().zip(queue.parked.back());
+            if parked.is_none_or(|(front, back)| !(front.first..=back.last).contains(&entry.sequence)) {
+                return;
+            }
+        }
+        self.pending.deletes.push((id, entry.sequence));
+    }
+
+    pub(super) fn drop_segment(&mut self, id: QueueId, newest: bool, reason: Reason) {
+        let queue = self.queue(id);
+        let Some(segment) = queue.pop_segment(newest) else { return };
+        queue.stored -= segment.count;
+        queue.stored_bytes -= segment.bytes;
+        self.stats.drops.add_many(id.class(), reason, segment.count);
+        self.pending.cuts.push((id, segment.first, segment.last));
+    }
+
+    /// Drops what the store has by the policy until so much more fits, or all that can give way is gone.
+    fn make_store_room(&mut self, needs: [u64; QueueId::ALL.len()]) {
+        while self.stored_bytes() + needs.iter().sum::<u64>() > self.limits.max_stored_bytes {
+            let has_some = |id: &QueueId| {
+                let queue = &self.queues[*id as usize];
+                let head = queue.head.front().is_some_and(|entry| entry.kept == Persisted::Yes);
+                !queue.parked.is_empty() || head && self.limits.policy == Policy::DropOldest
+            };
+            let new = |id: QueueId| needs[id as usize];
+            let weigh = |id: &QueueId| id.weigh(self.queues[*id as usize].stored_bytes + new(*id));
+            let newest = self.limits.policy == Policy::DropNewest;
+            let candidates = QueueId::STORED.into_iter().filter(|id| has_some(id) || newest && new(*id) > 0);
+            let Some(victim) = candidates.max_by_key(weigh) else { return };
+            if newest && new(victim) > 0 {
+                // The new ones stay in memory, until that is full.
+                return;
+            }
+            let queue = self.queue(victim);
+            if !newest && queue.head.front().is_some_and(|entry| entry.kept == Persisted::Yes) {
+                let Some(entry) = queue.pop_front(true) else { return };
+                self.drop_entry(entry, Reason::Full);
+            } else {
+                self.drop_segment(victim, newest, Reason::Full);
+            }
+        }
+    }
+}
+
+/// Bytes written at once, so that what SQLite logs beside the file stays small.
+fn transaction_bytes(limits: &Limits) -> u64 {
+    limits.max_stored_bytes / 32
+}
+
+/// The bytes and the number of the first ones that fit into so many bytes; one at least.
+fn fitting(due: &[&mut Entry], limit: u64) -> (u64, usize) {
+    let (mut total, mut count) = (0, 0);
+    for entry in due {
+        let bytes = entry.stored_bytes();
+        if count > 0 && total + bytes > limit {
+            break;
+        }
+        total += bytes;
+        count += 1;
+    }
+    (total, count)
+}
+
+fn row(queue: QueueId, entry: &Entry) -> Row {
+    Row {
+        queue,
+        id: entry.sequence,
+        time_ms: entry.born_ms,
+        topic: entry.message.topic.clone(),
+        payload: entry.message.payload.clone(),
+    }
+}
+
+fn entry(row: Row, segment: &Segment) -> Entry {
+    Entry {
+        message: Message {
+            topic: row.topic,
+            payload: row.payload,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            class: row.queue.class(),
+            marks: None,
+        },
+        sequence: row.id,
+        born_ms: row.time_ms.clamp(segment.oldest_ms, segment.newest_ms),
+        resent: false,
+        round: 0,
+        kept: Persisted::Yes,
+    }
+}

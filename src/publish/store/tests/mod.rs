@@ -1,0 +1,162 @@
+//! The store's rounds on real files, with the time passed in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::publish::mqtt::MqttClient;
+use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::transport::Endpoint;
+use crate::publish::mqtt::wire::Version;
+use crate::publish::outbox::{Class, Limits, Message, Policy, Qos, Reason, Stats};
+
+mod failures;
+mod outage;
+mod power_cut;
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+/// A folder in memory where there is one: what is asked of the disk here is order, not speed.
+fn folder() -> TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { TempDir::new_in(shm).unwrap() } else { TempDir::new().unwrap() }
+}
+
+fn limits(max_bytes: u64) -> Limits {
+    Limits {
+        max_messages: 10_000,
+        max_bytes: 8 << 20,
+        max_stored_bytes: payload_bytes(max_bytes),
+        max_age_ms: 72 * 3_600_000,
+        max_payload_bytes: 256 * 1024,
+        inflight: 256,
+        policy: Policy::DropOldest,
+    }
+}
+
+/// A link that nobody runs: the broker is what the test says.
+fn link(limits: Limits) -> Handle {
+    let settings = crate::publish::mqtt::Settings {
+        reach: ConnectOptions {
+            endpoint: Endpoint { host: "127.0.0.1".into(), port: 1, tls: None, websocket: None },
+            version: Version::Five,
+            login: None,
+            client_id: "edgewatt-test".into(),
+            keep_alive: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+        },
+        status_topic: "t/status".into(),
+        drain_per_s: None,
+        retry_min: Duration::from_secs(1),
+        retry_max: Duration::from_secs(1),
+        outbox: limits,
+        max_retained_topics: 4,
+    };
+    MqttClient::new(settings, |_, _| {}).unwrap().handle()
+}
+
+/// A store and its outbox.
+struct Rig {
+    keeper: Keeper,
+    now_ms: u64,
+    produced: u32,
+    acked: Vec<u32>,
+}
+
+impl Rig {
+    fn new(path: PathBuf, limits: Limits, max_bytes: u64) -> Self {
+        let link = link(limits);
+        link.outbox(|outbox| outbox.await_store());
+        let settings = Settings { path, commit: Duration::from_millis(250), max_bytes };
+        let keeper = Keeper::new(settings, link, watch::channel(State::Opening).0);
+        let mut rig = Self { keeper, now_ms: NOW_MS, produced: 0, acked: Vec::new() };
+        rig.round();
+        rig
+    }
+
+    fn in_folder(folder: &TempDir) -> Self {
+        Self::new(folder.path().join("outbox.db"), limits(1 << 20), 1 << 20)
+    }
+
+    fn round(&mut self) {
+        self.keeper.round(self.now_ms, false);
+    }
+
+    fn state(&self) -> State {
+        self.keeper.told.borrow().clone()
+    }
+
+    #[track_caller]
+    fn fails(&self, part: &str) {
+        let State::Failing(reason) = self.state() else { panic!("it does not fail") };
+        assert!(reason.contains(part), "`{part}` is not in: {reason}");
+    }
+
+    fn stats(&self) -> Stats {
+        let s = self.keeper.link.outbox(|outbox| outbox.stats());
+        assert_eq!(s.produced + s.recovered, s.acked + s.written + s.queued + s.handed + s.drops.total(), "{s:?}");
+        s
+    }
+
+    /// A prediction as large as a real one, and 100 ms later.
+    fn produce(&mut self) {
+        let payload = format!("{:010}{}", self.produced, "x".repeat(240)).into_bytes().into();
+        let topic = "edgewatt/porch/p/shoulder/prediction".into();
+        let class = Class::Prediction;
+        let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, class, marks: None };
+        self.keeper.link.outbox(|outbox| outbox.push(message, self.now_ms));
+        self.produced += 1;
+        self.now_ms += 100;
+    }
+
+    /// So many seconds with ten predictions each, and a round of the store where one is due.
+    fn outage(&mut self, seconds: u32) {
+        for _ in 0..seconds * 10 {
+            self.produce();
+            let due = self.keeper.link.outbox(|outbox| outbox.store_due_ms(250));
+            if due.is_some_and(|due_ms| due_ms <= self.now_ms) {
+                self.round();
+            }
+        }
+    }
+
+    /// The broker takes all that can be sent, at most so many.
+    fn take(&mut self, most: usize) -> usize {
+        let mut taken = 0;
+        while taken < most {
+            let one = self.keeper.link.outbox(|outbox| {
+                outbox.expire(self.now_ms);
+                let (id, number) = outbox.next_to_send(0).map(|(id, message)| (id, number(message)))?;
+                assert!(outbox.on_puback(id, false));
+                Some(number)
+            });
+            match one {
+                Some(number) => self.acked.push(number),
+                None if self.keeper.link.outbox(|outbox| outbox.wanted_page()).is_some() => {
+                    self.round();
+                    if self.state() != State::Working {
+                        return taken;
+                    }
+                    continue;
+                }
+                None => return taken,
+            }
+            taken += 1;
+        }
+        taken
+    }
+}
+
+fn number(message: &Message) -> u32 {
+    std::str::from_utf8(&message.payload[..10]).unwrap().parse().unwrap()
+}
+
+/// Of the file and what SQLite has beside it.
+fn bytes_of(path: &Path) -> u64 {
+    let named = path.file_name().unwrap().to_str().unwrap();
+    let files = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    let ours = files.filter(|file| file.file_name().to_str().unwrap().starts_with(named));
+    ours.map(|file| file.metadata().unwrap().len()).sum()
+}
