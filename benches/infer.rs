@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use edgewatt::infer::window::{SampleTime, Windower};
+use edgewatt::infer::window::Windower;
 use edgewatt::source::RecordParser;
 
 const HOP: usize = 50;
@@ -27,18 +27,19 @@ fn stages(c: &mut Criterion) {
 
     let text = std::fs::read(demo::root().join("models/shoulder_recording.csv")).unwrap();
     let mut lines = text.split_inclusive(|byte| *byte == b'\n');
-    let mut parser = RecordParser::new(config.pipelines[0].source.records.clone(), prepared.labels.clone());
+    let mut parser =
+        RecordParser::new(config.pipelines[0].source.kind().records().unwrap().clone(), prepared.labels.clone());
     parser.header(lines.next().unwrap()).unwrap();
     let lines: Vec<&[u8]> = lines.take(HOP).collect();
     group.bench_function("parse 50 CSV records", |b| {
         b.iter(|| lines.iter().for_each(|line| _ = black_box(parser.parse(line))));
     });
 
-    let mut windower = Windower::new(200, HOP, 6, None);
+    let mut windower = Windower::<f32>::new(200, HOP, 6);
     group.bench_function("window of 50 new samples", |b| {
         b.iter(|| {
             for (_, values) in &samples[..HOP] {
-                windower.push(values, &[], SampleTime { stream_ns: None, gap: None });
+                windower.push(values, &[], |value| value);
             }
             if black_box(windower.ready()).is_some() {
                 windower.advance();
@@ -46,15 +47,18 @@ fn stages(c: &mut Criterion) {
         });
     });
 
-    let mut features = vec![0.0; window.len()];
-    group.bench_function("standardize", |b| b.iter(|| stages.features.apply(&window, black_box(&mut features))));
+    group.bench_function("standardize", |b| b.iter(|| _ = black_box(stages.features.apply(black_box(&window)))));
+    let features = stages.features.apply(&window).to_vec();
     group.bench_function("set input (quantise)", |b| {
         b.iter(|| engine.set_input(0, black_box(&features)).unwrap());
     });
     group.bench_function("invoke", |b| b.iter(|| engine.invoke().unwrap()));
-    let mut values = vec![0.0; stages.decider.width()];
+    let mut values = Vec::with_capacity(stages.decider.most_values());
     group.bench_function("decide (dequantise, smooth)", |b| {
-        b.iter(|| stages.decider.decide(|output, values| engine.output(output, 0, values), &mut values).unwrap());
+        b.iter(|| {
+            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, 0, values);
+            stages.decider.decide(&mut outputs, &mut values).unwrap()
+        });
     });
     group.finish();
 }
@@ -97,9 +101,13 @@ fn whole(c: &mut Criterion) {
 
 /// From decision to JSON is the async thread's work: measured beside, not within.
 fn encode(c: &mut Criterion) {
-    use edgewatt::publish::payload::{Clocks, Envelope, Prediction, SCHEMA_VERSION, Verdict};
+    use edgewatt::decision::classify::ClassPresentation;
+    use edgewatt::decision::{Presentation, Verdict};
+    use edgewatt::publish::payload::{Clocks, Envelope, Prediction, SCHEMA_VERSION, encode_prediction};
     use edgewatt::units::MonoTime;
     let clocks = Clocks::now();
+    let presentation = ClassPresentation { classes: vec!["ROW".to_owned()], all_scores: false };
+    let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925 };
     c.bench_function("encode a prediction", |b| {
         b.iter_batched_ref(
             || Vec::with_capacity(512),
@@ -111,18 +119,12 @@ fn encode(c: &mut Criterion) {
                         time_ms: clocks.wall_ms(MonoTime::now()),
                     },
                     seq: 123,
-                    verdict: Verdict::Class {
-                        label: Some("ROW"),
-                        score: 0.925,
-                        raw_label: Some("ROW"),
-                        truth: Some("ROW"),
-                        scores: None,
-                    },
                     stream_s: Some(123.46),
                     latency_us: 45.6,
                     invoke_us: 8.2,
                 };
-                serde_json::to_writer(json, &payload).unwrap();
+                encode_prediction(json, &payload, |fields| presentation.fields(&verdict, &[], Some(0), fields))
+                    .unwrap();
             },
             BatchSize::SmallInput,
         );

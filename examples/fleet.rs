@@ -17,10 +17,11 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use edgewatt::config::{Address, Broker, parse_broker};
 use edgewatt::decision::Verdict;
+use edgewatt::decision::classify::ClassPresentation;
 use edgewatt::energy::EnergyEstimate;
 use edgewatt::engine::Proof;
-use edgewatt::infer::Decision;
 use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
+use edgewatt::infer::{Decision, DecisionTx};
 use edgewatt::publish::mqtt::connection::ConnectOptions;
 use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::wire::Version;
@@ -28,10 +29,10 @@ use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::outbox::{Limits, Policy, Qos};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
-    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency, Vocabulary,
+    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency,
 };
 use edgewatt::publish::topic::NodeTopics;
-use edgewatt::ring::{FrameTx, frame_ring};
+use edgewatt::ring::block_ring;
 use edgewatt::sys::boot_id;
 use edgewatt::units::{MonoTime, process_cpu_time};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -86,7 +87,7 @@ struct Args {
 
 /// What makes decisions and says them.
 struct Producer {
-    decisions: FrameTx<Decision>,
+    decisions: DecisionTx,
     publisher: PipelinePublisher,
     node_publisher: NodePublisher,
     labels: u16,
@@ -96,7 +97,7 @@ struct Producer {
 impl Producer {
     fn new(name: &str, args: &Args, handle: Handle, boot: Arc<str>) -> Self {
         let labels: Vec<String> = LABELS.lines().map(str::to_owned).collect();
-        let (decisions, taken) = frame_ring(RING, labels.len());
+        let (decisions, taken) = block_ring(RING, RING * labels.len());
         let label_count = u16::try_from(labels.len()).unwrap_or(u16::MAX);
         let topics = NodeTopics::new(&args.base_topic, name);
         let publisher = PipelinePublisher {
@@ -105,8 +106,7 @@ impl Producer {
             topics: topics.pipeline("shoulder"),
             route: DecisionRoute {
                 decisions: taken,
-                vocabulary: Vocabulary::Labels(labels),
-                publish_scores: false,
+                presentation: Arc::new(ClassPresentation { classes: labels, all_scores: false }),
                 qos: Qos::AtLeastOnce,
             },
             next: VecDeque::new(),
@@ -141,7 +141,7 @@ impl Producer {
         let score = 0.75 + (self.seq % 64) as f32 / 256.0;
         let decision = Decision {
             seq: self.seq,
-            verdict: Verdict::Class { class: Some(class), score, raw_class: class },
+            verdict: Verdict { class: Some(class), score, raw_class: Some(class) },
             truth: Some(class),
             stream_ns: i64::try_from(self.seq * 1_000_000_000).ok(),
             arrival: now,

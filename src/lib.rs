@@ -8,9 +8,11 @@ pub mod stop;
 pub mod ring;
 pub mod secret;
 pub mod sys;
-pub mod config;
+pub mod schema;
+pub mod stream;
 
 pub mod source;
+pub mod frontend;
 pub mod features;
 pub mod model;
 pub mod engine;
@@ -19,6 +21,7 @@ pub mod infer;
 pub mod meter;
 pub mod energy;
 pub mod publish;
+pub mod config;
 
 pub mod load;
 pub mod measure;

@@ -1,36 +1,32 @@
-//! A bounded single-producer single-consumer ring of frames: a small header and a fixed number of `f32` beside it.
+//! A bounded single-producer single-consumer ring of blocks: a small header and a run of values beside it.
 //!
-//! Both thread boundaries use it: samples from acquire to infer, decisions from infer to publish. All memory is
+//! Both thread boundaries use it: blocks of frames from acquire to infer, decisions from infer to publish. All memory is
 //! taken when the ring is made; pushing and popping never allocate, lock or enter the kernel. Who sleeps and who
 //! wakes whom is the caller's business.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-/// Makes a ring of `capacity` frames of `width` values each.
-pub fn frame_ring<H: Copy>(capacity: usize, width: usize) -> (FrameTx<H>, FrameRx<H>) {
-    let (headers_tx, headers_rx) = RingBuffer::new(capacity);
-    let (values_tx, values_rx) = RingBuffer::new(capacity * width);
-    (
-        FrameTx { headers: headers_tx, values: values_tx, width },
-        FrameRx { headers: headers_rx, values: values_rx, width },
-    )
+/// Makes a ring that holds up to `blocks` blocks with `values` values in all.
+pub fn block_ring<H: Copy, T: Copy + Default>(blocks: usize, values: usize) -> (BlockTx<H, T>, BlockRx<H, T>) {
+    let (headers_tx, headers_rx) = RingBuffer::new(blocks);
+    let (values_tx, values_rx) = RingBuffer::new(values);
+    (BlockTx { headers: headers_tx, values: values_tx }, BlockRx { headers: headers_rx, values: values_rx, left: None })
 }
 
 /// The writing end.
-pub struct FrameTx<H> {
-    headers: Producer<H>,
-    values: Producer<f32>,
-    width: usize,
+pub struct BlockTx<H, T> {
+    headers: Producer<(H, usize)>,
+    values: Producer<T>,
 }
 
-impl<H: Copy> FrameTx<H> {
-    /// Appends a frame; `false` when the ring is full or `values` is not `width` long, and then nothing was written.
-    pub fn push(&mut self, header: H, values: &[f32]) -> bool {
+impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
+    /// Appends a block; `false` when the ring has no room for it, and then nothing was written.
+    pub fn push(&mut self, header: H, values: &[T]) -> bool {
         // A header is published after its values, so whoever sees the header finds the values there.
-        if values.len() != self.width || self.headers.is_full() {
+        if self.headers.is_full() {
             return false;
         }
-        let Ok(mut chunk) = self.values.write_chunk(self.width) else {
+        let Ok(mut chunk) = self.values.write_chunk(values.len()) else {
             return false;
         };
         let (first, second) = chunk.as_mut_slices();
@@ -38,55 +34,67 @@ impl<H: Copy> FrameTx<H> {
         first.copy_from_slice(&values[..split]);
         second.copy_from_slice(&values[split..]);
         chunk.commit_all();
-        self.headers.push(header).is_ok()
+        self.headers.push((header, values.len())).is_ok()
     }
 
-    pub fn is_full(&self) -> bool {
+    /// Returns whether a block of `values` values would find no room.
+    pub fn is_full(&self, values: usize) -> bool {
         // The reader takes a header before its values, and keeps the room of those until it is through with them.
-        self.headers.is_full() || self.values.slots() < self.width
+        self.headers.is_full() || self.values.slots() < values
     }
 
-    /// The reader is gone: nothing that is pushed will ever be read.
+    /// Returns whether the reader is gone: nothing that is pushed will ever be read.
     pub fn is_abandoned(&self) -> bool {
         self.headers.is_abandoned()
     }
 }
 
 /// The reading end.
-pub struct FrameRx<H> {
-    headers: Consumer<H>,
-    values: Consumer<f32>,
-    width: usize,
+pub struct BlockRx<H, T> {
+    headers: Consumer<(H, usize)>,
+    values: Consumer<T>,
+    /// The block that was read in part: its header, and its values still to come.
+    left: Option<(H, usize)>,
 }
 
-impl<H: Copy> FrameRx<H> {
-    /// Hands the oldest frame to `read`, whose values may lie in two pieces where the ring wraps.
-    pub fn pop<R>(&mut self, read: impl FnOnce(H, &[f32], &[f32]) -> R) -> Option<R> {
-        let header = self.headers.pop().ok()?;
-        let chunk = self.values.read_chunk(self.width).ok()?;
+impl<H: Copy, T: Copy> BlockRx<H, T> {
+    /// Hands the oldest block to `read`; its values may lie in two pieces where the ring wraps.
+    pub fn pop<R>(&mut self, read: impl FnOnce(H, &[T], &[T]) -> R) -> Option<R> {
+        self.pop_part(usize::MAX, read)
+    }
+
+    /// Hands up to `most` values of the oldest block to `read`; the rest of the block stays for the next call.
+    pub fn pop_part<R>(&mut self, most: usize, read: impl FnOnce(H, &[T], &[T]) -> R) -> Option<R> {
+        let (header, held) = match self.left.take() {
+            Some(left) => left,
+            None => self.headers.pop().ok()?,
+        };
+        let count = held.min(most);
+        let chunk = self.values.read_chunk(count).ok()?;
         let (first, second) = chunk.as_slices();
         let result = read(header, first, second);
         chunk.commit_all();
+        self.left = (held > count).then_some((header, held - count));
         Some(result)
     }
 
+    /// Returns whether the next part is the rest of a block that was begun.
+    pub fn is_within_block(&self) -> bool {
+        self.left.is_some()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.headers.is_empty()
+        self.left.is_none() && self.headers.is_empty()
     }
 
-    /// Frames waiting to be read.
-    pub fn len(&self) -> usize {
-        self.headers.slots()
+    /// Returns the number of values that wait to be read.
+    pub fn values(&self) -> usize {
+        self.values.slots()
     }
 
-    /// The writer is gone: when the ring is empty too, the stream has ended.
+    /// Returns whether the writer is gone: when the ring is empty too, the stream has ended.
     pub fn is_abandoned(&self) -> bool {
         self.headers.is_abandoned()
-    }
-
-    /// Values in each frame.
-    pub fn width(&self) -> usize {
-        self.width
     }
 }
 
@@ -97,9 +105,10 @@ mod tests {
 
     #[test]
     fn a_full_ring_takes_nothing_and_loses_nothing() {
-        let (mut tx, mut rx) = frame_ring::<u32>(2, 3);
+        let (mut tx, mut rx) = block_ring::<u32, f32>(2, 6);
         assert!(tx.push(1, &[1.0, 2.0, 3.0]));
-        assert!(!tx.push(9, &[1.0]), "a frame of another width is refused");
+        assert!(tx.is_full(4) && !tx.is_full(3));
+        assert!(!tx.push(9, &[1.0; 4]), "there is no room for so many");
         assert!(tx.push(2, &[4.0, 5.0, 6.0]));
         assert!(!tx.push(3, &[7.0, 8.0, 9.0]));
         assert_eq!(rx.pop(|h, a, b| (h, [a, b].concat())), Some((1, vec![1.0, 2.0, 3.0])));
@@ -111,20 +120,35 @@ mod tests {
         assert_eq!(rx.pop(|h, _, _| h), None);
     }
 
+    #[test]
+    fn a_block_can_be_read_in_parts() {
+        let (mut tx, mut rx) = block_ring::<u32, i16>(2, 8);
+        assert!(tx.push(1, &[1, 2, 3, 4, 5]) && tx.push(2, &[]));
+        assert_eq!(rx.pop_part(2, |h, a, b| (h, [a, b].concat())), Some((1, vec![1, 2])));
+        assert!(rx.is_within_block() && !rx.is_empty());
+        assert_eq!(rx.values(), 3);
+        assert_eq!(rx.pop_part(9, |h, a, b| (h, [a, b].concat())), Some((1, vec![3, 4, 5])));
+        assert!(!rx.is_within_block() && !rx.is_empty());
+        assert_eq!(rx.pop(|h, a, b| (h, [a, b].concat())), Some((2, Vec::new())));
+        assert!(rx.is_empty());
+    }
+
     proptest! {
         #[test]
-        fn frames_come_out_as_they_went_in(width in 0usize..9, pushes in prop::collection::vec(any::<bool>(), 1..200)) {
-            let (mut tx, mut rx) = frame_ring::<usize>(7, width);
-            let (mut sent, mut read) = (0usize, 0usize);
+        fn blocks_come_out_as_they_went_in(pushes in prop::collection::vec(prop::option::of(0usize..9), 1..200)) {
+            let (mut tx, mut rx) = block_ring::<usize, f32>(7, 30);
+            let (mut sent, mut read, mut waiting) = (0usize, 0usize, 0usize);
             for push in pushes {
-                if push {
+                if let Some(width) = push {
                     let values: Vec<f32> = (0..width).map(|i| (sent * 10 + i) as f32).collect();
-                    let fits = sent - read < 7;
+                    let fits = sent - read < 7 && waiting + width <= 30;
                     prop_assert_eq!(tx.push(sent, &values), fits);
                     sent += usize::from(fits);
+                    waiting += if fits { width } else { 0 };
                 } else if let Some((header, values)) = rx.pop(|h, a, b| (h, [a, b].concat())) {
                     prop_assert_eq!(header, read);
-                    let expected: Vec<f32> = (0..width).map(|i| (read * 10 + i) as f32).collect();
+                    waiting -= values.len();
+                    let expected: Vec<f32> = (0..values.len()).map(|i| (read * 10 + i) as f32).collect();
                     prop_assert_eq!(values, expected);
                     read += 1;
                 }
@@ -133,18 +157,18 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_is_not_full_takes_a_frame_while_another_is_read() {
-        let (mut tx, mut rx) = frame_ring::<u32>(4, 640);
+    fn a_ring_that_is_not_full_takes_a_block_while_another_is_read() {
+        let (mut tx, mut rx) = block_ring::<u32, f32>(4, 4 * 640);
         let reader = std::thread::spawn(move || {
             while !(rx.is_abandoned() && rx.is_empty()) {
                 rx.pop(|_, first, second| std::hint::black_box(first.len() + second.len()));
             }
         });
         for n in 0..50_000 {
-            while tx.is_full() {
+            while tx.is_full(640) {
                 std::hint::spin_loop();
             }
-            assert!(tx.push(n, &[0.0; 640]), "frame {n}");
+            assert!(tx.push(n, &[0.0; 640]), "block {n}");
         }
         drop(tx);
         reader.join().unwrap();

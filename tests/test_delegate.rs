@@ -36,14 +36,10 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 static WINDOWS: LazyLock<Vec<Vec<f32>>> = LazyLock::new(|| {
     LazyLock::force(&RUNTIME);
     let config = demo::config(&[]);
-    let pipeline = demo::prepare(&config);
+    let mut pipeline = demo::prepare(&config);
     let values: Vec<Vec<f32>> = demo::recording(&config, &pipeline.labels).into_iter().map(|(_, v)| v).collect();
     let windows = values.windows(config.pipelines[0].window.samples).step_by(1000);
-    let features = |window: &[Vec<f32>]| {
-        let mut features = vec![0.0; window.len() * window[0].len()];
-        pipeline.stages.features.apply(&window.concat(), &mut features);
-        features
-    };
+    let features = |window: &[Vec<f32>]| pipeline.stages.features.apply(&window.concat()).to_vec();
     windows.map(features).collect()
 });
 

@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
     if args.once
-        && let Some(endless) = config.pipelines.iter().find(|p| p.source.is_endless())
+        && let Some(endless) = config.pipelines.iter().find(|p| p.source.kind().is_endless())
     {
         bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
     }

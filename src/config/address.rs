@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::checked::{Address, Broker};
+use super::mqtt::{Address, Broker};
 
 const OFFERED: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
 

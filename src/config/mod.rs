@@ -1,28 +1,81 @@
-//! The configuration: what the user wrote ([`raw`]), then what is checked and ready to use ([`checked`]).
+//! The configuration file as a whole: node, MQTT, power, delegates, pipelines.
 //!
-//! A text that is no configuration is reported at its first fault; of one that is, every wrong value is found before
-//! the first is reported. Each with file, line, column and what would be right.
-//! Relative paths count from the folder of the configuration file.
+//! Owns the tables that belong to no kind, and the checks between tables; a kind's keys and checks are in its own file.
+//! Syntax errors stop at the first one; if the file parses, all invalid values are reported together, each with file,
+//! line, column and what would be right. Relative paths count from the folder of the configuration file. No I/O but the
+//! reading of the file.
 
 mod address;
-mod check;
-mod checked;
-mod locate;
-pub mod raw;
+mod delegates;
+mod meters;
+mod mqtt;
+mod node;
+mod pipeline;
+mod power;
+pub mod reference;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::schema::expanded::Table;
+use crate::schema::{Checker, seconds, show, span_of, table};
+
+pub use crate::schema::{Key, Problem};
 pub use address::parse_broker;
-pub use checked::{
-    Accelerator, Address, Batch, Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From,
-    Ina219, Isolation, LINKED_RUNTIME, Meter, MeterKind, Mqtt, MqttVersion, Parity, ParityLimits, Pipeline, Power,
-    Problem, ProcessLimits, RaplInterface, Realtime, Records, Regress, Replay, Restarts, Scope, Scores, Source,
-    SourceKind, Speed, Store, Trace, TraceValue, WhenBufferFull, WhenFull, Window, XnnpackFlag,
-};
-pub use locate::Key;
+pub use delegates::{Accelerator, Delegate, DelegateKind, Isolation, ProcessLimits, Restarts, XnnpackFlag};
+pub use meters::{Ina219, Meter, MeterKind, RaplInterface, Scope, Trace, TraceValue};
+pub use mqtt::{Address, Broker, Mqtt, MqttVersion, Store, WhenFull};
+pub use node::LINKED_RUNTIME;
+pub use pipeline::{Batch, Parity, ParityLimits, Pipeline, Realtime, Shapes};
+pub use power::Power;
+
+use delegates::RawDelegate;
+use mqtt::MqttKeys;
+use node::{Metrics, Node, Runtime};
+use pipeline::{Common, PipelineKeys};
+use power::PowerKeys;
+
+table! {
+    /// The configuration file.
+    pub struct Root {
+        /// The device that edgewatt runs on.
+        pub node: Node;
+        /// The TensorFlow Lite runtime.
+        pub runtime: Runtime;
+        /// The broker, and how edgewatt connects to it.
+        pub mqtt: MqttKeys;
+        /// The metrics messages.
+        pub metrics: Metrics;
+        /// How energy is measured.
+        pub power: PowerKeys;
+        /// Delegates, under names that you choose, besides the built-in "cpu" and "xnnpack" with one thread each.
+        pub delegates: BTreeMap<String, RawDelegate> = BTreeMap::new();
+        /// Pipelines, under names that you choose.
+        pub pipelines: BTreeMap<String, PipelineKeys>;
+    }
+}
+
+/// A configuration that can be run, as far as can be told without touching anything outside it.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// SHA-256 of the file's text, shortened.
+    pub hash: String,
+    pub node_id: String,
+    /// Where the daemon keeps what must survive a restart; `None`: where systemd says, else in `/var/lib`.
+    pub state_dir: Option<PathBuf>,
+    /// The daemon's memory is to stay in RAM.
+    pub lock_memory: bool,
+    /// A path, or [`LINKED_RUNTIME`].
+    pub runtime_library: Option<PathBuf>,
+    pub mqtt: Mqtt,
+    pub metrics_interval: Duration,
+    pub power: Power,
+    pub pipelines: Vec<Pipeline>,
+}
 
 /// A configuration that cannot be used; `Display` shows each problem at its place.
 #[derive(Debug)]
@@ -46,7 +99,10 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads the file; it must be UTF-8 text.
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not UTF-8 text.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
             problems: vec![format!("{}: cannot read the configuration: {e}", path.display())],
@@ -54,23 +110,39 @@ impl Document {
         Ok(Self { path: path.to_owned(), text })
     }
 
-    /// Parses and checks; `hostname` names the node when the file does not.
+    /// Parses and checks; `hostname` names the node if the file does not.
+    ///
+    /// # Errors
+    /// The first syntax error, or all invalid values.
     pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        check::check(self.root()?, folder, hostname, self.hash()).map_err(|problems| self.refusal(&problems))
+        let mut checker = self.checker();
+        let config = check(self.root()?, hostname, self.hash(), &mut checker);
+        checker.finish(config).map_err(|problems| self.refusal(&problems))
     }
 
-    /// The delegate of that name, and the runtime library where one is named.
+    /// Returns the delegate of that name, and the runtime library if one is named; nothing else of the file is checked.
+    ///
+    /// # Errors
+    /// As [`Document::parse`], for the delegate.
     pub fn delegate(&self, name: &str) -> Result<(Delegate, Option<PathBuf>), ConfigError> {
-        let root = self.root()?;
-        let folder = self.path.parent().unwrap_or(Path::new(""));
-        check::delegate(root, folder, name).map_err(|problems| self.refusal(&problems))
+        let (root, mut checker) = (self.root()?, self.checker());
+        if let Some(entry) = root.delegates.get(name) {
+            delegates::check_entry(name, entry, &mut checker);
+        }
+        let key = Key::new(&["delegates", name]);
+        let delegate = delegates::find(&key, name, &root.delegates, &mut checker);
+        let library = root.runtime.checked_library(&checker);
+        checker.finish(delegate.map(|delegate| (delegate, library))).map_err(|problems| self.refusal(&problems))
     }
 
-    fn root(&self) -> Result<raw::Root, ConfigError> {
+    fn checker(&self) -> Checker {
+        Checker::new(self.path.parent().unwrap_or(Path::new("")))
+    }
+
+    fn root(&self) -> Result<Root, ConfigError> {
         toml::from_str(&self.text).map_err(|e| {
             let message = format!("{}{}", e.message(), hint(e.message()));
-            ConfigError { problems: vec![locate::show(&self.path, &self.text, e.span(), &message)] }
+            ConfigError { problems: vec![show(&self.path, &self.text, e.span(), &message)] }
         })
     }
 
@@ -80,16 +152,61 @@ impl Document {
 
     /// Shows a problem with the value at its key.
     pub fn show(&self, key: &Key, message: &str) -> String {
-        locate::show(&self.path, &self.text, locate::span_of(&self.text, key), &format!("{key}: {message}"))
+        show(&self.path, &self.text, span_of(&self.text, key), &format!("{key}: {message}"))
     }
 
-    /// SHA-256 of the text, the first 12 hex digits.
+    /// Returns the SHA-256 of the text, the first 12 hex digits.
     fn hash(&self) -> String {
         Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// What the parser's word for a mistake does not say: what to write.
+/// Checks the whole file. `None` if it cannot be used; the problems say why.
+fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker) -> Option<Config> {
+    let node_id = root.node.checked_id(&Key::new(&["node"]), hostname, checker);
+    let mqtt = root.mqtt.checked(&Key::new(&["mqtt"]), &node_id, checker);
+    root.metrics.check_ranges(&Key::new(&["metrics"]), checker);
+    let power = root.power.checked(&Key::new(&["power"]), checker);
+    for (name, delegate) in &root.delegates {
+        delegates::check_entry(name, delegate, checker);
+    }
+    if root.pipelines.is_empty() {
+        checker.problem(&Key::new(&["pipelines"]), "there is none; add a table such as [pipelines.shoulder]");
+    }
+    let common = Common { delegates: &root.delegates, qos: mqtt.as_ref().map_or(1, |mqtt| mqtt.qos) };
+    let pipelines: Vec<Pipeline> =
+        root.pipelines.into_iter().map(|(name, pipeline)| pipeline.checked(name, &common, checker)).collect();
+    check_exclusive(&pipelines, checker);
+    Some(Config {
+        hash,
+        node_id,
+        state_dir: root.node.state_dir.map(|dir| checker.path(&dir)),
+        lock_memory: root.node.lock_memory,
+        runtime_library: root.runtime.checked_library(checker),
+        mqtt: mqtt?,
+        metrics_interval: seconds(root.metrics.interval_s),
+        power,
+        pipelines,
+    })
+}
+
+/// Two pipelines that read one stream would each get a part of it.
+fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for pipeline in pipelines {
+        let Some((resource, key)) = pipeline.source.kind().exclusive() else { continue };
+        let key = pipeline.key().child("source").child(pipeline.source.name()).child(key);
+        match taken.get(&resource) {
+            Some(other) => {
+                let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
+                checker.problem(&key, message);
+            }
+            None => _ = taken.insert(resource, &pipeline.name),
+        }
+    }
+}
+
+/// Returns what to write, which the parser's message does not say.
 fn hint(message: &str) -> &'static str {
     let hints = [
         ("missing field `mqtt`", "; write [mqtt] with broker = \"mqtt://host:1883\" or \"embedded\""),

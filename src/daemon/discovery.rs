@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::config::{Config, Decision};
-use crate::publish::discovery::{self, Kind, Node};
+use crate::config::Config;
+use crate::publish::discovery::{self, Node};
 use crate::publish::publisher::NodePublisher;
 
 /// What Home Assistant says when it has started.
@@ -39,15 +39,10 @@ impl Discovery {
 
     /// Describes the node that `config` makes, where that has changed or is asked for `anew`.
     pub fn say(&mut self, node_publisher: &NodePublisher, config: &Config, anew: bool) {
-        let kind = |decision: &Decision| match decision {
-            Decision::Classify(_) => Kind::Class,
-            Decision::Regress(regress) => Kind::Values(regress.names.clone()),
-            Decision::Raw => Kind::Outputs,
-        };
         let node = Node {
             id: &config.node_id,
             topics: &node_publisher.topics,
-            pipelines: config.pipelines.iter().map(|p| (p.name.as_str(), kind(&p.decision))).collect(),
+            pipelines: config.pipelines.iter().map(|p| (p.name.as_str(), p.decision.kind().entities())).collect(),
             meters: config.power.meters.iter().map(|meter| meter.name.as_str()).collect(),
             metrics_s: config.metrics_interval.as_secs_f64(),
         };

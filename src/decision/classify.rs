@@ -1,67 +1,174 @@
-//! Scores to a class: softmax where needed, smoothing, argmax, threshold, hysteresis.
+//! Scores to a class: softmax where needed, smoothing, the highest score, threshold, hysteresis.
 
-use super::Verdict;
+use std::sync::Arc;
+
+use super::hold::{Held, highest};
 use super::smooth::Smoother;
-use crate::config::Classify;
+use super::{Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, Named, Outputs, Presentation, Verdict};
+use crate::engine::EngineError;
+use crate::schema::{Checker, Key, choice, table};
+
+/// The smallest part of windows in which a class must stay what it is by another delegate.
+const LEAST_AGREEMENT: f32 = 0.95;
+
+choice! {
+    /// What an output of scores holds.
+    pub enum Scores {
+        Probabilities = "probabilities",
+        Logits = "logits",
+    }
+}
+
+table! {
+    /// Decides on one class: the label with the highest score.
+    pub struct Classify {
+        /// The index of the model's output that holds the scores.
+        pub output: usize = 0;
+        /// What the scores are: "probabilities", or "logits", which a softmax turns into probabilities.
+        pub scores: Option<Scores>, otherwise("told from the model's last operator"), example("\"probabilities\"");
+        /// The lowest score that decides. Below it the label is null.
+        pub threshold: f32 = 0.0, range(0.0, 1.0);
+        /// The number of windows in a moving average of the scores.
+        pub smooth: usize = 1, range(1, MAX_SMOOTH);
+        /// How much higher the score of another class must be before it replaces the present one.
+        pub hysteresis: f32 = 0.0, range(0.0, 1.0);
+    }
+}
+
+impl DecisionKind for Classify {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn output(&self) -> usize {
+        self.output
+    }
+
+    fn has_classes(&self) -> bool {
+        true
+    }
+
+    fn needs_labels(&self) -> bool {
+        true
+    }
+
+    fn least_agreement(&self) -> Option<f32> {
+        Some(LEAST_AGREEMENT)
+    }
+
+    fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
+        let output = model.output(self.output)?;
+        let (scores, labels) = (output.len(), model.classes.len());
+        if scores != labels {
+            return Err(EngineError::Mismatch(format!(
+                "the model's output `{}` has {scores} scores; the labels file has {labels} labels",
+                output.name
+            )));
+        }
+        let probabilities = match self.scores {
+            Some(scores) => scores == Scores::Probabilities,
+            None => model.ends_in_probabilities.get(self.output).copied().unwrap_or(false),
+        };
+        Ok(Box::new(Classifier::new(self, scores, !probabilities)))
+    }
+
+    fn presentation(&self, model: &ModelOutputs<'_>, all_scores: bool) -> Arc<dyn Presentation> {
+        Arc::new(ClassPresentation { classes: model.classes.to_vec(), all_scores })
+    }
+
+    fn entities(&self) -> Vec<Entity> {
+        class_entities()
+    }
+}
+
+/// Returns what Home Assistant shows of a decision on a class.
+pub fn class_entities() -> Vec<Entity> {
+    let prediction = Entity { id: "prediction".into(), template: "{{ value_json.label }}".into(), ..Entity::default() };
+    let score = Entity {
+        id: "score".into(),
+        template: "{{ value_json.score }}".into(),
+        is_measurement: true,
+        precision: Some(2),
+        ..Entity::default()
+    };
+    vec![prediction, score]
+}
+
+/// Publishes verdicts that name a class.
+#[derive(Debug)]
+pub struct ClassPresentation {
+    pub classes: Vec<String>,
+    /// The values are the scores of the classes, and are published.
+    pub all_scores: bool,
+}
+
+impl Presentation for ClassPresentation {
+    fn fields(
+        &self,
+        verdict: &Verdict,
+        values: &[f32],
+        truth: Option<u16>,
+        fields: &mut Fields<'_, '_>,
+    ) -> Result<(), serde_json::Error> {
+        let label = |class: Option<u16>| class.and_then(|class| self.classes.get(usize::from(class)));
+        fields.add("label", &label(verdict.class))?;
+        fields.add("score", &verdict.score)?;
+        fields.add("raw_label", &label(verdict.raw_class))?;
+        if let Some(truth) = label(truth) {
+            fields.add("truth", truth)?;
+        }
+        if self.all_scores {
+            fields.add("scores", &Named { names: &self.classes, values })?;
+        }
+        Ok(())
+    }
+}
 
 /// Decides on a class, window by window.
 #[derive(Debug)]
-pub struct Classifier {
+struct Classifier {
+    output: usize,
     logits: bool,
-    threshold: f32,
-    hysteresis: f32,
     smoother: Smoother,
-    current: Option<u16>,
+    held: Held,
 }
 
 impl Classifier {
-    /// `logits`: the scores still need a softmax.
-    pub fn new(config: &Classify, classes: usize, logits: bool) -> Self {
+    /// Builds it; with `logits` the scores still need a softmax.
+    fn new(config: &Classify, classes: usize, logits: bool) -> Self {
         Self {
+            output: config.output,
             logits,
-            threshold: config.threshold,
-            hysteresis: config.hysteresis,
             smoother: Smoother::new(classes, config.smooth),
-            current: None,
+            held: Held::new(config.threshold, config.hysteresis),
         }
     }
 
-    pub fn classes(&self) -> usize {
-        self.smoother.width()
-    }
-
-    pub fn reset(&mut self) {
-        self.smoother.reset();
-        self.current = None;
-    }
-
     /// Decides on `scores`, one a class, and leaves the smoothed probabilities in it.
-    pub fn decide(&mut self, scores: &mut [f32]) -> Verdict {
+    fn classify(&mut self, scores: &mut [f32]) -> Verdict {
         if self.logits {
             softmax(scores);
         }
         let (raw_class, _) = highest(scores);
         self.smoother.smooth(scores);
-        let (best, best_score) = highest(scores);
-        // The class that holds is left only for one that is better by the margin.
-        let (class, score) = match self.current.map(|held| (held, scores[usize::from(held)])) {
-            Some((held, score)) if best_score < score + self.hysteresis => (held, score),
-            _ => (best, best_score),
-        };
-        self.current = (score >= self.threshold).then_some(class);
-        Verdict::Class { class: self.current, score, raw_class }
+        let (class, score) = self.held.decide(scores);
+        Verdict { class, score, raw_class: Some(raw_class) }
     }
 }
 
-/// The first of the highest scores.
-fn highest(scores: &[f32]) -> (u16, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (class, score) in (0u16..).zip(scores) {
-        if *score > best.1 {
-            best = (class, *score);
-        }
+impl Decider for Classifier {
+    fn decide(&mut self, outputs: &mut dyn Outputs, values: &mut Vec<f32>) -> Result<Verdict, EngineError> {
+        values.resize(self.smoother.width(), 0.0);
+        outputs.read(self.output, values)?;
+        Ok(self.classify(values))
     }
-    best
+
+    fn most_values(&self) -> usize {
+        self.smoother.width()
+    }
+
+    fn reset(&mut self) {
+        self.smoother.reset();
+        self.held.reset();
+    }
 }
 
 fn softmax(scores: &mut [f32]) {
@@ -76,6 +183,7 @@ fn softmax(scores: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{json, refusal};
     use super::*;
 
     fn classifier(threshold: f32, smooth: usize, hysteresis: f32, logits: bool) -> Classifier {
@@ -84,10 +192,31 @@ mod tests {
     }
 
     fn decide(c: &mut Classifier, mut scores: [f32; 3]) -> (Option<u16>, u16) {
-        match c.decide(&mut scores) {
-            Verdict::Class { class, raw_class, .. } => (class, raw_class),
-            Verdict::Values => unreachable!("a classifier gives classes"),
-        }
+        let verdict = c.classify(&mut scores);
+        (verdict.class, verdict.raw_class.unwrap())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_numbers() {
+        let classify = |output| Classify { output, scores: None, threshold: 0.0, smooth: 1, hysteresis: 0.0 };
+        let labels = ["a", "b", "c"];
+        assert!(refusal(&classify(0), &[2, 4], &labels).contains("has 2 scores; the labels file has 3"));
+        assert!(refusal(&classify(2), &[2, 4], &labels).contains("outputs are 0 to 1"));
+    }
+
+    #[test]
+    fn a_verdict_is_published_with_the_names_of_its_classes() {
+        let classes = ["up", "down"].map(str::to_owned).to_vec();
+        let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25 };
+        let presentation = |all_scores| ClassPresentation { classes: classes.clone(), all_scores };
+        assert_eq!(
+            json(&presentation(true), &verdict, &[0.25, 0.75], None),
+            r#"{"label":null,"score":0.25,"raw_label":"down","scores":{"up":0.25,"down":0.75}}"#
+        );
+        assert_eq!(
+            json(&presentation(false), &Verdict { class: Some(0), ..verdict }, &[0.25, 0.75], Some(1)),
+            r#"{"label":"up","score":0.25,"raw_label":"down","truth":"down"}"#
+        );
     }
 
     #[test]
@@ -120,10 +249,10 @@ mod tests {
     #[test]
     fn logits_become_probabilities() {
         let mut scores = [1000.0, 1001.0, 999.0];
-        let verdict = classifier(0.0, 1, 0.0, true).decide(&mut scores);
+        let verdict = classifier(0.0, 1, 0.0, true).classify(&mut scores);
         let sum: f32 = scores.iter().sum();
         assert!((sum - 1.0).abs() < 1e-6, "{scores:?}");
         assert!((scores[1] - 0.665_241).abs() < 1e-5, "{scores:?}");
-        assert!(matches!(verdict, Verdict::Class { class: Some(1), score, .. } if score == scores[1]));
+        assert_eq!((verdict.class, verdict.score), (Some(1), scores[1]));
     }
 }

@@ -1,150 +1,156 @@
 //! From a model's outputs to a decision: a class, named values, or the outputs as they are.
 //!
-//! Pure; state is only what smoothing and hysteresis need, and a gap in the stream clears it. Runs on the infer
-//! thread; all memory is taken when the decider is built.
+//! Owns the family of decisions: each kind decides on windows and says how its verdicts are published and shown. Pure;
+//! state is only what smoothing and hysteresis need, and a gap in the stream clears it. Deciding runs on the infer thread
+//! and allocates nothing; presenting runs on the async thread.
 
-mod classify;
+mod hold;
+mod present;
 mod smooth;
 
-use crate::config::{Decision as DecisionConfig, Scores};
+use std::sync::Arc;
+
 use crate::engine::{EngineError, TensorInfo};
+use crate::schema::{Checker, Key, family};
 
-pub use classify::Classifier;
-use smooth::Smoother;
+pub use present::{Entity, Fields, Named, Presentation, write_object};
 
-/// What was decided of one window; the values beside it are the (smoothed) scores, the named values, or all outputs.
+/// Windows in an average at most.
+pub(crate) const MAX_SMOOTH: usize = 1000;
+
+family! {
+    /// The decision is one of these kinds.
+    pub enum Decision: DecisionKind {
+        mod classify: Classify;
+        mod regress: Regress;
+        mod raw: Raw;
+    }
+}
+
+/// What each kind of decision is.
+pub trait DecisionKind {
+    /// Checks the keys of the kind, whose table is at `key`.
+    fn check(&mut self, key: &Key, checker: &mut Checker);
+
+    /// Returns the model's output that is decided on; a delegate is compared with the reference on it.
+    fn output(&self) -> usize {
+        0
+    }
+
+    /// Returns whether verdicts name a class, so that they can be compared with the stream's true class.
+    fn has_classes(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the classes are those of the model's labels file, which must then be named.
+    fn needs_labels(&self) -> bool {
+        false
+    }
+
+    /// Returns the classes that verdicts name, from those of the labels file.
+    fn classes(&self, labels: Vec<String>) -> Vec<String> {
+        labels
+    }
+
+    /// Returns the smallest part of windows in which a delegate must decide as the reference does, unless the
+    /// configuration says otherwise.
+    fn least_agreement(&self) -> Option<f32> {
+        None
+    }
+
+    /// Builds what decides.
+    ///
+    /// # Errors
+    /// The configuration does not fit the model's outputs; the message has the numbers of both sides.
+    fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError>;
+
+    /// Builds what publishes the verdicts; `all_scores` asks for the score of every class.
+    fn presentation(&self, model: &ModelOutputs<'_>, all_scores: bool) -> Arc<dyn Presentation>;
+
+    /// Returns what Home Assistant shows of the decision.
+    fn entities(&self) -> Vec<Entity> {
+        Vec::new()
+    }
+}
+
+/// What a decision must know of the model.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelOutputs<'a> {
+    /// The outputs as they are for one window.
+    pub outputs: &'a [TensorInfo],
+    /// The classes, as [`DecisionKind::classes`] has them.
+    pub classes: &'a [String],
+    /// For each output, whether the model itself turns its scores into probabilities.
+    pub ends_in_probabilities: &'a [bool],
+}
+
+impl ModelOutputs<'_> {
+    /// Returns output `index`.
+    ///
+    /// # Errors
+    /// The model does not have it.
+    pub fn output(&self, index: usize) -> Result<&TensorInfo, EngineError> {
+        self.outputs.get(index).ok_or_else(|| {
+            let last = self.outputs.len().saturating_sub(1);
+            EngineError::Mismatch(format!("output = {index}, but the model's outputs are 0 to {last}"))
+        })
+    }
+}
+
+/// What was decided on one window, but for the values that go with it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
-    /// `class` is `None` when no score reaches the threshold; `raw_class` is this window's alone, before smoothing.
-    Class {
-        class: Option<u16>,
-        score: f32,
-        raw_class: u16,
-    },
-    Values,
+pub struct Verdict {
+    /// The class; `None` if the kind has no classes or none was decided.
+    pub class: Option<u16>,
+    /// The class of this window alone, before smoothing.
+    pub raw_class: Option<u16>,
+    /// How sure it is, or the value that was decided on.
+    pub score: f32,
 }
 
-/// Turns a pipeline's outputs into verdicts.
-pub enum Decider {
-    Classify {
-        classifier: Classifier,
-        output: usize,
-    },
-    Regress {
-        smoother: Smoother,
-        output: usize,
-    },
-    /// The length of each output, one after the other.
-    Raw {
-        lengths: Vec<usize>,
-    },
+impl Verdict {
+    /// A verdict that is all in its values.
+    pub const VALUES: Self = Self { class: None, raw_class: None, score: f32::NAN };
 }
 
-impl Decider {
-    /// `labels` are the model's classes, empty where there are none; `ends_in_probabilities` says for each output
-    /// whether the model itself makes its scores probabilities. A configuration that does not fit the outputs is a
-    /// mismatch with the numbers of both sides.
-    pub fn new(
-        config: &DecisionConfig,
-        outputs: &[TensorInfo],
-        labels: &[String],
-        ends_in_probabilities: &[bool],
-    ) -> Result<Self, EngineError> {
-        let chosen = |output: usize| {
-            outputs.get(output).ok_or_else(|| {
-                EngineError::Mismatch(format!(
-                    "output = {output}, but the model's outputs are 0 to {}",
-                    outputs.len().saturating_sub(1)
-                ))
-            })
-        };
-        match config {
-            DecisionConfig::Classify(classify) => {
-                let classes = chosen(classify.output)?.len();
-                if classes != labels.len() {
-                    return Err(EngineError::Mismatch(format!(
-                        "the model's output `{}` has {classes} scores; the labels file has {} labels",
-                        outputs[classify.output].name,
-                        labels.len()
-                    )));
-                }
-                let probabilities = match classify.scores {
-                    Some(scores) => scores == Scores::Probabilities,
-                    None => ends_in_probabilities.get(classify.output).copied().unwrap_or(false),
-                };
-                let classifier = Classifier::new(classify, classes, !probabilities);
-                Ok(Self::Classify { classifier, output: classify.output })
-            }
-            DecisionConfig::Regress(regress) => {
-                let output = chosen(regress.output)?;
-                if output.len() != regress.names.len() {
-                    return Err(EngineError::Mismatch(format!(
-                        "the model's output `{}` has {} values; regress.names has {}",
-                        output.name,
-                        output.len(),
-                        regress.names.len()
-                    )));
-                }
-                Ok(Self::Regress { smoother: Smoother::new(output.len(), regress.smooth), output: regress.output })
-            }
-            DecisionConfig::Raw => Ok(Self::Raw { lengths: outputs.iter().map(TensorInfo::len).collect() }),
-        }
-    }
+/// The outputs of one window.
+pub trait Outputs {
+    /// Fills `values` with output `index`, which has as many.
+    ///
+    /// # Errors
+    /// The engine cannot give them.
+    fn read(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError>;
+}
 
-    /// How many values go with each verdict.
-    pub fn width(&self) -> usize {
-        match self {
-            Self::Classify { classifier, .. } => classifier.classes(),
-            Self::Regress { smoother, .. } => smoother.width(),
-            Self::Raw { lengths } => lengths.iter().sum(),
-        }
+impl<F: FnMut(usize, &mut [f32]) -> Result<(), EngineError>> Outputs for F {
+    fn read(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError> {
+        self(index, values)
     }
+}
 
-    /// Decides on one window; `read` fills a slice with an output's values, `values` has [`Decider::width`] of them.
-    pub fn decide(
-        &mut self,
-        mut read: impl FnMut(usize, &mut [f32]) -> Result<(), EngineError>,
-        values: &mut [f32],
-    ) -> Result<Verdict, EngineError> {
-        match self {
-            Self::Classify { classifier, output } => {
-                read(*output, values)?;
-                Ok(classifier.decide(values))
-            }
-            Self::Regress { smoother, output } => {
-                read(*output, values)?;
-                smoother.smooth(values);
-                Ok(Verdict::Values)
-            }
-            Self::Raw { lengths } => {
-                let mut rest = values;
-                for (output, length) in lengths.iter().enumerate() {
-                    let (own, behind) = rest.split_at_mut(*length);
-                    read(output, own)?;
-                    rest = behind;
-                }
-                Ok(Verdict::Values)
-            }
-        }
-    }
+/// Decides on windows, one after the other.
+pub trait Decider: Send {
+    /// Decides on one window; leaves the values that go with the verdict in `values`, which has room for
+    /// [`Decider::most_values`] of them.
+    ///
+    /// # Errors
+    /// The engine cannot give its outputs.
+    fn decide(&mut self, outputs: &mut dyn Outputs, values: &mut Vec<f32>) -> Result<Verdict, EngineError>;
+
+    /// Returns how many values go with a verdict at most.
+    fn most_values(&self) -> usize;
 
     /// Forgets earlier windows: the stream had a gap.
-    pub fn reset(&mut self) {
-        match self {
-            Self::Classify { classifier, .. } => classifier.reset(),
-            Self::Regress { smoother, .. } => smoother.reset(),
-            Self::Raw { .. } => {}
-        }
-    }
+    fn reset(&mut self) {}
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::config::{Classify, Regress};
     use crate::engine::Element;
 
-    fn outputs(lengths: &[usize]) -> Vec<TensorInfo> {
+    /// Outputs of so many values each.
+    pub fn outputs(lengths: &[usize]) -> Vec<TensorInfo> {
         let info = |(i, n): (usize, &usize)| TensorInfo {
             name: format!("out{i}"),
             element: Element::Float32,
@@ -155,30 +161,18 @@ mod tests {
         lengths.iter().enumerate().map(info).collect()
     }
 
-    #[test]
-    fn what_does_not_fit_is_refused_with_both_numbers() {
-        let classify = |output| {
-            DecisionConfig::Classify(Classify { output, scores: None, threshold: 0.0, smooth: 1, hysteresis: 0.0 })
-        };
-        let labels: Vec<String> = ["a", "b", "c"].map(String::from).into();
-        let refused = |config: &DecisionConfig| {
-            Decider::new(config, &outputs(&[2, 4]), &labels, &[true, true]).err().unwrap().to_string()
-        };
-        assert!(refused(&classify(0)).contains("has 2 scores; the labels file has 3"));
-        assert!(refused(&classify(2)).contains("outputs are 0 to 1"));
-        let regress = DecisionConfig::Regress(Regress { output: 1, names: vec!["x".into()], smooth: 1 });
-        assert!(refused(&regress).contains("has 4 values; regress.names has 1"));
+    /// What the kind says against a model.
+    pub fn refusal(kind: &dyn DecisionKind, lengths: &[usize], classes: &[&str]) -> String {
+        let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
+        let outputs = outputs(lengths);
+        let model = ModelOutputs { outputs: &outputs, classes: &classes, ends_in_probabilities: &[true, true] };
+        kind.build(&model).err().unwrap().to_string()
     }
 
-    #[test]
-    fn raw_gives_every_output_in_order() {
-        let mut decider = Decider::new(&DecisionConfig::Raw, &outputs(&[2, 1]), &[], &[]).unwrap();
-        let mut values = vec![0.0; decider.width()];
-        let read = |output: usize, values: &mut [f32]| {
-            values.fill(output as f32 + 1.0);
-            Ok(())
-        };
-        assert_eq!(decider.decide(read, &mut values).unwrap(), Verdict::Values);
-        assert_eq!(values, [1.0, 1.0, 2.0]);
+    /// The JSON of a verdict.
+    pub fn json(presentation: &dyn Presentation, verdict: &Verdict, values: &[f32], truth: Option<u16>) -> String {
+        let mut json = Vec::new();
+        write_object(&mut json, |fields| presentation.fields(verdict, values, truth, fields)).unwrap();
+        String::from_utf8(json).unwrap()
     }
 }

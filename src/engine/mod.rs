@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DelegateKind;
+use crate::stream::ShapePath;
 
 pub use checks::foreign_operators;
 pub use litert::{LitertEngine, LitertFacts};
@@ -60,6 +61,14 @@ pub trait Engine: Send {
         let coding = self.inputs()[0].coding();
         let rows = self.batch();
         coding.write(features, (row, rows), self.input_bytes()?)
+    }
+
+    /// Fills row `row` of the batch with one window of bytes, each of which stands for its number; for a model that takes
+    /// such bytes they are copied.
+    fn set_input_bytes(&mut self, row: usize, window: &[u8]) -> Result<(), EngineError> {
+        let coding = self.inputs()[0].coding();
+        let rows = self.batch();
+        coding.write_bytes(window, (row, rows), self.input_bytes()?)
     }
 
     /// Writes row `row` of output `index` into `values`, dequantised; as many as a row has elements.
@@ -162,29 +171,34 @@ pub fn build_proven(
     }
 }
 
-/// Checks that windows of `[samples, channels]` are what `input` takes, `batch` of them at a time.
+/// Checks that what comes along `path` is what `input` takes, `batch` of them at a time.
 ///
-/// The model's dimensions after the batch must be the window's, with ones anywhere, or all of it in one row.
-pub fn check_window(input: &TensorInfo, batch: usize, samples: usize, channels: usize) -> Result<(), EngineError> {
+/// The model's dimensions after the batch must be those of the path's end, with ones anywhere, or all of it in one row.
+///
+/// # Errors
+/// They differ; the message names both sides and every step.
+pub fn check_input(input: &TensorInfo, batch: usize, path: &ShapePath) -> Result<(), EngineError> {
+    let features = path.last();
     let without_ones = |dims: &[usize]| dims.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
     let wanted = without_ones(input.shape.get(1..).unwrap_or(&[]));
     let batch_fits = input.shape.first() == Some(&batch);
-    if batch_fits && (wanted == without_ones(&[samples, channels]) || wanted == without_ones(&[samples * channels])) {
+    if batch_fits && (wanted == without_ones(features.dims()) || wanted == without_ones(&[features.values()])) {
         return Ok(());
     }
     Err(EngineError::Window(format!(
-        "the model's input `{}` is {:?}, which is {} values; windows of {samples} samples of {channels} channels are \
-         [{batch}, {samples}, {channels}], which is {}",
+        "the model's input `{}` is {:?}, which is {} values; it gets {}, which is {} ({path})",
         input.name,
         input.shape,
         input.len(),
-        batch * samples * channels,
+        features.repeated(batch),
+        features.values().saturating_mul(batch),
     )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::Shape;
 
     #[test]
     fn a_window_fits_by_shape_not_only_by_size() {
@@ -195,14 +209,20 @@ mod tests {
             scale: 0.0,
             zero_point: 0,
         };
+        let path = |window: &[usize]| {
+            let mut path = ShapePath::new("source.lines", Shape::new(&window[1..]));
+            path.then("window", Shape::new(window));
+            path
+        };
         for good in [&[1, 200, 6][..], &[1, 200, 1, 6], &[1, 1, 200, 6], &[1, 1200], &[1, 1200, 1]] {
-            assert!(check_window(&input(good), 1, 200, 6).is_ok(), "{good:?}");
+            assert!(check_input(&input(good), 1, &path(&[200, 6])).is_ok(), "{good:?}");
         }
         for bad in [&[1, 6, 200][..], &[200, 6], &[1, 199, 6], &[2, 200, 6], &[1200], &[]] {
-            let error = check_window(&input(bad), 1, 200, 6).unwrap_err().to_string();
+            let error = check_input(&input(bad), 1, &path(&[200, 6])).unwrap_err().to_string();
             assert!(error.contains("[1, 200, 6]") && error.contains("1200"), "{error}");
+            assert!(error.contains("(source.lines [6] -> window [200, 6])"), "{error}");
         }
-        assert!(check_window(&input(&[8, 200, 6]), 8, 200, 6).is_ok());
-        assert!(check_window(&input(&[1, 640]), 1, 640, 1).is_ok());
+        assert!(check_input(&input(&[8, 200, 6]), 8, &path(&[200, 6])).is_ok());
+        assert!(check_input(&input(&[1, 640]), 1, &path(&[640, 1])).is_ok());
     }
 }

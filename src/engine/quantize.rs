@@ -33,10 +33,10 @@ stored!(i8 u8 i16);
 const ROUNDER: f32 = 12_582_912.0;
 
 /// Stores `values`; both slices are equally long.
-pub fn quantize<T: Stored>(values: &[f32], scale: f32, zero_point: i32, stored: &mut [T]) {
+pub fn quantize<T: Stored, V: Copy + Into<f32>>(values: &[V], scale: f32, zero_point: i32, stored: &mut [T]) {
     let (gain, offset) = (1.0 / scale, zero_point as f32);
     for (value, stored) in values.iter().zip(stored) {
-        let wanted = (value * gain + offset).max(T::LOWEST).min(T::HIGHEST);
+        let wanted = ((*value).into() * gain + offset).max(T::LOWEST).min(T::HIGHEST);
         *stored = T::from_i32((wanted + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32);
     }
 }

@@ -107,6 +107,27 @@ impl Coding {
         Ok(())
     }
 
+    /// Writes bytes, each of which stands for its number, over row `row` of `stored`, which holds `rows` of them.
+    pub fn write_bytes(self, bytes: &[u8], (row, rows): (usize, usize), stored: &mut [u8]) -> Result<(), EngineError> {
+        let place = self.place(bytes.len(), (row, rows), stored.len())?;
+        let stored = &mut stored[place];
+        let (scale, zero_point) = (self.scale, self.zero_point);
+        match self.element {
+            Element::Float32 => {
+                let floats = typed_mut::<f32>(stored)?;
+                floats.iter_mut().zip(bytes).for_each(|(float, byte)| *float = f32::from(*byte));
+            }
+            Element::Uint8 if scale == 1.0 && zero_point == 0 => stored.copy_from_slice(bytes),
+            Element::Int8 if scale == 1.0 && zero_point == -128 => {
+                stored.iter_mut().zip(bytes).for_each(|(stored, byte)| *stored = byte ^ 0x80);
+            }
+            Element::Int8 => quantize(bytes, scale, zero_point, typed_mut::<i8>(stored)?),
+            Element::Uint8 => quantize(bytes, scale, zero_point, stored),
+            Element::Int16 => quantize(bytes, scale, zero_point, typed_mut::<i16>(stored)?),
+        }
+        Ok(())
+    }
+
     /// Reads row `row` of `stored`, which holds `rows` of them, into `values`.
     pub fn read(self, stored: &[u8], (row, rows): (usize, usize), values: &mut [f32]) -> Result<(), EngineError> {
         let stored = &stored[self.place(values.len(), (row, rows), stored.len())?];
@@ -166,6 +187,33 @@ mod tests {
         INT16.read(bytes, (0, 3), &mut values).unwrap();
         assert_eq!(values, [-0.5, -0.5]);
         assert_eq!(stored, [0, 0, 3, (-2i16) as u16, 0, 0]);
+    }
+
+    #[test]
+    fn bytes_are_stored_as_the_same_numbers_in_f32_would_be() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let floats: Vec<f32> = bytes.iter().map(|byte| f32::from(*byte)).collect();
+        let codings = [
+            (Element::Uint8, 1.0, 0),
+            (Element::Int8, 1.0, -128),
+            (Element::Uint8, 0.5, 3),
+            (Element::Int8, 2.0, -7),
+            (Element::Int16, 0.25, 0),
+            (Element::Float32, 0.0, 0),
+        ];
+        for (element, scale, zero_point) in codings {
+            let coding = Coding { element, scale, zero_point };
+            let (mut by_bytes, mut by_floats) = (vec![0f32; 256], vec![0f32; 256]);
+            let room = 256 * element.bytes();
+            let stored = |room: usize, floats: &mut Vec<f32>, write: &dyn Fn(&mut [u8])| {
+                let stored: &mut [u8] = &mut bytemuck::cast_slice_mut(floats)[..room];
+                write(stored);
+                stored.to_vec()
+            };
+            let ours = stored(room, &mut by_bytes, &|stored| coding.write_bytes(&bytes, (0, 1), stored).unwrap());
+            let theirs = stored(room, &mut by_floats, &|stored| coding.write(&floats, (0, 1), stored).unwrap());
+            assert_eq!(ours, theirs, "{coding:?}");
+        }
     }
 
     #[test]

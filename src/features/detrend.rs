@@ -1,8 +1,29 @@
 //! Takes the least-squares straight line out of each channel of a window.
 
+use super::{FeatureKind, Step, Transform};
+use crate::schema::{Checker, Key, table};
+use crate::stream::{Mismatch, Shape};
+
+table! {
+    /// Removes the straight line that fits each channel best. It has no keys.
+    pub struct Detrend {}
+}
+
+impl FeatureKind for Detrend {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn output(&self, input: &Shape) -> Result<Shape, Mismatch> {
+        Ok(input.clone())
+    }
+
+    fn build(&self, input: &Shape) -> Step {
+        let samples = input.dims().first().copied().unwrap_or(1);
+        Step::Transform(Box::new(Line::new(samples, input.values() / samples.max(1))))
+    }
+}
+
 /// Removes offset and slope from each channel of `[samples, channels]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Detrend {
+struct Line {
     channels: usize,
     /// Sample positions, centred on zero.
     position: Vec<f32>,
@@ -10,8 +31,8 @@ pub struct Detrend {
     spread: f32,
 }
 
-impl Detrend {
-    pub fn new(samples: usize, channels: usize) -> Self {
+impl Line {
+    fn new(samples: usize, channels: usize) -> Self {
         let middle = (samples as f32 - 1.0) / 2.0;
         let position: Vec<f32> = (0..samples).map(|i| i as f32 - middle).collect();
         let spread = if samples > 1 { position.iter().map(|p| p * p).sum() } else { 1.0 };
@@ -19,7 +40,7 @@ impl Detrend {
     }
 
     /// Detrends `values`, `[samples, channels]`, in place.
-    pub fn apply(&self, values: &mut [f32]) {
+    fn detrend(&self, values: &mut [f32]) {
         for channel in 0..self.channels {
             let (mut sum, mut moment) = (0.0f64, 0.0f64);
             for (sample, position) in values.chunks_exact(self.channels).zip(&self.position) {
@@ -35,6 +56,13 @@ impl Detrend {
     }
 }
 
+impl Transform for Line {
+    fn apply(&mut self, window: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(window);
+        self.detrend(out);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,7 +73,7 @@ mod tests {
         fn what_is_left_has_no_mean_and_no_slope(values in prop::collection::vec(-100f32..100.0, 2..60)) {
             let samples = values.len();
             let mut left = values;
-            Detrend::new(samples, 1).apply(&mut left);
+            Line::new(samples, 1).detrend(&mut left);
             let mean: f32 = left.iter().sum::<f32>() / samples as f32;
             let middle = (samples as f32 - 1.0) / 2.0;
             let moment: f32 = left.iter().enumerate().map(|(i, v)| v * (i as f32 - middle)).sum();
@@ -57,7 +85,7 @@ mod tests {
     #[test]
     fn channels_are_detrended_apart() {
         let mut values = [0.0, 5.0, 1.0, 5.0, 2.0, 5.0, 3.0, 9.0];
-        Detrend::new(4, 2).apply(&mut values);
+        Line::new(4, 2).detrend(&mut values);
         assert!(values.iter().step_by(2).all(|v| v.abs() < 1e-6), "a line is gone: {values:?}");
         assert!((values[7] - 1.2).abs() < 1e-5, "{values:?}");
     }

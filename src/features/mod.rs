@@ -1,55 +1,136 @@
-//! What is done to a window before the model sees it: pure maths, one file a transform.
+//! What is done to a window before the model sees it: pure maths, one file a kind.
 //!
-//! A chain is built once from the configuration; applying it to a window of `[samples, channels]`, row-major,
-//! allocates nothing. Runs on the infer thread.
+//! Owns the family of features and the chain of them. A chain is built once; applying it to a window allocates nothing. A
+//! feature may change the window's shape. Runs on the infer thread.
 
 mod affine;
-mod detrend;
+
+use crate::schema::{Checker, Key, family};
+use crate::stream::{Mismatch, Shape};
 
 pub use affine::Affine;
-pub use detrend::Detrend;
 
-/// One step of a chain.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Transform {
-    Affine(Affine),
-    Detrend(Detrend),
+family! {
+    /// Transforms of a window, applied in the order in which they are written. A transform without keys can be written as
+    /// its name alone, as in `features = ["detrend", { scale = { factor = [2.0] } }]`.
+    pub enum Feature: FeatureKind {
+        mod standardize: Standardize;
+        mod scale: Scale;
+        mod detrend: Detrend;
+    }
 }
 
-/// The transforms of one pipeline, in order.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// What each kind of feature is.
+pub trait FeatureKind {
+    /// Checks the keys of the kind, whose table is at `key`.
+    fn check(&mut self, key: &Key, checker: &mut Checker);
+
+    /// Returns the shape of what the feature makes of a window of shape `input`.
+    ///
+    /// # Errors
+    /// The feature does not take such windows.
+    fn output(&self, input: &Shape) -> Result<Shape, Mismatch>;
+
+    /// Builds the feature for windows of shape `input`, which [`FeatureKind::output`] has accepted.
+    fn build(&self, input: &Shape) -> Step;
+}
+
+/// One step of a chain.
+pub enum Step {
+    /// Several of these in a row become one.
+    Affine(Affine),
+    Transform(Box<dyn Transform>),
+}
+
+/// A transform of whole windows.
+pub trait Transform: Send {
+    /// Writes what it makes of `window` into `out`; both have the lengths of the shapes that it was built for.
+    fn apply(&mut self, window: &[f32], out: &mut [f32]);
+}
+
+/// The features of one pipeline, in order.
 pub struct Chain {
-    steps: Vec<Transform>,
+    steps: Vec<(Step, usize)>,
+    /// Each step reads from one and writes to the other.
+    buffers: [Vec<f32>; 2],
 }
 
 impl Chain {
-    /// Neighbouring affine transforms become one, so that a window is passed over as few times as can be.
-    pub fn new(transforms: impl IntoIterator<Item = Transform>) -> Self {
-        let mut steps: Vec<Transform> = Vec::new();
-        for transform in transforms {
-            match (steps.last_mut(), transform) {
-                (Some(Transform::Affine(before)), Transform::Affine(after)) => *before = before.then(&after),
-                (_, other) => steps.push(other),
+    /// Builds the chain for windows of shape `window`. Calls `seen` with each step's index and what it gives.
+    ///
+    /// # Errors
+    /// The index of the feature that does not take what the one before gives.
+    pub fn new(
+        features: &[Feature],
+        window: &Shape,
+        mut seen: impl FnMut(usize, &Shape),
+    ) -> Result<Self, (usize, Mismatch)> {
+        let mut shape = window.clone();
+        let mut longest = shape.values();
+        let mut steps: Vec<(Step, usize)> = Vec::new();
+        for (index, feature) in features.iter().enumerate() {
+            let output = feature.kind().output(&shape).map_err(|mismatch| (index, mismatch))?;
+            let step = feature.kind().build(&shape);
+            longest = longest.max(output.values());
+            match (steps.last_mut(), step) {
+                (Some((Step::Affine(before), _)), Step::Affine(after)) => *before = before.then(&after),
+                (_, step) => steps.push((step, output.values())),
             }
+            seen(index, &output);
+            shape = output;
         }
-        Self { steps }
+        let longest = if steps.is_empty() { 0 } else { longest };
+        Ok(Self { steps, buffers: [vec![0.0; longest], vec![0.0; longest]] })
     }
 
-    /// Writes the features of `window` into `out`; both are `[samples, channels]` and equally long.
-    pub fn apply(&self, window: &[f32], out: &mut [f32]) {
-        let mut rest = self.steps.iter();
-        match rest.as_slice().first() {
-            Some(Transform::Affine(affine)) => {
-                affine.apply_to(window, out);
-                rest.next();
-            }
-            _ => out.copy_from_slice(window),
-        }
-        for step in rest {
+    /// Returns whether windows go to the model as they are.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Returns the features of `window`.
+    pub fn apply<'a>(&'a mut self, window: &'a [f32]) -> &'a [f32] {
+        let mut length = window.len();
+        let [ours, other] = &mut self.buffers;
+        let (mut from, mut to) = (ours, other);
+        for (index, (step, out_length)) in self.steps.iter_mut().enumerate() {
             match step {
-                Transform::Affine(affine) => affine.apply(out),
-                Transform::Detrend(detrend) => detrend.apply(out),
+                Step::Affine(affine) if index == 0 => affine.apply_to(window, &mut to[..length]),
+                Step::Affine(affine) => {
+                    affine.apply(&mut from[..length]);
+                    continue;
+                }
+                Step::Transform(transform) => {
+                    let input = if index == 0 { window } else { &from[..length] };
+                    transform.apply(input, &mut to[..*out_length]);
+                    length = *out_length;
+                }
             }
+            std::mem::swap(&mut from, &mut to);
+        }
+        if self.steps.is_empty() { window } else { &from[..length] }
+    }
+}
+
+/// Checks values of which there is one a channel, or one for all.
+pub(crate) fn check_per_channel(key: &Key, values: &[f32], divides: bool, checker: &mut Checker) {
+    if let Some(bad) = values.iter().find(|v| !v.is_finite() || (divides && !v.is_normal())) {
+        let and_not_0 = if divides { " and not 0" } else { "" };
+        checker.problem(key, format!("{bad} cannot be used; every value must be finite{and_not_0}"));
+    }
+}
+
+/// Returns one value a channel; a single value serves all.
+///
+/// # Errors
+/// The number of values is neither 1 nor that of the channels.
+pub(crate) fn per_channel(key: &'static str, values: &[f32], channels: usize) -> Result<Vec<f32>, Mismatch> {
+    match values.len() {
+        1 => Ok(values.repeat(channels)),
+        n if n == channels => Ok(values.to_vec()),
+        n => {
+            let message = format!("{n} values for {channels} channels; give one for each, or a single one for all");
+            Err(Mismatch::at(key, message))
         }
     }
 }
@@ -58,27 +139,38 @@ impl Chain {
 mod tests {
     use super::*;
 
+    fn chain(features: &[Feature], window: &Shape) -> Chain {
+        Chain::new(features, window, |_, _| ()).unwrap()
+    }
+
     #[test]
     fn a_chain_does_its_steps_in_order() {
         let window = [1.0, 10.0, 3.0, 14.0, 5.0, 18.0];
-        let standardize = Affine::standardize(3, &[1.0, 10.0], &[2.0, 4.0]);
-        let scale = Affine::scale(3, &[10.0, 10.0], &[1.0, 1.0]);
-        let detrend = Detrend::new(3, 2);
-        let mut out = [0.0; 6];
+        let shape = Shape::new([3, 2]);
+        let standardize =
+            || Feature::Standardize(standardize::Standardize { mean: vec![1.0, 10.0], std: vec![2.0, 4.0] });
+        let scale = || Feature::Scale(scale::Scale { factor: vec![10.0], offset: vec![1.0] });
+        let detrend = Feature::Detrend(detrend::Detrend {});
 
-        let affine = [standardize.clone(), scale].map(Transform::Affine);
-        Chain::new(affine.clone()).apply(&window, &mut out);
-        for (value, expected) in out.iter().zip([1.0, 1.0, 11.0, 11.0, 21.0, 21.0]) {
-            assert!((value - expected).abs() < 1e-5, "{out:?}");
+        let mut affine = chain(&[standardize(), scale()], &shape);
+        assert_eq!(affine.steps.len(), 1, "two affine steps are one");
+        for (value, expected) in affine.apply(&window).iter().zip([1.0, 1.0, 11.0, 11.0, 21.0, 21.0]) {
+            assert!((value - expected).abs() < 1e-5);
         }
 
-        let [first, second] = affine;
-        Chain::new([first, Transform::Detrend(detrend), second]).apply(&window, &mut out);
-        for value in out {
-            assert!((value - 1.0).abs() < 1e-5, "a straight line leaves only the offset: {out:?}");
+        let mut mixed = chain(&[standardize(), detrend, scale()], &shape);
+        for value in mixed.apply(&window) {
+            assert!((value - 1.0).abs() < 1e-5, "a straight line leaves only the offset: {value}");
         }
 
-        Chain::default().apply(&window, &mut out);
-        assert_eq!(out, window);
+        assert_eq!(chain(&[], &shape).apply(&window), window);
+    }
+
+    #[test]
+    fn a_step_that_does_not_take_the_shape_is_named() {
+        let features = [Feature::Scale(scale::Scale { factor: vec![1.0, 2.0, 3.0], offset: vec![0.0] })];
+        let (index, mismatch) = Chain::new(&features, &Shape::new([5, 2]), |_, _| ()).err().unwrap();
+        assert_eq!((index, mismatch.key), (0, Some("factor")));
+        assert!(mismatch.message.contains("3 values for 2 channels"), "{mismatch}");
     }
 }

@@ -4,6 +4,7 @@
 //! measuring of each stage. Between two windows nothing is allocated, locked or logged; the only waiting is for samples,
 //! and for another engine where one has failed: who makes that one is not known here. Stages change between two windows.
 
+pub mod input;
 pub mod stage_times;
 pub mod window;
 
@@ -14,15 +15,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use self::input::{InputEvent, InputStage, Window};
 use self::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
-use self::window::{SampleTime, Windower};
 use crate::config::Batch;
 use crate::decision::{Decider, Verdict};
 use crate::engine::span::{BusySpan, SpanSender};
 use crate::engine::{Engine, EngineError};
 use crate::features::Chain;
-use crate::ring::FrameTx;
-use crate::source::{FrameReader, Gap, SampleHeader};
+use crate::ring::BlockTx;
+use crate::source::{FrameHeader, FrameReader, Gap};
 use crate::stop::Stop;
 use crate::units::{MonoTime, duration_ns};
 
@@ -42,10 +43,13 @@ pub struct Decision {
     pub invoke_end: MonoTime,
 }
 
+/// The writing end of the ring of decisions, with the values that go with each.
+pub type DecisionTx = BlockTx<Decision, f32>;
+
 /// What connects the infer thread with the rest.
 pub struct Links {
     pub intake: FrameReader,
-    pub decisions: FrameTx<Decision>,
+    pub decisions: DecisionTx,
     /// DaemonEvent of each decision.
     pub publisher: Arc<Notify>,
     /// Where no meter runs, nobody wants to know when the engine was busy.
@@ -90,7 +94,7 @@ pub struct NewStages {
     pub stages: Stages,
     /// `None`: the one that runs goes on.
     pub engine: Option<Box<dyn Engine>>,
-    pub decisions: FrameTx<Decision>,
+    pub decisions: DecisionTx,
 }
 
 /// The way to tell an infer thread something.
@@ -136,9 +140,9 @@ const WITHOUT_ENGINE: Duration = Duration::from_millis(20);
 
 /// The stages of one pipeline but for its engine.
 pub struct Stages {
-    pub windower: Windower,
+    pub input: InputStage,
     pub features: Chain,
-    pub decider: Decider,
+    pub decider: Box<dyn Decider>,
     pub batch: Batch,
     /// The latest windows' features, where a delegate may have to be compared on them.
     pub recent: Option<Recent>,
@@ -157,10 +161,10 @@ impl Recent {
         Self { values: vec![0.0; windows * width], width, seen: 0 }
     }
 
-    fn push(&mut self, features: &[f32]) {
+    fn push(&mut self, features: impl Iterator<Item = f32>) {
         let windows = self.values.len() / self.width;
         let start = self.seen % windows * self.width;
-        self.values[start..start + self.width].copy_from_slice(features);
+        self.values[start..start + self.width].iter_mut().zip(features).for_each(|(kept, value)| *kept = value);
         self.seen += 1;
     }
 
@@ -172,7 +176,7 @@ impl Recent {
 /// A window that waits for its batch to go through.
 #[derive(Clone, Copy)]
 struct Row {
-    last: SampleHeader,
+    last: FrameHeader,
     taken: MonoTime,
     filled: MonoTime,
 }
@@ -183,7 +187,7 @@ pub struct Infer {
     stages: Stages,
     /// `None` while the thread waits for another one.
     engine: Option<Box<dyn Engine>>,
-    features: Vec<f32>,
+    /// The values that go with a verdict.
     values: Vec<f32>,
     /// The windows whose features are in the engine's input.
     rows: Vec<Row>,
@@ -199,8 +203,7 @@ impl Infer {
     /// `seq` is that of the first decision.
     pub fn new(links: Links, stages: Stages, engine: Box<dyn Engine>, seq: u64) -> Self {
         Self {
-            features: vec![0.0; stages.windower.window_values()],
-            values: vec![0.0; stages.decider.width()],
+            values: Vec::with_capacity(stages.decider.most_values()),
             rows: Vec::with_capacity(stages.batch.max),
             links,
             stages,
@@ -218,7 +221,7 @@ impl Infer {
         self.links.intake.wake.reader_is_this_thread();
         let result = loop {
             // Asked before the ring is emptied: samples pushed before the end are never overlooked.
-            let ended = self.links.intake.ring.is_abandoned();
+            let ended = self.links.intake.is_abandoned();
             if let Err(error) = self.apply_commands() {
                 break Err(error);
             }
@@ -230,12 +233,12 @@ impl Infer {
             if ended && self.engine.is_some() {
                 self.infer();
             }
-            if ended && self.links.intake.ring.is_empty() && self.rows.is_empty() {
+            if ended && self.links.intake.is_empty() && self.rows.is_empty() {
                 break Ok(());
             }
             self.sleep();
         };
-        let (left, rows) = (self.links.intake.ring.len() as u64, self.rows.len() as u64);
+        let (left, rows) = (self.links.intake.len() as u64, self.rows.len() as u64);
         self.links.stats.undecided.fetch_add(left, Ordering::Relaxed);
         self.links.stats.lost.fetch_add(rows, Ordering::Relaxed);
         self.links.exchange.finish(&mut self.times);
@@ -252,7 +255,7 @@ impl Infer {
             _ if self.links.control.is_pending() => {}
             _ if self.engine.is_none() => std::thread::park_timeout(WITHOUT_ENGINE),
             // Its wake-up may have been spent while this thread was held: the end of the stream is asked for again.
-            _ if self.links.intake.ring.is_abandoned() => {}
+            _ if self.links.intake.is_abandoned() => {}
             Some(first) => {
                 let due = first.taken + self.stages.batch.wait;
                 std::thread::park_timeout(due.since(MonoTime::now()));
@@ -264,12 +267,7 @@ impl Infer {
     /// Uses all samples that have arrived, if there is an engine.
     pub fn drain(&mut self) {
         while self.engine.is_some() {
-            let windower = &mut self.stages.windower;
-            let taken = self.links.intake.ring.pop(|header, first, second| {
-                let time = SampleTime { stream_ns: header.stream_ns, gap: header.gap };
-                (header, windower.push(first, second, time))
-            });
-            let Some((header, gap)) = taken else {
+            let Some(InputEvent { gap, full }) = self.stages.input.step(&mut self.links.intake) else {
                 if self.rows.first().is_some_and(|row| MonoTime::now().since(row.taken) >= self.stages.batch.wait) {
                     self.infer();
                 }
@@ -278,8 +276,8 @@ impl Infer {
             if let Some(gap) = gap {
                 self.gap(gap);
             }
-            if self.stages.windower.ready().is_some() {
-                self.take_window(header);
+            if let Some(last) = full {
+                self.take_window(last);
                 self.links.intake.room_made();
                 self.links.exchange.serve(&mut self.times);
                 if self.links.stop.is_overdue() || self.links.control.is_pending() {
@@ -309,20 +307,29 @@ impl Infer {
     }
 
     /// Puts the full window into the batch, and the batch through the engine when it is full.
-    fn take_window(&mut self, last: SampleHeader) {
-        let Some(window) = self.stages.windower.ready() else { return };
+    fn take_window(&mut self, last: FrameHeader) {
+        let Some(window) = self.stages.input.window() else { return };
         let taken = MonoTime::now();
         self.links.stats.windows.fetch_add(1, Ordering::Relaxed);
         // Lost in the reset that the gap before this window's only sample made.
         let Some(engine) = &mut self.engine else {
             self.links.stats.lost.fetch_add(1, Ordering::Relaxed);
-            return self.stages.windower.advance();
+            return self.stages.input.advance();
         };
-        self.stages.features.apply(window, &mut self.features);
-        let filled = engine.set_input(self.rows.len(), &self.features);
-        self.stages.windower.advance();
+        let (row, recent) = (self.rows.len(), &mut self.stages.recent);
+        let filled = match window {
+            Window::F32(window) => {
+                let features = self.stages.features.apply(window);
+                recent.iter_mut().for_each(|recent| recent.push(features.iter().copied()));
+                engine.set_input(row, features)
+            }
+            Window::U8(window) => {
+                recent.iter_mut().for_each(|recent| recent.push(window.iter().map(|byte| f32::from(*byte))));
+                engine.set_input_bytes(row, window)
+            }
+        };
+        self.stages.input.advance();
         if let Some(recent) = &mut self.stages.recent {
-            recent.push(&self.features);
             if self.windows_wanted && recent.is_full() {
                 self.windows_wanted = false;
                 (self.links.report)(InferEvent::Windows(recent.values.clone()));
@@ -356,8 +363,8 @@ impl Infer {
         for row in 0..self.rows.len() {
             let Row { last, taken, filled } = self.rows[row];
             let Some(engine) = &mut self.engine else { return };
-            let verdict =
-                self.stages.decider.decide(|output, values| engine.output(output, row, values), &mut self.values);
+            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, row, values);
+            let verdict = self.stages.decider.decide(&mut outputs, &mut self.values);
             let verdict = match verdict {
                 Ok(verdict) => verdict,
                 Err(error) => {
@@ -384,7 +391,7 @@ impl Infer {
     /// Hands a decision and the values beside it to the publisher.
     fn decided(&mut self, decision: Decision) {
         self.seq += 1;
-        while self.links.hold && self.links.decisions.is_full() && !self.links.stop.is_overdue() {
+        while self.links.hold && self.links.decisions.is_full(self.values.len()) && !self.links.stop.is_overdue() {
             self.links.publisher.notify_one();
             // Held, but alive.
             self.links.exchange.serve(&mut self.times);
@@ -436,9 +443,8 @@ impl Infer {
 
     fn change(&mut self, new: NewStages) {
         let NewStages { mut stages, engine, decisions } = new;
-        stages.windower.go_on_from(&self.stages.windower);
-        self.features = vec![0.0; stages.windower.window_values()];
-        self.values = vec![0.0; stages.decider.width()];
+        stages.input.continue_from(&self.stages.input);
+        self.values = Vec::with_capacity(stages.decider.most_values());
         self.rows = Vec::with_capacity(stages.batch.max);
         self.windows_wanted = false;
         let stages = std::mem::replace(&mut self.stages, stages);

@@ -1,102 +1,131 @@
-//! Samples to overlapping windows. Pure: time is passed in with each sample.
+//! Frames to overlapping windows. Pure: time is passed in.
 //!
-//! Owns the samples of the window that is being filled and the rule when a stream has a gap. A gap empties the
-//! window, so no window ever spans one. Runs on the infer thread; all memory is taken in [`Windower::new`].
+//! Owns the frames of the window that is being filled, and the rule when a stream has a gap. A gap empties the window, so
+//! no window ever spans one. Runs on the infer thread; all memory is taken in [`Windower::new`].
 
 use std::time::Duration;
 
-use crate::source::Gap;
+use crate::source::{FrameHeader, Gap};
 use crate::units::duration_ns;
 
-/// What the window needs to know of a sample besides its values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SampleTime {
-    /// The stream's own time in nanoseconds, where the stream has one.
-    pub stream_ns: Option<i64>,
-    /// The source knows that the stream was broken just before this sample.
-    pub gap: Option<Gap>,
-}
-
-/// Fills windows of `samples` samples, each starting `hop` samples after the one before.
+/// Finds the gaps in a stream.
 #[derive(Debug)]
-pub struct Windower {
-    window_values: usize,
-    hop_values: usize,
-    channels: usize,
+pub struct GapDetector {
     max_gap_ns: Option<i64>,
-    /// Room for two windows and a hop, so that the tail moves to the front at most once a window.
-    buffer: Vec<f32>,
-    start: usize,
-    end: usize,
-    /// Values still to pass over, where the hop is longer than the window.
-    skip: usize,
     last_stream_ns: Option<i64>,
 }
 
-impl Windower {
-    /// `samples`, `hop` and `channels` are at least 1 (the checked configuration sees to it).
-    pub fn new(samples: usize, hop: usize, channels: usize, max_gap: Option<Duration>) -> Self {
-        let window_values = samples * channels;
+impl GapDetector {
+    /// A step in time of more than `max_gap` is a gap; `None`: the stream has no time.
+    pub fn new(max_gap: Option<Duration>) -> Self {
+        let ns = |gap| i64::try_from(duration_ns(gap)).unwrap_or(i64::MAX);
+        Self { max_gap_ns: max_gap.map(ns), last_stream_ns: None }
+    }
+
+    /// Returns the gap before frames that follow each other, if there is one.
+    pub fn before(&mut self, first: &FrameHeader, last: &FrameHeader) -> Option<Gap> {
+        let gap = first.gap.or_else(|| {
+            let step = first.stream_ns?.checked_sub(self.last_stream_ns?)?;
+            if step <= 0 {
+                Some(Gap::TimeBack)
+            } else if self.max_gap_ns.is_some_and(|max| step > max) {
+                Some(Gap::TimeJump)
+            } else {
+                None
+            }
+        });
+        self.last_stream_ns = last.stream_ns;
+        gap
+    }
+
+    /// Goes on from where `other` was.
+    pub fn continue_from(&mut self, other: &Self) {
+        self.last_stream_ns = other.last_stream_ns;
+    }
+}
+
+/// Fills windows of `samples` frames, each starting `hop` frames after the one before.
+#[derive(Debug)]
+pub struct Windower<T> {
+    window_values: usize,
+    hop_values: usize,
+    frame_values: usize,
+    /// Room for two windows and a frame, so that the tail moves to the front at most once a window.
+    buffer: Vec<T>,
+    start: usize,
+    end: usize,
+    /// Values still to skip, if the hop is longer than the window.
+    skip: usize,
+}
+
+impl<T: Copy + Default> Windower<T> {
+    /// `samples`, `hop` and `frame_values` are at least 1; the check of the configuration sees to it.
+    pub fn new(samples: usize, hop: usize, frame_values: usize) -> Self {
+        let window_values = samples * frame_values;
         Self {
             window_values,
-            hop_values: hop * channels,
-            channels,
-            max_gap_ns: max_gap.map(|d| i64::try_from(duration_ns(d)).unwrap_or(i64::MAX)),
-            buffer: vec![0.0; 2 * window_values + channels],
+            hop_values: hop * frame_values,
+            frame_values,
+            buffer: vec![T::default(); 2 * window_values + frame_values],
             start: 0,
             end: 0,
             skip: 0,
-            last_stream_ns: None,
         }
     }
 
-    /// Takes over the samples of the window that `other` was filling, as far as they can be part of one here.
-    pub fn go_on_from(&mut self, other: &Self) {
-        self.last_stream_ns = other.last_stream_ns;
-        if self.channels != other.channels {
+    /// Takes over the frames of the window that `other` was filling, as far as they can be part of one here.
+    pub fn continue_from(&mut self, other: &Self) {
+        if self.frame_values != other.frame_values {
             return;
         }
         let held = &other.buffer[other.start..other.end];
-        let kept = held.len().min(self.window_values - self.channels);
+        let kept = held.len().min(self.window_values - self.frame_values);
         self.buffer[..kept].copy_from_slice(&held[held.len() - kept..]);
         self.end = kept;
         self.skip = other.skip;
     }
 
-    /// Values in a window: samples times channels.
+    /// Returns the number of values in a window.
     pub fn window_values(&self) -> usize {
         self.window_values
     }
 
-    /// Takes one sample of `channels` values, which may come in two pieces.
+    /// Returns the number of frames that complete the window, or that are to be skipped before it begins; at least 1.
+    pub fn frames_wanted(&self) -> usize {
+        let values = if self.skip > 0 { self.skip } else { self.window_values.saturating_sub(self.end - self.start) };
+        (values / self.frame_values).max(1)
+    }
+
+    /// Takes at most [`Windower::frames_wanted`] frames, which may come in two pieces.
     ///
-    /// Returns the gap before it, if there was one. Ask [`Windower::ready`] after each sample.
-    pub fn push(&mut self, first: &[f32], second: &[f32], time: SampleTime) -> Option<Gap> {
-        let gap = self.gap_before(time);
-        if gap.is_some() {
-            self.start = 0;
-            self.end = 0;
-            self.skip = 0;
-        }
-        self.last_stream_ns = time.stream_ns;
+    /// Ask [`Windower::ready`] after each call.
+    pub fn push<S: Copy>(&mut self, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
+        let values = first.len() + second.len();
         if self.skip > 0 {
-            self.skip -= self.channels;
-            return gap;
+            self.skip = self.skip.saturating_sub(values);
+            return;
         }
-        if self.end + self.channels > self.buffer.len() {
+        if self.end + values > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        let split = self.end + first.len();
-        self.buffer[self.end..split].copy_from_slice(first);
-        self.buffer[split..split + second.len()].copy_from_slice(second);
-        self.end += self.channels;
-        gap
+        let room = &mut self.buffer[self.end..self.end + values];
+        let (room_first, room_second) = room.split_at_mut(first.len());
+        room_first.iter_mut().zip(first).for_each(|(room, value)| *room = convert(*value));
+        room_second.iter_mut().zip(second).for_each(|(room, value)| *room = convert(*value));
+        self.end += values;
     }
 
-    /// The full window, `[samples, channels]` row-major, if there is one. Call [`Windower::advance`] when done with it.
-    pub fn ready(&self) -> Option<&[f32]> {
+    /// Empties the window: the stream had a gap.
+    pub fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+        self.skip = 0;
+    }
+
+    /// Returns the full window, `[samples, frame]` row-major, if there is one. Call [`Windower::advance`] when done with it.
+    pub fn ready(&self) -> Option<&[T]> {
         (self.end - self.start >= self.window_values).then(|| &self.buffer[self.start..self.start + self.window_values])
     }
 
@@ -111,40 +140,33 @@ impl Windower {
             self.end = 0;
         }
     }
-
-    fn gap_before(&self, time: SampleTime) -> Option<Gap> {
-        if time.gap.is_some() {
-            return time.gap;
-        }
-        let step = time.stream_ns?.checked_sub(self.last_stream_ns?)?;
-        if step <= 0 {
-            Some(Gap::TimeBack)
-        } else if self.max_gap_ns.is_some_and(|max| step > max) {
-            Some(Gap::TimeJump)
-        } else {
-            None
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::MonoTime;
     use proptest::prelude::*;
 
-    const NO_TIME: SampleTime = SampleTime { stream_ns: None, gap: None };
+    fn header(stream_ns: Option<i64>, gap: Option<Gap>) -> FrameHeader {
+        FrameHeader { arrival: MonoTime(0), stream_ns, truth: None, gap }
+    }
 
-    /// The windows of a gapless stream in which the value of sample `i` is `i`.
-    fn starts(samples: usize, hop: usize, stream: usize) -> Vec<usize> {
-        let mut w = Windower::new(samples, hop, 1, None);
+    /// The windows of a gapless stream in which the value of frame `i` is `i`, fed by up to `block` frames.
+    fn starts(samples: usize, hop: usize, stream: usize, block: usize) -> Vec<usize> {
+        let mut w = Windower::<f32>::new(samples, hop, 1);
         let mut starts = Vec::new();
-        for i in 0..stream {
-            assert_eq!(w.push(&[i as f32], &[], NO_TIME), None);
+        let mut next = 0;
+        while next < stream {
+            let count = w.frames_wanted().min(block).min(stream - next);
+            let frames: Vec<u16> = (next..next + count).map(|i| i as u16).collect();
+            w.push(&frames[..count / 2], &frames[count / 2..], f32::from);
+            next += count;
             if let Some(window) = w.ready() {
                 let first = window[0] as usize;
                 let expected: Vec<f32> = (first..first + samples).map(|v| v as f32).collect();
                 assert_eq!(window, expected);
-                assert_eq!(first + samples - 1, i, "a window is ready with its last sample");
+                assert_eq!(first + samples, next, "a window is ready with its last frame");
                 starts.push(first);
                 w.advance();
             }
@@ -153,37 +175,42 @@ mod tests {
     }
 
     #[test]
-    fn time_gaps_empty_the_window() {
+    fn a_step_in_time_that_is_too_long_or_goes_back_is_a_gap() {
         let ms = 1_000_000;
-        let mut w = Windower::new(2, 1, 1, Some(Duration::from_millis(60)));
-        let at = |t: i64| SampleTime { stream_ns: Some(t * ms), gap: None };
-        assert_eq!(w.push(&[0.0], &[], at(0)), None);
-        assert_eq!(w.push(&[1.0], &[], at(60)), None);
-        assert_eq!(w.ready(), Some(&[0.0, 1.0][..]));
-        w.advance();
-        assert_eq!(w.push(&[2.0], &[], at(121)), Some(Gap::TimeJump));
-        assert_eq!(w.ready(), None);
-        assert_eq!(w.push(&[3.0], &[], at(121)), Some(Gap::TimeBack));
-        assert_eq!(w.push(&[4.0], &[], at(141)), None);
-        assert_eq!(w.ready(), Some(&[3.0, 4.0][..]));
-        w.advance();
-        let lost = SampleTime { stream_ns: Some(161 * ms), gap: Some(Gap::Overflow) };
-        assert_eq!(w.push(&[5.0], &[], lost), Some(Gap::Overflow));
-        assert_eq!(w.ready(), None);
+        let mut gaps = GapDetector::new(Some(Duration::from_millis(60)));
+        let mut at = |t: i64| {
+            let header = header(Some(t * ms), None);
+            gaps.before(&header, &header)
+        };
+        assert_eq!([at(0), at(60), at(121)], [None, None, Some(Gap::TimeJump)]);
+        assert_eq!([at(121), at(141), at(100)], [Some(Gap::TimeBack), None, Some(Gap::TimeBack)]);
+        let lost = header(Some(161 * ms), Some(Gap::Overflow));
+        assert_eq!(gaps.before(&lost, &header(Some(400 * ms), None)), Some(Gap::Overflow));
+        let next = header(Some(420 * ms), None);
+        assert_eq!(gaps.before(&next, &next), None, "counted from the last frame of the block");
+        let mut without_time = GapDetector::new(None);
+        let header = header(None, None);
+        assert_eq!(without_time.before(&header, &header), None);
     }
 
     #[test]
-    fn a_sample_in_two_pieces_is_one_sample() {
-        let mut w = Windower::new(1, 1, 3, None);
-        w.push(&[1.0], &[2.0, 3.0], NO_TIME);
-        assert_eq!(w.ready(), Some(&[1.0, 2.0, 3.0][..]));
+    fn a_gap_empties_the_window() {
+        let mut w = Windower::<f32>::new(2, 1, 3);
+        w.push(&[1.0], &[2.0, 3.0], |v| v);
+        w.clear();
+        w.push(&[4.0, 5.0, 6.0], &[], |v| v);
+        assert_eq!(w.ready(), None);
+        w.push(&[7.0, 8.0, 9.0], &[], |v| v);
+        assert_eq!(w.ready(), Some(&[4.0, 5.0, 6.0, 7.0, 8.0, 9.0][..]));
     }
 
     proptest! {
         #[test]
-        fn windows_start_a_hop_apart_and_none_is_missed(samples in 1usize..40, hop in 1usize..90, stream in 0usize..400) {
+        fn windows_start_a_hop_apart_and_none_is_missed(
+            samples in 1usize..40, hop in 1usize..90, stream in 0usize..400, block in 1usize..50,
+        ) {
             let expected: Vec<usize> = (0..).map(|k| k * hop).take_while(|s| s + samples <= stream).collect();
-            prop_assert_eq!(starts(samples, hop, stream), expected);
+            prop_assert_eq!(starts(samples, hop, stream, block), expected);
         }
     }
 }

@@ -5,16 +5,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{Accelerator, Delegate, DelegateKind, Parity, ProcessLimits};
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, Ready};
-use crate::engine::{
-    Engine, EngineError, Proof, Runtime, TensorInfo, build, check_window, edge_tpu, foreign_operators,
-};
+use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, build, check_input, edge_tpu, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
+use crate::stream::ShapePath;
 
 /// What every engine of a daemon is made with.
 #[derive(Clone)]
@@ -48,8 +47,8 @@ pub struct EngineBuilder {
     /// The one that was asked for, then those to fall back to.
     pub delegates: Vec<Delegate>,
     pub batch: usize,
-    /// Samples and channels.
-    pub window: (usize, usize),
+    /// The way of the stream's shape to the model's input.
+    pub path: ShapePath,
     pub parity: Parity,
     /// The output that is decided on.
     pub decided: usize,
@@ -71,6 +70,8 @@ pub struct BuiltEngine {
     pub refusals: Vec<Refusal>,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
+    /// How long one invocation took when it was tried out or compared.
+    pub invoke: Option<Duration>,
 }
 
 /// Why a delegate is not used.
@@ -161,11 +162,14 @@ impl EngineBuilder {
                 (build(&self.tools.runtime, path, bytes, &delegate.kind, self.batch)?, ready)
             }
         };
-        let (samples, channels) = self.window;
-        check_window(&ready.inputs[0], self.batch, samples, channels)?;
+        check_input(&ready.inputs[0], self.batch, &self.path)?;
+        let mut invoke = ready.invoke;
         let parity = match (reference, &self.parity.limits) {
             (Some(reference), Some(limits)) => {
+                let start = Instant::now();
                 let agreement = reference.compare(&mut *engine, limits)?;
+                let batches = agreement.windows.div_ceil(self.batch.max(1)).max(1);
+                invoke = Some(start.elapsed() / u32::try_from(batches).unwrap_or(u32::MAX));
                 if !agreement.is_enough() {
                     return Err(BuildError::Disagrees(agreement));
                 }
@@ -192,7 +196,7 @@ impl EngineBuilder {
         };
         let (inputs, outputs) = (ready.inputs, ready.outputs);
         let refusals = refusals.to_vec();
-        Ok(BuiltEngine { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs })
+        Ok(BuiltEngine { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs, invoke })
     }
 
     /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
@@ -218,8 +222,8 @@ impl EngineBuilder {
                 parity: None,
             },
         };
-        let (inputs, outputs) = (ready.inputs, ready.outputs);
-        Ok(BuiltEngine { engine, state, place: None, waiting, refusals: refusals.to_vec(), inputs, outputs })
+        let (inputs, outputs, invoke) = (ready.inputs, ready.outputs, ready.invoke);
+        Ok(BuiltEngine { engine, state, place: None, waiting, refusals: refusals.to_vec(), inputs, outputs, invoke })
     }
 
     /// Whether an engine that this one has made can go on for `other`, which would make the same.
@@ -268,8 +272,7 @@ impl EngineBuilder {
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(BuildError::NoWindows)?;
         let ModelFile { path, bytes, .. } = self.reference_file();
         let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, 1)?;
-        let (samples, channels) = self.window;
-        check_window(&engine.inputs()[0], 1, samples, channels)?;
+        check_input(&engine.inputs()[0], 1, &self.path)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());
         Ok(reference)

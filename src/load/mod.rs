@@ -13,16 +13,14 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 
 use self::engines::{BuiltEngine, EngineBuilder, ModelFile, Tools, reasons};
-use crate::config::{Config, Decision as DecisionConfig, Document, Feature, Key, Pipeline, Problem};
-use crate::decision::Decider;
+use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
+use crate::decision::{ModelOutputs, Presentation};
 use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
-use crate::features::{Affine, Chain, Detrend, Transform};
-use crate::infer::window::Windower;
+use crate::infer::input::InputStage;
 use crate::infer::{Recent, Stages};
 use crate::model::{self, ModelSummary};
-use crate::publish::publisher::Vocabulary;
-use crate::source;
+use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
 use crate::sys::cpu::Children;
 
@@ -34,8 +32,14 @@ pub struct Prepared {
 
 pub struct PreparedPipeline {
     pub stages: Stages,
-    /// The classes, where the decision is one.
+    /// How the ring between source and pipeline is made.
+    pub sink: SinkSettings,
+    /// How verdicts are published.
+    pub presentation: Arc<dyn Presentation>,
+    /// The classes, if the decision is on classes.
     pub labels: Vec<String>,
+    /// What works, and may not be what the user wants.
+    pub warnings: Vec<String>,
     pub builder: Arc<EngineBuilder>,
     /// `None`: the engine that runs already can go on.
     pub built: Option<BuiltEngine>,
@@ -81,20 +85,6 @@ impl Unusable {
     }
 }
 
-impl PreparedPipeline {
-    /// What its verdicts are called.
-    pub fn vocabulary(&self, config: &Pipeline) -> Vocabulary {
-        match &config.decision {
-            DecisionConfig::Classify(_) => Vocabulary::Labels(self.labels.clone()),
-            DecisionConfig::Regress(regress) => Vocabulary::Values(regress.names.clone()),
-            DecisionConfig::Raw => {
-                let batch = config.batch.max;
-                Vocabulary::Outputs(self.tensors.outputs.iter().map(|output| output.len() / batch).collect())
-            }
-        }
-    }
-}
-
 /// Reads a configuration and loads what it names; the error shows every problem at its place.
 ///
 /// `program` is this very binary, which delegates and models are tried in.
@@ -135,7 +125,7 @@ pub fn prepare(config: &Config, tools: &Tools, kept: &[RunningEngine]) -> Result
     let mut problems = Vec::new();
     let mut drafts = Vec::new();
     for pipeline in &config.pipelines {
-        if let Err(error) = source::check(&pipeline.source) {
+        if let Err(error) = pipeline.source.kind().check_access() {
             problems.push(Problem::new(pipeline.key().child("source"), error));
         }
         match Draft::new(tools, pipeline) {
@@ -161,7 +151,7 @@ pub fn prepare(config: &Config, tools: &Tools, kept: &[RunningEngine]) -> Result
 /// A pipeline with its files read, without an engine.
 struct Draft<'a> {
     pipeline: &'a Pipeline,
-    features: Chain,
+    shapes: Shapes,
     labels: Vec<String>,
     builder: EngineBuilder,
     /// One of its delegates has to be compared with the reference.
@@ -171,53 +161,88 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(tools: &Tools, pipeline: &'a Pipeline) -> Result<Self, Problem> {
         let key = pipeline.key();
-        let (channels, samples) = (pipeline.source.records.channels.len(), pipeline.window.samples);
-        let features = Chain::new(pipeline.features.iter().map(|feature| transform(feature, samples, channels)));
-        let labels = match (&pipeline.labels, &pipeline.decision) {
-            (Some(path), _) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
-            (None, DecisionConfig::Classify(_)) => {
-                return Err(Problem::new(key.child("model"), "classify needs labels = \"FILE\", one label a line"));
+        let decision = pipeline.decision.kind();
+        let labels = match &pipeline.labels {
+            Some(path) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
+            None if decision.needs_labels() => {
+                let name = pipeline.decision.name();
+                let message = format!("{name} needs labels = \"FILE\", one label a line");
+                return Err(Problem::new(key.child("model"), message));
             }
-            (None, _) => Vec::new(),
+            None => Vec::new(),
         };
-        let (builder, compares) = builder(tools, pipeline, &features)?;
-        Ok(Self { pipeline, features, labels, builder, compares })
+        let shapes = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?;
+        let (builder, compares) = builder(tools, pipeline, &shapes)?;
+        Ok(Self { pipeline, shapes, labels: decision.classes(labels), builder, compares })
     }
 
-    fn finish(self, kept: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
-        let Self { pipeline, features, labels, builder, compares } = self;
-        let (key, window, batch) = (pipeline.key(), pipeline.window, pipeline.batch);
-        let channels = pipeline.source.records.channels.len();
-        let goes_on = |kept: &&RunningEngine| {
-            let same_truth = pipeline.source.records.truth.is_none() || kept.labels == labels;
-            let same_stream = pipeline.goes_on_with(&kept.config) && same_truth;
-            let ended = kept.ended && (kept.config != *pipeline || kept.labels != labels);
-            same_stream && !ended && kept.builder.is_same(&builder)
+    fn finish(self, running: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
+        let Self { pipeline, shapes, labels, builder, compares } = self;
+        let (key, batch) = (pipeline.key(), pipeline.batch);
+        let goes_on = |running: &&RunningEngine| {
+            let same_truth = !pipeline.source.has_truth() || running.labels == labels;
+            let same_stream = pipeline.goes_on_with(&running.config) && same_truth;
+            let ended = running.ended && (running.config != *pipeline || running.labels != labels);
+            same_stream && !ended && running.builder.is_same(&builder)
         };
-        let (builder, built, tensors) = match kept.filter(goes_on) {
-            Some(kept) => (kept.builder.clone(), None, kept.tensors.clone()),
+        let (builder, built, tensors) = match running.filter(goes_on) {
+            Some(running) => (running.builder.clone(), None, running.tensors.clone()),
             None => {
-                let built = make(&builder, pipeline, kept)?;
+                let built = build(&builder, pipeline, running)?;
                 let tensors = Tensors { inputs: built.inputs.clone(), outputs: built.outputs.clone() };
                 (Arc::new(builder), Some(built), Arc::new(tensors))
             }
         };
-        engine::check_window(&tensors.inputs[0], batch.max, window.samples, channels)
+        engine::check_input(&tensors.inputs[0], batch.max, &shapes.path)
             .map_err(|e| Problem::new(key.child("window"), e))?;
         let (outputs, probable) = (one_row(&tensors.outputs, batch.max), ends_in_probabilities(&builder.model.summary));
-        let decider = Decider::new(&pipeline.decision, &outputs, &labels, &probable)
-            .map_err(|e| Problem::new(key.child("decision"), e))?;
-        let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
+        let model = ModelOutputs { outputs: &outputs, classes: &labels, ends_in_probabilities: &probable };
+        let decision = pipeline.decision.kind();
+        let decider = decision.build(&model).map_err(|e| Problem::new(key.child("decision"), e))?;
+        let presentation = decision.presentation(&model, pipeline.publish_scores);
         // Only a stream that is not recorded elsewhere has to be kept at hand.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
-        let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
-        let stages = Stages { windower, features, decider, batch, recent };
-        Ok(PreparedPipeline { stages, labels, builder, built, tensors })
+        let recent = recent.map(|limits| Recent::new(limits.windows, shapes.input().values()));
+        let sink = sink(pipeline, &shapes);
+        let warnings = warnings(&sink, built.as_ref());
+        let bytes = shapes.features.is_empty();
+        let input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, bytes);
+        let stages = Stages { input, features: shapes.features, decider, batch, recent };
+        Ok(PreparedPipeline { stages, sink, presentation, labels, warnings, builder, built, tensors })
     }
 }
 
-/// Makes the engine of a pipeline; where one runs that works, only the delegate that is asked for will do.
-fn make(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngine>) -> Result<BuiltEngine, Problem> {
+/// How the ring between the pipeline's source and its infer thread is made.
+fn sink(pipeline: &Pipeline, shapes: &Shapes) -> SinkSettings {
+    let source = pipeline.source.kind();
+    SinkSettings {
+        spec: shapes.source.clone(),
+        frames: source.buffer().0.frames(&shapes.source, pipeline.frames_of_window()),
+        frames_per_block: source.frames_per_block(),
+        when_full: pipeline.source.when_full(),
+    }
+}
+
+/// What of the pipeline works, and may not be what the user wants.
+fn warnings(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Vec<String> {
+    let invoke = built.and_then(|built| built.invoke);
+    let (Some(rate_hz), Some(invoke), WhenFull::Drop) = (sink.spec.rate_hz, invoke, sink.when_full) else {
+        return Vec::new();
+    };
+    let held_s = sink.frames as f64 / rate_hz;
+    if held_s >= invoke.as_secs_f64() {
+        return Vec::new();
+    }
+    let (frames, invoke_ms) = (sink.frames, invoke.as_secs_f64() * 1e3);
+    vec![format!(
+        "the source's buffer holds {frames} samples, which is {:.0} ms of the stream; one inference takes {invoke_ms:.0} ms, so \
+         samples will be dropped: raise buffer.seconds",
+        held_s * 1e3
+    )]
+}
+
+/// Builds the engine of a pipeline; where one runs that works, only the delegate that is asked for will do.
+fn build(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngine>) -> Result<BuiltEngine, Problem> {
     let key = pipeline.key();
     if let Some(kept) = kept.filter(|kept| !kept.ended && kept.builder.shares_device_with(builder)) {
         (kept.release)();
@@ -239,7 +264,7 @@ fn make(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngin
 }
 
 /// What makes this pipeline's engines, and whether any of its delegates is compared with the reference.
-fn builder(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(EngineBuilder, bool), Problem> {
+fn builder(tools: &Tools, pipeline: &Pipeline, shapes: &Shapes) -> Result<(EngineBuilder, bool), Problem> {
     let key = pipeline.key();
     let model = read_model(pipeline)?;
     if pipeline.batch.max > 1 && model.summary.stateful {
@@ -256,13 +281,9 @@ fn builder(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(Engi
         reference_model,
         delegates: pipeline.delegates.clone(),
         batch: pipeline.batch.max,
-        window: (pipeline.window.samples, pipeline.source.records.channels.len()),
+        path: shapes.path.clone(),
         parity: pipeline.parity.clone(),
-        decided: match &pipeline.decision {
-            DecisionConfig::Classify(classify) => classify.output,
-            DecisionConfig::Regress(regress) => regress.output,
-            DecisionConfig::Raw => 0,
-        },
+        decided: pipeline.decision.kind().output(),
         recorded: None,
         reference: Mutex::default(),
     };
@@ -273,7 +294,7 @@ fn builder(tools: &Tools, pipeline: &Pipeline, features: &Chain) -> Result<(Engi
         return Err(Problem::new(key.child("parity"), why));
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
-        let windows = windows::recorded(path, &pipeline.source.records, pipeline.window, features, limits.windows);
+        let windows = windows::recorded(path, pipeline, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }
     Ok((builder, compares))
@@ -315,14 +336,6 @@ fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
 fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
     let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
     operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
-}
-
-fn transform(feature: &Feature, samples: usize, channels: usize) -> Transform {
-    match feature {
-        Feature::Standardize { mean, std } => Transform::Affine(Affine::standardize(samples, mean, std)),
-        Feature::Scale { factor, offset } => Transform::Affine(Affine::scale(samples, factor, offset)),
-        Feature::Detrend => Transform::Detrend(Detrend::new(samples, channels)),
-    }
 }
 
 /// One label a line; empty lines at the end do not count.

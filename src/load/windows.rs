@@ -3,50 +3,63 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::config::{Records, Window};
-use crate::features::Chain;
-use crate::infer::window::{SampleTime, Windower};
-use crate::source::{MAX_LINE_BYTES, RecordParser};
+use crate::config::Pipeline;
+use crate::infer::input::{InputStage, Window};
+use crate::source::line_reader::MAX_LINE_BYTES;
+use crate::source::sink::frame_ring;
+use crate::source::{RecordParser, SinkSettings, WhenFull};
+use crate::stop::Stop;
+use crate::units::MonoTime;
 
-/// Features of `count` windows of the recording at `path`, spread evenly over it; fewer where it is shorter.
+/// Returns the features of `count` windows of the recording at `path`, spread evenly over it; fewer if it is shorter.
 ///
-/// Records that cannot be used are passed over, as the source does. Memory is bounded, however long the recording is.
-pub fn recorded(
-    path: &Path,
-    records: &Records,
-    window: Window,
-    features: &Chain,
-    count: usize,
-) -> Result<Vec<f32>, String> {
+/// Its lines are records as the pipeline's source has them, and pass through the pipeline's own stages. Records that cannot
+/// be used are skipped, as the source does. Memory is bounded, however long the recording is.
+///
+/// # Errors
+/// The recording cannot be read, or has no whole window.
+pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f32>, String> {
     let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
     let file = File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{} is no regular file, as a recording must be", path.display()));
+        return Err(format!("{} is not a regular file, as a recording must be", path.display()));
     }
+    let records = pipeline.source.kind().records().ok_or("the source does not read lines, so it has no recording")?;
+    let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
+    let (width, mut features) = (shapes.input().values(), shapes.features);
+    let settings = SinkSettings { spec: shapes.source, frames: 2, frames_per_block: 1, when_full: WhenFull::Drop };
+    let stop = Arc::new(Stop::new().map_err(failed)?);
+    let (mut sink, mut reader) = frame_ring(&settings, &pipeline.name, stop, Arc::default());
+    let mut input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, false);
     let mut lines = BufReader::new(file);
     let mut parser = RecordParser::new(records.clone(), Vec::new());
-    let mut windower = Windower::new(window.samples, window.hop, records.channels.len(), window.max_gap);
-    let mut spread = Spread { values: Vec::new(), width: windower.window_values(), count, step: 1, seen: 0 };
+    let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
     let mut line = Vec::new();
-    let mut header = records.header;
+    let mut header = records.has_header();
     // A piece of a line that is too long is a record that cannot be used.
     while lines.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)? > 0 {
         if header {
             parser.header(&line).map_err(|e| format!("{}: {e}", path.display()))?;
             header = false;
         } else if let Ok(record) = parser.parse(&line) {
-            windower.push(parser.values(), &[], SampleTime { stream_ns: record.stream_ns, gap: None });
-            if let Some(window) = windower.ready() {
-                spread.take(|place| features.apply(window, place));
-                windower.advance();
+            // One frame at a time always finds room, and nothing stops it.
+            let _ = sink.take(Ok(record), parser.values(), MonoTime(0));
+            while let Some(event) = input.step(&mut reader) {
+                if event.full.is_some()
+                    && let Some(Window::F32(window)) = input.window()
+                {
+                    spread.take(|place| place.copy_from_slice(features.apply(window)));
+                    input.advance();
+                }
             }
         }
         line.clear();
     }
     let chosen = spread.chosen();
     if chosen.is_empty() {
-        return Err(format!("{} holds no whole window", path.display()));
+        return Err(format!("{} has no whole window", path.display()));
     }
     Ok(chosen)
 }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::calibrations::{Calibrations, Entry, Subject, Under, can_calibrate};
-use crate::config::{Config, Pipeline, Power, SourceKind};
+use crate::config::{Config, Pipeline, Power};
 use crate::energy::bout::{self, BOUTS_MIN, Bout, Trace, length_min};
 use crate::engine::{Engine, EngineError};
 use crate::load::engines::{BuildError, BuiltEngine};
@@ -77,7 +77,7 @@ pub fn calibrate(
     plan: Plan,
     (stop, starting): (&Stop, impl FnOnce(&[Under], Duration)),
 ) -> Result<Calibration, CalibrateError> {
-    let input = recorded(pipeline, prepared).unwrap_or_default();
+    let input = recorded(pipeline).unwrap_or_default();
     let built = built(prepared, &input)?;
     fill(&mut *built.engine, &input)?;
     let power =
@@ -230,8 +230,8 @@ fn built<'a>(prepared: &'a mut PreparedPipeline, input: &[f32]) -> Result<&'a mu
     let none = || CalibrateError::NoEngine("it has no engine".to_owned());
     let built = prepared.built.as_ref().ok_or_else(none)?;
     if built.place.is_none() {
-        let (samples, channels) = prepared.builder.window;
-        let window = if input.is_empty() { vec![0.0; samples * channels] } else { input.to_vec() };
+        let values = prepared.builder.path.last().values();
+        let window = if input.is_empty() { vec![0.0; values] } else { input.to_vec() };
         let asked_for = prepared.builder.build(built.waiting, Some(window), &built.refusals);
         prepared.built = Some(asked_for.map_err(|unmade: BuildError| CalibrateError::NoEngine(unmade.reason()))?);
     }
@@ -239,10 +239,8 @@ fn built<'a>(prepared: &'a mut PreparedPipeline, input: &[f32]) -> Result<&'a mu
 }
 
 /// Features of a window of the pipeline's recording, where it plays one.
-fn recorded(pipeline: &Pipeline, prepared: &PreparedPipeline) -> Option<Vec<f32>> {
-    let SourceKind::Replay(replay) = &pipeline.source.kind else { return None };
-    let (records, features) = (&pipeline.source.records, &prepared.stages.features);
-    let windows = windows::recorded(&replay.path, records, pipeline.window, features, 1);
+fn recorded(pipeline: &Pipeline) -> Option<Vec<f32>> {
+    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, 1);
     windows.inspect_err(|error| tracing::debug!("zeros instead of a recorded window: {error}")).ok()
 }
 

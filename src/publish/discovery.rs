@@ -9,23 +9,15 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::topic::NodeTopics;
-
-/// What a pipeline decides, which says what there is to show of it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
-    Class,
-    /// The names of the values.
-    Values(Vec<String>),
-    /// Lists of numbers, which Home Assistant has no entity for.
-    Outputs,
-}
+use crate::decision::Entity;
 
 /// What the node has.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
     pub id: &'a str,
     pub topics: &'a NodeTopics,
-    pub pipelines: Vec<(&'a str, Kind)>,
+    /// The pipelines, each with what is shown of its decision.
+    pub pipelines: Vec<(&'a str, Vec<Entity>)>,
     pub meters: Vec<&'a str>,
     /// Between two metrics messages, in seconds.
     pub metrics_s: f64,
@@ -49,8 +41,8 @@ pub fn birth_topic(prefix: &str) -> String {
 /// The description, with an entry of its kind alone for each of `gone`, which removes it from Home Assistant.
 pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     let mut components = Map::new();
-    for (name, kind) in &node.pipelines {
-        components.extend(pipeline(node, name, kind));
+    for (name, decided) in &node.pipelines {
+        components.extend(pipeline(node, name, decided));
     }
     for name in &node.meters {
         components.extend(meter(node, name));
@@ -98,7 +90,7 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
+fn pipeline(node: &Node<'_>, name: &str, decided: &[Entity]) -> Vec<(String, Value)> {
     let topics = node.topics.pipeline(name);
     let is_at_work = "{{ 'online' if value_json.state in ['running', 'degraded'] else 'offline' }}";
     let available = json!([
@@ -112,7 +104,6 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
         merge(&mut all, rest);
         entity(node, name, thing, all)
     };
-    let decided = |template: String| json!({ "stat_t": topics.state.as_ref(), "val_tpl": template });
     let measured = |template: &str, unit: Option<&str>, rest: Value| {
         let mut all = json!({
             "stat_t": topics.metrics.as_ref(), "val_tpl": template, "exp_aft": expire_s, "stat_cla": "measurement",
@@ -123,27 +114,25 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
         merge(&mut all, rest);
         all
     };
-    let mut entities = match kind {
-        Kind::Class => vec![
-            shown("prediction", decided("{{ value_json.label }}".into())),
-            shown("score", {
-                let mut score = decided("{{ value_json.score }}".into());
-                merge(&mut score, json!({ "stat_cla": "measurement", "sug_dsp_prc": 2 }));
-                score
-            }),
-        ],
-        Kind::Values(names) => names
-            .iter()
-            .map(|value| {
-                let template = format!("{{{{ value_json['values'][{}] }}}}", json!(value));
-                let mut all = decided(template);
-                merge(&mut all, json!({ "name": format!("{name} {value}"), "stat_cla": "measurement" }));
-                // A value may be called as a figure is, such as latency.
-                shown(&format!("value {value}"), all)
-            })
-            .collect(),
-        Kind::Outputs => Vec::new(),
-    };
+    let mut entities: Vec<(String, Value)> = decided
+        .iter()
+        .map(|entity| {
+            let mut all = json!({ "stat_t": topics.state.as_ref(), "val_tpl": entity.template });
+            if let Some(shown) = &entity.name {
+                merge(&mut all, json!({ "name": format!("{name} {shown}") }));
+            }
+            if entity.is_measurement {
+                merge(&mut all, json!({ "stat_cla": "measurement" }));
+            }
+            if let Some(precision) = entity.precision {
+                merge(&mut all, json!({ "sug_dsp_prc": precision }));
+            }
+            if let Some(unit) = entity.unit {
+                merge(&mut all, json!({ "unit_of_meas": unit }));
+            }
+            shown(&entity.id, all)
+        })
+        .collect();
     let precise = |places: u64| json!({ "sug_dsp_prc": places, "ent_cat": "diagnostic" });
     entities.extend([
         shown("inference rate", measured("{{ value_json.predictions_per_s }}", Some("1/s"), precise(2))),
@@ -196,8 +185,15 @@ fn meter(node: &Node<'_>, name: &str) -> [(String, Value); 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::DecisionKind;
+    use crate::decision::classify::Classify;
+    use crate::decision::regress::Regress;
 
-    fn node<'a>(topics: &'a NodeTopics, pipelines: Vec<(&'a str, Kind)>) -> Node<'a> {
+    fn class() -> Vec<Entity> {
+        Classify { output: 0, scores: None, threshold: 0.0, smooth: 1, hysteresis: 0.0 }.entities()
+    }
+
+    fn node<'a>(topics: &'a NodeTopics, pipelines: Vec<(&'a str, Vec<Entity>)>) -> Node<'a> {
         Node { id: "porch.1", topics, pipelines, meters: vec!["board"], metrics_s: 10.0 }
     }
 
@@ -205,9 +201,9 @@ mod tests {
     fn every_entity_has_an_id_of_its_own_that_comes_from_names_alone() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
         // Two that are called as figures of a pipeline are.
-        let values = Kind::Values(["temperature_c", "it's", "status", "latency"].map(str::to_owned).to_vec());
-        let payload =
-            payload(&node(&topics, vec![("arm", Kind::Class), ("oven", values), ("raw", Kind::Outputs)]), &[]);
+        let names = ["temperature_c", "it's", "status", "latency"].map(str::to_owned).to_vec();
+        let values = Regress { output: 0, names, smooth: 1 }.entities();
+        let payload = payload(&node(&topics, vec![("arm", class()), ("oven", values), ("raw", Vec::new())]), &[]);
         assert_eq!(topic("homeassistant", "porch.1"), "homeassistant/device/porch_1/config");
         let components = payload["cmps"].as_object().unwrap();
         let mut ids: Vec<&str> = components.values().map(|c| c["uniq_id"].as_str().unwrap()).collect();
@@ -230,12 +226,12 @@ mod tests {
     #[test]
     fn what_is_gone_is_taken_off() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
-        let before = payload(&node(&topics, vec![("arm", Kind::Class), ("leg", Kind::Class)]), &[]);
+        let before = payload(&node(&topics, vec![("arm", class()), ("leg", class())]), &[]);
         let known = components(&before);
-        let now = payload(&node(&topics, vec![("arm", Kind::Class)]), &[]);
+        let now = payload(&node(&topics, vec![("arm", class())]), &[]);
         let gone = gone(&known, &now);
         assert!(gone.len() == 7 && gone.iter().all(|(key, _)| key.starts_with("leg_")), "{gone:?}");
-        let told = payload(&node(&topics, vec![("arm", Kind::Class)]), &gone);
+        let told = payload(&node(&topics, vec![("arm", class())]), &gone);
         assert_eq!(told["cmps"]["leg_prediction"], json!({ "p": "sensor" }));
         assert_eq!(told["cmps"]["arm_prediction"], before["cmps"]["arm_prediction"]);
         assert!(components(&json!("no description")).is_empty() && components(&Value::Null).is_empty());

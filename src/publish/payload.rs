@@ -8,9 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use crate::decision::{Fields, write_object};
 use crate::energy::EnergyEstimate;
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
@@ -50,60 +50,40 @@ pub struct Envelope<'a> {
     pub time_ms: u64,
 }
 
-/// One decision.
-#[derive(Debug, Serialize)]
+/// One decision, but for what its kind says of the verdict.
+#[derive(Debug)]
 pub struct Prediction<'a> {
-    #[serde(flatten)]
     pub envelope: Envelope<'a>,
     pub seq: u64,
-    #[serde(flatten)]
-    pub verdict: Verdict<'a>,
     /// The stream's own time of the window's last sample, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_s: Option<f64>,
     /// From the arrival of the window's last sample to the end of the invoke.
     pub latency_us: f64,
     pub invoke_us: f64,
 }
 
-/// The part of a prediction that differs with the kind of decision.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Verdict<'a> {
-    Class {
-        /// Null when no score reaches the threshold.
-        label: Option<&'a str>,
-        score: f32,
-        /// The class of this window alone, before smoothing and hysteresis.
-        raw_label: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        truth: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        scores: Option<Named<'a>>,
-    },
-    Values {
-        values: Named<'a>,
-    },
-    Outputs {
-        outputs: Vec<&'a [f32]>,
-    },
-}
-
-/// An object of names and values.
-#[derive(Debug)]
-pub struct Named<'a> {
-    pub names: &'a [String],
-    pub values: &'a [f32],
-}
-
-impl Serialize for Named<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.values.len()))?;
-        for (name, value) in self.names.iter().zip(self.values) {
-            map.serialize_entry(name, value)?;
+/// Appends a prediction to `json`; `verdict` adds the fields of the verdict.
+///
+/// # Errors
+/// As `verdict`.
+pub fn encode_prediction(
+    json: &mut Vec<u8>,
+    prediction: &Prediction<'_>,
+    verdict: impl FnOnce(&mut Fields<'_, '_>) -> Result<(), serde_json::Error>,
+) -> Result<(), serde_json::Error> {
+    let Prediction { envelope: Envelope { v, boot, time_ms }, seq, stream_s, latency_us, invoke_us } = prediction;
+    write_object(json, |fields| {
+        fields.add("v", v)?;
+        fields.add("boot", boot)?;
+        fields.add("time_ms", time_ms)?;
+        fields.add("seq", seq)?;
+        verdict(fields)?;
+        if let Some(stream_s) = stream_s {
+            fields.add("stream_s", stream_s)?;
         }
-        map.end()
-    }
+        fields.add("latency_us", latency_us)?;
+        fields.add("invoke_us", invoke_us)
+    })
 }
 
 /// Which delegate was asked for and which one runs.
@@ -308,31 +288,18 @@ mod tests {
     #[test]
     fn a_prediction_reads_as_documented() {
         let clocks = Clocks { mono: MonoTime(5_000_000_000), since_1970: Duration::from_secs(1_000_000) };
-        let labels = ["up".to_owned(), "down".to_owned()];
         let prediction = Prediction {
             envelope: Envelope { v: SCHEMA_VERSION, boot: "b007", time_ms: clocks.wall_ms(MonoTime(4_750_000_000)) },
             seq: 7,
-            verdict: Verdict::Class {
-                label: None,
-                score: 0.25,
-                raw_label: Some("down"),
-                truth: None,
-                scores: Some(Named { names: &labels, values: &[0.25, 0.75] }),
-            },
             stream_s: Some(1.5),
             latency_us: 12.5,
             invoke_us: 10.0,
         };
+        let mut json = Vec::new();
+        encode_prediction(&mut json, &prediction, |fields| fields.add("label", &None::<&str>)).unwrap();
         assert_eq!(
-            serde_json::to_string(&prediction).unwrap(),
-            r#"{"v":1,"boot":"b007","time_ms":999999750,"seq":7,"label":null,"score":0.25,"raw_label":"down","scores":{"up":0.25,"down":0.75},"stream_s":1.5,"latency_us":12.5,"invoke_us":10.0}"#
+            String::from_utf8(json).unwrap(),
+            r#"{"v":1,"boot":"b007","time_ms":999999750,"seq":7,"label":null,"stream_s":1.5,"latency_us":12.5,"invoke_us":10.0}"#
         );
-    }
-
-    #[test]
-    fn a_nan_is_null_and_never_breaks_the_json() {
-        let names = ["x".to_owned()];
-        let values = Verdict::Values { values: Named { names: &names, values: &[f32::NAN] } };
-        assert_eq!(serde_json::to_string(&values).unwrap(), r#"{"values":{"x":null}}"#);
     }
 }

@@ -15,16 +15,16 @@ use tokio::sync::watch;
 use super::mqtt::Handle;
 use super::outbox::{Bytes, Class, Marks, Message, Qos, Reason};
 use super::payload::{
-    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
-    Prediction, Process, SCHEMA_VERSION, Verdict as VerdictPayload,
+    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, PipelineState, PipelineStatus,
+    Prediction, Process, SCHEMA_VERSION, encode_prediction,
 };
 use super::store::State;
 use super::topic::{NodeTopics, PipelineTopics};
-use crate::decision::Verdict;
+use crate::decision::{Fields, Presentation};
 use crate::energy::EnergyEstimate;
 use crate::infer::Decision;
 use crate::infer::stage_times::{Latency, PipelineStats, StageTimes};
-use crate::ring::FrameRx;
+use crate::ring::BlockRx;
 use crate::source::{Gap, Reject, SourceStats};
 use crate::units::MonoTime;
 
@@ -141,14 +141,6 @@ impl PublishLatency {
     }
 }
 
-/// What a pipeline's verdicts are called.
-pub enum Vocabulary {
-    Labels(Vec<String>),
-    Values(Vec<String>),
-    /// The length of each output.
-    Outputs(Vec<usize>),
-}
-
 /// What is left after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -160,9 +152,8 @@ pub enum Drained {
 
 /// Where the decisions of one set of stages come from, and how they are said.
 pub struct DecisionRoute {
-    pub decisions: FrameRx<Decision>,
-    pub vocabulary: Vocabulary,
-    pub publish_scores: bool,
+    pub decisions: BlockRx<Decision, f32>,
+    pub presentation: Arc<dyn Presentation>,
     pub qos: Qos,
 }
 
@@ -278,12 +269,14 @@ impl PipelinePublisher {
                 time_ms: clocks.wall_ms(decision.arrival),
             },
             seq: decision.seq,
-            verdict: self.verdict(decision),
             stream_s: decision.stream_ns.map(|ns| ns as f64 / 1e9),
             latency_us: micros(decision.invoke_end.since(decision.arrival)),
             invoke_us: micros(decision.invoke_end.since(decision.invoke_start)),
         };
-        if let Err(error) = serde_json::to_writer(&mut json, &payload) {
+        let (presentation, values) = (&self.route.presentation, &self.progress.values);
+        let verdict =
+            |fields: &mut Fields<'_, '_>| presentation.fields(&decision.verdict, values, decision.truth, fields);
+        if let Err(error) = encode_prediction(&mut json, &payload, verdict) {
             tracing::error!(pipeline = self.name, %error, "a prediction could not be encoded");
         }
         let payload = Bytes::copy_from_slice(&json);
@@ -300,10 +293,7 @@ impl PipelinePublisher {
             }),
         };
         node_publisher.handle.publish(message(&self.topics.prediction, false));
-        let class = match decision.verdict {
-            Verdict::Class { class, .. } => class,
-            Verdict::Values => None,
-        };
+        let class = decision.verdict.class;
         let due = self
             .progress
             .last_state
@@ -316,39 +306,11 @@ impl PipelinePublisher {
         } else {
             self.progress.unsaid_state = Some(state);
         }
-        if let (Verdict::Class { class, .. }, Some(truth)) = (decision.verdict, decision.truth) {
+        if let Some(truth) = decision.truth {
             self.progress.totals.known += 1;
             self.progress.totals.right += u64::from(class == Some(truth));
         }
         self.progress.json = json;
-    }
-
-    fn verdict(&self, decision: &Decision) -> VerdictPayload<'_> {
-        match (&self.route.vocabulary, decision.verdict) {
-            (Vocabulary::Labels(labels), Verdict::Class { class, score, raw_class }) => {
-                let label = |class: u16| labels.get(usize::from(class)).map(String::as_str);
-                VerdictPayload::Class {
-                    label: class.and_then(label),
-                    score,
-                    raw_label: label(raw_class),
-                    truth: decision.truth.and_then(label),
-                    scores: self.route.publish_scores.then_some(Named { names: labels, values: &self.progress.values }),
-                }
-            }
-            (Vocabulary::Values(names) | Vocabulary::Labels(names), _) => {
-                VerdictPayload::Values { values: Named { names, values: &self.progress.values } }
-            }
-            (Vocabulary::Outputs(lengths), _) => {
-                let mut rest = &self.progress.values[..];
-                let mut outputs = Vec::with_capacity(lengths.len());
-                for length in lengths {
-                    let (own, behind) = rest.split_at(*length.min(&rest.len()));
-                    outputs.push(own);
-                    rest = behind;
-                }
-                VerdictPayload::Outputs { outputs }
-            }
-        }
     }
 
     /// Publishes the figures of an interval, and an event when something was dropped in it; predictions a second in it.

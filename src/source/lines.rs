@@ -1,7 +1,7 @@
-//! Bytes to lines, and the sources that are streams of lines from outside: standard input, a FIFO, a unix socket.
+//! Lines of text from another program: on standard input, through a FIFO, or over a unix socket.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -11,91 +11,93 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::record::{Record, RecordParser, Reject};
-use super::{FrameSink, Source, SourceError};
-use crate::config::From;
-use crate::stop::Waited;
-use crate::units::MonoTime;
+use serde::Deserialize;
 
-/// A longer line is rejected, and passed over without being kept.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+use super::line_reader::stream;
+use super::{Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, SourceError, SourceKind, WhenFull};
+use crate::schema::{Checker, Key, Value, table};
+use crate::stop::Waited;
+use crate::stream::StreamSpec;
+use crate::units::MonoTime;
 
 /// After a writer's fault, how long the next one waits: a writer that tries for ever must not take a core.
 const AFTER_FAULT: Duration = Duration::from_millis(100);
 
-/// Cuts what it reads into lines; holds at most one that is not complete.
-pub struct LineReader {
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Inside a line that was too long.
-    skipping: bool,
+table! {
+    /// Reads lines of text that another program writes.
+    pub struct Lines {
+        /// Where the lines come from: "stdin", { fifo = "PATH" }, or { socket = "PATH" } for a unix socket that edgewatt
+        /// listens on. One writer at a time is read.
+        pub from: From, example("\"stdin\"");
+        /// What one line holds.
+        pub records: Records;
+        /// The buffer between the source and the pipeline.
+        pub buffer: Buffer;
+    }
 }
 
-/// What the bytes read so far hold.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Line<'a> {
-    /// A line, with its newline.
-    Complete(&'a [u8]),
-    /// The end of a line that was too long to keep.
-    TooLong,
-    /// No complete line: read more.
-    More,
+/// Where the lines come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum From {
+    Stdin,
+    Fifo(PathBuf),
+    Socket(PathBuf),
 }
 
-impl LineReader {
-    pub fn new() -> Self {
-        Self { buffer: vec![0; 2 * MAX_LINE_BYTES], start: 0, end: 0, skipping: false }
+impl Value for From {
+    fn type_name() -> String {
+        "string or table".to_owned()
+    }
+    fn choices() -> Vec<String> {
+        ["\"stdin\"", "{ fifo = \"PATH\" }", "{ socket = \"PATH\" }"].map(str::to_owned).to_vec()
+    }
+}
+
+impl SourceKind for Lines {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if let From::Fifo(path) | From::Socket(path) = &mut self.from {
+            *path = checker.path(path);
+        }
+        self.records.check(&key.child("records"), checker);
+        self.buffer.check(&key.child("buffer"), checker);
     }
 
-    /// Reads once; the number of bytes, 0 at the end of the stream.
-    pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        let count = loop {
-            match from.read(&mut self.buffer[self.end..]) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
+    fn spec(&self) -> StreamSpec {
+        self.records.spec()
+    }
+
+    fn buffer(&self) -> (&Buffer, WhenFull) {
+        (&self.buffer, WhenFull::Wait)
+    }
+
+    fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
+        let parser = RecordParser::new(self.records.clone(), options.labels);
+        Ok(Box::new(LinesSource::open(&self.from, parser, options.once)?))
+    }
+
+    fn check_access(&self) -> Result<(), SourceError> {
+        match &self.from {
+            From::Stdin => Ok(()),
+            From::Fifo(path) => check_fifo(path),
+            From::Socket(path) => {
+                let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let unreadable = |e| SourceError::io("open the folder of the socket", path, e);
+                std::fs::read_dir(folder).map(drop).map_err(unreadable)
             }
+        }
+    }
+
+    fn exclusive(&self) -> Option<(String, &'static str)> {
+        let resource = match &self.from {
+            From::Stdin => "standard input".to_owned(),
+            From::Fifo(path) | From::Socket(path) => path.display().to_string(),
         };
-        self.end += count;
-        Ok(count)
+        Some((resource, "from"))
     }
 
-    pub fn next_line(&mut self) -> Line<'_> {
-        let held = &self.buffer[self.start..self.end];
-        match memchr::memchr(b'\n', held) {
-            Some(at) => {
-                let line = self.start..self.start + at + 1;
-                self.start = line.end;
-                if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE_BYTES {
-                    Line::TooLong
-                } else {
-                    Line::Complete(&self.buffer[line])
-                }
-            }
-            None => {
-                if held.len() > MAX_LINE_BYTES {
-                    self.skipping = true;
-                    self.start = self.end;
-                }
-                Line::More
-            }
-        }
-    }
-
-    /// What is left behind the last newline, once the stream has ended.
-    pub fn rest(&mut self) -> Line<'_> {
-        let rest = self.start..self.end;
-        self.start = self.end;
-        if std::mem::take(&mut self.skipping) {
-            Line::TooLong
-        } else if rest.is_empty() {
-            Line::More
-        } else {
-            Line::Complete(&self.buffer[rest])
-        }
+    fn records(&self) -> Option<&Records> {
+        Some(&self.records)
     }
 }
 
@@ -130,7 +132,7 @@ impl LinesSource {
     }
 }
 
-impl Source for LinesSource {
+impl FrameProducer for LinesSource {
     fn run(mut self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError> {
         loop {
             let streamed = match &mut self.from {
@@ -188,50 +190,6 @@ impl Drop for LinesSource {
     }
 }
 
-/// Reads one writer's lines until it leaves or the program is to stop.
-fn stream(
-    from: &mut (impl Read + AsFd),
-    name: &Path,
-    parser: &mut RecordParser,
-    feed: &mut FrameSink,
-) -> Result<ControlFlow<()>, SourceError> {
-    let mut reader = LineReader::new();
-    let mut header = parser.wants_header();
-    let io_error = |e| SourceError::io("read", name, e);
-    loop {
-        if feed.stop().wait_readable(from.as_fd()).map_err(io_error)? == Waited::Stopped {
-            return Ok(ControlFlow::Break(()));
-        }
-        let count = match reader.fill(from) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            result => result.map_err(io_error)?,
-        };
-        let arrival = MonoTime::now();
-        loop {
-            let parsed: Result<Record, Reject> = match reader.next_line() {
-                Line::More => break,
-                Line::TooLong => Err(Reject::TooLong),
-                Line::Complete(line) if header => {
-                    parser.header(line).map_err(|e| SourceError::Header { path: name.to_owned(), error: e })?;
-                    header = false;
-                    continue;
-                }
-                Line::Complete(line) => parser.parse(line),
-            };
-            if feed.take(parsed, parser.values(), arrival) == ControlFlow::Break(()) {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        feed.wake_reader();
-        if count == 0 {
-            if reader.rest() != Line::More {
-                let _ = feed.take(Err(Reject::Unterminated), &[], arrival);
-            }
-            return Ok(ControlFlow::Continue(()));
-        }
-    }
-}
-
 /// Errors where `path` is not a FIFO.
 pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|e| SourceError::io("open", path, e))?;
@@ -239,7 +197,7 @@ pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
 }
 
 fn open_fifo(path: &Path) -> Result<File, SourceError> {
-    OpenOptions::new()
+    std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(path)
@@ -263,52 +221,4 @@ fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     }
     let listener = UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))?;
     Ok((listener, lock))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn lines(bytes: &[u8], piece: usize) -> Vec<Result<Vec<u8>, ()>> {
-        let mut reader = LineReader::new();
-        let mut found = Vec::new();
-        for mut part in bytes.chunks(piece) {
-            while !part.is_empty() {
-                reader.fill(&mut part).unwrap();
-                loop {
-                    match reader.next_line() {
-                        Line::Complete(line) => found.push(Ok(line.to_vec())),
-                        Line::TooLong => found.push(Err(())),
-                        Line::More => break,
-                    }
-                }
-            }
-        }
-        match reader.rest() {
-            Line::Complete(line) => found.push(Ok(line.to_vec())),
-            Line::TooLong => found.push(Err(())),
-            Line::More => {}
-        }
-        found
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_passed_over() {
-        let mut bytes = b"first\n".to_vec();
-        bytes.extend(vec![b'x'; 5 * MAX_LINE_BYTES]);
-        bytes.extend(b"\nlast");
-        for piece in [1000, 70_000, 1 << 20] {
-            let expected = vec![Ok(b"first\n".to_vec()), Err(()), Ok(b"last".to_vec())];
-            assert_eq!(lines(&bytes, piece), expected, "read by {piece}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn lines_are_the_same_however_they_arrive(text in "[a-c\n]{0,300}", piece in 1usize..40) {
-            let expected: Vec<_> = text.split_inclusive('\n').map(|l| Ok(l.as_bytes().to_vec())).collect();
-            prop_assert_eq!(lines(text.as_bytes(), piece), expected);
-        }
-    }
 }

@@ -1,17 +1,141 @@
 //! A recording played back: at its own pace, at a multiple of it, or as fast as the pipeline takes it.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::lines::{Line, LineReader};
-use super::record::{RecordParser, Reject};
-use super::{FrameSink, Source, SourceError};
-use crate::config::{Replay, Speed};
+use serde::Deserialize;
+use serde::de::{Error, Visitor};
+
+use super::line_reader::{Line, LineReader};
+use super::{
+    Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, Reject, SourceError, SourceKind, WhenFull,
+};
+use crate::schema::{Checker, Key, Value, table};
 use crate::stop::Waited;
+use crate::stream::StreamSpec;
 use crate::units::MonoTime;
+
+table! {
+    /// Plays a recording: a file of lines, as `records` describes them.
+    pub struct Replay {
+        /// The file with the recording.
+        pub path: PathBuf, example("\"recording.csv\"");
+        /// How fast the recording is played: a factor of real time above 0, or "max" for as fast as the pipeline takes it.
+        pub speed: Speed = Speed::Times(1.0), limits("above 0, or `\"max\"`");
+        /// Whether the recording starts over at its end.
+        pub repeat as "loop": bool = false;
+        /// What one line holds.
+        pub records: Records;
+        /// The buffer between the source and the pipeline.
+        pub buffer: Buffer;
+    }
+}
+
+/// A factor of real time, or as fast as possible.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    Times(f64),
+    Max,
+}
+
+impl Value for Speed {
+    fn type_name() -> String {
+        "number or string".to_owned()
+    }
+    fn to_toml(&self) -> String {
+        match self {
+            Self::Times(factor) => factor.to_toml(),
+            Self::Max => "\"max\"".to_owned(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SpeedVisitor;
+        impl Visitor<'_> for SpeedVisitor {
+            type Value = Speed;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a factor of real time above 0, such as 1.0, or \"max\"")
+            }
+            fn visit_f64<E: Error>(self, factor: f64) -> Result<Speed, E> {
+                if factor > 0.0 && factor.is_finite() {
+                    Ok(Speed::Times(factor))
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Float(factor), &self))
+                }
+            }
+            fn visit_i64<E: Error>(self, factor: i64) -> Result<Speed, E> {
+                self.visit_f64(factor as f64)
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Speed, E> {
+                if text == "max" {
+                    Ok(Speed::Max)
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(SpeedVisitor)
+    }
+}
+
+impl SourceKind for Replay {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        self.path = checker.path(&self.path);
+        if matches!(self.speed, Speed::Times(_)) && self.records.rate_hz.is_none() && self.records.time.is_none() {
+            let message = "the recording's pace is unknown: add records.time or records.rate_hz, or speed = \"max\"";
+            checker.problem(key, message);
+        }
+        self.records.check(&key.child("records"), checker);
+        self.buffer.check(&key.child("buffer"), checker);
+    }
+
+    fn spec(&self) -> StreamSpec {
+        self.records.spec()
+    }
+
+    fn buffer(&self) -> (&Buffer, WhenFull) {
+        // A recording at its own pace stands for a live sensor, which cannot be held back.
+        let when_full = match self.speed {
+            Speed::Times(_) => WhenFull::Drop,
+            Speed::Max => WhenFull::Wait,
+        };
+        (&self.buffer, when_full)
+    }
+
+    fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
+        let parser = RecordParser::new(self.records.clone(), options.labels);
+        Ok(Box::new(ReplaySource::open(self, parser)?))
+    }
+
+    fn check_access(&self) -> Result<(), SourceError> {
+        self.open(OpenOptions::default()).map(drop)
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(&self.records)
+    }
+
+    fn recording(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
+    fn speed(&self) -> f64 {
+        match self.speed {
+            Speed::Times(factor) => factor,
+            Speed::Max => 1.0,
+        }
+    }
+
+    fn is_endless(&self) -> bool {
+        self.repeat
+    }
+}
 
 pub struct ReplaySource {
     file: File,
@@ -23,7 +147,7 @@ pub struct ReplaySource {
 
 impl ReplaySource {
     /// Opens the recording and reads its header, so that a wrong file is refused before anything runs.
-    pub fn open(replay: &Replay, rate_hz: Option<f64>, mut parser: RecordParser) -> Result<Self, SourceError> {
+    pub fn open(replay: &Replay, mut parser: RecordParser) -> Result<Self, SourceError> {
         let path = replay.path.clone();
         let io_error = |e| SourceError::io("open the recording", &path, e);
         // Asked before it is opened: opening a FIFO would wait for a writer.
@@ -37,7 +161,9 @@ impl ReplaySource {
         let pace = match replay.speed {
             Speed::Max => Pace::Max,
             // A stream with a time of its own needs no nominal rate for its pace.
-            Speed::Times(factor) => Pace::Times { factor, rate_hz: rate_hz.filter(|_| !parser.has_time()) },
+            Speed::Times(factor) => {
+                Pace::Times { factor, rate_hz: replay.records.rate_hz.filter(|_| !parser.has_time()) }
+            }
         };
         Ok(Self { file, path, parser, pace, repeat: replay.repeat })
     }
@@ -89,7 +215,7 @@ impl ReplaySource {
     }
 }
 
-impl Source for ReplaySource {
+impl FrameProducer for ReplaySource {
     fn run(mut self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError> {
         loop {
             if self.play(feed)? == ControlFlow::Break(()) || !self.repeat {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use edgewatt::config::{Config, Document, Problem};
 use edgewatt::infer::{Decision, Infer, InferEvent, Links};
 use edgewatt::load::{self, Prepared, PreparedPipeline};
-use edgewatt::ring::{FrameRx, frame_ring};
-use edgewatt::source::{self, FrameSink, Record, RecordParser};
+use edgewatt::ring::{BlockRx, block_ring};
+use edgewatt::source::sink::frame_ring;
+use edgewatt::source::{FrameSink, Record, RecordParser};
 use edgewatt::stop::Stop;
 use edgewatt::units::MonoTime;
 
@@ -41,7 +42,7 @@ pub fn config(replacements: &[(&str, &str)]) -> Config {
 /// The samples of the recording, as the demo's source reads them.
 pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> {
     let text = std::fs::read(root().join("models/shoulder_recording.csv")).unwrap();
-    let mut parser = RecordParser::new(config.pipelines[0].source.records.clone(), labels.to_vec());
+    let mut parser = RecordParser::new(config.pipelines[0].source.kind().records().unwrap().clone(), labels.to_vec());
     let mut lines = text.split_inclusive(|byte| *byte == b'\n');
     parser.header(lines.next().unwrap()).unwrap();
     lines
@@ -68,7 +69,7 @@ pub fn prepare(config: &Config) -> PreparedPipeline {
 pub struct Rig {
     pub feed: FrameSink,
     pub infer: Infer,
-    pub decisions: FrameRx<Decision>,
+    pub decisions: BlockRx<Decision, f32>,
     pub labels: Vec<String>,
 }
 
@@ -77,8 +78,8 @@ pub fn pipeline(config: &Config) -> Rig {
     let mut prepared = prepare(config);
     let made = prepared.built.take().unwrap();
     let stop = Arc::new(Stop::new().unwrap());
-    let (feed, intake) = source::feed(&pipeline.source, &pipeline.name, stop.clone(), Arc::default());
-    let (decisions_tx, decisions) = frame_ring(1024, prepared.stages.decider.width());
+    let (feed, intake) = frame_ring(&prepared.sink, &pipeline.name, stop.clone(), Arc::default());
+    let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
     let links = Links {
         intake,
         decisions: decisions_tx,

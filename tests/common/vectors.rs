@@ -97,16 +97,14 @@ pub fn demo_config(model: &str, delegate: &str) -> Config {
 /// The features of the reference windows, cut from the recording as the file says.
 pub fn golden_features(golden: &Value) -> Vec<Vec<f32>> {
     let config = demo_config("shoulder_int8.tflite", "cpu");
-    let pipeline = demo::prepare(&config);
+    let mut pipeline = demo::prepare(&config);
     let recording = demo::recording(&config, &pipeline.labels);
     let samples = config.pipelines[0].window.samples;
     let features = |row: &Value| {
         let first = row.as_u64().unwrap() as usize;
         let window: Vec<f32> =
             recording[first..first + samples].iter().flat_map(|(_, values)| values.clone()).collect();
-        let mut features = vec![0.0; window.len()];
-        pipeline.stages.features.apply(&window, &mut features);
-        features
+        pipeline.stages.features.apply(&window).to_vec()
     };
     golden["first_rows"].as_array().unwrap().iter().map(features).collect()
 }

@@ -22,17 +22,18 @@ pub use self::supervisor::EngineReady;
 use self::supervisor::EngineSupervisor;
 use self::threads::DaemonEvent;
 use super::summary::{EnergyTotal, PipelineSummary};
-use crate::config::{Pipeline, WhenBufferFull};
+use crate::config::Pipeline;
 use crate::engine::span::SpanSender;
 use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
-use crate::infer::{Control, Infer, InferCommand, InferEvent, Links, NewStages};
+use crate::infer::{Control, DecisionTx, Infer, InferCommand, InferEvent, Links, NewStages};
 use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, Tensors};
 use crate::publish::outbox::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
 use crate::publish::publisher::{DecisionRoute, NodePublisher, PipelinePublisher, Progress, PublishLatency, Totals};
-use crate::ring::{FrameTx, frame_ring};
-use crate::source::{self, SourceStats, Wake};
+use crate::ring::block_ring;
+use crate::source::sink::frame_ring;
+use crate::source::{OpenOptions, SourceStats, Wake, WhenFull};
 use crate::stop::Stop;
 use crate::units::MonoTime;
 
@@ -114,11 +115,12 @@ impl Running {
         // Each decision was counted as one of the two.
         let decided = [&carried_over.stats.predictions, &carried_over.stats.dropped];
         let seq = decided.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        let hold = config.source.when_full == WhenBufferFull::Wait;
+        let hold = prepared.sink.when_full == WhenFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-        let source = source::open(&config.source, prepared.labels.clone(), shared.once)?;
+        let options = OpenOptions { labels: prepared.labels.clone(), once: shared.once };
+        let source = config.source.kind().open(options)?;
         let stats = carried_over.source_stats.clone();
-        let (feed, intake) = source::feed(&config.source, &name, stop.clone(), stats);
+        let (feed, intake) = frame_ring(&prepared.sink, &name, stop.clone(), stats);
         let wake = intake.wake.clone();
         let (route, decisions) = route(&config, &prepared);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
@@ -387,12 +389,12 @@ impl Running {
 }
 
 /// The way of a pipeline's decisions out of its infer thread.
-fn route(config: &Pipeline, prepared: &PreparedPipeline) -> (DecisionRoute, FrameTx<crate::infer::Decision>) {
-    let (decisions_tx, decisions) = frame_ring(DECISIONS, prepared.stages.decider.width());
+fn route(config: &Pipeline, prepared: &PreparedPipeline) -> (DecisionRoute, DecisionTx) {
+    let most_values = prepared.stages.decider.most_values();
+    let (decisions_tx, decisions) = block_ring(DECISIONS, DECISIONS * most_values);
     let route = DecisionRoute {
         decisions,
-        vocabulary: prepared.vocabulary(config),
-        publish_scores: config.publish_scores,
+        presentation: prepared.presentation.clone(),
         qos: if config.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
     };
     (route, decisions_tx)

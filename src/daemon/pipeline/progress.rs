@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Afterwards, Running};
-use crate::config::{Source, SourceKind, Speed};
 use crate::energy::{EnergyEstimate, Status};
 use crate::publish::publisher::NodePublisher;
+use crate::source::Source;
 use crate::units::{Joules, MonoTime};
 
 /// A source is silent after this time, or after as many periods of its samples where that is longer.
@@ -34,14 +34,9 @@ pub struct Watch {
 impl Watch {
     /// Of a source that begins at that time.
     pub fn new(source: &Source, begin: MonoTime) -> Self {
-        let pace = match &source.kind {
-            SourceKind::Replay(replay) => match replay.speed {
-                Speed::Times(factor) => factor,
-                Speed::Max => 1.0,
-            },
-            SourceKind::Lines(_) => 1.0,
-        };
-        Self { silence: source.records.rate_hz.map(|rate| silence(rate * pace)), samples: 0, moved: begin, owes: None }
+        let source = source.kind();
+        let silence = source.spec().rate_hz.map(|rate| silence(rate * source.speed()));
+        Self { silence, samples: 0, moved: begin, owes: None }
     }
 
     /// Takes what is seen now: the samples so far, and whether the source has a reason to give none. For how long it

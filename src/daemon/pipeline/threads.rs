@@ -11,7 +11,7 @@ use super::EngineReady;
 use crate::config::{Config, Realtime};
 use crate::infer::{Infer, InferEvent};
 use crate::load::Prepared;
-use crate::source::{FrameSink, Source};
+use crate::source::{FrameProducer, FrameSink};
 use crate::stop::{Stop, Waited};
 use crate::sys::rt;
 use crate::units::MonoTime;
@@ -52,7 +52,7 @@ pub struct Begin {
 pub fn acquire(
     pipeline: usize,
     name: &str,
-    source: Box<dyn Source>,
+    source: Box<dyn FrameProducer>,
     mut feed: FrameSink,
     begin: Begin,
     realtime: Realtime,

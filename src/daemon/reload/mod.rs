@@ -137,7 +137,13 @@ impl Daemon {
         let Some(running) = self.pipelines.iter_mut().find(|running| running.config.name == config.name) else {
             // Two cannot read one stream.
             let in_the_way = |running: &&mut Running| {
-                matches!(running.afterwards, Afterwards::Removed) && running.config.source.kind == config.source.kind
+                matches!(running.afterwards, Afterwards::Removed)
+                    && running
+                        .config
+                        .source
+                        .kind()
+                        .exclusive()
+                        .is_some_and(|taken| config.source.kind().exclusive() == Some(taken))
             };
             match self.pipelines.iter_mut().find(in_the_way) {
                 Some(ending) => ending.afterwards = Afterwards::Another(Box::new((config.clone(), prepared))),
@@ -150,8 +156,7 @@ impl Daemon {
             return None;
         }
         // A source that names the truth does so by the labels.
-        let same_stream =
-            config.goes_on_with(&running.config) && (same_labels || config.source.records.truth.is_none());
+        let same_stream = config.goes_on_with(&running.config) && (same_labels || !config.source.has_truth());
         if same_stream && !running.infer_ended && matches!(running.afterwards, Afterwards::Nothing) {
             running.change(config.clone(), prepared);
         } else {

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
@@ -90,16 +91,16 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
     let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
     drop(bytes);
     let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
-    let built = Message::Built(Built { proof, inputs, outputs });
+    let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke });
     if task.serve {
         let layout = Layout::new(engine.inputs(), engine.outputs())?;
-        tell(socket, &built)?;
+        tell(socket, &built(None))?;
         serve(engine.as_mut(), socket, memory, &layout)
     } else {
-        try_out(engine.as_mut())?;
+        let invoke = try_out(engine.as_mut())?;
         // A library that crashes when it is freed is found out, too.
         drop(engine);
-        tell(socket, &built).map_err(Stop::from)
+        tell(socket, &built(Some(invoke))).map_err(Stop::from)
     }
 }
 
@@ -129,11 +130,14 @@ fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
     socket.write_all(&line)
 }
 
-/// One invocation on zeros, with all that belongs to it.
-fn try_out(engine: &mut dyn Engine) -> Result<(), EngineError> {
+/// Invokes on zeros, with all that belongs to it. Returns how long the invocation took.
+fn try_out(engine: &mut dyn Engine) -> Result<Duration, EngineError> {
     engine.input_bytes()?.fill(0);
+    let start = Instant::now();
     engine.invoke()?;
-    (0..engine.outputs().len()).try_for_each(|index| engine.output_bytes(index).map(drop))
+    let invoke = start.elapsed();
+    (0..engine.outputs().len()).try_for_each(|index| engine.output_bytes(index).map(drop))?;
+    Ok(invoke)
 }
 
 fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layout: &Layout) -> Result<(), Stop> {

@@ -51,6 +51,8 @@ pub struct Ready {
     pub hello: Hello,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
+    /// How long one invocation took, if one was tried out.
+    pub invoke: Option<Duration>,
     /// What the runtime and the delegate have said.
     pub log: Vec<String>,
 }
@@ -211,7 +213,7 @@ impl Start {
 }
 
 /// What comes from a child is checked before it is built upon.
-fn checked(hello: Hello, Built { proof, inputs, outputs }: Built) -> Result<Ready, EngineError> {
+fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Result<Ready, EngineError> {
     // First, since a tensor whose size overflows has no length.
     Layout::new(&inputs, &outputs)?;
     let checked = |tensor: TensorInfo| {
@@ -220,7 +222,7 @@ fn checked(hello: Hello, Built { proof, inputs, outputs }: Built) -> Result<Read
     };
     let inputs = inputs.into_iter().map(checked).collect::<Result<_, _>>()?;
     let outputs = outputs.into_iter().map(checked).collect::<Result<_, _>>()?;
-    Ok(Ready { proof, hello, inputs, outputs, log: Vec::new() })
+    Ok(Ready { proof, hello, inputs, outputs, invoke, log: Vec::new() })
 }
 
 /// The next line of JSON.

@@ -18,6 +18,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,8 @@ struct Built {
     proof: Proof,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
+    /// How long one invocation took, if one was tried out.
+    invoke: Option<Duration>,
 }
 
 /// Where the tensors lie in the shared memory, behind the link's own words.

@@ -3,13 +3,147 @@
 //! Lines come from outside: whatever they hold, the result is a sample or a reason to reject it. Nothing is
 //! allocated for a line once the buffers have grown to the longest one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use fast_float2::FastFloat;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::fields::Fields;
-use crate::config::{Format, Records};
+use crate::schema::{Checker, Key, choice, table};
+use crate::stream::{SampleType, Shape, StreamSpec};
+
+/// Far above any real use.
+const MAX_CHANNELS: usize = 4096;
+
+choice! {
+    /// How a line of text holds a record.
+    #[derive(Default)]
+    pub enum Format {
+        #[default]
+        Csv = "csv",
+        /// One JSON object a line.
+        Ndjson = "ndjson",
+    }
+}
+
+choice! {
+    /// The unit of a column of time.
+    #[derive(Default)]
+    pub enum TimeUnit {
+        #[default]
+        S = "s",
+        Ms = "ms",
+        Us = "us",
+        Ns = "ns",
+    }
+}
+
+impl TimeUnit {
+    /// Returns the nanoseconds in one.
+    pub fn ns(self) -> f64 {
+        match self {
+            Self::S => 1e9,
+            Self::Ms => 1e6,
+            Self::Us => 1e3,
+            Self::Ns => 1.0,
+        }
+    }
+}
+
+table! {
+    /// What one line of text holds. Each line is one sample of all channels.
+    pub struct Records {
+        /// The columns that the model gets, in the order in which it wants them.
+        pub channels: Vec<String>, example("[\"ax\", \"ay\", \"az\"]");
+        /// The form of a line: "csv", or "ndjson" for one JSON object a line.
+        pub format: Format = Format::Csv;
+        /// Whether the first line of CSV names the columns; if not, `columns` must name them.
+        pub header: Option<bool>, otherwise("`true`, unless `columns` is written"), example("true");
+        /// The names of all columns of CSV without a header, in order.
+        pub columns: Option<Vec<String>>, otherwise("those of the first line"), example("[\"time_s\", \"ax\", \"ay\", \"az\"]");
+        /// The nominal number of samples in a second. It sets the pace of a recording without a time column, the longest
+        /// step in time that is not a gap, and the size of the buffer.
+        pub rate_hz: Option<f64>, range(1e-6, 1e9), unit("Hz"), otherwise("unknown"), example("50.0");
+        /// The column with the stream's own time. Without it no gap in time can be seen.
+        pub time: Option<String>, otherwise("none"), example("\"time_s\"");
+        /// The unit of the time column.
+        pub time_unit: TimeUnit = TimeUnit::S;
+        /// The column with the true label, which is published beside each prediction.
+        pub truth: Option<String>, otherwise("none"), example("\"exercise\"");
+        /// The lowest and the highest value of a channel. Samples outside are rejected and counted.
+        pub limits: BTreeMap<String, [f32; 2]> = BTreeMap::new(), otherwise("none"), example("{ ax = [-16.0, 16.0] }");
+    }
+}
+
+impl Records {
+    pub fn check(&mut self, key: &Key, checker: &mut Checker) {
+        let count = self.channels.len();
+        if count == 0 || count > MAX_CHANNELS {
+            checker.problem(&key.child("channels"), format!("name 1 to {MAX_CHANNELS} columns; there are {count}"));
+        }
+        let mut names: Vec<&String> = self.channels.iter().chain(&self.time).chain(&self.truth).collect();
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            checker.problem(key, format!("column `{}` is used twice in channels, time and truth", twice[0]));
+        }
+        for (name, [low, high]) in &self.limits {
+            let key = key.child("limits").child(name);
+            if !self.channels.contains(name) {
+                let channels = self.channels.join(", ");
+                checker.problem(&key, format!("there is no channel of that name; channels are {channels}"));
+            }
+            if low.partial_cmp(high) != Some(std::cmp::Ordering::Less) {
+                checker.problem(&key, format!("[{low}, {high}] is empty; write [lowest, highest]"));
+            }
+        }
+        self.check_columns(key, checker);
+    }
+
+    /// Checks where the names of the columns come from.
+    fn check_columns(&self, key: &Key, checker: &mut Checker) {
+        match (&self.columns, self.format) {
+            (_, Format::Ndjson) if self.header.is_some() => {
+                let message = "NDJSON has no header: each line names its own fields; leave header out";
+                checker.problem(&key.child("header"), message);
+            }
+            (Some(_), Format::Ndjson) => {
+                checker.problem(&key.child("columns"), "NDJSON names its own fields; leave columns out");
+            }
+            (Some(_), Format::Csv) if self.has_header() => {
+                let message = "the header names the columns; leave columns out or set header = false";
+                checker.problem(&key.child("columns"), message);
+            }
+            (Some(columns), Format::Csv) => {
+                for name in self.channels.iter().chain(&self.time).chain(&self.truth) {
+                    if !columns.contains(name) {
+                        checker.problem(&key.child("columns"), format!("`{name}` is used but not among the columns"));
+                    }
+                }
+            }
+            (None, Format::Csv) if !self.has_header() => {
+                checker.problem(key, "lines without a header need columns = [\"...\"], all of them in order");
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Returns whether the first line names the columns.
+    pub fn has_header(&self) -> bool {
+        self.format == Format::Csv && self.header.unwrap_or(self.columns.is_none())
+    }
+
+    /// Returns the stream that such lines make.
+    pub fn spec(&self) -> StreamSpec {
+        StreamSpec {
+            frame: Shape::new([self.channels.len()]),
+            sample: SampleType::F32,
+            rate_hz: self.rate_hz,
+            names: self.channels.clone(),
+            units: Vec::new(),
+        }
+    }
+}
 
 /// Why a line is no sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +216,9 @@ enum Role {
 
 pub struct RecordParser {
     records: Records,
+    /// Lowest and highest value of each channel.
+    limits: Vec<[f32; 2]>,
+    time_unit_ns: f64,
     labels: Vec<String>,
     /// One role a CSV column; empty until the header was read.
     roles: Vec<Role>,
@@ -93,7 +230,10 @@ pub struct RecordParser {
 impl RecordParser {
     /// `labels` are the classes that the truth column may name.
     pub fn new(records: Records, labels: Vec<String>) -> Self {
+        let limit = |channel| records.limits.get(channel).copied().unwrap_or([f32::MIN, f32::MAX]);
         let mut parser = Self {
+            limits: records.channels.iter().map(limit).collect(),
+            time_unit_ns: records.time_unit.ns(),
             values: vec![0.0; records.channels.len()],
             labels,
             roles: Vec::new(),
@@ -101,13 +241,13 @@ impl RecordParser {
             last_truth: 0,
             records,
         };
-        parser.roles = parser.records.columns.iter().map(|name| parser.role(name)).collect();
+        parser.roles = parser.records.columns.iter().flatten().map(|name| parser.role(name)).collect();
         parser
     }
 
     /// The first line of each stream names the columns.
     pub fn wants_header(&self) -> bool {
-        self.records.header
+        self.records.has_header()
     }
 
     /// Records carry a time of their own.
@@ -141,7 +281,7 @@ impl RecordParser {
             Format::Csv => self.parse_csv(line)?,
             Format::Ndjson => self.parse_json(line)?,
         };
-        for (value, [low, high]) in self.values.iter().zip(&self.records.limits) {
+        for (value, [low, high]) in self.values.iter().zip(&self.limits) {
             if !value.is_finite() {
                 return Err(Reject::NotFinite);
             }
@@ -181,7 +321,7 @@ impl RecordParser {
             let text = self.fields.get(column).trim_ascii();
             match role {
                 Role::Channel(channel) => self.values[channel] = number(text)?,
-                Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.records.time_unit_ns)?),
+                Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.time_unit_ns)?),
                 Role::Truth => record.truth = known_label(&self.labels, text, &mut self.last_truth),
                 Role::Unused => {}
             }
@@ -204,7 +344,7 @@ impl RecordParser {
         if self.values.iter().any(|v| v.is_nan()) || (self.records.time.is_some() && time.is_none()) {
             return Err(Reject::Missing);
         }
-        let stream_ns = time.map(|t| nanoseconds(t, self.records.time_unit_ns)).transpose()?;
+        let stream_ns = time.map(|t| nanoseconds(t, self.time_unit_ns)).transpose()?;
         Ok(Record { stream_ns, truth })
     }
 }
@@ -348,13 +488,13 @@ mod tests {
     fn records(format: Format) -> Records {
         Records {
             format,
-            header: format == Format::Csv,
-            columns: Vec::new(),
+            header: None,
+            columns: None,
             channels: vec!["x".into(), "y".into()],
-            limits: vec![[-10.0, 10.0], [f32::MIN, f32::MAX]],
+            limits: BTreeMap::from([("x".to_owned(), [-10.0, 10.0])]),
             rate_hz: None,
             time: Some("t".into()),
-            time_unit_ns: 1e9,
+            time_unit: TimeUnit::S,
             truth: Some("what".into()),
         }
     }

@@ -1,0 +1,404 @@
+//! A `[pipelines.NAME]` table: the keys that belong to no kind, and the checks between the kinds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::delegates::{self, Delegate, RawDelegate};
+use super::mqtt::check_qos;
+use crate::decision::Decision;
+use crate::features::{self, Feature};
+use crate::frontend::{self, Frontend};
+use crate::infer::input::WindowSettings;
+use crate::schema::expanded::{Table, from_nothing};
+use crate::schema::{Checker, Key, milliseconds, table};
+use crate::source::Source;
+use crate::stream::{Shape, ShapePath, StreamSpec};
+
+/// Samples in a window and the like: far above any real use, far below what memory cannot hold.
+const MAX_SAMPLES: usize = 1 << 22;
+const MAX_BATCH: usize = 4096;
+/// The last processor that a mask of the C library's size has room for (cpu_set(3)).
+const MAX_CPU: usize = 1023;
+/// Steps of this many sample periods still belong to one window, unless `max_gap_ms` says otherwise.
+const DEFAULT_GAP_PERIODS: f64 = 3.0;
+const MIB: f64 = 1_048_576.0;
+const CLASSES_ONLY: &str = "only a decision on classes can use it; leave it out";
+
+table! {
+    /// A pipeline, under a name that you choose: from a source through a model to decisions. The name is a level of its
+    /// topics.
+    pub struct PipelineKeys {
+        /// Where the samples come from.
+        pub source: Source;
+        /// Transforms of the stream before windows are cut.
+        pub frontend: Vec<Frontend> = Vec::new();
+        /// How windows are cut from the stream.
+        pub window: Window;
+        /// Transforms of each window.
+        pub features: Vec<Feature> = Vec::new();
+        /// The model.
+        pub model: Model;
+        /// The delegate that runs the model: "cpu", "xnnpack", or a name from [delegates].
+        pub delegate: String = "xnnpack".to_owned();
+        /// The delegates to try, in order, when that one does not work. With none, the start fails then.
+        pub fallback: Vec<String> = Vec::new();
+        /// How a delegate is compared with the reference before it takes over.
+        pub parity: Option<ParityKeys>;
+        /// How many windows go through the model together.
+        pub batch: BatchKeys;
+        /// What is made of the model's outputs.
+        pub decision: Decision;
+        /// What is published.
+        pub publish: Publish;
+        /// How the pipeline's threads are scheduled.
+        pub realtime: Realtime;
+    }
+}
+
+table! {
+    /// How windows are cut from the stream.
+    pub struct Window {
+        /// The number of samples in a window.
+        pub samples: usize, range(1, MAX_SAMPLES), example("200");
+        /// The number of samples from the start of one window to the start of the next.
+        pub hop: usize, range(1, MAX_SAMPLES), example("50");
+        /// The longest step in the stream's time that is not a gap. A gap empties the window.
+        pub max_gap_ms: Option<f64>, range(0.001, 86_400_000.0), unit("ms"), otherwise("3 sample periods"), example("60.0");
+    }
+}
+
+table! {
+    /// The model.
+    pub struct Model {
+        /// The model file, a .tflite file.
+        pub path: PathBuf, example("\"model.tflite\"");
+        /// The SHA-256 of the model file. A file with another one is refused.
+        pub sha256: Option<String>, otherwise("any"), limits("64 hex digits"),
+            example("\"0000000000000000000000000000000000000000000000000000000000000000\"");
+        /// The largest size of the model file.
+        pub max_mib: Option<f64>, range(0.001, 1e6), unit("MiB"), otherwise("no limit"), example("16.0");
+        /// The file with the labels: one label a line, in the order of the scores. `classify` needs it.
+        pub labels: Option<PathBuf>, otherwise("none"), example("\"labels.txt\"");
+    }
+}
+
+table! {
+    /// Before a delegate takes over, real windows go through it and through the runtime's own kernels, and it is refused if
+    /// they differ by more than this. Without this table, external and litert delegates are compared like this if they can
+    /// be. With this table, all delegates are compared, and what cannot be compared is refused.
+    pub struct ParityKeys {
+        /// The number of windows to compare; 0 compares nothing.
+        pub windows: usize = 32, range(0, 100_000);
+        /// The largest difference of an output, as a part of the reference's largest output.
+        pub tolerance: f32 = 0.1, range(0.0, 1.0);
+        /// The smallest part of the windows in which the highest score must be the same one.
+        pub top1: Option<f32>, range(0.0, 1.0), otherwise("0.95 with classify, else none"), example("0.95");
+        /// The file with lines of the same records from which the windows are taken.
+        pub recording: Option<PathBuf>, otherwise("the replayed recording, else the running stream"),
+            example("\"windows.csv\"");
+        /// The model that a model for one delegate was compiled from. The reference runs it.
+        pub reference_model: Option<PathBuf>, otherwise("the model"), example("\"model.tflite\"");
+    }
+}
+
+table! {
+    /// Windows that go through the model together.
+    pub struct BatchKeys {
+        /// The most windows in a batch.
+        pub max: usize = 1, range(1, MAX_BATCH);
+        /// The longest time that the first window waits for more.
+        pub wait_ms: f64 = 0.0, range(0.0, 60_000.0), unit("ms");
+    }
+}
+
+table! {
+    /// What is published.
+    pub struct Publish {
+        /// Whether the score of every class is published.
+        pub scores: bool = false;
+        /// The quality of service of this pipeline's predictions.
+        pub qos: Option<u8>, otherwise("mqtt.qos"), limits("0 (at most once) or 1 (at least once)"), example("1");
+    }
+}
+
+table! {
+    /// Real-time scheduling for the two threads of a pipeline, if the kernel permits it; else there is a warning in the log.
+    /// See docs/realtime.md.
+    pub struct Realtime {
+        /// The priority of SCHED_FIFO, above every ordinary program.
+        pub priority: Option<u8>, range(1, 99), otherwise("scheduled as ordinary programs are"), example("50");
+        /// The processors to run on, numbered from 0.
+        pub cpus: Vec<usize> = Vec::new(), otherwise("all"), example("[2, 3]");
+    }
+}
+
+/// A pipeline, checked and ready to load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pipeline {
+    pub name: String,
+    pub source: Source,
+    pub frontend: Vec<Frontend>,
+    pub window: WindowSettings,
+    pub features: Vec<Feature>,
+    pub model: PathBuf,
+    pub labels: Option<PathBuf>,
+    /// The SHA-256 that the model file must have, in lower-case hex.
+    pub model_sha256: Option<String>,
+    /// The most bytes that the model file may have.
+    pub model_max_bytes: Option<u64>,
+    /// The one that was asked for, then those to fall back to, in order.
+    pub delegates: Vec<Delegate>,
+    pub parity: Parity,
+    pub batch: Batch,
+    pub decision: Decision,
+    pub publish_scores: bool,
+    pub qos: u8,
+    pub realtime: Realtime,
+}
+
+/// How a delegate is compared with the runtime's own kernels before it takes over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parity {
+    /// What a delegate must pass; `None`: nothing is compared.
+    pub limits: Option<ParityLimits>,
+    /// The user asked for it: built-in delegates are compared too, and what cannot be compared is refused.
+    pub demanded: bool,
+    /// Where the windows come from; `None`: from the running stream.
+    pub recording: Option<PathBuf>,
+    /// The model that the reference runs, if the delegate's own runs on the delegate only.
+    pub reference_model: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParityLimits {
+    pub windows: usize,
+    /// Largest difference of an output from the reference, as a part of the reference's largest output.
+    pub tolerance: f32,
+    /// Smallest part of windows with the same largest value in the output that is decided on.
+    pub top1: Option<f32>,
+}
+
+/// Windows that go through the model together, and how long the first waits for the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub max: usize,
+    pub wait: Duration,
+}
+
+impl Pipeline {
+    /// Returns the key of this pipeline's table, for errors found after the check.
+    pub fn key(&self) -> Key {
+        Key::new(&["pipelines", &self.name])
+    }
+
+    /// Returns whether threads that work for `other` can go on for this one: with its source, scheduled as it asks for.
+    pub fn goes_on_with(&self, other: &Self) -> bool {
+        self.source == other.source && self.realtime == other.realtime
+    }
+
+    /// Follows the stream's shape from the source to the model's input.
+    ///
+    /// # Errors
+    /// The key of the step that does not take what the one before gives, and why.
+    pub fn shapes(&self) -> Result<Shapes, (Key, String)> {
+        let key = self.key();
+        let source = self.source.kind().spec();
+        let mut path = ShapePath::new(&format!("source.{}", self.source.name()), source.frame.clone());
+        let at = |list: &str, name: &str, index: usize, mismatch: crate::stream::Mismatch, path: &ShapePath| {
+            let step = key.child(list).child(index).child(name);
+            let blamed = mismatch.key.map_or_else(|| step.clone(), |below| step.child(below));
+            (blamed, format!("{mismatch}; so far {path}"))
+        };
+        let built = frontend::Chain::new(&self.frontend, &source, |index, spec| {
+            path.then(format!("frontend.{}", self.frontend[index].name()), spec.frame.clone());
+        });
+        let (frontends, stream) =
+            built.map_err(|(index, mismatch)| at("frontend", self.frontend[index].name(), index, mismatch, &path))?;
+        let window = stream.frame.repeated(self.window.samples);
+        if window.values() > MAX_SAMPLES {
+            let message = format!("a window of {window} has {} values; the limit is {MAX_SAMPLES}", window.values());
+            return Err((key.child("window").child("samples"), message));
+        }
+        path.then("window", window.clone());
+        let built = features::Chain::new(&self.features, &window, |index, shape| {
+            path.then(format!("features.{}", self.features[index].name()), shape.clone());
+        });
+        let features =
+            built.map_err(|(index, mismatch)| at("features", self.features[index].name(), index, mismatch, &path))?;
+        Ok(Shapes { source, frontends, stream, features, path })
+    }
+
+    /// Returns the number of the source's frames that a window and a hop need.
+    pub fn frames_of_window(&self) -> usize {
+        frontend::frames_for(&self.frontend, self.window.samples.saturating_add(self.window.hop))
+    }
+}
+
+/// The stages between source and model, and the shapes between them.
+pub struct Shapes {
+    /// What the source promises.
+    pub source: StreamSpec,
+    pub frontends: frontend::Chain,
+    /// What the front ends make of it.
+    pub stream: StreamSpec,
+    pub features: features::Chain,
+    pub path: ShapePath,
+}
+
+impl Shapes {
+    /// Returns the shape of what goes into the model.
+    pub fn input(&self) -> &Shape {
+        self.path.last()
+    }
+}
+
+/// What the pipelines of one file share.
+pub struct Common<'a> {
+    pub delegates: &'a BTreeMap<String, RawDelegate>,
+    /// The quality of service of pipelines that name none.
+    pub qos: u8,
+}
+
+impl PipelineKeys {
+    /// Checks the table of the pipeline `name`.
+    pub fn checked(self, name: String, common: &Common<'_>, checker: &mut Checker) -> Pipeline {
+        let key = Key::new(&["pipelines", &name]);
+        checker.topic_level(&key, &name);
+        let at = |name: &str| key.child(name);
+        self.check_classes(&key, checker);
+        let Self { mut source, mut frontend, window, mut features, model, parity, batch, mut decision, .. } = self;
+        source.check(&at("source"), checker);
+        frontend.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("frontend").child(i), checker));
+        features.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("features").child(i), checker));
+        decision.check(&at("decision"), checker);
+        let window = window.checked(&at("window"), &source, checker);
+        let mut wanted: Vec<Delegate> = Vec::new();
+        wanted.extend(delegates::find(&at("delegate"), &self.delegate, common.delegates, checker));
+        for (i, name) in self.fallback.iter().enumerate() {
+            let key = at("fallback").child(i);
+            if wanted.iter().any(|delegate| delegate.name == *name) {
+                checker.problem(&key, format!("`{name}` was tried before; name each delegate once"));
+            }
+            wanted.extend(delegates::find(&key, name, common.delegates, checker));
+        }
+        model.check_ranges(&at("model"), checker);
+        let qos = self.publish.qos.unwrap_or(common.qos);
+        check_qos(&at("publish").child("qos"), qos, checker);
+        self.realtime.check(&at("realtime"), checker);
+        let pipeline = Pipeline {
+            name,
+            window,
+            batch: batch.checked(&at("batch"), checker),
+            parity: ParityKeys::checked(parity, &at("parity"), &source, &decision, checker),
+            source,
+            frontend,
+            features,
+            decision,
+            model_max_bytes: model.max_mib.map(|mib| (mib * MIB) as u64),
+            model_sha256: model.sha256.as_deref().map(|digest| sha256(&at("model").child("sha256"), digest, checker)),
+            labels: model.labels.map(|path| checker.path(&path)),
+            model: checker.path(&model.path),
+            delegates: wanted,
+            publish_scores: self.publish.scores,
+            qos,
+            realtime: self.realtime,
+        };
+        if !checker.has_problems()
+            && let Err((key, message)) = pipeline.shapes()
+        {
+            checker.problem(&key, message);
+        }
+        pipeline
+    }
+
+    /// Keys that speak of classes would do nothing with a decision that has none.
+    fn check_classes(&self, key: &Key, checker: &mut Checker) {
+        let decision = self.decision.kind();
+        if !decision.has_classes() && self.source.has_truth() {
+            let records = key.child("source").child(self.source.name()).child("records");
+            checker.problem(&records.child("truth"), CLASSES_ONLY);
+        }
+        if !decision.needs_labels() {
+            if self.model.labels.is_some() {
+                checker.problem(&key.child("model").child("labels"), CLASSES_ONLY);
+            }
+            if self.publish.scores {
+                checker.problem(&key.child("publish").child("scores"), CLASSES_ONLY);
+            }
+        }
+    }
+}
+
+impl Window {
+    fn checked(self, key: &Key, source: &Source, checker: &mut Checker) -> WindowSettings {
+        self.check_ranges(key, checker);
+        let gap_key = key.child("max_gap_ms");
+        let max_gap_ms = match (self.max_gap_ms, source.has_time(), source.kind().spec().rate_hz) {
+            (Some(_), false, _) => {
+                let message = "a gap shows only in the stream's own time; name its column in records.time";
+                checker.problem(&gap_key, message);
+                None
+            }
+            (Some(ms), true, _) => Some(ms),
+            (None, true, Some(rate)) => Some(DEFAULT_GAP_PERIODS * 1e3 / rate),
+            (None, true, None) => {
+                let message = "how long is a gap? set max_gap_ms, or records.rate_hz for a default of 3 sample periods";
+                checker.problem(key, message);
+                None
+            }
+            (None, false, _) => None,
+        };
+        WindowSettings { samples: self.samples, hop: self.hop, max_gap: max_gap_ms.map(milliseconds) }
+    }
+}
+
+impl ParityKeys {
+    fn checked(keys: Option<Self>, key: &Key, source: &Source, decision: &Decision, checker: &mut Checker) -> Parity {
+        let demanded = keys.as_ref().is_some_and(|keys| keys.windows > 0);
+        // Every key has a default.
+        let Some(keys) = keys.or_else(from_nothing::<Self>) else {
+            return Parity { limits: None, demanded: false, recording: None, reference_model: None };
+        };
+        keys.check_ranges(key, checker);
+        if keys.recording.is_some() && source.kind().records().is_none() {
+            checker.problem(&key.child("recording"), "this source does not read lines, so it cannot read a recording");
+        }
+        let top1 = keys.top1.or(decision.kind().least_agreement());
+        let limits = ParityLimits { windows: keys.windows, tolerance: keys.tolerance, top1 };
+        // A recording is there to be played; of a stream there is only what comes.
+        let replayed = source.kind().recording().map(ToOwned::to_owned);
+        Parity {
+            limits: (keys.windows > 0).then_some(limits),
+            demanded,
+            recording: keys.recording.map(|path| checker.path(&path)).or(replayed),
+            reference_model: keys.reference_model.map(|path| checker.path(&path)),
+        }
+    }
+}
+
+impl BatchKeys {
+    fn checked(self, key: &Key, checker: &mut Checker) -> Batch {
+        self.check_ranges(key, checker);
+        if self.max == 1 && self.wait_ms > 0.0 {
+            checker.problem(&key.child("wait_ms"), "a batch of one waits for nothing; set max above 1");
+        }
+        Batch { max: self.max, wait: milliseconds(self.wait_ms) }
+    }
+}
+
+impl Realtime {
+    fn check(&self, key: &Key, checker: &mut Checker) {
+        self.check_ranges(key, checker);
+        for (i, cpu) in self.cpus.iter().enumerate() {
+            checker.within(&key.child("cpus").child(i), *cpu, 0, MAX_CPU);
+        }
+    }
+}
+
+fn sha256(key: &Key, digest: &str, checker: &mut Checker) -> String {
+    if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
+        checker.problem(key, "a SHA-256 is 64 hex digits, as sha256sum prints them");
+    }
+    digest.to_ascii_lowercase()
+}

@@ -1,0 +1,94 @@
+//! The `[power]` table: how energy is measured.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::meters::{Meter, RawMeter};
+use crate::schema::expanded::Table;
+use crate::schema::{Checker, Key, seconds, table};
+
+/// The time without inference at the start in which idle power is measured, if a meter has a sensor.
+const IDLE_TIME: Duration = Duration::from_secs(12);
+
+table! {
+    /// How energy is measured. Without meters, energy is published as unavailable.
+    pub struct PowerKeys {
+        /// The folder in which powercap, hwmon and thermal zones are looked for.
+        pub sysfs: PathBuf = PathBuf::from("/sys");
+        /// The time between two readings of the meters.
+        pub sample_ms: u64 = 100, range(1, 60_000), unit("ms");
+        /// The time between two messages of what each meter shows, on power/<meter>; 0 for no such messages.
+        pub interval_s: f64 = 1.0, limits("0, or 0.001 to 86400"), unit("s");
+        /// The time before any source starts, in which idle power is measured with everything loaded.
+        pub idle_s: Option<f64>, range(0.0, 3600.0), unit("s"), example("12.0"),
+            otherwise("12 if a meter has a sensor; 0 with estimate and replay only, or with idle_watts");
+        /// Idle power, for net figures.
+        pub idle_watts: Option<f64>, range(0.0, 10_000.0), unit("W"), example("2.5"),
+            otherwise("measured, also whenever nothing runs");
+        /// A window of energy grows until its expanded uncertainty is this part of the value.
+        pub target_rel: f64 = 0.05, range(0.001, 1.0);
+        /// The longest window of energy.
+        pub window_max_s: f64 = 60.0, range(0.1, 3600.0), unit("s");
+        /// Whether each model runs back to back before any source starts, for net figures of models that are too short or too
+        /// rare to measure, unless `edgewatt calibrate` has done so. It takes 20 to 40 s a pipeline.
+        pub calibrate_at_start: bool = false;
+        /// Meters, under names that you choose. `edgewatt doctor` lists what this machine has; docs/energy.md says what each
+        /// kind is good for.
+        pub meters: BTreeMap<String, RawMeter> = BTreeMap::new();
+    }
+}
+
+/// The `[power]` table, checked and ready to use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Power {
+    pub sysfs: PathBuf,
+    pub sample_period: Duration,
+    /// Between two messages on `power/METER`; `None`: there are none.
+    pub interval: Option<Duration>,
+    /// Watts; `None`: idle power is measured.
+    pub idle: Option<f64>,
+    /// No source starts before this time after the daemon's start; idle power is measured in it.
+    pub quiet: Duration,
+    /// Relative expanded uncertainty at which a window is long enough.
+    pub target_rel: f64,
+    pub window_max: Duration,
+    /// What has no stored calibration is calibrated before any source starts.
+    pub calibrate_at_start: bool,
+    pub meters: Vec<Meter>,
+}
+
+impl PowerKeys {
+    /// Checks the table, which is at `key`.
+    pub fn checked(self, key: &Key, checker: &mut Checker) -> Power {
+        self.check_ranges(key, checker);
+        if self.interval_s != 0.0 {
+            checker.within(&key.child("interval_s"), self.interval_s, 0.001, 86_400.0);
+        }
+        let meters_key = key.child("meters");
+        let meters: Vec<Meter> = self
+            .meters
+            .into_iter()
+            .filter_map(|(name, raw)| {
+                let key = meters_key.child(&name);
+                Meter::check(name, raw, &key, checker)
+            })
+            .collect();
+        let quiet = match self.idle_s {
+            Some(idle_s) => seconds(idle_s),
+            None if self.idle_watts.is_none() && meters.iter().any(Meter::is_sensed) => IDLE_TIME,
+            None => Duration::ZERO,
+        };
+        Power {
+            sysfs: checker.path(&self.sysfs),
+            sample_period: Duration::from_millis(self.sample_ms),
+            interval: (self.interval_s != 0.0).then(|| seconds(self.interval_s)),
+            idle: self.idle_watts,
+            quiet,
+            target_rel: self.target_rel,
+            window_max: seconds(self.window_max_s),
+            calibrate_at_start: self.calibrate_at_start,
+            meters,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How verdicts are published and shown: what each kind of decision tells the publisher and Home Assistant.
+
+use std::fmt;
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::Error;
+
+use super::Verdict;
+
+/// The JSON serializer of payloads.
+type Json<'a> = serde_json::Serializer<&'a mut Vec<u8>>;
+type Map<'a, 'b> = <&'b mut Json<'a> as Serializer>::SerializeMap;
+
+/// The fields of a JSON object while it is written.
+pub struct Fields<'a, 'b>(Map<'a, 'b>);
+
+impl Fields<'_, '_> {
+    /// Adds a field.
+    ///
+    /// # Errors
+    /// The value cannot be written as JSON.
+    pub fn add(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+        self.0.serialize_entry(name, value)
+    }
+}
+
+/// Appends an object to `json`, whose fields `write` adds.
+///
+/// # Errors
+/// As `write`.
+pub fn write_object(
+    json: &mut Vec<u8>,
+    write: impl FnOnce(&mut Fields<'_, '_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut serializer = serde_json::Serializer::new(json);
+    let mut fields = Fields(serializer.serialize_map(None)?);
+    write(&mut fields)?;
+    fields.0.end()
+}
+
+/// How the verdicts of one pipeline are published.
+pub trait Presentation: Send + Sync + fmt::Debug {
+    /// Adds the verdict's fields to the payload of a prediction. `truth` is the true class, where the stream names it.
+    ///
+    /// # Errors
+    /// A value cannot be written as JSON.
+    fn fields(
+        &self,
+        verdict: &Verdict,
+        values: &[f32],
+        truth: Option<u16>,
+        fields: &mut Fields<'_, '_>,
+    ) -> Result<(), Error>;
+}
+
+/// What Home Assistant shows of a decision: one sensor.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Entity {
+    /// The name below the pipeline's, from which the sensor's id is made.
+    pub id: String,
+    /// The name that is shown, if it is not the id.
+    pub name: Option<String>,
+    /// Home Assistant's template that takes the value out of the payload.
+    pub template: String,
+    /// A number that is measured again and again.
+    pub is_measurement: bool,
+    /// Digits after the point.
+    pub precision: Option<u64>,
+    pub unit: Option<&'static str>,
+}
+
+/// Numbers under names, as a JSON object.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    pub names: &'a [String],
+    pub values: &'a [f32],
+}
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.names.iter().zip(self.values))
+    }
+}

@@ -1,0 +1,107 @@
+//! What is done to the stream before windows are cut: stateful, each frame once, however much windows overlap.
+//!
+//! Owns the family of front ends and the chain of them. Frames go in, frames come out, usually fewer. A gap in the
+//! stream resets the state. Runs on the infer thread; all memory is taken when the chain is built.
+
+use crate::schema::{Checker, Key, family};
+use crate::stream::{Mismatch, SampleType, StreamSpec};
+
+family! {
+    /// Transforms of the stream before windows are cut, applied in the order in which they are written. Each sample passes
+    /// through them once, however much windows overlap.
+    pub enum Frontend: FrontendKind {
+        mod decimate: Decimate;
+    }
+}
+
+/// What each kind of front end is.
+pub trait FrontendKind {
+    /// Checks the keys of the kind, whose table is at `key`.
+    fn check(&mut self, key: &Key, checker: &mut Checker);
+
+    /// Returns the stream that the front end makes of `input`.
+    ///
+    /// # Errors
+    /// The front end does not take such a stream.
+    fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch>;
+
+    /// Returns how many frames must go in for `frames` to come out.
+    fn frames_for(&self, frames: usize) -> usize;
+
+    /// Builds the front end for a stream that [`FrontendKind::output`] has accepted.
+    fn build(&self, input: &StreamSpec) -> Box<dyn Stage>;
+}
+
+/// A front end at work.
+pub trait Stage: Send {
+    /// Takes `frames`, `[n, frame]` row-major, and appends the frames that are complete to `out`, which has room for at
+    /// least `n` of them.
+    fn process(&mut self, frames: &[f32], out: &mut Vec<f32>);
+
+    /// Forgets what came before: the stream had a gap.
+    fn reset(&mut self);
+}
+
+/// Frames that go through the chain together.
+pub const BLOCK_FRAMES: usize = 256;
+
+/// The front ends of one pipeline, in order.
+pub struct Chain {
+    stages: Vec<Box<dyn Stage>>,
+    buffers: [Vec<f32>; 2],
+}
+
+impl Chain {
+    /// Builds the chain for a stream. Returns it with the stream that it makes; calls `seen` with each step's index and
+    /// what it gives.
+    ///
+    /// # Errors
+    /// The index of the front end that does not take what the one before gives.
+    pub fn new(
+        frontends: &[Frontend],
+        input: &StreamSpec,
+        mut seen: impl FnMut(usize, &StreamSpec),
+    ) -> Result<(Self, StreamSpec), (usize, Mismatch)> {
+        let mut spec = input.clone();
+        let mut widest = spec.frame.values();
+        let mut stages = Vec::new();
+        for (index, frontend) in frontends.iter().enumerate() {
+            let output = frontend.kind().output(&spec).map_err(|mismatch| (index, mismatch))?;
+            stages.push(frontend.kind().build(&spec));
+            widest = widest.max(output.frame.values());
+            seen(index, &output);
+            spec = StreamSpec { sample: SampleType::F32, ..output };
+        }
+        let room = if stages.is_empty() { 0 } else { BLOCK_FRAMES.saturating_mul(widest) };
+        Ok((Self { stages, buffers: [Vec::with_capacity(room), Vec::with_capacity(room)] }, spec))
+    }
+
+    /// Returns whether the stream goes to the windows as it is.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Returns what the chain makes of at most [`BLOCK_FRAMES`] frames, which `fill` puts in.
+    pub fn process(&mut self, fill: impl FnOnce(&mut Vec<f32>)) -> &[f32] {
+        let [ours, other] = &mut self.buffers;
+        let (mut from, mut to) = (ours, other);
+        from.clear();
+        fill(from);
+        for stage in &mut self.stages {
+            to.clear();
+            stage.process(from, to);
+            std::mem::swap(&mut from, &mut to);
+        }
+        from
+    }
+
+    /// Forgets what came before: the stream had a gap.
+    pub fn reset(&mut self) {
+        self.stages.iter_mut().for_each(|stage| stage.reset());
+    }
+}
+
+/// Returns how many frames of the source one needs for `frames` at the end of the chain.
+pub fn frames_for(frontends: &[Frontend], frames: usize) -> usize {
+    frontends.iter().rev().fold(frames, |frames, frontend| frontend.kind().frames_for(frames))
+}

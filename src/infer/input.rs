@@ -1,0 +1,193 @@
+//! From a source's frames to full windows: gaps, front ends, windows.
+//!
+//! Owns the order of the stages before the features. Runs on the infer thread; all memory is taken when it is built.
+
+use std::time::Duration;
+
+use super::window::{GapDetector, Windower};
+use crate::frontend::{self, BLOCK_FRAMES};
+use crate::source::{FrameHeader, FrameReader, Frames, Gap, Pieces};
+use crate::stream::{SampleType, StreamSpec};
+
+/// The stages before the features.
+pub struct InputStage {
+    gaps: GapDetector,
+    frontends: frontend::Chain,
+    /// Values of one frame as the front ends give it.
+    frame_values: usize,
+    windower: Windows,
+    /// Frames that have passed the front ends and are not in a window yet, from `taken` on.
+    pending: Vec<f32>,
+    taken: usize,
+    last: Option<FrameHeader>,
+}
+
+/// Windows in the type that goes to the features or the model.
+enum Windows {
+    F32(Windower<f32>),
+    /// Images go to the model as bytes.
+    U8(Windower<u8>),
+}
+
+/// A full window, `[samples, frame]` row-major.
+#[derive(Debug, Clone, Copy)]
+pub enum Window<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8]),
+}
+
+/// What one step has shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InputEvent {
+    /// The gap before the frames that were taken.
+    pub gap: Option<Gap>,
+    /// The window is full; this is known of its last frame.
+    pub full: Option<FrameHeader>,
+}
+
+/// How windows are cut.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WindowSettings {
+    /// Frames in a window.
+    pub samples: usize,
+    /// Frames from the start of one window to the start of the next.
+    pub hop: usize,
+    /// Longest step of the stream's time within a window; `None` if the stream has no time.
+    pub max_gap: Option<Duration>,
+}
+
+impl InputStage {
+    /// Builds the stages; `output` is the stream that `frontends` give. With `bytes`, frames of bytes become windows of
+    /// bytes, for a model that takes them without features.
+    pub fn new(frontends: frontend::Chain, output: &StreamSpec, window: &WindowSettings, bytes: bool) -> Self {
+        let frame_values = output.frame.values();
+        let bytes = bytes && output.sample == SampleType::U8 && frontends.is_empty();
+        Self {
+            gaps: GapDetector::new(window.max_gap),
+            windower: if bytes {
+                Windows::U8(Windower::new(window.samples, window.hop, frame_values))
+            } else {
+                Windows::F32(Windower::new(window.samples, window.hop, frame_values))
+            },
+            pending: Vec::with_capacity(if frontends.is_empty() { 0 } else { BLOCK_FRAMES * frame_values }),
+            frontends,
+            frame_values,
+            taken: 0,
+            last: None,
+        }
+    }
+
+    /// Goes on with the frames of the window that `other` was filling, as far as they can be part of one here.
+    pub fn continue_from(&mut self, other: &Self) {
+        self.gaps.continue_from(&other.gaps);
+        // What is inside the front ends cannot go over.
+        if !self.frontends.is_empty() || !other.frontends.is_empty() {
+            return;
+        }
+        match (&mut self.windower, &other.windower) {
+            (Windows::F32(ours), Windows::F32(theirs)) => ours.continue_from(theirs),
+            (Windows::U8(ours), Windows::U8(theirs)) => ours.continue_from(theirs),
+            _ => {}
+        }
+    }
+
+    /// Takes frames out of the ring until a gap, a full window, or the end of a block. `None`: there are no more frames.
+    pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {
+        if self.taken < self.pending.len() {
+            return Some(InputEvent { gap: None, full: self.fill_from_pending() });
+        }
+        let most = if self.frontends.is_empty() { self.windower.frames_wanted() } else { BLOCK_FRAMES };
+        reader.pop(most, |frames| self.take(&frames))
+    }
+
+    fn take(&mut self, frames: &Frames<'_>) -> InputEvent {
+        let last = frames.last();
+        let gap = self.gaps.before(&frames.header, &last);
+        if gap.is_some() {
+            self.frontends.reset();
+            self.windower.clear();
+        }
+        self.last = Some(last);
+        if self.frontends.is_empty() {
+            self.windower.push(frames.values);
+            return InputEvent { gap, full: self.full() };
+        }
+        let processed = self.frontends.process(|block| append(block, frames.values));
+        self.pending.clear();
+        self.pending.extend_from_slice(processed);
+        self.taken = 0;
+        InputEvent { gap, full: self.fill_from_pending() }
+    }
+
+    fn fill_from_pending(&mut self) -> Option<FrameHeader> {
+        while self.taken < self.pending.len() {
+            let values = self.windower.frames_wanted() * self.frame_values;
+            let end = (self.taken + values).min(self.pending.len());
+            self.windower.push(Pieces::F32(&self.pending[self.taken..end], &[]));
+            self.taken = end;
+            if let Some(full) = self.full() {
+                return Some(full);
+            }
+        }
+        None
+    }
+
+    fn full(&self) -> Option<FrameHeader> {
+        self.window().and(self.last)
+    }
+
+    /// Returns the full window, if there is one. Call [`InputStage::advance`] when done with it.
+    pub fn window(&self) -> Option<Window<'_>> {
+        match &self.windower {
+            Windows::F32(windower) => windower.ready().map(Window::F32),
+            Windows::U8(windower) => windower.ready().map(Window::U8),
+        }
+    }
+
+    /// Moves on to the next window.
+    pub fn advance(&mut self) {
+        match &mut self.windower {
+            Windows::F32(windower) => windower.advance(),
+            Windows::U8(windower) => windower.advance(),
+        }
+    }
+}
+
+impl Windows {
+    fn frames_wanted(&self) -> usize {
+        match self {
+            Self::F32(windower) => windower.frames_wanted(),
+            Self::U8(windower) => windower.frames_wanted(),
+        }
+    }
+
+    fn push(&mut self, values: Pieces<'_>) {
+        match (self, values) {
+            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(first, second, |value| value),
+            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
+            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
+            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
+            // The ring has the type that the stages were built for.
+            (Self::U8(_), _) => {}
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::F32(windower) => windower.clear(),
+            Self::U8(windower) => windower.clear(),
+        }
+    }
+}
+
+/// Appends values as f32.
+fn append(block: &mut Vec<f32>, values: Pieces<'_>) {
+    match values {
+        Pieces::F32(first, second) => {
+            block.extend_from_slice(first);
+            block.extend_from_slice(second);
+        }
+        Pieces::I16(first, second) => block.extend(first.iter().chain(second).map(|value| f32::from(*value))),
+        Pieces::U8(first, second) => block.extend(first.iter().chain(second).map(|value| f32::from(*value))),
+    }
+}

@@ -1,0 +1,537 @@
+//! The way of frames from a source to its pipeline: the two ends of a ring, and the rules for what cannot go over.
+//!
+//! Owns the rejection of bad records, the counting of what was taken and lost, and the waking of the pipeline. The
+//! writing end lives on the acquire thread, the reading end on the infer thread; nothing is allocated between two frames.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+use super::{Record, Reject, SourceError, WhenFull};
+use crate::ring::{BlockRx, BlockTx, block_ring};
+use crate::stop::Stop;
+use crate::stream::{SampleType, StreamSpec};
+use crate::units::MonoTime;
+
+/// Why the frames before do not belong with those after: a window that spans it is thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gap {
+    /// The stream's time jumped ahead by more than the longest allowed gap.
+    TimeJump,
+    /// The stream's time stood still or went back.
+    TimeBack,
+    /// Frames were dropped because the pipeline could not keep up.
+    Overflow,
+    /// The stream was cut: a writer left, a recording started over, or several records in a row were rejected.
+    Interrupted,
+}
+
+impl Gap {
+    pub const ALL: [Self; 4] = [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted];
+
+    /// Returns the name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TimeJump => "time_jump",
+            Self::TimeBack => "time_back",
+            Self::Overflow => "overflow",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What is known of a block of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// When the block arrived.
+    pub arrival: MonoTime,
+    /// The stream's own time of the first frame.
+    pub stream_ns: Option<i64>,
+    /// Index of the true class among the model's labels.
+    pub truth: Option<u16>,
+    /// The stream was broken just before the block.
+    pub gap: Option<Gap>,
+}
+
+/// Frames of one block that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Frames<'a> {
+    /// What is known of the first of these frames.
+    pub header: FrameHeader,
+    pub count: usize,
+    /// From one frame to the next, within a block.
+    pub period_ns: i64,
+    /// `[count, frame]`, row-major.
+    pub values: Pieces<'a>,
+}
+
+impl Frames<'_> {
+    /// Returns what is known of the last of these frames.
+    pub fn last(&self) -> FrameHeader {
+        let steps = i64::try_from(self.count.saturating_sub(1)).unwrap_or(i64::MAX);
+        let behind = steps.saturating_mul(self.period_ns);
+        FrameHeader { stream_ns: self.header.stream_ns.map(|ns| ns.saturating_add(behind)), ..self.header }
+    }
+}
+
+/// Values in the stream's own type, in two pieces where the ring wraps.
+#[derive(Debug, Clone, Copy)]
+pub enum Pieces<'a> {
+    F32(&'a [f32], &'a [f32]),
+    I16(&'a [i16], &'a [i16]),
+    U8(&'a [u8], &'a [u8]),
+}
+
+/// The type of a frame's values.
+pub trait Sample: Copy + Default {
+    /// Returns the ring if it holds values of this type.
+    fn ring(ring: &mut RingTx) -> Option<&mut BlockTx<FrameHeader, Self>>;
+}
+
+/// The writing end of a ring of frames.
+pub enum RingTx {
+    F32(BlockTx<FrameHeader, f32>),
+    I16(BlockTx<FrameHeader, i16>),
+    U8(BlockTx<FrameHeader, u8>),
+}
+
+enum RingRx {
+    F32(BlockRx<FrameHeader, f32>),
+    I16(BlockRx<FrameHeader, i16>),
+    U8(BlockRx<FrameHeader, u8>),
+}
+
+macro_rules! samples {
+    ($($type:ty => $variant:ident),+) => { $(
+        impl Sample for $type {
+            fn ring(ring: &mut RingTx) -> Option<&mut BlockTx<FrameHeader, Self>> {
+                if let RingTx::$variant(ring) = ring { Some(ring) } else { None }
+            }
+        }
+    )+ };
+}
+
+samples!(f32 => F32, i16 => I16, u8 => U8);
+
+/// Does the same with the ring of each type.
+macro_rules! each {
+    ($enum:ident, $ring:expr, $name:ident => $do:expr) => {
+        match $ring {
+            $enum::F32($name) => $do,
+            $enum::I16($name) => $do,
+            $enum::U8($name) => $do,
+        }
+    };
+}
+
+/// Counts of one source, since the start.
+#[derive(Debug, Default)]
+pub struct SourceStats {
+    /// Frames handed to the pipeline; neither rejected nor dropped.
+    pub samples: AtomicU64,
+    pub overflow: AtomicU64,
+    /// Frames are thrown away until it is taken back.
+    pub paused: AtomicBool,
+    /// Frames thrown away while paused.
+    pub while_paused: AtomicU64,
+    rejects: [AtomicU64; Reject::ALL.len()],
+}
+
+impl SourceStats {
+    pub fn rejects(&self, reason: Reject) -> u64 {
+        self.rejects[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// How the two ends of a ring wake each other.
+#[derive(Debug, Default)]
+pub struct Wake {
+    reader: OnceLock<Thread>,
+    writer: OnceLock<Thread>,
+    writer_waits: AtomicBool,
+}
+
+impl Wake {
+    /// Called once by the thread that reads.
+    pub fn reader_is_this_thread(&self) {
+        let _ = self.reader.set(std::thread::current());
+    }
+
+    /// Returns whether the source is held back: the pipeline has no room for more.
+    pub fn writer_waits(&self) -> bool {
+        self.writer_waits.load(Ordering::Relaxed)
+    }
+
+    /// Ends the reader's `park`.
+    pub fn reader(&self) {
+        if let Some(thread) = self.reader.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// Wakes the reader when the writing end goes away.
+struct WakeAtEnd(Arc<Wake>);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.reader();
+    }
+}
+
+/// How the ring between a source and its pipeline is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkSettings {
+    pub spec: StreamSpec,
+    /// Frames that the ring holds.
+    pub frames: usize,
+    pub frames_per_block: usize,
+    pub when_full: WhenFull,
+}
+
+/// Makes the two ends of a source's ring; `stats` go on counting where they are.
+pub fn frame_ring(
+    settings: &SinkSettings,
+    pipeline: &str,
+    stop: Arc<Stop>,
+    stats: Arc<SourceStats>,
+) -> (FrameSink, FrameReader) {
+    let frame_values = settings.spec.frame.values();
+    let blocks = settings.frames.div_ceil(settings.frames_per_block.max(1));
+    let values = settings.frames.saturating_mul(frame_values);
+    let (ring_tx, ring_rx) = match settings.spec.sample {
+        SampleType::F32 => both(block_ring(blocks, values), RingTx::F32, RingRx::F32),
+        SampleType::I16 => both(block_ring(blocks, values), RingTx::I16, RingRx::I16),
+        SampleType::U8 => both(block_ring(blocks, values), RingTx::U8, RingRx::U8),
+    };
+    let wake = Arc::<Wake>::default();
+    let sink = FrameSink {
+        ring: ring_tx,
+        frame_values,
+        period_ns: period_ns(settings.spec.rate_hz),
+        // The reader can be inside one block while the next is written.
+        block_frames: (settings.frames / 2).max(1),
+        stats: stats.clone(),
+        wake: WakeAtEnd(wake.clone()),
+        when_full: settings.when_full,
+        stop,
+        pipeline: pipeline.to_owned(),
+        gap: None,
+        rejected_in_a_row: 0,
+        reject_log: Default::default(),
+        overflow_log: LogLimit::default(),
+    };
+    let reader = FrameReader {
+        ring: ring_rx,
+        frame_values,
+        period_ns: sink.period_ns,
+        within: 0,
+        stats,
+        wake,
+        capacity: settings.frames,
+    };
+    (sink, reader)
+}
+
+fn both<T, R, A, B>((tx, rx): (T, R), wrap_tx: impl Fn(T) -> A, wrap_rx: impl Fn(R) -> B) -> (A, B) {
+    (wrap_tx(tx), wrap_rx(rx))
+}
+
+fn period_ns(rate_hz: Option<f64>) -> i64 {
+    rate_hz.map_or(0, |rate| (1e9 / rate).round() as i64)
+}
+
+/// The reading end of a source's ring.
+pub struct FrameReader {
+    ring: RingRx,
+    frame_values: usize,
+    period_ns: i64,
+    /// Frames of the current block that were read before.
+    within: usize,
+    pub stats: Arc<SourceStats>,
+    pub wake: Arc<Wake>,
+    capacity: usize,
+}
+
+impl FrameReader {
+    /// Hands the oldest frames to `read`: at most `most`, and all of one block.
+    pub fn pop<R>(&mut self, most: usize, read: impl FnOnce(Frames<'_>) -> R) -> Option<R> {
+        let (frame_values, period_ns) = (self.frame_values, self.period_ns);
+        let within = if each!(RingRx, &self.ring, ring => ring.is_within_block()) { self.within } else { 0 };
+        let values = most.saturating_mul(frame_values);
+        let frames = |header: FrameHeader, length: usize, values: Pieces<'_>| {
+            let count = length / frame_values.max(1);
+            let passed = i64::try_from(within).unwrap_or(i64::MAX).saturating_mul(period_ns);
+            let header = FrameHeader {
+                stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)),
+                gap: header.gap.filter(|_| within == 0),
+                ..header
+            };
+            (read(Frames { header, count, period_ns, values }), count)
+        };
+        let (result, count) = match &mut self.ring {
+            RingRx::F32(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::F32(a, b))),
+            RingRx::I16(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::I16(a, b))),
+            RingRx::U8(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::U8(a, b))),
+        }?;
+        self.within = within + count;
+        Some(result)
+    }
+
+    /// Returns the number of frames that wait to be read.
+    pub fn len(&self) -> usize {
+        each!(RingRx, &self.ring, ring => ring.values()) / self.frame_values.max(1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        each!(RingRx, &self.ring, ring => ring.is_empty())
+    }
+
+    /// Returns whether the source is gone: when the ring is empty too, the stream has ended.
+    pub fn is_abandoned(&self) -> bool {
+        each!(RingRx, &self.ring, ring => ring.is_abandoned())
+    }
+
+    /// Lets a writer go on that waits for room; cheap when there is none. Call after reading.
+    pub fn room_made(&self) {
+        if self.wake.writer_waits.load(Ordering::Relaxed)
+            && self.len() * 2 <= self.capacity
+            && self.wake.writer_waits.swap(false, Ordering::AcqRel)
+            && let Some(thread) = self.wake.writer.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// The writing end of a source's ring, with the rules for bad records and a full ring.
+pub struct FrameSink {
+    ring: RingTx,
+    frame_values: usize,
+    period_ns: i64,
+    /// Frames of the longest block.
+    block_frames: usize,
+    stats: Arc<SourceStats>,
+    /// Behind the ring: dropped after it, it lets the reader find the ring abandoned.
+    wake: WakeAtEnd,
+    when_full: WhenFull,
+    stop: Arc<Stop>,
+    pipeline: String,
+    gap: Option<Gap>,
+    rejected_in_a_row: u32,
+    reject_log: [LogLimit; Reject::ALL.len()],
+    overflow_log: LogLimit,
+}
+
+/// Rejected records in a row that make a gap where the stream has no time of its own to show it.
+const REJECTS_PER_GAP: u32 = 3;
+/// A writer that waits for room looks again after this long, should a wake-up have been missed.
+const ROOM_CHECK: Duration = Duration::from_millis(20);
+
+impl FrameSink {
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Returns the number of frames accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.stats.samples.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the stream was cut here: no window may span this point.
+    pub fn interrupted(&mut self) {
+        self.gap = Some(Gap::Interrupted);
+    }
+
+    /// Tells the reader of what was taken. Call before anything that may wait: a wake-up for each frame costs more
+    /// than the frame does.
+    pub fn wake_reader(&self) {
+        self.wake.0.reader();
+    }
+
+    /// Takes a block of frames, `[n, frame]` row-major; `stream_ns` is the stream's own time of the first one.
+    ///
+    /// Values of another type or number than the stream was announced with are a mistake of the source: they are
+    /// dropped and counted as malformed.
+    pub fn frames<T: Sample>(&mut self, values: &[T], arrival: MonoTime, stream_ns: Option<i64>) -> ControlFlow<()> {
+        if T::ring(&mut self.ring).is_none() || !values.len().is_multiple_of(self.frame_values.max(1)) {
+            self.reject(Reject::Malformed, arrival);
+            return self.flow();
+        }
+        let mut header = FrameHeader { arrival, stream_ns, truth: None, gap: None };
+        for block in values.chunks(self.block_frames.saturating_mul(self.frame_values).max(1)) {
+            self.accept(header, block)?;
+            let frames = i64::try_from(block.len() / self.frame_values.max(1)).unwrap_or(i64::MAX);
+            let passed = frames.saturating_mul(self.period_ns);
+            header.stream_ns = header.stream_ns.map(|ns| ns.saturating_add(passed));
+        }
+        self.flow()
+    }
+
+    /// Takes a parsed record and its values, one frame, or counts why it was rejected.
+    pub fn take(&mut self, parsed: Result<Record, Reject>, values: &[f32], arrival: MonoTime) -> ControlFlow<()> {
+        let record = match parsed {
+            Ok(record) => record,
+            Err(reason) => {
+                self.reject(reason, arrival);
+                return self.flow();
+            }
+        };
+        let header = FrameHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: None };
+        self.accept(header, values)
+    }
+
+    fn flow(&self) -> ControlFlow<()> {
+        if self.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn accept<T: Sample>(&mut self, header: FrameHeader, values: &[T]) -> ControlFlow<()> {
+        let frames = (values.len() / self.frame_values.max(1)) as u64;
+        if header.stream_ns.is_none() && self.rejected_in_a_row >= REJECTS_PER_GAP {
+            self.interrupted();
+        }
+        self.rejected_in_a_row = 0;
+        if self.stats.paused.load(Ordering::Relaxed) {
+            self.stats.while_paused.fetch_add(frames, Ordering::Relaxed);
+            self.interrupted();
+            return self.flow();
+        }
+        let header = FrameHeader { gap: self.gap, ..header };
+        while !T::ring(&mut self.ring).is_some_and(|ring| ring.push(header, values)) {
+            if self.stop.is_requested() || each!(RingTx, &self.ring, ring => ring.is_abandoned()) {
+                return ControlFlow::Break(());
+            }
+            if self.when_full == WhenFull::Drop {
+                self.overflow(frames, header.arrival);
+                return ControlFlow::Continue(());
+            }
+            self.wait_for_room(values.len());
+        }
+        self.stats.samples.fetch_add(frames, Ordering::Relaxed);
+        self.gap = None;
+        self.flow()
+    }
+
+    fn wait_for_room(&self, values: usize) {
+        self.wake_reader();
+        self.wake.0.writer.get_or_init(std::thread::current);
+        self.wake.0.writer_waits.store(true, Ordering::Release);
+        if each!(RingTx, &self.ring, ring => ring.is_full(values)) {
+            std::thread::park_timeout(ROOM_CHECK);
+        }
+        self.wake.0.writer_waits.store(false, Ordering::Release);
+    }
+
+    fn overflow(&mut self, frames: u64, now: MonoTime) {
+        self.gap = Some(Gap::Overflow);
+        let count = self.stats.overflow.fetch_add(frames, Ordering::Relaxed) + frames;
+        if self.overflow_log.allows(now) {
+            tracing::warn!(
+                pipeline = self.pipeline,
+                dropped_samples = count,
+                "the pipeline cannot keep up; samples are dropped"
+            );
+        }
+    }
+
+    /// Counts a writer whose stream could not be read; the next one may do better.
+    pub fn writer_refused(&mut self, error: &SourceError, now: MonoTime) {
+        self.stats.rejects[Reject::Header as usize].fetch_add(1, Ordering::Relaxed);
+        if self.reject_log[Reject::Header as usize].allows(now) {
+            tracing::warn!(pipeline = self.pipeline, %error, "a writer is refused");
+        }
+    }
+
+    fn reject(&mut self, reason: Reject, now: MonoTime) {
+        self.rejected_in_a_row = self.rejected_in_a_row.saturating_add(1);
+        let count = self.stats.rejects[reason as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        if self.reject_log[reason as usize].allows(now) {
+            let record = self.accepted() + Reject::ALL.iter().map(|r| self.stats.rejects(*r)).sum::<u64>();
+            tracing::warn!(pipeline = self.pipeline, record, reason = reason.name(), count, "record rejected");
+        }
+    }
+}
+
+/// One line of log in ten seconds.
+#[derive(Debug, Default)]
+struct LogLimit {
+    last: Option<MonoTime>,
+}
+
+impl LogLimit {
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    fn allows(&mut self, now: MonoTime) -> bool {
+        let allowed = self.last.is_none_or(|last| now.since(last) >= Self::PERIOD);
+        if allowed {
+            self.last = Some(now);
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::Shape;
+
+    fn ring(sample: SampleType, frames: usize) -> (FrameSink, FrameReader) {
+        let spec =
+            StreamSpec { frame: Shape::new([2]), sample, rate_hz: Some(100.0), names: Vec::new(), units: Vec::new() };
+        let settings = SinkSettings { spec, frames, frames_per_block: 1, when_full: WhenFull::Drop };
+        frame_ring(&settings, "test", Arc::new(Stop::new().unwrap()), Arc::default())
+    }
+
+    fn all(reader: &mut FrameReader, most: usize) -> Vec<(FrameHeader, FrameHeader, Vec<i16>)> {
+        let mut read = Vec::new();
+        while let Some(part) = reader.pop(most, |frames| {
+            let Pieces::I16(first, second) = frames.values else { panic!("{frames:?}") };
+            (frames.header, frames.last(), [first, second].concat())
+        }) {
+            read.push(part);
+        }
+        read
+    }
+
+    #[test]
+    fn a_block_keeps_the_time_of_each_frame_however_it_is_read() {
+        let (mut sink, mut reader) = ring(SampleType::I16, 64);
+        let values: Vec<i16> = (0..20).collect();
+        sink.interrupted();
+        assert!(sink.frames(&values, MonoTime(5), Some(1_000)).is_continue());
+        assert_eq!((reader.len(), sink.accepted()), (10, 10));
+        let parts = all(&mut reader, 3);
+        let ns = |n: i64| Some(1_000 + n * 10_000_000);
+        let times: Vec<_> = parts.iter().map(|(first, last, _)| (first.stream_ns, last.stream_ns)).collect();
+        assert_eq!(times, [(ns(0), ns(2)), (ns(3), ns(5)), (ns(6), ns(8)), (ns(9), ns(9))]);
+        let gaps: Vec<_> = parts.iter().map(|(first, _, _)| first.gap).collect();
+        assert_eq!(gaps, [Some(Gap::Interrupted), None, None, None], "a gap is before the block alone");
+        let read: Vec<i16> = parts.into_iter().flat_map(|(_, _, values)| values).collect();
+        assert_eq!(read, values);
+        // The next block begins with its own time.
+        assert!(sink.frames(&[7i16, 8], MonoTime(6), Some(77)).is_continue());
+        assert_eq!(all(&mut reader, 3)[0].0.stream_ns, Some(77));
+    }
+
+    #[test]
+    fn a_block_longer_than_the_ring_goes_over_in_parts_and_what_does_not_fit_is_counted() {
+        let (mut sink, mut reader) = ring(SampleType::I16, 16);
+        assert!(sink.frames(&[1i16; 2 * 40], MonoTime(0), Some(0)).is_continue());
+        assert_eq!(sink.accepted(), 16);
+        assert_eq!(reader.stats.overflow.load(Ordering::Relaxed), 24);
+        assert_eq!(all(&mut reader, 100).iter().map(|(_, _, values)| values.len()).sum::<usize>(), 32);
+        assert!(sink.frames(&[1i16; 2], MonoTime(0), Some(1)).is_continue());
+        assert_eq!(all(&mut reader, 1)[0].0.gap, Some(Gap::Overflow));
+    }
+
+    #[test]
+    fn values_that_were_not_announced_are_refused_and_counted() {
+        let (mut sink, mut reader) = ring(SampleType::U8, 16);
+        assert!(sink.frames(&[1.0f32, 2.0], MonoTime(0), None).is_continue());
+        assert!(sink.frames(&[1u8, 2, 3], MonoTime(0), None).is_continue());
+        assert_eq!(reader.stats.rejects(Reject::Malformed), 2);
+        assert!(reader.pop(1, |_| ()).is_none() && reader.is_empty());
+    }
+}

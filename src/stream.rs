@@ -1,0 +1,138 @@
+//! What a stream is: frames of one fixed shape and sample type, and what a source promises of them.
+//!
+//! A leaf: sources, front ends, windows and features all speak of streams in these words.
+
+use std::fmt;
+
+/// The dimensions of a frame, a window or a model's input, outermost first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape(Vec<usize>);
+
+impl Shape {
+    pub fn new(dims: impl Into<Vec<usize>>) -> Self {
+        Self(dims.into())
+    }
+
+    pub fn dims(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Returns the number of values; the largest number where it cannot be counted.
+    pub fn values(&self) -> usize {
+        self.0.iter().fold(1, |product, dim| product.saturating_mul(*dim))
+    }
+
+    /// Returns the shape of `count` of these, one after the other.
+    pub fn repeated(&self, count: usize) -> Self {
+        Self([&[count], &self.0[..]].concat())
+    }
+
+    /// Returns the innermost dimension: the channels of a frame or of a window of frames.
+    pub fn channels(&self) -> usize {
+        self.0.last().copied().unwrap_or(1)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// How one value of a frame is stored between a source and the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SampleType {
+    F32,
+    /// Audio.
+    I16,
+    /// Images.
+    U8,
+}
+
+impl SampleType {
+    /// Returns the bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::I16 => 2,
+            Self::U8 => 1,
+        }
+    }
+}
+
+impl fmt::Display for SampleType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::I16 => "i16",
+            Self::U8 => "u8",
+        })
+    }
+}
+
+/// What a source promises of its stream before it starts, or a front end of what it makes of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSpec {
+    /// The shape of a frame: `[channels]`, or `[height, width, channels]`.
+    pub frame: Shape,
+    pub sample: SampleType,
+    /// Frames in a second; `None` if the source does not know.
+    pub rate_hz: Option<f64>,
+    /// The names of the channels; empty if they have none.
+    pub names: Vec<String>,
+    /// The units of the channels; empty if they are not known.
+    pub units: Vec<String>,
+}
+
+/// Two sides that do not fit, in words that name both.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Mismatch {
+    /// The key below the step's own that is to blame; `None`: the step itself.
+    pub key: Option<&'static str>,
+    pub message: String,
+}
+
+impl Mismatch {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { key: None, message: message.into() }
+    }
+
+    pub fn at(key: &'static str, message: impl Into<String>) -> Self {
+        Self { key: Some(key), message: message.into() }
+    }
+}
+
+/// The way of a stream's shape from the source to the model, one step after the other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShapePath {
+    steps: Vec<(String, Shape)>,
+}
+
+impl ShapePath {
+    /// Begins with the frames of a source.
+    pub fn new(source: &str, frame: Shape) -> Self {
+        Self { steps: vec![(source.to_owned(), frame)] }
+    }
+
+    /// Adds what the step called `name` gives.
+    pub fn then(&mut self, name: impl Into<String>, shape: Shape) {
+        self.steps.push((name.into(), shape));
+    }
+
+    /// Returns what the last step gives.
+    pub fn last(&self) -> &Shape {
+        // There is always the source's.
+        &self.steps[self.steps.len() - 1].1
+    }
+}
+
+impl fmt::Display for ShapePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, shape)) in self.steps.iter().enumerate() {
+            let arrow = if index == 0 { "" } else { " -> " };
+            write!(f, "{arrow}{name} {shape}")?;
+        }
+        Ok(())
+    }
+}
