@@ -90,7 +90,7 @@ impl Report {
     fn is(&self, what: &str, state: &str, parts: &[&str]) {
         let finding = self.find(what);
         assert_eq!(finding["state"], state, "{finding:#}");
-        let strings = [&finding["says"], &finding["mend"], &finding["config"]];
+        let strings = [&finding["says"], &finding["fix"], &finding["config"]];
         let detail = finding["detail"].as_array().unwrap();
         let text: Vec<&str> = strings.into_iter().chain(detail).filter_map(Value::as_str).collect();
         let text = text.join("\n");
@@ -184,7 +184,7 @@ fn what_is_there_and_works_is_ok() {
 }
 
 #[test]
-fn what_is_there_and_may_not_be_used_is_broken_with_its_mend() {
+fn what_is_there_and_may_not_be_used_is_broken_with_its_fix() {
     let machine = equipped();
     machine.write("dev/apex_0", "");
     machine.write("dev/galcore", "");
@@ -350,7 +350,7 @@ fn the_text_has_what_the_json_has() {
         let says = finding["says"].as_str().unwrap();
         let line = format!("  {state:<7} {}: {says}\n", finding["what"].as_str().unwrap());
         assert!(text.contains(&line), "no {line} in {text}");
-        for (word, key) in [("mend", "mend"), ("use", "config")] {
+        for (word, key) in [("fix", "fix"), ("use", "config")] {
             let line = finding[key].as_str().map(|value| format!("{word}: {value}\n"));
             assert!(line.is_none_or(|line| text.contains(&line)), "{finding} is not whole in {text}");
         }

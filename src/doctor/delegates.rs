@@ -11,7 +11,7 @@ use crate::config::{Config, DelegateKind};
 use crate::engine::edge_tpu;
 
 const EDGE_TPU_LIBRARY: &str = "libedgetpu.so.1";
-const EDGE_TPU_MEND: &str = "install libedgetpu1-std of Coral's packages, or a build for the runtime's version from \
+const EDGE_TPU_FIX: &str = "install libedgetpu1-std of Coral's packages, or a build for the runtime's version from \
                              github.com/feranick/libedgetpu; docs/coral.md says which";
 /// USB ids of the Edge TPU: before its firmware is loaded, and after.
 const EDGE_TPU_USB: [(&str, &str, &str); 2] =
@@ -35,19 +35,19 @@ pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let has_tpu = usb.is_some() || pcie.is_some();
     let mut findings: Vec<Finding> = usb.into_iter().chain(pcie).collect();
     if !has_tpu {
-        let (state, mend) = (
+        let (state, fix) = (
             if wants_tpu { State::Broken } else { State::Absent },
             "plug it in: lsusb shows 1a6e:089a \
             or 18d1:9302, lspci -nn shows 1ac1:089a; a USB one that vanishes lacks current: use a powered hub",
         );
-        findings.push(Finding::new(Part::Delegates, state, "Edge TPU", "none on USB or PCIe").mend(mend));
+        findings.push(Finding::new(Part::Delegates, state, "Edge TPU", "none on USB or PCIe").fix(fix));
     }
     if !wants_tpu {
         findings.push(match find_library(Path::new(EDGE_TPU_LIBRARY)) {
             Some(path) => Finding::new(Part::Delegates, State::Ok, EDGE_TPU_LIBRARY, path.display().to_string()),
             None => {
                 let state = if has_tpu { State::Broken } else { State::Absent };
-                Finding::new(Part::Delegates, state, EDGE_TPU_LIBRARY, "not installed").mend(EDGE_TPU_MEND)
+                Finding::new(Part::Delegates, state, EDGE_TPU_LIBRARY, "not installed").fix(EDGE_TPU_FIX)
             }
         });
     }
@@ -80,8 +80,8 @@ fn configured_library(name: &str, library: &Path) -> Finding {
             .detail(vec![format!("whether it works: edgewatt inspect MODEL --delegate {name} -c FILE")]),
         None => {
             let broken = Finding::new(Part::Delegates, State::Broken, what, format!("no {}", library.display()));
-            broken.mend(match edge_tpu::is_library(library) {
-                true => EDGE_TPU_MEND.to_owned(),
+            broken.fix(match edge_tpu::is_library(library) {
+                true => EDGE_TPU_FIX.to_owned(),
                 false => format!(
                     "install it, and run: ldconfig; or name its file in delegates.{name}; see docs/delegates.md"
                 ),
@@ -142,7 +142,7 @@ fn edge_tpu_pcie(roots: &Roots) -> Option<Finding> {
     };
     names(&folder).iter().find(|name| is_tpu(name)).map(|name| {
         let says = format!("{name} is there and has no driver: no {}", node.display());
-        Finding::new(Part::Delegates, State::Broken, "Edge TPU on PCIe", says).mend(
+        Finding::new(Part::Delegates, State::Broken, "Edge TPU on PCIe", says).fix(
             "run: modprobe apex; where there is no such module, build gasket for this kernel: \
              github.com/google/gasket-driver, or a fork that follows the kernel",
         )

@@ -36,8 +36,8 @@ pub fn sensors(roots: &Roots) -> Vec<Finding> {
           dtoverlay=googlevoicehat-soundcard, or that of its board, in /boot/firmware/config.txt",
         ),
     ];
-    let listed = |(found, what, mend): (Vec<Finding>, &str, &str)| match found.is_empty() {
-        true => vec![Finding::new(Part::Sensors, State::Absent, what, "none").mend(mend)],
+    let listed = |(found, what, fix): (Vec<Finding>, &str, &str)| match found.is_empty() {
+        true => vec![Finding::new(Part::Sensors, State::Absent, what, "none").fix(fix)],
         false => found,
     };
     groups.into_iter().flat_map(listed).collect()
@@ -77,7 +77,7 @@ fn iio(roots: &Roots) -> Vec<Finding> {
             Err(error) => {
                 let path = device.join(first);
                 Finding::new(Part::Sensors, State::Broken, what.trim_end(), format!("{}: {error}", path.display()))
-                    .mend(format!("look at its wires and its supply, and at: dmesg | grep -i {name}"))
+                    .fix(format!("look at its wires and its supply, and at: dmesg | grep -i {name}"))
             }
         }
     };

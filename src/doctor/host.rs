@@ -22,7 +22,7 @@ pub fn clock() -> Finding {
     match clock::is_synchronised() {
         Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
         Ok(false) => Finding::new(Part::Clock, State::Broken, WHAT, "not synchronised: times in messages may be wrong")
-            .mend("run: timedatectl set-ntp true; where that is refused: apt-get install systemd-timesyncd, or chrony"),
+            .fix("run: timedatectl set-ntp true; where that is refused: apt-get install systemd-timesyncd, or chrony"),
         Err(error) => Finding::new(Part::Clock, State::Absent, WHAT, format!("the kernel does not tell: {error}")),
     }
 }
@@ -49,7 +49,7 @@ fn writable(folder: &Path, asked_for: bool) -> Finding {
         (Err(errno), is_there) => {
             let reason = if errno == Errno::EACCES { format!("{user} may not write there") } else { errno.to_string() };
             let reason = if is_there { reason } else { format!("not there, and at {}: {reason}", there.display()) };
-            of(State::Broken, reason).mend(format!(
+            of(State::Broken, reason).fix(format!(
                 "run: install -d -o {user} {what}; or name another in node.state_dir; the service has its own by \
                  StateDirectory=, ask as its user: sudo -u edgewatt edgewatt doctor"
             ))
@@ -80,7 +80,7 @@ fn room(roots: &Roots, file: &Path, max_bytes: u64) -> Finding {
     let finding = match free >= needed {
         true => Finding::new(Part::State, State::Ok, what, says),
         false => Finding::new(Part::State, State::Broken, what, says)
-            .mend(format!("make room, or set mqtt.store.mib below {free_mib}, or mqtt.store.path to another disk")),
+            .fix(format!("make room, or set mqtt.store.mib below {free_mib}, or mqtt.store.path to another disk")),
     };
     finding.detail(disk(roots, &folder).into_iter().collect())
 }
@@ -134,26 +134,26 @@ fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts
     const LOG: &str = "its last words: journalctl -u edgewatt -n 50";
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     match (load, active) {
-        ("not-found", _) => of(State::Absent, "not installed".into()).mend("run: apt-get install ./edgewatt_*.deb"),
+        ("not-found", _) => of(State::Absent, "not installed".into()).fix("run: apt-get install ./edgewatt_*.deb"),
         ("loaded", "active") if file == "enabled" => {
             of(State::Ok, format!("enabled, {active} ({sub}), {restarts} restarts"))
         }
         ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts} restarts"))
-            .mend("it does not start with the machine; run: systemctl enable edgewatt"),
+            .fix("it does not start with the machine; run: systemctl enable edgewatt"),
         ("loaded", "inactive") if file != "enabled" => {
-            of(State::Absent, format!("installed, {file}, not started")).mend("run: systemctl enable --now edgewatt")
+            of(State::Absent, format!("installed, {file}, not started")).fix("run: systemctl enable --now edgewatt")
         }
         ("loaded", "inactive") => {
-            of(State::Broken, "enabled and not started".into()).mend(format!("run: systemctl start edgewatt; {LOG}"))
+            of(State::Broken, "enabled and not started".into()).fix(format!("run: systemctl start edgewatt; {LOG}"))
         }
         ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts} restarts"))
-            .mend(format!("{LOG}; after the mend: systemctl restart edgewatt")),
+            .fix(format!("{LOG}; after the fix: systemctl restart edgewatt")),
         ("loaded", _) if sub == "auto-restart" => {
-            of(State::Broken, format!("{file}, it ends and is started again: {result}, {restarts} restarts")).mend(LOG)
+            of(State::Broken, format!("{file}, it ends and is started again: {result}, {restarts} restarts")).fix(LOG)
         }
         ("loaded", _) => of(State::Ok, format!("{file}, {active} ({sub})")),
         (load, _) => of(State::Broken, format!("systemd cannot load it: {load}"))
-            .mend("run: systemctl status edgewatt; systemctl unmask edgewatt where it is masked"),
+            .fix("run: systemctl status edgewatt; systemctl unmask edgewatt where it is masked"),
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
     fn each_state_of_the_unit_is_told_from_the_others() {
         let of = |load, file, active, sub, result| {
             let finding = judge(load, file, active, sub, result, "3");
-            (finding.state, finding.mend.is_some())
+            (finding.state, finding.fix.is_some())
         };
         assert_eq!(of("loaded", "enabled", "active", "running", "success"), (State::Ok, false));
         assert_eq!(of("loaded", "disabled", "active", "running", "success"), (State::Ok, true));
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(room(&roots, &dir.path().join("not/yet/outbox.db"), MIB).state, State::Ok);
         let too_much = room(&roots, &dir.path().join("outbox.db"), 1 << 60);
         assert_eq!(too_much.state, State::Broken);
-        assert!(too_much.mend.is_some_and(|mend| mend.contains("mqtt.store.mib below ")));
+        assert!(too_much.fix.is_some_and(|fix| fix.contains("mqtt.store.mib below ")));
     }
 
     #[test]

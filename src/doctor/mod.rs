@@ -16,7 +16,7 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Document, MeterKind};
 use crate::engine::{EngineError, Runtime};
-use crate::meter::ina219::BUS_MEND;
+use crate::meter::ina219::BUS_FIX;
 use crate::meter::survey::{self, survey};
 use crate::sys;
 use crate::sys::cpu::Children;
@@ -59,18 +59,18 @@ pub struct Finding {
     /// More to know, one thing a line.
     pub detail: Vec<String>,
     /// What makes it work, or work better.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// The line of configuration that uses it.
     pub config: Option<String>,
 }
 
 impl Finding {
     pub fn new(part: Part, state: State, what: impl Into<String>, says: impl Into<String>) -> Self {
-        Self { part, what: what.into(), state, says: says.into(), detail: Vec::new(), mend: None, config: None }
+        Self { part, what: what.into(), state, says: says.into(), detail: Vec::new(), fix: None, config: None }
     }
 
-    pub fn mend(self, mend: impl Into<String>) -> Self {
-        Self { mend: Some(mend.into()), ..self }
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
     }
 
     pub fn detail(self, detail: Vec<String>) -> Self {
@@ -90,7 +90,7 @@ pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
     let of = |state, says: String| Finding::new(Part::Configuration, state, path.display().to_string(), says);
     if !named && !path.exists() {
         let absent = of(State::Absent, "there is none, so nothing is known of what you want to use".into());
-        return (absent.mend("name yours with -c FILE, or begin with a copy of config/edgewatt.toml"), None);
+        return (absent.fix("name yours with -c FILE, or begin with a copy of config/edgewatt.toml"), None);
     }
     match Document::read(path).and_then(|document| document.parse(sys::hostname().as_deref())) {
         Ok(config) => {
@@ -103,8 +103,8 @@ pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
             let text = error.to_string();
             let mut lines = text.lines().map(str::to_owned);
             let says = lines.next().unwrap_or_default();
-            let mend = format!("change the line that it names, then: edgewatt check -c {}", path.display());
-            (of(State::Broken, says).detail(lines.collect()).mend(mend), None)
+            let fix = format!("change the line that it names, then: edgewatt check -c {}", path.display());
+            (of(State::Broken, says).detail(lines.collect()).fix(fix), None)
         }
     }
 }
@@ -132,9 +132,9 @@ fn runtime(config: Option<&Config>) -> Finding {
         }
         Err(EngineError::RuntimeNotFound { looked }) => broken("no library was found".into())
             .detail(looked.iter().map(|path| format!("not at {}", path.display())).collect())
-            .mend("install edgewatt's package, or: make runtime; or name one in runtime.library or $EDGEWATT_RUNTIME"),
+            .fix("install edgewatt's package, or: make runtime; or name one in runtime.library or $EDGEWATT_RUNTIME"),
         Err(EngineError::RuntimeUnusable { path, reason }) => broken(format!("{}: {reason}", path.display()))
-            .mend("name a libtensorflowlite_c.so for this architecture in runtime.library; make runtime fetches one"),
+            .fix("name a libtensorflowlite_c.so for this architecture in runtime.library; make runtime fetches one"),
         Err(error) => broken(error.to_string()),
     }
 }
@@ -163,7 +163,7 @@ fn surveyed(found: survey::Finding) -> Finding {
         survey::State::Broken { reason } => (State::Broken, reason),
     };
     let finding = Finding::new(Part::Meters, state, found.what, says).detail(found.detail);
-    Finding { mend: found.mend, config: found.config, ..finding }
+    Finding { fix: found.fix, config: found.config, ..finding }
 }
 
 /// A reading of each configured meter; of a chip that reading would set up, whether its bus can be used.
@@ -185,7 +185,7 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
         let finding = |state, says: String| Finding::new(Part::Meters, state, what.clone(), says);
         match first.and_then(|_: crate::meter::Reading| meter.read()) {
             Ok(_) => finding(State::Ok, format!("{} works", meter.info().kind)).detail(meter.info().detail.clone()),
-            Err(error) => Finding { mend: error.mend().map(str::to_owned), ..finding(State::Broken, error.reason()) },
+            Err(error) => Finding { fix: error.fix().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }
     };
     buses.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
@@ -197,5 +197,5 @@ fn bus(roots: &Roots, meter: &str, number: u8) -> Finding {
     let says = "its bus is there; what answers on it was not asked";
     let says = if there { says } else { "no such bus" };
     let finding = node::finding(Part::Meters, format!("power.meters.{meter}"), says, &path, I2C_RULE);
-    if there { finding } else { finding.mend(BUS_MEND) }
+    if there { finding } else { finding.fix(BUS_FIX) }
 }

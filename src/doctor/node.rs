@@ -19,10 +19,10 @@ pub fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) ->
         Ok(()) => Finding::new(part, State::Ok, what, shown),
         Err(Errno::EACCES) => {
             let denied = Finding::new(part, State::Broken, what, format!("{shown}: permission denied"));
-            denied.mend(permit(path, rule))
+            denied.fix(permit(path, rule))
         }
         Err(Errno::ENOENT) => Finding::new(part, State::Broken, what, format!("{shown}: no such file"))
-            .mend("start udev; in a container hand the device in: --device"),
+            .fix("start udev; in a container hand the device in: --device"),
         Err(errno) => Finding::new(part, State::Broken, what, format!("{shown}: {}", io::Error::from(errno))),
     }
 }
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(own, None, "root's own");
         assert!(permit(Path::new("/dev/null"), "RULE").contains("rules.d/70-edgewatt.rules: RULE; "));
         let missing = finding(Part::Sensors, "x".into(), "there", &dir.path().join("no"), "");
-        assert_eq!((missing.state, missing.mend.is_some()), (State::Broken, true));
+        assert_eq!((missing.state, missing.fix.is_some()), (State::Broken, true));
         assert_eq!(finding(Part::Sensors, "x".into(), "there", &path, "").state, State::Ok);
     }
 }

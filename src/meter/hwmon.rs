@@ -26,7 +26,7 @@ const SHUNT: &str = "shunt_resistor";
 /// What the kernel's `ina2xx` takes the shunt for where it is told nothing.
 const DEFAULT_SHUNT_UOHM: u64 = 10_000;
 
-const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
+const READ_FIX: &str = "hwmon values are normally world-readable: chmod a+r it";
 
 /// Which sensor to read; what is left open must be unambiguous on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl Hwmon {
     fn discover(&mut self) -> Result<Source, MeterError> {
         let folder = find_chip(&self.class, &self.selector)?;
         let channel = find_channel(&folder, &self.selector)?;
-        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let open = |file: &str| Attribute::open(folder.join(file), READ_FIX);
         let open_some = |file: &Option<String>| file.as_deref().map(open).transpose();
         let (source, what) = match channel {
             Channel { energy: Some(energy), .. } => {
@@ -268,7 +268,7 @@ fn measures_nothing(folder: &Path) -> MeterError {
     MeterError::Absent {
         path: folder.to_owned(),
         reason: "the chip measures neither energy, power, nor voltage and current of one channel".to_owned(),
-        mend: "name another chip".to_owned(),
+        fix: "name another chip".to_owned(),
     }
 }
 
@@ -303,14 +303,14 @@ fn find_chip(class: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
         [] => Err(MeterError::Absent {
             path,
             reason: format!("no chip {wanted}; there is: {there}"),
-            mend: "load its driver or name one of these as chip".to_owned(),
+            fix: "load its driver or name one of these as chip".to_owned(),
         }),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
             Err(MeterError::Ambiguous {
                 path,
                 reason: format!("several chips {wanted}: {}", several.join(", ")),
-                mend: "name one by device".to_owned(),
+                fix: "name one by device".to_owned(),
             })
         }
     }
@@ -367,19 +367,19 @@ fn find_channel(folder: &Path, selector: &Selector) -> Result<Channel, MeterErro
         (0, false) => Err(MeterError::Absent {
             path,
             reason: format!("no such channel; there is: {there}"),
-            mend: "name one of these by channel or label".to_owned(),
+            fix: "name one of these by channel or label".to_owned(),
         }),
         _ => Err(MeterError::Ambiguous {
             path,
             reason: format!("several channels: {}", list(&fitting)),
-            mend: "name one by channel or label".to_owned(),
+            fix: "name one by channel or label".to_owned(),
         }),
     }
 }
 
 /// All channels of a chip from which energy can be had, by number.
 fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
-    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_MEND))?;
+    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_FIX))?;
     // `average` sorts before `input` and is taken: a mean misses nothing between two reads.
     files.sort();
     let mut channels: BTreeMap<u32, Channel> = BTreeMap::new();

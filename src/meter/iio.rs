@@ -14,7 +14,7 @@ use super::sysfs::{self, Attribute};
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
 
-const READ_MEND: &str = "IIO values are normally world-readable: chmod a+r it";
+const READ_FIX: &str = "IIO values are normally world-readable: chmod a+r it";
 
 /// The shunt register's range at PGA /8 for an INA219; an INA226 ends at 32767.
 const INA219_RANGE: f64 = 32_000.0;
@@ -114,7 +114,7 @@ impl Iio {
 
     fn discover(&mut self) -> Result<Channels, MeterError> {
         let folder = find(&self.buses, &self.selector)?;
-        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let open = |file: &str| Attribute::open(folder.join(file), READ_FIX);
         let number = |file: &str| open(file)?.read::<f64>("a number");
         let seconds = |file: &str| number(file).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let times = [seconds("in_voltage0_integration_time"), seconds("in_voltage1_integration_time")];
@@ -204,14 +204,14 @@ fn find(buses: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
                 selector.chip,
                 if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
             ),
-            mend: bind_mend(&buses.join("i2c"), selector),
+            fix: bind_fix(&buses.join("i2c"), selector),
         }),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
             Err(MeterError::Ambiguous {
                 path,
                 reason: format!("several devices {:?}: {}", selector.chip, several.join(", ")),
-                mend: "name one by device".to_owned(),
+                fix: "name one by device".to_owned(),
             })
         }
     }
@@ -226,7 +226,7 @@ fn parent(folder: &Path) -> Option<String> {
 
 /// What makes the kernel's driver take the chip (`Documentation/i2c/instantiating-devices.rst`): `new_device` refuses an
 /// address that has a device already, which then lacks the driver only. Its name is the module's, with an underscore.
-fn bind_mend(i2c: &Path, selector: &Selector) -> String {
+fn bind_fix(i2c: &Path, selector: &Selector) -> String {
     let chip = &selector.chip;
     let wanted = selector.device.as_deref().unwrap_or("1-0040");
     let device = i2c.join("devices").join(wanted);
@@ -358,16 +358,16 @@ mod tests {
     fn a_chip_without_its_driver_gets_it() {
         let device = "bus/i2c/devices/1-0040";
         let tree = Tree::new(&[(&format!("{device}/name"), "ina219\n")]);
-        let mend = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
-        assert!(mend().ends_with("there is: none; run: modprobe ina2xx-adc"), "{}", mend());
+        let fix = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
+        assert!(fix().ends_with("there is: none; run: modprobe ina2xx-adc"), "{}", fix());
         tree.write("bus/i2c/drivers/ina2xx_adc/bind", "");
-        assert!(mend().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", mend());
+        assert!(fix().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
         for (driver, end) in [
             ("ina2xx", "driver ina2xx has it: hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
             ("at24", "driver at24 has what is there: is the name right?"),
         ] {
             tree.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"));
-            assert!(mend().ends_with(end), "{}", mend());
+            assert!(fix().ends_with(end), "{}", fix());
             tree.remove(&format!("{device}/driver"));
         }
     }

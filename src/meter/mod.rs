@@ -139,17 +139,17 @@ impl Resolution {
 #[derive(Debug, thiserror::Error)]
 pub enum MeterError {
     /// No such meter now: try again later, hardware and drivers may come.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Absent { path: PathBuf, reason: String, mend: String },
+    #[error("{}: {reason}; {fix}", path.display())]
+    Absent { path: PathBuf, reason: String, fix: String },
     /// Several things fit: the configuration must name one.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Ambiguous { path: PathBuf, reason: String, mend: String },
-    /// Another program or driver has it: the mend says how to read it through that one.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Taken { path: PathBuf, reason: String, mend: String },
-    /// The meter is there and may not be read: show the mend.
-    #[error("{}: permission denied; {mend}", path.display())]
-    Denied { path: PathBuf, mend: String },
+    #[error("{}: {reason}; {fix}", path.display())]
+    Ambiguous { path: PathBuf, reason: String, fix: String },
+    /// Another program or driver has it: the fix says how to read it through that one.
+    #[error("{}: {reason}; {fix}", path.display())]
+    Taken { path: PathBuf, reason: String, fix: String },
+    /// The meter is there and may not be read: show the fix.
+    #[error("{}: permission denied; {fix}", path.display())]
+    Denied { path: PathBuf, fix: String },
     /// The meter gave something that is no reading of it.
     #[error("{}: read {text:?}, expected {expected}", path.display())]
     Invalid { path: PathBuf, text: String, expected: &'static str },
@@ -157,8 +157,8 @@ pub enum MeterError {
     #[error("{}: {source}", path.display())]
     Failed { path: PathBuf, source: io::Error },
     /// The counter stands still although the machine runs: what it gives is no measurement.
-    #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {mend}", path.display())]
-    Stuck { path: PathBuf, seconds: f64, mend: String },
+    #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {fix}", path.display())]
+    Stuck { path: PathBuf, seconds: f64, fix: String },
     /// The meter works, but the energy since its last reading is unknown: go on from the next.
     #[error("energy since the last reading is unknown: {reason}")]
     Rebaselined { reason: String },
@@ -171,13 +171,13 @@ impl MeterError {
     }
 
     /// What to do about it, where that is known; the message ends with it.
-    pub fn mend(&self) -> Option<&str> {
+    pub fn fix(&self) -> Option<&str> {
         match self {
-            Self::Absent { mend, .. }
-            | Self::Ambiguous { mend, .. }
-            | Self::Taken { mend, .. }
-            | Self::Denied { mend, .. }
-            | Self::Stuck { mend, .. } => Some(mend),
+            Self::Absent { fix, .. }
+            | Self::Ambiguous { fix, .. }
+            | Self::Taken { fix, .. }
+            | Self::Denied { fix, .. }
+            | Self::Stuck { fix, .. } => Some(fix),
             Self::Invalid { .. } | Self::Failed { .. } | Self::Rebaselined { .. } => None,
         }
     }
@@ -185,7 +185,7 @@ impl MeterError {
     /// The message without what to do.
     pub fn reason(&self) -> String {
         let message = self.to_string();
-        let cut = self.mend().and_then(|mend| message.strip_suffix(mend)?.strip_suffix("; "));
+        let cut = self.fix().and_then(|fix| message.strip_suffix(fix)?.strip_suffix("; "));
         cut.map_or(message.clone(), str::to_owned)
     }
 }

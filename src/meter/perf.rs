@@ -104,7 +104,7 @@ impl Perf {
             Lost::Stuck { for_s } if name == PACKAGE => MeterError::Stuck {
                 path: event.place(&self.source),
                 seconds: for_s,
-                mend: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
+                fix: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
             },
             Lost::Stuck { for_s } => {
                 self.close();
@@ -186,16 +186,16 @@ fn absent(source: &Path, reason: &str) -> MeterError {
     MeterError::Absent {
         path: source.to_owned(),
         reason: reason.to_owned(),
-        mend: "run: modprobe rapl; ARM boards and most virtual machines have none".to_owned(),
+        fix: "run: modprobe rapl; ARM boards and most virtual machines have none".to_owned(),
     }
 }
 
 fn failed(path: PathBuf, error: io::Error) -> MeterError {
-    let mend = "counting for the whole machine needs CAP_PERFMON: in the daemon's unit \
+    let fix = "counting for the whole machine needs CAP_PERFMON: in the daemon's unit \
                 AmbientCapabilities=CAP_PERFMON, by hand setcap cap_perfmon=ep on the binary, or for everybody sysctl \
                 kernel.perf_event_paranoid=0";
     match error.kind() {
-        io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: mend.to_owned() },
+        io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
         _ => MeterError::Failed { path, source: error },
     }
 }

@@ -66,12 +66,12 @@ impl Pmic {
             io::ErrorKind::Unsupported => MeterError::Absent {
                 path: self.path.clone(),
                 reason: format!("{COMMAND}: {error}"),
-                mend: "only a Raspberry Pi 5 has this; on other boards use an INA219".to_owned(),
+                fix: "only a Raspberry Pi 5 has this; on other boards use an INA219".to_owned(),
             },
             io::ErrorKind::NotFound => MeterError::Absent {
                 path: self.path.clone(),
                 reason: "no such device".to_owned(),
-                mend: "only a Raspberry Pi with its own kernel has it".to_owned(),
+                fix: "only a Raspberry Pi with its own kernel has it".to_owned(),
             },
             _ => sysfs::classify(&self.path, error, "run: usermod -aG video edgewatt, and start the daemon again"),
         }

@@ -96,7 +96,7 @@ impl Powercap {
             Lost::Stuck { for_s } if zone.role == Role::Package => MeterError::Stuck {
                 path,
                 seconds: for_s,
-                mend: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
+                fix: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
             },
             Lost::Stuck { for_s } => {
                 self.close();
@@ -135,8 +135,8 @@ impl Powercap {
     fn open(&self, found: Found) -> Result<Zone, MeterError> {
         let folder = self.class.join(&found.id);
         let path = folder.join("energy_uj");
-        let mend = permission_mend(&path);
-        let energy = Attribute::open(path, &mend)?;
+        let fix = permission_fix(&path);
+        let energy = Attribute::open(path, &fix)?;
         let max_uj = sysfs::text(&folder.join("max_energy_range_uj")).and_then(|text| text.parse().ok());
         Ok(Zone { found, energy, counter: Counter::rapl(max_uj), raw_uj: 0 })
     }
@@ -145,7 +145,7 @@ impl Powercap {
         MeterError::Absent {
             path: self.class.clone(),
             reason: reason.to_owned(),
-            mend: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL: use an hwmon meter"
+            fix: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL: use an hwmon meter"
                 .to_owned(),
         }
     }
@@ -169,7 +169,7 @@ impl Zone {
 }
 
 /// Root alone may read the counters since CVE-2020-8694, as a fast reader can spy on other programs.
-fn permission_mend(energy: &Path) -> String {
+fn permission_fix(energy: &Path) -> String {
     format!(
         "root only since CVE-2020-8694; now: chgrp edgewatt {path} && chmod g+r {path}; for good, in \
          /etc/udev/rules.d/70-edgewatt-rapl.rules: SUBSYSTEM==\"powercap\", KERNEL==\"*-rapl*:*\", ACTION==\"add\", \
@@ -478,9 +478,9 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_counter_names_its_mend() {
+    fn a_denied_counter_names_its_fix() {
         let path = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj");
-        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_mend(path));
+        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_fix(path));
         assert!(matches!(error, MeterError::Denied { .. }));
         let message = error.to_string();
         for part in

@@ -77,8 +77,8 @@ impl Rapl {
 /// Of two refusals the one that something can be done about, or both.
 fn worse(first: Option<MeterError>, second: MeterError) -> MeterError {
     match (first, second) {
-        (Some(MeterError::Denied { path, mend }), second @ MeterError::Denied { .. }) => {
-            MeterError::Denied { path, mend: format!("{mend}; or {second}") }
+        (Some(MeterError::Denied { path, fix }), second @ MeterError::Denied { .. }) => {
+            MeterError::Denied { path, fix: format!("{fix}; or {second}") }
         }
         (Some(first @ MeterError::Denied { .. }), _) => first,
         (_, second) => second,
@@ -145,7 +145,7 @@ mod tests {
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let mut meter = Rapl::new("package", tree.root(), None);
         meter.read().unwrap();
-        meter.note = Some(MeterError::Denied { path: "/p".into(), mend: "allow it".to_owned() });
+        meter.note = Some(MeterError::Denied { path: "/p".into(), fix: "allow it".to_owned() });
         for _ in 0..2 {
             meter.read().unwrap();
             let finer = "perf events would be finer: /p: permission denied; allow it";
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn the_refusal_that_can_be_mended_is_told() {
-        let absent = || MeterError::Absent { path: "/a".into(), reason: "none".to_owned(), mend: "load it".to_owned() };
-        let denied = |path: &str| MeterError::Denied { path: path.into(), mend: "allow it".to_owned() };
+        let absent = || MeterError::Absent { path: "/a".into(), reason: "none".to_owned(), fix: "load it".to_owned() };
+        let denied = |path: &str| MeterError::Denied { path: path.into(), fix: "allow it".to_owned() };
         assert_eq!(worse(Some(denied("/p")), absent()).to_string(), "/p: permission denied; allow it");
         assert_eq!(worse(Some(absent()), denied("/c")).to_string(), "/c: permission denied; allow it");
         assert_eq!(

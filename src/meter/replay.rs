@@ -258,7 +258,7 @@ impl<'a> Lines<'a> {
             names.iter().position(|name| name == wanted).ok_or_else(|| MeterError::Absent {
                 path: self.place(),
                 reason: format!("no column `{wanted}`; there is: {}", names.join(", ")),
-                mend: "name one of these".to_owned(),
+                fix: "name one of these".to_owned(),
             })
         };
         Ok((place(&columns.time)?, place(value)?))

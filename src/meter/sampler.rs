@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn failed() -> Result<Reading, MeterError> {
-        Err(MeterError::Denied { path: "/sys/x".into(), mend: String::new() })
+        Err(MeterError::Denied { path: "/sys/x".into(), fix: String::new() })
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::hwmon::{self, Hwmon};
 use super::iio::{self, Iio};
-use super::ina219::{BUS_MEND, GROUP_MEND};
+use super::ina219::{BUS_FIX, GROUP_FIX};
 use super::pmic::Pmic;
 use super::rapl::Rapl;
 use super::{Meter, Scope, sysfs};
@@ -24,7 +24,7 @@ pub struct Finding {
     /// What it covers and what to know about it, one thing a line.
     pub detail: Vec<String>,
     /// What makes it work, where it does not.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// The line under `[power.meters.NAME]` that uses it, where it can be used.
     pub config: Option<String>,
 }
@@ -64,7 +64,7 @@ pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Find
             what: "hwmon, iio".to_owned(),
             state: State::Absent { reason: "the kernel knows no power sensor".to_owned() },
             detail: Vec::new(),
-            mend: Some(
+            fix: Some(
                 "if an INA219 or its kin is wired to I2C bus 1 at 0x40, let the kernel's driver have it: modprobe \
                  ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
                  directly, see ina219"
@@ -119,12 +119,12 @@ impl Candidate {
         match read {
             Ok(reading) => {
                 let state = State::Readable { watts: reading.power.map(|power| power.0) };
-                Finding { what, state, detail, mend: None, config: Some(self.config) }
+                Finding { what, state, detail, fix: None, config: Some(self.config) }
             }
             Err(error) => {
                 let reason = error.reason();
                 let state = if error.is_absence() { State::Absent { reason } } else { State::Broken { reason } };
-                Finding { what, state, detail, mend: error.mend().map(str::to_owned), config: None }
+                Finding { what, state, detail, fix: error.fix().map(str::to_owned), config: None }
             }
         }
     }
@@ -135,13 +135,13 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
     let files = sysfs::names(dev).unwrap_or_default();
     let mut numbers: Vec<u32> = files.iter().filter_map(|file| file.strip_prefix("i2c-")?.parse().ok()).collect();
     numbers.sort_unstable();
-    let finding = |what: String, state, mend: Option<&str>| {
-        let mend = mend.map(str::to_owned);
-        Finding { what, state, detail: Vec::new(), mend, config: None }
+    let finding = |what: String, state, fix: Option<&str>| {
+        let fix = fix.map(str::to_owned);
+        Finding { what, state, detail: Vec::new(), fix, config: None }
     };
     if numbers.is_empty() {
         let reason = format!("{}/i2c-*: there is no such bus", dev.display());
-        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_MEND))];
+        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_FIX))];
     }
     let bus = |number: u32| {
         let what = format!("ina219 on i2c-{number}");
@@ -160,7 +160,7 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
                 finding
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                finding(what, broken("permission denied"), Some(GROUP_MEND))
+                finding(what, broken("permission denied"), Some(GROUP_FIX))
             }
             Err(error) => finding(what, broken(&error.to_string()), None),
         }
@@ -212,7 +212,7 @@ mod tests {
     fn reason(finding: &Finding) -> String {
         match &finding.state {
             State::Absent { reason } | State::Broken { reason } => {
-                format!("{reason}; {}", finding.mend.as_deref().unwrap_or_default())
+                format!("{reason}; {}", finding.fix.as_deref().unwrap_or_default())
             }
             other => panic!("{other:?}"),
         }

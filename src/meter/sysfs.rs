@@ -22,11 +22,11 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// Opens `path`; `mend` says how to get permission to read it.
-    pub fn open(path: PathBuf, mend: &str) -> Result<Self, MeterError> {
+    /// Opens `path`; `fix` says how to get permission to read it.
+    pub fn open(path: PathBuf, fix: &str) -> Result<Self, MeterError> {
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
-            Err(error) => Err(classify(&path, error, mend)),
+            Err(error) => Err(classify(&path, error, fix)),
         }
     }
 
@@ -65,19 +65,19 @@ pub fn names(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The error that tells the caller what to do about a failed open or read of `path`.
-pub fn classify(path: &Path, error: io::Error, mend: &str) -> MeterError {
+pub fn classify(path: &Path, error: io::Error, fix: &str) -> MeterError {
     let path = path.to_owned();
     match error.kind() {
-        io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: mend.to_owned() },
+        io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
         io::ErrorKind::NotFound => MeterError::Absent {
             path,
             reason: "no such file".to_owned(),
-            mend: "load the driver or plug the device in".to_owned(),
+            fix: "load the driver or plug the device in".to_owned(),
         },
         _ if error.raw_os_error() == Some(nix::libc::ENODEV) => MeterError::Absent {
             path,
             reason: "the device is gone".to_owned(),
-            mend: "plug it in again; it is looked for until it is back".to_owned(),
+            fix: "plug it in again; it is looked for until it is back".to_owned(),
         },
         _ => MeterError::Failed { path, source: error },
     }

@@ -248,7 +248,7 @@ impl Ina219 {
             return Err(MeterError::Stuck {
                 path: self.place(Register::BusVoltage),
                 seconds: still.as_secs_f64(),
-                mend: "the chip ends no conversion (CNVR): is its supply steady, does another program use it?"
+                fix: "the chip ends no conversion (CNVR): is its supply steady, does another program use it?"
                     .to_owned(),
             });
         }
@@ -310,7 +310,7 @@ impl Ina219 {
         MeterError::Absent {
             path,
             reason: format!("no answer in {TRIES} tries: {error} ({} tries again since the start)", self.retries),
-            mend: format!("check wiring, supply and address; i2cdetect -y {} lists who answers", self.chip.bus),
+            fix: format!("check wiring, supply and address; i2cdetect -y {} lists who answers", self.chip.bus),
         }
     }
 
@@ -318,9 +318,9 @@ impl Ina219 {
         let path = self.path.clone();
         match error.kind() {
             io::ErrorKind::NotFound => {
-                MeterError::Absent { path, reason: "no such bus".to_owned(), mend: BUS_MEND.to_owned() }
+                MeterError::Absent { path, reason: "no such bus".to_owned(), fix: BUS_FIX.to_owned() }
             }
-            io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: GROUP_MEND.to_owned() },
+            io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: GROUP_FIX.to_owned() },
             _ if error.raw_os_error() == Some(EBUSY) => self.taken(None),
             _ => MeterError::Failed { path, source: error },
         }
@@ -340,7 +340,7 @@ impl Ina219 {
         MeterError::Taken {
             path: self.driver.clone(),
             reason: format!("{by} has the chip"),
-            mend: format!("read it through the kernel: {meter}"),
+            fix: format!("read it through the kernel: {meter}"),
         }
     }
 
@@ -352,12 +352,12 @@ impl Ina219 {
 }
 
 /// What makes an I2C bus appear.
-pub const BUS_MEND: &str = "load the bus's user interface: modprobe i2c-dev, at every boot by: echo i2c-dev > \
+pub const BUS_FIX: &str = "load the bus's user interface: modprobe i2c-dev, at every boot by: echo i2c-dev > \
                             /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi switch the bus on first: \
                             dtparam=i2c_arm=on in /boot/firmware/config.txt";
 
 /// What gives the right to use an I2C bus.
-pub const GROUP_MEND: &str = "run: usermod -aG i2c edgewatt, and start the daemon again; where there is no group i2c, \
+pub const GROUP_FIX: &str = "run: usermod -aG i2c edgewatt, and start the daemon again; where there is no group i2c, \
                               first: groupadd --system i2c, and in /etc/udev/rules.d/70-edgewatt-i2c.rules: \
                               SUBSYSTEM==\"i2c-dev\", GROUP=\"i2c\", MODE=\"0660\"";
 

@@ -187,7 +187,7 @@ fn the_driver_of_the_kernel_is_respected() {
         "hwmon = { chip = \"ina219\", device = \"1-0040\" }",
         "iio = { chip = \"ina219\", device = \"1-0040\", shunt_ohms = 0.1 }",
     );
-    for (driver, mend) in [
+    for (driver, fix) in [
         ("ina2xx_adc", iio.to_owned()),
         ("ina2xx", hwmon.to_owned()),
         ("other", format!("{hwmon}, or with the driver ina2xx_adc: {iio}")),
@@ -196,7 +196,7 @@ fn the_driver_of_the_kernel_is_respected() {
         let error = read(&mut meter, &fake, 0).unwrap_err();
         assert!(matches!(error, MeterError::Taken { .. }));
         let end =
-            format!("1-0040/driver: the kernel's driver {driver} has the chip; read it through the kernel: {mend}");
+            format!("1-0040/driver: the kernel's driver {driver} has the chip; read it through the kernel: {fix}");
         assert!(error.to_string().ends_with(&end), "{error}");
         tree.remove("bus/i2c/devices/1-0040/driver");
     }
