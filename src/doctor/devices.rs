@@ -70,7 +70,12 @@ fn iio(roots: &Roots) -> Vec<Finding> {
             .filter(|file| file.starts_with("in_") && (file.ends_with("_raw") || file.ends_with("_input")))
             .collect();
         let Some(first) = channels.first() else {
-            return Finding::new(Part::Sensors, State::Ok, what.trim_end(), "it has no channel that can be read one value at a time");
+            return Finding::new(
+                Part::Sensors,
+                State::Ok,
+                what.trim_end(),
+                "it has no channel that can be read one value at a time",
+            );
         };
         match fs::read_to_string(device.join(first)) {
             Ok(_) => {
@@ -106,7 +111,9 @@ fn serial(roots: &Roots) -> Vec<Finding> {
             .find(|id| fs::read_link(by_id.join(id)).is_ok_and(|to| to.file_name().is_some_and(|file| *file == *name)));
         finding.detail.extend(stable.map(|id| format!("stable name: {}", by_id.join(id).display())));
         if console.split(' ').any(|active| active == name) {
-            finding.detail.push("the kernel's console uses it; remove its console= from the kernel's command line".into());
+            finding
+                .detail
+                .push("the kernel's console uses it; remove its console= from the kernel's command line".into());
         }
         finding
     };

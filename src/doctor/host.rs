@@ -49,7 +49,8 @@ fn writable(folder: &Path, asked_for: bool) -> Finding {
         (Err(_), false) if !asked_for => of(State::Absent, "does not exist yet; the service creates it".into()),
         (Err(errno), is_there) => {
             let reason = if errno == Errno::EACCES { format!("{user} may not write to it") } else { errno.to_string() };
-            let reason = if is_there { reason } else { format!("does not exist, and for {}: {reason}", there.display()) };
+            let reason =
+                if is_there { reason } else { format!("does not exist, and for {}: {reason}", there.display()) };
             of(State::Broken, reason).fix(format!(
                 "run: install -d -o {user} {what}; or name another folder in node.state_dir; the service has its own, from \
                  StateDirectory=; to check that one, run: sudo -u edgewatt edgewatt doctor"
@@ -80,8 +81,9 @@ fn room(roots: &Roots, file: &Path, max_bytes: u64) -> Finding {
     let says = format!("{free_mib} MiB free at {}, mqtt.store.mib is {max_mib}", folder.display());
     let finding = match free >= needed {
         true => Finding::new(Part::State, State::Ok, what, says),
-        false => Finding::new(Part::State, State::Broken, what, says)
-            .fix(format!("free some space, or set mqtt.store.mib below {free_mib}, or set mqtt.store.path to another disk")),
+        false => Finding::new(Part::State, State::Broken, what, says).fix(format!(
+            "free some space, or set mqtt.store.mib below {free_mib}, or set mqtt.store.path to another disk"
+        )),
     };
     finding.detail(disk(roots, &folder).into_iter().collect())
 }

@@ -531,16 +531,16 @@ mod tests {
         assert!(matches!(error, MeterError::Absent { .. }));
         let message = error.to_string();
         assert!(
-            message.contains("no chip \"ina226\"; there is: cpu_thermal (no device, hwmon0), ina219 (1-0040, hwmon3)"),
+            message.contains("no chip \"ina226\"; found: cpu_thermal (no device, hwmon0), ina219 (1-0040, hwmon3)"),
             "{message}"
         );
         let error =
             read(&mut meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") }), 0).unwrap_err();
         assert!(error.to_string().contains("no chip \"ina219\" at 1-0041"), "{error}");
         let error = read(&mut meter(&tree, chip("cpu_thermal")), 0).unwrap_err();
-        assert!(error.to_string().contains("measures neither"), "{error}");
+        assert!(error.to_string().contains("does not measure energy"), "{error}");
         let error = read(&mut meter(&Tree::new(&[]), chip("ina219")), 0).unwrap_err();
-        assert!(error.to_string().contains("there is: none"), "{error}");
+        assert!(error.to_string().contains("found: none"), "{error}");
     }
 
     #[test]
@@ -574,7 +574,7 @@ mod tests {
         assert!(close_to(read(&mut meter(&tree, soc), 0).unwrap().power.unwrap().0, 1.5));
         let gpu = Selector { label: Some("GPU".to_owned()), ..chip("ina3221") };
         let error = read(&mut meter(&tree, gpu), 0).unwrap_err();
-        assert!(error.to_string().contains("no such channel; there is: curr1 (label VDD_IN)"), "{error}");
+        assert!(error.to_string().contains("no such channel; found: curr1 (label VDD_IN)"), "{error}");
     }
 
     #[test]
@@ -610,7 +610,7 @@ mod tests {
         tree.remove("class/hwmon/hwmon3");
         assert!(matches!(read(&mut meter, 200), Err(MeterError::Invalid { .. })));
         let error = read(&mut meter, 300).unwrap_err();
-        assert!(error.to_string().contains("there is: cpu_thermal"), "{error}");
+        assert!(error.to_string().contains("found: cpu_thermal"), "{error}");
         tree.write("class/hwmon/hwmon7/name", "ina219\n");
         tree.write("class/hwmon/hwmon7/power1_input", "2000000\n");
         assert!(close_to(read(&mut meter, 60_000).unwrap().joules.0, 0.3), "what was not seen is not made up");

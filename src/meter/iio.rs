@@ -235,7 +235,9 @@ fn bind_fix(i2c: &Path, selector: &Selector) -> String {
         let driver = driver.file_name().unwrap_or_default().to_string_lossy();
         return match driver.as_ref() {
             "ina2xx" => {
-                format!("the kernel's driver ina2xx uses it; configure hwmon = {{ chip = \"{chip}\", device = \"{wanted}\" }}")
+                format!(
+                    "the kernel's driver ina2xx uses it; configure hwmon = {{ chip = \"{chip}\", device = \"{wanted}\" }}"
+                )
             }
             other => format!("the kernel's driver {other} uses the device there; check the name"),
         };
@@ -346,13 +348,13 @@ mod tests {
         assert!(matches!(error, MeterError::Absent { .. }));
         assert!(
             error.to_string().ends_with(
-                "no device \"ina226\" at 0-0041; there is: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
+                "no device \"ina226\" at 0-0041; found: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
                  /sys/bus/i2c/devices/i2c-0/new_device"
             ),
             "{error}"
         );
         let error = read(&mut meter(&Tree::new(&[]), selector()), 0).unwrap_err();
-        assert!(error.to_string().contains("there is: none"), "{error}");
+        assert!(error.to_string().contains("found: none"), "{error}");
     }
 
     #[test]
@@ -364,7 +366,7 @@ mod tests {
         tree.write("bus/i2c/drivers/ina2xx_adc/bind", "");
         assert!(fix().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
         for (driver, end) in [
-            ("ina2xx", "driver ina2xx has it: hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
+            ("ina2xx", "driver ina2xx uses it; configure hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
             ("at24", "driver at24 has what is there: is the name right?"),
         ] {
             tree.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"));

@@ -396,7 +396,10 @@ mod tests {
         let mut meter = Powercap::new("package", tree.root());
         read(&mut meter, 0.0).unwrap();
         assert!(
-            meter.info().detail.contains(&"package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost".to_owned())
+            meter
+                .info()
+                .detail
+                .contains(&"package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost".to_owned())
         );
         tree.energy("intel-rapl:0", 5);
         let error = read(&mut meter, 0.9).unwrap_err();
@@ -431,7 +434,10 @@ mod tests {
         read(&mut meter, 0.0).unwrap();
         tree.energy("intel-rapl:0", 2_000_000);
         let error = read(&mut meter, 1.0).unwrap_err();
-        assert!(error.to_string().contains("dram (intel-rapl:0:2) stood still for 1.0 s and is left out"), "{error}");
+        assert!(
+            error.to_string().contains("dram (intel-rapl:0:2) did not change for 1.0 s and is left out"),
+            "{error}"
+        );
         assert_eq!(joules(&mut meter, 2.0), 0.0);
         tree.energy("intel-rapl:0", 5_000_000);
         assert_eq!(joules(&mut meter, 3.0), 3.0);

@@ -452,7 +452,7 @@ mod tests {
         for (text, part) in [
             ("", "trace.csv: read \"\", expected a header and two rows or more"),
             ("time_s,power_w\n0,1\n", "trace.csv: read \"\", expected a header and two rows"),
-            ("time_s,watts\n0,1\n", "trace.csv:1: no column `power_w`; there is: time_s, watts"),
+            ("time_s,watts\n0,1\n", "trace.csv:1: no column `power_w`; found: time_s, watts"),
             ("time_s,power_w\n0,1\n1,\n", "trace.csv:3: read \"\", expected a finite number"),
             ("time_s,power_w\n0,1\n1\n", "trace.csv:3: read \"\", expected a finite number"),
             ("time_s,power_w\n0,1\n1,inf\n", "trace.csv:3: read \"inf\", expected a finite number"),

@@ -155,9 +155,9 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
                 let mut finding =
                     Finding { config: (!is_taken).then_some(config), ..finding(what, State::Usable, None) };
                 finding.detail = named(root, number);
-                finding
-                    .detail
-                    .push(format!("i2cdetect -y {number} lists the chips that respond; a 0.1 Ohm shunt is marked R100"));
+                finding.detail.push(format!(
+                    "i2cdetect -y {number} lists the chips that respond; a 0.1 Ohm shunt is marked R100"
+                ));
                 finding
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

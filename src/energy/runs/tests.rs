@@ -78,7 +78,7 @@ fn a_net_below_its_uncertainty_is_refused() {
         assert!(matches!(error, NetError::Uncertain { .. }), "{error}");
     }
     let error = NetError::Uncertain { net_j: 1.234e-6, expanded_j: 5.6e-6 }.to_string();
-    assert!(error.contains("net is 0.00123 mJ an inference") && error.contains("0.00560 mJ"), "{error}");
+    assert!(error.contains("net energy is 0.00123 mJ per inference") && error.contains("0.00560 mJ"), "{error}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn without_idle_time_there_is_no_net_and_a_configured_idle_power_gives_one() {
         let estimate = close(&mut attribution).remove(0);
         assert_eq!(estimate.status, Status::Measured);
         match idle {
-            None => assert!(estimate.net_j.is_none() && estimate.reason.unwrap().contains("too little quiet time")),
+            None => assert!(estimate.net_j.is_none() && estimate.reason.unwrap().contains("too little idle time")),
             Some(_) => {
                 // With the 1.5 mJ that the counter, 0.5 ms late on average, does not show yet.
                 assert!((estimate.net_j.unwrap() - 3.0015).abs() < 1e-9, "{estimate:?}");

@@ -194,7 +194,10 @@ impl Ina219 {
         for (register, word) in [(Register::Calibration, 0), (Register::Configuration, word)] {
             self.transfer(&mut chip, |r| r.write(register, word), register)?;
         }
-        self.verify_now(&mut chip, "what was written; another chip is at this address, or the bus lines are disturbed")?;
+        self.verify_now(
+            &mut chip,
+            "what was written; another chip is at this address, or the bus lines are disturbed",
+        )?;
         // Discard a conversion that ended under an earlier configuration.
         self.transfer(&mut chip, |r| r.read(Register::Power), Register::Power)?;
         let Chip { address, shunt_ohms, setup, .. } = self.chip;
@@ -310,7 +313,10 @@ impl Ina219 {
         MeterError::Absent {
             path,
             reason: format!("no response in {TRIES} tries: {error} ({} retries since the start)", self.retries),
-            fix: format!("check wiring, supply and address; i2cdetect -y {} lists the chips that respond", self.chip.bus),
+            fix: format!(
+                "check wiring, supply and address; i2cdetect -y {} lists the chips that respond",
+                self.chip.bus
+            ),
         }
     }
 
