@@ -367,7 +367,7 @@ mod tests {
         assert!(fix().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
         for (driver, end) in [
             ("ina2xx", "driver ina2xx uses it; configure hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
-            ("at24", "driver at24 has what is there: is the name right?"),
+            ("at24", "driver at24 uses the device there; check the name"),
         ] {
             tree.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"));
             assert!(fix().ends_with(end), "{}", fix());

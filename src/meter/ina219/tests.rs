@@ -159,7 +159,7 @@ fn a_chip_that_does_not_keep_its_set_up_is_refused() {
     let error = meter(&tree).read_with(|_, _| Ok(Box::new(Deaf(Fake::new()))), MonoTime::default).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/dev/i2c-1 0x40 register 0x00 (Configuration): read \"0x0000, not 0x19ff\", expected what was written: another \
+        "/dev/i2c-1 0x40 register 0x00 (Configuration): read \"0x0000, not 0x19ff\", expected what was written; another \
          chip is at this address, or its lines are disturbed"
     );
 }
@@ -243,7 +243,7 @@ fn unplugged_and_back() {
     fake.unplug(true);
     let error = read(&mut meter, &fake, 1200).unwrap_err();
     assert!(matches!(error, MeterError::Absent { .. }));
-    assert!(error.to_string().contains("no answer in 3 tries: ") && error.to_string().contains("i2cdetect -y 1"));
+    assert!(error.to_string().contains("no response in 3 tries: ") && error.to_string().contains("i2cdetect -y 1"));
     assert!(matches!(read(&mut meter, &fake, 1300), Err(MeterError::Absent { .. })));
     fake.unplug(false);
     fake.set(Register::Configuration, 0x399f);
