@@ -160,7 +160,7 @@ fn a_chip_that_does_not_keep_its_set_up_is_refused() {
     assert_eq!(
         error.to_string(),
         "/dev/i2c-1 0x40 register 0x00 (Configuration): read \"0x0000, not 0x19ff\", expected what was written; another \
-         chip is at this address, or its lines are disturbed"
+         chip is at this address, or the bus lines are disturbed"
     );
 }
 
