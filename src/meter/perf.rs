@@ -375,7 +375,7 @@ mod tests {
         let fake = Fake::default();
         let error = |tree: &Tree| read(&mut Perf::new("package", tree.root()), &fake, 0).unwrap_err().to_string();
         assert!(error(&Tree::new(&[])).contains("devices/power: the kernel shows no RAPL events; run: modprobe rapl"));
-        assert!(error(&tree(&[CORES], "0")).contains("no event is energy-pkg"));
+        assert!(error(&tree(&[CORES], "0")).contains("there is no event energy-pkg"));
         assert!(error(&tree(&[PKG], "zero")).contains("cpumask: read \"zero\", expected a list of CPUs"));
         assert!(
             error(&tree(&[("energy-pkg", "umask=1")], "0")).contains("energy-pkg: read \"umask=1\", expected an event")

@@ -138,7 +138,7 @@ fn the_set_up_is_written_and_read_back() {
     assert_eq!((fake.get(Register::Configuration), fake.get(Register::Calibration)), (0x19ff, 0));
     let detail = meter.info().detail.join("; ");
     for part in
-        ["INA219 at 0x40 on /dev/i2c-1, configuration 0x19ff", "up to 3.200 A; 128 averages, sees 99 %", "15 Hz"]
+        ["INA219 at 0x40 on /dev/i2c-1, configuration 0x19ff", "up to 3.200 A; 128 averages, measures 99 %", "15 Hz"]
     {
         assert!(detail.contains(part), "{part} in {detail}");
     }
@@ -208,7 +208,7 @@ fn the_driver_of_the_kernel_is_respected() {
 fn each_refusal_of_the_bus_says_what_to_do() {
     let tree = Tree::new(&[]);
     for (errno, part) in [
-        (nix::libc::ENOENT, "/dev/i2c-1: no such bus; load the bus's user interface: modprobe i2c-dev"),
+        (nix::libc::ENOENT, "/dev/i2c-1: no such bus; load the I2C user interface: modprobe i2c-dev"),
         (nix::libc::EACCES, "/dev/i2c-1: permission denied; run: usermod -aG i2c edgewatt"),
         (EBUSY, "a kernel driver uses the chip; read it through the kernel: hwmon = { chip = \"ina219\", device"),
         (nix::libc::EINVAL, "/dev/i2c-1: Invalid argument"),
