@@ -169,7 +169,7 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
         let reason = figure["reason"].as_str().unwrap();
         assert_eq!((&figure["status"], &figure["net_j"]), (&"attributed".into(), &entry["net_j"]), "{figure}");
         assert!(reason.contains("net from the calibration of 2"), "{figure}");
-        assert!(reason.contains("UTC: the model is too short or too rare for this meter"), "{figure}");
+        assert!(reason.contains("UTC: inferences are too short or too rare for this meter"), "{figure}");
         assert_eq!(figure["calibrated_at_ms"], entry["time_ms"]);
         assert!(number(&figure, "net_expanded_j") >= expanded_j, "{figure}");
     }

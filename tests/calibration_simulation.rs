@@ -1,4 +1,4 @@
-//! Calibration bouts on a simulated machine whose power is known: is the uncertainty of their median true?
+//! Calibration runs on a simulated machine whose power is known: is the uncertainty of their median true?
 //!
 //! A virtual clock; 200 seeded scenarios a class, or `EDGEWATT_SCENARIOS`. `EDGEWATT_SHOW=1 cargo test --test
 //! calibration_simulation -- --nocapture` prints the table.
@@ -11,7 +11,7 @@ mod machine;
 
 use std::time::Duration;
 
-use edgewatt::energy::bout::{Bout, Net, Refusal, Trace, length_min, net};
+use edgewatt::energy::runs::{NetEnergy, NetError, Run, Trace, length_min, net_energy};
 use edgewatt::meter::{Accuracy, Reading, Resolution, Scope};
 use edgewatt::units::{Joules, MonoTime, Watts};
 use machine::Rng;
@@ -60,11 +60,11 @@ const CLASSES: [Class; 11] = [
     },
 ];
 
-/// Cumulative joules at each step, the bouts, and the truth.
+/// Cumulative joules at each step, the runs, and the truth.
 struct Machine {
     joules: Vec<f64>,
-    bouts: Vec<Bout>,
-    quiet: Duration,
+    runs: Vec<Run>,
+    idle: Duration,
     net_j: f64,
 }
 
@@ -77,20 +77,20 @@ impl Machine {
             (0, _) => 0,
             (low, high) => (rng.between(low as f64, high as f64) / 1000.0 / STEP_S) as usize,
         };
-        // Whole inferences make a bout.
-        let bout_steps = if inference_steps == 0 { steps } else { steps.div_ceil(inference_steps) * inference_steps };
+        // Whole inferences make a run.
+        let run_steps = if inference_steps == 0 { steps } else { steps.div_ceil(inference_steps) * inference_steps };
         let (idle_w, added_w) = (rng.between(2.0, 10.0), rng.log_between(0.3, 5.0));
-        let inferences = bout_steps.checked_div(inference_steps).unwrap_or(1000) as u64;
+        let inferences = run_steps.checked_div(inference_steps).unwrap_or(1000) as u64;
         let (mut joules, mut sum, mut now_w) = (Vec::new(), 0.0, idle_w);
-        let mut bouts = Vec::new();
+        let mut runs = Vec::new();
         let mut disturbed = 0;
-        for stretch in 0..11 {
-            let is_bout = stretch % 2 == 1;
-            let length = if is_bout { bout_steps } else { steps };
-            if is_bout {
+        for part in 0..11 {
+            let is_run = part % 2 == 1;
+            let length = if is_run { run_steps } else { steps };
+            if is_run {
                 let time = |steps: usize| MonoTime((steps as f64 * STEP_S * 1e9) as u64);
                 let (start, end) = (time(joules.len()), time(joules.len() + length));
-                bouts.push(Bout { start, end, busy: end.since(start), inferences });
+                runs.push(Run { start, end, busy: end.since(start), inferences });
             }
             for step in 0..length {
                 now_w += idle_w * STEP_S * (class.trend / 60.0);
@@ -107,12 +107,12 @@ impl Machine {
                     steps => 1.0 - 0.5 * (steps / 2) as f64 / steps as f64 * 2.0,
                 };
                 let others_w = if disturbed > 0 { 0.5 } else { 0.0 };
-                sum += STEP_S * (now_w + others_w + if is_bout { added_w * lump } else { 0.0 });
+                sum += STEP_S * (now_w + others_w + if is_run { added_w * lump } else { 0.0 });
                 joules.push(sum);
             }
         }
-        let net_j = added_w * bout_steps as f64 * STEP_S / inferences as f64;
-        Self { joules, bouts, quiet: Duration::from_secs_f64(length_s), net_j }
+        let net_j = added_w * run_steps as f64 * STEP_S / inferences as f64;
+        Self { joules, runs, idle: Duration::from_secs_f64(length_s), net_j }
     }
 
     fn joules_at(&self, seconds: f64) -> f64 {
@@ -123,7 +123,7 @@ impl Machine {
     }
 }
 
-fn run(class: &Class, seed: u64) -> (Result<Net, Refusal>, f64) {
+fn run(class: &Class, seed: u64) -> (Result<NetEnergy, NetError>, f64) {
     let mut rng = Rng(seed.wrapping_mul(0x1234_5678_9abc_def1));
     let quantum_w = rng.one_of(&[0.002, 0.02, 0.1]);
     let (resolution, period_s) = match class.meter {
@@ -163,9 +163,9 @@ fn run(class: &Class, seed: u64) -> (Result<Net, Refusal>, f64) {
             scope: Scope::Board,
             accuracy: Accuracy { resolution, systematic_rel: None },
         };
-        trace.take(reading.time, Ok(reading));
+        trace.add(reading.time, Ok(reading));
     }
-    (net(&trace, &machine.bouts, machine.quiet), machine.net_j)
+    (net_energy(&trace, &machine.runs, machine.idle), machine.net_j)
 }
 
 #[test]

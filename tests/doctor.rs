@@ -90,7 +90,7 @@ impl Report {
     fn is(&self, what: &str, state: &str, parts: &[&str]) {
         let finding = self.find(what);
         assert_eq!(finding["state"], state, "{finding:#}");
-        let strings = [&finding["says"], &finding["mend"], &finding["config"]];
+        let strings = [&finding["says"], &finding["fix"], &finding["config"]];
         let detail = finding["detail"].as_array().unwrap();
         let text: Vec<&str> = strings.into_iter().chain(detail).filter_map(Value::as_str).collect();
         let text = text.join("\n");
@@ -115,7 +115,7 @@ fn a_bare_machine_is_told_how_to_get_each_thing_and_nothing_is_broken() {
     report.is("cameras", "absent", &["camera_auto_detect=1"]);
     report.is("sound cards", "absent", &["dtoverlay=googlevoicehat-soundcard"]);
     report.is("MQTT broker", "absent", &["no configuration"]);
-    report.is("edgewatt.service", "absent", &["systemd does not tell"]);
+    report.is("edgewatt.service", "absent", &["systemd does not answer"]);
 }
 
 const GOOD: [(&str, &str); 26] = [
@@ -167,7 +167,7 @@ fn what_is_there_and_works_is_ok() {
     report.is("ina219 on i2c-1", "ok", &["ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"]);
     report.is("iio:device0 bme280", "ok", &["in_pressure_input in_temp_input"]);
     report.is("serial port ttyUSB0", "ok", &["serial/by-id/usb-FTDI_A1-if00"]);
-    report.is("serial port ttyAMA0", "ok", &["the kernel's console is on it"]);
+    report.is("serial port ttyAMA0", "ok", &["the kernel's console uses it"]);
     report.is("camera video0", "ok", &["imx708"]);
     report.is("sound card 1", "ok", &["Microphone"]);
     report.is("Edge TPU on USB", "ok", &["1a6e:089a, its firmware not loaded yet", "480 Mbit/s"]);
@@ -184,7 +184,7 @@ fn what_is_there_and_works_is_ok() {
 }
 
 #[test]
-fn what_is_there_and_may_not_be_used_is_broken_with_its_mend() {
+fn what_is_there_and_may_not_be_used_is_broken_with_its_fix() {
     let machine = equipped();
     machine.write("dev/apex_0", "");
     machine.write("dev/galcore", "");
@@ -213,7 +213,7 @@ fn a_tpu_without_its_driver_or_library_is_broken() {
         ("sys/bus/pci/devices/0000:01:00.0/device", "0x089a\n"),
     ]);
     let report = machine.report(&["delegates"]);
-    report.is("Edge TPU on PCIe", "broken", &["0000:01:00.0 is there and has no driver", "modprobe apex"]);
+    report.is("Edge TPU on PCIe", "broken", &["0000:01:00.0 exists but has no driver", "modprobe apex"]);
     report.is("libedgetpu.so.1", "broken", &["not installed"]);
 }
 
@@ -241,7 +241,7 @@ fn what_the_configuration_names_and_is_not_there_is_broken() {
     report.is("delegates.tpu", "broken", &["no libedgetpu.so.1", "libedgetpu1-std"]);
     report.is("power.meters.board", "broken", &["no chip", "load its driver"]);
     report.is(&format!("MQTT broker 127.0.0.1:{port}"), "broken", &["refused", "apt-get install mosquitto"]);
-    report.is("room for mqtt.store", "broken", &["mqtt.store.mib is 1048576", "make room"]);
+    report.is("room for mqtt.store", "broken", &["mqtt.store.mib is 1048576", "free some space"]);
     report.is(setup.dir.path().join("state").to_str().unwrap(), "ok", &["not there yet"]);
 
     machine.write("state/x", "");
@@ -274,7 +274,7 @@ fn the_bus_of_a_configured_ina219_must_be_there() {
         Setup::demo(1).with("estimate = { watts_per_core = 2.0, idle_watts = 2.5 }", &ina219)
     };
     let report = |setup: Setup| machine.report(&["-c", setup.config().to_str().unwrap(), "meters"]);
-    report(setup(1)).is("power.meters.guess", "ok", &["its bus is there", "i2c-1"]);
+    report(setup(1)).is("power.meters.guess", "ok", &["its bus exists", "i2c-1"]);
     report(setup(3)).is("power.meters.guess", "broken", &["no such bus", "i2c-3", "modprobe i2c-dev"]);
     machine.deny("dev/i2c-1");
     report(setup(1)).is("power.meters.guess", "broken", &["permission denied", "GROUP=\"i2c\""]);
@@ -313,7 +313,7 @@ fn a_card_is_named_since_writing_wears_it() {
         .unwrap();
     let config = setup.config();
     let report = machine.report(&["-c", config.to_str().unwrap(), "state"]);
-    report.is("room for mqtt.store", "ok", &["MiB free at ", "mmcblk0, a card (SD)"]);
+    report.is("room for mqtt.store", "ok", &["MiB free at ", "mmcblk0 is a card (SD)"]);
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn the_text_has_what_the_json_has() {
         let says = finding["says"].as_str().unwrap();
         let line = format!("  {state:<7} {}: {says}\n", finding["what"].as_str().unwrap());
         assert!(text.contains(&line), "no {line} in {text}");
-        for (word, key) in [("mend", "mend"), ("use", "config")] {
+        for (word, key) in [("fix", "fix"), ("use", "config")] {
             let line = finding[key].as_str().map(|value| format!("{word}: {value}\n"));
             assert!(line.is_none_or(|line| text.contains(&line)), "{finding} is not whole in {text}");
         }

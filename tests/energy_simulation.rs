@@ -1,4 +1,4 @@
-//! The energy join against a simulated machine whose power is known at every moment: is the uncertainty true?
+//! The energy estimates against a simulated machine whose power is known at every moment: is the uncertainty true?
 //!
 //! A virtual clock; meters with the faults of real ones; thousands of seeded scenarios. `make energy-simulation` runs all
 //! of them and prints the table of docs/energy.md, the plain test a sample.
@@ -22,7 +22,7 @@ use scenario::{CLASSES, Class, Scenario, Trouble};
 #[derive(Default)]
 struct Tally {
     scenarios: u32,
-    figures: [u32; 4],
+    estimates: [u32; 4],
     gross: Score,
     net: Score,
 }
@@ -72,20 +72,20 @@ fn run(class: &Class, scenarios: u64) -> Tally {
     for seed in first..first + scenarios {
         let scenario = Scenario::new(class, seed);
         tally.scenarios += 1;
-        for (figure, truth) in scenario.run().figures {
-            tally.count(&figure);
-            if figure.status == Status::Measured || (class.pipelines > 1 && figure.status == Status::Attributed) {
-                let (gross, net) = (figure.gross_j.unwrap(), figure.net_j);
+        for (estimate, truth) in scenario.run().estimates {
+            tally.count(&estimate);
+            if estimate.status == Status::Measured || (class.pipelines > 1 && estimate.status == Status::Attributed) {
+                let (gross, net) = (estimate.gross_j.unwrap(), estimate.net_j);
                 if class.pipelines == 1 {
-                    tally.gross.add(gross, figure.gross_expanded_j.unwrap(), truth.gross_j);
+                    tally.gross.add(gross, estimate.gross_expanded_j.unwrap(), truth.gross_j);
                 }
                 if let Some(net) = net {
-                    tally.net.add(net, figure.net_expanded_j.unwrap(), truth.net_j);
+                    tally.net.add(net, estimate.net_expanded_j.unwrap(), truth.net_j);
                 }
                 if show {
-                    let e = (gross - truth.gross_j) / figure.gross_expanded_j.unwrap();
-                    let en = net.map(|n| (n - truth.net_j) / figure.net_expanded_j.unwrap());
-                    eprintln!("{} {seed} gross {e:+.2} net {en:+.2?} {truth:?} {scenario:?} {figure:?}", class.name);
+                    let e = (gross - truth.gross_j) / estimate.gross_expanded_j.unwrap();
+                    let en = net.map(|n| (n - truth.net_j) / estimate.net_expanded_j.unwrap());
+                    eprintln!("{} {seed} gross {e:+.2} net {en:+.2?} {truth:?} {scenario:?} {estimate:?}", class.name);
                 }
             }
         }
@@ -111,14 +111,14 @@ fn run_all(classes: &[&Class], scenarios: u64) -> Vec<Tally> {
 }
 
 impl Tally {
-    fn count(&mut self, figure: &EnergyEstimate) {
-        let index = match figure.status {
+    fn count(&mut self, estimate: &EnergyEstimate) {
+        let index = match estimate.status {
             Status::Measured => 0,
             Status::Attributed => 1,
             Status::Estimated => 2,
             Status::Unavailable => 3,
         };
-        self.figures[index] += 1;
+        self.estimates[index] += 1;
     }
 }
 
@@ -134,14 +134,14 @@ fn simulate(scenarios: u64, slack: f64) {
     let classes: Vec<&Class> = CLASSES.iter().filter(is_wanted).collect();
     for (class, mut tally) in classes.iter().zip(run_all(&classes, scenarios)) {
         let (gross, net) = (tally.gross.show(), tally.net.show());
-        let [measured, attributed, _, unavailable] = tally.figures;
+        let [measured, attributed, _, unavailable] = tally.estimates;
         println!("| {} | {gross} | {net} | {measured} | {attributed} | {unavailable} |", class.name);
         for (what, score) in [("gross", &tally.gross), ("net", &tally.net)] {
             // Of a sample the coverage scatters: by two standard errors here, and twice that in a small one, since a
-            // scenario's figures are not independent.
+            // scenario's estimates are not independent.
             let scatter = slack * 2.0 * 100.0 * (0.95 * 0.05 / f64::from(tally.scenarios)).sqrt();
             let bias_scatter = slack * 2.0 * 0.5 / f64::from(tally.scenarios).sqrt();
-            // Known to be too wary: windows of snapshots that are rare.
+            // Known to be too cautious: windows with few snapshots.
             let is_rare = class.name.starts_with("default ina219");
             let most = if is_rare { 99.5 } else { 98.0 };
             let range = 93.0 - scatter..=most + scatter;
@@ -151,7 +151,7 @@ fn simulate(scenarios: u64, slack: f64) {
                 _ => tally.scenarios / 5,
             };
             if class.measures && slack < 1.0 && score.count < fewest {
-                wrong.push(format!("{} {what}: only {} figures", class.name, score.count));
+                wrong.push(format!("{} {what}: only {} estimates", class.name, score.count));
             }
             if class.measures && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + bias_scatter) {
                 wrong.push(format!(
@@ -161,7 +161,7 @@ fn simulate(scenarios: u64, slack: f64) {
                     score.bias()
                 ));
             }
-            // Net can be surprised by drift that no quiet stretch has shown, gross only by where the last conversion fell.
+            // Net can be surprised by drift that no idle interval has shown, gross only by where the last conversion fell.
             let worst = if what == "gross" { 5.0 } else { 8.0 };
             if class.measures && (score.worst > worst || score.far > score.count / 100 + 1) {
                 let Score { worst, far, count, .. } = score;
@@ -169,53 +169,56 @@ fn simulate(scenarios: u64, slack: f64) {
             }
         }
         if !class.measures && attributed < 10 * measured {
-            wrong.push(format!("{}: {measured} figures claim to be measured, {attributed} say attributed", class.name));
+            wrong.push(format!(
+                "{}: {measured} estimates claim to be measured, {attributed} say attributed",
+                class.name
+            ));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Each scenario again without its wraps, gaps and suspends: what both have a figure for must agree. That no window spans a
-/// loss is asserted where figures are scored.
+/// Each scenario again without its wraps, gaps and suspends: what both have a estimate for must agree. That no window spans a
+/// loss is asserted where estimates are scored.
 fn compare(scenarios: u64) {
     for class in CLASSES.iter().filter(|class| class.trouble.is_of_the_meter()) {
         let (mut same, mut after, mut losses) = (0, 0, 0);
         for seed in 0..scenarios {
             let with = Scenario::new(class, seed).run();
             let without: HashMap<_, _> =
-                Scenario::new(class, seed).without_trouble().run().figures.into_iter().map(keyed).collect();
+                Scenario::new(class, seed).without_trouble().run().estimates.into_iter().map(keyed).collect();
             losses += with.losses.len();
-            for (window, figure) in with.figures.into_iter().map(keyed) {
-                let Some(other) = without.get(&window).filter(|_| figure.gross_j.is_some()) else { continue };
-                let (gross, expanded) = (figure.gross_j.zip(other.gross_j), figure.gross_expanded_j);
+            for (window, estimate) in with.estimates.into_iter().map(keyed) {
+                let Some(other) = without.get(&window).filter(|_| estimate.gross_j.is_some()) else { continue };
+                let (gross, expanded) = (estimate.gross_j.zip(other.gross_j), estimate.gross_expanded_j);
                 let agrees = gross.zip(expanded).is_none_or(|((a, b), expanded)| (a - b).abs() < expanded);
-                // Idle power may be known from other pieces of quiet.
-                let (net, u) = (figure.net_j.zip(other.net_j), figure.net_expanded_j.zip(other.net_expanded_j));
+                // Idle power may be known from other idle intervals.
+                let (net, u) = (estimate.net_j.zip(other.net_j), estimate.net_expanded_j.zip(other.net_expanded_j));
                 let net_agrees = net.zip(u).is_none_or(|((a, b), (u_a, u_b))| (a - b).abs() < u_a + u_b);
-                assert!(agrees && net_agrees, "{} {seed}: {figure:?} {other:?}", class.name);
+                assert!(agrees && net_agrees, "{} {seed}: {estimate:?} {other:?}", class.name);
                 same += 1;
-                let from = figure.window[0].0;
+                let from = estimate.window[0].0;
                 after += usize::from(with.losses.iter().any(|loss| loss.1 <= from));
             }
         }
-        println!("{}: {same} figures agree, {after} of them after one of {losses} losses", class.name);
+        println!("{}: {same} estimates agree, {after} of them after one of {losses} losses", class.name);
         assert!(same > scenarios && (losses == 0 || after as u64 > scenarios / 4), "{}: {same} {after}", class.name);
         assert_eq!(losses == 0, class.loses_nothing(), "{}", class.name);
     }
 }
 
-fn keyed((figure, _): (EnergyEstimate, scenario::Truth)) -> (Vec<(MonoTime, MonoTime)>, EnergyEstimate) {
-    (figure.window.clone(), figure)
+fn keyed((estimate, _): (EnergyEstimate, scenario::Truth)) -> (Vec<(MonoTime, MonoTime)>, EnergyEstimate) {
+    (estimate.window.clone(), estimate)
 }
 
 #[test]
-fn what_goes_wrong_with_the_meter_changes_no_other_figure_in_a_sample() {
+fn what_goes_wrong_with_the_meter_changes_no_other_estimate_in_a_sample() {
     compare(20);
 }
 
 #[test]
 #[ignore = "a minute of an optimised build: make energy-simulation"]
-fn what_goes_wrong_with_the_meter_changes_no_other_figure() {
+fn what_goes_wrong_with_the_meter_changes_no_other_estimate() {
     compare(1000);
 }
 

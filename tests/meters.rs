@@ -76,10 +76,10 @@ fn absent_denied_refused_and_silent_meters_say_why_and_come_back_when_mended() {
     let daemon = Daemon::start(without_root_s_rights(setup.command("run", &[])));
 
     watch.unavailable("package", 0, &["energy_uj: permission denied; ", "CVE-2020-8694", "chmod g+r"]);
-    watch.unavailable("gone", 0, &["class/hwmon: no chip \"ina226\"; there is: ina231", "load its driver"]);
+    watch.unavailable("gone", 0, &["class/hwmon: no chip \"ina226\"; found: ina231", "load its driver"]);
     watch.unavailable("refused", 0, &["hwmon1/power1_input: Invalid argument (os error 22)"]);
     watch.unavailable("broken", 0, &["hwmon2/power1_input: Input/output error (os error 5)"]);
-    let silent = watch.figure("silent", 0, |figure| figure["reason"].as_str().is_some_and(|r| r.contains("not move")));
+    let silent = watch.figure("silent", 0, |figure| figure["reason"].as_str().is_some_and(|r| r.contains("not change")));
     assert_eq!((&silent["status"], &silent["gross_j"]), (&"unavailable".into(), &Value::Null));
 
     let from = watch.mark();
@@ -172,7 +172,7 @@ fn a_wrap_of_unknown_range_and_an_unplugged_meter_cost_only_their_own_windows() 
     let setup = setup(broker.port, &tree, 200, "package.rapl = {}\nboard.hwmon = { chip = \"ina219\" }");
     let mut daemon = setup.start(&[]);
     let info = watch.find("/info", 0, |_| true);
-    assert_has(&detail(&info, "package"), &["package-0 (intel-rapl:0), range unknown: a wrap re-baselines"]);
+    assert_has(&detail(&info, "package"), &["package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost"]);
     let mend = format!("echo 100000 > {}", tree.path("class/hwmon/hwmon0/shunt_resistor").display());
     assert_has(&detail(&info, "board"), &["shunt 10000 uOhm; that is the kernel's default", &mend]);
     daemon.in_log("the shunt's warning", |log| {
@@ -199,7 +199,7 @@ fn a_wrap_of_unknown_range_and_an_unplugged_meter_cost_only_their_own_windows() 
     tree.remove("class/powercap");
     tree.remove("class/hwmon/hwmon0");
     watch.unavailable("package", from, &["class/powercap: the kernel shows no powercap zones; run: modprobe"]);
-    watch.unavailable("board", from, &["class/hwmon: no chip \"ina219\"; there is: none"]);
+    watch.unavailable("board", from, &["class/hwmon: no chip \"ina219\"; found: none"]);
     let from = watch.mark();
     ina219(4, "1500000\n");
     tree.zone("intel-rapl:0", "package-0", 7);

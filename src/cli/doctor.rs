@@ -14,7 +14,7 @@ use crate::config::{Broker, Config};
 use crate::doctor::{self, Finding, Part, Roots, State};
 
 /// Of the JSON; it grows with a change that readers must know of.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -84,7 +84,7 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     let what = format!("MQTT broker {address}");
     Ok(match walked {
         Ok(()) => of(State::Ok, &what, "it takes messages".into()).detail(steps),
-        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).mend(match &config.mqtt.login {
+        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).fix(match &config.mqtt.login {
             Some((_, file)) if eaccess(file, AccessFlags::R_OK) == Err(Errno::EACCES) => {
                 "let this user read it; of the service's own, which systemd reads for it, ask: sudo edgewatt doctor broker"
             }
@@ -96,7 +96,7 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
 fn show(out: &mut impl Write, part: Part, findings: &[Finding]) -> io::Result<()> {
     let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     writeln!(out, "{name}")?;
-    for Finding { what, state, says, detail, mend, config, .. } in findings {
+    for Finding { what, state, says, detail, fix, config, .. } in findings {
         let state = match state {
             State::Ok => "ok",
             State::Absent => "absent",
@@ -106,7 +106,7 @@ fn show(out: &mut impl Write, part: Part, findings: &[Finding]) -> io::Result<()
         for line in detail {
             writeln!(out, "          {line}")?;
         }
-        for (word, line) in [("mend", mend), ("use", config)] {
+        for (word, line) in [("fix", fix), ("use", config)] {
             if let Some(line) = line {
                 writeln!(out, "          {word}: {line}")?;
             }

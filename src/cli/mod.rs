@@ -70,7 +70,7 @@ enum Command {
     /// Find what this machine has of what edgewatt needs, and what makes the rest work
     ///
     /// Looks at the configuration, the runtime, delegates, meters, sensors, the way to the broker, the clock, the state
-    /// folder and the service. Each line is ok, absent or broken, with the command, rule or setting that mends it. Absent
+    /// folder and the service. Each line is ok, absent or broken, with the command, rule or setting that fixes it. Absent
     /// is what is not there and nothing asks for; broken is what does not work, and what the configuration names and is
     /// not there. Nothing is changed, but a message on BASE/NODE/check goes to the broker. Permissions are those of the
     /// user who asks: sudo -u edgewatt edgewatt doctor asks for the service. Exits with 1 when a line is broken.

@@ -10,8 +10,7 @@ use rtrb::Consumer;
 
 use super::power::Latest;
 use crate::config::Power;
-use crate::energy::bout::Calibrated;
-use crate::energy::{Attribution, EnergyEstimate, Settings};
+use crate::energy::{Attribution, Calibrated, EnergyEstimate, Settings};
 use crate::engine::span::{BusySpan, SpanSender, span_ring};
 use crate::load::meters;
 use crate::meter::{MeterInfo, sampler};
@@ -62,7 +61,7 @@ impl Metering {
                 let of = |power: &Power| power.meters.iter().find(|meter| meter.name == name).cloned();
                 power.sysfs == before.power.sysfs && of(power) == of(&before.power)
             };
-            join.inherit(&before.join.lock().unwrap_or_else(PoisonError::into_inner), same);
+            join.inherit_idle_power(&before.join.lock().unwrap_or_else(PoisonError::into_inner), same);
         }
         let (join, power_now) = (Arc::new(Mutex::new(join)), power.clone());
         if meters.is_empty() {
@@ -81,9 +80,9 @@ impl Metering {
                 let now = MonoTime::now();
                 if asked.is_none_or(|asked| now.since(asked) >= OTHERS_PERIOD) {
                     asked = Some(now);
-                    join.others(others.cpu_time());
+                    join.set_other_cpu_time(others.cpu_time());
                 }
-                join.reading(meter, reading);
+                join.add_reading(meter, reading);
             })
         })?;
         Ok((
@@ -94,7 +93,7 @@ impl Metering {
 
     /// Takes over settings of the same meters.
     pub fn set(&mut self, power: &Power) {
-        self.join.lock().unwrap_or_else(PoisonError::into_inner).set(settings(power));
+        self.join.lock().unwrap_or_else(PoisonError::into_inner).set_settings(settings(power));
         self.power = power.clone();
     }
 
@@ -106,7 +105,7 @@ impl Metering {
 
     /// Tells which delegates are loaded: idle power differs with them.
     pub fn delegates(&self, active: &str) {
-        self.join.lock().unwrap_or_else(PoisonError::into_inner).delegates(active);
+        self.join.lock().unwrap_or_else(PoisonError::into_inner).set_delegates(active);
     }
 
     /// Tells what bouts have shown of a pipeline, as `find` has it for each meter.
@@ -114,13 +113,13 @@ impl Metering {
         let Some(place) = self.pipelines.iter().position(|metered| *metered == pipeline) else { return };
         let mut join = self.join.lock().unwrap_or_else(PoisonError::into_inner);
         for (meter, info) in self.infos.iter().enumerate() {
-            join.calibrated(place, meter, find(info));
+            join.set_calibrated(place, meter, find(info));
         }
     }
 
     /// The figures since the last call, by pipeline.
     pub fn figures(&self) -> BTreeMap<usize, Vec<EnergyEstimate>> {
-        let figures = self.join.lock().unwrap_or_else(PoisonError::into_inner).figures();
+        let figures = self.join.lock().unwrap_or_else(PoisonError::into_inner).estimates();
         self.pipelines.iter().copied().zip(figures).collect()
     }
 
@@ -146,7 +145,7 @@ fn settings(power: &Power) -> Settings {
 fn absorb(join: &mut Attribution, spans: &mut [Consumer<BusySpan>]) {
     for (pipeline, ring) in spans.iter_mut().enumerate() {
         while let Ok(span) = ring.pop() {
-            join.absorb(pipeline, span);
+            join.add_span(pipeline, span);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Accelerators: their devices, and the libraries that the configuration names for them. No library is loaded: vendors'
-//! libraries have been seen to end the process.
+//! Accelerators: their devices, and the libraries that the configuration names for them. No library is loaded, because
+//! some vendors' libraries end the process.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::config::{Config, DelegateKind};
 use crate::engine::edge_tpu;
 
 const EDGE_TPU_LIBRARY: &str = "libedgetpu.so.1";
-const EDGE_TPU_MEND: &str = "install libedgetpu1-std of Coral's packages, or a build for the runtime's version from \
+const EDGE_TPU_FIX: &str = "install libedgetpu1-std from Coral's packages, or a build for the runtime's version from \
                              github.com/feranick/libedgetpu; docs/coral.md says which";
 /// USB ids of the Edge TPU: before its firmware is loaded, and after.
 const EDGE_TPU_USB: [(&str, &str, &str); 2] =
@@ -20,7 +20,7 @@ const EDGE_TPU_PCI: (&str, &str) = ("0x1ac1", "0x089a");
 const EDGE_TPU_USB_RULE: &str = "SUBSYSTEM==\"usb\", ATTRS{idVendor}==\"1a6e\", ATTRS{idProduct}==\"089a\", \
      MODE=\"0660\", GROUP=\"plugdev\" and a second line with ATTRS{idVendor}==\"18d1\", ATTRS{idProduct}==\"9302\"";
 const APEX_RULE: &str = "SUBSYSTEM==\"apex\", MODE=\"0660\", GROUP=\"apex\"; run first: groupadd --system apex";
-/// Device files of other accelerators, with what they are; see docs/delegates.md.
+/// Device files of other accelerators and their names; see docs/delegates.md.
 const OTHERS: [(&str, &str); 4] = [
     ("galcore", "VeriSilicon NPU or GPU"),
     ("ethosu0", "Arm Ethos-U"),
@@ -28,6 +28,7 @@ const OTHERS: [(&str, &str); 4] = [
     ("dri/renderD128", "GPU"),
 ];
 
+/// Examines the Edge TPU, other accelerators and the configured libraries.
 pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let configured = config.map(libraries).unwrap_or_default();
     let wants_tpu = configured.iter().any(|(_, library)| edge_tpu::is_library(library));
@@ -35,19 +36,19 @@ pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let has_tpu = usb.is_some() || pcie.is_some();
     let mut findings: Vec<Finding> = usb.into_iter().chain(pcie).collect();
     if !has_tpu {
-        let (state, mend) = (
+        let (state, fix) = (
             if wants_tpu { State::Broken } else { State::Absent },
             "plug it in: lsusb shows 1a6e:089a \
-            or 18d1:9302, lspci -nn shows 1ac1:089a; a USB one that vanishes lacks current: use a powered hub",
+            or 18d1:9302, lspci -nn shows 1ac1:089a; a USB one that disappears needs more current: use a powered hub",
         );
-        findings.push(Finding::new(Part::Delegates, state, "Edge TPU", "none on USB or PCIe").mend(mend));
+        findings.push(Finding::new(Part::Delegates, state, "Edge TPU", "none on USB or PCIe").fix(fix));
     }
     if !wants_tpu {
         findings.push(match find_library(Path::new(EDGE_TPU_LIBRARY)) {
             Some(path) => Finding::new(Part::Delegates, State::Ok, EDGE_TPU_LIBRARY, path.display().to_string()),
             None => {
                 let state = if has_tpu { State::Broken } else { State::Absent };
-                Finding::new(Part::Delegates, state, EDGE_TPU_LIBRARY, "not installed").mend(EDGE_TPU_MEND)
+                Finding::new(Part::Delegates, state, EDGE_TPU_LIBRARY, "not installed").fix(EDGE_TPU_FIX)
             }
         });
     }
@@ -60,7 +61,7 @@ pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     findings
 }
 
-/// The libraries of delegates that pipelines ask for, each delegate once.
+/// Returns the libraries of the delegates that pipelines use, each delegate once.
 fn libraries(config: &Config) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for delegate in config.pipelines.iter().flat_map(|pipeline| &pipeline.delegates) {
@@ -77,32 +78,32 @@ fn configured_library(name: &str, library: &Path) -> Finding {
     let what = format!("delegates.{name}");
     match find_library(library) {
         Some(path) => Finding::new(Part::Delegates, State::Ok, what, path.display().to_string())
-            .detail(vec![format!("whether it works: edgewatt inspect MODEL --delegate {name} -c FILE")]),
+            .detail(vec![format!("to test it, run: edgewatt inspect MODEL --delegate {name} -c FILE")]),
         None => {
             let broken = Finding::new(Part::Delegates, State::Broken, what, format!("no {}", library.display()));
-            broken.mend(match edge_tpu::is_library(library) {
-                true => EDGE_TPU_MEND.to_owned(),
+            broken.fix(match edge_tpu::is_library(library) {
+                true => EDGE_TPU_FIX.to_owned(),
                 false => format!(
-                    "install it, and run: ldconfig; or name its file in delegates.{name}; see docs/delegates.md"
+                    "install it and run: ldconfig; or set the path of its file in delegates.{name}; see docs/delegates.md"
                 ),
             })
         }
     }
 }
 
-/// Where the dynamic linker would take a library from: a file, `LD_LIBRARY_PATH`, or ldconfig's cache.
+/// Returns where the dynamic linker would find a library: a file, `LD_LIBRARY_PATH`, or ldconfig's cache.
 fn find_library(library: &Path) -> Option<PathBuf> {
     if library.components().count() > 1 {
         return library.is_file().then(|| library.to_owned());
     }
     let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let beside = std::env::split_paths(&folders).map(|folder| folder.join(library)).find(|path| path.is_file());
-    beside.or_else(|| {
-        // It is not in an ordinary user's search path.
+    let in_path = std::env::split_paths(&folders).map(|folder| folder.join(library)).find(|path| path.is_file());
+    in_path.or_else(|| {
+        // ldconfig is not in the search path of normal users.
         let listed = ["ldconfig", "/sbin/ldconfig"].into_iter().find_map(|command| list(command.as_ref()))?;
         let name = format!("{} (", library.display());
         let line = listed.lines().find(|line| line.trim_start().starts_with(&name))?;
-        // The cache may be older than a removal.
+        // The library may have been removed since the cache was written.
         line.split_once(" => ").map(|(_, path)| PathBuf::from(path.trim())).filter(|path| path.is_file())
     })
 }
@@ -123,7 +124,7 @@ fn edge_tpu_usb(roots: &Roots) -> Option<Finding> {
         let says = format!("{vendor}:{product}, {firmware}");
         let finding = node::finding(Part::Delegates, "Edge TPU on USB".into(), &says, &path, EDGE_TPU_USB_RULE);
         let slow = attribute("speed").filter(|mbit| mbit.parse::<f64>().is_ok_and(|mbit| mbit < 5000.0));
-        let slow = slow.map(|mbit| format!("at {mbit} Mbit/s: a USB 3 port and cable carry ten times that"));
+        let slow = slow.map(|mbit| format!("at {mbit} Mbit/s; a USB 3 port and cable are ten times as fast"));
         Some(finding.detail(slow.into_iter().collect()))
     })
 }
@@ -132,7 +133,7 @@ fn edge_tpu_pcie(roots: &Roots) -> Option<Finding> {
     let node = roots.dev.join("apex_0");
     if node.exists() {
         let what = "Edge TPU on PCIe".to_owned();
-        return Some(node::finding(Part::Delegates, what, "its driver works", &node, APEX_RULE));
+        return Some(node::finding(Part::Delegates, what, "its driver is loaded", &node, APEX_RULE));
     }
     let folder = roots.sysfs.join("bus/pci/devices");
     let is_tpu = |name: &String| {
@@ -141,10 +142,10 @@ fn edge_tpu_pcie(roots: &Roots) -> Option<Finding> {
         attribute("vendor").as_deref() == Some(vendor) && attribute("device").as_deref() == Some(device)
     };
     names(&folder).iter().find(|name| is_tpu(name)).map(|name| {
-        let says = format!("{name} is there and has no driver: no {}", node.display());
-        Finding::new(Part::Delegates, State::Broken, "Edge TPU on PCIe", says).mend(
-            "run: modprobe apex; where there is no such module, build gasket for this kernel: \
-             github.com/google/gasket-driver, or a fork that follows the kernel",
+        let says = format!("{name} exists but has no driver: no {}", node.display());
+        Finding::new(Part::Delegates, State::Broken, "Edge TPU on PCIe", says).fix(
+            "run: modprobe apex; if there is no such module, build gasket for this kernel: \
+             github.com/google/gasket-driver, or a maintained fork",
         )
     })
 }

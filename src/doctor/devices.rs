@@ -1,27 +1,28 @@
-//! Sensors: what the kernel has by IIO, serial ports, cameras, sound cards.
+//! Sensors: IIO devices, serial ports, cameras and sound cards that the kernel shows.
 
 use std::fs;
 use std::path::Path;
 
 use super::{Finding, Part, Roots, State, node};
 
-/// Ports of boards and adapters; `ttyS` are many on a PC and none of them connected, so those must show what they are.
+/// Ports of boards and adapters. A PC has many `ttyS` that are not connected, so those must show their type.
 const SERIAL: [&str; 4] = ["ttyUSB", "ttyACM", "ttyAMA", "ttyS"];
 
+/// Examines all kinds of sensors.
 pub fn sensors(roots: &Roots) -> Vec<Finding> {
     let groups = [
         (
             iio(roots),
             "IIO devices",
             "on a Raspberry Pi: dtparam=i2c_arm=on and the chip's overlay, such as \
-          dtoverlay=i2c-sensor,bme280, in /boot/firmware/config.txt; elsewhere, of a chip at 0x76 of bus 1: echo bme280 \
+          dtoverlay=i2c-sensor,bme280, in /boot/firmware/config.txt; on other boards, for a chip at 0x76 of bus 1: echo bme280 \
           0x76 > /sys/bus/i2c/devices/i2c-1/new_device",
         ),
         (
             serial(roots),
             "serial ports",
             "plug an adapter in; for the pins of a Raspberry Pi: enable_uart=1 in \
-          /boot/firmware/config.txt, and no console=serial0 in cmdline.txt beside it",
+          /boot/firmware/config.txt, and no console=serial0 in cmdline.txt in the same folder",
         ),
         (
             cameras(roots),
@@ -36,23 +37,24 @@ pub fn sensors(roots: &Roots) -> Vec<Finding> {
           dtoverlay=googlevoicehat-soundcard, or that of its board, in /boot/firmware/config.txt",
         ),
     ];
-    let listed = |(found, what, mend): (Vec<Finding>, &str, &str)| match found.is_empty() {
-        true => vec![Finding::new(Part::Sensors, State::Absent, what, "none").mend(mend)],
+    let listed = |(found, what, fix): (Vec<Finding>, &str, &str)| match found.is_empty() {
+        true => vec![Finding::new(Part::Sensors, State::Absent, what, "none").fix(fix)],
         false => found,
     };
     groups.into_iter().flat_map(listed).collect()
 }
 
-/// The names in a folder, sorted; none where there is no folder.
+/// Returns the names in a folder, sorted; empty if there is no such folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    // By number, where they end in one: video10 after video2.
+    // By number if they end in one: video10 after video2.
     names
         .sort_by_key(|name| (name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned(), name.len(), name.clone()));
     names
 }
 
+/// Returns the text of a file without its line end, unless it is empty or cannot be read.
 pub fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned()).filter(|text| !text.is_empty())
 }
@@ -68,7 +70,12 @@ fn iio(roots: &Roots) -> Vec<Finding> {
             .filter(|file| file.starts_with("in_") && (file.ends_with("_raw") || file.ends_with("_input")))
             .collect();
         let Some(first) = channels.first() else {
-            return Finding::new(Part::Sensors, State::Ok, what.trim_end(), "no channel that can be read singly");
+            return Finding::new(
+                Part::Sensors,
+                State::Ok,
+                what.trim_end(),
+                "it has no channel that can be read one value at a time",
+            );
         };
         match fs::read_to_string(device.join(first)) {
             Ok(_) => {
@@ -77,7 +84,7 @@ fn iio(roots: &Roots) -> Vec<Finding> {
             Err(error) => {
                 let path = device.join(first);
                 Finding::new(Part::Sensors, State::Broken, what.trim_end(), format!("{}: {error}", path.display()))
-                    .mend(format!("look at its wires and its supply, and at: dmesg | grep -i {name}"))
+                    .fix(format!("check its wiring and supply, and run: dmesg | grep -i {name}"))
             }
         }
     };
@@ -89,7 +96,7 @@ fn serial(roots: &Roots) -> Vec<Finding> {
         let kind = SERIAL.into_iter().find(|kind| {
             name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
         });
-        // The kernel's `PORT_UNKNOWN` is 0: an address that no port answered at.
+        // The kernel's `PORT_UNKNOWN` is 0: an address at which no port was found.
         let known = || text(&roots.sysfs.join("class/tty").join(name).join("type")).is_some_and(|kind| kind != "0");
         kind.is_some_and(|kind| kind != "ttyS" || known())
     };
@@ -102,9 +109,11 @@ fn serial(roots: &Roots) -> Vec<Finding> {
         let stable = names(&by_id)
             .into_iter()
             .find(|id| fs::read_link(by_id.join(id)).is_ok_and(|to| to.file_name().is_some_and(|file| *file == *name)));
-        finding.detail.extend(stable.map(|id| format!("always the same by {}", by_id.join(id).display())));
+        finding.detail.extend(stable.map(|id| format!("stable name: {}", by_id.join(id).display())));
         if console.split(' ').any(|active| active == name) {
-            finding.detail.push("the kernel's console is on it: take console= with it out of the command line".into());
+            finding
+                .detail
+                .push("the kernel's console uses it; remove its console= from the kernel's command line".into());
         }
         finding
     };
@@ -122,7 +131,7 @@ fn cameras(roots: &Roots) -> Vec<Finding> {
     video.map(camera).collect()
 }
 
-/// Those that can record.
+/// Examines the sound cards that can record.
 fn sound(roots: &Roots) -> Vec<Finding> {
     let folder = roots.sysfs.join("class/sound");
     let capture = names(&folder).into_iter().filter(|name| name.starts_with("pcmC") && name.ends_with('c'));

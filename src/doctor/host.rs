@@ -1,4 +1,4 @@
-//! The machine around the daemon: its clock, where it keeps things, its service.
+//! The machine around the daemon: the clock, the state folder, the service.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,18 @@ use crate::sys::clock;
 const MIB: u64 = 1 << 20;
 const UNIT: &str = "edgewatt.service";
 
+/// Examines whether the wall clock is synchronised.
 pub fn clock() -> Finding {
     const WHAT: &str = "wall clock";
     match clock::is_synchronised() {
         Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
         Ok(false) => Finding::new(Part::Clock, State::Broken, WHAT, "not synchronised: times in messages may be wrong")
-            .mend("run: timedatectl set-ntp true; where that is refused: apt-get install systemd-timesyncd, or chrony"),
-        Err(error) => Finding::new(Part::Clock, State::Absent, WHAT, format!("the kernel does not tell: {error}")),
+            .fix("run: timedatectl set-ntp true; if that fails: apt-get install systemd-timesyncd, or chrony"),
+        Err(error) => Finding::new(Part::Clock, State::Absent, WHAT, format!("the kernel does not report it: {error}")),
     }
 }
 
-/// The state folder, and the room for the store there.
+/// Examines the state folder, and the free space for the store in it.
 pub fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let folder = state_dir::folder(config.and_then(|config| config.state_dir.as_deref()));
     let store = config.and_then(|config| config.mqtt.store.as_ref());
@@ -37,27 +38,28 @@ pub fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     findings
 }
 
-/// A folder that is not there yet is fine where it can be made.
+/// Examines whether the folder can be written, or created if it does not exist yet.
 fn writable(folder: &Path, asked_for: bool) -> Finding {
     let (what, user) = (folder.display().to_string(), node::user());
     let of = |state, says: String| Finding::new(Part::State, state, what.clone(), says);
     let there = existing(folder);
     match (eaccess(&there, AccessFlags::W_OK | AccessFlags::X_OK), there == folder) {
-        (Ok(()), true) => of(State::Ok, format!("{user} may write there")),
-        (Ok(()), false) => of(State::Ok, format!("not there yet, and {user} may make it")),
-        (Err(_), false) if !asked_for => of(State::Absent, "not there yet; the service makes it".into()),
+        (Ok(()), true) => of(State::Ok, format!("{user} may write to it")),
+        (Ok(()), false) => of(State::Ok, format!("does not exist yet, {user} may create it")),
+        (Err(_), false) if !asked_for => of(State::Absent, "does not exist yet; the service creates it".into()),
         (Err(errno), is_there) => {
-            let reason = if errno == Errno::EACCES { format!("{user} may not write there") } else { errno.to_string() };
-            let reason = if is_there { reason } else { format!("not there, and at {}: {reason}", there.display()) };
-            of(State::Broken, reason).mend(format!(
-                "run: install -d -o {user} {what}; or name another in node.state_dir; the service has its own by \
-                 StateDirectory=, ask as its user: sudo -u edgewatt edgewatt doctor"
+            let reason = if errno == Errno::EACCES { format!("{user} may not write to it") } else { errno.to_string() };
+            let reason =
+                if is_there { reason } else { format!("does not exist, and for {}: {reason}", there.display()) };
+            of(State::Broken, reason).fix(format!(
+                "run: install -d -o {user} {what}; or name another folder in node.state_dir; the service has its own, from \
+                 StateDirectory=; to check that one, run: sudo -u edgewatt edgewatt doctor"
             ))
         }
     }
 }
 
-/// The next folder above that exists, or the path itself.
+/// Returns the path, or the nearest parent folder that exists.
 fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new(".")).to_owned()
 }
@@ -65,27 +67,28 @@ fn existing(path: &Path) -> PathBuf {
 fn room(roots: &Roots, file: &Path, max_bytes: u64) -> Finding {
     let what = "room for mqtt.store";
     let folder = existing(file.parent().unwrap_or(file));
-    #[allow(clippy::useless_conversion, reason = "they are 32 bits wide on some")]
+    #[allow(clippy::useless_conversion, reason = "they are 32 bits wide on some machines")]
     let free = match statvfs(&folder) {
         Ok(stat) => u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())),
         Err(errno) => {
             return Finding::new(Part::State, State::Broken, what, format!("{}: {errno}", folder.display()));
         }
     };
-    // What the file has already, it need not find.
+    // The file needs only the space that it does not have yet.
     let taken = std::fs::metadata(file).map_or(0, |metadata| metadata.len());
     let needed = max_bytes.saturating_sub(taken);
     let (free_mib, max_mib) = (free / MIB, max_bytes / MIB);
     let says = format!("{free_mib} MiB free at {}, mqtt.store.mib is {max_mib}", folder.display());
     let finding = match free >= needed {
         true => Finding::new(Part::State, State::Ok, what, says),
-        false => Finding::new(Part::State, State::Broken, what, says)
-            .mend(format!("make room, or set mqtt.store.mib below {free_mib}, or mqtt.store.path to another disk")),
+        false => Finding::new(Part::State, State::Broken, what, says).fix(format!(
+            "free some space, or set mqtt.store.mib below {free_mib}, or set mqtt.store.path to another disk"
+        )),
     };
     finding.detail(disk(roots, &folder).into_iter().collect())
 }
 
-/// What is worth knowing of the disk that a folder is on.
+/// Returns what to know about the disk of a folder: whether it is a memory card, which wears.
 fn disk(roots: &Roots, folder: &Path) -> Option<String> {
     let device = std::fs::metadata(folder).ok()?.dev();
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
@@ -93,15 +96,15 @@ fn disk(roots: &Roots, folder: &Path) -> Option<String> {
     let disk = link.ancestors().find(|path| path.file_name().is_some_and(|name| is_card(&name.to_string_lossy())))?;
     let name = disk.file_name()?.to_string_lossy().into_owned();
     let kind = text(&disk.join("device/type")).unwrap_or_else(|| "SD or eMMC".into());
-    Some(format!("{name}, a card ({kind}): each write wears it; docs/delivery.md says how much is written"))
+    Some(format!("{name} is a card ({kind}), which every write wears; docs/delivery.md says how much is written"))
 }
 
-/// `mmcblk0`, not its partitions.
+/// Whether this is a card such as `mmcblk0`, and not one of its partitions.
 fn is_card(name: &str) -> bool {
     name.strip_prefix("mmcblk").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// What systemd says of the unit, where there is systemd.
+/// Examines the unit, if there is systemd.
 pub fn service() -> Finding {
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     let asked = Command::new("systemctl")
@@ -111,9 +114,9 @@ pub fn service() -> Finding {
         Ok(output) if output.status.success() => output,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            return of(State::Absent, format!("systemd does not tell: {}", said.lines().next().unwrap_or_default()));
+            return of(State::Absent, format!("systemd does not answer: {}", said.lines().next().unwrap_or_default()));
         }
-        Err(_) => return of(State::Absent, "no systemd here: edgewatt run works without".into()),
+        Err(_) => return of(State::Absent, "no systemd here; edgewatt run works without it".into()),
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let property =
@@ -126,34 +129,34 @@ pub fn service() -> Finding {
         property("Result"),
         property("NRestarts"),
     );
-    let hint = "root may do all things; what the service may: sudo -u edgewatt edgewatt doctor";
+    let hint = "root has all permissions; to check those of the service, run: sudo -u edgewatt edgewatt doctor";
     finding.detail(geteuid().is_root().then(|| hint.to_owned()).into_iter().collect())
 }
 
 fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts: &str) -> Finding {
-    const LOG: &str = "its last words: journalctl -u edgewatt -n 50";
+    const LOG: &str = "its last log lines: journalctl -u edgewatt -n 50";
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     match (load, active) {
-        ("not-found", _) => of(State::Absent, "not installed".into()).mend("run: apt-get install ./edgewatt_*.deb"),
+        ("not-found", _) => of(State::Absent, "not installed".into()).fix("run: apt-get install ./edgewatt_*.deb"),
         ("loaded", "active") if file == "enabled" => {
             of(State::Ok, format!("enabled, {active} ({sub}), {restarts} restarts"))
         }
         ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts} restarts"))
-            .mend("it does not start with the machine; run: systemctl enable edgewatt"),
+            .fix("it does not start at boot; run: systemctl enable edgewatt"),
         ("loaded", "inactive") if file != "enabled" => {
-            of(State::Absent, format!("installed, {file}, not started")).mend("run: systemctl enable --now edgewatt")
+            of(State::Absent, format!("installed, {file}, not started")).fix("run: systemctl enable --now edgewatt")
         }
         ("loaded", "inactive") => {
-            of(State::Broken, "enabled and not started".into()).mend(format!("run: systemctl start edgewatt; {LOG}"))
+            of(State::Broken, "enabled but not started".into()).fix(format!("run: systemctl start edgewatt; {LOG}"))
         }
         ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts} restarts"))
-            .mend(format!("{LOG}; after the mend: systemctl restart edgewatt")),
+            .fix(format!("{LOG}; when the cause is fixed, run: systemctl restart edgewatt")),
         ("loaded", _) if sub == "auto-restart" => {
-            of(State::Broken, format!("{file}, it ends and is started again: {result}, {restarts} restarts")).mend(LOG)
+            of(State::Broken, format!("{file}, it keeps ending and restarting: {result}, {restarts} restarts")).fix(LOG)
         }
         ("loaded", _) => of(State::Ok, format!("{file}, {active} ({sub})")),
         (load, _) => of(State::Broken, format!("systemd cannot load it: {load}"))
-            .mend("run: systemctl status edgewatt; systemctl unmask edgewatt where it is masked"),
+            .fix("run: systemctl status edgewatt; if it is masked: systemctl unmask edgewatt"),
     }
 }
 
@@ -162,10 +165,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_state_of_the_unit_is_told_from_the_others() {
+    fn each_state_of_the_unit_is_distinguished() {
         let of = |load, file, active, sub, result| {
             let finding = judge(load, file, active, sub, result, "3");
-            (finding.state, finding.mend.is_some())
+            (finding.state, finding.fix.is_some())
         };
         assert_eq!(of("loaded", "enabled", "active", "running", "success"), (State::Ok, false));
         assert_eq!(of("loaded", "disabled", "active", "running", "success"), (State::Ok, true));
@@ -179,17 +182,17 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_larger_than_the_disk_is_told() {
+    fn a_store_that_is_larger_than_the_disk_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots { sysfs: dir.path().join("sys"), dev: dir.path().join("dev") };
         assert_eq!(room(&roots, &dir.path().join("not/yet/outbox.db"), MIB).state, State::Ok);
         let too_much = room(&roots, &dir.path().join("outbox.db"), 1 << 60);
         assert_eq!(too_much.state, State::Broken);
-        assert!(too_much.mend.is_some_and(|mend| mend.contains("mqtt.store.mib below ")));
+        assert!(too_much.fix.is_some_and(|fix| fix.contains("mqtt.store.mib below ")));
     }
 
     #[test]
-    fn a_card_is_told_from_its_partitions_and_other_disks() {
+    fn a_card_is_distinguished_from_its_partitions_and_other_disks() {
         assert!(is_card("mmcblk0") && !is_card("mmcblk0p2") && !is_card("sda") && !is_card("mmcblk"));
     }
 }

@@ -1,7 +1,7 @@
-//! What this machine has of what edgewatt needs, for `edgewatt doctor`: looks, and changes nothing.
+//! Examines what this machine has of what edgewatt needs, for `edgewatt doctor`; changes nothing.
 //!
-//! Each part is a list of findings, each with what makes it work where it does not. A thing that is not there is
-//! *absent*, unless the configuration names it: that, and what is there and does not work, is *broken*.
+//! Each part is a list of findings; a finding that is not ok says how to fix it. Something that does not exist is *absent*.
+//! It is *broken* if the configuration names it, or if it exists and does not work.
 
 mod delegates;
 mod devices;
@@ -16,14 +16,14 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Document, MeterKind};
 use crate::engine::{EngineError, Runtime};
-use crate::meter::ina219::BUS_MEND;
+use crate::meter::ina219::BUS_FIX;
 use crate::meter::survey::{self, survey};
 use crate::sys;
 use crate::sys::cpu::Children;
 
 const I2C_RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: groupadd --system i2c";
 
-/// What is looked at, in the order in which it is shown.
+/// A part of the examination, in the order in which they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
@@ -42,9 +42,9 @@ pub enum Part {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ok,
-    /// It is not there, and nothing asks for it.
+    /// It does not exist, and nothing asks for it.
     Absent,
-    /// It does not work, or is not there though the configuration names it.
+    /// It does not work, or it does not exist although the configuration names it.
     Broken,
 }
 
@@ -56,21 +56,21 @@ pub struct Finding {
     pub what: String,
     pub state: State,
     pub says: String,
-    /// More to know, one thing a line.
+    /// More to know, one item a line.
     pub detail: Vec<String>,
     /// What makes it work, or work better.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// The line of configuration that uses it.
     pub config: Option<String>,
 }
 
 impl Finding {
     pub fn new(part: Part, state: State, what: impl Into<String>, says: impl Into<String>) -> Self {
-        Self { part, what: what.into(), state, says: says.into(), detail: Vec::new(), mend: None, config: None }
+        Self { part, what: what.into(), state, says: says.into(), detail: Vec::new(), fix: None, config: None }
     }
 
-    pub fn mend(self, mend: impl Into<String>) -> Self {
-        Self { mend: Some(mend.into()), ..self }
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
     }
 
     pub fn detail(self, detail: Vec<String>) -> Self {
@@ -78,19 +78,19 @@ impl Finding {
     }
 }
 
-/// Where the kernel shows its devices, and where their files are; normally `/sys` and `/dev`.
+/// The folders of the kernel's devices and of their device files, normally `/sys` and `/dev`.
 #[derive(Debug, Clone)]
 pub struct Roots {
     pub sysfs: PathBuf,
     pub dev: PathBuf,
 }
 
-/// The configuration at `path`; `named`: somebody has asked for that one.
+/// Examines the configuration at `path`, and returns it if it is valid; `named` is whether the user asked for that file.
 pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
     let of = |state, says: String| Finding::new(Part::Configuration, state, path.display().to_string(), says);
     if !named && !path.exists() {
-        let absent = of(State::Absent, "there is none, so nothing is known of what you want to use".into());
-        return (absent.mend("name yours with -c FILE, or begin with a copy of config/edgewatt.toml"), None);
+        let absent = of(State::Absent, "no such file, so it is not known what you want to use".into());
+        return (absent.fix("name yours with -c FILE, or start from a copy of config/edgewatt.toml"), None);
     }
     match Document::read(path).and_then(|document| document.parse(sys::hostname().as_deref())) {
         Ok(config) => {
@@ -103,13 +103,13 @@ pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
             let text = error.to_string();
             let mut lines = text.lines().map(str::to_owned);
             let says = lines.next().unwrap_or_default();
-            let mend = format!("change the line that it names, then: edgewatt check -c {}", path.display());
-            (of(State::Broken, says).detail(lines.collect()).mend(mend), None)
+            let fix = format!("change that line, then run: edgewatt check -c {}", path.display());
+            (of(State::Broken, says).detail(lines.collect()).fix(fix), None)
         }
     }
 }
 
-/// The findings of one part but the configuration and the broker, which are the caller's.
+/// Returns the findings of one part; the caller examines the configuration and the broker.
 pub fn examine(part: Part, roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     match part {
         Part::Configuration | Part::Broker => Vec::new(),
@@ -130,22 +130,22 @@ fn runtime(config: Option<&Config>) -> Finding {
         Ok(runtime) => {
             Finding::new(Part::Runtime, State::Ok, WHAT, format!("{}, {}", runtime.version, runtime.path.display()))
         }
-        Err(EngineError::RuntimeNotFound { looked }) => broken("no library was found".into())
+        Err(EngineError::RuntimeNotFound { looked }) => broken("no library found".into())
             .detail(looked.iter().map(|path| format!("not at {}", path.display())).collect())
-            .mend("install edgewatt's package, or: make runtime; or name one in runtime.library or $EDGEWATT_RUNTIME"),
+            .fix("install edgewatt's package, or run: make runtime; or name a library in runtime.library or $EDGEWATT_RUNTIME"),
         Err(EngineError::RuntimeUnusable { path, reason }) => broken(format!("{}: {reason}", path.display()))
-            .mend("name a libtensorflowlite_c.so for this architecture in runtime.library; make runtime fetches one"),
+            .fix("name a libtensorflowlite_c.so for this architecture in runtime.library; make runtime fetches one"),
         Err(error) => broken(error.to_string()),
     }
 }
 
-/// Those that could be used, then those that the configuration names.
+/// Returns the meters that could be used, then those that the configuration names.
 fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
-    // What the meters would log stands in the findings.
+    // What the meters would log is in the findings.
     tracing::subscriber::with_default(NoSubscriber::default(), || {
         let found = survey(&roots.sysfs, &roots.dev, std::thread::sleep);
         let mut findings: Vec<Finding> = found.into_iter().map(surveyed).collect();
-        let says = "always there, but no measurement: CPU time times a guess";
+        let says = "always available, but no measurement: CPU time times assumed watts";
         let estimate = Finding::new(Part::Meters, State::Ok, "estimate", says);
         let config_line = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }".to_owned();
         findings.push(Finding { config: Some(config_line), ..estimate });
@@ -163,10 +163,10 @@ fn surveyed(found: survey::Finding) -> Finding {
         survey::State::Broken { reason } => (State::Broken, reason),
     };
     let finding = Finding::new(Part::Meters, state, found.what, says).detail(found.detail);
-    Finding { mend: found.mend, config: found.config, ..finding }
+    Finding { fix: found.fix, config: found.config, ..finding }
 }
 
-/// A reading of each configured meter; of a chip that reading would set up, whether its bus can be used.
+/// Reads each configured meter; for a chip that reading would configure, checks only whether its bus can be used.
 fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
     let mut power = config.power.clone();
     let mut buses = Vec::new();
@@ -185,7 +185,7 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
         let finding = |state, says: String| Finding::new(Part::Meters, state, what.clone(), says);
         match first.and_then(|_: crate::meter::Reading| meter.read()) {
             Ok(_) => finding(State::Ok, format!("{} works", meter.info().kind)).detail(meter.info().detail.clone()),
-            Err(error) => Finding { mend: error.mend().map(str::to_owned), ..finding(State::Broken, error.reason()) },
+            Err(error) => Finding { fix: error.fix().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }
     };
     buses.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
@@ -194,8 +194,8 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
 fn bus(roots: &Roots, meter: &str, number: u8) -> Finding {
     let path = roots.dev.join(format!("i2c-{number}"));
     let there = path.exists();
-    let says = "its bus is there; what answers on it was not asked";
+    let says = "its bus exists; the chips on it were not probed";
     let says = if there { says } else { "no such bus" };
     let finding = node::finding(Part::Meters, format!("power.meters.{meter}"), says, &path, I2C_RULE);
-    if there { finding } else { finding.mend(BUS_MEND) }
+    if there { finding } else { finding.fix(BUS_FIX) }
 }

@@ -1,4 +1,4 @@
-//! Whether this user may use a device file, and who would let them.
+//! Whether this user may use a device file, and what gives permission.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,28 +11,29 @@ use super::{Finding, Part, State};
 
 const GROUP_MAY: u32 = 0o060;
 
-/// A device file that may be read and written is ok; `rule` is the udev rule for one that no group has. It is not
-/// opened: opening a serial port resets what listens there, and a second program throws others off a device.
+/// Returns the finding for a device file: ok if it may be read and written. `rule` is the udev rule for a file that
+/// belongs to no group. The file is not opened: opening a serial port resets the device at its other end, and some devices
+/// drop another program.
 pub fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) -> Finding {
     let shown = format!("{says}, {}", path.display());
     match eaccess(path, AccessFlags::R_OK | AccessFlags::W_OK) {
         Ok(()) => Finding::new(part, State::Ok, what, shown),
         Err(Errno::EACCES) => {
             let denied = Finding::new(part, State::Broken, what, format!("{shown}: permission denied"));
-            denied.mend(permit(path, rule))
+            denied.fix(permit(path, rule))
         }
         Err(Errno::ENOENT) => Finding::new(part, State::Broken, what, format!("{shown}: no such file"))
-            .mend("start udev; in a container hand the device in: --device"),
+            .fix("start udev; in a container, pass the device in with --device"),
         Err(errno) => Finding::new(part, State::Broken, what, format!("{shown}: {}", io::Error::from(errno))),
     }
 }
 
-/// The command or rule that gives this user the file.
+/// Returns the command or rule that gives this user permission.
 fn permit(path: &Path, rule: &str) -> String {
     match group_of(path) {
         Some(group) => format!(
-            "run: usermod -aG {group} {user}, and log in again; for the service: SupplementaryGroups={group} by systemctl \
-             edit edgewatt",
+            "run: usermod -aG {group} {user}, then log in again; for the service, run systemctl edit edgewatt and add: \
+             SupplementaryGroups={group}",
             user = user(),
         ),
         None => format!(
@@ -41,7 +42,7 @@ fn permit(path: &Path, rule: &str) -> String {
     }
 }
 
-/// The group that may use the file, unless it is root's.
+/// Returns the group that may use the file, unless it is root's.
 fn group_of(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
     let open = metadata.mode() & GROUP_MAY == GROUP_MAY && metadata.gid() != 0;
@@ -49,7 +50,7 @@ fn group_of(path: &Path) -> Option<String> {
     group.filter(|_| open).map(|group| group.name)
 }
 
-/// The name of the user that runs this.
+/// Returns the name of the user who runs this process.
 pub fn user() -> String {
     let uid = geteuid();
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
@@ -64,12 +65,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node");
         std::fs::write(&path, "").unwrap();
-        // Whoever runs this test: none but root's group is 0.
+        // For any user who runs this test: only root's group is 0.
         let own = group_of(Path::new("/dev/null"));
         assert_eq!(own, None, "root's own");
         assert!(permit(Path::new("/dev/null"), "RULE").contains("rules.d/70-edgewatt.rules: RULE; "));
         let missing = finding(Part::Sensors, "x".into(), "there", &dir.path().join("no"), "");
-        assert_eq!((missing.state, missing.mend.is_some()), (State::Broken, true));
+        assert_eq!((missing.state, missing.fix.is_some()), (State::Broken, true));
         assert_eq!(finding(Part::Sensors, "x".into(), "there", &path, "").state, State::Ok);
     }
 }

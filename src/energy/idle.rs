@@ -1,48 +1,48 @@
-//! The idle power under one meter: what it draws with everything loaded and no inference running.
+//! Idle power as one meter measures it: everything is loaded and no inference is running.
 //!
-//! Pure. Quiet stretches give observations; between them idle power wanders, by how much is learned from their scatter.
-//! Each of a set of hypotheses, that it walks at random at some rate or follows a trend that does, is a Kalman filter
-//! (Harvey, Forecasting, Structural Time Series Models, 2.2 and 4.1); they are weighed by how well they foretold.
+//! Pure. Idle intervals give observations. Between them idle power drifts; how much is learned from their scatter. Each
+//! hypothesis (idle power is a random walk of some rate, or follows a trend that is one) is a Kalman filter (Harvey,
+//! Forecasting, Structural Time Series Models, 2.2 and 4.1). They are weighted by how well they predicted.
 
 use std::time::Duration;
 
 use crate::units::MonoTime;
 
-/// Rates of a walk, each sixteen times the one before, as relative variance per second: from 0.008 % to 2 % in a minute.
+/// Rates of a random walk, each 16 times the one before, as relative variance per second: 0.008 % to 2 % in a minute.
 const WALKS: usize = 5;
 const WALK_STEP: f64 = 16.0;
 const WALK_MIN_PER_S: f64 = 1e-10;
-/// Rates at which a trend walks, each 64 times the one before: from 0.01 % to 0.5 % in a minute.
+/// Rates of a trend's random walk, each 64 times the one before: 0.01 % to 0.5 % in a minute.
 const TRENDS: usize = 3;
 const TREND_STEP: f64 = 64.0;
 const TREND_MIN_PER_S3: f64 = 1e-13;
-/// How many past observations weigh in on the rate: conditions change over a day.
+/// Number of past observations that determine the rate: conditions change over a day.
 const MEMORY: f64 = 100.0;
-/// What an observation says on the rates counts by this part: no machine wanders exactly as a hypothesis has it.
+/// Weight of what one observation says about the rates: no machine drifts exactly as a hypothesis assumes.
 const TRUST: f64 = 0.75;
-/// For the same reason a forecast leaves open this much more than its hypothesis says, as a factor of the variance.
-const UNLIKE: f64 = 1.2;
-/// Fewer observations than this say too little of how the power wanders.
+/// For the same reason, the variance of a forecast is this factor larger than the hypothesis says.
+const HYPOTHESIS_ERROR: f64 = 1.2;
+/// Fewer observations than this say too little about the drift.
 pub const OBSERVATIONS_MIN: u32 = 8;
-/// What the expanded uncertainty leaves out.
+/// The probability that the expanded uncertainty leaves out.
 const OUTSIDE: f64 = 0.05;
 
-/// What is known of the idle power over a window.
+/// Idle power over a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IdlePower {
     pub watts: f64,
     /// Standard uncertainty in watts, `drift_w` included; 0 for a power from the configuration.
     pub u_w: f64,
-    /// The part of it that idle power may have wandered since it was last seen.
+    /// The part of `u_w` that is due to drift since idle power was last observed.
     pub drift_w: f64,
-    /// Since it was last seen; none for a power from the configuration.
+    /// Time since it was last observed; `None` for a power from the configuration.
     pub age: Option<Duration>,
 }
 
-/// One observation of a quiet stretch.
+/// Mean power over idle intervals.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Quiet {
-    /// The middle of it.
+pub struct Observation {
+    /// The middle of the intervals.
     pub time: MonoTime,
     pub watts: f64,
     /// Standard uncertainty of `watts`.
@@ -51,16 +51,16 @@ pub struct Quiet {
     pub other_cores: Option<f64>,
 }
 
-/// The idle power, learned from quiet stretches.
+/// Idle power, learned from idle intervals.
 #[derive(Debug, Clone, Default)]
-pub struct Idle {
+pub struct IdleModel {
     last: Option<MonoTime>,
     observations: u32,
     hypotheses: Vec<Hypothesis>,
     other_cores: Option<f64>,
 }
 
-/// A Kalman filter of level and slope; where neither slope nor its walk is, a random walk of the level.
+/// A Kalman filter of level and slope; a random walk of the level if the slope and its walk are zero.
 #[derive(Debug, Clone, Copy)]
 struct Hypothesis {
     walk_w2_per_s: f64,
@@ -74,21 +74,22 @@ struct Hypothesis {
     log_weight: f64,
 }
 
-impl Idle {
-    pub fn observe(&mut self, quiet: Quiet) {
-        let noise = quiet.u_w.powi(2).max((1e-6 * quiet.watts).powi(2)).max(1e-18);
-        self.other_cores = match (self.other_cores, quiet.other_cores) {
+impl IdleModel {
+    /// Updates the model with the next observation.
+    pub fn observe(&mut self, observation: Observation) {
+        let noise = observation.u_w.powi(2).max((1e-6 * observation.watts).powi(2)).max(1e-18);
+        self.other_cores = match (self.other_cores, observation.other_cores) {
             (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
             (before, now) => before.or(now),
         };
         self.observations = self.observations.saturating_add(1);
-        let Some(last) = self.last.replace(quiet.time) else {
-            self.hypotheses = Hypothesis::all(quiet.watts, noise);
+        let Some(last) = self.last.replace(observation.time) else {
+            self.hypotheses = Hypothesis::all(observation.watts, noise);
             return;
         };
-        let elapsed_s = quiet.time.since(last).as_secs_f64();
+        let elapsed_s = observation.time.since(last).as_secs_f64();
         for hypothesis in &mut self.hypotheses {
-            hypothesis.observe(quiet.watts, noise, elapsed_s);
+            hypothesis.observe(observation.watts, noise, elapsed_s);
         }
         let best = self.hypotheses.iter().map(|hypothesis| hypothesis.log_weight).fold(f64::MIN, f64::max);
         for hypothesis in &mut self.hypotheses {
@@ -96,13 +97,13 @@ impl Idle {
         }
     }
 
-    /// The mean idle power between two moments, when it has been observed often enough.
+    /// Returns the mean idle power between two times, if it has been observed often enough.
     pub fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
         let last = self.last.filter(|_| self.observations >= OBSERVATIONS_MIN)?;
         let age = to.since(last);
         let (before_s, after_s) = (signed_s(last, from), signed_s(last, to));
         let ahead_s = (before_s + after_s) / 2.0;
-        // A walk that is known at one moment, averaged over a stretch before, around or after it: its variance.
+        // The variance of a random walk that is known at one time, averaged over an interval before, around or after it.
         let length_s = after_s - before_s;
         let walked_s = if before_s >= 0.0 {
             before_s + length_s / 3.0
@@ -117,7 +118,7 @@ impl Idle {
         };
         let watts = mean(&|hypothesis| hypothesis.level + hypothesis.slope * ahead_s);
         let drift = |hypothesis: &Hypothesis| hypothesis.drift(walked_s, ahead_s);
-        // The mixture has longer tails than a normal distribution: what 95 % lies in is found, and u is half of that.
+        // The mixture has longer tails than a normal distribution: find the interval that holds 95 %, and take half of it as u.
         let outside = |half_w: f64| {
             mean(&|hypothesis| {
                 let off = hypothesis.level + hypothesis.slope * ahead_s - watts;
@@ -139,7 +140,7 @@ impl Idle {
         Some(IdlePower { watts, u_w, drift_w: (u_w.powi(2) - standing).max(0.0).sqrt(), age: Some(age) })
     }
 
-    /// Cores that other programs kept busy while idle power was measured.
+    /// Returns the cores that other programs kept busy while idle power was measured.
     pub fn other_cores(&self) -> Option<f64> {
         self.other_cores
     }
@@ -162,7 +163,7 @@ impl Hypothesis {
             .map(|step| Self { walk_w2_per_s: square * WALK_MIN_PER_S * WALK_STEP.powi(step as i32), ..still });
         let trends = (0..TRENDS).map(|step| {
             let trend_w2_per_s3 = square * TREND_MIN_PER_S3 * TREND_STEP.powi(step as i32);
-            // As if it had walked for a minute before.
+            // As if it had already walked for a minute.
             Self { trend_w2_per_s3, slope_var: 60.0 * trend_w2_per_s3, ..still }
         });
         walks.chain(trends).collect()
@@ -172,10 +173,11 @@ impl Hypothesis {
         self.log_weight.exp()
     }
 
-    /// Variance that comes to the level's.
+    /// Returns the variance to add to that of the level.
     fn drift(&self, walked_s: f64, ahead_s: f64) -> f64 {
         let trend = 2.0 * ahead_s * self.both_var + ahead_s.powi(2) * self.slope_var;
-        UNLIKE * (self.walk_w2_per_s * walked_s + trend.max(0.0) + self.trend_w2_per_s3 * ahead_s.abs().powi(3) / 3.0)
+        HYPOTHESIS_ERROR
+            * (self.walk_w2_per_s * walked_s + trend.max(0.0) + self.trend_w2_per_s3 * ahead_s.abs().powi(3) / 3.0)
     }
 
     fn observe(&mut self, watts: f64, noise: f64, elapsed_s: f64) {
@@ -198,12 +200,12 @@ impl Hypothesis {
     }
 }
 
-/// Seconds from `origin` to `time`.
+/// Returns the seconds from `origin` to `time`, negative if `time` is earlier.
 fn signed_s(origin: MonoTime, time: MonoTime) -> f64 {
     time.since(origin).as_secs_f64() - origin.since(time).as_secs_f64()
 }
 
-/// The part of a normal distribution above `z` standard deviations (Abramowitz and Stegun, 26.2.17; to 1e-7).
+/// Returns the fraction of a normal distribution above `z` standard deviations (Abramowitz and Stegun, 26.2.17; to 1e-7).
 fn upper_tail(z: f64) -> f64 {
     if z < 0.0 {
         return 1.0 - upper_tail(-z);
@@ -222,16 +224,16 @@ mod tests {
         MonoTime((seconds * 1e9) as u64)
     }
 
-    fn seen(idle: &mut Idle, seconds: f64, watts: f64) {
-        idle.observe(Quiet { time: at(seconds), watts, u_w: 0.001, other_cores: None });
+    fn observe(idle: &mut IdleModel, seconds: f64, watts: f64) {
+        idle.observe(Observation { time: at(seconds), watts, u_w: 0.001, other_cores: None });
     }
 
     #[test]
     fn many_observations_of_a_constant_make_it_certain_and_age_makes_it_less_so() {
-        let mut idle = Idle::default();
+        let mut idle = IdleModel::default();
         assert_eq!(idle.between(at(0.0), at(1.0)), None);
         for second in 0..60 {
-            seen(&mut idle, f64::from(second), 3.0 + if second % 2 == 0 { 0.001 } else { -0.001 });
+            observe(&mut idle, f64::from(second), 3.0 + if second % 2 == 0 { 0.001 } else { -0.001 });
         }
         let fresh = idle.between(at(59.0), at(60.0)).unwrap();
         assert!((fresh.watts - 3.0).abs() < 3e-4 && fresh.u_w < 6e-4, "{fresh:?}");
@@ -242,23 +244,23 @@ mod tests {
 
     #[test]
     fn scatter_beyond_the_noise_is_drift() {
-        let (mut still, mut wanders) = (Idle::default(), Idle::default());
+        let (mut still, mut wanders) = (IdleModel::default(), IdleModel::default());
         let mut level = 3.0;
         for second in 0..60 {
-            seen(&mut still, f64::from(second), 3.0);
+            observe(&mut still, f64::from(second), 3.0);
             level += if second * second % 7 < 3 { 0.01 } else { -0.01 };
-            seen(&mut wanders, f64::from(second), level);
+            observe(&mut wanders, f64::from(second), level);
         }
-        let drift_w = |idle: &Idle| idle.between(at(89.0), at(90.0)).unwrap().drift_w;
+        let drift_w = |idle: &IdleModel| idle.between(at(89.0), at(90.0)).unwrap().drift_w;
         assert!(drift_w(&wanders) > 5.0 * drift_w(&still), "{} {}", drift_w(&wanders), drift_w(&still));
         assert!((0.02..0.3).contains(&drift_w(&wanders)), "{}", drift_w(&wanders));
     }
 
     #[test]
     fn a_trend_is_followed() {
-        let mut idle = Idle::default();
+        let mut idle = IdleModel::default();
         for second in 0..60 {
-            seen(&mut idle, f64::from(second), 3.0 + 0.002 * f64::from(second));
+            observe(&mut idle, f64::from(second), 3.0 + 0.002 * f64::from(second));
         }
         let later = idle.between(at(68.0), at(70.0)).unwrap();
         assert!((later.watts - 3.138).abs() < 0.005, "{later:?}");

@@ -1,7 +1,7 @@
-//! The busy spans of one pipeline that no reading has covered yet, and how they are cut at a reading.
+//! The busy spans of one pipeline that no reading has covered yet.
 //!
-//! Pure. A span is cut by time: the part of it before a reading brings that part of its inferences and busy time, so
-//! that an inference across the edge of a window counts in both, by the part of its time that lies in each.
+//! Pure. A reading splits a span in proportion to time: an inference across the edge of a window counts in both windows,
+//! by the fraction of its time that lies in each.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use crate::engine::span::BusySpan;
 use crate::units::MonoTime;
 
-/// Spans that wait for a reading, for each pair of pipeline and meter: 160 KiB at most, whatever the rate.
+/// Most spans that wait for a reading, for each pair of pipeline and meter: at most 160 KiB, at any rate.
 pub const PENDING_MAX: usize = 4096;
 
-/// An inference that takes longer than this is not waited for: its time before the reading counts after it.
+/// A reading waits no longer than this for a running inference to end.
 const HOLD_MAX: Duration = Duration::from_secs(10);
 
-/// How long the first inference is waited for, when none has told how long they take.
+/// How long a reading waits before the first inference has shown how long they take.
 const HOLD_FIRST: Duration = Duration::from_secs(2);
 
-/// What a pipeline did in a stretch of time.
+/// What a pipeline did during some time.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct Work {
     pub inferences: f64,
@@ -32,11 +32,11 @@ impl Work {
     }
 }
 
-/// Work that no reading has covered yet, in the order of time.
+/// Work that no reading has covered yet, in order of time.
 #[derive(Debug, Default)]
 pub struct Spans {
     pending: VecDeque<Pending>,
-    /// Everything that ended until then is known.
+    /// All spans that ended before this time are known.
     known: MonoTime,
     longest_ns: u64,
     last_taken: MonoTime,
@@ -50,7 +50,7 @@ struct Pending {
 }
 
 impl Spans {
-    /// Takes a span; what it did before `from` was not metered and is left out.
+    /// Adds a span; the part of it before `from` was not metered and is left out.
     pub fn push(&mut self, span: BusySpan, from: MonoTime) {
         self.known = self.known.max(span.end);
         self.longest_ns = self.longest_ns.max(span.busy_ns);
@@ -66,10 +66,10 @@ impl Spans {
         self.pending.push_back(pending);
     }
 
-    /// Whether nothing more can come that was done before `time`, when it is `now`.
+    /// Whether all work before `time` is known at `now`.
     ///
-    /// An inference tells of itself when it ends. So one that runs at `time` is waited for as long as the longest one
-    /// so far took, and half as long again.
+    /// An inference is reported when it ends. So one that may be running at `time` is waited for 1.5 times as long as the
+    /// longest one so far took.
     pub fn is_settled(&self, time: MonoTime, now: MonoTime) -> bool {
         let hold = match self.longest_ns {
             0 => HOLD_FIRST,
@@ -78,7 +78,7 @@ impl Spans {
         self.known >= time || now.since(time) >= hold
     }
 
-    /// Takes off what was done until `time`.
+    /// Removes and returns the work done until `time`.
     pub fn take_until(&mut self, time: MonoTime) -> Work {
         let mut work = Work::default();
         while let Some(first) = self.pending.front_mut() {
@@ -97,12 +97,12 @@ impl Spans {
         work
     }
 
-    /// When the last of the work was done that was taken off.
+    /// Returns when the last removed work ended.
     pub fn last_taken(&self) -> MonoTime {
         self.last_taken
     }
 
-    /// Halves the pending spans, whose number is [`PENDING_MAX`] and so even.
+    /// Merges the pending spans in pairs; their number is [`PENDING_MAX`], which is even.
     fn merge_neighbours(&mut self) {
         let half = self.pending.len() / 2;
         for index in 0..half {
@@ -123,7 +123,7 @@ impl Spans {
 }
 
 impl Pending {
-    /// Cuts off what lies before `time`, which is before the end.
+    /// Removes and returns the work before `time`, which is before the end of the span.
     fn take_before(&mut self, time: MonoTime) -> Work {
         let length_ns = self.end.0.saturating_sub(self.start.0);
         let part_ns = time.0.saturating_sub(self.start.0).min(length_ns);

@@ -1,7 +1,7 @@
 //! Calibration: runs an engine back to back in bouts, with quiet stretches between them, under the meters.
 //!
 //! Owns when what runs, and the reading meanwhile, on the meters' own thread at their usual pace; leaves what follows from
-//! it to `energy::bout` and where it is kept to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
+//! it to `energy::runs` and where it is kept to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::calibrations::{Calibrations, Entry, Subject, Under, can_calibrate};
 use crate::config::{Config, Pipeline, Power};
-use crate::energy::bout::{self, BOUTS_MIN, Bout, Trace, length_min};
+use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
 use crate::engine::{Engine, EngineError};
 use crate::load::engines::{BuildError, BuiltEngine};
 use crate::load::{Prepared, PreparedPipeline, meters, state_dir, windows};
@@ -24,7 +24,7 @@ use crate::units::{MonoTime, WallTime};
 /// Caches are warm, buffers are there and a device is awake after this.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Two more than are needed, since a meter may lose a reading.
-pub const BOUTS: usize = BOUTS_MIN + 2;
+pub const BOUTS: usize = RUNS_MIN + 2;
 /// Inferences in a bout at least, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
@@ -95,11 +95,11 @@ pub fn calibrate(
     let state = built.state.clone();
     let subject = Subject::new(&prepared.builder, &state);
     let inferences = bouts.iter().map(|bout| bout.inferences).sum::<u64>() as f64;
-    let total_s = |of: &dyn Fn(&Bout) -> Duration| bouts.iter().map(|bout| of(bout).as_secs_f64()).sum::<f64>();
+    let total_s = |of: &dyn Fn(&Run) -> Duration| bouts.iter().map(|bout| of(bout).as_secs_f64()).sum::<f64>();
     let inferences_per_s = inferences / total_s(&|bout| bout.end.since(bout.start));
     let busy_ns = 1e9 * total_s(&|bout| bout.busy) / inferences;
     let entry = |(meter, trace): (Under, Trace)| {
-        let net = match bout::net(&trace, &bouts, plan.quiet) {
+        let net = match net_energy(&trace, &bouts, plan.quiet) {
             Ok(net) => net,
             Err(refusal) => {
                 let reason =
@@ -112,7 +112,7 @@ pub fn calibrate(
             meter: meter.clone(),
             time_ms: WallTime::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            bouts: net.bouts,
+            bouts: net.runs,
             net_j: net.net_j,
             u_j: net.u_j,
             expanded_j: 2.0 * net.u_j,
@@ -266,7 +266,7 @@ impl Reading {
         let mut traces = Vec::new();
         for meter in &mut meters {
             let mut trace = Trace::default();
-            trace.take(MonoTime::now(), meter.read());
+            trace.add(MonoTime::now(), meter.read());
             traces.push(trace);
         }
         let under = meters.iter().map(|meter| Under::new(meter.info())).collect();
@@ -276,7 +276,7 @@ impl Reading {
             sampler::run(&mut meters, period, &until, |meter, reading| {
                 let mut traces = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(trace) = traces.get_mut(meter) {
-                    trace.take(MonoTime::now(), reading);
+                    trace.add(MonoTime::now(), reading);
                 }
             })
         })?;
@@ -304,7 +304,7 @@ impl Reading {
 }
 
 struct Done {
-    bouts: Vec<Bout>,
+    bouts: Vec<Run>,
     other_cores: Option<f64>,
 }
 
@@ -330,7 +330,7 @@ fn run(engine: &mut dyn Engine, plan: Plan, stop: &Stop, children: &Children) ->
     Ok(Done { bouts, other_cores: busy.zip(quiet).map(|(busy, quiet)| busy - quiet) })
 }
 
-fn bout_of(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Bout, CalibrateError> {
+fn bout_of(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Run, CalibrateError> {
     let start = MonoTime::now();
     let (until, batch) = (start + length, engine.batch() as u64);
     let (mut busy, mut invokes) = (Duration::ZERO, 0);
@@ -344,7 +344,7 @@ fn bout_of(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &S
         busy += end.since(before);
         invokes += 1;
         if end >= until && invokes >= invokes_min {
-            return Ok(Bout { start, end, busy, inferences: invokes * batch });
+            return Ok(Run { start, end, busy, inferences: invokes * batch });
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{DelegateKind, Meter, MeterKind};
-use crate::energy::bout::Calibrated;
+use crate::energy::Calibrated;
 use crate::engine::Proof;
 use crate::load::engines::{EngineBuilder, REFERENCE};
 use crate::load::state_dir;

@@ -1,4 +1,4 @@
-//! A cumulative energy counter that wraps, stands still or was reset: what one more value of it means.
+//! A cumulative energy counter that may wrap, get stuck or be reset: what each new value means.
 //!
 //! Pure: values and times are passed in.
 
@@ -7,21 +7,21 @@ use std::time::Duration;
 use super::{Accuracy, Reading, Resolution, Scope};
 use crate::units::{Joules, MonoTime};
 
-/// More than any one RAPL zone draws, so that a jump beyond it can only be a reset.
+/// More than any RAPL zone draws; a larger jump can only be a reset.
 const RAPL_MAX_WATTS: f64 = 1_000.0;
 
-/// The smallest range of RAPL counters in the field, (2^32 - 1) units of 15.3 uJ, for zones that do not tell theirs.
+/// The smallest range of RAPL counters in the field, (2^32 - 1) units of 15.3 uJ, for zones that do not show theirs.
 const RAPL_SMALLEST_RANGE_UJ: u64 = 65_532_610_987;
 
-/// RAPL counts every millisecond or so while the processor runs.
+/// RAPL counts about every millisecond while the processor runs, so a counter that is still for this long is stuck.
 const RAPL_STUCK_AFTER: Duration = Duration::from_secs(1);
 
 const HWMON_MAX_WATTS: f64 = 10_000.0;
 
-/// How much energy may show up late because a counter is updated in steps of its own.
+/// How late energy may show up, because a counter updates at its own pace.
 const UPDATE_SLACK: Duration = Duration::from_millis(20);
 
-/// What one value of the counter means, with the energy since the value before in microjoules.
+/// What a value of the counter means, with the microjoules since the previous value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Step {
     First,
@@ -30,16 +30,16 @@ pub enum Step {
     Lost(Lost),
 }
 
-/// Why the energy since the value before is unknown; the counter goes on from this value.
+/// Why the energy since the previous value is unknown; counting continues from this value.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum Lost {
-    #[error("{gap_s:.1} s passed between readings and the counter may wrap after {max_gap_s:.1} s: read it more often")]
+    #[error("{gap_s:.1} s passed between readings and the counter may wrap after {max_gap_s:.1} s; read it more often")]
     GapTooLong { gap_s: f64, max_gap_s: f64 },
     #[error("the counter went back from {from_uj} uJ to {to_uj} uJ and its range is unknown")]
     RangeUnknown { from_uj: u64, to_uj: u64 },
-    #[error("the counter jumped by {watts:.0} W, which only a reset explains")]
+    #[error("the counter jumped by {watts:.0} W, so it was probably reset")]
     Implausible { watts: f64 },
-    #[error("the counter has not moved for {for_s:.1} s")]
+    #[error("the counter has not changed for {for_s:.1} s")]
     Stuck { for_s: f64 },
 }
 
@@ -55,7 +55,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// A RAPL zone; `max_energy_range_uj` is the highest value that it shows, unknown or 0 where that is not told.
+    /// Creates the counter of a RAPL zone; `max_energy_range_uj` is its highest value, `None` or 0 if unknown.
     pub fn rapl(max_energy_range_uj: Option<u64>) -> Self {
         let max_uj = max_energy_range_uj.filter(|&max_uj| max_uj > 0);
         let wrap_s = max_uj.unwrap_or(RAPL_SMALLEST_RANGE_UJ) as f64 / 1e6 / RAPL_MAX_WATTS;
@@ -69,12 +69,14 @@ impl Counter {
         }
     }
 
-    /// A RAPL event of perf, which the kernel has widened to 64 bits (`arch/x86/events/rapl.c`), so that no gap is too long.
+    /// Creates the counter of a RAPL event of perf, which the kernel widens to 64 bits (`arch/x86/events/rapl.c`), so that no
+    /// gap is too long.
     pub fn perf() -> Self {
         Self { max_gap: Duration::MAX, ..Self::rapl(None) }
     }
 
-    /// An `energyN_input` of hwmon: its width depends on the driver and a device that sleeps may draw nothing.
+    /// Creates the counter of an `energyN_input` of hwmon: its width depends on the driver, and a sleeping device may draw
+    /// nothing.
     pub fn hwmon() -> Self {
         Self {
             max_uj: None,
@@ -86,12 +88,12 @@ impl Counter {
         }
     }
 
-    /// Whether a wrap can be told from a reset.
+    /// Whether a wrap can be distinguished from a reset.
     pub fn has_range(&self) -> bool {
         self.max_uj.is_some()
     }
 
-    /// Takes the value `raw_uj` read at `now`, which becomes the base of the next step whatever comes out.
+    /// Evaluates the value `raw_uj` read at `now`, which becomes the base of the next step whatever the result.
     pub fn step(&mut self, now: MonoTime, raw_uj: u64) -> Step {
         let Some((then, previous_uj)) = self.previous.replace((now, raw_uj)) else {
             self.moved = now;
@@ -124,8 +126,12 @@ impl Counter {
     }
 }
 
-/// The sum of what several counters mean with the values read at `now`, or the first that has lost its energy, by its
-/// place. Every one is stepped, also after a loss, so that the next values have a fresh base in each.
+/// Returns the joules that several counters gained with the values read at `now`.
+///
+/// Every counter is stepped, also after a loss, so that the next values have a fresh base in each.
+///
+/// # Errors
+/// The index of the first counter whose energy is unknown, and why.
 pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u64)>) -> Result<Joules, (usize, Lost)> {
     let mut total_uj = 0;
     let mut lost: Option<(usize, Lost)> = None;
@@ -139,18 +145,18 @@ pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u
     lost.map_or(Ok(Joules(total_uj as f64 / 1e6)), Err)
 }
 
-/// RAPL's counters move about once a millisecond, in units of 61 uJ on most processors (Intel SDM 3B, 16.10.1 and 16.10.3);
-/// how true their scale is, no vendor states.
+/// RAPL's counters update about once a millisecond, in units of 61 uJ on most processors (Intel SDM 3B, 16.10.1 and
+/// 16.10.3); no vendor states the scale error.
 const ACCURACY: Accuracy = Accuracy {
     resolution: Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) },
     systematic_rel: None,
 };
 
-/// What the counters of one meter have given since it was opened.
+/// The energy that the counters of one meter have shown since it was opened.
 #[derive(Debug)]
 pub struct Total {
     joules: Joules,
-    /// When they were last read, since they were found.
+    /// When they were last read since they were found.
     last: Option<MonoTime>,
 }
 
@@ -161,7 +167,7 @@ impl Default for Total {
 }
 
 impl Total {
-    /// The reading that `sum`, of the values at `now`, makes.
+    /// Returns the reading at `now` that follows from `sum`.
     pub fn reading(
         &mut self,
         now: MonoTime,
@@ -176,15 +182,15 @@ impl Total {
         Ok(Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope, accuracy })
     }
 
-    /// The counters are gone: the next reading is the first of those that are found.
+    /// Notes that the counters are gone: the next reading is the first one of the counters that are found then.
     pub fn interrupted(&mut self) {
         self.last = None;
     }
 }
 
-/// Microjoules counted across a wrap, or `None` where the values don't lie in the range.
+/// Returns the microjoules counted across a wrap, or `None` if the values do not lie in the range.
 ///
-/// The kernel tells the highest value, (2^32 - 1) units (`drivers/powercap/intel_rapl_common.c`); the wrap itself is one
+/// The kernel shows the highest value, (2^32 - 1) units (`drivers/powercap/intel_rapl_common.c`); the wrap itself is one
 /// unit more.
 fn wrapped(max_uj: u64, previous_uj: u64, raw_uj: u64) -> Option<u64> {
     let unit_uj = (max_uj as f64 / f64::from(u32::MAX)).round() as u64;

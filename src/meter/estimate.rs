@@ -1,6 +1,6 @@
 //! The estimate meter: joules from a linear model of the processor, for machines without a sensor.
 //!
-//! It sees neither other processes nor an accelerator, and says `estimated` wherever its figures go.
+//! It covers neither other processes nor an accelerator; its energy is always published as `estimated`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// `core` is what one busy core adds, `idle` what the machine draws when nothing runs.
+    /// Creates the model: `core` is what one busy core adds, `idle` what the machine draws while nothing runs.
     pub fn new(name: &str, core: Watts, idle: Watts, children: Children) -> Self {
         let info = MeterInfo {
             name: name.to_owned(),
@@ -32,7 +32,7 @@ impl Estimate {
         Self { info, core, idle, children, last: None, joules: Joules(0.0) }
     }
 
-    /// One reading at `now`, when the process has used `cpu` of processor time.
+    /// Returns the reading at `now`; the process has used `cpu` of processor time so far.
     fn step(&mut self, now: MonoTime, cpu: Duration) -> Reading {
         let last = self.last.replace((now, cpu));
         let power = last.and_then(|(then, cpu_then)| {

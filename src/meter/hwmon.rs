@@ -1,6 +1,6 @@
-//! The hwmon meter: any chip that the kernel reads power or energy from, INA219 and its family among them.
+//! The hwmon meter: any chip whose power or energy the kernel shows, such as the INA219 family.
 //!
-//! Owns the choice of chip and channel; power is integrated by `integral`. Files stay open and a read allocates nothing.
+//! Owns the choice of chip and channel; `integral` integrates power. Files stay open and a read does not allocate.
 //! Units: `Documentation/hwmon/sysfs-interface.rst` (uW, uJ, mV, mA); the shunt: `Documentation/hwmon/ina2xx.rst`.
 
 use std::collections::BTreeMap;
@@ -14,21 +14,21 @@ use super::sysfs::{self, Attribute};
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint};
 use crate::units::{Joules, MonoTime, Watts};
 
-/// What drivers do not tell, taken from the commonest chip: an INA219 converts for 532 us and shows power in steps of
-/// 2 mW at 0.1 Ohm; energy counters such as those of `amd_energy` or `ltc2947` move about every millisecond.
+/// Drivers do not show these, so they are those of the most common chip: an INA219 converts for 532 us and shows power in
+/// steps of 2 mW at 0.1 Ohm; energy counters such as those of `amd_energy` or `ltc2947` update about every millisecond.
 const CONVERSION: Duration = Duration::from_micros(532);
 const POWER_QUANTUM_W_OHM: f64 = 2e-4;
 const COMMON_SHUNT_OHMS: f64 = 0.1;
 const ENERGY_UPDATE: Duration = Duration::from_millis(1);
 
-/// In a chip's folder, where its driver reckons with a shunt.
+/// The file in a chip's folder with the shunt resistance that its driver assumes.
 const SHUNT: &str = "shunt_resistor";
-/// What the kernel's `ina2xx` takes the shunt for where it is told nothing.
+/// The shunt that the kernel's `ina2xx` assumes by default.
 const DEFAULT_SHUNT_UOHM: u64 = 10_000;
 
-const READ_MEND: &str = "hwmon values are normally world-readable: chmod a+r it";
+const READ_FIX: &str = "hwmon values are normally readable for all users; run chmod a+r on this file";
 
-/// Which sensor to read; what is left open must be unambiguous on the machine.
+/// Which sensor to read; exactly one on the machine must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     /// The chip's `name`, such as `ina219`.
@@ -37,11 +37,11 @@ pub struct Selector {
     pub device: Option<String>,
     /// The channel's number, such as 1 for `power1_input`.
     pub channel: Option<u32>,
-    /// The channel's label, where the driver gives one.
+    /// The channel's label, if the driver gives one.
     pub label: Option<String>,
 }
 
-/// Every channel under the sysfs root `root` that energy can be had from, each named as exactly as it must be there.
+/// Returns every channel under the sysfs root `root` that can measure energy, each with what is needed to select it.
 pub fn candidates(root: &Path) -> Vec<Selector> {
     let class = root.join("class/hwmon");
     let folders = sysfs::names(&class).unwrap_or_default().into_iter().map(|chip| class.join(chip));
@@ -74,11 +74,11 @@ pub struct Hwmon {
     selector: Selector,
     source: Option<Source>,
     power: Integral,
-    /// Of an energy counter.
+    /// The sum of an energy counter.
     joules: Joules,
-    /// What the driver reckons with, where it says so.
+    /// The shunt that the driver assumes, if it shows one.
     shunt_ohms: Option<f64>,
-    /// A doubtful shunt was told in the log.
+    /// Whether the log has the warning about a doubtful shunt.
     shunt_warned: bool,
 }
 
@@ -90,7 +90,7 @@ enum Source {
     VoltsTimesAmperes { volts: Attribute, amperes: Attribute },
 }
 
-/// What the files said.
+/// The values of the files.
 struct Sample {
     value: Value,
     volts: Option<f64>,
@@ -103,8 +103,8 @@ enum Value {
 }
 
 impl Hwmon {
-    /// A meter on the chip that `selector` names under the sysfs root `root`, normally `/sys`; it is looked for at the
-    /// first read. `period` is the time between reads, `scope` what the sensor's supply feeds.
+    /// Creates a meter on the chip that `selector` names under the sysfs root `root`, normally `/sys`; the first read looks
+    /// for it. `period` is the time between reads, `scope` what the sensor's supply feeds.
     pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "hwmon", scope, estimated: false, detail: Vec::new() },
@@ -126,7 +126,7 @@ impl Hwmon {
                 self.discover()?
             }
         };
-        // A sensor whose files fail is dropped here and looked for anew: a device that comes back has other files.
+        // A sensor whose files fail is dropped here and looked for again: a device that comes back has other files.
         let (sample, time) = source.sample(clock)?;
         let resolution = source.resolution(&sample, self.shunt_ohms);
         let step = self.step(&mut source, &sample.value, time);
@@ -137,7 +137,7 @@ impl Hwmon {
         Ok(Reading { time, joules, power, volts, amperes, scope: self.info.scope, accuracy })
     }
 
-    /// Joules so far and the power now.
+    /// Returns the joules so far and the power now.
     fn step(
         &mut self,
         source: &mut Source,
@@ -167,7 +167,7 @@ impl Hwmon {
     fn discover(&mut self) -> Result<Source, MeterError> {
         let folder = find_chip(&self.class, &self.selector)?;
         let channel = find_channel(&folder, &self.selector)?;
-        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let open = |file: &str| Attribute::open(folder.join(file), READ_FIX);
         let open_some = |file: &Option<String>| file.as_deref().map(open).transpose();
         let (source, what) = match channel {
             Channel { energy: Some(energy), .. } => {
@@ -195,12 +195,12 @@ impl Hwmon {
         Ok(source)
     }
 
-    /// Boards with an INA226 may carry the kernel's default; at an INA219 it is rather a setting that was forgotten.
+    /// Boards with an INA226 may really have the default shunt; with an INA219, somebody probably forgot to set it.
     fn warn_of(&mut self, micro_ohms: u64, shunt: &str) {
         let is_doubtful =
             micro_ohms == DEFAULT_SHUNT_UOHM && matches!(self.selector.chip.as_str(), "ina219" | "ina220");
         if is_doubtful && !std::mem::replace(&mut self.shunt_warned, true) {
-            tracing::warn!(meter = self.info.name, "all power may be ten times too high: {shunt}");
+            tracing::warn!(meter = self.info.name, "power may be ten times too high: {shunt}");
         }
     }
 }
@@ -252,7 +252,7 @@ impl Source {
     }
 }
 
-/// The power, unless it flows the wrong way, which would make the cumulative energy shrink.
+/// Returns the power, or an error if it flows backwards, which would make the cumulative energy decrease.
 fn forwards(watts: Watts, file: &Attribute) -> Result<Watts, MeterError> {
     if watts.0 >= 0.0 {
         return Ok(watts);
@@ -260,24 +260,24 @@ fn forwards(watts: Watts, file: &Attribute) -> Result<Watts, MeterError> {
     Err(MeterError::Invalid {
         path: file.path().to_owned(),
         text: format!("{} W", watts.0),
-        expected: "no less than 0: is the shunt wired the wrong way round?",
+        expected: "0 or more; check whether the shunt is wired backwards",
     })
 }
 
 fn measures_nothing(folder: &Path) -> MeterError {
     MeterError::Absent {
         path: folder.to_owned(),
-        reason: "the chip measures neither energy, power, nor voltage and current of one channel".to_owned(),
-        mend: "name another chip".to_owned(),
+        reason: "the chip does not measure energy, power, or voltage and current of one channel".to_owned(),
+        fix: "name another chip".to_owned(),
     }
 }
 
-/// The folder of the one chip that fits.
+/// Returns the folder of the only chip that matches.
 fn find_chip(class: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
     let mut chips = match sysfs::names(class) {
         Ok(chips) => chips,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(sysfs::classify(class, error, "let this user list the folder")),
+        Err(error) => return Err(sysfs::classify(class, error, "give this user permission to list the folder")),
     };
     chips.sort();
     let mut seen = Vec::new();
@@ -302,27 +302,27 @@ fn find_chip(class: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
         [(folder, _)] => Ok(folder.clone()),
         [] => Err(MeterError::Absent {
             path,
-            reason: format!("no chip {wanted}; there is: {there}"),
-            mend: "load its driver or name one of these as chip".to_owned(),
+            reason: format!("no chip {wanted}; found: {there}"),
+            fix: "load its driver, or name one of these as chip".to_owned(),
         }),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
             Err(MeterError::Ambiguous {
                 path,
                 reason: format!("several chips {wanted}: {}", several.join(", ")),
-                mend: "name one by device".to_owned(),
+                fix: "name one by device".to_owned(),
             })
         }
     }
 }
 
-/// The name of the device that a chip's folder links to.
+/// Returns the name of the device that a chip's folder links to.
 fn device(folder: &Path) -> Option<String> {
     let target = std::fs::read_link(folder.join("device")).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The files of one channel; a sensor's files of one number belong together.
+/// The files of one channel: those of a chip with the same number.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Channel {
     number: u32,
@@ -347,7 +347,7 @@ impl Channel {
     }
 }
 
-/// The one channel that fits; voltage times current counts where the chip has no power of its own.
+/// Returns the only channel that matches; voltage times current is used if the chip does not show power itself.
 fn find_channel(folder: &Path, selector: &Selector) -> Result<Channel, MeterError> {
     let all = channels(folder)?;
     let list = |channels: &[Channel]| channels.iter().map(Channel::describe).collect::<Vec<_>>().join(", ");
@@ -366,21 +366,21 @@ fn find_channel(folder: &Path, selector: &Selector) -> Result<Channel, MeterErro
         (0, true) => Err(measures_nothing(folder)),
         (0, false) => Err(MeterError::Absent {
             path,
-            reason: format!("no such channel; there is: {there}"),
-            mend: "name one of these by channel or label".to_owned(),
+            reason: format!("no such channel; found: {there}"),
+            fix: "name one of these by channel or label".to_owned(),
         }),
         _ => Err(MeterError::Ambiguous {
             path,
             reason: format!("several channels: {}", list(&fitting)),
-            mend: "name one by channel or label".to_owned(),
+            fix: "name one by channel or label".to_owned(),
         }),
     }
 }
 
-/// All channels of a chip from which energy can be had, by number.
+/// Returns all channels of a chip that can measure energy, by number.
 fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
-    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_MEND))?;
-    // `average` sorts before `input` and is taken: a mean misses nothing between two reads.
+    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_FIX))?;
+    // `average` sorts before `input` and is preferred: a mean misses nothing between two reads.
     files.sort();
     let mut channels: BTreeMap<u32, Channel> = BTreeMap::new();
     for file in files {
@@ -406,17 +406,17 @@ fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
     Ok(channels.into_values().filter(usable).collect())
 }
 
-/// The shunt that the driver reckons with, in microohms.
+/// Returns the shunt that the driver assumes, in microohms.
 fn shunt_micro_ohms(folder: &Path) -> Option<u64> {
     sysfs::text(&folder.join(SHUNT))?.parse().ok()
 }
 
-/// What is to be said of the shunt: with the wrong one every figure is off by the same factor.
+/// Returns what to know about the shunt: a wrong value makes all power wrong by the same factor.
 fn shunt(folder: &Path, micro_ohms: u64) -> String {
     let path = folder.join(SHUNT);
     let hint = match micro_ohms {
         DEFAULT_SHUNT_UOHM => format!(
-            "; that is the kernel's default, most INA219 boards carry 100000: then echo 100000 > {}",
+            "; that is the kernel's default, but most INA219 boards have 100000; if yours does: echo 100000 > {}",
             path.display()
         ),
         _ => String::new(),
@@ -531,16 +531,16 @@ mod tests {
         assert!(matches!(error, MeterError::Absent { .. }));
         let message = error.to_string();
         assert!(
-            message.contains("no chip \"ina226\"; there is: cpu_thermal (no device, hwmon0), ina219 (1-0040, hwmon3)"),
+            message.contains("no chip \"ina226\"; found: cpu_thermal (no device, hwmon0), ina219 (1-0040, hwmon3)"),
             "{message}"
         );
         let error =
             read(&mut meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") }), 0).unwrap_err();
         assert!(error.to_string().contains("no chip \"ina219\" at 1-0041"), "{error}");
         let error = read(&mut meter(&tree, chip("cpu_thermal")), 0).unwrap_err();
-        assert!(error.to_string().contains("measures neither"), "{error}");
+        assert!(error.to_string().contains("does not measure energy"), "{error}");
         let error = read(&mut meter(&Tree::new(&[]), chip("ina219")), 0).unwrap_err();
-        assert!(error.to_string().contains("there is: none"), "{error}");
+        assert!(error.to_string().contains("found: none"), "{error}");
     }
 
     #[test]
@@ -574,7 +574,7 @@ mod tests {
         assert!(close_to(read(&mut meter(&tree, soc), 0).unwrap().power.unwrap().0, 1.5));
         let gpu = Selector { label: Some("GPU".to_owned()), ..chip("ina3221") };
         let error = read(&mut meter(&tree, gpu), 0).unwrap_err();
-        assert!(error.to_string().contains("no such channel; there is: curr1 (label VDD_IN)"), "{error}");
+        assert!(error.to_string().contains("no such channel; found: curr1 (label VDD_IN)"), "{error}");
     }
 
     #[test]
@@ -610,7 +610,7 @@ mod tests {
         tree.remove("class/hwmon/hwmon3");
         assert!(matches!(read(&mut meter, 200), Err(MeterError::Invalid { .. })));
         let error = read(&mut meter, 300).unwrap_err();
-        assert!(error.to_string().contains("there is: cpu_thermal"), "{error}");
+        assert!(error.to_string().contains("found: cpu_thermal"), "{error}");
         tree.write("class/hwmon/hwmon7/name", "ina219\n");
         tree.write("class/hwmon/hwmon7/power1_input", "2000000\n");
         assert!(close_to(read(&mut meter, 60_000).unwrap().joules.0, 0.3), "what was not seen is not made up");

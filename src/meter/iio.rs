@@ -1,8 +1,8 @@
-//! The IIO meter: an INA219, INA226 or their kin by the kernel's `ina2xx-adc`, as Debian's kernels have it.
+//! The IIO meter: an INA219, INA226 or similar chip through the kernel's driver `ina2xx-adc`, as Debian's kernels have it.
 //!
-//! Owns the choice of the device and its scales; power is voltage times current, computed here, so that the driver's own
-//! idea of the shunt does not matter, and nor does an overflow of its figures (OVF), which it does not show. Files stay
-//! open and a read allocates nothing. Sources: `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus),
+//! Owns the choice of the device and its scales. Power is voltage times current, computed here, so that neither the
+//! driver's shunt value matters, nor an overflow in the chip's arithmetic (OVF), which the driver does not show. Files stay
+//! open and a read does not allocate. Sources: `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus),
 //! `Documentation/ABI/testing/sysfs-bus-iio` (raw times scale is mV).
 
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use super::sysfs::{self, Attribute};
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
 
-const READ_MEND: &str = "IIO values are normally world-readable: chmod a+r it";
+const READ_FIX: &str = "IIO values are normally readable for all users; run chmod a+r on this file";
 
 /// The shunt register's range at PGA /8 for an INA219; an INA226 ends at 32767.
 const INA219_RANGE: f64 = 32_000.0;
@@ -28,11 +28,11 @@ pub struct Selector {
     /// As sysfs names the I2C device, such as `1-0040`.
     pub device: Option<String>,
     pub shunt_ohms: f64,
-    /// By how much it may be off, as a part of it.
+    /// By how much the shunt may be off, as a fraction.
     pub shunt_tolerance: f64,
 }
 
-/// The power sensors under the sysfs root `root`, each with the shunt that its driver reckons with.
+/// Returns the power sensors under the sysfs root `root`, each with the shunt that its driver assumes.
 pub fn candidates(root: &Path) -> Vec<Selector> {
     let devices = root.join("bus/iio/devices");
     let mut names = sysfs::names(&devices).unwrap_or_default();
@@ -53,7 +53,7 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
 #[derive(Debug)]
 pub struct Iio {
     info: MeterInfo,
-    /// The kernel's buses: `iio` and `i2c` below it have the devices.
+    /// The kernel's buses; the devices are in `iio` and `i2c` below it.
     buses: PathBuf,
     selector: Selector,
     channels: Option<Channels>,
@@ -73,8 +73,8 @@ struct Channels {
 }
 
 impl Iio {
-    /// A meter on the device that `selector` names under the sysfs root `root`, normally `/sys`; it is looked for at the
-    /// first read. `period` is the time between reads, `scope` what the supply with the shunt feeds.
+    /// Creates a meter on the device that `selector` names under the sysfs root `root`, normally `/sys`; the first read
+    /// looks for it. `period` is the time between reads, `scope` what the supply with the shunt feeds.
     pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "iio", scope, estimated: false, detail: Vec::new() },
@@ -93,10 +93,10 @@ impl Iio {
                 self.discover()?
             }
         };
-        // A device whose files fail is dropped here and looked for anew: one that comes back has other files.
+        // A device whose files fail is dropped here and looked for again: one that comes back has other files.
         let before = clock();
         let flow = channels.flow(self.selector.shunt_ohms)?;
-        // What was converted last ended within the last cycle.
+        // The last conversion ended within the last cycle.
         let time = midpoint(before, clock()).0.saturating_sub(duration_ns(channels.cycle) / 2);
         let accuracy = channels.accuracy(&flow, &self.selector);
         self.channels = Some(channels);
@@ -114,7 +114,7 @@ impl Iio {
 
     fn discover(&mut self) -> Result<Channels, MeterError> {
         let folder = find(&self.buses, &self.selector)?;
-        let open = |file: &str| Attribute::open(folder.join(file), READ_MEND);
+        let open = |file: &str| Attribute::open(folder.join(file), READ_FIX);
         let number = |file: &str| open(file)?.read::<f64>("a number");
         let seconds = |file: &str| number(file).ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let times = [seconds("in_voltage0_integration_time"), seconds("in_voltage1_integration_time")];
@@ -156,10 +156,10 @@ impl Channels {
             MeterError::Invalid { path: self.shunt.path().to_owned(), text, expected }
         };
         if shunt.abs() >= self.range {
-            return Err(invalid("less than the end of the range: the shunt is too large for this current"));
+            return Err(invalid("less than the end of the range; the shunt is too large for this current"));
         }
         shunt::flow(shunt_volts, shunt_ohms, bus_volts)
-            .ok_or_else(|| invalid("no less than 0: is the shunt wired the wrong way round?"))
+            .ok_or_else(|| invalid("0 or more; check whether the shunt is wired backwards"))
     }
 }
 
@@ -173,13 +173,13 @@ impl Meter for Iio {
     }
 }
 
-/// The folder of the one device that fits.
+/// Returns the folder of the only device that matches.
 fn find(buses: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
     let devices = buses.join("iio/devices");
     let mut names = match sysfs::names(&devices) {
         Ok(names) => names,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(sysfs::classify(&devices, error, "let this user list the folder")),
+        Err(error) => return Err(sysfs::classify(&devices, error, "give this user permission to list the folder")),
     };
     names.sort();
     let mut seen = Vec::new();
@@ -200,33 +200,34 @@ fn find(buses: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
         [] => Err(MeterError::Absent {
             path,
             reason: format!(
-                "no device {:?}{at}; there is: {}",
+                "no device {:?}{at}; found: {}",
                 selector.chip,
                 if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
             ),
-            mend: bind_mend(&buses.join("i2c"), selector),
+            fix: bind_fix(&buses.join("i2c"), selector),
         }),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, line)| line.as_str()).collect();
             Err(MeterError::Ambiguous {
                 path,
                 reason: format!("several devices {:?}: {}", selector.chip, several.join(", ")),
-                mend: "name one by device".to_owned(),
+                fix: "name one by device".to_owned(),
             })
         }
     }
 }
 
-/// The I2C device that an IIO device belongs to: the folder around the one that the link in `bus/iio` points to.
+/// Returns the I2C device that an IIO device belongs to: the parent of the folder that the link in `bus/iio` points to.
 fn parent(folder: &Path) -> Option<String> {
     let target = std::fs::canonicalize(folder).ok()?;
     let parent = target.parent()?.file_name()?.to_string_lossy().into_owned();
     parent.contains('-').then_some(parent)
 }
 
-/// What makes the kernel's driver take the chip (`Documentation/i2c/instantiating-devices.rst`): `new_device` refuses an
-/// address that has a device already, which then lacks the driver only. Its name is the module's, with an underscore.
-fn bind_mend(i2c: &Path, selector: &Selector) -> String {
+/// Returns how to attach the kernel's driver to the chip (`Documentation/i2c/instantiating-devices.rst`). `new_device`
+/// refuses an address that already has a device; then only the driver is missing. Its name is the module's, with an
+/// underscore.
+fn bind_fix(i2c: &Path, selector: &Selector) -> String {
     let chip = &selector.chip;
     let wanted = selector.device.as_deref().unwrap_or("1-0040");
     let device = i2c.join("devices").join(wanted);
@@ -234,9 +235,11 @@ fn bind_mend(i2c: &Path, selector: &Selector) -> String {
         let driver = driver.file_name().unwrap_or_default().to_string_lossy();
         return match driver.as_ref() {
             "ina2xx" => {
-                format!("the kernel's driver ina2xx has it: hwmon = {{ chip = \"{chip}\", device = \"{wanted}\" }}")
+                format!(
+                    "the kernel's driver ina2xx uses it; configure hwmon = {{ chip = \"{chip}\", device = \"{wanted}\" }}"
+                )
             }
-            other => format!("the kernel's driver {other} has what is there: is the name right?"),
+            other => format!("the kernel's driver {other} uses the device there; check the name"),
         };
     }
     if !device.exists() {
@@ -345,29 +348,29 @@ mod tests {
         assert!(matches!(error, MeterError::Absent { .. }));
         assert!(
             error.to_string().ends_with(
-                "no device \"ina226\" at 0-0041; there is: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
+                "no device \"ina226\" at 0-0041; found: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
                  /sys/bus/i2c/devices/i2c-0/new_device"
             ),
             "{error}"
         );
         let error = read(&mut meter(&Tree::new(&[]), selector()), 0).unwrap_err();
-        assert!(error.to_string().contains("there is: none"), "{error}");
+        assert!(error.to_string().contains("found: none"), "{error}");
     }
 
     #[test]
     fn a_chip_without_its_driver_gets_it() {
         let device = "bus/i2c/devices/1-0040";
         let tree = Tree::new(&[(&format!("{device}/name"), "ina219\n")]);
-        let mend = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
-        assert!(mend().ends_with("there is: none; run: modprobe ina2xx-adc"), "{}", mend());
+        let fix = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
+        assert!(fix().ends_with("found: none; run: modprobe ina2xx-adc"), "{}", fix());
         tree.write("bus/i2c/drivers/ina2xx_adc/bind", "");
-        assert!(mend().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", mend());
+        assert!(fix().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
         for (driver, end) in [
-            ("ina2xx", "driver ina2xx has it: hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
-            ("at24", "driver at24 has what is there: is the name right?"),
+            ("ina2xx", "driver ina2xx uses it; configure hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
+            ("at24", "driver at24 uses the device there; check the name"),
         ] {
             tree.link(&format!("{device}/driver"), &format!("../../drivers/{driver}"));
-            assert!(mend().ends_with(end), "{}", mend());
+            assert!(fix().ends_with(end), "{}", fix());
             tree.remove(&format!("{device}/driver"));
         }
     }

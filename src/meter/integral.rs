@@ -1,4 +1,4 @@
-//! Energy from powers that were sampled one after the other.
+//! Energy from successive samples of power.
 //!
 //! Pure: powers and their times are passed in.
 
@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::MeterError;
 use crate::units::{Joules, MonoTime, Watts};
 
-/// A gap of more than this many periods between two powers says nothing of the power in it.
+/// If more than this many periods pass between two powers, the power in between is unknown.
 const GAP_PERIODS: u32 = 5;
 
-/// No gap is too long that is a usual period, so that fast readings are not void whenever the machine is busy elsewhere.
+/// A gap up to this is never too long, so that fast readings do not become void whenever the machine is busy elsewhere.
 const GAP_MIN: Duration = Duration::from_millis(100);
 
-/// The area under straight lines from each power to the next.
+/// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
 pub struct Integral {
     max_gap: Duration,
@@ -22,18 +22,21 @@ pub struct Integral {
 }
 
 impl Integral {
-    /// Nothing so far; `period` is the time that normally passes between two powers.
+    /// Starts at zero; `period` is the time that normally passes between two powers.
     pub fn new(period: Duration) -> Self {
         Self { max_gap: (period * GAP_PERIODS).max(GAP_MIN), last: None, joules: Joules(0.0) }
     }
 
-    /// Joules since the start, with `power` at `now` as the end; [`MeterError::Rebaselined`] after too long a gap.
+    /// Adds `power` at `now` and returns the joules since the start.
+    ///
+    /// # Errors
+    /// [`MeterError::Rebaselined`] after too long a gap.
     pub fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
         if let Some((then, before)) = self.last.replace((now, power)) {
             let gap = now.since(then);
             if gap > self.max_gap {
                 let (gap_s, max_s) = (gap.as_secs_f64(), self.max_gap.as_secs_f64());
-                let reason = format!("{gap_s:.1} s passed between two powers, {max_s:.1} s at most");
+                let reason = format!("{gap_s:.1} s passed between two powers; the limit is {max_s:.1} s");
                 return Err(MeterError::Rebaselined { reason });
             }
             self.joules = self.joules + Watts((before.0 + power.0) / 2.0).over(gap);
@@ -41,7 +44,7 @@ impl Integral {
         Ok(self.joules)
     }
 
-    /// The next power starts anew: what was between is not known. The joules so far stay.
+    /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
     pub fn interrupt(&mut self) {
         self.last = None;
     }
@@ -68,7 +71,7 @@ mod tests {
         let mut integral = Integral::new(Duration::from_millis(100));
         integral.add(ms(0), Watts(8.0)).unwrap();
         let error = integral.add(ms(501), Watts(8.0)).unwrap_err();
-        assert!(error.to_string().contains("0.5 s passed between two powers, 0.5 s at most"), "{error}");
+        assert!(error.to_string().contains("0.5 s passed between two powers; the limit is 0.5 s"), "{error}");
         assert_eq!(integral.add(ms(626), Watts(8.0)).unwrap(), Joules(1.0));
         integral.interrupt();
         assert_eq!(integral.add(ms(100_000), Watts(8.0)).unwrap(), Joules(1.0));

@@ -1,7 +1,7 @@
-//! Meters: what reads joules from the machine, each behind one small trait.
+//! Meters: they read cumulative energy from the machine, each behind one small trait.
 //!
-//! Owns how a reading is taken, wraps and gaps, and how an absent meter comes back. Leaves the meaning of the joules to
-//! `energy`. Everything here runs on the meter thread (`sampler`), with its files kept open.
+//! Owns how a reading is taken, how wraps and gaps are handled, and how a meter that was absent is found again. Leaves the
+//! meaning of the joules to `energy`. Everything here runs on the meter thread (`sampler`), with its files kept open.
 
 use std::io;
 use std::path::PathBuf;
@@ -31,12 +31,14 @@ mod tree;
 
 /// A source of cumulative energy.
 pub trait Meter: Send {
-    /// What this meter is; `detail` is empty and `scope` the expected one until the first successful read.
+    /// Returns what this meter is; until the first successful read, `detail` is empty and `scope` is what is expected.
     fn info(&self) -> &MeterInfo;
 
-    /// Reads the meter, looking for it first when it is not open.
+    /// Reads the meter, and first looks for it if it is not open.
     ///
-    /// After an error the next success is a new baseline: the joules between the successes around it mean nothing.
+    /// # Errors
+    /// Any [`MeterError`]. The next successful reading is a new baseline: the difference to the last one before the error
+    /// means nothing.
     fn read(&mut self) -> Result<Reading, MeterError>;
 }
 
@@ -48,9 +50,9 @@ pub struct MeterInfo {
     /// `rapl`, `hwmon`, `iio`, `ina219`, `pmic`, `replay` or `estimate`.
     pub kind: &'static str,
     pub scope: Scope,
-    /// True when the joules are computed from a model of the machine, not measured.
+    /// Whether the joules are computed from a model of the machine instead of measured.
     pub estimated: bool,
-    /// The zones, or the chip and its files, one thing a line.
+    /// The zones, or the chip and its files, one item a line.
     pub detail: Vec<String>,
 }
 
@@ -58,9 +60,9 @@ pub struct MeterInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// Processor packages, with their memory where the processor counts it.
+    /// Processor packages, with their memory if the processor counts it.
     Package,
-    /// All that the processor's platform counter (psys) covers.
+    /// Everything that the processor's platform counter (psys) covers.
     Platform,
     /// The supply of the whole board.
     Board,
@@ -71,7 +73,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// As it stands on the wire.
+    /// Returns the name that is published.
     pub fn name(self) -> &'static str {
         match self {
             Self::Package => "package",
@@ -86,37 +88,37 @@ impl Scope {
 /// One reading of a meter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
-    /// When it was read: halfway between before and after, as an I2C read takes time.
+    /// Halfway between before and after the read, because an I2C read takes time.
     pub time: MonoTime,
     /// Energy since the meter was opened; never decreases.
     pub joules: Joules,
-    /// The sensor's power, or a counter's mean since its last reading; none where there is no last reading.
+    /// The sensor's power, or a counter's mean power since its last reading; `None` if there is no last reading.
     pub power: Option<Watts>,
     pub volts: Option<f64>,
     pub amperes: Option<f64>,
-    /// What the joules cover; found with the meter, so it can differ from what was expected.
+    /// What the joules cover; known once the meter is found, so it can differ from what was expected.
     pub scope: Scope,
-    /// How well the joules follow the truth; like the scope found with the meter.
+    /// How accurate the joules are; like the scope, known once the meter is found.
     pub accuracy: Accuracy,
 }
 
-/// How well a meter's joules follow the truth.
+/// How accurate a meter's joules are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accuracy {
     pub resolution: Resolution,
-    /// The error of the scale, which no averaging takes away, as a part of the value; none where nobody states it.
+    /// The scale error, which averaging does not reduce, as a fraction of the value; `None` if no data sheet states it.
     pub systematic_rel: Option<f64>,
 }
 
-/// How a meter's joules come about, which says how far off they can be at a reading.
+/// How a meter obtains its joules, which determines how far off they can be at a reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Resolution {
-    /// A counter that the hardware updates once in `update`, in whole steps of `quantum`.
+    /// A counter that the hardware updates every `update`, in whole steps of `quantum`.
     Counter { update: Duration, quantum: Joules },
-    /// Power, the mean of `conversion` until about the time of each reading, in steps of `quantum`; integrated by
-    /// trapezoids.
+    /// Power in steps of `quantum`, averaged over the `conversion` that ends at about the time of each reading; integrated
+    /// by trapezoids.
     Sampled { conversion: Duration, quantum: Watts },
-    /// Computed from a model, or measured nobody says how: the error is not known. `idle` where a model has an idle power.
+    /// Computed from a model, or measured in an unknown way: the error is unknown. `idle` is the idle power of the model.
     Model { idle: Option<Watts> },
 }
 
@@ -125,7 +127,7 @@ impl Resolution {
         matches!(self, Self::Model { .. })
     }
 
-    /// The time before a reading that its value tells of.
+    /// Returns how far before its time a reading looks back.
     pub fn look_back(self) -> Duration {
         match self {
             Self::Counter { update, .. } => update,
@@ -135,62 +137,62 @@ impl Resolution {
     }
 }
 
-/// Why there is no reading; the variants say what the caller can do.
+/// Why there is no reading; each variant says what the caller can do.
 #[derive(Debug, thiserror::Error)]
 pub enum MeterError {
-    /// No such meter now: try again later, hardware and drivers may come.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Absent { path: PathBuf, reason: String, mend: String },
-    /// Several things fit: the configuration must name one.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Ambiguous { path: PathBuf, reason: String, mend: String },
-    /// Another program or driver has it: the mend says how to read it through that one.
-    #[error("{}: {reason}; {mend}", path.display())]
-    Taken { path: PathBuf, reason: String, mend: String },
-    /// The meter is there and may not be read: show the mend.
-    #[error("{}: permission denied; {mend}", path.display())]
-    Denied { path: PathBuf, mend: String },
-    /// The meter gave something that is no reading of it.
+    /// There is no such meter now: try again later, hardware may be plugged in and drivers loaded.
+    #[error("{}: {reason}; {fix}", path.display())]
+    Absent { path: PathBuf, reason: String, fix: String },
+    /// Several candidates match: the configuration must name one.
+    #[error("{}: {reason}; {fix}", path.display())]
+    Ambiguous { path: PathBuf, reason: String, fix: String },
+    /// Another program or driver uses it: the fix says how to read it through that one.
+    #[error("{}: {reason}; {fix}", path.display())]
+    Taken { path: PathBuf, reason: String, fix: String },
+    /// The meter exists but this user may not read it: show the fix.
+    #[error("{}: permission denied; {fix}", path.display())]
+    Denied { path: PathBuf, fix: String },
+    /// The meter returned something that is not a valid reading.
     #[error("{}: read {text:?}, expected {expected}", path.display())]
     Invalid { path: PathBuf, text: String, expected: &'static str },
     /// The read failed: try again.
     #[error("{}: {source}", path.display())]
     Failed { path: PathBuf, source: io::Error },
-    /// The counter stands still although the machine runs: what it gives is no measurement.
-    #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {mend}", path.display())]
-    Stuck { path: PathBuf, seconds: f64, mend: String },
-    /// The meter works, but the energy since its last reading is unknown: go on from the next.
+    /// The counter does not change although the machine runs: its value is not a measurement.
+    #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {fix}", path.display())]
+    Stuck { path: PathBuf, seconds: f64, fix: String },
+    /// The meter works, but the energy since its last reading is unknown: continue from the next.
     #[error("energy since the last reading is unknown: {reason}")]
     Rebaselined { reason: String },
 }
 
 impl MeterError {
-    /// Whether there is nothing there, rather than something that does not work.
+    /// Whether the meter is absent, rather than present but not working.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
 
-    /// What to do about it, where that is known; the message ends with it.
-    pub fn mend(&self) -> Option<&str> {
+    /// Returns what to do about it, if known; the message ends with it.
+    pub fn fix(&self) -> Option<&str> {
         match self {
-            Self::Absent { mend, .. }
-            | Self::Ambiguous { mend, .. }
-            | Self::Taken { mend, .. }
-            | Self::Denied { mend, .. }
-            | Self::Stuck { mend, .. } => Some(mend),
+            Self::Absent { fix, .. }
+            | Self::Ambiguous { fix, .. }
+            | Self::Taken { fix, .. }
+            | Self::Denied { fix, .. }
+            | Self::Stuck { fix, .. } => Some(fix),
             Self::Invalid { .. } | Self::Failed { .. } | Self::Rebaselined { .. } => None,
         }
     }
 
-    /// The message without what to do.
+    /// Returns the message without the fix.
     pub fn reason(&self) -> String {
         let message = self.to_string();
-        let cut = self.mend().and_then(|mend| message.strip_suffix(mend)?.strip_suffix("; "));
+        let cut = self.fix().and_then(|fix| message.strip_suffix(fix)?.strip_suffix("; "));
         cut.map_or(message.clone(), str::to_owned)
     }
 }
 
-/// The moment halfway between two.
+/// Returns the time halfway between two.
 fn midpoint(before: MonoTime, after: MonoTime) -> MonoTime {
     before + after.since(before) / 2
 }

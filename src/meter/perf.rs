@@ -1,6 +1,6 @@
-//! Processor energy by the RAPL events of perf, which the kernel widens and keeps over wraps.
+//! Processor energy from the RAPL events of perf, which the kernel widens to 64 bits so that they never wrap.
 //!
-//! Owns which events make up the machine without counting anything twice; `sys::perf` opens them. Source:
+//! Owns the choice of events, so that nothing is counted twice; `sys::perf` opens them. Sources:
 //! `arch/x86/events/rapl.c` (events, scale, unit), `Documentation/ABI/testing/sysfs-bus-event_source-devices-events`;
 //! who may count: `perf_allow_cpu` in `include/linux/perf_event.h`.
 
@@ -16,7 +16,7 @@ const PSYS: &str = "energy-psys";
 const PACKAGE: &str = "energy-pkg";
 const MEMORY: &str = "energy-ram";
 
-/// An event that counts; the real ones are the kernel's.
+/// An open event; the kernel's, or a fake one in tests.
 trait Count: Send {
     fn count(&self) -> io::Result<u64>;
 }
@@ -27,14 +27,14 @@ impl Count for EventCounter {
     }
 }
 
-/// Energy of the processor packages and their memory, or of the platform where the processor counts that.
+/// Energy of the processor packages and their memory, or of the whole platform if the processor counts that.
 pub struct Perf {
     info: MeterInfo,
     root: PathBuf,
     source: PathBuf,
     /// Empty while the meter is absent.
     events: Vec<Event>,
-    /// Events that stand still though others count.
+    /// Events that do not change although others do.
     dead: Vec<&'static str>,
     total: Total,
 }
@@ -48,7 +48,7 @@ struct Event {
     raw_uj: u64,
 }
 
-/// An event as sysfs tells it.
+/// An event as sysfs describes it.
 #[derive(Debug, Clone, Copy)]
 struct Described {
     kind: u32,
@@ -57,7 +57,7 @@ struct Described {
 }
 
 impl Perf {
-    /// The events under the sysfs root `root`, normally `/sys`; they are looked for at the first read.
+    /// Creates a meter on the events under the sysfs root `root`, normally `/sys`; the first read looks for them.
     pub fn new(name: &str, root: &Path) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
@@ -104,13 +104,13 @@ impl Perf {
             Lost::Stuck { for_s } if name == PACKAGE => MeterError::Stuck {
                 path: event.place(&self.source),
                 seconds: for_s,
-                mend: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
+                fix: "virtual machines often show a constant value; meter the host, or use another meter".to_owned(),
             },
             Lost::Stuck { for_s } => {
                 self.close();
                 self.dead.push(name);
                 MeterError::Rebaselined {
-                    reason: format!("{name} stood still for {for_s:.1} s and is left out from here on"),
+                    reason: format!("{name} did not change for {for_s:.1} s and is left out from now on"),
                 }
             }
             _ => MeterError::Rebaselined { reason: format!("{name} of CPU {cpu}: {reason}") },
@@ -127,7 +127,7 @@ impl Perf {
         let has = |name: &str| !self.dead.contains(&name) && source.join("events").join(name).exists();
         let mut cpus = self.cpus(source)?;
         let names: Vec<&'static str> = if has(PSYS) {
-            // It covers all packages, whichever of them is asked.
+            // It covers all packages, on whichever CPU it is opened.
             cpus.truncate(1);
             vec![PSYS]
         } else {
@@ -142,7 +142,7 @@ impl Perf {
             }
         }
         if events.is_empty() {
-            return Err(absent(source, "no event is energy-pkg, energy-ram or energy-psys"));
+            return Err(absent(source, "there is no event energy-pkg, energy-ram or energy-psys"));
         }
         self.info.scope = if events.iter().any(|event| event.name == PSYS) { Scope::Platform } else { Scope::Package };
         self.info.detail =
@@ -151,7 +151,7 @@ impl Perf {
         Ok(())
     }
 
-    /// One CPU of each package: those on which the events count.
+    /// Returns one CPU of each package: those on which the events count.
     fn cpus(&self, source: &Path) -> Result<Vec<u32>, MeterError> {
         let path = source.join("cpumask");
         let text = sysfs::text(&path).ok_or_else(|| absent(source, "the kernel shows no RAPL events"))?;
@@ -162,10 +162,10 @@ impl Perf {
         packages.sort();
         packages.dedup();
         if packages.len() < cpus.len() {
-            // Some processors show one counter in each die, which cannot be told from counts that began at different times.
+            // Some processors show the same counter in each die, and here that looks like counts with different starts.
             return Err(absent(
                 source,
-                "several dies of a package have counters, which may be the same one: powercap can tell",
+                "several dies of a package have counters, which may be the same counter; only powercap can tell",
             ));
         }
         Ok(cpus)
@@ -186,21 +186,21 @@ fn absent(source: &Path, reason: &str) -> MeterError {
     MeterError::Absent {
         path: source.to_owned(),
         reason: reason.to_owned(),
-        mend: "run: modprobe rapl; ARM boards and most virtual machines have none".to_owned(),
+        fix: "run: modprobe rapl; ARM boards and most virtual machines have no RAPL".to_owned(),
     }
 }
 
 fn failed(path: PathBuf, error: io::Error) -> MeterError {
-    let mend = "counting for the whole machine needs CAP_PERFMON: in the daemon's unit \
-                AmbientCapabilities=CAP_PERFMON, by hand setcap cap_perfmon=ep on the binary, or for everybody sysctl \
-                kernel.perf_event_paranoid=0";
+    let fix = "counting for the whole machine needs CAP_PERFMON: add AmbientCapabilities=CAP_PERFMON to the \
+               daemon's unit, or run setcap cap_perfmon=ep on the binary, or, for all users, sysctl \
+               kernel.perf_event_paranoid=0";
     match error.kind() {
-        io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: mend.to_owned() },
+        io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
         _ => MeterError::Failed { path, source: error },
     }
 }
 
-/// What the files of an event say: `event=0x02`, its scale and its unit.
+/// Reads the files of an event: `event=0x02`, its scale and its unit.
 fn describe(source: &Path, name: &str) -> Result<Described, MeterError> {
     let read = |path: PathBuf| match sysfs::text(&path) {
         Some(text) => Ok((path, text)),
@@ -223,7 +223,7 @@ fn describe(source: &Path, name: &str) -> Result<Described, MeterError> {
     Ok(Described { kind, config, joules_a_count })
 }
 
-/// The CPUs of a list such as `0,24` or `0-1`; none where it is empty or no list.
+/// Parses a list of CPUs such as `0,24` or `0-1`; `None` if it is empty or not a list.
 fn list(text: &str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
@@ -338,7 +338,7 @@ mod tests {
         fake.joules(3, 20.0);
         assert_eq!(read(&mut meter, &fake, 500).unwrap().joules, Joules(20.0));
         let error = read(&mut meter, &fake, 1500).unwrap_err().to_string();
-        assert!(error.contains("energy-psys stood still for 1.0 s and is left out"), "{error}");
+        assert!(error.contains("energy-psys did not change for 1.0 s and is left out"), "{error}");
         assert_eq!(read(&mut meter, &fake, 1600).unwrap().scope, Scope::Package);
     }
 
@@ -375,7 +375,7 @@ mod tests {
         let fake = Fake::default();
         let error = |tree: &Tree| read(&mut Perf::new("package", tree.root()), &fake, 0).unwrap_err().to_string();
         assert!(error(&Tree::new(&[])).contains("devices/power: the kernel shows no RAPL events; run: modprobe rapl"));
-        assert!(error(&tree(&[CORES], "0")).contains("no event is energy-pkg"));
+        assert!(error(&tree(&[CORES], "0")).contains("there is no event energy-pkg"));
         assert!(error(&tree(&[PKG], "zero")).contains("cpumask: read \"zero\", expected a list of CPUs"));
         assert!(
             error(&tree(&[("energy-pkg", "umask=1")], "0")).contains("energy-pkg: read \"umask=1\", expected an event")

@@ -1,7 +1,7 @@
-//! The rails of a Raspberry Pi 5's power chip: an estimate, since the supply's own current is not among them.
+//! The rails of a Raspberry Pi 5's power chip: an estimate, because the chip does not measure the supply's own current.
 //!
-//! Owns the sum of voltage times current over the rails that have both; `sys::vcio` asks the firmware. What hangs on 5 V
-//! directly, as USB devices do, and the converters' own losses are not seen, so the figures are `estimated`.
+//! Owns the sum of voltage times current over the rails that have both; `sys::vcio` asks the firmware. Loads on 5 V, such
+//! as USB devices, and losses of the converters are not included, so the energy is `estimated`.
 //! Source: the answer of `vcgencmd pmic_read_adc`, as in the firmware of 2024.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub struct Pmic {
 }
 
 impl Pmic {
-    /// A meter on the firmware behind `path`, normally `/dev/vcio`; `period` is the time between reads.
+    /// Creates a meter on the firmware behind `path`, normally `/dev/vcio`; `period` is the time between reads.
     pub fn new(name: &str, path: &Path, period: Duration) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
@@ -52,11 +52,11 @@ impl Pmic {
         })?;
         if self.info.detail.is_empty() {
             let names: Vec<&str> = rails.iter().map(|(name, _)| name.as_str()).collect();
-            self.info.detail = vec![format!("rails {}; neither 5 V nor USB", names.join(", "))];
+            self.info.detail = vec![format!("rails {}; without 5 V and USB", names.join(", "))];
         }
         let watts = Watts(rails.iter().map(|(_, watts)| watts).sum());
         let joules = self.power.add(time, watts)?;
-        // Neither how long the chip converts nor how true it is is written anywhere.
+        // Neither the conversion time nor the accuracy of the chip is documented.
         let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
         Ok(Reading { time, joules, power: Some(watts), volts: None, amperes: None, scope: self.info.scope, accuracy })
     }
@@ -66,14 +66,14 @@ impl Pmic {
             io::ErrorKind::Unsupported => MeterError::Absent {
                 path: self.path.clone(),
                 reason: format!("{COMMAND}: {error}"),
-                mend: "only a Raspberry Pi 5 has this; on other boards use an INA219".to_owned(),
+                fix: "only a Raspberry Pi 5 has this; on other boards use an INA219".to_owned(),
             },
             io::ErrorKind::NotFound => MeterError::Absent {
                 path: self.path.clone(),
                 reason: "no such device".to_owned(),
-                mend: "only a Raspberry Pi with its own kernel has it".to_owned(),
+                fix: "only a Raspberry Pi with the kernel of Raspberry Pi OS has it".to_owned(),
             },
-            _ => sysfs::classify(&self.path, error, "run: usermod -aG video edgewatt, and start the daemon again"),
+            _ => sysfs::classify(&self.path, error, "run: usermod -aG video edgewatt, then restart the daemon"),
         }
     }
 }
@@ -97,7 +97,10 @@ impl Meter for Pmic {
     }
 }
 
-/// Watts by rail, or the line that is none. Voltages without a current, as that of the 5 V input, are left out.
+/// Returns the watts of each rail; voltages without a current, such as that of the 5 V input, are left out.
+///
+/// # Errors
+/// The line that is not a rail.
 fn rails(text: &str) -> Result<Vec<(String, f64)>, String> {
     let (mut volts, mut amperes) = (BTreeMap::new(), BTreeMap::new());
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -146,7 +149,7 @@ mod tests {
         assert!((read(&mut meter, ANSWER, 0).unwrap().power.unwrap().0 - 3.15).abs() < 1e-9);
         assert!((read(&mut meter, ANSWER, 200).unwrap().joules.0 - 0.63).abs() < 1e-9);
         assert!(meter.info().estimated);
-        assert_eq!(meter.info().detail, ["rails 3V3_SYS, VDD_CORE; neither 5 V nor USB"]);
+        assert_eq!(meter.info().detail, ["rails 3V3_SYS, VDD_CORE; without 5 V and USB"]);
     }
 
     #[test]
@@ -167,7 +170,7 @@ mod tests {
     fn each_refusal_says_what_to_do() {
         for (kind, part) in [
             (io::ErrorKind::Unsupported, "/dev/vcio: pmic_read_adc: "),
-            (io::ErrorKind::NotFound, "only a Raspberry Pi with its own kernel"),
+            (io::ErrorKind::NotFound, "only a Raspberry Pi with the kernel of Raspberry Pi OS"),
             (io::ErrorKind::PermissionDenied, "permission denied; run: usermod -aG video edgewatt"),
         ] {
             let error = meter().take(|| Err(kind.into()), MonoTime::default).unwrap_err().to_string();

@@ -1,7 +1,7 @@
-//! The RAPL meter: processor energy from the kernel's powercap zones.
+//! Processor energy from the kernel's powercap zones, one of the two interfaces of the RAPL meter.
 //!
-//! Owns which zones make up the machine without counting anything twice, and their sum; leaves wraps to `counter`. Files
-//! stay open and a read allocates nothing. Source: `Documentation/power/powercap/powercap.rst`; zone names and the
+//! Owns the choice of zones, so that nothing is counted twice, and their sum; leaves wraps to `counter`. Files stay open
+//! and a read does not allocate. Sources: `Documentation/power/powercap/powercap.rst`; zone names and the
 //! counter's range: `drivers/powercap/intel_rapl_common.c`, which also drives AMD processors under the same names.
 
 use std::io::ErrorKind;
@@ -12,14 +12,14 @@ use super::sysfs::{self, Attribute};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
 use crate::units::MonoTime;
 
-/// Energy of the processor packages and their memory, or of the platform where the processor counts that.
+/// Energy of the processor packages and their memory, or of the whole platform if the processor counts that.
 #[derive(Debug)]
 pub struct Powercap {
     info: MeterInfo,
     class: PathBuf,
     /// Empty while the meter is absent.
     zones: Vec<Zone>,
-    /// Zones found stuck though others move, as a `dram` that the processor only pretends to have.
+    /// Zones that are stuck although others change, such as a `dram` zone that the processor does not really have.
     dead: Vec<String>,
     total: Total,
 }
@@ -46,14 +46,14 @@ enum Role {
     /// The whole platform, packages and memory included.
     Psys,
     Package,
-    /// Memory beside its package, not inside.
+    /// Memory, which its package does not include.
     Dram,
     /// Inside a package: core, uncore.
     Inside,
 }
 
 impl Powercap {
-    /// A RAPL meter under the sysfs root `root`, normally `/sys`; it is looked for at the first read.
+    /// Creates a meter under the sysfs root `root`, normally `/sys`; the first read looks for the zones.
     pub fn new(name: &str, root: &Path) -> Self {
         let info = MeterInfo {
             name: name.to_owned(),
@@ -96,12 +96,12 @@ impl Powercap {
             Lost::Stuck { for_s } if zone.role == Role::Package => MeterError::Stuck {
                 path,
                 seconds: for_s,
-                mend: "virtual machines often show a constant: meter the host, or use another meter".to_owned(),
+                fix: "virtual machines often show a constant value; meter the host, or use another meter".to_owned(),
             },
             Lost::Stuck { for_s } => {
                 self.close();
                 let reason =
-                    format!("{} ({}) stood still for {for_s:.1} s and is left out from here on", zone.name, zone.id);
+                    format!("{} ({}) did not change for {for_s:.1} s and is left out from now on", zone.name, zone.id);
                 self.dead.push(zone.id);
                 MeterError::Rebaselined { reason }
             }
@@ -117,11 +117,11 @@ impl Powercap {
     fn discover(&mut self) -> Result<(), MeterError> {
         let found = list(&self.class).map_err(|error| match error.kind() {
             ErrorKind::NotFound => self.absent("the kernel shows no powercap zones"),
-            _ => sysfs::classify(&self.class, error, "let this user list the folder"),
+            _ => sysfs::classify(&self.class, error, "give this user permission to list the folder"),
         })?;
         let (chosen, mut left_out) = choose(found, &self.dead);
         if chosen.is_empty() {
-            return Err(self.absent("no zone is a package, dram or psys that counts"));
+            return Err(self.absent("there is no package, dram or psys zone that counts"));
         }
         let zones = chosen.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>()?;
         let zones = without_mirrors(zones, &mut left_out)?;
@@ -135,8 +135,8 @@ impl Powercap {
     fn open(&self, found: Found) -> Result<Zone, MeterError> {
         let folder = self.class.join(&found.id);
         let path = folder.join("energy_uj");
-        let mend = permission_mend(&path);
-        let energy = Attribute::open(path, &mend)?;
+        let fix = permission_fix(&path);
+        let energy = Attribute::open(path, &fix)?;
         let max_uj = sysfs::text(&folder.join("max_energy_range_uj")).and_then(|text| text.parse().ok());
         Ok(Zone { found, energy, counter: Counter::rapl(max_uj), raw_uj: 0 })
     }
@@ -145,7 +145,7 @@ impl Powercap {
         MeterError::Absent {
             path: self.class.clone(),
             reason: reason.to_owned(),
-            mend: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL: use an hwmon meter"
+            fix: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL, use an hwmon meter there"
                 .to_owned(),
         }
     }
@@ -163,22 +163,22 @@ impl Meter for Powercap {
 
 impl Zone {
     fn describe(&self) -> String {
-        let range = if self.counter.has_range() { "" } else { ", range unknown: a wrap re-baselines" };
+        let range = if self.counter.has_range() { "" } else { ", range unknown: the energy across a wrap is lost" };
         format!("{} ({}){range}", self.found.name, self.found.id)
     }
 }
 
-/// Root alone may read the counters since CVE-2020-8694, as a fast reader can spy on other programs.
-fn permission_mend(energy: &Path) -> String {
+/// Since CVE-2020-8694 only root may read the counters, because a fast reader can spy on other programs.
+fn permission_fix(energy: &Path) -> String {
     format!(
-        "root only since CVE-2020-8694; now: chgrp edgewatt {path} && chmod g+r {path}; for good, in \
+        "only root may read it since CVE-2020-8694; for now: chgrp edgewatt {path} && chmod g+r {path}; permanently, in \
          /etc/udev/rules.d/70-edgewatt-rapl.rules: SUBSYSTEM==\"powercap\", KERNEL==\"*-rapl*:*\", ACTION==\"add\", \
          RUN+=\"/bin/chgrp edgewatt /sys%p/energy_uj\", RUN+=\"/bin/chmod g+r /sys%p/energy_uj\"",
         path = energy.display()
     )
 }
 
-/// All RAPL zones in `class`, sorted by their numbers.
+/// Returns all RAPL zones in `class`, sorted by their numbers.
 fn list(class: &Path) -> std::io::Result<Vec<Found>> {
     let mut found: Vec<Found> = sysfs::names(class)?
         .into_iter()
@@ -204,7 +204,7 @@ fn role(name: &str) -> Role {
     }
 }
 
-/// The zones whose sum is the machine's energy, each joule once, and a line for each zone left out.
+/// Returns the zones whose sum is the machine's energy with each joule counted once, and a line for each zone left out.
 fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
     let mut left_out = Vec::new();
     let mut keep = |found: &mut Vec<Found>, why: &str, fits: &dyn Fn(&Found) -> bool| {
@@ -246,7 +246,7 @@ fn parent(id: &str) -> &str {
 
 /// Drops dies whose counter is that of another die of the same package, and their memory.
 ///
-/// Only one counter shown twice can stand between two readings of the other die.
+/// A value that lies between two readings of the other die can only be the same counter.
 fn without_mirrors(mut zones: Vec<Zone>, left_out: &mut Vec<String>) -> Result<Vec<Zone>, MeterError> {
     let mut mirrors = Vec::new();
     for (index, zone) in zones.iter().enumerate() {
@@ -273,7 +273,7 @@ fn without_mirrors(mut zones: Vec<Zone>, left_out: &mut Vec<String>) -> Result<V
     Ok(zones)
 }
 
-/// The N of `package-N-die-D`; none for anything else, so that only dies of one package are compared.
+/// Returns the N of `package-N-die-D`; `None` for any other name, so that only dies of one package are compared.
 fn package_number(name: &str) -> Option<&str> {
     name.strip_prefix("package-")?.split_once("-die-").map(|(package, _)| package)
 }
@@ -396,7 +396,10 @@ mod tests {
         let mut meter = Powercap::new("package", tree.root());
         read(&mut meter, 0.0).unwrap();
         assert!(
-            meter.info().detail.contains(&"package-0 (intel-rapl:0), range unknown: a wrap re-baselines".to_owned())
+            meter
+                .info()
+                .detail
+                .contains(&"package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost".to_owned())
         );
         tree.energy("intel-rapl:0", 5);
         let error = read(&mut meter, 0.9).unwrap_err();
@@ -431,7 +434,10 @@ mod tests {
         read(&mut meter, 0.0).unwrap();
         tree.energy("intel-rapl:0", 2_000_000);
         let error = read(&mut meter, 1.0).unwrap_err();
-        assert!(error.to_string().contains("dram (intel-rapl:0:2) stood still for 1.0 s and is left out"), "{error}");
+        assert!(
+            error.to_string().contains("dram (intel-rapl:0:2) did not change for 1.0 s and is left out"),
+            "{error}"
+        );
         assert_eq!(joules(&mut meter, 2.0), 0.0);
         tree.energy("intel-rapl:0", 5_000_000);
         assert_eq!(joules(&mut meter, 3.0), 3.0);
@@ -478,9 +484,9 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_counter_names_its_mend() {
+    fn a_denied_counter_names_its_fix() {
         let path = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj");
-        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_mend(path));
+        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_fix(path));
         assert!(matches!(error, MeterError::Denied { .. }));
         let message = error.to_string();
         for part in

@@ -1,6 +1,6 @@
-//! The RAPL meter: perf events where they are permitted, else the powercap zones.
+//! The RAPL meter: perf events if they are permitted, otherwise the powercap zones.
 //!
-//! Owns the choice, which is made anew whenever the meter is lost, and one cumulative energy over both.
+//! Owns the choice between them, which is made again whenever the meter is lost, and one cumulative energy over both.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use super::powercap::Powercap;
 use super::{Meter, MeterError, MeterInfo, Reading};
 use crate::units::Joules;
 
-/// The ways to the processor's counters, the better first: perf's are finer, and no wrap of theirs can be missed.
-const WAYS: [Interface; 2] = [Interface::Perf, Interface::Powercap];
+/// The interfaces to the processor's counters, the better one first: perf's counters are finer and never wrap unnoticed.
+const INTERFACES: [Interface; 2] = [Interface::Perf, Interface::Powercap];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
@@ -18,22 +18,22 @@ pub enum Interface {
     Powercap,
 }
 
-/// Energy of the processor, by whichever way there is.
+/// Energy of the processor, by the best interface that can be read.
 pub struct Rapl {
     info: MeterInfo,
     perf: Perf,
     powercap: Powercap,
     only: Option<Interface>,
     active: Option<Interface>,
-    /// Why a better way than the active one may not be used.
+    /// Why a better interface than the active one may not be used.
     note: Option<MeterError>,
-    /// What is added to the active way's joules, so that the sum never decreases.
+    /// Added to the joules of the active interface, so that the sum never decreases.
     before: Joules,
     joules: Joules,
 }
 
 impl Rapl {
-    /// A RAPL meter under the sysfs root `root`, normally `/sys`, by the way `only` where one is named.
+    /// Creates a RAPL meter under the sysfs root `root`, normally `/sys`; it uses the interface `only` if one is named.
     pub fn new(name: &str, root: &Path, only: Option<Interface>) -> Self {
         let powercap = Powercap::new(name, root);
         Self {
@@ -48,37 +48,40 @@ impl Rapl {
         }
     }
 
-    fn way(&mut self, way: Interface) -> &mut dyn Meter {
-        match way {
+    fn interface(&mut self, interface: Interface) -> &mut dyn Meter {
+        match interface {
             Interface::Perf => &mut self.perf,
             Interface::Powercap => &mut self.powercap,
         }
     }
 
-    /// The first way that can be read.
+    /// Reads the first interface that can be read, and makes it the active one.
+    ///
+    /// # Errors
+    /// Why none can be read.
     fn choose(&mut self) -> Result<Reading, MeterError> {
-        let mut refusal: Option<MeterError> = None;
+        let mut failure: Option<MeterError> = None;
         let only = self.only;
-        for way in WAYS.into_iter().filter(|way| only.is_none_or(|only| only == *way)) {
-            match self.way(way).read() {
+        for interface in INTERFACES.into_iter().filter(|interface| only.is_none_or(|only| only == *interface)) {
+            match self.interface(interface).read() {
                 Ok(reading) => {
-                    self.note = refusal.filter(|error| matches!(error, MeterError::Denied { .. }));
-                    self.active = Some(way);
+                    self.note = failure.filter(|error| matches!(error, MeterError::Denied { .. }));
+                    self.active = Some(interface);
                     self.before = self.joules - reading.joules;
                     return Ok(reading);
                 }
-                Err(error) => refusal = Some(worse(refusal, error)),
+                Err(error) => failure = Some(more_useful(failure, error)),
             }
         }
-        Err(refusal.unwrap_or(MeterError::Rebaselined { reason: "no way to RAPL is left".to_owned() }))
+        Err(failure.unwrap_or(MeterError::Rebaselined { reason: "no interface to RAPL is left".to_owned() }))
     }
 }
 
-/// Of two refusals the one that something can be done about, or both.
-fn worse(first: Option<MeterError>, second: MeterError) -> MeterError {
+/// Returns the one of two errors that the user can fix, or both in one.
+fn more_useful(first: Option<MeterError>, second: MeterError) -> MeterError {
     match (first, second) {
-        (Some(MeterError::Denied { path, mend }), second @ MeterError::Denied { .. }) => {
-            MeterError::Denied { path, mend: format!("{mend}; or {second}") }
+        (Some(MeterError::Denied { path, fix }), second @ MeterError::Denied { .. }) => {
+            MeterError::Denied { path, fix: format!("{fix}; or {second}") }
         }
         (Some(first @ MeterError::Denied { .. }), _) => first,
         (_, second) => second,
@@ -92,11 +95,11 @@ impl Meter for Rapl {
 
     fn read(&mut self) -> Result<Reading, MeterError> {
         let result = match self.active {
-            Some(way) => self.way(way).read(),
+            Some(interface) => self.interface(interface).read(),
             None => self.choose(),
         };
         match &result {
-            // The way is still there.
+            // The interface still works.
             Ok(_) | Err(MeterError::Rebaselined { .. } | MeterError::Stuck { .. }) => {}
             Err(_) => self.active = None,
         }
@@ -140,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn a_better_way_that_is_denied_is_named_beside_the_one_in_use() {
+    fn a_better_interface_that_is_denied_is_named_in_the_detail() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let mut meter = Rapl::new("package", tree.root(), None);
         meter.read().unwrap();
-        meter.note = Some(MeterError::Denied { path: "/p".into(), mend: "allow it".to_owned() });
+        meter.note = Some(MeterError::Denied { path: "/p".into(), fix: "allow it".to_owned() });
         for _ in 0..2 {
             meter.read().unwrap();
             let finer = "perf events would be finer: /p: permission denied; allow it";
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_is_named_is_the_only_one() {
+    fn an_interface_that_is_named_is_the_only_one() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let error = Rapl::new("package", tree.root(), Some(Interface::Perf)).read().unwrap_err();
@@ -166,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_that_can_be_mended_is_told() {
-        let absent = || MeterError::Absent { path: "/a".into(), reason: "none".to_owned(), mend: "load it".to_owned() };
-        let denied = |path: &str| MeterError::Denied { path: path.into(), mend: "allow it".to_owned() };
-        assert_eq!(worse(Some(denied("/p")), absent()).to_string(), "/p: permission denied; allow it");
-        assert_eq!(worse(Some(absent()), denied("/c")).to_string(), "/c: permission denied; allow it");
+    fn the_error_that_can_be_fixed_is_returned() {
+        let absent = || MeterError::Absent { path: "/a".into(), reason: "none".to_owned(), fix: "load it".to_owned() };
+        let denied = |path: &str| MeterError::Denied { path: path.into(), fix: "allow it".to_owned() };
+        assert_eq!(more_useful(Some(denied("/p")), absent()).to_string(), "/p: permission denied; allow it");
+        assert_eq!(more_useful(Some(absent()), denied("/c")).to_string(), "/c: permission denied; allow it");
         assert_eq!(
-            worse(Some(denied("/p")), denied("/c")).to_string(),
+            more_useful(Some(denied("/p")), denied("/c")).to_string(),
             "/p: permission denied; allow it; or /c: permission denied; allow it"
         );
     }

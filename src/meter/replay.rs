@@ -1,9 +1,8 @@
-//! The replay meter: a recorded trace of watts or joules, played from the first read on at its own pace.
+//! The replay meter: plays a recorded trace of watts or joules at its own pace, starting at the first read.
 //!
-//! Owns the trace, which is read once and summed once, in integers: a total is the number nearest to the exact sum of
-//! what stands in the file, and never depends on the moments at which it is read. A reading is the latest row whose time
-//! has come, at that row's time. After the last row the readings stay there, so that no window gets energy that was not
-//! recorded.
+//! Owns the trace, which is read once and summed once, in integers: a total is the number nearest to the exact sum of the
+//! values in the file, and does not depend on when it is read. A reading is the latest row whose time has come, at that
+//! row's time. After the last row, that row is returned again, so that no window gets energy that was not recorded.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -14,10 +13,10 @@ use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, 
 use crate::source::fields::Fields;
 use crate::units::{Joules, MonoTime, Watts};
 
-/// A step of more than this many median steps is a gap, in which the power is not known.
+/// A step longer than this many median steps is a gap, in which the power is unknown.
 const GAP_STEPS: u32 = 5;
 
-/// Decimals that are kept of a number: seconds, watts and joules are counted in billionths.
+/// Decimals that are kept: seconds, watts and joules are counted in billionths.
 const DECIMALS: usize = 9;
 const BILLION: i128 = 1_000_000_000;
 
@@ -32,7 +31,7 @@ pub struct Columns {
     pub value: Value,
 }
 
-/// The column with what was metered.
+/// The column with the measured values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Power at the row's time, integrated along straight lines.
@@ -67,18 +66,18 @@ struct Row {
     at: Duration,
     joules: Joules,
     power: Option<Watts>,
-    /// What lies between the row before and this one is not known.
+    /// Whether the power between the previous row and this one is unknown.
     after_gap: bool,
 }
 
 impl Replay {
-    /// A meter that plays the CSV file `path`, which is read at the first read; `scope` is what was metered.
+    /// Creates a meter that plays the CSV file `path`, which the first read loads; `scope` is what was measured.
     pub fn new(name: &str, path: &Path, columns: Columns, scope: Scope) -> Self {
         let info = MeterInfo { name: name.to_owned(), kind: "replay", scope, estimated: false, detail: Vec::new() };
         Self { info, path: path.to_owned(), columns, playing: None }
     }
 
-    /// The reading at `now`; the first call starts the trace. [`Meter::read`] with the clock as an argument.
+    /// Returns the reading at `now`; the first call starts the trace. [`Meter::read`] with the time as an argument.
     pub fn read_at(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
         let playing = match &mut self.playing {
             Some(playing) => playing,
@@ -112,7 +111,7 @@ impl Replay {
             volts: None,
             amperes: None,
             scope: self.info.scope,
-            // A trace tells nothing of how it was measured.
+            // A trace does not tell how it was measured.
             accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
         })
     }
@@ -128,9 +127,9 @@ impl Meter for Replay {
     }
 }
 
-/// The whole trace, summed up.
+/// Loads the whole trace and sums it.
 fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
-    let open = |error| sysfs::classify(path, error, "let this user read it");
+    let open = |error| sysfs::classify(path, error, "give this user permission to read it");
     if !std::fs::metadata(path).map_err(open)?.is_file() {
         return Err(MeterError::Failed { path: path.to_owned(), source: io::Error::other("not a regular file") });
     }
@@ -148,9 +147,9 @@ fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
         let Some(at) = at else { return Err(lines.invalid(time, "a time after that of the line before")) };
         let number = i64::try_from(lines.billionths(value, NUMBER)?).map_err(|_| lines.invalid(value, NUMBER))?;
         let expected = match columns.value {
-            Value::Watts(_) if number < 0 => Some("watts no less than 0"),
+            Value::Watts(_) if number < 0 => Some("watts of 0 or more"),
             Value::Joules(_) if after.is_some_and(|(_, before)| number < before) => {
-                Some("cumulative joules no less than in the line before")
+                Some("cumulative joules, not less than in the line before")
             }
             _ => None,
         };
@@ -168,7 +167,7 @@ fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
     })
 }
 
-/// Trapezoids: of powers in billionths of a watt over nanoseconds, each is a whole number of half attojoules.
+/// Integrates by trapezoids: with billionths of a watt and nanoseconds, each is a whole number of half attojoules.
 fn integrate(samples: &[Sample]) -> Vec<Row> {
     let mut steps: Vec<Duration> = samples.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     let middle = steps.len() / 2;
@@ -201,12 +200,12 @@ fn subtract_first(samples: &[Sample]) -> Vec<Row> {
     samples.iter().map(row).collect()
 }
 
-/// The number nearest to a decimal one, which the standard library's parser gives; these always are decimal.
+/// Returns the number nearest to a decimal text, as the standard library's parser rounds; the callers pass decimals only.
 fn nearest(decimal: &str) -> f64 {
     decimal.parse().unwrap_or(f64::NAN)
 }
 
-/// A decimal number in billionths, rounded half up; none where `text` is none, or one beyond counting.
+/// Parses a decimal number in billionths, rounded half up; `None` if `text` is not a number, or too large.
 fn billionths(text: &str) -> Option<i128> {
     let (number, exponent) = match text.split_once(['e', 'E']) {
         Some((number, exponent)) => (number, exponent.parse::<i16>().ok()?),
@@ -246,7 +245,7 @@ impl<'a> Lines<'a> {
         Self { path, reader, line: Vec::new(), number: 0, fields: Fields::default(), count: 0 }
     }
 
-    /// The places of the time and value columns in the first line.
+    /// Returns the indices of the time and value columns from the first line.
     fn header(&mut self, columns: &Columns) -> Result<(usize, usize), MeterError> {
         if !self.next()? {
             return Err(empty_trace(self.path));
@@ -257,14 +256,14 @@ impl<'a> Lines<'a> {
         let place = |wanted: &str| {
             names.iter().position(|name| name == wanted).ok_or_else(|| MeterError::Absent {
                 path: self.place(),
-                reason: format!("no column `{wanted}`; there is: {}", names.join(", ")),
-                mend: "name one of these".to_owned(),
+                reason: format!("no column `{wanted}`; found: {}", names.join(", ")),
+                fix: "name one of these".to_owned(),
             })
         };
         Ok((place(&columns.time)?, place(value)?))
     }
 
-    /// Goes to the next line that is not empty; false at the end.
+    /// Goes to the next line that is not empty; returns false at the end.
     fn next(&mut self) -> Result<bool, MeterError> {
         loop {
             self.line.clear();
@@ -295,7 +294,7 @@ impl<'a> Lines<'a> {
         MeterError::Invalid { path: self.place(), text, expected }
     }
 
-    /// The file and the line.
+    /// Returns the file and the line.
     fn place(&self) -> PathBuf {
         PathBuf::from(format!("{}:{}", self.path.display(), self.number))
     }
@@ -453,11 +452,11 @@ mod tests {
         for (text, part) in [
             ("", "trace.csv: read \"\", expected a header and two rows or more"),
             ("time_s,power_w\n0,1\n", "trace.csv: read \"\", expected a header and two rows"),
-            ("time_s,watts\n0,1\n", "trace.csv:1: no column `power_w`; there is: time_s, watts"),
+            ("time_s,watts\n0,1\n", "trace.csv:1: no column `power_w`; found: time_s, watts"),
             ("time_s,power_w\n0,1\n1,\n", "trace.csv:3: read \"\", expected a finite number"),
             ("time_s,power_w\n0,1\n1\n", "trace.csv:3: read \"\", expected a finite number"),
             ("time_s,power_w\n0,1\n1,inf\n", "trace.csv:3: read \"inf\", expected a finite number"),
-            ("time_s,power_w\n0,1\n1,-0.1\n", "trace.csv:3: read \"-0.1\", expected watts no less than 0"),
+            ("time_s,power_w\n0,1\n1,-0.1\n", "trace.csv:3: read \"-0.1\", expected watts of 0 or more"),
             ("time_s,power_w\n0,1\n\n0,1\n", "trace.csv:4: read \"0\", expected a time after that"),
             ("time_s,power_w\n5,1\n4,1\n", "trace.csv:3: read \"4\", expected a time after that"),
             ("time_s,power_w\nnan,1\n", "trace.csv:2: read \"nan\", expected a finite time"),

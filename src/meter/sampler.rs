@@ -1,7 +1,7 @@
 //! The meter thread: reads every meter at a steady pace.
 //!
-//! Owns deadlines, retries and what is logged of a meter that fails; leaves the readings to its caller. A meter that is
-//! absent or failing is tried again ever more slowly, and only a change of its state is logged.
+//! Owns deadlines, retries and the log lines of a failing meter; leaves the readings to its caller. An absent or failing
+//! meter is retried with growing pauses, and only changes of its state are logged.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -13,20 +13,22 @@ use super::{Meter, MeterError, Reading};
 use crate::stop::{Stop, Waited};
 use crate::units::{MonoTime, duration_ns};
 
-/// The longest pause between two tries of a meter that fails.
+/// The longest pause between two tries of a failing meter.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// The shortest period, which also keeps a period of zero from spinning.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
 
-/// Reading two clocks one after the other may show less than this as a suspend that was none.
+/// A shorter suspend may only be the delay between reading two clocks.
 const SUSPEND_MIN: Duration = Duration::from_millis(100);
 
-/// Reads all `meters` each `period` until `stop` is requested, and once more then; fails only when the kernel refuses
-/// to sleep.
+/// Reads all `meters` every `period` until `stop` is requested, and then once more.
 ///
 /// `on_reading` gets the meter's index. The energy of a meter across a suspend is unknown and reported as
 /// [`MeterError::Rebaselined`]. Runs on the calling thread.
+///
+/// # Errors
+/// The kernel refuses to sleep.
 pub fn run(
     meters: &mut [Box<dyn Meter>],
     period: Duration,
@@ -91,7 +93,7 @@ impl State {
             (Ok(_), Some(_)) => Change::Recovered,
             (Err(error), before) => {
                 let kind = discriminant(error);
-                // A meter that only lost its base works: its next reading is due at the next tick.
+                // A meter that only lost its baseline works: its next reading is due at the next tick.
                 let pause = match (&before, error) {
                     (_, MeterError::Rebaselined { .. }) => Duration::ZERO,
                     (None, _) => period,
@@ -111,12 +113,12 @@ fn log_change(meter: &dyn Meter, change: Change, result: &Result<Reading, MeterE
     match (change, result) {
         (Change::Failed, Err(error @ MeterError::Rebaselined { .. })) => tracing::info!(meter = info.name, "{error}"),
         (Change::Failed, Err(error)) => tracing::warn!(meter = info.name, kind = info.kind, "no reading: {error}"),
-        (Change::Recovered, _) => tracing::info!(meter = info.name, kind = info.kind, "reading again"),
+        (Change::Recovered, _) => tracing::info!(meter = info.name, kind = info.kind, "readings are back"),
         _ => {}
     }
 }
 
-/// The reading, unless the machine was asleep since the last one.
+/// Returns the reading, or an error if the machine was suspended since the last one.
 fn awake(reading: Reading, asleep: Duration) -> Result<Reading, MeterError> {
     if asleep < SUSPEND_MIN {
         return Ok(reading);
@@ -124,7 +126,7 @@ fn awake(reading: Reading, asleep: Duration) -> Result<Reading, MeterError> {
     Err(MeterError::Rebaselined { reason: format!("the machine was suspended for {:.1} s", asleep.as_secs_f64()) })
 }
 
-/// Time spent suspended since boot: only `CLOCK_BOOTTIME` counts it.
+/// Returns the time spent suspended since boot, which only `CLOCK_BOOTTIME` counts.
 fn suspended() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map(|boot| Duration::from(boot).saturating_sub(Duration::from_nanos(MonoTime::now().0)))
@@ -135,7 +137,7 @@ fn suspended() -> Duration {
 struct Jitter(u64);
 
 impl Jitter {
-    /// Any moment of the period from `deadline` on, each as likely (splitmix64).
+    /// Returns a random time in the period that starts at `deadline`, uniformly distributed (splitmix64).
     fn within(&mut self, deadline: MonoTime, period: Duration) -> MonoTime {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -180,7 +182,7 @@ mod tests {
     }
 
     fn failed() -> Result<Reading, MeterError> {
-        Err(MeterError::Denied { path: "/sys/x".into(), mend: String::new() })
+        Err(MeterError::Denied { path: "/sys/x".into(), fix: String::new() })
     }
 
     #[test]

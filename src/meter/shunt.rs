@@ -1,4 +1,4 @@
-//! A current through a shunt resistor, for the chips that give the voltages across and behind it.
+//! Power from a current through a shunt resistor, for chips that measure the voltages across and behind it.
 //!
 //! Pure. Power is always voltage times current, computed here: the chips' own power and current registers are coarser
 //! and depend on a calibration that a driver may have set for another shunt.
@@ -8,7 +8,7 @@ use crate::units::Watts;
 /// The largest offset of an INA219's shunt voltage, at its widest range (datasheet SBOS448G, 7.5: 200 uV at PGA /8).
 const OFFSET_VOLTS: f64 = 200e-6;
 
-/// How far an INA219 and its kin may be off in scale: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
+/// Scale error of an INA219 and similar chips: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
 pub const GAIN_ERROR_REL: f64 = 0.01;
 
 /// What flows to the load.
@@ -20,16 +20,16 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The steps in which the power comes, where current and voltage come in steps of `amperes` and `volts`.
+    /// Returns the step of power if current and voltage come in steps of `amperes` and `volts`.
     pub fn quantum(&self, amperes: f64, volts: f64) -> Watts {
         Watts((self.volts * amperes).hypot(self.amperes * volts))
     }
 }
 
-/// The flow that `shunt_volts` across `shunt_ohms` and `bus_volts` behind them stand for; `None` where it runs
+/// Returns the flow for `shunt_volts` across `shunt_ohms` and `bus_volts` behind them; `None` if the current flows
 /// backwards by more than the chip's offset.
 ///
-/// A voltage below zero within the offset cannot be told from no current, which it is then.
+/// A negative voltage within the offset cannot be distinguished from no current, and counts as none.
 pub fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Option<Flow> {
     if shunt_volts < -OFFSET_VOLTS || bus_volts < 0.0 {
         return None;

@@ -1,7 +1,7 @@
-//! What a machine has to measure energy with, and what makes the rest of it work.
+//! Finds what a machine can measure energy with, and what makes the rest work.
 //!
-//! Reads only: no chip is probed or set up. Owns the list of what is looked for; the meters themselves say why they
-//! cannot be read and what to do.
+//! Only reads: it does not probe or configure any chip. Owns the list of what to look for; the meters themselves say why
+//! they cannot be read and what to do.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,41 +10,42 @@ use std::time::Duration;
 
 use super::hwmon::{self, Hwmon};
 use super::iio::{self, Iio};
-use super::ina219::{BUS_MEND, GROUP_MEND};
+use super::ina219::{BUS_FIX, GROUP_FIX};
 use super::pmic::Pmic;
 use super::rapl::Rapl;
 use super::{Meter, Scope, sysfs};
 
-/// One way to measure, or one that could be.
+/// One meter that the machine has, or could have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
     /// Such as `rapl` or `hwmon ina219 1-0040`.
     pub what: String,
     pub state: State,
-    /// What it covers and what to know about it, one thing a line.
+    /// What it covers and what to know about it, one item a line.
     pub detail: Vec<String>,
-    /// What makes it work, where it does not.
-    pub mend: Option<String>,
-    /// The line under `[power.meters.NAME]` that uses it, where it can be used.
+    /// What makes it work, if it does not.
+    pub fix: Option<String>,
+    /// The line under `[power.meters.NAME]` that uses it, if it can be used.
     pub config: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// It was read; the watts, where two readings gave them.
+    /// It was read; with the watts, if two readings show them.
     Readable { watts: Option<f64> },
-    /// It is there, and the daemon can use it once it is configured.
+    /// It exists, and the daemon can use it once it is configured.
     Usable,
-    /// It is not there, for that reason.
+    /// It does not exist, for that reason.
     Absent { reason: String },
-    /// It is there and cannot be used, for that reason.
+    /// It exists but cannot be used, for that reason.
     Broken { reason: String },
 }
 
-/// Two readings of a meter stand this far apart, longer than a counter that works stands still.
+/// Time between two readings of a meter, longer than a working counter stays unchanged.
 const BETWEEN: Duration = Duration::from_millis(1_100);
 
-/// Everything under the sysfs root `root` and in `dev`, normally `/sys` and `/dev`; `pause` waits for so long.
+/// Returns everything that is found under the sysfs root `root` and in `dev`, normally `/sys` and `/dev`; `pause` must wait
+/// for the time that it is given.
 pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Finding> {
     let mut candidates: Vec<Candidate> = vec![Candidate {
         what: "rapl".to_owned(),
@@ -62,10 +63,10 @@ pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Find
     if !findings.iter().any(|finding| finding.what.starts_with("hwmon") || finding.what.starts_with("iio")) {
         findings.push(Finding {
             what: "hwmon, iio".to_owned(),
-            state: State::Absent { reason: "the kernel knows no power sensor".to_owned() },
+            state: State::Absent { reason: "the kernel shows no power sensor".to_owned() },
             detail: Vec::new(),
-            mend: Some(
-                "if an INA219 or its kin is wired to I2C bus 1 at 0x40, let the kernel's driver have it: modprobe \
+            fix: Some(
+                "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: modprobe \
                  ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
                  directly, see ina219"
                     .to_owned(),
@@ -105,43 +106,43 @@ impl Candidate {
         let at = |before: &str, after: &str| device.as_ref().map(|d| format!("{before}{d}{after}")).unwrap_or_default();
         let what = format!("iio {chip}{}", at(" ", ""));
         let config = format!(
-            "iio = {{ chip = \"{chip}\"{}, shunt_ohms = {shunt_ohms} }}   # the driver's; check it on the board",
+            "iio = {{ chip = \"{chip}\"{}, shunt_ohms = {shunt_ohms} }}   # as set in the driver; check it on the board",
             at(", device = \"", "\"")
         );
         let meter = Iio::new("iio", root, selector.clone(), Scope::Board, BETWEEN);
         Self { what, config, meter: Box::new(meter) }
     }
 
-    /// After a first reading, which failed or not, the second tells.
+    /// Reads a second time, and returns the finding; `first` is whether the first reading worked.
     fn finding(mut self, first: Result<(), super::MeterError>) -> Finding {
         let read = first.and_then(|()| self.meter.read());
         let (what, detail) = (self.what, self.meter.info().detail.clone());
         match read {
             Ok(reading) => {
                 let state = State::Readable { watts: reading.power.map(|power| power.0) };
-                Finding { what, state, detail, mend: None, config: Some(self.config) }
+                Finding { what, state, detail, fix: None, config: Some(self.config) }
             }
             Err(error) => {
                 let reason = error.reason();
                 let state = if error.is_absence() { State::Absent { reason } } else { State::Broken { reason } };
-                Finding { what, state, detail, mend: error.mend().map(str::to_owned), config: None }
+                Finding { what, state, detail, fix: error.fix().map(str::to_owned), config: None }
             }
         }
     }
 }
 
-/// The I2C buses that an INA219 can be read on directly, and the chips on them that the kernel has named.
+/// Returns the I2C buses on which an INA219 can be read directly, with the chips on them that the kernel knows.
 fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
     let files = sysfs::names(dev).unwrap_or_default();
     let mut numbers: Vec<u32> = files.iter().filter_map(|file| file.strip_prefix("i2c-")?.parse().ok()).collect();
     numbers.sort_unstable();
-    let finding = |what: String, state, mend: Option<&str>| {
-        let mend = mend.map(str::to_owned);
-        Finding { what, state, detail: Vec::new(), mend, config: None }
+    let finding = |what: String, state, fix: Option<&str>| {
+        let fix = fix.map(str::to_owned);
+        Finding { what, state, detail: Vec::new(), fix, config: None }
     };
     if numbers.is_empty() {
-        let reason = format!("{}/i2c-*: there is no such bus", dev.display());
-        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_MEND))];
+        let reason = format!("{}/i2c-*: no such bus", dev.display());
+        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_FIX))];
     }
     let bus = |number: u32| {
         let what = format!("ina219 on i2c-{number}");
@@ -154,13 +155,13 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
                 let mut finding =
                     Finding { config: (!is_taken).then_some(config), ..finding(what, State::Usable, None) };
                 finding.detail = named(root, number);
-                finding
-                    .detail
-                    .push(format!("i2cdetect -y {number} lists the chips that answer; 0.1 Ohm is marked R100"));
+                finding.detail.push(format!(
+                    "i2cdetect -y {number} lists the chips that respond; a 0.1 Ohm shunt is marked R100"
+                ));
                 finding
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                finding(what, broken("permission denied"), Some(GROUP_MEND))
+                finding(what, broken("permission denied"), Some(GROUP_FIX))
             }
             Err(error) => finding(what, broken(&error.to_string()), None),
         }
@@ -168,7 +169,7 @@ fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
     numbers.into_iter().map(bus).collect()
 }
 
-/// The power chip of a Raspberry Pi 5; nothing on machines that are no Raspberry Pi.
+/// Returns the power chip of a Raspberry Pi 5; `None` on other machines.
 fn pmic(dev: &Path) -> Option<Finding> {
     let path = dev.join("vcio");
     path.exists().then(|| {
@@ -179,7 +180,7 @@ fn pmic(dev: &Path) -> Option<Finding> {
     })
 }
 
-/// The chips of an I2C bus that the kernel has a name for, each with its driver.
+/// Returns the chips of an I2C bus that the kernel knows, each with its driver.
 fn named(root: &Path, bus: u32) -> Vec<String> {
     let devices = root.join("bus/i2c/devices");
     let mut names = sysfs::names(&devices).unwrap_or_default();
@@ -191,7 +192,7 @@ fn named(root: &Path, bus: u32) -> Vec<String> {
         let driver = driver.as_deref().and_then(Path::file_name).map(|driver| driver.to_string_lossy().into_owned());
         Some(match driver {
             Some(driver) => {
-                format!("{name} at {device} belongs to the kernel's driver {driver}: not to be read directly")
+                format!("{name} at {device} is used by the kernel's driver {driver}: do not read it directly")
             }
             None => format!("{name} at {device} has no driver: it can be read directly"),
         })
@@ -212,7 +213,7 @@ mod tests {
     fn reason(finding: &Finding) -> String {
         match &finding.state {
             State::Absent { reason } | State::Broken { reason } => {
-                format!("{reason}; {}", finding.mend.as_deref().unwrap_or_default())
+                format!("{reason}; {}", finding.fix.as_deref().unwrap_or_default())
             }
             other => panic!("{other:?}"),
         }
@@ -303,7 +304,7 @@ mod tests {
         let bus = find(&findings, "ina219 on i2c-1");
         assert_eq!((&bus.state, bus.detail.len()), (&State::Usable, 3));
         assert_eq!(bus.detail[0], "ina219 at 1-0040 has no driver: it can be read directly");
-        assert!(bus.detail[1].starts_with("ina226 at 1-0041 belongs to the kernel's driver ina2xx"), "{bus:?}");
+        assert!(bus.detail[1].starts_with("ina226 at 1-0041 is used by the kernel's driver ina2xx"), "{bus:?}");
         assert!(reason(find(&findings, "pmic")).contains("dev/vcio: Inappropriate ioctl"), "{findings:#?}");
         assert_eq!(bus.config.as_deref(), Some("ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"));
         tree.link("bus/i2c/devices/1-0040/driver", "../../drivers/ina2xx_adc");

@@ -1,7 +1,7 @@
-//! Sysfs attributes kept open and re-read in place, without allocating.
+//! Sysfs attributes that stay open and are read again in place, without allocating.
 //!
-//! Reading from offset 0 makes the kernel produce the value anew; after the device is gone it answers ENODEV
-//! (`fs/kernfs/file.c`), also through a file opened before.
+//! A read at offset 0 makes the kernel produce a new value. Once the device is gone it returns ENODEV
+//! (`fs/kernfs/file.c`), also through a file that was opened before.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,11 +22,11 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// Opens `path`; `mend` says how to get permission to read it.
-    pub fn open(path: PathBuf, mend: &str) -> Result<Self, MeterError> {
+    /// Opens `path`; `fix` says how to get permission to read it, for the error.
+    pub fn open(path: PathBuf, fix: &str) -> Result<Self, MeterError> {
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
-            Err(error) => Err(classify(&path, error, mend)),
+            Err(error) => Err(classify(&path, error, fix)),
         }
     }
 
@@ -40,7 +40,7 @@ impl Attribute {
         let length = loop {
             match self.file.read_at(&mut buffer, 0) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(classify(&self.path, error, "give this user the right to read it")),
+                Err(error) => return Err(classify(&self.path, error, "give this user permission to read it")),
                 Ok(length) => break length,
             }
         };
@@ -54,30 +54,30 @@ impl Attribute {
     }
 }
 
-/// The text of a small attribute without its line end, or `None` where it cannot be read.
+/// Returns the text of a small attribute without its line end, or `None` if it cannot be read.
 pub fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
 
-/// The names in `directory`, unsorted.
+/// Returns the names in `directory`, unsorted.
 pub fn names(directory: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// The error that tells the caller what to do about a failed open or read of `path`.
-pub fn classify(path: &Path, error: io::Error, mend: &str) -> MeterError {
+/// Returns the error for a failed open or read of `path`, which says what to do.
+pub fn classify(path: &Path, error: io::Error, fix: &str) -> MeterError {
     let path = path.to_owned();
     match error.kind() {
-        io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: mend.to_owned() },
+        io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
         io::ErrorKind::NotFound => MeterError::Absent {
             path,
             reason: "no such file".to_owned(),
-            mend: "load the driver or plug the device in".to_owned(),
+            fix: "load the driver or plug the device in".to_owned(),
         },
         _ if error.raw_os_error() == Some(nix::libc::ENODEV) => MeterError::Absent {
             path,
             reason: "the device is gone".to_owned(),
-            mend: "plug it in again; it is looked for until it is back".to_owned(),
+            fix: "plug it in again; the daemon keeps looking for it".to_owned(),
         },
         _ => MeterError::Failed { path, source: error },
     }

@@ -1,4 +1,4 @@
-//! Scenarios: a machine, a meter with its faults, a way of reading it, and what the join makes of it.
+//! Scenarios: a machine, a meter with its faults, a way of reading it, and the estimates that follow.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use edgewatt::units::{Joules, MonoTime, Watts};
 
 use super::machine::{Burst, Drift, Load, Machine, Rng};
 
-/// What distinguishes a class of scenarios; what is not here is drawn anew in each.
+/// What distinguishes a class of scenarios; what is not here is drawn again in each.
 #[derive(Debug)]
 pub struct Class {
     pub name: &'static str,
@@ -172,7 +172,7 @@ struct CounterKind {
     start_units: u64,
 }
 
-/// What is true of a figure's window.
+/// What is true of a estimate's window.
 #[derive(Debug, Clone, Copy)]
 pub struct Truth {
     pub gross_j: f64,
@@ -181,7 +181,7 @@ pub struct Truth {
 
 #[derive(Default)]
 pub struct Outcome {
-    pub figures: Vec<(EnergyEstimate, Truth)>,
+    pub estimates: Vec<(EnergyEstimate, Truth)>,
     /// From the last good reading to the next one, where the meter lost what was between.
     pub losses: Vec<(MonoTime, MonoTime)>,
 }
@@ -392,7 +392,8 @@ impl Run<'_> {
             MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() },
         );
         let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
-        let mut join = Attribution::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
+        let mut attribution =
+            Attribution::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
         let mut sent = vec![0; s.pipelines];
         let mut outcome = Outcome::default();
         let (mut tick, mut metrics) = (1.0, METRICS_S);
@@ -410,8 +411,8 @@ impl Run<'_> {
             if s.trouble == Trouble::Gaps && self.troubles.unit() < s.period_s / 16.0 {
                 blind_until = t + self.troubles.log_between(0.05, 20.0);
             }
-            self.send(&mut join, &mut sent, t);
-            join.others(Some(Duration::from_secs_f64(self.machine.others.until(t).0)));
+            self.send(&mut attribution, &mut sent, t);
+            attribution.set_other_cpu_time(Some(Duration::from_secs_f64(self.machine.others.until(t).0)));
             let reading = self.read(t);
             match &reading {
                 Ok(reading) => {
@@ -421,36 +422,36 @@ impl Run<'_> {
                 }
                 Err(_) => lost = true,
             }
-            join.reading(0, reading);
+            attribution.add_reading(0, reading);
             if t >= metrics {
                 metrics += METRICS_S;
-                self.score(&mut join, &mut outcome);
+                self.score(&mut attribution, &mut outcome);
             }
         }
-        self.send(&mut join, &mut sent, s.length_s);
-        join.finish();
-        self.score(&mut join, &mut outcome);
+        self.send(&mut attribution, &mut sent, s.length_s);
+        attribution.finish();
+        self.score(&mut attribution, &mut outcome);
         outcome
     }
 
     /// The spans that ended until `t`.
-    fn send(&self, join: &mut Attribution, sent: &mut [usize], t: f64) {
+    fn send(&self, attribution: &mut Attribution, sent: &mut [usize], t: f64) {
         for (index, load) in self.machine.loads.iter().enumerate() {
             let ended = load.bursts[sent[index]..].iter().take_while(|burst| burst.end_s <= t);
             for burst in ended {
-                join.absorb(index, span(burst));
+                attribution.add_span(index, span(burst));
                 sent[index] += 1;
             }
         }
     }
 
-    fn score(&self, join: &mut Attribution, outcome: &mut Outcome) {
+    fn score(&self, attribution: &mut Attribution, outcome: &mut Outcome) {
         let gain = if self.scenario.meter == Meter::Counter { 1.0 } else { self.scenario.gain };
-        for (index, figure) in join.figures().into_iter().enumerate() {
-            let figure = figure.into_iter().next().unwrap();
+        for (index, estimate) in attribution.estimates().into_iter().enumerate() {
+            let estimate = estimate.into_iter().next().unwrap();
             let load = &self.machine.loads[index];
             let (mut busy_s, mut inferences, mut energy_j) = (0.0, 0.0, 0.0);
-            for (from, to) in &figure.window {
+            for (from, to) in &estimate.window {
                 let spans_it = |loss: &&(MonoTime, MonoTime)| loss.0 < *to && loss.1 > *from;
                 assert_eq!(outcome.losses.iter().find(spans_it), None, "a loss within {from:?} to {to:?}");
                 let (from, to) = (from.0 as f64 / 1e9, to.0 as f64 / 1e9);
@@ -461,7 +462,7 @@ impl Run<'_> {
             }
             let truth =
                 Truth { gross_j: gain * energy_j / inferences, net_j: gain * load.added_w * busy_s / inferences };
-            outcome.figures.push((figure, truth));
+            outcome.estimates.push((estimate, truth));
         }
     }
 

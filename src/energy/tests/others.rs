@@ -5,22 +5,22 @@ use super::*;
 const SETTINGS: Settings = Settings { target_rel: 0.05, window_max: Duration::from_secs(60), idle: None };
 
 /// Ten readings a second; an inference of `busy_ms` each second from the 40th on. `other_s` tells the processor time of
-/// others at a time in seconds, when ours is known. The figure at the end.
+/// others at a time in seconds, when ours is known. The estimate at the end.
 fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> EnergyEstimate {
-    let mut join = Attribution::new(1, vec![info(false)], SETTINGS);
+    let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
     let (mut joules, mut ours_s, mut last) = (0.0, 0.0, None);
     for tick in 1..=10 * seconds {
         let now_s = tick as f64 / 10.0;
         joules += 0.3;
         if now_s > 40.0 && tick % 10 == 5 {
-            join.absorb(0, span(tick * 100 - 99, tick * 100 - 99 + busy_ms));
+            attribution.add_span(0, span(tick * 100 - 99, tick * 100 - 99 + busy_ms));
             joules += busy_ms as f64 / 1e3 * 5.0;
             ours_s += busy_ms as f64 / 1e3;
         }
-        join.others(Some(Duration::from_secs_f64(other_s(now_s, ours_s))));
-        read(&mut join, tick * 100, joules);
+        attribution.set_other_cpu_time(Some(Duration::from_secs_f64(other_s(now_s, ours_s))));
+        read(&mut attribution, tick * 100, joules);
         if tick % 100 == 0 {
-            last = join.figures().remove(0).pop();
+            last = attribution.estimates().remove(0).pop();
         }
     }
     last.unwrap()
@@ -29,9 +29,9 @@ fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> Energ
 #[test]
 fn a_load_that_comes_and_stays_is_part_of_idle_power_then() {
     for rise_s in [1.5, 30.0] {
-        let figure = after(300, 20, |now_s, _| 0.05 * (now_s - rise_s).max(0.0));
-        assert_eq!((figure.status, &figure.reason), (Status::Measured, &None), "rise at {rise_s} s");
-        assert!(figure.net_j.is_some() && figure.idle_age_s.unwrap() < 5.0, "{figure:?}");
+        let estimate = after(300, 20, |now_s, _| 0.05 * (now_s - rise_s).max(0.0));
+        assert_eq!((estimate.status, &estimate.reason), (Status::Measured, &None), "rise at {rise_s} s");
+        assert!(estimate.net_j.is_some() && estimate.idle_age_s.unwrap() < 5.0, "{estimate:?}");
     }
 }
 
@@ -40,53 +40,53 @@ fn the_kernels_ticks_are_no_other_programs() {
     for busy_ms in [3, 7, 15, 35, 55, 95] {
         // The kernel counts whole ticks of everybody, we know our own time exactly.
         let ticks = |_: f64, ours_s: f64| ((1000.0 + ours_s) * 100.0).floor() / 100.0 - ours_s;
-        let figure = after(300, busy_ms, ticks);
-        assert!(figure.reason.as_deref().is_none_or(|reason| !reason.contains("other programs")), "{figure:?}");
+        let estimate = after(300, busy_ms, ticks);
+        assert!(estimate.reason.as_deref().is_none_or(|reason| !reason.contains("other programs")), "{estimate:?}");
     }
 }
 
 #[test]
 fn when_others_are_looked_at_makes_no_difference() {
     for phase in 0..10 {
-        let mut join = Attribution::new(1, vec![info(false)], SETTINGS);
+        let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
         let (mut joules, mut other_s) = (0.0, 100.0);
-        let mut figure = None;
+        let mut estimate = None;
         // A reading each 10 ms, an inference of 10 ms each 100 ms, a tenth of a core for others.
         for tick in 1..=3000u64 {
             other_s += if tick % 10 == phase { 0.01 } else { 0.0 };
             joules += 0.03;
             if tick % 10 == 1 {
-                join.absorb(0, span(tick * 10 - 10, tick * 10));
+                attribution.add_span(0, span(tick * 10 - 10, tick * 10));
                 joules += 0.05;
             }
-            join.others(Some(Duration::from_secs_f64(other_s)));
-            read(&mut join, tick * 10, joules);
+            attribution.set_other_cpu_time(Some(Duration::from_secs_f64(other_s)));
+            read(&mut attribution, tick * 10, joules);
             if tick % 1000 == 0 {
-                figure = join.figures().remove(0).pop();
+                estimate = attribution.estimates().remove(0).pop();
             }
         }
-        let figure = figure.unwrap();
-        assert_eq!((figure.status, &figure.reason), (Status::Measured, &None), "phase {phase}");
+        let estimate = estimate.unwrap();
+        assert_eq!((estimate.status, &estimate.reason), (Status::Measured, &None), "phase {phase}");
     }
 }
 
 #[test]
-fn idle_power_goes_over_to_a_join_of_the_same_meter() {
-    let learn = |join: &mut Attribution, from_ms: u64| {
+fn idle_power_goes_over_to_an_attribution_of_the_same_meter() {
+    let learn = |attribution: &mut Attribution, from_ms: u64| {
         for tick in 0..200u64 {
-            read(join, from_ms + tick * 100, tick as f64 * 0.3);
+            read(attribution, from_ms + tick * 100, tick as f64 * 0.3);
         }
     };
     let mut before = Attribution::new(1, vec![info(false)], SETTINGS);
     learn(&mut before, 0);
-    let figure_after = |same: bool| {
-        let mut join = Attribution::new(2, vec![info(false)], SETTINGS);
-        join.inherit(&before, |name| same && name == "package");
-        read(&mut join, 21_000, 0.0);
-        join.absorb(0, span(21_000, 22_000));
-        read(&mut join, 22_000, 8.0);
-        close(&mut join).remove(0)
+    let estimate_after = |same: bool| {
+        let mut attribution = Attribution::new(2, vec![info(false)], SETTINGS);
+        attribution.inherit_idle_power(&before, |name| same && name == "package");
+        read(&mut attribution, 21_000, 0.0);
+        attribution.add_span(0, span(21_000, 22_000));
+        read(&mut attribution, 22_000, 8.0);
+        close(&mut attribution).remove(0)
     };
-    assert!((figure_after(true).net_j.unwrap() - 5.0).abs() < 0.1);
-    assert_eq!(figure_after(false).net_j, None);
+    assert!((estimate_after(true).net_j.unwrap() - 5.0).abs() < 0.1);
+    assert_eq!(estimate_after(false).net_j, None);
 }

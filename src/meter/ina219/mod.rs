@@ -1,8 +1,8 @@
-//! The INA219 meter: the chip itself over `/dev/i2c-N`, for boards whose kernel has no driver for it.
+//! The INA219 meter: reads the chip directly over `/dev/i2c-N`, for boards whose kernel has no driver for it.
 //!
-//! Owns its set-up, which is written, read back and watched, and retries of the bus; power is voltage times current,
-//! computed here. A chip that a kernel driver has is left to it. Words go by SMBus, which sends the low byte first where
-//! the chip sends the high one. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
+//! Owns the configuration of the chip, which is written, read back and verified regularly, and retries on the bus. Power is
+//! voltage times current, computed here. A chip that a kernel driver uses is left alone. Words are transferred by SMBus,
+//! which sends the low byte first, while the chip sends the high byte first. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
 
 mod registers;
 #[cfg(test)]
@@ -24,36 +24,36 @@ use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volt
 
 pub use registers::{AVERAGES, Setup};
 
-/// Other traffic on a bus disturbs a transfer now and then; a chip that is gone fails each time.
+/// Other traffic on the bus sometimes disturbs a transfer; a chip that is gone fails every time.
 const TRIES: u32 = 3;
 
-/// How often it is looked whether the chip still has its set-up, which a drop of its supply clears.
+/// How often to verify the configuration register, which a drop of the supply voltage resets.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
 
-/// Without a new conversion for this long, and this many cycles, the chip is not measuring.
+/// The chip is stuck if it completes no conversion for this long and for this many cycles.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 const STUCK_CYCLES: u32 = 3;
 
-/// Which chip, and what it may meet.
+/// Which chip to read, its shunt and its ranges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Chip {
     /// The N of `/dev/i2c-N`.
     pub bus: u8,
     pub address: u16,
     pub shunt_ohms: f64,
-    /// By how much it may be off, as a part of it.
+    /// By how much the shunt may be off, as a fraction.
     pub shunt_tolerance: f64,
     pub setup: Setup,
 }
 
 impl Chip {
-    /// As sysfs names the device, such as `1-0040`.
+    /// Returns the device's name in sysfs, such as `1-0040`.
     pub fn device(&self) -> String {
         format!("{}-{:04x}", self.bus, self.address)
     }
 }
 
-/// The registers of one chip; the real ones are words on an I2C bus.
+/// The registers of one chip: on an I2C bus, or fake ones in tests.
 trait Registers: Send {
     fn read(&mut self, register: Register) -> io::Result<u16>;
     fn write(&mut self, register: Register, word: u16) -> io::Result<()>;
@@ -75,23 +75,23 @@ impl Registers for I2c {
 pub struct Ina219 {
     info: MeterInfo,
     chip: Chip,
-    /// Where the kernel shows what driver has the chip.
+    /// The link in sysfs to the driver that uses the chip.
     driver: PathBuf,
     path: PathBuf,
     open: Option<Open>,
     power: Integral,
-    /// Transfers that were done again, since the start.
+    /// Number of retried transfers since the start.
     retries: u64,
 }
 
 struct Open {
     registers: Box<dyn Registers>,
     verified: MonoTime,
-    /// When the last conversion was seen to have ended, or the chip was set up.
+    /// When a completed conversion was last found, or when the chip was configured.
     converted: MonoTime,
-    /// A conversion has ended since the chip was set up: what the registers hold was measured so.
+    /// Whether a conversion was completed since the chip was configured, so that the registers hold its result.
     is_measuring: bool,
-    /// When it was last looked for a new conversion, and what the newest gave.
+    /// When the registers were last read, and the reading of the newest conversion.
     looked: MonoTime,
     last: Option<Reading>,
 }
@@ -103,8 +103,8 @@ impl fmt::Debug for Ina219 {
 }
 
 impl Ina219 {
-    /// A meter on `chip`, which is looked for at the first read; `root` is sysfs, normally `/sys`, `period` the time
-    /// between reads, `scope` what the supply with the shunt feeds.
+    /// Creates a meter on `chip`, which the first read looks for; `root` is sysfs, normally `/sys`, `period` the time between
+    /// reads, `scope` what the supply with the shunt feeds.
     pub fn new(name: &str, root: &Path, chip: Chip, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "ina219", scope, estimated: false, detail: Vec::new() },
@@ -112,7 +112,7 @@ impl Ina219 {
             path: PathBuf::from(format!("/dev/i2c-{}", chip.bus)),
             chip,
             open: None,
-            // Readings are dated back by a cycle, which must not look like a gap.
+            // Reading times are moved back by up to a cycle, which must not look like a gap.
             power: Integral::new(period.max(chip.setup.cycle())),
             retries: 0,
         }
@@ -130,7 +130,7 @@ impl Ina219 {
                 self.configure(open, clock())?
             }
         };
-        // A chip that fails is dropped here and set up anew: one that lost its supply has forgotten its set-up.
+        // A chip that fails is dropped here and configured again: one that lost its supply has lost its configuration.
         self.verify(&mut chip, clock())?;
         let before = clock();
         let bus = bus(self.transfer(&mut chip, |r| r.read(Register::BusVoltage), Register::BusVoltage)?);
@@ -139,16 +139,16 @@ impl Ina219 {
         self.note_conversion(&mut chip, bus, time)?;
         let since = time.since(std::mem::replace(&mut chip.looked, time));
         let flow = self.measured(&chip, time).and_then(|()| self.judge(shunt_volts(shunt), bus));
-        // The same conversion again is no second snapshot.
+        // The same conversion must not count as a second snapshot.
         if let (Some(last), false, Ok(_)) = (chip.last, bus.ready, &flow) {
             self.open = Some(chip);
             return Ok(last);
         }
         chip.last = None;
-        // One that gives no measurement stays open: set up anew, a chip that stands still would look like a good one.
+        // A chip without a measurement stays open: configured again, a stuck chip would look like a good one.
         let chip = self.open.insert(chip);
         let flow = flow.inspect_err(|_| self.power.interrupt())?;
-        // What the register holds is the mean of a conversion that ended within the last cycle, and since the last look.
+        // The register holds the mean of a conversion that ended within the last cycle and since the last read.
         let cycle = self.chip.setup.cycle();
         let time = MonoTime(time.0.saturating_sub(duration_ns(cycle.min(since)) / 2));
         let joules = self.power.add(time, flow.watts)?;
@@ -171,7 +171,7 @@ impl Ina219 {
         Ok(reading)
     }
 
-    /// Opens the chip and sets it up.
+    /// Opens the chip and configures it.
     fn configure(
         &mut self,
         open: impl FnOnce(&Path, u16) -> io::Result<Box<dyn Registers>>,
@@ -190,18 +190,21 @@ impl Ina219 {
             last: None,
         };
         let word = self.chip.setup.word();
-        // Without a calibration the chip computes nothing itself, so an overflow tells of another master.
+        // Without a calibration the chip computes nothing itself, so an overflow shows that another program uses it.
         for (register, word) in [(Register::Calibration, 0), (Register::Configuration, word)] {
             self.transfer(&mut chip, |r| r.write(register, word), register)?;
         }
-        self.verify_now(&mut chip, "what was written: another chip is at this address, or its lines are disturbed")?;
-        // A conversion that ended under an earlier set-up is none under this one.
+        self.verify_now(
+            &mut chip,
+            "what was written; another chip is at this address, or the bus lines are disturbed",
+        )?;
+        // Discard a conversion that ended under an earlier configuration.
         self.transfer(&mut chip, |r| r.read(Register::Power), Register::Power)?;
         let Chip { address, shunt_ohms, setup, .. } = self.chip;
         self.info.detail = vec![
             format!("INA219 at {address:#04x} on {}, configuration {word:#06x}", self.path.display()),
             format!(
-                "shunt {shunt_ohms} Ohm, up to {:.3} A; {} averages, sees {:.0} % of the time at up to {:.0} Hz",
+                "shunt {shunt_ohms} Ohm, up to {:.3} A; {} averages, measures {:.0} % of the time at up to {:.0} Hz",
                 setup.shunt_range_volts() / shunt_ohms,
                 setup.averages(),
                 setup.seen() * 100.0,
@@ -218,7 +221,7 @@ impl Ina219 {
         chip.verified = now;
         self.verify_now(
             chip,
-            "what was written: the chip was reset, or another program writes to it; it is set up again",
+            "what was written; the chip was reset, or another program writes to it; it will be configured again",
         )
     }
 
@@ -231,7 +234,7 @@ impl Ina219 {
         Err(MeterError::Invalid { path: self.place(Register::Configuration), text, expected })
     }
 
-    /// Clears the conversion-ready flag where it is set.
+    /// Notes a completed conversion, and clears its flag.
     fn note_conversion(&mut self, chip: &mut Open, bus: Bus, now: MonoTime) -> Result<(), MeterError> {
         if bus.ready {
             chip.converted = now;
@@ -241,31 +244,31 @@ impl Ina219 {
         Ok(())
     }
 
-    /// Whether the registers hold a measurement under this set-up, and not one from too long ago.
+    /// Checks that the registers hold a measurement under this configuration, and not too old a one.
     fn measured(&self, chip: &Open, now: MonoTime) -> Result<(), MeterError> {
         let still = now.since(chip.converted);
         if still >= STUCK_AFTER.max(self.chip.setup.cycle() * STUCK_CYCLES) {
             return Err(MeterError::Stuck {
                 path: self.place(Register::BusVoltage),
                 seconds: still.as_secs_f64(),
-                mend: "the chip ends no conversion (CNVR): is its supply steady, does another program use it?"
+                fix: "the chip completes no conversion (CNVR); check its supply, and that no other program uses it"
                     .to_owned(),
             });
         }
         if !chip.is_measuring {
             return Err(MeterError::Rebaselined {
-                reason: "the chip was set up and has not measured since".to_owned(),
+                reason: "the chip was just configured and has not measured since".to_owned(),
             });
         }
         Ok(())
     }
 
-    /// What flows, unless the registers hold no measurement of it.
+    /// Returns the flow, or an error if the registers do not hold a valid measurement.
     fn judge(&self, shunt_volts: f64, bus: Bus) -> Result<shunt::Flow, MeterError> {
         let invalid =
             |register, text: String, expected| Err(MeterError::Invalid { path: self.place(register), text, expected });
         if bus.overflow {
-            let expected = "no overflow (OVF): another program has calibrated the chip, let only one use it";
+            let expected = "no overflow (OVF); another program has calibrated the chip, only one may use it";
             return invalid(Register::BusVoltage, "OVF".to_owned(), expected);
         }
         let text = format!("{:.2} mV across the shunt at {:.3} V", shunt_volts * 1e3, bus.volts);
@@ -273,16 +276,16 @@ impl Ina219 {
             return invalid(
                 Register::ShuntVoltage,
                 text,
-                "less than the end of the range: raise max_amperes or max_volts",
+                "less than the end of the range; raise max_amperes or max_volts",
             );
         }
         match shunt::flow(shunt_volts, self.chip.shunt_ohms, bus.volts) {
             Some(flow) => Ok(flow),
-            None => invalid(Register::ShuntVoltage, text, "no less than 0: is the shunt wired the wrong way round?"),
+            None => invalid(Register::ShuntVoltage, text, "0 or more; check whether the shunt is wired backwards"),
         }
     }
 
-    /// Does a transfer, again where the bus was disturbed.
+    /// Does a transfer, and repeats it if the bus was disturbed.
     fn transfer<T>(
         &mut self,
         chip: &mut Open,
@@ -309,8 +312,11 @@ impl Ina219 {
         }
         MeterError::Absent {
             path,
-            reason: format!("no answer in {TRIES} tries: {error} ({} tries again since the start)", self.retries),
-            mend: format!("check wiring, supply and address; i2cdetect -y {} lists who answers", self.chip.bus),
+            reason: format!("no response in {TRIES} tries: {error} ({} retries since the start)", self.retries),
+            fix: format!(
+                "check wiring, supply and address; i2cdetect -y {} lists the chips that respond",
+                self.chip.bus
+            ),
         }
     }
 
@@ -318,9 +324,9 @@ impl Ina219 {
         let path = self.path.clone();
         match error.kind() {
             io::ErrorKind::NotFound => {
-                MeterError::Absent { path, reason: "no such bus".to_owned(), mend: BUS_MEND.to_owned() }
+                MeterError::Absent { path, reason: "no such bus".to_owned(), fix: BUS_FIX.to_owned() }
             }
-            io::ErrorKind::PermissionDenied => MeterError::Denied { path, mend: GROUP_MEND.to_owned() },
+            io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: GROUP_FIX.to_owned() },
             _ if error.raw_os_error() == Some(EBUSY) => self.taken(None),
             _ => MeterError::Failed { path, source: error },
         }
@@ -339,12 +345,12 @@ impl Ina219 {
         let by = by.map_or_else(|| "a kernel driver".to_owned(), |name| format!("the kernel's driver {name}"));
         MeterError::Taken {
             path: self.driver.clone(),
-            reason: format!("{by} has the chip"),
-            mend: format!("read it through the kernel: {meter}"),
+            reason: format!("{by} uses the chip"),
+            fix: format!("read it through the kernel: {meter}"),
         }
     }
 
-    /// The chip and one of its registers, for an error.
+    /// Returns the chip and one of its registers, for an error.
     fn place(&self, register: Register) -> PathBuf {
         let Chip { address, .. } = self.chip;
         PathBuf::from(format!("{} {address:#04x} register {:#04x} ({register:?})", self.path.display(), register as u8))
@@ -352,21 +358,21 @@ impl Ina219 {
 }
 
 /// What makes an I2C bus appear.
-pub const BUS_MEND: &str = "load the bus's user interface: modprobe i2c-dev, at every boot by: echo i2c-dev > \
-                            /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi switch the bus on first: \
+pub const BUS_FIX: &str = "load the I2C user interface: modprobe i2c-dev; at every boot: echo i2c-dev > \
+                            /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi, first enable the bus: \
                             dtparam=i2c_arm=on in /boot/firmware/config.txt";
 
-/// What gives the right to use an I2C bus.
-pub const GROUP_MEND: &str = "run: usermod -aG i2c edgewatt, and start the daemon again; where there is no group i2c, \
+/// What gives permission to use an I2C bus.
+pub const GROUP_FIX: &str = "run: usermod -aG i2c edgewatt, then restart the daemon; if there is no group i2c, \
                               first: groupadd --system i2c, and in /etc/udev/rules.d/70-edgewatt-i2c.rules: \
                               SUBSYSTEM==\"i2c-dev\", GROUP=\"i2c\", MODE=\"0660\"";
 
-/// A transfer that another try may do: nobody answered, or the bus was lost to somebody else.
+/// Whether a retry may help: no chip responded, or another bus master was faster.
 fn is_disturbance(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EIO | ENXIO | EREMOTEIO | ETIMEDOUT))
 }
 
-/// The last part of a link's target.
+/// Returns the last part of a link's target.
 fn name_of(target: &Path) -> String {
     target.file_name().map_or_else(|| target.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -1,10 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::energy::Calibrated;
 use crate::meter::{Accuracy, Scope};
-use crate::units::Watts;
+use crate::units::{WallTime, Watts};
 
-const QUIET: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(2);
 const COUNTER: Resolution = Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) };
 const SENSOR: Resolution = Resolution::Sampled { conversion: Duration::from_millis(4), quantum: Watts(0.002) };
 
@@ -18,54 +19,54 @@ fn reading(resolution: Resolution, seconds: f64, joules: f64, watts: f64) -> Rea
     Reading { time, joules, power, volts: None, amperes: None, scope: Scope::Board, accuracy }
 }
 
-/// Bouts of two seconds and a thousand inferences, each after and before two quiet seconds.
-fn bouts(count: u64) -> Vec<Bout> {
-    let bout = |index: u64| {
+/// Runs of two seconds and a thousand inferences, each after and before two idle seconds.
+fn runs(count: u64) -> Vec<Run> {
+    let run = |index: u64| {
         let start = at(2.0 + 4.0 * index as f64);
-        Bout { start, end: start + QUIET, busy: QUIET, inferences: 1000 }
+        Run { start, end: start + IDLE, busy: IDLE, inferences: 1000 }
     };
-    (0..count).map(bout).collect()
+    (0..count).map(run).collect()
 }
 
-/// Read each 20 ms, at a power that `added` gives for each bout on top of `idle_w`, in truth without any noise.
+/// Read each 20 ms, at a power that `added` gives for each run on top of `idle_w`, in truth without any noise.
 fn trace(resolution: Resolution, idle_w: f64, added_w: &[f64]) -> Trace {
     let mut trace = Trace::default();
     let mut joules = 0.0;
     for step in 0..=200 * added_w.len() + 100 {
         let seconds = 0.02 * step as f64;
-        let (index, is_bout) = ((step.saturating_sub(1)) / 200, (step.saturating_sub(1)) % 200 >= 100);
-        let added = added_w.get(index).copied().filter(|_| is_bout).unwrap_or(0.0);
+        let (index, is_run) = ((step.saturating_sub(1)) / 200, (step.saturating_sub(1)) % 200 >= 100);
+        let added = added_w.get(index).copied().filter(|_| is_run).unwrap_or(0.0);
         joules += if step == 0 { 0.0 } else { 0.02 * (idle_w + added) };
-        trace.take(at(seconds), Ok(reading(resolution, seconds, joules, idle_w + added)));
+        trace.add(at(seconds), Ok(reading(resolution, seconds, joules, idle_w + added)));
     }
     trace
 }
 
 #[test]
-fn the_power_of_a_bout_less_idle_power_over_its_inferences() {
+fn the_power_of_a_run_less_idle_power_over_its_inferences() {
     for resolution in [COUNTER, SENSOR] {
-        let net = net(&trace(resolution, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+        let net = net_energy(&trace(resolution, 3.0, &[0.5; 5]), &runs(5), IDLE).unwrap();
         assert!((net.net_j - 1e-3).abs() < 1e-9, "{net:?}");
-        assert!((net.gross_w - 3.5).abs() < 1e-9 && (net.idle_w - 3.0).abs() < 1e-9 && net.bouts == 5, "{net:?}");
+        assert!((net.gross_w - 3.5).abs() < 1e-9 && (net.idle_w - 3.0).abs() < 1e-9 && net.runs == 5, "{net:?}");
     }
 }
 
 #[test]
 fn where_nothing_scatters_the_uncertainty_is_the_resolutions() {
-    let counter = net(&trace(COUNTER, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
-    // A pair of edges at 3 W each: of the 2 s of a bout, and of two quiet stretches of 0.9 s, of which each counts half.
+    let counter = net_energy(&trace(COUNTER, 3.0, &[0.5; 5]), &runs(5), IDLE).unwrap();
+    // A pair of edges at 3 W each: of the 2 s of a run, and of two idle intervals of 0.9 s, of which each counts half.
     let edges = |time_s: f64| ((1e-3f64 * 3.0).powi(2) + 61e-6f64.powi(2)) / 6.0 / time_s.powi(2);
     let u_w = (edges(2.0) + (edges(0.9) + edges(0.88)) / 4.0).sqrt() * MEDIAN / 5f64.sqrt();
     assert!((counter.u_j / (u_w * 2e-3) - 1.0).abs() < 0.02, "{counter:?} {u_w}");
-    let sensor = net(&trace(SENSOR, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
+    let sensor = net_energy(&trace(SENSOR, 3.0, &[0.5; 5]), &runs(5), IDLE).unwrap();
     let (rounding_w, lumps_w): (f64, f64) = (0.776 / 2.0 * 0.002, 0.5 * 1e-3 / 3f64.sqrt());
     assert!((sensor.u_j / (rounding_w.hypot(lumps_w) * 2e-3) - 1.0).abs() < 1e-3, "no noise: {sensor:?}");
 }
 
 #[test]
-fn one_disturbed_bout_widens_the_uncertainty_and_hardly_moves_the_value() {
-    let steady = net(&trace(COUNTER, 3.0, &[0.5; 5]), &bouts(5), QUIET).unwrap();
-    let disturbed = net(&trace(COUNTER, 3.0, &[0.5, 0.5, 0.7, 0.5, 0.5]), &bouts(5), QUIET).unwrap();
+fn one_disturbed_run_widens_the_uncertainty_and_hardly_moves_the_value() {
+    let steady = net_energy(&trace(COUNTER, 3.0, &[0.5; 5]), &runs(5), IDLE).unwrap();
+    let disturbed = net_energy(&trace(COUNTER, 3.0, &[0.5, 0.5, 0.7, 0.5, 0.5]), &runs(5), IDLE).unwrap();
     assert!((disturbed.net_j - steady.net_j).abs() < 1e-9, "{disturbed:?}");
     assert!(disturbed.u_j > 10.0 * steady.u_j, "{disturbed:?} {steady:?}");
 }
@@ -73,25 +74,25 @@ fn one_disturbed_bout_widens_the_uncertainty_and_hardly_moves_the_value() {
 #[test]
 fn a_net_below_its_uncertainty_is_refused() {
     for added_w in [0.0, -0.5, 1e-5] {
-        let refusal = net(&trace(COUNTER, 3.0, &[added_w; 5]), &bouts(5), QUIET).unwrap_err();
-        assert!(matches!(refusal, Refusal::Uncertain { .. }), "{refusal}");
+        let error = net_energy(&trace(COUNTER, 3.0, &[added_w; 5]), &runs(5), IDLE).unwrap_err();
+        assert!(matches!(error, NetError::Uncertain { .. }), "{error}");
     }
-    let refusal = Refusal::Uncertain { net_j: 1.234e-6, expanded_j: 5.6e-6 }.to_string();
-    assert!(refusal.contains("net is 0.00123 mJ an inference") && refusal.contains("0.00560 mJ"), "{refusal}");
+    let error = NetError::Uncertain { net_j: 1.234e-6, expanded_j: 5.6e-6 }.to_string();
+    assert!(error.contains("net energy is 0.00123 mJ per inference") && error.contains("0.00560 mJ"), "{error}");
 }
 
 #[test]
-fn a_bout_with_a_loss_or_too_few_readings_is_left_out() {
+fn a_run_with_a_loss_or_too_few_readings_is_left_out() {
     let mut lost = trace(COUNTER, 3.0, &[0.5; 6]);
     let reason = "a suspend".to_owned();
     lost.losses.push((at(8.0), MeterError::Rebaselined { reason }.to_string()));
     assert_eq!(
-        net(&lost, &bouts(6), QUIET).unwrap().bouts,
+        net_energy(&lost, &runs(6), IDLE).unwrap().runs,
         5,
-        "the quiet stretch from 8 s to 10 s serves the second one"
+        "the idle interval from 8 s to 10 s serves the second one"
     );
-    let refusal = net(&lost, &bouts(5), QUIET).unwrap_err().to_string();
-    assert!(refusal.starts_with("4 of 5 bouts") && refusal.contains("a suspend"), "{refusal}");
+    let error = net_energy(&lost, &runs(5), IDLE).unwrap_err().to_string();
+    assert!(error.starts_with("4 of 5 runs") && error.contains("a suspend"), "{error}");
 
     let mut sparse = trace(SENSOR, 3.0, &[0.5; 5]);
     let mut index = 0;
@@ -99,10 +100,10 @@ fn a_bout_with_a_loss_or_too_few_readings_is_left_out() {
         index += 1;
         index % 7 == 0
     });
-    let refusal = net(&sparse, &bouts(5), QUIET).unwrap_err().to_string();
-    assert!(refusal.starts_with("0 of 5 bouts") && refusal.contains("6 readings"), "{refusal}");
-    let refusal = net(&Trace::default(), &bouts(5), QUIET).unwrap_err().to_string();
-    assert!(refusal.contains("0 readings"), "{refusal}");
+    let error = net_energy(&sparse, &runs(5), IDLE).unwrap_err().to_string();
+    assert!(error.starts_with("0 of 5 runs") && error.contains("6 readings"), "{error}");
+    let error = net_energy(&Trace::default(), &runs(5), IDLE).unwrap_err().to_string();
+    assert!(error.contains("0 readings"), "{error}");
 }
 
 #[test]
@@ -113,21 +114,25 @@ fn the_shortest_length_holds_enough() {
         let mut trace = Trace::default();
         // The latest that readings can be in their periods, one after the other.
         let (mut start, mut joules) = (MonoTime(0), 0.0);
-        let mut bouts = Vec::new();
-        for bout in 0..5 {
-            start = at(length.as_secs_f64() * (1.0 + 2.0 * f64::from(bout)));
-            bouts.push(Bout { start, end: start + length, busy: length, inferences: 1 });
+        let mut runs = Vec::new();
+        for run in 0..5 {
+            start = at(length.as_secs_f64() * (1.0 + 2.0 * f64::from(run)));
+            runs.push(Run { start, end: start + length, busy: length, inferences: 1 });
         }
         let step = period.max(resolution.look_back()).as_secs_f64();
         let mut seconds = 0.3 * step;
         while at(seconds) < start + 2 * length {
-            let is_bout = bouts.iter().any(|bout| (bout.start..=bout.end).contains(&at(seconds)));
-            let watts = if is_bout { 4.0 } else { 3.0 };
+            let is_run = runs.iter().any(|run| (run.start..=run.end).contains(&at(seconds)));
+            let watts = if is_run { 4.0 } else { 3.0 };
             joules += watts * step;
-            trace.take(at(seconds), Ok(reading(resolution, seconds, joules, watts)));
+            trace.add(at(seconds), Ok(reading(resolution, seconds, joules, watts)));
             seconds += step;
         }
-        assert_eq!(net(&trace, &bouts, length).map(|net| net.bouts), Ok(5), "{resolution:?} {period:?} {length:?}");
+        assert_eq!(
+            net_energy(&trace, &runs, length).map(|net| net.runs),
+            Ok(5),
+            "{resolution:?} {period:?} {length:?}"
+        );
     }
 }
 
@@ -141,14 +146,14 @@ fn what_takes_longer_now_is_less_certain() {
 }
 
 #[test]
-fn few_bouts_have_longer_tails() {
+fn few_runs_have_longer_tails() {
     // Student's 97.5 % points of 4 and 30 degrees of freedom: 2.776 and 2.042.
-    assert!((few(4.0) * 2.0 - 2.776).abs() < 0.06 && (few(30.0) * 2.0 - 2.042).abs() < 0.001);
+    assert!((student_factor(4.0) * 2.0 - 2.776).abs() < 0.06 && (student_factor(30.0) * 2.0 - 2.042).abs() < 0.001);
     assert_eq!((median(vec![3.0, 1.0, 2.0]), median(vec![4.0, 1.0, 3.0, 2.0])), (2.0, 2.5));
 }
 
 proptest! {
-    /// Twice the joules are twice the figure; more idle power changes idle power alone; the order of bouts says nothing.
+    /// Twice the joules are twice the figure; more idle power changes idle power alone; the order of runs says nothing.
     #[test]
     fn the_figure_follows_the_joules(
         idle_w in 0.5f64..10.0,
@@ -157,7 +162,7 @@ proptest! {
         factor in 1.1f64..4.0,
     ) {
         let count = added_w.len();
-        let of = |idle_w: f64, added_w: &[f64]| net(&trace(SENSOR, idle_w, added_w), &bouts(count as u64), QUIET).unwrap();
+        let of = |idle_w: f64, added_w: &[f64]| net_energy(&trace(SENSOR, idle_w, added_w), &runs(count as u64), IDLE).unwrap();
         let plain = of(idle_w, &added_w);
         let near = |a: f64, b: f64| (a - b).abs() < 1e-6 * b.abs();
         let more = of(idle_w + more_w, &added_w);

@@ -1,41 +1,41 @@
-//! Shares one meter's active energy among several busy pipelines: a non-negative least squares fit.
+//! Fits the power of each busy pipeline to the energy of one meter, by non-negative least squares.
 //!
-//! Pure. Over many short stretches the energy above idle is the sum over pipelines of power times busy time; where the
-//! pipelines' busy times vary enough from stretch to stretch, the powers are determined. Only sums are kept.
+//! Pure. In each of many short intervals, the energy above idle is the sum over the pipelines of power times busy time. If
+//! the busy times vary enough from interval to interval, this determines the powers. Only sums are kept.
 
-/// The busy times must differ so much that what is unique to a pipeline is this part of its variation.
+/// At least this fraction of the variation of a pipeline's busy time must be independent of the other pipelines.
 const UNIQUE_MIN: f64 = 0.05;
-/// Stretches for each unknown at least.
-const STRETCHES_PER_UNKNOWN: u64 = 8;
+/// Fewest intervals for each unknown.
+const INTERVALS_PER_UNKNOWN: u64 = 8;
 const SWEEPS_MAX: usize = 1000;
 
-/// The sums of a fit: unknown 0 is the idle power, its column the time; then one for each pipeline.
+/// The sums of a fit. Unknown 0 is idle power, with time as its column; then one unknown for each pipeline.
 #[derive(Debug, Clone)]
-pub struct Fit {
+pub struct PowerFit {
     size: usize,
-    stretches: u64,
-    /// Column times column, row-major `[size, size]`.
+    intervals: u64,
+    /// Products of columns, row-major `[size, size]`.
     gram: Vec<f64>,
-    /// Column times energy.
+    /// Products of column and energy.
     moment: Vec<f64>,
     energy_squared: f64,
 }
 
 /// The power of each pipeline in watts above idle, with its standard uncertainty.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Powers {
+pub struct FittedPowers {
     pub watts: Vec<f64>,
     pub u_w: Vec<f64>,
-    pub stretches: u64,
+    pub intervals: u64,
 }
 
-impl Fit {
+impl PowerFit {
     pub fn new(pipeline_count: usize) -> Self {
         let size = pipeline_count + 1;
-        Self { size, stretches: 0, gram: vec![0.0; size * size], moment: vec![0.0; size], energy_squared: 0.0 }
+        Self { size, intervals: 0, gram: vec![0.0; size * size], moment: vec![0.0; size], energy_squared: 0.0 }
     }
 
-    /// One stretch of `time_s` with `joules`, and the busy seconds of each pipeline in it.
+    /// Adds an interval of `time_s` with `joules`, and the busy seconds of each pipeline in it.
     pub fn add(&mut self, time_s: f64, joules: f64, busy_s: &[f64]) {
         let column = |index: usize| if index == 0 { time_s } else { busy_s.get(index - 1).copied().unwrap_or(0.0) };
         for (row, (line, moment)) in self.gram.chunks_mut(self.size).zip(&mut self.moment).enumerate() {
@@ -45,7 +45,7 @@ impl Fit {
             *moment += column(row) * joules;
         }
         self.energy_squared += joules * joules;
-        self.stretches += 1;
+        self.intervals += 1;
     }
 
     fn at(&self, row: usize, column: usize) -> f64 {
@@ -56,10 +56,10 @@ impl Fit {
         self.moment.get(row).copied().unwrap_or(0.0)
     }
 
-    /// The powers of the pipelines `active` above `idle_w`, or `None` where the stretches don't determine them.
-    pub fn solve(&self, idle_w: f64, active: &[usize]) -> Option<Powers> {
+    /// Returns the powers of the pipelines `active` above `idle_w`, or `None` if the intervals do not determine them.
+    pub fn solve(&self, idle_w: f64, active: &[usize]) -> Option<FittedPowers> {
         let unknowns = active.len();
-        if unknowns == 0 || self.stretches < STRETCHES_PER_UNKNOWN * unknowns as u64 {
+        if unknowns == 0 || self.intervals < INTERVALS_PER_UNKNOWN * unknowns as u64 {
             return None;
         }
         let column = |index: usize| active.get(index).map_or(0, |pipeline| pipeline + 1);
@@ -71,8 +71,8 @@ impl Fit {
         for _ in 0..SWEEPS_MAX {
             let mut moved = 0.0f64;
             for row in 0..unknowns {
-                let foretold: f64 = watts.iter().enumerate().map(|(index, w)| gram(row, index) * w).sum();
-                let gradient = moment.get(row).copied().unwrap_or(0.0) - foretold;
+                let predicted: f64 = watts.iter().enumerate().map(|(index, w)| gram(row, index) * w).sum();
+                let gradient = moment.get(row).copied().unwrap_or(0.0) - predicted;
                 if let Some(power) = watts.get_mut(row) {
                     let next = (*power + gradient / gram(row, row)).max(0.0);
                     moved = moved.max((next - *power).abs() / next.abs().max(1e-9));
@@ -88,17 +88,18 @@ impl Fit {
             .iter()
             .enumerate()
             .map(|(row, w)| {
-                let foretold: f64 = watts.iter().enumerate().map(|(index, w)| gram(row, index) * w).sum();
-                w * (2.0 * moment.get(row).copied().unwrap_or(0.0) - foretold)
+                let predicted: f64 = watts.iter().enumerate().map(|(index, w)| gram(row, index) * w).sum();
+                w * (2.0 * moment.get(row).copied().unwrap_or(0.0) - predicted)
             })
             .sum();
-        let scatter = (active_squared - explained).max(0.0) / (self.stretches - unknowns as u64) as f64;
+        let scatter = (active_squared - explained).max(0.0) / (self.intervals - unknowns as u64) as f64;
         let u_w = inverse.iter().map(|part| (scatter * part).sqrt()).collect();
-        Some(Powers { watts, u_w, stretches: self.stretches })
+        Some(FittedPowers { watts, u_w, intervals: self.intervals })
     }
 }
 
-/// The diagonal of the inverse of a symmetric matrix by Cholesky, or `None` where a column is nearly one of the others.
+/// Returns the diagonal of the inverse of a symmetric matrix by Cholesky decomposition, or `None` if a column is nearly a
+/// combination of the others.
 fn inverse_diagonal(size: usize, matrix: &dyn Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
     let mut lower = vec![0.0; size * size];
     let get = |lower: &[f64], row: usize, column: usize| lower.get(row * size + column).copied().unwrap_or(0.0);
@@ -138,8 +139,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn powers_come_back_from_stretches_that_differ() {
-        let mut fit = Fit::new(2);
+    fn powers_come_back_from_intervals_that_differ() {
+        let mut fit = PowerFit::new(2);
         for index in 0..40 {
             let (a, b) = (0.01 * f64::from(index % 7), 0.015 * f64::from(index % 5));
             fit.add(0.1, 0.1 * 3.0 + a * 5.0 + b * 2.0, &[a, b]);
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn busy_times_in_step_determine_nothing() {
-        let mut fit = Fit::new(2);
+        let mut fit = PowerFit::new(2);
         for index in 0..40 {
             let a = 0.01 * f64::from(index % 7);
             fit.add(0.1, 0.3 + a, &[a, 2.0 * a]);
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_power_is_never_negative() {
-        let mut fit = Fit::new(2);
+        let mut fit = PowerFit::new(2);
         for index in 0..40 {
             let (a, b) = (0.01 * f64::from(index % 7), 0.015 * f64::from(index % 5));
             fit.add(0.1, 0.3 + a * 5.0 - b, &[a, b]);

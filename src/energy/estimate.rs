@@ -1,0 +1,161 @@
+//! What is published of the energy of one pipeline by one meter.
+
+use serde::Serialize;
+
+use super::calibrated::Calibrated;
+use super::settings::Settings;
+use crate::meter::{MeterInfo, Scope};
+use crate::units::{MonoTime, WallTime};
+
+/// How the energy was obtained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The meter's joules over the window; all of them belong to this pipeline.
+    Measured,
+    /// Measured joules that are not certain to be all this pipeline's: shared among busy pipelines, other programs were
+    /// busy, or too few snapshots of the sensor fell on inferences; or net energy is from a calibration.
+    Attributed,
+    /// The joules come from a model of the machine, not from a sensor.
+    Estimated,
+    /// There is no estimate; the reason says why and what to do.
+    Unavailable,
+}
+
+impl Status {
+    /// Returns the name that is published.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Attributed => "attributed",
+            Self::Estimated => "estimated",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Energy of one pipeline by one meter over one window; a value that is not known is `None`, never zero.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EnergyEstimate {
+    /// The meter's name in the configuration.
+    pub meter: Option<String>,
+    pub kind: Option<&'static str>,
+    pub scope: Option<Scope>,
+    pub status: Status,
+    pub reason: Option<String>,
+    /// Joules per inference, idle power included: `energy_j / inferences`.
+    pub gross_j: Option<f64>,
+    /// Standard uncertainty of `gross_j`, and expanded with k = 2.
+    pub gross_u_j: Option<f64>,
+    pub gross_expanded_j: Option<f64>,
+    /// Joules per inference above idle power; negative only within its uncertainty.
+    pub net_j: Option<f64>,
+    pub net_u_j: Option<f64>,
+    pub net_expanded_j: Option<f64>,
+    /// Time of the calibration that net energy is from; absent if it is from this window.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "calibrated_at_ms")]
+    pub calibrated_at: Option<WallTime>,
+    /// The meter's scale error as a fraction of the value; none of the uncertainties above includes it.
+    pub systematic_rel: Option<f64>,
+    /// This pipeline's joules in the window.
+    pub energy_j: Option<f64>,
+    /// Inferences in the window; one across its edge counts by the fraction of its time inside.
+    pub inferences: Option<f64>,
+    /// The window in seconds, from one reading of the meter to another.
+    pub window_s: Option<f64>,
+    /// First and last reading of each metered segment of the window.
+    #[serde(skip)]
+    pub window: Vec<(MonoTime, MonoTime)>,
+    /// Whether a longer window could tell what this one cannot tell yet.
+    #[serde(skip)]
+    pub can_improve: bool,
+    /// Whether the window ends here; an open window grows and is included in the next estimate.
+    pub closed: bool,
+    /// Fraction of the window in which this pipeline's engine was busy.
+    pub busy_fraction: Option<f64>,
+    /// Mean power of everything that the meter covers.
+    pub mean_w: Option<f64>,
+    pub idle_w: Option<f64>,
+    /// Standard uncertainty of `idle_w`, drift included.
+    pub idle_u_w: Option<f64>,
+    /// How far idle power may have drifted since it was last observed, as a standard uncertainty.
+    pub idle_drift_w: Option<f64>,
+    /// Seconds since idle power was last observed; `None` if it is from the configuration.
+    pub idle_age_s: Option<f64>,
+}
+
+impl EnergyEstimate {
+    /// Returns the estimate for a machine without a configured meter.
+    pub fn no_meter() -> Self {
+        let reason = "no meter is configured; add [power.meters.NAME] with rapl = {}, hwmon = { chip = \"ina219\" }, or \
+                      estimate = { watts_per_core = 2.0, idle_watts = 2.5 }";
+        Self {
+            meter: None,
+            kind: None,
+            scope: None,
+            status: Status::Unavailable,
+            reason: Some(reason.to_owned()),
+            gross_j: None,
+            gross_u_j: None,
+            gross_expanded_j: None,
+            net_j: None,
+            net_u_j: None,
+            net_expanded_j: None,
+            calibrated_at: None,
+            systematic_rel: None,
+            energy_j: None,
+            inferences: None,
+            window_s: None,
+            window: Vec::new(),
+            can_improve: false,
+            closed: true,
+            busy_fraction: None,
+            mean_w: None,
+            idle_w: None,
+            idle_u_w: None,
+            idle_drift_w: None,
+            idle_age_s: None,
+        }
+    }
+
+    pub(super) fn unavailable(meter: &MeterInfo, reason: &str) -> Self {
+        Self {
+            meter: Some(meter.name.clone()),
+            kind: Some(meter.kind),
+            scope: Some(meter.scope),
+            reason: Some(reason.to_owned()),
+            closed: false,
+            ..Self::no_meter()
+        }
+    }
+
+    /// Replaces net energy by that of a calibration; an inference takes `busy_s` now.
+    pub(super) fn with_net(self, calibrated: Calibrated, busy_s: f64) -> Self {
+        let u_j = calibrated.u_at_j(busy_s);
+        Self {
+            status: if self.status == Status::Estimated { self.status } else { Status::Attributed },
+            can_improve: self.can_improve || self.net_j.is_some(),
+            net_j: Some(calibrated.net_j),
+            net_u_j: Some(u_j),
+            net_expanded_j: Some(2.0 * u_j),
+            calibrated_at: Some(calibrated.time),
+            ..self
+        }
+    }
+
+    /// Whether the window needs to grow no further.
+    pub fn is_good_enough(&self, settings: &Settings) -> bool {
+        if self.status == Status::Estimated || self.inferences == Some(0.0) {
+            return true;
+        }
+        if self.can_improve {
+            return false;
+        }
+        // A longer window does not change net energy from a calibration.
+        let (value, expanded) = match self.net_j.filter(|_| self.calibrated_at.is_none()) {
+            Some(net_j) => (Some(net_j), self.net_expanded_j),
+            None => (self.gross_j, self.gross_expanded_j),
+        };
+        value.zip(expanded).is_some_and(|(value, expanded)| expanded <= settings.target_rel * value.abs())
+    }
+}

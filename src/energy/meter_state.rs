@@ -1,0 +1,400 @@
+//! The state of one meter: its readings become intervals, and intervals fill the window and the model of idle power.
+//!
+//! Pure; called on the meter thread. A reading waits until it is known which inferences were running at its time. The
+//! interval between two readings is *idle* if no inference ran in it or shortly before, and if enough such intervals
+//! follow each other; all others are *active*. Idle intervals teach idle power; active ones hold the energy above it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::calibrated::Calibrated;
+use super::idle::{IdleModel, IdlePower, Observation};
+use super::settings::Settings;
+use super::spans::{Spans, Work};
+use super::sums::{Interval, LookBack, Sums};
+use super::window::Window;
+use crate::engine::span::BusySpan;
+use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
+use crate::units::{Joules, MonoTime, duration_ns};
+
+/// Most readings that wait for inferences running at their time.
+const WAITING_MAX: usize = 4096;
+/// Power settles within this time after an inference: clocks and voltages fall within milliseconds.
+const GUARD: Duration = Duration::from_millis(20);
+/// Consecutive idle intervals shorter than this in total count as active: they are not worth two more edges.
+const IDLE_MIN_S: f64 = 0.05;
+/// This much idle time makes one observation of idle power; less does once the intervals span the maximum age.
+const OBSERVATION_S: f64 = 1.0;
+const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
+/// Sets of active delegates whose idle power is remembered.
+const IDLE_MODELS_MAX: usize = 16;
+/// Most segments, separated by losses of the meter, in one window.
+const SEGMENTS_MAX: usize = 64;
+/// The processor time of other programs comes in ticks of 10 ms, which may be off by one at either end.
+const OTHER_CPU_NOISE_S: f64 = 0.02;
+/// After this many consecutive observations with a different load from other programs, idle power is learned again from
+/// the start.
+const DIFFERING_MAX: u32 = 10;
+/// Cores that other programs may use beyond what they used while idle power was measured.
+pub const OTHER_CORES_MAX: f64 = 0.02;
+
+/// One meter and what the pipelines did while it was read.
+#[derive(Debug)]
+pub struct MeterState {
+    pub info: MeterInfo,
+    pub accuracy: Accuracy,
+    /// By pipeline.
+    pub spans: Vec<Spans>,
+    /// By pipeline, for its active delegate.
+    pub calibrated: Vec<Option<Calibrated>>,
+    waiting: VecDeque<WaitingReading>,
+    /// The last reading that was counted; `None` before the first one, and after an error until the next.
+    last: Option<CountedReading>,
+    /// Why this window has no estimate.
+    void_reason: Option<String>,
+    /// Why part of this window was not metered, or why the meter is not read.
+    pub lost_reason: Option<String>,
+    /// The first reading after a loss; work that ended before it was not metered.
+    metered_from: MonoTime,
+    pub window: Window,
+    /// Intervals without inferences that may still turn out to be active: too short in total, or an inference may follow.
+    candidates: VecDeque<(Interval, OtherCpuTime)>,
+    is_idle: bool,
+    last_busy: Option<MonoTime>,
+    idle_sums: Option<IdleSums>,
+    snapshot_variance: Option<f64>,
+    /// Consecutive observations that were rejected because other programs behaved differently.
+    differing_observations: u32,
+    delegates: String,
+    /// By set of delegates.
+    idle_models: BTreeMap<String, IdleModel>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct WaitingReading {
+    time: MonoTime,
+    joules: Joules,
+    watts: Option<f64>,
+    other_s: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CountedReading {
+    reading: WaitingReading,
+    look_back: LookBack,
+}
+
+/// Idle intervals that together become one observation of idle power.
+#[derive(Debug)]
+struct IdleSums {
+    start: MonoTime,
+    sums: Sums,
+    other_cpu: OtherCpuTime,
+}
+
+/// Processor time of other programs since boot, before and after an interval.
+#[derive(Debug, Clone, Copy)]
+struct OtherCpuTime {
+    before_s: Option<f64>,
+    after_s: Option<f64>,
+}
+
+impl OtherCpuTime {
+    fn used_s(self) -> Option<f64> {
+        self.after_s.zip(self.before_s).map(|(after, before)| after - before)
+    }
+}
+
+impl MeterState {
+    pub fn new(info: MeterInfo, pipeline_count: usize) -> Self {
+        Self {
+            info,
+            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
+            spans: (0..pipeline_count).map(|_| Spans::default()).collect(),
+            calibrated: vec![None; pipeline_count],
+            waiting: VecDeque::new(),
+            last: None,
+            void_reason: None,
+            lost_reason: None,
+            metered_from: MonoTime::default(),
+            window: Window::new(pipeline_count),
+            candidates: VecDeque::new(),
+            is_idle: false,
+            last_busy: None,
+            idle_sums: None,
+            snapshot_variance: None,
+            differing_observations: 0,
+            delegates: String::new(),
+            idle_models: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a busy span of a pipeline.
+    ///
+    /// If the inference took too long to be waited for, the window becomes void, and so does the idle power learned
+    /// meanwhile.
+    pub fn add_span(&mut self, pipeline: usize, span: BusySpan) {
+        let counted_until = self.last.map(|last| last.reading.time);
+        let is_in_segment = |segment: &(MonoTime, MonoTime)| span.start < segment.1 && span.end > segment.0;
+        if counted_until.is_some_and(|until| span.start < until && span.start >= self.metered_from)
+            || self.window.segments.iter().any(is_in_segment)
+        {
+            self.idle_models.remove(&self.delegates);
+            self.restart("an inference took far longer than those before it");
+        }
+        if let Some(spans) = self.spans.get_mut(pipeline) {
+            spans.push(span, self.metered_from);
+        }
+        if let Some(first) = self.waiting.front() {
+            self.settle(first.time, false);
+        }
+    }
+
+    /// Adds a reading, or the reason why there is none, with the processor seconds of other programs since boot.
+    pub fn add_reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(error) => return self.lose(error.to_string()),
+        };
+        self.info.scope = reading.scope;
+        self.accuracy = reading.accuracy;
+        let watts = match reading.accuracy.resolution {
+            Resolution::Sampled { .. } => reading.power.map(|power| power.0),
+            _ => None,
+        };
+        let reading = WaitingReading { time: reading.time, joules: reading.joules, watts, other_s };
+        if self.last.is_none() && self.waiting.is_empty() {
+            self.metered_from = reading.time;
+            for spans in &mut self.spans {
+                spans.take_until(reading.time);
+            }
+            self.last = Some(CountedReading { reading, look_back: LookBack { watts, ..LookBack::default() } });
+            return;
+        }
+        self.waiting.push_back(reading);
+        self.settle(reading.time, self.waiting.len() > WAITING_MAX);
+    }
+
+    /// Counts the readings up to the first one for which an inference may still be running; all of them if `forced`.
+    pub fn settle(&mut self, now: MonoTime, forced: bool) {
+        while let Some(first) = self.waiting.front() {
+            if !forced && !self.spans.iter().all(|spans| spans.is_settled(first.time, now)) {
+                return;
+            }
+            if let Some(first) = self.waiting.pop_front() {
+                self.count(first);
+            }
+        }
+    }
+
+    /// Makes an interval of the time from the last reading to this one.
+    fn count(&mut self, reading: WaitingReading) {
+        let Some(CountedReading { reading: before, look_back: from }) = self.last else { return };
+        let time = reading.time.since(before.time);
+        if time.is_zero() {
+            return;
+        }
+        // Split at the time from which on the new reading looks back, to know which inferences its value includes.
+        let look_back = self.accuracy.resolution.look_back().min(time);
+        let look_from = MonoTime(reading.time.0.saturating_sub(duration_ns(look_back)));
+        let mut recent = Work::default();
+        let works: Vec<Work> = self
+            .spans
+            .iter_mut()
+            .map(|spans| {
+                let mut work = spans.take_until(look_from);
+                let late = spans.take_until(reading.time);
+                recent.add(late);
+                work.add(late);
+                work
+            })
+            .collect();
+        let to = LookBack {
+            watts: reading.watts,
+            busy: (recent.busy_s / look_back.as_secs_f64().max(1e-9)).min(1.0),
+            inferences: recent.inferences,
+        };
+        let (time_s, busy_s) = (time.as_secs_f64(), works.iter().map(|work| work.busy_s).sum::<f64>());
+        let joules = (reading.joules - before.joules).0;
+        let (start, end, busy_s) = (before.time, reading.time, busy_s.min(time_s));
+        let interval = Interval { start, end, joules, busy_s, from, to };
+        let other_cpu = OtherCpuTime { before_s: before.other_s, after_s: reading.other_s };
+        self.last = Some(CountedReading { reading, look_back: to });
+        self.window.add(&interval, &works, other_cpu.used_s(), self.accuracy.resolution);
+        self.classify(&interval, other_cpu);
+    }
+
+    /// Adds an interval to the active ones, or to those that idle power is learned from.
+    fn classify(&mut self, interval: &Interval, other_cpu: OtherCpuTime) {
+        let guard = GUARD + self.accuracy.resolution.look_back();
+        let ran = interval.busy_s > 0.0;
+        if ran || self.last_busy.is_some_and(|last| interval.start < last + guard) {
+            if ran {
+                self.last_busy = Some(self.last_inference_end(interval.end));
+            }
+            self.end_idle();
+            self.window.add_active(interval);
+            return;
+        }
+        self.candidates.push_back((*interval, other_cpu));
+        self.is_idle |= self.candidates.iter().map(|(interval, _)| interval.time_s()).sum::<f64>() >= IDLE_MIN_S;
+        // A conversion may have ended a little after the time of its reading.
+        let ahead = self.accuracy.resolution.look_back();
+        while self.is_idle
+            && let Some((first, other_cpu)) = self.candidates.front().copied()
+            && first.end + ahead <= interval.end
+        {
+            self.candidates.pop_front();
+            self.add_idle(&first, other_cpu);
+        }
+    }
+
+    /// Returns when the last inference before `end` ended.
+    fn last_inference_end(&self, end: MonoTime) -> MonoTime {
+        self.spans.iter().map(|spans| spans.last_taken().min(end)).max().unwrap_or(end)
+    }
+
+    /// Ends the idle time; intervals that were idle for too short a time become active.
+    fn end_idle(&mut self) {
+        self.is_idle = false;
+        for (interval, _) in std::mem::take(&mut self.candidates) {
+            self.window.add_active(&interval);
+        }
+    }
+
+    fn add_idle(&mut self, interval: &Interval, other_cpu: OtherCpuTime) {
+        let idle_sums =
+            self.idle_sums.get_or_insert_with(|| IdleSums { start: interval.start, sums: Sums::default(), other_cpu });
+        idle_sums.sums.add(interval);
+        idle_sums.other_cpu.after_s = other_cpu.after_s;
+        let age = interval.end.since(idle_sums.start);
+        if idle_sums.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
+            self.observe_idle_power(interval.end);
+        }
+    }
+
+    /// Makes one observation of idle power from the idle intervals collected so far.
+    fn observe_idle_power(&mut self, end: MonoTime) {
+        let Some(IdleSums { start, sums, other_cpu }) = self.idle_sums.take() else { return };
+        let resolution = self.accuracy.resolution;
+        if let Some(variance) = sums.snapshot_variance() {
+            let known = self.snapshot_variance.unwrap_or(variance);
+            self.snapshot_variance = Some(known + 0.2 * (variance - known));
+        }
+        // Includes the busy intervals between the idle ones: a tick does not tell when in it other programs ran.
+        let age_s = end.since(start).as_secs_f64();
+        let other_cores = other_cpu.used_s().map(|other_s| other_s / age_s);
+        let u_w = match (resolution, self.snapshot_variance) {
+            (Resolution::Sampled { .. }, None) => return,
+            (_, variance) => sums.idle_u_w(resolution, variance.unwrap_or(0.0)),
+        };
+        let time = start + end.since(start) / 2;
+        let observation = Observation { time, watts: sums.joules / sums.time_s, u_w, other_cores };
+        if self.idle_models.len() >= IDLE_MODELS_MAX && !self.idle_models.contains_key(&self.delegates) {
+            self.idle_models.pop_first();
+        }
+        let model = self.idle_models.entry(self.delegates.clone()).or_default();
+        let tolerance = OTHER_CORES_MAX + OTHER_CPU_NOISE_S / age_s;
+        let differs = |before: f64| other_cores.is_some_and(|now| (now - before).abs() > tolerance);
+        if !model.other_cores().is_some_and(differs) {
+            self.differing_observations = 0;
+            model.observe(observation);
+            return;
+        }
+        // For a moment other programs do more or less than before; if that lasts, it belongs to idle power from now on.
+        self.differing_observations += 1;
+        if self.differing_observations >= DIFFERING_MAX {
+            self.differing_observations = 0;
+            *model = IdleModel::default();
+            model.observe(observation);
+        }
+    }
+
+    /// Returns the idle power in the active part of the window, if it is known.
+    pub fn idle_power(&self, settings: &Settings) -> Option<IdlePower> {
+        let modelled = match self.accuracy.resolution {
+            Resolution::Model { idle } => idle,
+            _ => None,
+        };
+        if let Some(watts) = modelled.or(settings.idle) {
+            return Some(IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None });
+        }
+        let segments = &self.window.segments;
+        let bounds = segments.first().zip(segments.last()).map(|(first, last)| (first.0, last.1));
+        let (from, to) = self.window.active_bounds.or(bounds)?;
+        self.idle_models.get(&self.delegates)?.between(from, to)
+    }
+
+    /// Returns the cores that other programs used in the window beyond what they used while idle power was measured;
+    /// `None` if that is unknown or if the meter does not cover them.
+    pub fn other_cores(&self) -> Option<f64> {
+        if self.info.scope == Scope::Process {
+            return None;
+        }
+        let when_idle = self.idle_models.get(&self.delegates).and_then(IdleModel::other_cores).unwrap_or(0.0);
+        self.window.other_s.map(|other_s| other_s / self.window.all.time_s - when_idle)
+    }
+
+    /// Copies what the state of another instance of this meter has learned of idle power.
+    pub fn inherit_idle_power(&mut self, other: &Self) {
+        self.idle_models.clone_from(&other.idle_models);
+        self.snapshot_variance = other.snapshot_variance;
+    }
+
+    /// Whether readings wait for inferences that may be running at their time.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub fn snapshot_variance(&self) -> Option<f64> {
+        self.snapshot_variance
+    }
+
+    /// Sets which delegates are active: idle power depends on them, so a change starts a new window.
+    pub fn set_delegates(&mut self, active: &str) {
+        if self.delegates == active {
+            return;
+        }
+        self.delegates = active.to_owned();
+        self.restart("the active delegates changed in the window");
+    }
+
+    /// Discards the window and the idle intervals collected so far, and continues from the last reading.
+    fn restart(&mut self, reason: &str) {
+        (self.idle_sums, self.is_idle) = (None, false);
+        self.candidates.clear();
+        if self.window.all.time_s > 0.0 {
+            self.void_reason = Some(reason.to_owned());
+            self.window = Window::new(self.spans.len());
+        }
+    }
+
+    /// Ends the segment; the window keeps it, and continues with the next reading.
+    fn lose(&mut self, reason: String) {
+        self.lost_reason = Some(reason);
+        self.last = None;
+        self.waiting.clear();
+        self.end_idle();
+        if self.window.segments.len() >= SEGMENTS_MAX {
+            self.restart(&format!("the meter was lost {SEGMENTS_MAX} times in the window"));
+        }
+    }
+
+    /// Returns why the window has no estimate, whatever is in it.
+    pub fn no_estimate_reason(&self) -> Option<&str> {
+        let is_empty = self.window.segments.is_empty();
+        match (&self.void_reason, &self.lost_reason) {
+            (Some(reason), _) => Some(reason),
+            (None, Some(reason)) if is_empty || self.last.is_none() => Some(reason),
+            (None, None) if self.last.is_none() => Some("the meter has not been read yet"),
+            _ => None,
+        }
+    }
+
+    /// Starts a new window at the last reading.
+    pub fn start_window(&mut self) {
+        self.window = Window::new(self.spans.len());
+        self.void_reason = None;
+        self.lost_reason.take_if(|_| self.last.is_some());
+    }
+}

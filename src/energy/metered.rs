@@ -1,0 +1,305 @@
+//! From the window of one meter to the estimates of its pipelines: gross and net energy, status and reason.
+//!
+//! Pure. A value that is not known is `None`, never zero, and the reason says why. The method: docs/energy.md.
+
+use std::time::Duration;
+
+use super::calibrated::Calibrated;
+use super::estimate::{EnergyEstimate, Status};
+use super::fit::FittedPowers;
+use super::idle::IdlePower;
+use super::meter_state::{MeterState, OTHER_CORES_MAX};
+use super::settings::Settings;
+use super::spans::Work;
+use super::sums::{Energy, Insufficient, rounding_w};
+use crate::meter::Resolution;
+
+/// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
+const IDLE_FRESH: Duration = Duration::from_secs(2);
+
+/// Returns one estimate a pipeline, and starts a new window unless this one should still grow.
+pub fn estimates(meter: &mut MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
+    let reason = meter.no_estimate_reason();
+    let has_estimate = reason.is_none();
+    let mut estimates = match reason {
+        Some(reason) => all_unavailable(meter, reason),
+        None => of_window(meter, settings),
+    };
+    let is_full = meter.window.all.time_s >= settings.window_max.as_secs_f64();
+    if !has_estimate || is_full || estimates.iter().all(|estimate| estimate.is_good_enough(settings)) {
+        meter.start_window();
+        estimates.iter_mut().for_each(|estimate| estimate.closed = true);
+    }
+    estimates
+}
+
+fn all_unavailable(meter: &MeterState, reason: &str) -> Vec<EnergyEstimate> {
+    vec![EnergyEstimate::unavailable(&meter.info, reason); meter.spans.len()]
+}
+
+fn of_window(meter: &MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
+    let all = &meter.window.all;
+    if all.time_s <= 0.0 {
+        let reason = if meter.is_waiting() {
+            "waiting for running inferences to end before counting the readings"
+        } else {
+            "no reading of the meter in the window; read it more often than metrics are published"
+        };
+        return all_unavailable(meter, reason);
+    }
+    if all.joules <= 0.0 {
+        let reason =
+            format!("the meter's value did not change in {:.1} s; check that it is connected to the load", all.time_s);
+        return all_unavailable(meter, &reason);
+    }
+    let metered = Metered::new(meter, settings);
+    (0..meter.spans.len()).map(|pipeline| metered.estimate(pipeline)).collect()
+}
+
+/// What one meter measured in a window.
+struct Metered<'a> {
+    meter: &'a MeterState,
+    idle: Option<IdlePower>,
+    gross: Result<Energy, Insufficient>,
+    /// Energy above idle.
+    net: Option<Result<Energy, Insufficient>>,
+    busy_s: f64,
+    active: Vec<usize>,
+    powers: Option<FittedPowers>,
+}
+
+/// A pipeline's share of the energy above idle, as a fraction with its standard uncertainty.
+#[derive(Clone, Copy)]
+struct Share {
+    fraction: f64,
+    u_fraction: f64,
+    fitted: bool,
+}
+
+impl<'a> Metered<'a> {
+    fn new(meter: &'a MeterState, settings: &Settings) -> Self {
+        let window = &meter.window;
+        let resolution = meter.accuracy.resolution;
+        let idle = meter.idle_power(settings);
+        let idle_w = idle.map(|idle| idle.watts);
+        let rounding = rounding_w(resolution, meter.snapshot_variance().unwrap_or(0.0));
+        // What other programs did beyond their usual load, at a power of which only the order of magnitude is known.
+        let others_w = meter.other_cores().map_or(0.0, |cores| cores.abs() * window.all.joules / window.all.time_s);
+        let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
+        let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
+        // They may have been busy at one edge only, where a counter lags by up to one update period.
+        let mean_w = window.all.joules / window.all.time_s;
+        let edge_s = match resolution {
+            Resolution::Counter { update, .. } if others_w > 0.0 => update.as_secs_f64(),
+            _ => 0.0,
+        };
+        let gross = gross.map(|energy| with(energy, mean_w * edge_s / 3f64.sqrt()));
+        let net = idle.map(|idle| {
+            let time_s = window.active.time_s;
+            window.active.energy(resolution, idle_w).map(|energy| {
+                // While nothing runs, rounding is the same as when idle power was measured just before; otherwise it differs.
+                let is_fresh = idle.age.is_some_and(|age| age < IDLE_FRESH);
+                let rounded_s = if is_fresh { window.active.touched_s } else { time_s };
+                let energy = with(energy, rounding * rounded_s);
+                let energy = with(with(energy, idle.u_w * time_s), others_u_j);
+                Energy { joules: energy.joules - idle.watts * time_s, ..energy }
+            })
+        });
+        let active: Vec<usize> =
+            (0..window.works.len()).filter(|index| window.works.get(*index).is_some_and(|w| w.busy_s > 0.0)).collect();
+        let powers = idle.filter(|_| active.len() > 1).and_then(|idle| window.fit.solve(idle.watts, &active));
+        let busy_s = window.works.iter().map(|work| work.busy_s).sum();
+        Self { meter, idle, gross, net, busy_s, active, powers }
+    }
+
+    /// Returns the pipeline's share of the energy above idle; `None` if nothing is known of it.
+    fn share(&self, pipeline: usize, busy_s: f64) -> Option<Share> {
+        if self.busy_s <= busy_s {
+            return Some(Share { fraction: 1.0, u_fraction: 0.0, fitted: false });
+        }
+        let at = self.active.iter().position(|active| *active == pipeline)?;
+        if let Some(powers) = &self.powers {
+            let busy = |index: usize| self.active.get(index).and_then(|p| self.meter.window.works.get(*p));
+            let total: f64 =
+                powers.watts.iter().enumerate().map(|(i, w)| w * busy(i).map_or(0.0, |work| work.busy_s)).sum();
+            let (watts, u_w) = powers.watts.get(at).zip(powers.u_w.get(at))?;
+            if total > 0.0 {
+                return Some(Share {
+                    fraction: watts * busy_s / total,
+                    u_fraction: u_w * busy_s / total,
+                    fitted: true,
+                });
+            }
+        }
+        // Only the bounds are known: none of the energy, or all of it.
+        let fraction = busy_s / self.busy_s;
+        Some(Share { fraction, u_fraction: fraction.max(1.0 - fraction) / 3f64.sqrt(), fitted: false })
+    }
+
+    fn estimate(&self, pipeline: usize) -> EnergyEstimate {
+        let (meter, window) = (self.meter, &self.meter.window);
+        let work = window.works.get(pipeline).copied().unwrap_or_default();
+        let base = EnergyEstimate {
+            reason: None,
+            inferences: Some(work.inferences),
+            window_s: Some(window.all.time_s),
+            window: window.segments.clone(),
+            busy_fraction: Some((work.busy_s / window.all.time_s).min(1.0)),
+            mean_w: Some(window.all.joules / window.all.time_s),
+            systematic_rel: meter.accuracy.systematic_rel,
+            idle_w: self.idle.map(|idle| idle.watts),
+            idle_u_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.u_w),
+            idle_drift_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.drift_w),
+            idle_age_s: self.idle.and_then(|idle| idle.age).map(|age| age.as_secs_f64()),
+            ..EnergyEstimate::unavailable(&meter.info, "")
+        };
+        let unavailable = |reason: &str| EnergyEstimate { reason: Some(reason.to_owned()), ..base.clone() };
+        let alone = self.busy_s <= work.busy_s;
+        let known = match &self.gross {
+            Ok(gross) | Err(Insufficient::Hits { energy: gross, .. }) => gross,
+            Err(_) if work.inferences <= 0.0 => return unavailable("no inference in the window"),
+            Err(gap) => {
+                let (reason, busy_s) = (gap.to_string(), work.busy_s / work.inferences);
+                let estimate = EnergyEstimate { can_improve: true, ..unavailable(&reason) };
+                return match self.calibrated(pipeline, work, None) {
+                    Some(calibrated) if work.inferences >= 1.0 => {
+                        let reason = Some(calibrated.reason(&reason, busy_s));
+                        EnergyEstimate { reason, ..estimate.with_net(calibrated, busy_s) }
+                    }
+                    _ => estimate,
+                };
+            }
+        };
+        if work.inferences <= 0.0 {
+            let energy_j = alone.then_some(window.all.joules);
+            return EnergyEstimate { energy_j, ..unavailable("no inference in the window") };
+        }
+        if work.inferences < 1.0 {
+            return EnergyEstimate { can_improve: true, ..unavailable("no whole inference in the window") };
+        }
+        let Some(share) = self.share(pipeline, work.busy_s) else {
+            return unavailable("other pipelines were busy and the busy time of this one is unknown");
+        };
+        let estimate = EnergyEstimate { systematic_rel: meter.accuracy.systematic_rel, ..base };
+        self.with_energy(estimate, pipeline, *known, share, work)
+    }
+
+    /// Returns the calibration of this pipeline's model, unless the window's own `net` is more certain.
+    fn calibrated(&self, pipeline: usize, work: Work, net: Option<Energy>) -> Option<Calibrated> {
+        let calibrated = self.meter.calibrated.get(pipeline).copied().flatten()?;
+        let u_j = calibrated.u_at_j(work.busy_s / work.inferences) * work.inferences;
+        net.is_none_or(|net| u_j < net.u_j).then_some(calibrated)
+    }
+
+    fn with_energy(
+        &self,
+        base: EnergyEstimate,
+        pipeline: usize,
+        gross: Energy,
+        share: Share,
+        work: Work,
+    ) -> EnergyEstimate {
+        // The fraction of the idle energy that is charged to this pipeline.
+        let busy_share = work.busy_s / self.busy_s.max(f64::MIN_POSITIVE);
+        let inferences = work.inferences;
+        let alone = share.fraction == 1.0 && share.u_fraction == 0.0;
+        let net = match &self.net {
+            Some(Ok(net)) => Some(Energy {
+                joules: net.joules * share.fraction,
+                u_j: (net.u_j * share.fraction).hypot(net.joules * share.u_fraction),
+            }),
+            _ => None,
+        };
+        let gross = match (&self.net, net) {
+            _ if alone => gross,
+            (Some(Ok(all_net)), Some(net)) => Energy {
+                joules: net.joules + (gross.joules - all_net.joules) * busy_share,
+                u_j: (gross.u_j * busy_share).hypot(all_net.joules * share.u_fraction),
+            },
+            _ => Energy {
+                joules: gross.joules * share.fraction,
+                u_j: (gross.u_j * share.fraction).hypot(gross.joules * share.u_fraction),
+            },
+        };
+        let lack = self.lack(net);
+        let calibrated = lack.as_ref().and_then(|_| self.calibrated(pipeline, work, net));
+        let (status, mut reasons) = self.status(alone, share.fitted);
+        reasons.extend(lack.and_then(|lack| match (calibrated, net) {
+            (Some(calibrated), _) => Some(calibrated.reason(&lack, work.busy_s / inferences)),
+            (None, None) => Some(format!("no net energy: {lack}")),
+            (None, Some(_)) => {
+                (status == Status::Measured).then(|| format!("net energy is below its uncertainty: {lack}"))
+            }
+        }));
+        let known = |u_j: f64| (!self.meter.accuracy.resolution.is_model()).then_some(u_j / inferences);
+        let estimate = EnergyEstimate {
+            status,
+            reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+            can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
+            gross_j: Some(gross.joules / inferences),
+            gross_u_j: known(gross.u_j),
+            gross_expanded_j: known(2.0 * gross.u_j),
+            net_j: net.map(|net| net.joules / inferences),
+            net_u_j: net.and_then(|net| known(net.u_j)),
+            net_expanded_j: net.and_then(|net| known(2.0 * net.u_j)),
+            energy_j: Some(gross.joules),
+            ..base
+        };
+        match calibrated {
+            Some(calibrated) => estimate.with_net(calibrated, work.busy_s / inferences),
+            None => estimate,
+        }
+    }
+
+    /// Returns why the window cannot tell net energy.
+    fn lack(&self, net: Option<Energy>) -> Option<String> {
+        match (&self.net, net) {
+            (None, _) => Some("too little idle time so far to know idle power".to_owned()),
+            (Some(Err(gap)), _) => Some(gap.to_string()),
+            (_, Some(net)) if net.joules.abs() < 2.0 * net.u_j => {
+                Some("inferences are too short or too rare for this meter".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
+        let mut reasons = Vec::new();
+        let others = self.meter.other_cores().filter(|cores| cores.abs() > OTHER_CORES_MAX);
+        if let Some(cores) = &others {
+            let known = self.idle.is_some_and(|idle| idle.age.is_some());
+            reasons.push(match (known, *cores > 0.0) {
+                (false, _) => format!("other programs used {cores:.2} cores; their energy is included"),
+                (true, true) => format!(
+                    "other programs used {cores:.2} cores more than while idle power was measured; their energy is included"
+                ),
+                (true, false) => format!(
+                    "other programs used {:.2} cores less than while idle power was measured; net energy is too low by that amount",
+                    -cores
+                ),
+            });
+        }
+        if !alone && fitted {
+            let intervals = self.powers.as_ref().map_or(0, |powers| powers.intervals);
+            reasons.push(format!("shared with other pipelines by a fit over {intervals} intervals"));
+        } else if !alone {
+            reasons.push("shared with other pipelines by busy time".to_owned());
+        }
+        if let (Some(lost), unmetered_s @ 0.001..) = (&self.meter.lost_reason, self.meter.window.unmetered_s()) {
+            reasons.push(format!("{unmetered_s:.1} s of the window were not metered: {lost}"));
+        }
+        let status = match (self.meter.info.estimated, alone && others.is_none() && self.gross.is_ok()) {
+            (true, _) => Status::Estimated,
+            (false, true) => Status::Measured,
+            (false, false) => Status::Attributed,
+        };
+        if let (Err(gap), None | Some(Ok(_))) = (&self.gross, &self.net) {
+            reasons.push(gap.to_string());
+        }
+        (status, reasons)
+    }
+}
+
+fn with(energy: Energy, u_j: f64) -> Energy {
+    Energy { u_j: energy.u_j.hypot(u_j), ..energy }
+}

@@ -1,0 +1,66 @@
+//! Net energy, and the idle power that it is measured against.
+
+use super::*;
+
+#[test]
+fn net_is_what_is_above_idle() {
+    let mut attribution = new_attribution(1);
+    rest(&mut attribution);
+    close(&mut attribution);
+    for tick in 1..=20 {
+        let start = 10_000 + tick * 100 - 80;
+        attribution.add_span(0, span(start, start + 50));
+        read(&mut attribution, 10_000 + tick * 100, 20.0 + 0.2 * tick as f64 + 0.15 * tick as f64);
+    }
+    let estimate = close(&mut attribution).remove(0);
+    assert_eq!((estimate.status, estimate.reason.as_deref()), (Status::Measured, None));
+    assert_eq!((estimate.inferences, estimate.busy_fraction), (Some(20.0), Some(0.5)));
+    assert!(
+        (estimate.gross_j.unwrap() - 0.35).abs() < 1e-9 && (estimate.net_j.unwrap() - 0.15).abs() < 1e-3,
+        "{estimate:?}"
+    );
+    let (u, expanded) = (estimate.net_u_j.unwrap(), estimate.net_expanded_j.unwrap());
+    assert!(expanded == 2.0 * u && u > estimate.gross_u_j.unwrap() && expanded < 0.002, "{estimate:?}");
+    assert!(
+        (estimate.idle_w.unwrap() - 2.0).abs() < 1e-3 && estimate.idle_u_w.unwrap() >= estimate.idle_drift_w.unwrap()
+    );
+    assert!((2.0..3.0).contains(&estimate.idle_age_s.unwrap()), "{estimate:?}");
+}
+
+#[test]
+fn without_idle_time_there_is_no_net_and_a_configured_idle_power_gives_one() {
+    for idle in [None, Some(Watts(2.0))] {
+        let mut attribution = Attribution::new(1, vec![info(false)], Settings { idle, ..EACH });
+        read(&mut attribution, 0, 0.0);
+        attribution.add_span(0, span(0, 1000));
+        read(&mut attribution, 1000, 5.0);
+        let estimate = close(&mut attribution).remove(0);
+        assert_eq!(estimate.status, Status::Measured);
+        match idle {
+            None => assert!(estimate.net_j.is_none() && estimate.reason.unwrap().contains("too little idle time")),
+            Some(_) => {
+                // With the 1.5 mJ that the counter, 0.5 ms late on average, does not show yet.
+                assert!((estimate.net_j.unwrap() - 3.0015).abs() < 1e-9, "{estimate:?}");
+                assert_eq!((estimate.idle_w, estimate.idle_u_w, estimate.idle_age_s), (Some(2.0), None, None));
+            }
+        }
+    }
+}
+
+#[test]
+fn idle_power_is_kept_for_each_set_of_delegates() {
+    let mut attribution = new_attribution(1);
+    attribution.set_delegates("tpu");
+    rest(&mut attribution);
+    close(&mut attribution);
+    let idle_w = |attribution: &mut Attribution, from_ms: u64, joules: f64| {
+        attribution.add_span(0, span(from_ms + 10, from_ms + 90));
+        read(attribution, from_ms + 100, joules);
+        close(attribution).remove(0).idle_w
+    };
+    assert!(idle_w(&mut attribution, 10_000, 21.0).is_some());
+    attribution.set_delegates("cpu");
+    assert_eq!(idle_w(&mut attribution, 10_100, 22.0), None);
+    attribution.set_delegates("tpu");
+    assert!(idle_w(&mut attribution, 10_200, 23.0).is_some());
+}
