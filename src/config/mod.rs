@@ -7,7 +7,6 @@
 
 mod address;
 mod delegates;
-mod meters;
 mod mqtt;
 mod node;
 mod pipeline;
@@ -27,11 +26,10 @@ use crate::schema::{Checker, seconds, show, span_of, table};
 pub use crate::schema::{Key, Problem};
 pub use address::parse_broker;
 pub use delegates::{Accelerator, Delegate, DelegateKind, Isolation, ProcessLimits, Restarts, XnnpackFlag};
-pub use meters::{Ina219, Meter, MeterKind, RaplInterface, Scope, Trace, TraceValue};
 pub use mqtt::{Address, Broker, Mqtt, MqttVersion, Store, WhenFull};
 pub use node::LINKED_RUNTIME;
 pub use pipeline::{Batch, Parity, ParityLimits, Pipeline, Realtime, Shapes};
-pub use power::Power;
+pub use power::{Meter, Power};
 
 use delegates::RawDelegate;
 use mqtt::MqttKeys;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::meters::{Meter, RawMeter};
+use crate::meter::MeterConfig;
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, seconds, table};
 
@@ -35,8 +35,15 @@ table! {
         pub calibrate_at_start: bool = false;
         /// Meters, under names that you choose. `edgewatt doctor` lists what this machine has; docs/energy.md says what each
         /// kind is good for.
-        pub meters: BTreeMap<String, RawMeter> = BTreeMap::new();
+        pub meters: BTreeMap<String, MeterConfig> = BTreeMap::new();
     }
+}
+
+/// A meter under the name that the user chose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meter {
+    pub name: String,
+    pub kind: MeterConfig,
 }
 
 /// The `[power]` table, checked and ready to use.
@@ -69,14 +76,16 @@ impl PowerKeys {
         let meters: Vec<Meter> = self
             .meters
             .into_iter()
-            .filter_map(|(name, raw)| {
+            .map(|(name, mut kind)| {
                 let key = meters_key.child(&name);
-                Meter::check(name, raw, &key, checker)
+                checker.topic_level(&key, &name);
+                kind.check(&key, checker);
+                Meter { name, kind }
             })
             .collect();
         let quiet = match self.idle_s {
             Some(idle_s) => seconds(idle_s),
-            None if self.idle_watts.is_none() && meters.iter().any(Meter::is_sensed) => IDLE_TIME,
+            None if self.idle_watts.is_none() && meters.iter().any(|meter| meter.kind.kind().is_sensed()) => IDLE_TIME,
             None => Duration::ZERO,
         };
         Power {

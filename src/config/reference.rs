@@ -136,7 +136,9 @@ impl Page {
 
     fn same_as(&mut self, name: &str, first: &str) {
         match self.form {
-            Form::Markdown => _ = write!(self.text, "\n## {name}\n\nThe same keys as under [{first}](#{}).\n", anchor(first)),
+            Form::Markdown => {
+                _ = write!(self.text, "\n## {name}\n\nThe same keys as under [{first}](#{}).\n", anchor(first))
+            }
             Form::Toml => _ = write!(self.text, "\n# [{name}] takes the same keys as [{first}].\n"),
         }
     }
@@ -171,14 +173,15 @@ impl Page {
         }
         match self.form {
             Form::Markdown => {
-                self.text.push_str("\n| key | type | unit | default | allowed | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
+                self.text.push_str(
+                    "\n| key | type | unit | default | allowed | meaning |\n| --- | --- | --- | --- | --- | --- |\n",
+                );
                 for key in keys {
-                    let [default, allowed, meaning] = [&default(key), &allowed(key), &key.text].map(|text| escaped(text));
+                    let [default, allowed, meaning] =
+                        [&default(key), &allowed(key), &key.text].map(|text| escaped(text));
                     let (name, type_name, unit) = (key.key, &key.type_name, key.unit.unwrap_or(""));
-                    let _ = writeln!(
-                        self.text,
-                        "| `{name}` | {type_name} | {unit} | {default} | {allowed} | {meaning} |"
-                    );
+                    let _ =
+                        writeln!(self.text, "| `{name}` | {type_name} | {unit} | {default} | {allowed} | {meaning} |");
                 }
             }
             Form::Toml if table.contains(".features.") || table.contains(".frontend.") => self.element(table, keys),

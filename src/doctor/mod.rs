@@ -14,14 +14,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tracing::subscriber::NoSubscriber;
 
-use crate::config::{Config, Document, MeterKind};
+use crate::config::{Config, Document};
 use crate::engine::{EngineError, Runtime};
-use crate::meter::ina219::BUS_FIX;
-use crate::meter::survey::{self, survey};
+use crate::meter::Device;
+use crate::meter::survey::{self, Machine, survey};
 use crate::sys;
 use crate::sys::cpu::Children;
-
-const I2C_RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: groupadd --system i2c";
 
 /// A part of the examination, in the order in which they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -141,14 +139,11 @@ fn runtime(config: Option<&Config>) -> Finding {
 
 /// Returns the meters that could be used, then those that the configuration names.
 fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+    let machine = Machine { sysfs: &roots.sysfs, dev: &roots.dev };
     // What the meters would log is in the findings.
     tracing::subscriber::with_default(NoSubscriber::default(), || {
-        let found = survey(&roots.sysfs, &roots.dev, std::thread::sleep);
+        let found = survey(&machine, std::thread::sleep);
         let mut findings: Vec<Finding> = found.into_iter().map(surveyed).collect();
-        let says = "always available, but no measurement: CPU time times assumed watts";
-        let estimate = Finding::new(Part::Meters, State::Ok, "estimate", says);
-        let config_line = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }".to_owned();
-        findings.push(Finding { config: Some(config_line), ..estimate });
         findings.extend(config.into_iter().flat_map(|config| configured(roots, config)));
         findings
     })
@@ -158,7 +153,7 @@ fn surveyed(found: survey::Finding) -> Finding {
     let (state, says) = match found.state {
         survey::State::Readable { watts: Some(watts) } => (State::Ok, format!("readable, {watts:.3} W now")),
         survey::State::Readable { watts: None } => (State::Ok, "readable".into()),
-        survey::State::Usable => (State::Ok, "can be used".into()),
+        survey::State::Usable { says } => (State::Ok, says.into()),
         survey::State::Absent { reason } => (State::Absent, reason),
         survey::State::Broken { reason } => (State::Broken, reason),
     };
@@ -169,11 +164,12 @@ fn surveyed(found: survey::Finding) -> Finding {
 /// Reads each configured meter; for a chip that reading would configure, checks only whether its bus can be used.
 fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
     let mut power = config.power.clone();
-    let mut buses = Vec::new();
+    let mut devices = Vec::new();
     power.meters.retain(|meter| {
-        let MeterKind::Ina219(ina219) = &meter.kind else { return true };
-        buses.push(bus(roots, &meter.name, ina219.bus));
-        false
+        let device = meter.kind.kind().device(&roots.dev);
+        let is_read = device.is_none();
+        devices.extend(device.map(|device| examined(&meter.name, &device)));
+        is_read
     });
     let mut meters = crate::load::meters::build(&power, &Children::default());
     let first: Vec<_> = meters.iter_mut().map(|meter| meter.read()).collect();
@@ -188,14 +184,12 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
             Err(error) => Finding { fix: error.fix().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }
     };
-    buses.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
+    devices.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
 }
 
-fn bus(roots: &Roots, meter: &str, number: u8) -> Finding {
-    let path = roots.dev.join(format!("i2c-{number}"));
-    let there = path.exists();
-    let says = "its bus exists; the chips on it were not probed";
-    let says = if there { says } else { "no such bus" };
-    let finding = node::finding(Part::Meters, format!("power.meters.{meter}"), says, &path, I2C_RULE);
-    if there { finding } else { finding.fix(BUS_FIX) }
+fn examined(meter: &str, device: &Device) -> Finding {
+    let there = device.path.exists();
+    let says = if there { device.says } else { device.says_absent };
+    let finding = node::finding(Part::Meters, format!("power.meters.{meter}"), says, &device.path, device.rule);
+    if there { finding } else { finding.fix(device.fix_absent) }
 }

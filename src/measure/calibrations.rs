@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DelegateKind, Meter, MeterKind};
+use crate::config::{DelegateKind, Meter};
 use crate::energy::Calibrated;
 use crate::engine::Proof;
 use crate::load::engines::{EngineBuilder, REFERENCE};
@@ -136,7 +136,7 @@ impl Entry {
 
 /// Whether a meter can calibrate: it has a sensor that sees all.
 pub fn can_calibrate(meter: &Meter) -> bool {
-    meter.is_sensed() && meter.kind != MeterKind::Pmic
+    meter.kind.kind().can_calibrate()
 }
 
 impl Calibrations {

@@ -4,9 +4,42 @@
 
 use std::time::Duration;
 
-use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope};
+use super::survey::{Finding, Machine, State, Surveyed};
+use super::{Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings};
+use crate::schema::{Checker, Key, table};
 use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
+
+table! {
+    /// No measurement: processor time times assumed watts. Every figure says so.
+    pub struct EstimateKeys {
+        /// The power that one busy core adds.
+        pub watts_per_core: f64, range(0.0, 1000.0), unit("W"), example("2.0");
+        /// The power of the idle machine.
+        pub idle_watts: f64, range(0.0, 10_000.0), unit("W"), example("2.5");
+    }
+}
+
+impl MeterKind for EstimateKeys {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        let children = surroundings.children.clone();
+        Box::new(Estimate::new(name, Watts(self.watts_per_core), Watts(self.idle_watts), children))
+    }
+
+    fn is_sensed(&self) -> bool {
+        false
+    }
+}
+
+/// Returns the one meter that every machine has.
+pub fn survey(_: &Machine<'_>) -> Vec<Surveyed> {
+    let says = "always available, but no measurement: CPU time times assumed watts";
+    let estimate = Finding::new("estimate", State::Usable { says });
+    let config = Some("estimate = { watts_per_core = 2.0, idle_watts = 2.5 }".to_owned());
+    vec![Surveyed::Finding(Finding { config, ..estimate })]
+}
 
 /// Processor time of this process times watts per core, plus idle watts times the wall time.
 #[derive(Debug)]

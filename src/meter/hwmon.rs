@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use super::counter::{Counter, Step};
 use super::integral::Integral;
+use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
-use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint};
+use super::{
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, midpoint,
+};
+use crate::schema::{Checker, Key, table};
 use crate::units::{Joules, MonoTime, Watts};
 
 /// Drivers do not show these, so they are those of the most common chip: an INA219 converts for 532 us and shows power in
@@ -28,21 +32,53 @@ const DEFAULT_SHUNT_UOHM: u64 = 10_000;
 
 const READ_FIX: &str = "hwmon values are normally readable for all users; run chmod a+r on this file";
 
-/// Which sensor to read; exactly one on the machine must match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selector {
-    /// The chip's `name`, such as `ina219`.
-    pub chip: String,
-    /// The device behind it, such as `1-0040` for address 0x40 on I2C bus 1.
-    pub device: Option<String>,
-    /// The channel's number, such as 1 for `power1_input`.
-    pub channel: Option<u32>,
-    /// The channel's label, if the driver gives one.
-    pub label: Option<String>,
+table! {
+    /// Any power sensor that the kernel shows in hwmon, by the name of its chip.
+    pub struct HwmonKeys {
+        /// The name that the kernel gives the chip.
+        pub chip: String, example("\"ina219\"");
+        /// The device behind the chip, such as "1-0040" for address 0x40 on I2C bus 1, if several chips have that name.
+        pub device: Option<String>, otherwise("the only one"), example("\"1-0040\"");
+        /// The number of the channel, such as 1 for `power1_input`, if the chip has several.
+        pub channel: Option<u32>, otherwise("the only one"), limits("from 0"), example("1");
+        /// The channel by its label.
+        pub label: Option<String>, otherwise("the only one"), example("\"VDD\"");
+        /// What the sensor's supply feeds: the board, one device, or the processor's package.
+        pub scope: Scope = Scope::Board, limits("`\"board\"`, `\"device\"`, `\"package\"`");
+    }
+}
+
+impl MeterKind for HwmonKeys {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        check_scope(key, self.scope, checker);
+    }
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        Box::new(Hwmon::new(name, &surroundings.sysfs, self.clone(), surroundings.period))
+    }
+}
+
+/// Returns the power sensors that hwmon shows.
+pub fn survey(machine: &Machine<'_>) -> Vec<Surveyed> {
+    let surveyed = |keys: HwmonKeys| {
+        let HwmonKeys { chip, device, channel, .. } = &keys;
+        let (mut what, mut config) = (format!("hwmon {chip}"), format!("hwmon = {{ chip = \"{chip}\""));
+        if let Some(device) = device {
+            what += &format!(" {device}");
+            config += &format!(", device = \"{device}\"");
+        }
+        if let Some(channel) = channel {
+            what += &format!(" channel {channel}");
+            config += &format!(", channel = {channel}");
+        }
+        let meter = Hwmon::new("hwmon", machine.sysfs, keys, BETWEEN);
+        Surveyed::meter(what, config + " }", meter)
+    };
+    candidates(machine.sysfs).into_iter().map(surveyed).collect()
 }
 
 /// Returns every channel under the sysfs root `root` that can measure energy, each with what is needed to select it.
-pub fn candidates(root: &Path) -> Vec<Selector> {
+fn candidates(root: &Path) -> Vec<HwmonKeys> {
     let class = root.join("class/hwmon");
     let folders = sysfs::names(&class).unwrap_or_default().into_iter().map(|chip| class.join(chip));
     let mut chips: Vec<(String, Option<String>, Vec<Channel>)> = folders
@@ -61,9 +97,17 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
         let alone = chips.iter().filter(|(other, ..)| other == chip).count() == 1;
         let device = device.clone().filter(|_| !alone);
         let numbers = channels.iter().map(|channel| (channels.len() > 1).then_some(channel.number));
-        numbers.map(|channel| Selector { chip: chip.clone(), device: device.clone(), channel, label: None }).collect()
+        numbers
+            .map(|channel| HwmonKeys {
+                chip: chip.clone(),
+                device: device.clone(),
+                channel,
+                label: None,
+                scope: Scope::Board,
+            })
+            .collect()
     };
-    chips.iter().flat_map(|chip| -> Vec<Selector> { name(chip) }).collect()
+    chips.iter().flat_map(|chip| -> Vec<HwmonKeys> { name(chip) }).collect()
 }
 
 /// Energy of what one hwmon channel measures.
@@ -71,7 +115,7 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
 pub struct Hwmon {
     info: MeterInfo,
     class: PathBuf,
-    selector: Selector,
+    selector: HwmonKeys,
     source: Option<Source>,
     power: Integral,
     /// The sum of an energy counter.
@@ -105,9 +149,15 @@ enum Value {
 impl Hwmon {
     /// Creates a meter on the chip that `selector` names under the sysfs root `root`, normally `/sys`; the first read looks
     /// for it. `period` is the time between reads, `scope` what the sensor's supply feeds.
-    pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
+    pub fn new(name: &str, root: &Path, selector: HwmonKeys, period: Duration) -> Self {
         Self {
-            info: MeterInfo { name: name.to_owned(), kind: "hwmon", scope, estimated: false, detail: Vec::new() },
+            info: MeterInfo {
+                name: name.to_owned(),
+                kind: "hwmon",
+                scope: selector.scope,
+                estimated: false,
+                detail: Vec::new(),
+            },
             class: root.join("class/hwmon"),
             selector,
             source: None,
@@ -273,7 +323,7 @@ fn measures_nothing(folder: &Path) -> MeterError {
 }
 
 /// Returns the folder of the only chip that matches.
-fn find_chip(class: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
+fn find_chip(class: &Path, selector: &HwmonKeys) -> Result<PathBuf, MeterError> {
     let mut chips = match sysfs::names(class) {
         Ok(chips) => chips,
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -348,7 +398,7 @@ impl Channel {
 }
 
 /// Returns the only channel that matches; voltage times current is used if the chip does not show power itself.
-fn find_channel(folder: &Path, selector: &Selector) -> Result<Channel, MeterError> {
+fn find_channel(folder: &Path, selector: &HwmonKeys) -> Result<Channel, MeterError> {
     let all = channels(folder)?;
     let list = |channels: &[Channel]| channels.iter().map(Channel::describe).collect::<Vec<_>>().join(", ");
     let there = list(&all);
@@ -447,12 +497,12 @@ mod tests {
         tree
     }
 
-    fn chip(chip: &str) -> Selector {
-        Selector { chip: chip.to_owned(), device: None, channel: None, label: None }
+    fn chip(chip: &str) -> HwmonKeys {
+        HwmonKeys { chip: chip.to_owned(), device: None, channel: None, label: None, scope: Scope::Board }
     }
 
-    fn meter(tree: &Tree, selector: Selector) -> Hwmon {
-        Hwmon::new("board", tree.root(), selector, Scope::Board, PERIOD)
+    fn meter(tree: &Tree, selector: HwmonKeys) -> Hwmon {
+        Hwmon::new("board", tree.root(), selector, PERIOD)
     }
 
     fn read(meter: &mut Hwmon, ms: u64) -> Result<Reading, MeterError> {
@@ -494,7 +544,7 @@ mod tests {
     fn without_power_it_is_voltage_times_current() {
         let tree = ina219();
         tree.remove("class/hwmon/hwmon3/power1_input");
-        let mut meter = meter(&tree, Selector { device: Some("1-0040".to_owned()), ..chip("ina219") });
+        let mut meter = meter(&tree, HwmonKeys { device: Some("1-0040".to_owned()), ..chip("ina219") });
         read(&mut meter, 0).unwrap();
         let second = read(&mut meter, 100).unwrap();
         assert!(close_to(second.joules.0, 0.3) && close_to(second.power.unwrap().0, 3.0));
@@ -535,7 +585,7 @@ mod tests {
             "{message}"
         );
         let error =
-            read(&mut meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") }), 0).unwrap_err();
+            read(&mut meter(&tree, HwmonKeys { device: Some("1-0041".to_owned()), ..chip("ina219") }), 0).unwrap_err();
         assert!(error.to_string().contains("no chip \"ina219\" at 1-0041"), "{error}");
         let error = read(&mut meter(&tree, chip("cpu_thermal")), 0).unwrap_err();
         assert!(error.to_string().contains("does not measure energy"), "{error}");
@@ -552,7 +602,7 @@ mod tests {
         let error = read(&mut meter(&tree, chip("ina219")), 0).unwrap_err();
         assert!(matches!(error, MeterError::Ambiguous { .. }));
         assert!(error.to_string().contains("ina219 (1-0040, hwmon3), ina219 (1-0041, hwmon4)"), "{error}");
-        let mut second = meter(&tree, Selector { device: Some("1-0041".to_owned()), ..chip("ina219") });
+        let mut second = meter(&tree, HwmonKeys { device: Some("1-0041".to_owned()), ..chip("ina219") });
         assert_eq!(read(&mut second, 0).unwrap().power, Some(Watts(8.0)));
     }
 
@@ -568,11 +618,11 @@ mod tests {
         let error = read(&mut meter(&tree, chip("ina3221")), 0).unwrap_err();
         assert!(matches!(error, MeterError::Ambiguous { .. }));
         assert!(error.to_string().contains("curr1 (label VDD_IN), curr2 (label VDD_CPU)"), "{error}");
-        let cpu = Selector { label: Some("VDD_CPU".to_owned()), ..chip("ina3221") };
+        let cpu = HwmonKeys { label: Some("VDD_CPU".to_owned()), ..chip("ina3221") };
         assert!(close_to(read(&mut meter(&tree, cpu), 0).unwrap().power.unwrap().0, 1.0));
-        let soc = Selector { channel: Some(3), ..chip("ina3221") };
+        let soc = HwmonKeys { channel: Some(3), ..chip("ina3221") };
         assert!(close_to(read(&mut meter(&tree, soc), 0).unwrap().power.unwrap().0, 1.5));
-        let gpu = Selector { label: Some("GPU".to_owned()), ..chip("ina3221") };
+        let gpu = HwmonKeys { label: Some("GPU".to_owned()), ..chip("ina3221") };
         let error = read(&mut meter(&tree, gpu), 0).unwrap_err();
         assert!(error.to_string().contains("no such channel; found: curr1 (label VDD_IN)"), "{error}");
     }

@@ -10,8 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
+use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
-use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
+use super::{
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, midpoint,
+    shunt,
+};
+use crate::schema::{Checker, Key, table};
 use crate::units::{MonoTime, duration_ns};
 
 const READ_FIX: &str = "IIO values are normally readable for all users; run chmod a+r on this file";
@@ -20,20 +25,50 @@ const READ_FIX: &str = "IIO values are normally readable for all users; run chmo
 const INA219_RANGE: f64 = 32_000.0;
 const INA226_RANGE: f64 = 32_767.0;
 
-/// Which device to read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Selector {
-    /// The device's `name`, such as `ina219`.
-    pub chip: String,
-    /// As sysfs names the I2C device, such as `1-0040`.
-    pub device: Option<String>,
-    pub shunt_ohms: f64,
-    /// By how much the shunt may be off, as a fraction.
-    pub shunt_tolerance: f64,
+table! {
+    /// An INA219, INA226 or a similar chip that the kernel reads with its driver ina2xx-adc.
+    pub struct IioKeys {
+        /// The name that the kernel gives the chip.
+        pub chip: String, example("\"ina219\"");
+        /// The device behind the chip, such as "1-0040" for address 0x40 on I2C bus 1, if several chips have that name.
+        pub device: Option<String>, otherwise("the only one"), example("\"1-0040\"");
+        /// The shunt resistor on the board. A resistor of 0.1 Ohm is marked R100.
+        pub shunt_ohms: f64, range(1e-5, 100.0), unit("Ohm"), example("0.1");
+        /// The largest error of the shunt, as a part of its resistance.
+        pub shunt_tolerance: f64 = 0.01, range(0.0, 0.5);
+        /// What the sensor's supply feeds: the board, one device, or the processor's package.
+        pub scope: Scope = Scope::Board, limits("`\"board\"`, `\"device\"`, `\"package\"`");
+    }
+}
+
+impl MeterKind for IioKeys {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        check_scope(key, self.scope, checker);
+    }
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        Box::new(Iio::new(name, &surroundings.sysfs, self.clone(), surroundings.period))
+    }
+}
+
+/// Returns the power sensors that IIO shows.
+pub fn survey(machine: &Machine<'_>) -> Vec<Surveyed> {
+    let surveyed = |keys: IioKeys| {
+        let IioKeys { chip, device, shunt_ohms, .. } = &keys;
+        let at = |before: &str, after: &str| device.as_ref().map(|d| format!("{before}{d}{after}")).unwrap_or_default();
+        let what = format!("iio {chip}{}", at(" ", ""));
+        let config = format!(
+            "iio = {{ chip = \"{chip}\"{}, shunt_ohms = {shunt_ohms} }}   # as set in the driver; check it on the board",
+            at(", device = \"", "\"")
+        );
+        let meter = Iio::new("iio", machine.sysfs, keys, BETWEEN);
+        Surveyed::meter(what, config, meter)
+    };
+    candidates(machine.sysfs).into_iter().map(surveyed).collect()
 }
 
 /// Returns the power sensors under the sysfs root `root`, each with the shunt that its driver assumes.
-pub fn candidates(root: &Path) -> Vec<Selector> {
+fn candidates(root: &Path) -> Vec<IioKeys> {
     let devices = root.join("bus/iio/devices");
     let mut names = sysfs::names(&devices).unwrap_or_default();
     names.sort();
@@ -44,7 +79,7 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
         let unit = if shunt.contains('.') { 1.0 } else { 1e-6 };
         let shunt_ohms = shunt.parse::<f64>().ok()? * unit;
         let (chip, device) = (sysfs::text(&folder.join("name"))?, parent(&folder));
-        Some(Selector { chip, device, shunt_ohms, shunt_tolerance: 0.0 })
+        Some(IioKeys { chip, device, shunt_ohms, shunt_tolerance: 0.0, scope: Scope::Board })
     };
     folders.filter_map(candidate).collect()
 }
@@ -55,7 +90,7 @@ pub struct Iio {
     info: MeterInfo,
     /// The kernel's buses; the devices are in `iio` and `i2c` below it.
     buses: PathBuf,
-    selector: Selector,
+    selector: IioKeys,
     channels: Option<Channels>,
     power: Integral,
 }
@@ -75,9 +110,15 @@ struct Channels {
 impl Iio {
     /// Creates a meter on the device that `selector` names under the sysfs root `root`, normally `/sys`; the first read
     /// looks for it. `period` is the time between reads, `scope` what the supply with the shunt feeds.
-    pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
+    pub fn new(name: &str, root: &Path, selector: IioKeys, period: Duration) -> Self {
         Self {
-            info: MeterInfo { name: name.to_owned(), kind: "iio", scope, estimated: false, detail: Vec::new() },
+            info: MeterInfo {
+                name: name.to_owned(),
+                kind: "iio",
+                scope: selector.scope,
+                estimated: false,
+                detail: Vec::new(),
+            },
             buses: root.join("bus"),
             selector,
             channels: None,
@@ -141,7 +182,7 @@ impl Iio {
 }
 
 impl Channels {
-    fn accuracy(&self, flow: &shunt::Flow, selector: &Selector) -> Accuracy {
+    fn accuracy(&self, flow: &shunt::Flow, selector: &IioKeys) -> Accuracy {
         let quantum = flow.quantum(self.shunt_volts_a_step / selector.shunt_ohms, self.bus_volts_a_step);
         let resolution = Resolution::Sampled { conversion: self.cycle, quantum };
         Accuracy { resolution, systematic_rel: Some(shunt::GAIN_ERROR_REL + selector.shunt_tolerance) }
@@ -174,7 +215,7 @@ impl Meter for Iio {
 }
 
 /// Returns the folder of the only device that matches.
-fn find(buses: &Path, selector: &Selector) -> Result<PathBuf, MeterError> {
+fn find(buses: &Path, selector: &IioKeys) -> Result<PathBuf, MeterError> {
     let devices = buses.join("iio/devices");
     let mut names = match sysfs::names(&devices) {
         Ok(names) => names,
@@ -227,7 +268,7 @@ fn parent(folder: &Path) -> Option<String> {
 /// Returns how to attach the kernel's driver to the chip (`Documentation/i2c/instantiating-devices.rst`). `new_device`
 /// refuses an address that already has a device; then only the driver is missing. Its name is the module's, with an
 /// underscore.
-fn bind_fix(i2c: &Path, selector: &Selector) -> String {
+fn bind_fix(i2c: &Path, selector: &IioKeys) -> String {
     let chip = &selector.chip;
     let wanted = selector.device.as_deref().unwrap_or("1-0040");
     let device = i2c.join("devices").join(wanted);
@@ -283,12 +324,12 @@ mod tests {
         tree
     }
 
-    fn selector() -> Selector {
-        Selector { chip: "ina219".to_owned(), device: None, shunt_ohms: 0.1, shunt_tolerance: 0.01 }
+    fn selector() -> IioKeys {
+        IioKeys { chip: "ina219".to_owned(), device: None, shunt_ohms: 0.1, shunt_tolerance: 0.01, scope: Scope::Board }
     }
 
-    fn meter(tree: &Tree, selector: Selector) -> Iio {
-        Iio::new("board", tree.root(), selector, Scope::Board, PERIOD)
+    fn meter(tree: &Tree, selector: IioKeys) -> Iio {
+        Iio::new("board", tree.root(), selector, PERIOD)
     }
 
     fn read(meter: &mut Iio, ms: u64) -> Result<Reading, MeterError> {
@@ -343,7 +384,7 @@ mod tests {
     #[test]
     fn absent_lists_what_there_is_and_says_how_to_bind_the_driver() {
         let tree = tree();
-        let other = Selector { chip: "ina226".to_owned(), device: Some("0-0041".to_owned()), ..selector() };
+        let other = IioKeys { chip: "ina226".to_owned(), device: Some("0-0041".to_owned()), ..selector() };
         let error = read(&mut meter(&tree, other), 0).unwrap_err();
         assert!(matches!(error, MeterError::Absent { .. }));
         assert!(
@@ -383,7 +424,7 @@ mod tests {
         let error = read(&mut meter(&tree, selector()), 0).unwrap_err();
         assert!(matches!(error, MeterError::Ambiguous { .. }));
         assert!(error.to_string().contains("ina219 (1-0040), ina219 (1-0041)"), "{error}");
-        let first = Selector { device: Some("1-0040".to_owned()), ..selector() };
+        let first = IioKeys { device: Some("1-0040".to_owned()), ..selector() };
         assert!(read(&mut meter(&tree, first), 0).is_ok());
     }
 

@@ -4,30 +4,94 @@
 //! meaning of the joules to `energy`. Everything here runs on the meter thread (`sampler`), with its files kept open.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::schema::{Checker, Key, choice, family};
+use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts};
+use survey::{Machine, Surveyed};
 
 pub mod counter;
-pub mod estimate;
-pub mod hwmon;
-pub mod iio;
-pub mod ina219;
 mod integral;
 pub mod perf;
-pub mod pmic;
 pub mod powercap;
-pub mod rapl;
-pub mod replay;
 pub mod sampler;
 mod shunt;
 pub mod survey;
 mod sysfs;
 #[cfg(test)]
 mod tree;
+
+family! {
+    /// Meters, under names that you choose; each is one of these kinds.
+    pub enum MeterConfig: MeterKind {
+        mod rapl: RaplKeys;
+        mod hwmon: HwmonKeys;
+        mod iio: IioKeys;
+        mod ina219: Ina219Keys;
+        mod pmic: PmicKeys;
+        mod replay: ReplayKeys;
+        mod estimate: EstimateKeys;
+        each pub(crate) const SURVEYS: fn(&Machine<'_>) -> Vec<Surveyed> = survey;
+    }
+}
+
+/// What each kind of meter is.
+pub trait MeterKind {
+    /// Checks the keys of the kind, whose table is at `key`, and completes them.
+    fn check(&mut self, key: &Key, checker: &mut Checker);
+
+    /// Builds the meter called `name`, without reading it.
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter>;
+
+    /// Returns whether the meter has a sensor, and of this machine as it is now.
+    fn is_sensed(&self) -> bool {
+        true
+    }
+
+    /// Returns whether the meter is good enough to calibrate with.
+    fn can_calibrate(&self) -> bool {
+        self.is_sensed()
+    }
+
+    /// Returns the device file that doctor examines instead of reading the meter, if a reading would configure a chip.
+    fn device(&self, _dev: &Path) -> Option<Device> {
+        None
+    }
+}
+
+/// What meters are built with.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Normally `/sys`.
+    pub sysfs: PathBuf,
+    /// Between two readings.
+    pub period: Duration,
+    /// Processes whose processor time is our own.
+    pub children: Children,
+}
+
+/// A device file that a meter needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub path: PathBuf,
+    pub says: &'static str,
+    pub says_absent: &'static str,
+    pub fix_absent: &'static str,
+    /// The udev rule for a file that belongs to no group.
+    pub rule: &'static str,
+}
+
+/// Checks what a sensor's supply feeds.
+pub(crate) fn check_scope(key: &Key, scope: Scope, checker: &mut Checker) {
+    if matches!(scope, Scope::Platform | Scope::Process) {
+        let message = format!("a sensor cannot cover the {}; write \"board\", \"device\" or \"package\"", scope.name());
+        checker.problem(&key.child("scope"), message);
+    }
+}
 
 /// A source of cumulative energy.
 pub trait Meter: Send {
@@ -56,32 +120,21 @@ pub struct MeterInfo {
     pub detail: Vec<String>,
 }
 
-/// The part of the machine whose energy a meter covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Processor packages, with their memory if the processor counts it.
-    Package,
-    /// Everything that the processor's platform counter (psys) covers.
-    Platform,
-    /// The supply of the whole board.
-    Board,
-    /// One device or rail, such as an accelerator's supply.
-    Device,
-    /// This process alone on an otherwise idle machine.
-    Process,
-}
-
-impl Scope {
-    /// Returns the name that is published.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Package => "package",
-            Self::Platform => "platform",
-            Self::Board => "board",
-            Self::Device => "device",
-            Self::Process => "process",
-        }
+choice! {
+    /// The part of the machine whose energy a meter covers.
+    #[derive(Default)]
+    pub enum Scope {
+        /// Processor packages, with their memory if the processor counts it.
+        Package = "package",
+        /// Everything that the processor's platform counter (psys) covers.
+        Platform = "platform",
+        /// The supply of the whole board.
+        #[default]
+        Board = "board",
+        /// One device or rail, such as an accelerator's supply.
+        Device = "device",
+        /// This process alone on an otherwise idle machine.
+        Process = "process",
     }
 }
 

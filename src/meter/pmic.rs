@@ -10,11 +10,42 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
-use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, sysfs};
+use super::survey::{BETWEEN, Machine, Surveyed};
+use super::{
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, midpoint, sysfs,
+};
+use crate::schema::{Checker, Key, table};
 use crate::sys::vcio::Firmware;
 use crate::units::{MonoTime, Watts};
 
 const COMMAND: &str = "pmic_read_adc";
+
+/// The file behind which the firmware answers.
+const DEVICE: &str = "vcio";
+
+table! {
+    /// The rails of a Raspberry Pi 5's power chip: an estimate, without 5 V and USB. It has no keys.
+    pub struct PmicKeys {}
+}
+
+impl MeterKind for PmicKeys {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        Box::new(Pmic::new(name, &Path::new("/dev").join(DEVICE), surroundings.period))
+    }
+
+    fn can_calibrate(&self) -> bool {
+        false
+    }
+}
+
+/// Returns the power chip of a Raspberry Pi 5; nothing on other machines.
+pub fn survey(machine: &Machine<'_>) -> Vec<Surveyed> {
+    let path = machine.dev.join(DEVICE);
+    let pmic = || Surveyed::meter("pmic".to_owned(), "pmic = {}".to_owned(), Pmic::new("pmic", &path, BETWEEN));
+    path.exists().then(pmic).into_iter().collect()
+}
 
 /// Power of all rails, integrated.
 #[derive(Debug)]

@@ -6,16 +6,42 @@ use std::path::Path;
 
 use super::perf::Perf;
 use super::powercap::Powercap;
-use super::{Meter, MeterError, MeterInfo, Reading};
+use super::survey::{Machine, Surveyed};
+use super::{Meter, MeterError, MeterInfo, MeterKind, Reading, Surroundings};
+use crate::schema::{Checker, Key, choice, table};
 use crate::units::Joules;
 
 /// The interfaces to the processor's counters, the better one first: perf's counters are finer and never wrap unnoticed.
 const INTERFACES: [Interface; 2] = [Interface::Perf, Interface::Powercap];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interface {
-    Perf,
-    Powercap,
+choice! {
+    /// How the processor's counters are read.
+    pub enum Interface {
+        Perf = "perf",
+        Powercap = "powercap",
+    }
+}
+
+table! {
+    /// The energy counters of Intel and AMD processors.
+    pub struct RaplKeys {
+        /// How the counters are read.
+        pub interface: Option<Interface>, otherwise("\"perf\" (perf events) if they are permitted, else \"powercap\""),
+            example("\"powercap\"");
+    }
+}
+
+impl MeterKind for RaplKeys {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        Box::new(Rapl::new(name, &surroundings.sysfs, self.interface))
+    }
+}
+
+/// Returns the processor's counters, or why there are none.
+pub fn survey(machine: &Machine<'_>) -> Vec<Surveyed> {
+    vec![Surveyed::meter("rapl".to_owned(), "rapl = {}".to_owned(), Rapl::new("rapl", machine.sysfs, None))]
 }
 
 /// Energy of the processor, by the best interface that can be read.

@@ -9,8 +9,13 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, sysfs};
+use super::survey::{Machine, Surveyed};
+use super::{
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, sysfs,
+};
+use crate::schema::{Checker, Key, table};
 use crate::source::fields::Fields;
+use crate::source::records::TimeUnit;
 use crate::units::{Joules, MonoTime, Watts};
 
 /// A step longer than this many median steps is a gap, in which the power is unknown.
@@ -21,6 +26,52 @@ const DECIMALS: usize = 9;
 const BILLION: i128 = 1_000_000_000;
 
 const NUMBER: &str = "a finite number";
+
+table! {
+    /// A recorded trace of power or energy, by the names of its columns. Write either `watts` or `joules`.
+    pub struct ReplayKeys {
+        /// The trace: a CSV file with a header.
+        pub path: PathBuf, example("\"power.csv\"");
+        /// The column of the time.
+        pub time: String, example("\"time_s\"");
+        /// The unit of the time column.
+        pub time_unit: TimeUnit = TimeUnit::S;
+        /// The column of power, in watts.
+        pub watts: Option<String>, otherwise("none"), example("\"power_w\"");
+        /// The column of cumulative energy, in joules, instead of `watts`.
+        pub joules: Option<String>, otherwise("none"), example("\"energy_j\"");
+        /// What the trace covers: the board, one device, or the processor's package.
+        pub scope: Scope = Scope::Board, limits("`\"board\"`, `\"device\"`, `\"package\"`");
+    }
+}
+
+impl MeterKind for ReplayKeys {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        check_scope(key, self.scope, checker);
+        self.path = checker.path(&self.path);
+        if self.watts.is_some() == self.joules.is_some() {
+            checker.problem(key, "name the column with what was metered: either watts or joules");
+        }
+    }
+
+    fn build(&self, name: &str, _: &Surroundings) -> Box<dyn Meter> {
+        let value = match (&self.watts, &self.joules) {
+            (Some(column), _) => Value::Watts(column.clone()),
+            (None, column) => Value::Joules(column.clone().unwrap_or_default()),
+        };
+        let columns = Columns { time: self.time.clone(), time_unit_ns: self.time_unit.ns(), value };
+        Box::new(Replay::new(name, &self.path, columns, self.scope))
+    }
+
+    fn is_sensed(&self) -> bool {
+        false
+    }
+}
+
+/// Returns nothing: a trace is not a part of the machine.
+pub fn survey(_: &Machine<'_>) -> Vec<Surveyed> {
+    Vec::new()
+}
 
 /// The columns of a trace, by the names in its first line.
 #[derive(Debug, Clone, PartialEq)]

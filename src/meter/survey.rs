@@ -1,19 +1,33 @@
 //! Finds what a machine can measure energy with, and what makes the rest work.
 //!
-//! Only reads: it does not probe or configure any chip. Owns the list of what to look for; the meters themselves say why
-//! they cannot be read and what to do.
+//! Only reads: it does not probe or configure any chip. Each kind of meter says in its own file what to look for; the
+//! meters themselves say why they cannot be read and what to do.
 
-use std::fs::OpenOptions;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::hwmon::{self, Hwmon};
-use super::iio::{self, Iio};
-use super::ina219::{BUS_FIX, GROUP_FIX};
-use super::pmic::Pmic;
-use super::rapl::Rapl;
-use super::{Meter, Scope, sysfs};
+use super::{Meter, MeterConfig, MeterError};
+
+/// Where the kernel shows a machine's devices, and where their files are; normally `/sys` and `/dev`.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    pub sysfs: &'a Path,
+    pub dev: &'a Path,
+}
+
+/// What a kind of meter has found.
+pub enum Surveyed {
+    /// A meter to be read.
+    Meter(Candidate),
+    Finding(Finding),
+}
+
+/// A meter that may be usable: what it is called, the line of configuration that uses it.
+pub struct Candidate {
+    what: String,
+    config: String,
+    meter: Box<dyn Meter>,
+}
 
 /// One meter that the machine has, or could have.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,170 +48,81 @@ pub enum State {
     /// It was read; with the watts, if two readings show them.
     Readable { watts: Option<f64> },
     /// It exists, and the daemon can use it once it is configured.
-    Usable,
+    Usable { says: &'static str },
     /// It does not exist, for that reason.
     Absent { reason: String },
     /// It exists but cannot be used, for that reason.
     Broken { reason: String },
 }
 
-/// Time between two readings of a meter, longer than a working counter stays unchanged.
-const BETWEEN: Duration = Duration::from_millis(1_100);
+impl Finding {
+    pub fn new(what: impl Into<String>, state: State) -> Self {
+        Self { what: what.into(), state, detail: Vec::new(), fix: None, config: None }
+    }
+}
 
-/// Returns everything that is found under the sysfs root `root` and in `dev`, normally `/sys` and `/dev`; `pause` must wait
-/// for the time that it is given.
-pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Finding> {
-    let mut candidates: Vec<Candidate> = vec![Candidate {
-        what: "rapl".to_owned(),
-        config: "rapl = {}".to_owned(),
-        meter: Box::new(Rapl::new("rapl", root, None)),
-    }];
-    candidates.extend(hwmon::candidates(root).into_iter().map(|selector| Candidate::hwmon(root, selector)));
-    candidates.extend(iio::candidates(root).into_iter().map(|selector| Candidate::iio(root, selector)));
-    let first: Vec<_> = candidates.iter_mut().map(|candidate| candidate.meter.read()).collect();
-    if first.iter().any(Result::is_ok) {
+/// Time between two readings of a meter, longer than a working counter stays unchanged.
+pub const BETWEEN: Duration = Duration::from_millis(1_100);
+
+/// Returns everything that is found; `pause` must wait for the time that it is given.
+pub fn survey(machine: &Machine<'_>, pause: impl FnOnce(Duration)) -> Vec<Finding> {
+    let mut surveyed: Vec<Surveyed> = MeterConfig::SURVEYS.iter().flat_map(|survey| survey(machine)).collect();
+    let first: Vec<_> = surveyed.iter_mut().map(Surveyed::read).collect();
+    if first.iter().flatten().any(Result::is_ok) {
         pause(BETWEEN);
     }
     let mut findings: Vec<Finding> =
-        candidates.into_iter().zip(first).map(|(candidate, first)| candidate.finding(first.map(|_| ()))).collect();
-    if !findings.iter().any(|finding| finding.what.starts_with("hwmon") || finding.what.starts_with("iio")) {
-        findings.push(Finding {
-            what: "hwmon, iio".to_owned(),
-            state: State::Absent { reason: "the kernel shows no power sensor".to_owned() },
-            detail: Vec::new(),
-            fix: Some(
-                "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: modprobe \
-                 ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
-                 directly, see ina219"
-                    .to_owned(),
-            ),
-            config: None,
-        });
+        surveyed.into_iter().zip(first).map(|(surveyed, first)| surveyed.finding(first)).collect();
+    let is_sensor = |finding: &Finding| finding.what.starts_with("hwmon") || finding.what.starts_with("iio");
+    if !findings.iter().any(is_sensor) {
+        let behind_rapl = 1.min(findings.len());
+        findings.insert(behind_rapl, no_sensor());
     }
-    findings.extend(buses(root, dev));
-    findings.extend(pmic(dev));
     findings
 }
 
-struct Candidate {
-    what: String,
-    config: String,
-    meter: Box<dyn Meter>,
+/// Returns what to do on a machine for which the kernel shows no power sensor of any kind.
+fn no_sensor() -> Finding {
+    let reason = "the kernel shows no power sensor".to_owned();
+    let fix = "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: modprobe \
+               ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
+               directly, see ina219";
+    Finding { fix: Some(fix.to_owned()), ..Finding::new("hwmon, iio", State::Absent { reason }) }
 }
 
-impl Candidate {
-    fn hwmon(root: &Path, selector: hwmon::Selector) -> Self {
-        let hwmon::Selector { chip, device, channel, .. } = &selector;
-        let (mut what, mut config) = (format!("hwmon {chip}"), format!("hwmon = {{ chip = \"{chip}\""));
-        if let Some(device) = device {
-            what += &format!(" {device}");
-            config += &format!(", device = \"{device}\"");
-        }
-        if let Some(channel) = channel {
-            what += &format!(" channel {channel}");
-            config += &format!(", channel = {channel}");
-        }
-        let meter = Hwmon::new("hwmon", root, selector.clone(), Scope::Board, BETWEEN);
-        Self { what, config: config + " }", meter: Box::new(meter) }
+impl Surveyed {
+    /// Takes a meter that is to be read; `config` is the line that uses it.
+    pub fn meter(what: String, config: String, meter: impl Meter + 'static) -> Self {
+        Self::Meter(Candidate { what, config, meter: Box::new(meter) })
     }
 
-    fn iio(root: &Path, selector: iio::Selector) -> Self {
-        let iio::Selector { chip, device, shunt_ohms, .. } = &selector;
-        let at = |before: &str, after: &str| device.as_ref().map(|d| format!("{before}{d}{after}")).unwrap_or_default();
-        let what = format!("iio {chip}{}", at(" ", ""));
-        let config = format!(
-            "iio = {{ chip = \"{chip}\"{}, shunt_ohms = {shunt_ohms} }}   # as set in the driver; check it on the board",
-            at(", device = \"", "\"")
-        );
-        let meter = Iio::new("iio", root, selector.clone(), Scope::Board, BETWEEN);
-        Self { what, config, meter: Box::new(meter) }
+    fn read(&mut self) -> Option<Result<(), MeterError>> {
+        match self {
+            Self::Meter(candidate) => Some(candidate.meter.read().map(drop)),
+            Self::Finding(_) => None,
+        }
     }
 
-    /// Reads a second time, and returns the finding; `first` is whether the first reading worked.
-    fn finding(mut self, first: Result<(), super::MeterError>) -> Finding {
-        let read = first.and_then(|()| self.meter.read());
-        let (what, detail) = (self.what, self.meter.info().detail.clone());
+    /// Reads a second time, and returns the finding; `first` is what the first reading gave.
+    fn finding(self, first: Option<Result<(), MeterError>>) -> Finding {
+        let Candidate { what, config, mut meter } = match self {
+            Self::Meter(candidate) => candidate,
+            Self::Finding(finding) => return finding,
+        };
+        let read = first.unwrap_or(Ok(())).and_then(|()| meter.read());
+        let detail = meter.info().detail.clone();
         match read {
             Ok(reading) => {
                 let state = State::Readable { watts: reading.power.map(|power| power.0) };
-                Finding { what, state, detail, fix: None, config: Some(self.config) }
+                Finding { detail, config: Some(config), ..Finding::new(what, state) }
             }
             Err(error) => {
                 let reason = error.reason();
                 let state = if error.is_absence() { State::Absent { reason } } else { State::Broken { reason } };
-                Finding { what, state, detail, fix: error.fix().map(str::to_owned), config: None }
+                Finding { detail, fix: error.fix().map(str::to_owned), ..Finding::new(what, state) }
             }
         }
     }
-}
-
-/// Returns the I2C buses on which an INA219 can be read directly, with the chips on them that the kernel knows.
-fn buses(root: &Path, dev: &Path) -> Vec<Finding> {
-    let files = sysfs::names(dev).unwrap_or_default();
-    let mut numbers: Vec<u32> = files.iter().filter_map(|file| file.strip_prefix("i2c-")?.parse().ok()).collect();
-    numbers.sort_unstable();
-    let finding = |what: String, state, fix: Option<&str>| {
-        let fix = fix.map(str::to_owned);
-        Finding { what, state, detail: Vec::new(), fix, config: None }
-    };
-    if numbers.is_empty() {
-        let reason = format!("{}/i2c-*: no such bus", dev.display());
-        return vec![finding("ina219".to_owned(), State::Absent { reason }, Some(BUS_FIX))];
-    }
-    let bus = |number: u32| {
-        let what = format!("ina219 on i2c-{number}");
-        let path = dev.join(format!("i2c-{number}"));
-        let broken = |reason: &str| State::Broken { reason: format!("{}: {reason}", path.display()) };
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(_) => {
-                let config = format!("ina219 = {{ bus = {number}, address = 0x40, shunt_ohms = 0.1 }}");
-                let is_taken = root.join(format!("bus/i2c/devices/{number}-0040/driver")).is_symlink();
-                let mut finding =
-                    Finding { config: (!is_taken).then_some(config), ..finding(what, State::Usable, None) };
-                finding.detail = named(root, number);
-                finding.detail.push(format!(
-                    "i2cdetect -y {number} lists the chips that respond; a 0.1 Ohm shunt is marked R100"
-                ));
-                finding
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                finding(what, broken("permission denied"), Some(GROUP_FIX))
-            }
-            Err(error) => finding(what, broken(&error.to_string()), None),
-        }
-    };
-    numbers.into_iter().map(bus).collect()
-}
-
-/// Returns the power chip of a Raspberry Pi 5; `None` on other machines.
-fn pmic(dev: &Path) -> Option<Finding> {
-    let path = dev.join("vcio");
-    path.exists().then(|| {
-        let meter = Box::new(Pmic::new("pmic", &path, BETWEEN));
-        let mut candidate = Candidate { what: "pmic".to_owned(), config: "pmic = {}".to_owned(), meter };
-        let first = candidate.meter.read().map(|_| ());
-        candidate.finding(first)
-    })
-}
-
-/// Returns the chips of an I2C bus that the kernel knows, each with its driver.
-fn named(root: &Path, bus: u32) -> Vec<String> {
-    let devices = root.join("bus/i2c/devices");
-    let mut names = sysfs::names(&devices).unwrap_or_default();
-    names.sort();
-    let chip = |device: &String| {
-        let folder = devices.join(device.strip_prefix(&format!("{bus}-")).map(|_| device)?);
-        let name = sysfs::text(&folder.join("name"))?;
-        let driver = std::fs::read_link(folder.join("driver")).ok();
-        let driver = driver.as_deref().and_then(Path::file_name).map(|driver| driver.to_string_lossy().into_owned());
-        Some(match driver {
-            Some(driver) => {
-                format!("{name} at {device} is used by the kernel's driver {driver}: do not read it directly")
-            }
-            None => format!("{name} at {device} has no driver: it can be read directly"),
-        })
-    };
-    names.iter().filter_map(chip).collect()
 }
 
 #[cfg(test)]
@@ -222,9 +147,11 @@ mod tests {
     #[test]
     fn a_machine_without_anything_is_told_how_to_get_each() {
         let tree = Tree::new(&[]);
-        let findings = survey(tree.root(), &tree.path("dev"), |_| panic!("there is nothing to wait for"));
-        assert_eq!(findings.len(), 3);
-        assert!(findings.iter().all(|finding| matches!(finding.state, State::Absent { .. })), "{findings:#?}");
+        let findings =
+            survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| panic!("there is nothing to wait for"));
+        assert_eq!(findings.len(), 4);
+        assert_eq!(findings[3].what, "estimate");
+        assert!(findings[..3].iter().all(|finding| matches!(finding.state, State::Absent { .. })), "{findings:#?}");
         assert!(reason(find(&findings, "rapl")).contains("run: modprobe intel_rapl_msr"));
         assert!(
             reason(find(&findings, "hwmon, iio")).contains("echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device")
@@ -237,7 +164,7 @@ mod tests {
     fn rapl_gives_its_power_and_a_constant_one_is_no_meter() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
-        let findings = survey(tree.root(), &tree.path("dev"), |_| {
+        let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| {
             std::thread::sleep(Duration::from_millis(20));
             tree.energy("intel-rapl:0", 1_100_000);
         });
@@ -247,7 +174,7 @@ mod tests {
             (rapl.config.as_deref(), &rapl.detail[..]),
             (Some("rapl = {}"), &["package-0 (intel-rapl:0)".to_owned()][..])
         );
-        let findings = survey(tree.root(), &tree.path("dev"), std::thread::sleep);
+        let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, std::thread::sleep);
         let rapl = find(&findings, "rapl");
         assert!(reason(rapl).contains("stuck, no change in 1.") && rapl.config.is_none(), "{rapl:?}");
         assert!(matches!(rapl.state, State::Broken { .. }), "it is there");
@@ -275,7 +202,7 @@ mod tests {
             ("bus/iio/devices/x", ""),
         ]);
         tree.link("bus/iio/devices/iio:device0", "../../../devices/1-0041/iio:device0");
-        let findings = survey(tree.root(), &tree.path("dev"), |_| ());
+        let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         let line = |what| find(&findings, what).config.clone().unwrap();
         assert_eq!(line("hwmon ina219"), "hwmon = { chip = \"ina219\" }");
         assert!(find(&findings, "hwmon ina219").detail.join("; ").contains("echo 100000 > "), "{findings:#?}");
@@ -286,7 +213,7 @@ mod tests {
                 .starts_with("iio = { chip = \"ina219\", device = \"1-0041\", shunt_ohms = 0.01 }")
         );
         assert_eq!(find(&findings, "iio ina219 1-0041").state, State::Readable { watts: Some(50.0) });
-        assert_eq!(findings.len(), 6, "{findings:#?}");
+        assert_eq!(findings.len(), 7, "{findings:#?}");
     }
 
     #[test]
@@ -300,15 +227,15 @@ mod tests {
             ("bus/i2c/devices/i2c-1/name", "bcm2835\n"),
         ]);
         tree.link("bus/i2c/devices/1-0041/driver", "../../drivers/ina2xx");
-        let findings = survey(tree.root(), &tree.path("dev"), |_| ());
+        let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         let bus = find(&findings, "ina219 on i2c-1");
-        assert_eq!((&bus.state, bus.detail.len()), (&State::Usable, 3));
+        assert_eq!((&bus.state, bus.detail.len()), (&State::Usable { says: "can be used" }, 3));
         assert_eq!(bus.detail[0], "ina219 at 1-0040 has no driver: it can be read directly");
         assert!(bus.detail[1].starts_with("ina226 at 1-0041 is used by the kernel's driver ina2xx"), "{bus:?}");
         assert!(reason(find(&findings, "pmic")).contains("dev/vcio: Inappropriate ioctl"), "{findings:#?}");
         assert_eq!(bus.config.as_deref(), Some("ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"));
         tree.link("bus/i2c/devices/1-0040/driver", "../../drivers/ina2xx_adc");
-        let findings = survey(tree.root(), &tree.path("dev"), |_| ());
+        let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         assert_eq!(find(&findings, "ina219 on i2c-1").config, None, "that address is not to be read directly");
     }
 }

@@ -33,13 +33,15 @@ pub trait Family: Sized {
 /// }
 /// ```
 ///
-/// `mod replay: Replay;` takes `replay.rs` in, whose struct `Replay` was declared by [`table!`] and implements the trait
+/// As the last line, `each pub const SURVEYS: fn(&Machine) -> Vec<Finding> = survey;` collects a function that every kind's
+/// file has. `mod replay: Replay;` takes `replay.rs` in, whose struct `Replay` was declared by [`table!`] and implements the trait
 /// `SourceKind`; in TOML the kind is called `replay`. The trait must have `fn check(&mut self, &Key, &mut Checker)`.
 macro_rules! family {
     (
         $(#[doc = $text:literal])+
         $vis:vis enum $name:ident : $kind_trait:ident {
             $( mod $module:ident : $kind:ident ; )+
+            $( each $each_vis:vis const $each:ident : $each_type:ty = $function:ident ; )?
         }
     ) => {
         $( pub mod $module; )+
@@ -68,6 +70,8 @@ macro_rules! family {
                 } ),+ }
             }
         }
+
+        family!(@each $name [$($module)+] $( $each_vis $each $each_type, $function )?);
 
         impl $crate::schema::expanded::Family for $name {
             const NAMES: &'static [&'static str] = &[$( stringify!($module) ),+];
@@ -139,6 +143,13 @@ macro_rules! family {
                 }
                 deserializer.deserialize_any(FamilyVisitor)
             }
+        }
+    };
+    (@each $name:ident [$($module:ident)+]) => {};
+    (@each $name:ident [$($module:ident)+] $vis:vis $each:ident $type:ty, $function:ident) => {
+        impl $name {
+            /// The function of that name in each kind's file.
+            $vis const $each: &[$type] = &[$( $module::$function ),+];
         }
     };
 }

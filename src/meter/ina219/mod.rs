@@ -4,6 +4,7 @@
 //! voltage times current, computed here. A chip that a kernel driver uses is left alone. Words are transferred by SMBus,
 //! which sends the low byte first, while the chip sends the high byte first. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
 
+mod keys;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, 
 use crate::units::{MonoTime, duration_ns};
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
+pub use keys::{Ina219Keys, survey};
 pub use registers::{AVERAGES, Setup};
 
 /// Other traffic on the bus sometimes disturbs a transfer; a chip that is gone fails every time.
