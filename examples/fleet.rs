@@ -21,11 +21,12 @@ use edgewatt::energy::EnergyEstimate;
 use edgewatt::engine::Proof;
 use edgewatt::infer::Decision;
 use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
+use edgewatt::publish::message::Qos;
+use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::connection::ConnectOptions;
+use edgewatt::publish::mqtt::outbox::{Limits, Policy};
 use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::Version;
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
-use edgewatt::publish::outbox::{Limits, Policy, Qos};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
     DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency, Vocabulary,

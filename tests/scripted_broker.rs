@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::fake_broker::{FakeBroker, Mood, Seen};
 use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state, state_of};
-use edgewatt::publish::mqtt::wire::Version;
+use edgewatt::publish::message::{Class, Message};
+use edgewatt::publish::mqtt::codec::Version;
+use edgewatt::publish::mqtt::outbox::{Pushed, Reason};
 use edgewatt::publish::mqtt::{ClientState, Settings};
-use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 /// Of each crash test.
 const PREDICTIONS: usize = 20_000;

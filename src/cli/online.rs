@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::{Broker, Config};
 use crate::load::mqtt::reach;
+use crate::publish::message::{Bytes, Qos};
+use crate::publish::mqtt::codec::{Incoming, Outgoing, Version};
 use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
-use crate::publish::mqtt::wire::{Incoming, Outgoing, Version};
-use crate::publish::outbox::{Bytes, Qos};
 use crate::publish::topic::NodeTopics;
 
 /// How long an acknowledged message may take to come back.

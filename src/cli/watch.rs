@@ -17,9 +17,9 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::config::{Broker, Document, parse_broker};
 use crate::load::mqtt::reach;
+use crate::publish::mqtt::codec::{Incoming, Version};
 use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
 use crate::publish::mqtt::transport::Endpoint;
-use crate::publish::mqtt::wire::{Incoming, Version};
 use crate::sys::hostname;
 use crate::units::Joules;
 

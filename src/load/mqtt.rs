@@ -4,12 +4,12 @@ use anyhow::Context;
 
 use super::state_dir::{self, STORE_FILE};
 use crate::config::{Broker, Config, Mqtt, MqttVersion, WhenFull};
+use crate::publish::mqtt::codec::Version;
 use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::outbox::{Limits, Policy};
+use crate::publish::mqtt::store::{self, Store};
 use crate::publish::mqtt::transport::{Endpoint, Tls};
-use crate::publish::mqtt::wire::Version;
 use crate::publish::mqtt::{Handle, Settings};
-use crate::publish::outbox::{Limits, Policy};
-use crate::publish::store::{self, Store};
 use crate::publish::topic::NodeTopics;
 
 /// The port that MQTT has by custom, where the embedded broker tries first.

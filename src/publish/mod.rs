@@ -1,12 +1,8 @@
 //! From decisions to the broker: topics and payloads (pure), the publisher, the outbox, the link, a broker of our own.
 
-mod backoff;
-pub mod broker;
 pub mod discovery;
+pub mod message;
 pub mod mqtt;
-pub mod outbox;
 pub mod payload;
 pub mod publisher;
-pub mod retained;
-pub mod store;
 pub mod topic;

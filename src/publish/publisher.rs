@@ -12,13 +12,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::mqtt::Handle;
-use super::outbox::{Bytes, Class, Marks, Message, Qos, Reason};
+use super::mqtt::outbox::Reason;
+use super::mqtt::store::State;
 use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, Named, PipelineState, PipelineStatus,
     Prediction, Process, SCHEMA_VERSION, Verdict as VerdictPayload,
 };
-use super::store::State;
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::Verdict;
 use crate::energy::EnergyEstimate;

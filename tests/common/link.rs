@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use edgewatt::publish::message::{Bytes, Class, Marks, Message, Qos};
+use edgewatt::publish::mqtt::codec::{Incoming, Outgoing, Version};
 use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::publish::mqtt::outbox::{Limits, Policy, Pushed};
 use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
-use edgewatt::publish::outbox::{Bytes, Class, Limits, Marks, Message, Policy, Pushed, Qos};
 use edgewatt::units::MonoTime;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;

@@ -28,7 +28,7 @@ use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
 use crate::infer::{Control, Infer, InferCommand, InferEvent, Links, NewStages};
 use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, Tensors};
-use crate::publish::outbox::Qos;
+use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
 use crate::publish::publisher::{DecisionRoute, NodePublisher, PipelinePublisher, Progress, PublishLatency, Totals};
 use crate::ring::{FrameTx, frame_ring};

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
+use super::codec::{self, Hello, Incoming, Limits, Malformed, Outgoing, Version};
 use super::transport::{DialError, Endpoint, Step, Transport, reason};
-use super::wire::{self, Hello, Incoming, Limits, Malformed, Outgoing, Version};
-use crate::publish::outbox::Qos;
+use crate::publish::message::Qos;
 use crate::secret::Password;
 
 /// Why there is no connection, or no longer, for people.
@@ -163,7 +163,7 @@ impl Connection {
             if self.passing_over > 0 {
                 return false;
             }
-            let Some(bytes) = wire::oversize(&self.incoming) else { return true };
+            let Some(bytes) = codec::oversize(&self.incoming) else { return true };
             tracing::warn!("the broker sends a message of {bytes} bytes, which is too large for us; it is not heard");
             self.passing_over = bytes;
         }

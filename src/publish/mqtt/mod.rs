@@ -15,23 +15,29 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::backoff::{self, Backoff};
-use super::outbox::{self, Bytes, Class, Marks, Message, Outbox, Pushed, Qos};
+use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::Clocks;
-use super::retained::{self, Retained};
 use crate::units::MonoTime;
 
+mod backoff;
+pub mod broker;
+pub mod codec;
 pub mod connection;
-pub(super) mod pace;
+pub mod outbox;
+mod pace;
+pub mod retained;
 mod settings;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod transport;
-pub mod wire;
+use backoff::Backoff;
+use codec::{Incoming, Limits, Outgoing};
 use connection::{Connection, Lost};
+use outbox::{Outbox, Pushed};
 use pace::Pace;
+use retained::Retained;
 pub use settings::{Settings, SettingsError};
-use wire::{Incoming, Limits, Outgoing};
 
 /// Of a packet, beside its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.
 const HEADER_BYTES: usize = 80;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::ConnectOptions;
+use super::outbox::{self, Limits};
 use super::{OFFLINE, status_message};
-use crate::publish::outbox::Limits;
 
 /// Largest MQTT packet, less room for topic and header.
 const MAX_PAYLOAD_BYTES: usize = 268_435_455 - 70_000;
@@ -63,6 +63,11 @@ impl Settings {
         let backoff = !self.retry_min.is_zero() && self.retry_min <= self.retry_max;
         range(backoff, "retry_min", &self.retry_min, "above zero and at most mqtt.retry_max")?;
         range(!self.reach.connect_timeout.is_zero(), "connect_timeout", &self.reach.connect_timeout, "above zero")?;
-        range(status_message(self, OFFLINE).check(0x40).is_ok(), "status_topic", &self.status_topic, "a plain topic")
+        range(
+            outbox::check(&status_message(self, OFFLINE), 0x40).is_ok(),
+            "status_topic",
+            &self.status_topic,
+            "a plain topic",
+        )
     }
 }

@@ -6,11 +6,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use super::codec::Version;
 use super::connection::ConnectOptions;
+use super::outbox::{Limits as Bounds, Policy};
 use super::transport::{Endpoint, Transport};
-use super::wire::Version;
 use super::*;
-use crate::publish::outbox::{Limits as Bounds, Policy};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// CONNACK of 3.1.1.

@@ -1,7 +1,7 @@
 //! The way to the broker: name, TCP, TLS and WebSocket, one after the other, each step timed and named in its error.
 //!
 //! Owns the stream of bytes and how certificates are judged: by the system's store, or by `ca_file` alone. What goes over
-//! it is `wire`'s. Files are read anew for each connection, so a renewed certificate needs no restart.
+//! it is `codec`'s. Files are read anew for each connection, so a renewed certificate needs no restart.
 
 use std::fmt;
 use std::io;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::message::{Class, Message, Qos};
+use crate::publish::message::{Class, Message, Qos};
 
 /// The store's unit of space.
 pub const PAGE_BYTES: u64 = 4096;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
+use crate::publish::message::{Class, Message, Qos};
 use crate::publish::mqtt::MqttClient;
+use crate::publish::mqtt::codec::Version;
 use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::outbox::{Limits, Policy, Reason, Stats};
 use crate::publish::mqtt::transport::Endpoint;
-use crate::publish::mqtt::wire::Version;
-use crate::publish::outbox::{Class, Limits, Message, Policy, Qos, Reason, Stats};
 
 mod failures;
 mod outage;

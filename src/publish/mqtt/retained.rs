@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::outbox::{Bytes, Class, Drops, Message, Pushed, Qos, Reason};
+use super::outbox::{self, Drops, Pushed, Reason};
+use crate::publish::message::{Bytes, Class, Message, Qos};
 
 /// The retained topics in figures: totals since start, but for `topics`, which is as of now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Retained {
     /// Sets the latest value of a topic; [`Reason::Full`] when that would be one topic too many.
     pub fn set(&mut self, message: Message) -> Pushed {
         self.stats.produced += 1;
-        if let Err(reason) = message.check(self.max_payload_bytes) {
+        if let Err(reason) = outbox::check(&message, self.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
         if let Some(slot) = self.index.get(&message.topic).and_then(|place| self.slots.get_mut(*place)) {

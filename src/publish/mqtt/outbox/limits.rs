@@ -1,47 +1,6 @@
-//! What is sent, why it may not be, and the figures of both. Pure data.
+//! The bounds of the outbox, why a message is dropped, and the figures of both. Pure data.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-
-use crate::units::MonoTime;
-
-/// How hard delivery is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Qos {
-    /// QoS 0: gone once it is written to the socket.
-    AtMostOnce,
-    /// QoS 1: kept until the broker acknowledges it.
-    AtLeastOnce,
-}
-
-/// What a message is about; drops are counted by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// One decision.
-    Prediction,
-    /// Status, info, the latest decision: what a newcomer wants to see at once.
-    State,
-    /// Periodic figures of a pipeline or a meter.
-    Metrics,
-    /// Something that happened: fallback, reload, drops.
-    Event,
-}
-
-impl Class {
-    /// Every class, in the order of the counters.
-    pub const ALL: [Self; 4] = [Self::Prediction, Self::State, Self::Metrics, Self::Event];
-
-    /// The name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Prediction => "prediction",
-            Self::State => "state",
-            Self::Metrics => "metrics",
-            Self::Event => "event",
-        }
-    }
-}
+use crate::publish::message::{Class, Message};
 
 /// Why a message was dropped instead of delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,48 +36,13 @@ impl Reason {
     }
 }
 
-/// Where the latency of a decision counts from, for when its message is handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
-    /// Place of the pipeline whose decision it is.
-    pub pipeline: usize,
-    /// Arrival of the window's last sample.
-    pub arrival: MonoTime,
-    /// End of the model's invoke.
-    pub invoke_end: MonoTime,
-}
-
-/// A message ready to be sent.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// Full topic, without wildcards.
-    pub topic: Arc<str>,
-    /// Encoded payload.
-    pub payload: Bytes,
-    /// Delivery guarantee.
-    pub qos: Qos,
-    /// Whether the broker keeps it for later subscribers.
-    pub retain: bool,
-    /// What it is counted as.
-    pub class: Class,
-    /// Moments for latency accounting; taken at the first hand-over.
-    pub marks: Option<Marks>,
-}
-
-impl Message {
-    pub fn size_bytes(&self) -> usize {
-        self.topic.len() + self.payload.len()
+/// Whether a broker could take it: a sound topic, and a payload of at most `max_payload_bytes`.
+pub fn check(message: &Message, max_payload_bytes: usize) -> Result<(), Reason> {
+    let topic = message.topic.as_bytes();
+    if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.iter().any(|b| matches!(b, b'+' | b'#' | 0)) {
+        return Err(Reason::Topic);
     }
-
-    /// Whether a broker could take it: a sound topic, and a payload of at most `max_payload_bytes`.
-    pub fn check(&self, max_payload_bytes: usize) -> Result<(), Reason> {
-        let topic = self.topic.as_bytes();
-        if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.iter().any(|b| matches!(b, b'+' | b'#' | 0))
-        {
-            return Err(Reason::Topic);
-        }
-        if self.payload.len() > max_payload_bytes { Err(Reason::Oversize) } else { Ok(()) }
-    }
+    if message.payload.len() > max_payload_bytes { Err(Reason::Oversize) } else { Ok(()) }
 }
 
 /// Which message goes when the outbox is full.

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::v5::mqttbytes as five;
 use rumqttc::{ConnectReturnCode, mqttbytes as three};
 
-use crate::publish::outbox::Qos;
+use crate::publish::message::Qos;
 
 /// Nothing large is ever sent to us.
 const INCOMING_MAX: u32 = 256 * 1024;

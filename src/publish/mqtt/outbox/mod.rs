@@ -8,13 +8,13 @@
 
 use std::collections::VecDeque;
 
-pub use bytes::Bytes;
+use crate::publish::message::{Class, Marks, Message, Qos};
 
+mod limits;
 mod persisted;
 mod queue;
-mod message;
 
-pub use message::{Class, Drops, Limits, Marks, Message, Policy, Pushed, Qos, Reason, Stats};
+pub use limits::{Drops, Limits, Policy, Pushed, Reason, Stats, check};
 pub use persisted::{Inventory, PageRequest, Row, Work};
 use persisted::{Mode, Pending};
 use queue::{Entry, Keep, Persisted, Queue};
@@ -85,7 +85,7 @@ impl Outbox {
         self.next_sequence += 1;
         self.stats.produced += 1;
         let (id, size) = (QueueId::of(&message), message.size_bytes());
-        if let Err(reason) = message.check(self.limits.max_payload_bytes) {
+        if let Err(reason) = check(&message, self.limits.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
         if size > self.limits.max_bytes {

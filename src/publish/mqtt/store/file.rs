@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use crate::publish::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
+use crate::publish::mqtt::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
 
 /// `EWOB`, so that `file` and we know our own.
 const APPLICATION_ID: i32 = 0x4557_4f42;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::mqtt::Handle;
+use super::Handle;
 
 mod file;
 use file::{File, FileError};

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::publish::outbox::{Bytes, Inventory, PageRequest, QueueId, Row, Work};
+use crate::publish::message::Bytes;
+use crate::publish::mqtt::outbox::{Inventory, PageRequest, QueueId, Row, Work};
 
 const MAX_BYTES: u64 = 1 << 20;
 const SECTOR: usize = 512;

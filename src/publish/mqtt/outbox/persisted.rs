@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::message::{Limits, Message, Policy, Qos, Reason};
+use super::Outbox;
+use super::limits::{Limits, Policy, Reason};
 use super::queue::{Entry, Keep, Persisted, QueueId, Segment, stored_bytes};
-use super::{Bytes, Outbox};
+use crate::publish::message::{Bytes, Message, Qos};
 
 /// So many messages that the broker has taken are deleted without waiting for others to be written.
 const DELETES_AT_ONCE: usize = 256;
