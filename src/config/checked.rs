@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Key;
+use crate::publish::mqtt::{Endpoint, Version, WhenFull};
 
 pub use super::raw::{
     Accelerator, Format, From, Hwmon, Iio, Isolation, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull,
-    WhenFull, XnnpackFlag,
+    XnnpackFlag,
 };
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
@@ -37,7 +38,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mqtt {
     pub broker: Broker,
-    pub version: MqttVersion,
+    pub version: Version,
     /// User, and the file with the password.
     pub login: Option<(String, PathBuf)>,
     pub ca_file: Option<PathBuf>,
@@ -78,26 +79,10 @@ pub struct Store {
     pub max_bytes: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MqttVersion {
-    /// 3.1.1
-    Three,
-    Five,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
     Embedded,
-    At(Address),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-    /// The path of the WebSocket that carries MQTT.
-    pub websocket: Option<String>,
+    At(Endpoint),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 
 pub use address::parse_broker;
 pub use checked::{
-    Accelerator, Address, Batch, Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From,
-    Ina219, Isolation, LINKED_RUNTIME, Meter, MeterKind, Mqtt, MqttVersion, Parity, ParityLimits, Pipeline, Power,
-    Problem, ProcessLimits, RaplInterface, Realtime, Records, Regress, Replay, Restarts, Scope, Scores, Source,
-    SourceKind, Speed, Store, Trace, TraceValue, WhenBufferFull, WhenFull, Window, XnnpackFlag,
+    Accelerator, Batch, Broker, Classify, Config, Decision, Delegate, DelegateKind, Feature, Format, From, Ina219,
+    Isolation, LINKED_RUNTIME, Meter, MeterKind, Mqtt, Parity, ParityLimits, Pipeline, Power, Problem, ProcessLimits,
+    RaplInterface, Realtime, Records, Regress, Replay, Restarts, Scope, Scores, Source, SourceKind, Speed, Store,
+    Trace, TraceValue, WhenBufferFull, Window, XnnpackFlag,
 };
 pub use locate::Key;
 

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::publish::mqtt::{Version, WhenFull};
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Root {
@@ -46,7 +48,7 @@ pub struct Runtime {
 pub struct Mqtt {
     pub broker: String,
     #[serde(default = "defaults::mqtt_version")]
-    pub version: String,
+    pub version: Version,
     pub user: Option<String>,
     pub password_file: Option<PathBuf>,
     #[serde(default)]
@@ -114,13 +116,6 @@ impl Default for Store {
     fn default() -> Self {
         Self { enabled: true, path: None, commit_ms: 250, mib: 64 }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenFull {
-    DropOldest,
-    DropNewest,
 }
 
 #[derive(Debug, Deserialize)]
@@ -688,8 +683,8 @@ pub(super) mod defaults {
     pub fn discovery_prefix() -> String {
         "homeassistant".into()
     }
-    pub fn mqtt_version() -> String {
-        "5".into()
+    pub fn mqtt_version() -> super::Version {
+        super::Version::Five
     }
     pub fn shunt_tolerance() -> f64 {
         0.01

@@ -1,8 +1,8 @@
-//! What Home Assistant is told of this node, so that it shows it without being configured: one device, its entities.
+//! The description of this node for Home Assistant, which then shows it without configuration: one device, its entities.
 //!
 //! Pure: pipelines and meters in, JSON out. The format is Home Assistant's MQTT device discovery
-//! (home-assistant.io/integrations/mqtt, "Device discovery payload"). Ids are made of the configuration's names alone, so
-//! they stay the same over restarts, reloads and models.
+//! (home-assistant.io/integrations/mqtt, "Device discovery payload"). Ids are made only of names in the configuration, so
+//! they stay the same across restarts, reloads and other models.
 
 use std::collections::BTreeMap;
 
@@ -10,43 +10,43 @@ use serde_json::{Map, Value, json};
 
 use super::topic::NodeTopics;
 
-/// What a pipeline decides, which says what there is to show of it.
+/// What a pipeline decides; entities depend on it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     Class,
     /// The names of the values.
     Values(Vec<String>),
-    /// Lists of numbers, which Home Assistant has no entity for.
+    /// Lists of numbers, for which Home Assistant has no entity.
     Outputs,
 }
 
-/// What the node has.
+/// What there is to describe.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
     pub id: &'a str,
     pub topics: &'a NodeTopics,
     pub pipelines: Vec<(&'a str, Kind)>,
     pub meters: Vec<&'a str>,
-    /// Between two metrics messages, in seconds.
+    /// Seconds between two metrics messages.
     pub metrics_s: f64,
 }
 
-/// An id of letters, digits, `-` and `_`, which is all that Home Assistant allows in its topics.
+/// Returns an id of letters, digits, `-` and `_`; Home Assistant allows nothing else in its topics.
 pub fn id(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
-/// Where the node's device is described, under the prefix, normally `homeassistant`.
+/// Returns the topic of the node's description, under the prefix, normally `homeassistant`.
 pub fn topic(prefix: &str, node: &str) -> String {
     format!("{prefix}/device/{}/config", id(node))
 }
 
-/// Where Home Assistant says that it is there.
+/// Returns the topic on which Home Assistant publishes that it has started.
 pub fn birth_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
-/// The description, with an entry of its kind alone for each of `gone`, which removes it from Home Assistant.
+/// Returns the description; an entry with nothing but its platform for each of `gone` removes that entity.
 pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     let mut components = Map::new();
     for (name, kind) in &node.pipelines {
@@ -71,20 +71,20 @@ pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     })
 }
 
-/// The entities of an earlier description, each with its kind; nothing of what is no description.
+/// Returns the entities of an earlier description with their platforms; empty if it is not a description.
 pub fn components(payload: &Value) -> BTreeMap<String, String> {
     let listed = payload["cmps"].as_object();
     let platform = |(key, component): (&String, &Value)| Some((key.clone(), component["p"].as_str()?.to_owned()));
     listed.into_iter().flatten().filter_map(platform).collect()
 }
 
-/// What of the `before` ones the description `now` has no more.
+/// Returns the entities of `before` that the description `now` does not have.
 pub fn gone(before: &BTreeMap<String, String>, now: &Value) -> Vec<(String, String)> {
     let is_gone = |(key, _): &(&String, &String)| now["cmps"].get(key.as_str()).is_none();
     before.iter().filter(is_gone).map(|(key, platform)| (key.clone(), platform.clone())).collect()
 }
 
-/// One entity: its key, and what it is.
+/// Returns one entity: its key and its description.
 fn entity(node: &Node<'_>, of: &str, thing: &str, rest: Value) -> (String, Value) {
     let key = format!("{}_{}", id(of), id(thing));
     let mut component = json!({ "p": "sensor", "uniq_id": format!("edgewatt_{}_{key}", id(node.id)) });
@@ -105,7 +105,7 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
         { "t": node.topics.status.as_ref() },
         { "t": topics.status.as_ref(), "val_tpl": is_at_work },
     ]);
-    // Figures of a pipeline that says nothing any more are no figures.
+    // Figures expire if a pipeline publishes no new ones.
     let expire_s = (3.0 * node.metrics_s).ceil().max(10.0) as u64;
     let shown = |thing: &str, rest: Value| {
         let mut all = json!({ "name": format!("{name} {thing}"), "avty": available, "avty_mode": "all" });
@@ -138,7 +138,7 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
                 let template = format!("{{{{ value_json['values'][{}] }}}}", json!(value));
                 let mut all = decided(template);
                 merge(&mut all, json!({ "name": format!("{name} {value}"), "stat_cla": "measurement" }));
-                // A value may be called as a figure is, such as latency.
+                // A value may have the name of a figure, such as latency.
                 shown(&format!("value {value}"), all)
             })
             .collect(),
@@ -148,7 +148,7 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
     entities.extend([
         shown("inference rate", measured("{{ value_json.predictions_per_s }}", Some("1/s"), precise(2))),
         shown("latency", measured("{{ (value_json.latency_us.end_to_end or {}).p50 }}", Some("µs"), precise(0))),
-        // No class: Home Assistant's energy is one that only grows.
+        // No class: in Home Assistant an energy must only grow.
         shown(
             "energy per inference",
             measured("{{ (value_json.energy | first | default({})).gross_j }}", Some("J"), precise(4)),
@@ -157,7 +157,7 @@ fn pipeline(node: &Node<'_>, name: &str, kind: &Kind) -> Vec<(String, Value)> {
             "stat_t": topics.status.as_ref(), "val_tpl": "{{ value_json.delegate.active }}", "ent_cat": "diagnostic",
         })),
     ]);
-    // Shown whatever the pipeline's own state is: it says why it does not work.
+    // Available in every state of the pipeline: it shows why the pipeline does not work.
     entities.push(entity(
         node,
         name,
@@ -176,7 +176,7 @@ fn meter(node: &Node<'_>, name: &str) -> [(String, Value); 2] {
         { "t": node.topics.status.as_ref() },
         { "t": topic.as_ref(), "val_tpl": "{{ 'online' if value_json.energy_j is not none else 'offline' }}" },
     ]);
-    // Meters have names of their own, which may be those of pipelines.
+    // A meter may have the same name as a pipeline.
     let of = format!("power {name}");
     let shown = |thing: &str, field: &str, unit: &str, state_class: &str| {
         entity(
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn every_entity_has_an_id_of_its_own_that_comes_from_names_alone() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
-        // Two that are called as figures of a pipeline are.
+        // Two have the names of figures of a pipeline.
         let values = Kind::Values(["temperature_c", "it's", "status", "latency"].map(str::to_owned).to_vec());
         let payload =
             payload(&node(&topics, vec![("arm", Kind::Class), ("oven", values), ("raw", Kind::Outputs)]), &[]);
@@ -235,9 +235,9 @@ mod tests {
         let now = payload(&node(&topics, vec![("arm", Kind::Class)]), &[]);
         let gone = gone(&known, &now);
         assert!(gone.len() == 7 && gone.iter().all(|(key, _)| key.starts_with("leg_")), "{gone:?}");
-        let told = payload(&node(&topics, vec![("arm", Kind::Class)]), &gone);
-        assert_eq!(told["cmps"]["leg_prediction"], json!({ "p": "sensor" }));
-        assert_eq!(told["cmps"]["arm_prediction"], before["cmps"]["arm_prediction"]);
+        let described = payload(&node(&topics, vec![("arm", Kind::Class)]), &gone);
+        assert_eq!(described["cmps"]["leg_prediction"], json!({ "p": "sensor" }));
+        assert_eq!(described["cmps"]["arm_prediction"], before["cmps"]["arm_prediction"]);
         assert!(components(&json!("no description")).is_empty() && components(&Value::Null).is_empty());
     }
 }

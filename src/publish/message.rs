@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 pub use bytes::Bytes;
 
+use crate::ids::PipelineId;
 use crate::units::MonoTime;
 
-/// How hard delivery is tried.
+/// The delivery guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Qos {
-    /// QoS 0: gone once it is written to the socket.
+    /// QoS 0: forgotten once it is written to the socket.
     AtMostOnce,
     /// QoS 1: kept until the broker acknowledges it.
     AtLeastOnce,
@@ -20,7 +21,7 @@ pub enum Qos {
 pub enum Class {
     /// One decision.
     Prediction,
-    /// Status, info, the latest decision: what a newcomer wants to see at once.
+    /// Status, info, the latest decision: what a new subscriber wants to see at once.
     State,
     /// Periodic figures of a pipeline or a meter.
     Metrics,
@@ -43,18 +44,17 @@ impl Class {
     }
 }
 
-/// Where the latency of a decision counts from, for when its message is handed over.
+/// The times from which the latency of a decision is measured when its message is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
-    /// Place of the pipeline whose decision it is.
-    pub pipeline: usize,
+    pub pipeline: PipelineId,
     /// Arrival of the window's last sample.
     pub arrival: MonoTime,
     /// End of the model's invoke.
     pub invoke_end: MonoTime,
 }
 
-/// A message ready to be sent.
+/// A message to be published. A clone shares topic and payload.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// Full topic, without wildcards.
@@ -67,11 +67,12 @@ pub struct Message {
     pub retain: bool,
     /// What it is counted as.
     pub class: Class,
-    /// Moments for latency accounting; taken at the first hand-over.
+    /// Times for the latency of a decision; used when it is first sent.
     pub marks: Option<Marks>,
 }
 
 impl Message {
+    /// Returns the bytes of topic and payload.
     pub fn size_bytes(&self) -> usize {
         self.topic.len() + self.payload.len()
     }

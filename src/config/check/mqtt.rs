@@ -1,4 +1,4 @@
-//! Judging the broker, and what we are to it.
+//! Validates the `[mqtt]` table.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::address::parse_broker;
-use super::super::checked::{Address, Broker, Mqtt, MqttVersion, Store};
+use super::super::checked::{Broker, Mqtt, Store};
 use super::super::{Key, raw};
 use super::Check;
+use crate::publish::mqtt::Endpoint;
 
 /// The service's credential that holds the password where no file is named.
 const CREDENTIAL: &str = "mqtt-password";
@@ -45,14 +46,6 @@ impl Check {
                 self.topic_level(&at(name), level);
             }
         }
-        let version = match mqtt.version.as_str() {
-            "3.1.1" => MqttVersion::Three,
-            "5" => MqttVersion::Five,
-            other => {
-                self.problem(&at("version"), format!("\"{other}\" is not offered; use \"5\" or \"3.1.1\""));
-                MqttVersion::Five
-            }
-        };
         let broker = match parse_broker(&mqtt.broker) {
             Ok(broker) => Some(broker),
             Err(message) => {
@@ -68,7 +61,7 @@ impl Check {
         let ca_file = mqtt.ca_file.map(path);
         Some(Mqtt {
             broker,
-            version,
+            version: mqtt.version,
             login,
             ca_file,
             identity,
@@ -125,7 +118,7 @@ impl Check {
             self.problem(&key.child("user"), message);
             return None;
         };
-        if let Broker::At(Address { host, tls: false, .. }) = broker
+        if let Broker::At(Endpoint { host, tls: None, .. }) = broker
             && !is_loopback(host)
             && !allow_plaintext
         {
@@ -147,7 +140,7 @@ impl Check {
             ("cert_file", mqtt.cert_file.is_some()),
             ("alpn", !mqtt.alpn.is_empty()),
         ];
-        if !matches!(broker, Broker::At(Address { tls: true, .. })) {
+        if !matches!(broker, Broker::At(Endpoint { tls: Some(_), .. })) {
             for (name, _) in named.into_iter().filter(|(_, set)| *set) {
                 self.problem(&key.child(name), "it is for TLS alone; write the broker as mqtts:// or wss://");
             }

@@ -24,6 +24,7 @@ use self::threads::DaemonEvent;
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::{Pipeline, WhenBufferFull};
 use crate::engine::span::SpanSender;
+use crate::ids::PipelineId;
 use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
 use crate::infer::{Control, Infer, InferCommand, InferEvent, Links, NewStages};
 use crate::load::engines::EngineBuilder;
@@ -123,9 +124,9 @@ impl Running {
         let (route, decisions) = route(&config, &prepared);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
         let (exchange, control) = (Arc::<StageTimesMailbox>::default(), Arc::<Control>::default());
-        shared.publish_latency.add(id);
+        shared.publish_latency.add(PipelineId::nth(id));
         let publisher = PipelinePublisher {
-            id,
+            id: PipelineId::nth(id),
             topics: shared.node_publisher.topics.pipeline(&name),
             route,
             next: VecDeque::new(),

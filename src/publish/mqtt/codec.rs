@@ -1,30 +1,33 @@
-//! MQTT packets as bytes, in both versions: what we say, and what of the broker's answers matters to us.
+//! MQTT packets as bytes, in versions 3.1.1 and 5: those that we send, and what matters of those that the broker sends.
 //!
-//! The coding is rumqttc's; its client is not used: it clears what is unacknowledged when a session is lost. Pure.
+//! The encoding is rumqttc's, whose packet types nothing outside this file knows: to replace it is to rewrite this file
+//! (docs/decisions/0001). Its client is not used. Pure.
 
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::v5::mqttbytes as five;
 use rumqttc::{ConnectReturnCode, mqttbytes as three};
+use serde::Deserialize;
 
 use crate::publish::message::Qos;
 
-/// Nothing large is ever sent to us.
+/// Largest packet that we accept; nothing large is ever sent to us.
 const INCOMING_MAX: u32 = 256 * 1024;
-/// The user property that tells how many milliseconds a message has waited for us to send it.
+/// The user property with the milliseconds that a message has waited to be sent.
 const WAITED: &str = "waited_ms";
-/// Without a limit of the broker's, MQTT's own.
+/// Largest packet of MQTT, for brokers that set no limit.
 const OUTGOING_MAX: u32 = 268_435_460;
 
 /// The version of the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Version {
-    /// 3.1.1
+    #[serde(rename = "3.1.1")]
     Three,
+    #[serde(rename = "5")]
     Five,
 }
 
 impl Version {
-    /// As people write it.
+    /// Returns the version as the configuration has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Three => "3.1.1",
@@ -33,18 +36,24 @@ impl Version {
     }
 }
 
-/// How we introduce ourselves. It holds a password, so it has no Debug.
+/// What a CONNECT carries. It holds a password, so it has no Debug.
 #[derive(Clone, Copy)]
-pub struct Hello<'a> {
+pub struct Connect<'a> {
     pub client_id: &'a str,
     pub keep_alive_s: u16,
-    /// Published by the broker when it loses us: topic and payload, retained, QoS 1.
-    pub will: Option<(&'a str, &'static [u8])>,
+    pub will: Option<Will<'a>>,
     /// User and password.
     pub login: Option<(&'a str, &'a str)>,
 }
 
-/// A message as it goes out.
+/// The message that the broker publishes when it loses the client: retained, QoS 1.
+#[derive(Clone, Copy)]
+pub struct Will<'a> {
+    pub topic: &'a str,
+    pub payload: &'static [u8],
+}
+
+/// A PUBLISH that we send.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
     pub topic: &'a str,
@@ -53,19 +62,20 @@ pub struct Outgoing<'a> {
     pub retain: bool,
     /// 0 for QoS 0.
     pub packet_id: u16,
-    /// How long the broker may keep it; MQTT 5 alone can say so.
+    /// How long the broker may keep it; sent with MQTT 5 only.
     pub expiry_s: Option<u32>,
-    /// How long it waited for us to send it, where that is worth saying; MQTT 5 alone can.
+    /// How long it waited to be sent, if that was long; sent with MQTT 5 only.
     pub waited_ms: Option<u64>,
 }
 
-/// What the broker says.
+/// A packet from the broker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Incoming {
-    Welcome(Limits),
-    /// It does not take us: why, and what to do.
+    /// It accepts the login.
+    Accepted(Limits),
+    /// It refuses the login: why, and what to do.
     Refused(String),
-    /// `refused`: it has the message no more than before, and why.
+    /// `refused`: why the broker has not taken the message.
     PubAck {
         packet_id: u16,
         refused: Option<&'static str>,
@@ -76,27 +86,27 @@ pub enum Incoming {
         payload: Bytes,
         /// Kept by the broker from before we subscribed.
         retained: bool,
-        /// Where an acknowledgement is due.
+        /// Set if an acknowledgement is due.
         packet_id: Option<u16>,
     },
-    /// `refused`: it will send us nothing on that topic.
+    /// `refused`: the broker will send nothing on that topic.
     SubAck {
         refused: bool,
     },
     /// It ends the connection, and why.
-    Bye(String),
-    /// Nothing that we have asked for.
+    Disconnect(String),
+    /// Any other packet; none is expected.
     Other,
 }
 
-/// What a broker bids us keep to.
+/// The limits that a broker sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages out at once.
+    /// Most messages in flight.
     pub inflight: u16,
-    /// Bytes of a packet.
+    /// Most bytes of a packet.
     pub packet_bytes: u32,
-    /// In seconds, where it wants another than ours.
+    /// If it wants another than ours.
     pub keep_alive_s: Option<u16>,
     pub qos: Qos,
     pub retain: bool,
@@ -112,7 +122,7 @@ impl Limits {
     };
 }
 
-/// Bytes that are no MQTT.
+/// The bytes are not MQTT.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("it sent what is not MQTT {version}: {reason}")]
 pub struct Malformed {
@@ -121,37 +131,38 @@ pub struct Malformed {
 }
 
 impl Version {
-    pub fn connect(self, hello: &Hello<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
+    pub fn connect(self, connect: &Connect<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
         match self {
             Self::Three => {
-                let mut connect = three::v4::Connect::new(hello.client_id);
-                connect.keep_alive = hello.keep_alive_s;
-                let will = |(topic, payload)| three::v4::LastWill::new(topic, payload, three::QoS::AtLeastOnce, true);
-                connect.last_will = hello.will.map(will);
-                if let Some((user, password)) = hello.login {
-                    connect.set_login(user, password);
+                let mut packet = three::v4::Connect::new(connect.client_id);
+                packet.keep_alive = connect.keep_alive_s;
+                let will =
+                    |will: Will<'_>| three::v4::LastWill::new(will.topic, will.payload, three::QoS::AtLeastOnce, true);
+                packet.last_will = connect.will.map(will);
+                if let Some((user, password)) = connect.login {
+                    packet.set_login(user, password);
                 }
-                self.done(connect.write(out))
+                self.done(packet.write(out))
             }
             Self::Five => {
-                let connect = five::v5::Connect {
-                    keep_alive: hello.keep_alive_s,
-                    client_id: hello.client_id.to_owned(),
+                let packet = five::v5::Connect {
+                    keep_alive: connect.keep_alive_s,
+                    client_id: connect.client_id.to_owned(),
                     clean_start: true,
                     properties: Some(five::v5::ConnectProperties {
                         max_packet_size: Some(INCOMING_MAX),
                         ..five::v5::ConnectProperties::new()
                     }),
                 };
-                let will = hello.will.map(|(topic, payload)| five::v5::LastWill {
-                    topic: Bytes::copy_from_slice(topic.as_bytes()),
-                    message: Bytes::from_static(payload),
+                let will = connect.will.map(|will| five::v5::LastWill {
+                    topic: Bytes::copy_from_slice(will.topic.as_bytes()),
+                    message: Bytes::from_static(will.payload),
                     qos: five::QoS::AtLeastOnce,
                     retain: true,
                     properties: None,
                 });
-                let login = hello.login.map(|(user, password)| five::v5::Login::new(user, password));
-                self.done(connect.write(&will, &login, out))
+                let login = connect.login.map(|(user, password)| five::v5::Login::new(user, password));
+                self.done(packet.write(&will, &login, out))
             }
         }
     }
@@ -194,7 +205,7 @@ impl Version {
             }
             Self::Five => {
                 let mut filter = five::v5::Filter::new(filter, five::QoS::AtLeastOnce);
-                // What was published as retained is told apart even where we were there to hear it at once.
+                // Keeps the retain flag also on messages that are published while we are subscribed.
                 filter.preserve_retain = true;
                 let mut subscribe = five::v5::Subscribe::new(filter, None);
                 subscribe.pkid = packet_id;
@@ -218,23 +229,23 @@ impl Version {
         out.extend_from_slice(&[0xE0, 0]);
     }
 
-    /// Takes the first packet off `bytes`; `None` when it is not there whole.
+    /// Takes the first packet off `bytes`; `None` if it has not arrived whole.
     pub fn read(self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
-        // The coder also calls bytes insufficient that are short within a packet, which it has taken off by then.
-        let there = bytes.len();
+        // The decoder says "insufficient bytes" also of a whole packet that is too short inside; by then it has taken it off.
+        let before = bytes.len();
         match self {
             Self::Three => match three::v4::Packet::read(bytes, INCOMING_MAX as usize) {
                 Ok(packet) => Ok(Some(from_three(packet))),
-                Err(three::Error::InsufficientBytes(_)) if bytes.len() == there => Ok(None),
+                Err(three::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
                 Err(error) => Err(self.malformed(&error)),
             },
             Self::Five => {
-                if let Some(incoming) = short_of_five(bytes) {
+                if let Some(incoming) = read_short_five(bytes) {
                     return Ok(Some(incoming));
                 }
                 match five::v5::Packet::read(bytes, Some(INCOMING_MAX)) {
                     Ok(packet) => Ok(Some(from_five(packet))),
-                    Err(five::Error::InsufficientBytes(_)) if bytes.len() == there => Ok(None),
+                    Err(five::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
                     Err(error) => Err(self.malformed(&error)),
                 }
             }
@@ -250,7 +261,8 @@ impl Version {
     }
 }
 
-/// The bytes of a message at the front of `bytes` that is larger than any for us, those included that are still to come.
+/// Returns the size of the message at the front of `bytes` if it is larger than we accept, with the bytes that are still
+/// to come.
 pub fn oversize(bytes: &[u8]) -> Option<usize> {
     let (first, rest) = bytes.split_first()?;
     let digits = 1 + rest.iter().take(4).position(|byte| byte & 0x80 == 0)?;
@@ -258,12 +270,12 @@ pub fn oversize(bytes: &[u8]) -> Option<usize> {
     (first >> 4 == 3 && length > INCOMING_MAX as usize).then_some(1 + digits + length)
 }
 
-/// What the coder does not know: a DISCONNECT may leave out its properties and its reason, and a broker that speaks
-/// 3.1.1 alone refuses us in that version.
-fn short_of_five(bytes: &mut BytesMut) -> Option<Incoming> {
+/// Takes off packets that the decoder does not know: a DISCONNECT without properties or reason, and a refusal of MQTT 5
+/// that a broker for 3.1.1 sends in its own version.
+fn read_short_five(bytes: &mut BytesMut) -> Option<Incoming> {
     let (incoming, length) = match bytes[..] {
-        [0xE0, 0, ..] => (Incoming::Bye("it ended the connection".into()), 2),
-        [0xE0, 1, code, ..] => (Incoming::Bye(format!("it ended the connection (reason {code:#04x})")), 3),
+        [0xE0, 0, ..] => (Incoming::Disconnect("it ended the connection".into()), 2),
+        [0xE0, 1, code, ..] => (Incoming::Disconnect(format!("it ended the connection (reason {code:#04x})")), 3),
         [0x20, 2, _, 1 | 0x84, ..] => (refused_version(Version::Five), 4),
         _ => return None,
     };
@@ -289,7 +301,7 @@ fn from_three(packet: three::v4::Packet) -> Incoming {
     use three::v4::{Packet, SubscribeReasonCode};
     match packet {
         Packet::ConnAck(ack) => match ack.code {
-            ConnectReturnCode::Success => Incoming::Welcome(Limits::NONE),
+            ConnectReturnCode::Success => Incoming::Accepted(Limits::NONE),
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => refused_login(&ack.code),
             ConnectReturnCode::BadClientId => refused_id(&ack.code),
             ConnectReturnCode::RefusedProtocolVersion => refused_version(Version::Three),
@@ -311,7 +323,7 @@ fn from_three(packet: three::v4::Packet) -> Incoming {
 fn from_five(packet: five::v5::Packet) -> Incoming {
     use five::v5::{Packet, PubAckReason, SubscribeReasonCode};
     match packet {
-        Packet::ConnAck(ack) => from_five_welcome(&ack),
+        Packet::ConnAck(ack) => from_five_connack(&ack),
         Packet::PubAck(ack) => {
             let refused = match ack.reason {
                 PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
@@ -336,16 +348,16 @@ fn from_five(packet: five::v5::Packet) -> Incoming {
             let refused = ack.return_codes.iter().any(|code| !matches!(code, SubscribeReasonCode::Success(_)));
             Incoming::SubAck { refused }
         }
-        Packet::Disconnect(bye) => {
-            let words = bye.properties.and_then(|properties| properties.reason_string);
+        Packet::Disconnect(disconnect) => {
+            let words = disconnect.properties.and_then(|properties| properties.reason_string);
             let said = words.map_or(String::new(), |words| format!(": {words}"));
-            Incoming::Bye(format!("it ended the connection ({:?}{said})", bye.reason_code))
+            Incoming::Disconnect(format!("it ended the connection ({:?}{said})", disconnect.reason_code))
         }
         _ => Incoming::Other,
     }
 }
 
-fn from_five_welcome(ack: &five::v5::ConnAck) -> Incoming {
+fn from_five_connack(ack: &five::v5::ConnAck) -> Incoming {
     use five::v5::ConnectReturnCode;
     let properties = ack.properties.as_ref();
     let words = properties.and_then(|properties| properties.reason_string.as_deref());
@@ -358,7 +370,7 @@ fn from_five_welcome(ack: &five::v5::ConnAck) -> Incoming {
                 qos: if said.max_qos == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
                 retain: said.retain_available != Some(0),
             });
-            Incoming::Welcome(limits)
+            Incoming::Accepted(limits)
         }
         ConnectReturnCode::BadUserNamePassword
         | ConnectReturnCode::NotAuthorized
@@ -394,124 +406,4 @@ fn refused_otherwise(code: &impl std::fmt::Debug, words: Option<&str>) -> Incomi
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BOTH: [Version; 2] = [Version::Three, Version::Five];
-
-    fn hello(login: Option<(&'static str, &'static str)>) -> Hello<'static> {
-        Hello { client_id: "edgewatt-a", keep_alive_s: 30, will: Some(("e/a/status", b"offline")), login }
-    }
-
-    /// Read with the coder of the other side.
-    #[test]
-    fn a_connect_says_who_we_are_and_what_to_say_when_we_are_lost() {
-        let mut bytes = BytesMut::new();
-        Version::Three.connect(&hello(Some(("ann", "s3cret"))), &mut bytes).unwrap();
-        let three::v4::Packet::Connect(connect) = three::v4::Packet::read(&mut bytes, 1024).unwrap() else { panic!() };
-        let will = connect.last_will.unwrap();
-        assert_eq!((connect.keep_alive, connect.clean_session, connect.client_id.as_str()), (30, true, "edgewatt-a"));
-        assert_eq!((will.topic.as_str(), &will.message[..], will.retain), ("e/a/status", &b"offline"[..], true));
-        assert_eq!(connect.login.unwrap().password, "s3cret");
-
-        Version::Five.connect(&hello(None), &mut bytes).unwrap();
-        let packet = five::v5::Packet::read(&mut bytes, None).unwrap();
-        let five::v5::Packet::Connect(connect, Some(will), None) = packet else { panic!("{packet:?}") };
-        assert_eq!((connect.keep_alive, connect.clean_start, will.retain), (30, true, true));
-    }
-
-    #[test]
-    fn a_message_goes_out_whole() {
-        let payload = Bytes::from_static(b"{\"v\":1}");
-        let message = Outgoing {
-            topic: "e/a/event",
-            payload: &payload,
-            qos: Qos::AtLeastOnce,
-            retain: true,
-            packet_id: 7,
-            expiry_s: Some(60),
-            waited_ms: Some(1_500),
-        };
-        let mut bytes = BytesMut::new();
-        Version::Five.publish(&message, &mut bytes).unwrap();
-        let five::v5::Packet::Publish(publish) = five::v5::Packet::read(&mut bytes, None).unwrap() else { panic!() };
-        let properties = publish.properties.unwrap();
-        assert_eq!(properties.message_expiry_interval, Some(60));
-        assert_eq!(properties.content_type.as_deref(), Some("application/json"));
-        assert_eq!(properties.user_properties, [("waited_ms".into(), "1500".into())]);
-        for version in BOTH {
-            version.publish(&message, &mut bytes).unwrap();
-            let expected = Incoming::Message {
-                topic: "e/a/event".into(),
-                payload: payload.clone(),
-                retained: true,
-                packet_id: Some(7),
-            };
-            assert_eq!(version.read(&mut bytes).unwrap(), Some(expected));
-            assert!(bytes.is_empty());
-        }
-    }
-
-    #[test]
-    fn answers_are_understood_and_halves_are_waited_for() {
-        let read = |version: Version, bytes: &[u8]| version.read(&mut BytesMut::from(bytes));
-        let acked = |refused| Ok(Some(Incoming::PubAck { packet_id: 9, refused }));
-        assert_eq!(read(Version::Three, &[0x40, 2, 0, 9]), acked(None));
-        assert_eq!(read(Version::Five, &[0x40, 2, 0, 9]), acked(None));
-        assert_eq!(read(Version::Five, &[0x40, 3, 0, 9, 0x10]), acked(None));
-        assert_eq!(read(Version::Five, &[0x40, 4, 0, 9, 0x87, 0]), acked(Some("not_authorized")));
-        for version in BOTH {
-            assert_eq!(read(version, &[0xD0, 0]), Ok(Some(Incoming::Pong)));
-            assert_eq!(read(version, &[0x40, 2, 0]), Ok(None));
-            assert!(read(version, &[0x00, 0]).is_err());
-        }
-        assert_eq!(read(Version::Three, &[0x20, 2, 0, 0]), Ok(Some(Incoming::Welcome(Limits::NONE))));
-        let limits =
-            Limits { inflight: 20, packet_bytes: 4096, keep_alive_s: Some(10), qos: Qos::AtMostOnce, retain: false };
-        let said = [0x20, 18, 0, 0, 15, 0x21, 0, 20, 0x27, 0, 0, 0x10, 0, 0x13, 0, 10, 0x24, 0, 0x25, 0];
-        assert_eq!(read(Version::Five, &said), Ok(Some(Incoming::Welcome(limits))));
-    }
-
-    #[test]
-    fn a_refusal_says_what_to_do() {
-        for (version, bytes, words) in [
-            (Version::Three, &[0x20, 2, 0, 5][..], "check mqtt.user"),
-            (Version::Three, &[0x20, 2, 0, 2], "another mqtt.client_id"),
-            (Version::Three, &[0x20, 2, 0, 1], "set mqtt.version = \"5\""),
-            (Version::Five, &[0x20, 3, 0, 0x84, 0], "set mqtt.version = \"3.1.1\""),
-            // In the words of the older version.
-            (Version::Five, &[0x20, 2, 0, 1], "set mqtt.version = \"3.1.1\""),
-            (Version::Five, &[0x20, 3, 0, 0x86, 0], "check mqtt.user"),
-            (Version::Five, &[0x20, 3, 0, 0x89, 0], "ServerBusy"),
-        ] {
-            match version.read(&mut BytesMut::from(bytes)) {
-                Ok(Some(Incoming::Refused(reason))) => assert!(reason.contains(words), "{reason}"),
-                other => panic!("{other:?}"),
-            }
-        }
-        for (bytes, words) in [
-            (&[0xE0, 2, 0x8B, 0][..], "ServerShuttingDown"),
-            (&[0xE0, 1, 0x8E], "0x8e"),
-            (&[0xE0, 0], "ended the connection"),
-        ] {
-            let bye = Version::Five.read(&mut BytesMut::from(bytes));
-            assert!(matches!(&bye, Ok(Some(Incoming::Bye(reason))) if reason.contains(words)), "{bye:?}");
-        }
-    }
-
-    proptest::proptest! {
-        /// A packet that is there whole is never waited for: what it would have said were lost.
-        #[test]
-        fn whatever_a_broker_sends_is_understood_or_an_error(
-            first in proptest::num::u8::ANY,
-            body in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
-        ) {
-            for version in BOTH {
-                let mut bytes = BytesMut::from(&[first, u8::try_from(body.len()).unwrap()][..]);
-                bytes.extend_from_slice(&body);
-                let read = version.read(&mut bytes);
-                proptest::prop_assert!(read != Ok(None), "{version:?}");
-            }
-        }
-    }
-}
+mod tests;

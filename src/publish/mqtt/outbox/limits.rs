@@ -1,5 +1,7 @@
 //! The bounds of the outbox, why a message is dropped, and the figures of both. Pure data.
 
+use serde::Deserialize;
+
 use crate::publish::message::{Class, Message};
 
 /// Why a message was dropped instead of delivered.
@@ -7,15 +9,15 @@ use crate::publish::message::{Class, Message};
 pub enum Reason {
     /// The bound in messages, bytes or retained topics was reached.
     Full,
-    /// The payload is larger than the limit; a broker would cut the connection over it again and again.
+    /// The payload is larger than the limit; the broker would close the connection each time it is sent.
     Oversize,
-    /// The topic is empty, too long, or holds a wildcard or NUL, over which a broker cuts the connection.
+    /// The topic is empty, too long, or has a wildcard or NUL; the broker would close the connection.
     Topic,
-    /// The broker has answered that it does not take it (MQTT 5).
+    /// The broker has refused it (MQTT 5).
     Refused,
     /// It waited longer than it may.
     Expired,
-    /// It was in the store, and the store cannot give it back.
+    /// It was in the store and cannot be read back.
     Store,
 }
 
@@ -36,7 +38,7 @@ impl Reason {
     }
 }
 
-/// Whether a broker could take it: a sound topic, and a payload of at most `max_payload_bytes`.
+/// Checks that a broker could accept a message: a valid topic, and a payload of at most `max_payload_bytes`.
 pub fn check(message: &Message, max_payload_bytes: usize) -> Result<(), Reason> {
     let topic = message.topic.as_bytes();
     if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.iter().any(|b| matches!(b, b'+' | b'#' | 0)) {
@@ -45,41 +47,41 @@ pub fn check(message: &Message, max_payload_bytes: usize) -> Result<(), Reason> 
     if message.payload.len() > max_payload_bytes { Err(Reason::Oversize) } else { Ok(()) }
 }
 
-/// Which message goes when the outbox is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// The oldest that is not yet handed over: what is recent counts.
+/// Which message is dropped when the outbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The oldest that is not yet sent: recent messages matter more.
     #[default]
     DropOldest,
-    /// The one that comes: what is queued stays.
+    /// The new one: what is queued stays.
     DropNewest,
 }
 
 /// The bounds of the outbox.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Messages held in memory, those handed over included; a tenth more while what is stored is read back.
+    /// Messages in memory, those in flight included; a tenth more while stored messages are read back.
     pub max_messages: usize,
-    /// Bytes of topics and payloads held in memory, likewise.
+    /// Bytes of topics and payloads in memory, likewise.
     pub max_bytes: usize,
-    /// Bytes that messages take in the store, of its pages.
+    /// Bytes of pages that messages may take in the store.
     pub max_stored_bytes: u64,
     /// How long a message may wait.
     pub max_age_ms: u64,
     /// Largest payload accepted.
     pub max_payload_bytes: usize,
-    /// Messages handed over and not yet acknowledged; packet ids are `1..=inflight`.
+    /// Messages sent and not yet acknowledged; packet ids are `1..=inflight`.
     pub inflight: u16,
-    /// What gives way when it is full.
-    pub policy: Policy,
+    pub when_full: WhenFull,
 }
 
-/// What became of a pushed message.
+/// What happened to a message that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
     /// It is queued, or it is the latest value of its retained topic.
     Queued,
-    /// It is queued, and so many older ones were dropped for it ([`Reason::Full`]).
+    /// It is queued, and this many older ones were dropped for it ([`Reason::Full`]).
     Displaced(usize),
     /// It was dropped itself.
     Refused(Reason),
@@ -95,22 +97,22 @@ impl Drops {
         self.add_many(class, reason, 1);
     }
 
-    /// Counts so many.
+    /// Counts this many.
     pub fn add_many(&mut self, class: Class, reason: Reason, count: u64) {
         self.0[class as usize][reason as usize] += count;
     }
 
-    /// The count of one class and reason.
+    /// Returns the count of one class and reason.
     pub fn get(&self, class: Class, reason: Reason) -> u64 {
         self.0[class as usize][reason as usize]
     }
 
-    /// The count over everything.
+    /// Returns the count of all drops.
     pub fn total(&self) -> u64 {
         self.0.iter().flatten().sum()
     }
 
-    /// The sum of both counts.
+    /// Returns the sum of both counts.
     pub fn plus(&self, other: &Self) -> Self {
         let mut sum = self.clone();
         for (to, from) in sum.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
@@ -120,26 +122,26 @@ impl Drops {
     }
 }
 
-/// The outbox in figures: totals since start, but for those marked "now".
+/// Figures of the outbox: totals since the start, except those marked "now".
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Messages pushed.
     pub produced: u64,
-    /// Messages found in the store that this run did not put there.
+    /// Messages of an earlier run, found in the store.
     pub recovered: u64,
     /// QoS 1 messages acknowledged.
     pub acked: u64,
     /// QoS 0 messages written to the socket.
     pub written: u64,
-    /// Hand-overs after a first one: possible duplicates at the subscriber.
+    /// Messages sent again: possible duplicates at the subscriber.
     pub resent: u64,
     /// Now: messages waiting, in memory or in the store alone.
     pub queued: u64,
-    /// Now: messages handed over and not yet acknowledged or written.
-    pub handed: u64,
+    /// Now: messages sent and not yet acknowledged or written.
+    pub in_flight: u64,
     /// Now: bytes of topics and payloads held in memory.
     pub bytes: u64,
-    /// Now: messages that are in the store, in memory as well or not.
+    /// Now: messages in the store, whether or not in memory as well.
     pub stored: u64,
     /// Now: bytes that they take there.
     pub stored_bytes: u64,

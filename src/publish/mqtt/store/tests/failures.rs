@@ -16,7 +16,7 @@ fn delivers_all_but(mut rig: Rig, lost: u64) {
     rig.outage(5);
     rig.take(usize::MAX);
     let s = rig.stats();
-    assert_eq!((s.queued, s.handed), (0, 0));
+    assert_eq!((s.queued, s.in_flight), (0, 0));
     assert_eq!(s.drops.get(Class::Prediction, Reason::Store), lost, "{s:?}");
     assert_eq!(s.acked + s.drops.total(), s.produced + s.recovered);
     rig.now_ms += 10_000;
@@ -26,7 +26,7 @@ fn delivers_all_but(mut rig: Rig, lost: u64) {
 
 fn parked(rig: &Rig) -> u64 {
     let s = rig.stats();
-    s.queued - rig.keeper.link.outbox(|outbox| outbox.in_memory() as u64)
+    s.queued - rig.keeper.mqtt.outbox(|outbox| outbox.in_memory() as u64)
 }
 
 #[test]

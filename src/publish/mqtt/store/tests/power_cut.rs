@@ -42,7 +42,7 @@ impl Image {
         fs::write(&path, &self.db).unwrap();
         fs::write(wal(&path), &self.wal).unwrap();
         let file = File::open(&path, MAX_BYTES).unwrap_or_else(|e| panic!("it does not open: {e}"));
-        let mut inventory: Inventory = link(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
+        let mut inventory: Inventory = client(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
         file.take_stock(&mut inventory).unwrap();
         let rows = file.read(PageRequest { queue: QueueId::Prediction, first: 0, last: 1 << 40 }).unwrap();
         assert!(rows.iter().all(|row| row.payload == payload(row.id)), "a message is damaged");
