@@ -18,7 +18,7 @@ pub trait Sink: Send {
     /// Takes a message without blocking; `Break` removes the sink from the bus. Must not call the bus.
     fn publish(&self, message: &Message) -> ControlFlow<()>;
 
-    /// Returns whether so many further messages may not fit, while the sink is about to make room. A publisher whose
+    /// Returns whether this many further messages may not fit, although the sink is making room. A publisher whose
     /// source can wait then waits. A sink that may lose messages is never crowded.
     fn is_crowded(&self, _messages: usize) -> bool {
         false
@@ -81,7 +81,7 @@ impl Bus {
         Subscription { receiver, dropped }
     }
 
-    /// Returns whether any sink has no room for so many further messages; see [`Sink::is_crowded`].
+    /// Returns whether a sink may have no room for this many further messages; see [`Sink::is_crowded`].
     pub fn is_crowded(&self, messages: usize) -> bool {
         self.shared().sinks.iter().any(|sink| sink.is_crowded(messages))
     }

@@ -191,7 +191,7 @@ impl DropReport {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            node_publisher.event("drops", pipeline, format!("{new} dropped since the last report; total {drops:?}"));
+            node_publisher.event("drops", pipeline, format!("{new} dropped since the last report; in all {drops:?}"));
         }
         self.last = total;
     }

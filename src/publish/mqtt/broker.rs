@@ -71,7 +71,7 @@ mod embedded {
     /// only until it is used.
     const MAX_CONNECTIONS: usize = 10_000;
     const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
-    /// Messages kept for subscribers that lag: segments of so many bytes for each filter.
+    /// Messages kept for subscribers that lag: segments of this many bytes for each filter.
     const SEGMENT_BYTES: usize = 512 * 1024;
     const SEGMENTS: usize = 4;
 

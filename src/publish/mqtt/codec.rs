@@ -231,7 +231,7 @@ impl Version {
 
     /// Takes the first packet off `bytes`; `None` if it has not arrived whole.
     pub fn read(self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Malformed> {
-        // The decoder says "insufficient bytes" also of a whole packet that is too short inside; by then it has taken it off.
+        // The decoder also reports "insufficient bytes" for a whole packet that is too short inside; by then it has removed it.
         let before = bytes.len();
         match self {
             Self::Three => match three::v4::Packet::read(bytes, INCOMING_MAX as usize) {
@@ -350,8 +350,8 @@ fn from_five(packet: five::v5::Packet) -> Incoming {
         }
         Packet::Disconnect(disconnect) => {
             let words = disconnect.properties.and_then(|properties| properties.reason_string);
-            let said = words.map_or(String::new(), |words| format!(": {words}"));
-            Incoming::Disconnect(format!("it ended the connection ({:?}{said})", disconnect.reason_code))
+            let detail = words.map_or(String::new(), |words| format!(": {words}"));
+            Incoming::Disconnect(format!("it ended the connection ({:?}{detail})", disconnect.reason_code))
         }
         _ => Incoming::Other,
     }
@@ -363,12 +363,12 @@ fn from_five_connack(ack: &five::v5::ConnAck) -> Incoming {
     let words = properties.and_then(|properties| properties.reason_string.as_deref());
     match ack.code {
         ConnectReturnCode::Success => {
-            let limits = properties.map_or(Limits::NONE, |said| Limits {
-                inflight: said.receive_max.unwrap_or(u16::MAX).max(1),
-                packet_bytes: said.max_packet_size.unwrap_or(OUTGOING_MAX),
-                keep_alive_s: said.server_keep_alive,
-                qos: if said.max_qos == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
-                retain: said.retain_available != Some(0),
+            let limits = properties.map_or(Limits::NONE, |set| Limits {
+                inflight: set.receive_max.unwrap_or(u16::MAX).max(1),
+                packet_bytes: set.max_packet_size.unwrap_or(OUTGOING_MAX),
+                keep_alive_s: set.server_keep_alive,
+                qos: if set.max_qos == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+                retain: set.retain_available != Some(0),
             });
             Incoming::Accepted(limits)
         }
@@ -392,17 +392,17 @@ fn refused_id(code: &impl std::fmt::Debug) -> Incoming {
     Incoming::Refused(format!("it refused the client id ({code:?}); set another mqtt.client_id"))
 }
 
-fn refused_version(asked: Version) -> Incoming {
-    let other = match asked {
+fn refused_version(requested: Version) -> Incoming {
+    let other = match requested {
         Version::Three => Version::Five,
         Version::Five => Version::Three,
     };
-    Incoming::Refused(format!("it does not speak MQTT {}; set mqtt.version = \"{}\"", asked.name(), other.name()))
+    Incoming::Refused(format!("it does not speak MQTT {}; set mqtt.version = \"{}\"", requested.name(), other.name()))
 }
 
 fn refused_otherwise(code: &impl std::fmt::Debug, words: Option<&str>) -> Incoming {
-    let said = words.map_or(String::new(), |words| format!(": {words}"));
-    Incoming::Refused(format!("it refused the connection ({code:?}{said})"))
+    let detail = words.map_or(String::new(), |words| format!(": {words}"));
+    Incoming::Refused(format!("it refused the connection ({code:?}{detail})"))
 }
 
 #[cfg(test)]

@@ -1,58 +1,77 @@
+//! Packets as the standards have them, and whatever else a broker may send.
+
 use super::*;
 
 const BOTH: [Version; 2] = [Version::Three, Version::Five];
 
-fn connect_as(login: Option<(&'static str, &'static str)>) -> Connect<'static> {
-    let will = Will { topic: "e/a/status", payload: b"offline" };
-    Connect { client_id: "edgewatt-a", keep_alive_s: 30, will: Some(will), login }
+fn bytes(version: Version, write: impl FnOnce(Version, &mut BytesMut) -> Result<(), Malformed>) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    write(version, &mut out).unwrap();
+    out.to_vec()
 }
 
-/// Read with the decoder for brokers.
-#[test]
-fn a_connect_says_who_we_are_and_what_to_say_when_we_are_lost() {
-    let mut bytes = BytesMut::new();
-    Version::Three.connect(&connect_as(Some(("ann", "s3cret"))), &mut bytes).unwrap();
-    let three::v4::Packet::Connect(connect) = three::v4::Packet::read(&mut bytes, 1024).unwrap() else { panic!() };
-    let will = connect.last_will.unwrap();
-    assert_eq!((connect.keep_alive, connect.clean_session, connect.client_id.as_str()), (30, true, "edgewatt-a"));
-    assert_eq!((will.topic.as_str(), &will.message[..], will.retain), ("e/a/status", &b"offline"[..], true));
-    assert_eq!(connect.login.unwrap().password, "s3cret");
-
-    Version::Five.connect(&connect_as(None), &mut bytes).unwrap();
-    let packet = five::v5::Packet::read(&mut bytes, None).unwrap();
-    let five::v5::Packet::Connect(connect, Some(will), None) = packet else { panic!("{packet:?}") };
-    assert_eq!((connect.keep_alive, connect.clean_start, will.retain), (30, true, true));
-}
-
-#[test]
-fn a_message_goes_out_whole() {
-    let payload = Bytes::from_static(b"{\"v\":1}");
-    let message = Outgoing {
-        topic: "e/a/event",
-        payload: &payload,
+fn outgoing(payload: &Bytes) -> Outgoing<'_> {
+    Outgoing {
+        topic: "t",
+        payload,
         qos: Qos::AtLeastOnce,
         retain: true,
         packet_id: 7,
         expiry_s: Some(60),
         waited_ms: Some(1_500),
-    };
-    let mut bytes = BytesMut::new();
-    Version::Five.publish(&message, &mut bytes).unwrap();
-    let five::v5::Packet::Publish(publish) = five::v5::Packet::read(&mut bytes, None).unwrap() else { panic!() };
-    let properties = publish.properties.unwrap();
-    assert_eq!(properties.message_expiry_interval, Some(60));
-    assert_eq!(properties.content_type.as_deref(), Some("application/json"));
-    assert_eq!(properties.user_properties, [("waited_ms".into(), "1500".into())]);
+    }
+}
+
+/// Written down from the standards: any codec in place of this one has to write the same.
+#[test]
+fn packets_are_written_as_the_standards_have_them() {
+    let will = Some(Will { topic: "t", payload: b"x" });
+    let login = Connect { client_id: "e", keep_alive_s: 30, will, login: Some(("u", "p")) };
+    assert_eq!(
+        bytes(Version::Three, |version, out| version.connect(&login, out)),
+        b"\x10\x19\0\x04MQTT\x04\xEE\0\x1E\0\x01e\0\x01t\0\x01x\0\x01u\0\x01p"
+    );
+    assert_eq!(
+        bytes(Version::Five, |version, out| version.connect(&login, out)),
+        b"\x10\x20\0\x04MQTT\x05\xEE\0\x1E\x05\x27\0\x04\0\0\0\x01e\0\0\x01t\0\x01x\0\x01u\0\x01p"
+    );
+    let plain = Connect { will: None, login: None, ..login };
+    assert_eq!(
+        bytes(Version::Three, |version, out| version.connect(&plain, out)),
+        b"\x10\x0D\0\x04MQTT\x04\x02\0\x1E\0\x01e"
+    );
+
+    let payload = Bytes::from_static(b"1");
+    let message = outgoing(&payload);
+    assert_eq!(bytes(Version::Three, |version, out| version.publish(&message, out)), b"\x33\x06\0\x01t\0\x071");
+    let properties = b"\x2C\x01\x01\x02\0\0\0\x3C\x26\0\x09waited_ms\0\x041500\x03\0\x10application/json";
+    let expected = [&b"\x33\x33\0\x01t\0\x07"[..], properties, b"1"].concat();
+    assert_eq!(bytes(Version::Five, |version, out| version.publish(&message, out)), expected);
+    let fleeting = Outgoing { qos: Qos::AtMostOnce, retain: false, packet_id: 0, ..message };
+    assert_eq!(bytes(Version::Three, |version, out| version.publish(&fleeting, out)), b"\x30\x04\0\x01t1");
+
+    let subscribe = |version: Version, out: &mut BytesMut| version.subscribe("t", 1, out);
+    assert_eq!(bytes(Version::Three, subscribe), b"\x82\x06\0\x01\0\x01t\x01");
+    assert_eq!(bytes(Version::Five, subscribe), b"\x82\x07\0\x01\0\0\x01t\x09");
     for version in BOTH {
-        version.publish(&message, &mut bytes).unwrap();
-        let expected = Incoming::Message {
-            topic: "e/a/event".into(),
-            payload: payload.clone(),
-            retained: true,
-            packet_id: Some(7),
-        };
-        assert_eq!(version.read(&mut bytes).unwrap(), Some(expected));
-        assert!(bytes.is_empty());
+        assert_eq!(bytes(version, |version, out| version.ack(7, out)), b"\x40\x02\0\x07");
+        let mut out = BytesMut::new();
+        version.ping(&mut out);
+        version.disconnect(&mut out);
+        assert_eq!(&out[..], b"\xC0\0\xE0\0");
+    }
+}
+
+#[test]
+fn a_message_comes_back_as_it_went_out() {
+    let payload = Bytes::from_static(b"{\"v\":1}");
+    for version in BOTH {
+        let mut out = BytesMut::new();
+        version.publish(&outgoing(&payload), &mut out).unwrap();
+        let expected =
+            Incoming::Message { topic: "t".into(), payload: payload.clone(), retained: true, packet_id: Some(7) };
+        assert_eq!(version.read(&mut out).unwrap(), Some(expected));
+        assert!(out.is_empty());
     }
 }
 
@@ -72,8 +91,8 @@ fn answers_are_understood_and_halves_are_waited_for() {
     assert_eq!(read(Version::Three, &[0x20, 2, 0, 0]), Ok(Some(Incoming::Accepted(Limits::NONE))));
     let limits =
         Limits { inflight: 20, packet_bytes: 4096, keep_alive_s: Some(10), qos: Qos::AtMostOnce, retain: false };
-    let said = [0x20, 18, 0, 0, 15, 0x21, 0, 20, 0x27, 0, 0, 0x10, 0, 0x13, 0, 10, 0x24, 0, 0x25, 0];
-    assert_eq!(read(Version::Five, &said), Ok(Some(Incoming::Accepted(limits))));
+    let connack = [0x20, 18, 0, 0, 15, 0x21, 0, 20, 0x27, 0, 0, 0x10, 0, 0x13, 0, 10, 0x24, 0, 0x25, 0];
+    assert_eq!(read(Version::Five, &connack), Ok(Some(Incoming::Accepted(limits))));
 }
 
 #[test]
@@ -104,7 +123,7 @@ fn a_refusal_says_what_to_do() {
 }
 
 proptest::proptest! {
-    /// A packet that is there whole is never waited for: what it would have said were lost.
+    /// A packet that has arrived whole is never waited for: it would be lost.
     #[test]
     fn whatever_a_broker_sends_is_understood_or_an_error(
         first in proptest::num::u8::ANY,
@@ -117,4 +136,23 @@ proptest::proptest! {
             proptest::prop_assert!(read != Ok(None), "{version:?}");
         }
     }
+}
+
+/// What the decision to use its codec rests on: docs/decisions/0001.
+#[test]
+fn no_other_file_names_the_crate_of_the_codec() {
+    let mut folders = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut naming = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("rumqttc::")) {
+                naming.push(path);
+            }
+        }
+    }
+    naming.retain(|path| !path.ends_with("codec/tests.rs"));
+    assert!(naming.len() == 1 && naming[0].ends_with("publish/mqtt/codec.rs"), "{naming:?}");
 }

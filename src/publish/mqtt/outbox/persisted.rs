@@ -139,8 +139,8 @@ impl Outbox {
         self.pending = Pending { new_from: shift, ..Pending::default() };
         self.next_sequence += shift;
         let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
-        let handed = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
-        waiting.chain(handed).for_each(|entry| entry.sequence += shift);
+        let in_flight = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
+        waiting.chain(in_flight).for_each(|entry| entry.sequence += shift);
         for (id, parked) in QueueId::ALL.into_iter().zip(inventory.parked) {
             self.stats.recovered += parked.iter().map(|segment| segment.count).sum::<u64>();
             let lost = self.queue(id).replace_parked(parked);
@@ -219,8 +219,8 @@ impl Outbox {
 
     /// Returns the messages that are in memory alone, in order.
     fn unpersisted(&mut self, id: QueueId) -> Vec<&mut Entry> {
-        let handed = self.unacked.iter_mut().flatten().filter(|entry| entry.queue() == id);
-        let all = handed.chain(self.queues[id as usize].entries_mut());
+        let in_flight = self.unacked.iter_mut().flatten().filter(|entry| entry.queue() == id);
+        let all = in_flight.chain(self.queues[id as usize].entries_mut());
         let mut unpersisted: Vec<&mut Entry> = all.filter(|entry| entry.persisted == Persisted::No).collect();
         unpersisted.sort_unstable_by_key(|entry| entry.sequence);
         unpersisted

@@ -18,7 +18,7 @@ use file::{File, FileError};
 
 const RETRY_MIN_MS: u64 = 1_000;
 const RETRY_MAX_MS: u64 = 60_000;
-/// Delivered messages are deleted every so many commits: that saves writes, and a crash in between costs a duplicate.
+/// Delivered messages are deleted only at every second commit: that saves writes, and a crash in between costs a duplicate.
 const DELETE_LATER: u64 = 2;
 
 /// The settings of the store.

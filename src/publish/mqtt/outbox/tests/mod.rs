@@ -107,7 +107,7 @@ fn what_a_broker_would_cut_the_connection_over_is_refused() {
 }
 
 #[test]
-fn marks_are_told_once_and_only_after_the_write() {
+fn marks_are_given_once_and_only_after_the_write() {
     let mut outbox = Outbox::new(limits(100, 2));
     outbox.push(message(7, 4, Qos::AtLeastOnce), 0);
     outbox.push(message(8, 4, Qos::AtMostOnce), 0);
@@ -115,7 +115,7 @@ fn marks_are_told_once_and_only_after_the_write() {
     outbox.on_written(&mut marks);
     hand_all(&mut outbox);
     outbox.rewind();
-    assert!(marks.is_empty(), "the write failed: not handed over yet");
+    assert!(marks.is_empty(), "the write failed: not sent yet");
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
     let mut arrivals: Vec<u64> = marks.iter().map(|m| m.arrival.0).collect();
@@ -124,7 +124,7 @@ fn marks_are_told_once_and_only_after_the_write() {
     outbox.rewind();
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
-    assert_eq!(marks.len(), 2, "a resend tells nothing");
+    assert_eq!(marks.len(), 2, "a resend gives no marks");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The outbox beside a store that is a map: commits that fail half-way, crashes, files that vanish, in any order.
+//! The outbox with a store that is a map: commits that fail half-way, crashes, files that vanish, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -257,12 +257,12 @@ impl Model {
         self.step(Step::Rewind);
         self.commit();
         while !self.outbox.is_empty() {
-            let (paged, handed) = (self.page(), self.hand());
+            let (paged, sent) = (self.page(), self.hand());
             self.written();
             while !self.out.is_empty() {
                 self.ack(0, false);
             }
-            assert!(paged || handed, "stuck: {:?}", self.outbox);
+            assert!(paged || sent, "stuck: {:?}", self.outbox);
             self.commit();
             self.check();
         }
@@ -333,7 +333,7 @@ fn what_is_acknowledged_in_time_is_never_written() {
 fn what_is_not_acknowledged_in_time_is_written_with_all_that_came_since() {
     let mut model = Model::new(WhenFull::DropOldest);
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
-    assert!(model.hand(), "that it is handed over is not enough");
+    assert!(model.hand(), "to be sent is not enough");
     model.step(Step::Wait(COMMIT_MS - 1));
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Event));
     assert!(model.outbox.take(model.now_ms, COMMIT_MS, true).is_empty());

@@ -19,7 +19,7 @@ mod power_cut;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
-/// A folder in memory where there is one: what is asked of the disk here is order, not speed.
+/// A folder in memory if there is one: these tests need order from the disk, not speed.
 fn folder() -> TempDir {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { TempDir::new_in(shm).unwrap() } else { TempDir::new().unwrap() }
@@ -112,7 +112,7 @@ impl Rig {
         self.now_ms += 100;
     }
 
-    /// So many seconds with ten predictions each, and a round of the store where one is due.
+    /// Seconds with ten predictions each, and a round of the store when one is due.
     fn outage(&mut self, seconds: u32) {
         for _ in 0..seconds * 10 {
             self.produce();
@@ -154,7 +154,7 @@ fn number(message: &Message) -> u32 {
     std::str::from_utf8(&message.payload[..10]).unwrap().parse().unwrap()
 }
 
-/// Of the file and what SQLite has beside it.
+/// Bytes of the file and of SQLite's log.
 fn bytes_of(path: &Path) -> u64 {
     let named = path.file_name().unwrap().to_str().unwrap();
     let files = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
