@@ -22,7 +22,7 @@ use edgewatt::engine::Proof;
 use edgewatt::ids::PipelineId;
 use edgewatt::infer::Decision;
 use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
-use edgewatt::publish::bus::Bus;
+use edgewatt::publish::bus::{Bus, RetainedLimits};
 use edgewatt::publish::message::Qos;
 use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::connection::ConnectOptions;
@@ -44,7 +44,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 /// Each node has one pipeline.
 const PIPELINE: PipelineId = PipelineId(0);
 /// Two of the node and two of its pipeline.
-const RETAINED_TOPICS: usize = 4;
+const RETAINED: RetainedLimits = RetainedLimits { topics: 4, payload_bytes: 100_000 };
 /// A class is held for so many decisions, as an exercise would be.
 const HOLD: u64 = 20;
 /// Decisions on their way to the publisher.
@@ -138,7 +138,7 @@ impl Producer {
             progress: Progress::default(),
         };
         publisher.publish_latency.add(PIPELINE);
-        let bus = Bus::new(RETAINED_TOPICS);
+        let bus = Bus::new(RETAINED);
         bus.add(handle.clone());
         let node_publisher = NodePublisher { bus, boot, topics };
         publisher.status(&node_publisher, PipelineState::Running, None);

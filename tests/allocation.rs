@@ -18,7 +18,7 @@ use edgewatt::decision::Verdict;
 use edgewatt::engine::Proof;
 use edgewatt::ids::PipelineId;
 use edgewatt::infer::Decision;
-use edgewatt::publish::bus::Bus;
+use edgewatt::publish::bus::{Bus, RetainedLimits};
 use edgewatt::publish::message::Qos;
 use edgewatt::publish::mqtt::MqttClient;
 use edgewatt::publish::payload::{DelegateProof, DelegateState};
@@ -193,7 +193,7 @@ fn a_prediction_costs_one_buffer_however_many_sinks_there_are() {
     const PREDICTIONS: u64 = 500;
     let mut settings = link::settings(1);
     settings.outbox.max_messages = 64;
-    let bus = Bus::new(4);
+    let bus = Bus::new(RetainedLimits { topics: 4, payload_bytes: 1000 });
     bus.add(MqttClient::new(settings, |_, _| {}).unwrap().handle());
     let (mut decisions, mut publisher) = publisher();
     let topics = NodeTopics::new("edgewatt", "test");

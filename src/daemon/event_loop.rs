@@ -29,7 +29,7 @@ use super::systemd::{self, Service};
 use crate::config::{Broker, Config, Document};
 use crate::ids::PipelineId;
 use crate::load::engines::Tools;
-use crate::load::mqtt::{MQTT_PORT, RETAINED_TOPICS, connect_options, settings, start_store};
+use crate::load::mqtt::{MQTT_PORT, RETAINED, connect_options, settings, start_store};
 use crate::load::{Prepared, state_dir};
 use crate::measure::calibrate::{self, Outcome as Calibrated};
 use crate::measure::calibrations::{Calibrations, Subject, Under, can_calibrate};
@@ -130,7 +130,7 @@ pub fn run(
         link.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
         let handle = link.handle();
         let store = start_store(&config, handle.clone())?;
-        let bus = Bus::new(RETAINED_TOPICS.into());
+        let bus = Bus::new(RETAINED);
         bus.add(handle.clone());
         let node_publisher = NodePublisher { bus, boot, topics };
         let link = tokio::spawn(link.run());

@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use super::state_dir::{self, STORE_FILE};
 use crate::config::{Broker, Config, Mqtt};
+use crate::publish::bus::RetainedLimits;
 use crate::publish::mqtt::connection::ConnectOptions;
 use crate::publish::mqtt::outbox::Limits;
 use crate::publish::mqtt::store::{self, Store};
@@ -16,7 +17,11 @@ pub const MQTT_PORT: u16 = 1883;
 /// Largest payload; predictions are far smaller, and brokers refuse larger ones.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Most retained topics: two of the node, one of each meter and two of each pipeline, those included that a reload adds.
-pub const RETAINED_TOPICS: u16 = 2 + 2 * 511;
+const RETAINED_TOPICS: u16 = 2 + 2 * 511;
+
+/// What the bus keeps of retained topics: as much as the client does.
+pub const RETAINED: RetainedLimits =
+    RetainedLimits { topics: RETAINED_TOPICS as usize, payload_bytes: MAX_PAYLOAD_BYTES };
 
 /// Returns how to connect to the configured broker; for the embedded one, its usual address.
 pub fn connect_options(mqtt: &Mqtt) -> ConnectOptions {

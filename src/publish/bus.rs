@@ -36,13 +36,20 @@ struct Shared {
     /// The last message of each retained topic, in the order in which the topics first appeared.
     retained: Vec<Message>,
     index: HashMap<Arc<str>, usize>,
-    max_retained_topics: usize,
+    limits: RetainedLimits,
+}
+
+/// Bounds of what the bus keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct RetainedLimits {
+    pub topics: usize,
+    pub payload_bytes: usize,
 }
 
 impl Bus {
-    /// Returns a bus without sinks. Topics beyond `max_retained_topics` are passed on, but not kept.
-    pub fn new(max_retained_topics: usize) -> Self {
-        let shared = Shared { sinks: Vec::new(), retained: Vec::new(), index: HashMap::new(), max_retained_topics };
+    /// Returns a bus without sinks. What exceeds the limits is passed on, but not kept.
+    pub fn new(limits: RetainedLimits) -> Self {
+        let shared = Shared { sinks: Vec::new(), retained: Vec::new(), index: HashMap::new(), limits };
         Self { shared: Arc::new(Mutex::new(shared)) }
     }
 
@@ -89,9 +96,12 @@ impl Bus {
 
 impl Shared {
     fn keep(&mut self, message: &Message) {
+        if message.payload.len() > self.limits.payload_bytes {
+            return;
+        }
         if let Some(last) = self.index.get(&message.topic).and_then(|place| self.retained.get_mut(*place)) {
             last.clone_from(message);
-        } else if self.retained.len() < self.max_retained_topics {
+        } else if self.retained.len() < self.limits.topics {
             self.index.insert(message.topic.clone(), self.retained.len());
             self.retained.push(message.clone());
         }
@@ -178,13 +188,17 @@ mod tests {
         }
     }
 
+    fn bus(topics: usize) -> Bus {
+        Bus::new(RetainedLimits { topics, payload_bytes: 4 })
+    }
+
     fn all(subscription: &mut Subscription) -> Vec<String> {
         std::iter::from_fn(|| subscription.try_next()).map(|message| text(&message)).collect()
     }
 
     #[test]
     fn all_sinks_get_the_same_messages_in_order() {
-        let (bus, recorder) = (Bus::new(4), Recorder::default());
+        let (bus, recorder) = (bus(4), Recorder::default());
         bus.add(recorder.clone());
         let mut subscription = bus.subscribe(8);
         for (topic, payload, retain) in [("p", "1", false), ("s", "1", true), ("p", "2", false), ("s", "2", true)] {
@@ -198,8 +212,8 @@ mod tests {
 
     #[test]
     fn who_joins_gets_the_last_value_of_each_retained_topic() {
-        let bus = Bus::new(2);
-        for (topic, payload) in [("a", "1"), ("b", "1"), ("a", "2"), ("one too many", "1")] {
+        let bus = bus(2);
+        for (topic, payload) in [("a", "1"), ("b", "1"), ("a", "2"), ("one too many", "1"), ("a", "too large")] {
             bus.publish(&message(topic, payload, true));
         }
         bus.publish(&message("p", "1", false));
@@ -211,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_slow_subscriber_loses_messages_and_holds_up_nobody() {
-        let (bus, recorder) = (Bus::new(4), Recorder::default());
+        let (bus, recorder) = (bus(4), Recorder::default());
         bus.add(recorder.clone());
         let mut slow = bus.subscribe(2);
         for payload in ["1", "2", "3", "4"] {

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::publish::bus::{Bus, RetainedLimits};
 use crate::publish::message::{Class, Message, Qos};
 use crate::publish::mqtt::Version;
 use crate::publish::mqtt::connection::ConnectOptions;
@@ -340,4 +341,23 @@ fn a_silent_broker_is_spared_although_each_attempt_takes_long() {
         let pause = at[2].0.duration_since(at[1].0) - GOOD_CONNECTION;
         assert!(pause > Duration::from_millis(540), "the second pause is the doubled one, not {pause:?}");
     });
+}
+
+#[tokio::test]
+async fn the_broker_and_a_subscriber_in_this_process_get_the_same_messages_in_order() {
+    let broker = Broker::new(Version::Three, |_| {}).await;
+    let bus = Bus::new(RetainedLimits { topics: 4, payload_bytes: 100 });
+    bus.add(broker.handle.clone());
+    let mut subscription = bus.subscribe(8);
+    let mut stream = broker.accept(&WELCOME).await;
+    for payload in [b"1", b"2", b"3"] {
+        bus.publish(&message("t/a", payload));
+    }
+    for payload in [b"1", b"2", b"3"] {
+        assert!(publish_on("t/a", &mut stream).await.ends_with(payload));
+        assert_eq!(subscription.try_next().map(|message| message.payload), Some(Bytes::from_static(payload)));
+    }
+    bus.publish(&Message { retain: true, ..message("t/state", b"4") });
+    assert!(publish_on("t/state", &mut stream).await.ends_with(b"4"));
+    assert_eq!(bus.subscribe(0).try_next().map(|message| message.payload), Some(Bytes::from_static(b"4")));
 }
