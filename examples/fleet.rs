@@ -15,21 +15,24 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use edgewatt::config::{Address, Broker, parse_broker};
+use edgewatt::config::{Broker, parse_broker};
 use edgewatt::decision::Verdict;
 use edgewatt::decision::classify::ClassPresentation;
 use edgewatt::energy::EnergyEstimate;
 use edgewatt::engine::Proof;
+use edgewatt::ids::PipelineId;
 use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
 use edgewatt::infer::{Decision, DecisionTx};
+use edgewatt::publish::bus::{Bus, RetainedLimits};
+use edgewatt::publish::message::Qos;
+use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::connection::ConnectOptions;
+use edgewatt::publish::mqtt::outbox::{Limits, WhenFull};
 use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::Version;
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
-use edgewatt::publish::outbox::{Limits, Policy, Qos};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
-    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency,
+    DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, Progress, PublishLatency,
 };
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::block_ring;
@@ -39,6 +42,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
+/// Each node has one pipeline.
+const PIPELINE: PipelineId = PipelineId(0);
+/// Two of the node and two of its pipeline.
+const RETAINED: RetainedLimits = RetainedLimits { topics: 4, payload_bytes: 100_000 };
 /// A class is held for so many decisions, as an exercise would be.
 const HOLD: u64 = 20;
 /// Decisions on their way to the publisher.
@@ -90,6 +97,7 @@ struct Producer {
     decisions: DecisionTx,
     publisher: PipelinePublisher,
     node_publisher: NodePublisher,
+    handle: Handle,
     labels: u16,
     seq: u64,
 }
@@ -101,7 +109,7 @@ impl Producer {
         let label_count = u16::try_from(labels.len()).unwrap_or(u16::MAX);
         let topics = NodeTopics::new(&args.base_topic, name);
         let publisher = PipelinePublisher {
-            id: 0,
+            id: PIPELINE,
             name: "shoulder".into(),
             topics: topics.pipeline("shoulder"),
             route: DecisionRoute {
@@ -129,10 +137,12 @@ impl Producer {
             publish_latency: PublishLatency::default(),
             progress: Progress::default(),
         };
-        publisher.publish_latency.add(0);
-        let node_publisher = NodePublisher { handle, boot, topics, store: None };
+        publisher.publish_latency.add(PIPELINE);
+        let bus = Bus::new(RETAINED);
+        bus.add(handle.clone());
+        let node_publisher = NodePublisher { bus, boot, topics };
         publisher.status(&node_publisher, PipelineState::Running, None);
-        Self { decisions, publisher, node_publisher, labels: label_count, seq: 0 }
+        Self { decisions, publisher, node_publisher, handle, labels: label_count, seq: 0 }
     }
 
     /// Makes up a decision of this moment; false when there is no room for it.
@@ -158,9 +168,10 @@ impl Producer {
 
     fn metrics(&mut self, since: Duration) {
         let process = Process { cpu_s: process_cpu_time().as_secs_f64(), rss_mib: None, soc_temperature_c: None };
-        let delivery = self.node_publisher.delivery();
+        let delivery = self.handle.delivery();
         let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
-        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, (&delivery, &process));
+        let node = NodeFigures { delivery: &delivery, process: &process };
+        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, &node);
     }
 
     /// Has the publisher say what was decided; waits for the broker where there is time.
@@ -252,15 +263,15 @@ impl Node {
     }
 }
 
-fn settings(args: &Args, address: &Address, name: &str) -> anyhow::Result<Settings> {
+fn settings(args: &Args, address: &Endpoint, name: &str) -> anyhow::Result<Settings> {
     let version = match args.version.as_str() {
         "5" => Version::Five,
         "3.1.1" => Version::Three,
         other => bail!("--version {other} is not offered; use 5 or 3.1.1"),
     };
     Ok(Settings {
-        reach: ConnectOptions {
-            endpoint: Endpoint::new(address),
+        connect: ConnectOptions {
+            endpoint: address.clone(),
             version,
             login: None,
             client_id: format!("edgewatt-{name}"),
@@ -278,14 +289,14 @@ fn settings(args: &Args, address: &Address, name: &str) -> anyhow::Result<Settin
             max_age_ms: 72 * 3_600_000,
             max_payload_bytes: 256 * 1024,
             inflight: args.inflight,
-            policy: Policy::DropOldest,
+            when_full: WhenFull::DropOldest,
         },
         max_retained_topics: 16,
     })
 }
 
 /// Starts the links at their pace, and waits until all are up or it has taken too long.
-async fn connect(args: &Args, address: &Address) -> anyhow::Result<(Vec<Rc<Node>>, Vec<Producer>)> {
+async fn connect(args: &Args, address: &Endpoint) -> anyhow::Result<(Vec<Rc<Node>>, Vec<Producer>)> {
     let (begun, mut nodes, mut producers) = (Instant::now(), Vec::new(), Vec::new());
     let (times, boot): (Rc<_>, Arc<str>) = (Rc::default(), boot_id()?.into());
     for place in 0..args.nodes {
@@ -318,7 +329,7 @@ fn milliseconds(latency: &Latency) -> String {
     latency.summary().map_or_else(|| "-".into(), |s| format!("{:.2} / {:.2} ms", s.p50 / 1e3, s.p99 / 1e3))
 }
 
-async fn run(args: Args, address: Address) -> anyhow::Result<()> {
+async fn run(args: Args, address: Endpoint) -> anyhow::Result<()> {
     let (nodes, producers) = connect(&args, &address).await?;
     let times = nodes.first().map(|node| node.times.clone()).unwrap_or_default();
     let (begun, begun_at, cpu) = (Instant::now(), MonoTime::now(), process_cpu_time());
@@ -373,7 +384,7 @@ fn failures(nodes: &[Rc<Node>]) {
         reconnects += stats.reconnects;
         resent += stats.outbox.resent;
         dropped += stats.outbox.drops.total() + stats.retained.drops.total();
-        waiting += stats.outbox.queued + stats.outbox.handed;
+        waiting += stats.outbox.queued + stats.outbox.in_flight;
         if let Some(error) = &node.handle.status().borrow().last_error {
             *errors.entry(error.to_string()).or_default() += 1;
         }

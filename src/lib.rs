@@ -3,6 +3,7 @@
 //! First what every stage stands on, then the stages in the order in which data passes through them: none imports a
 //! later one.
 
+pub mod ids;
 pub mod units;
 pub mod stop;
 pub mod ring;

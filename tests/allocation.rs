@@ -6,9 +6,29 @@
 mod counters;
 #[path = "common/demo.rs"]
 mod demo;
+#[path = "common/link.rs"]
+mod link;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use edgewatt::decision::Verdict;
+use edgewatt::decision::classify::ClassPresentation;
+use edgewatt::engine::Proof;
+use edgewatt::ids::PipelineId;
+use edgewatt::infer::{Decision, DecisionTx};
+use edgewatt::publish::bus::{Bus, RetainedLimits};
+use edgewatt::publish::message::Qos;
+use edgewatt::publish::mqtt::MqttClient;
+use edgewatt::publish::payload::{DelegateProof, DelegateState};
+use edgewatt::publish::publisher::{
+    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency,
+};
+use edgewatt::publish::topic::NodeTopics;
+use edgewatt::ring::block_ring;
+use edgewatt::units::MonoTime;
 
 /// Counts the allocations of the thread that asks; the runtime's own C++ heap is not ours to count.
 struct Counting;
@@ -89,10 +109,11 @@ fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 
     use counters::{Counter, Mover, Tree};
-    use edgewatt::meter::hwmon::{Hwmon, Selector};
-    use edgewatt::meter::rapl::Rapl;
-    use edgewatt::meter::{Meter, Scope, sampler};
+    use edgewatt::meter::hwmon::HwmonKeys;
+    use edgewatt::meter::rapl::RaplKeys;
+    use edgewatt::meter::{Meter, MeterKind, Scope, Surroundings, sampler};
     use edgewatt::stop::Stop;
+    use edgewatt::sys::cpu::Children;
 
     let tree = Tree::new(&[
         ("class/hwmon/hwmon0/name", "ina219\n"),
@@ -105,11 +126,11 @@ fn a_meter_that_works_is_read_without_an_allocation() {
     let counter = |id: &str| Counter::new(&tree.path(&format!("class/powercap/{id}/energy_uj")), 5.0, 0, None);
     let _mover = Mover::start(vec![counter("intel-rapl:0"), counter("intel-rapl:0:0")]);
     let period = Duration::from_millis(1);
-    let selector = Selector { chip: "ina219".to_owned(), device: None, channel: None, label: None };
-    let mut meters: Vec<Box<dyn Meter>> = vec![
-        Box::new(Rapl::new("package", tree.root(), None)),
-        Box::new(Hwmon::new("board", tree.root(), selector, Scope::Board, period)),
-    ];
+    let surroundings = Surroundings { sysfs: tree.root().to_owned(), period, children: Children::default() };
+    let chip = "ina219".to_owned();
+    let hwmon = HwmonKeys { chip, device: None, channel: None, label: None, scope: Scope::Board };
+    let mut meters: Vec<Box<dyn Meter>> =
+        vec![RaplKeys { interface: None }.build("package", &surroundings), hwmon.build("board", &surroundings)];
     let (stop, meters_count) = (Stop::new().unwrap(), meters.len());
     let (mut readings, mut found) = (0, 0);
     sampler::run(&mut meters, period, &stop, |_, reading| {
@@ -125,4 +146,75 @@ fn a_meter_that_works_is_read_without_an_allocation() {
     })
     .unwrap();
     assert_eq!(ALLOCATIONS.get() - found, 0, "allocations in {readings} readings");
+}
+
+/// A publisher of a pipeline with seven labels, and where its decisions come from.
+fn publisher() -> (DecisionTx, PipelinePublisher) {
+    let (sender, decisions) = block_ring(16, 16 * 7);
+    let classes = (0..7).map(|label| format!("label {label}")).collect();
+    let presentation = Arc::new(ClassPresentation { classes, all_scores: true });
+    let proof = DelegateProof {
+        isolation: "thread",
+        library: None,
+        library_version: None,
+        engine: Proof::default(),
+        parity: None,
+    };
+    let cpu = || "cpu".to_owned();
+    let publisher = PipelinePublisher {
+        id: PipelineId(0),
+        name: "arm".into(),
+        topics: NodeTopics::new("edgewatt", "test").pipeline("arm"),
+        route: DecisionRoute { decisions, presentation, qos: Qos::AtLeastOnce },
+        next: VecDeque::new(),
+        hold: false,
+        delegate: DelegateState { requested: cpu(), active: cpu(), reason: None, warnings: Vec::new(), proof },
+        stats: Arc::default(),
+        source_stats: Arc::default(),
+        publish_latency: PublishLatency::default(),
+        progress: Progress::default(),
+    };
+    (sender, publisher)
+}
+
+fn decision(seq: u64) -> Decision {
+    let now = MonoTime::now();
+    Decision {
+        seq,
+        verdict: Verdict { class: Some(3), score: 0.75, raw_class: Some(3) },
+        truth: None,
+        stream_ns: None,
+        arrival: now,
+        invoke_start: now,
+        invoke_end: now,
+    }
+}
+
+/// The buffer of a payload is shared by all who hold it: the bus and its sinks copy nothing.
+#[test]
+fn a_prediction_costs_one_buffer_however_many_sinks_there_are() {
+    const PREDICTIONS: u64 = 500;
+    let mut settings = link::settings(1);
+    settings.outbox.max_messages = 64;
+    let bus = Bus::new(RetainedLimits { topics: 4, payload_bytes: 1000 });
+    bus.add(MqttClient::new(settings, |_, _| {}).unwrap().handle());
+    let (mut decisions, mut publisher) = publisher();
+    let topics = NodeTopics::new("edgewatt", "test");
+    let node_publisher = NodePublisher { bus, boot: "b007".into(), topics };
+    let mut publish = |count: u64| {
+        for seq in 0..count {
+            assert!(decisions.push(decision(seq), &[0.25; 7]));
+            assert_ne!(publisher.drain(&node_publisher, false), Drained::More);
+        }
+    };
+    // The queue of the outbox grows to its size first.
+    publish(PREDICTIONS);
+    let one_sink = allocations(|| publish(PREDICTIONS));
+    assert_eq!(one_sink, 2 * PREDICTIONS, "the payload, and the count of those who hold it, for each prediction");
+
+    let mut subscription = node_publisher.bus.subscribe(2 * PREDICTIONS as usize);
+    let two_sinks = allocations(|| publish(PREDICTIONS));
+    assert!(two_sinks < one_sink + PREDICTIONS / 8, "{two_sinks}: the queue of the second sink grows by blocks");
+    let received = std::iter::from_fn(|| subscription.try_next()).filter(|message| message.marks.is_some()).count();
+    assert_eq!((received as u64, subscription.dropped()), (PREDICTIONS, 0));
 }

@@ -19,9 +19,9 @@ use common::daemon::{Daemon, PATIENCE, Setup, root, wait_until};
 use common::link::publish;
 use common::mosquitto::{Mosquitto, Subscriber, command, free_port};
 use common::wire::Wire;
-use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::publish::mqtt::codec::{Incoming, Version};
+use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection, Will};
 use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
-use edgewatt::publish::mqtt::wire::{Incoming, Version};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
@@ -247,7 +247,8 @@ fn a_node_writes_its_own_tree_alone_hears_its_own_commands_and_takes_nobody_s_pl
             assert!(publish(&mut porch, other).await.is_some(), "{other}");
         }
         // As the client that porch is, with a last will in its tree; gone without a word.
-        let mut attic = open("attic", "edgewatt-porch", Some(("edgewatt/porch/status", b"offline"))).await;
+        let will = Will { topic: "edgewatt/porch/status", payload: b"offline" };
+        let mut attic = open("attic", "edgewatt-porch", Some(will)).await;
         assert_eq!(publish(&mut attic, "edgewatt/attic/event").await, None);
         drop(attic);
         assert_eq!(publish(&mut porch, "edgewatt/porch/event").await, None, "thrown out");

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state};
 use common::mosquitto::{Mosquitto, free_port};
+use edgewatt::publish::message::{Class, Message};
+use edgewatt::publish::mqtt::outbox::{Pushed, Reason};
 use edgewatt::publish::mqtt::{ClientState, MqttClient, Settings};
-use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 fn predictions(lines: &[String]) -> Vec<usize> {
     lines.iter().filter_map(|line| line.strip_prefix("t/prediction ")).map(|n| n.parse().unwrap()).collect()
@@ -169,7 +170,7 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
             break (listener, port);
         }
     };
-    let address = edgewatt::publish::broker::start(first).unwrap();
+    let address = edgewatt::publish::mqtt::broker::start(first).unwrap();
     drop(taken);
     assert!(address.ip().is_loopback() && address.port() > first);
     let mut subscriber = common::mosquitto::Subscriber::connect(address.port(), "t/#");
@@ -186,6 +187,6 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
 #[cfg(not(feature = "embedded-broker"))]
 #[test]
 fn without_the_embedded_broker_the_error_says_what_to_do() {
-    let error = edgewatt::publish::broker::start(1883).unwrap_err().to_string();
+    let error = edgewatt::publish::mqtt::broker::start(1883).unwrap_err().to_string();
     assert!(error.contains("mosquitto") && error.contains("--features embedded-broker"), "{error}");
 }

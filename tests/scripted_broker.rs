@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::fake_broker::{FakeBroker, Mood, Seen};
 use common::link::{PATIENCE, Rig, alive, patient, prediction, settings, state, state_of};
-use edgewatt::publish::mqtt::wire::Version;
+use edgewatt::publish::message::{Class, Message};
+use edgewatt::publish::mqtt::codec::Version;
+use edgewatt::publish::mqtt::outbox::{Pushed, Reason};
 use edgewatt::publish::mqtt::{ClientState, Settings};
-use edgewatt::publish::outbox::{Class, Message, Pushed, Reason};
 
 /// Of each crash test.
 const PREDICTIONS: usize = 20_000;
@@ -43,7 +44,7 @@ fn crashes_of_an_older_broker_that_claims_a_session_lose_nothing() {
 fn crashes(version: Version, session_present: bool) {
     let broker = FakeBroker::start(Mood::Crashes { after: 300, session_present });
     let mut settings = Settings { retry_min: Duration::from_millis(1), ..settings(broker.port) };
-    settings.reach.version = version;
+    settings.connect.version = version;
     settings.outbox.max_messages = PREDICTIONS;
     let rig = Rig::new(settings);
     for n in 0..PREDICTIONS {
@@ -103,7 +104,7 @@ fn a_link_that_is_dead_or_deaf_is_noticed_within_two_keep_alives() {
 fn a_broker_that_takes_no_more_data_is_left_within_two_keep_alives() {
     let broker = FakeBroker::start(Mood::Clogged);
     let mut settings = alive(Duration::from_secs(1), patient(broker.port));
-    settings.reach.connect_timeout = Duration::from_secs(60);
+    settings.connect.connect_timeout = Duration::from_secs(60);
     let large = |_| Message { payload: vec![b'x'; 100_000].into(), ..prediction(0) };
     // More than the sockets of both sides hold.
     let rig = Rig::loaded(settings, (0..64).map(large));
@@ -157,7 +158,7 @@ fn a_goodbye_comes_after_the_last_acknowledgement() {
     for version in [Version::Three, Version::Five] {
         let broker = FakeBroker::start(Mood::Strict { receive_max: 40, packet_bytes: 1_000 });
         let mut settings = settings(broker.port);
-        settings.reach.version = version;
+        settings.connect.version = version;
         let rig = Rig::loaded(settings, (0..300).map(prediction));
         assert_eq!(rig.drain(PATIENCE), 0);
         rig.wait_for(ClientState::Stopped(0));

@@ -15,9 +15,9 @@ use std::time::Duration;
 use common::daemon::{Daemon, Ended, Setup};
 use common::link::publish;
 use common::mosquitto::{Mosquitto, free_port};
+use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::transport::{Endpoint, Step, Tls};
-use edgewatt::publish::mqtt::wire::Version;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -137,11 +137,11 @@ fn tls_is_verified_and_each_fault_has_its_own_words() {
     assert!(run(async { open(&by_address).await.is_ok() }), "a certificate may hold an address");
 
     let foreign = refusal(&trusting(ports[0], &stranger));
-    assert!(foreign.contains("TLS: ") && foreign.contains("name that one's in mqtt.ca_file"), "{foreign}");
+    assert!(foreign.contains("TLS: ") && foreign.contains("set mqtt.ca_file to the certificate of that"), "{foreign}");
     let by_the_system = refusal(&over_tls(ports[0], Tls::default()));
     assert!(by_the_system.contains("not trusted") || by_the_system.contains("ca-certificates"), "{by_the_system}");
     let elsewhere = refusal(&trusting(ports[1], &authority));
-    assert!(elsewhere.contains("for another name than that in mqtt.broker"), "{elsewhere}");
+    assert!(elsewhere.contains("for another name than the one in mqtt.broker"), "{elsewhere}");
     let expired = refusal(&trusting(ports[2], &authority));
     assert!(expired.contains("has expired, or this machine's clock is wrong"), "{expired}");
     let plain = refusal(&trusting(broker.port, &authority));
@@ -165,7 +165,7 @@ fn a_broker_that_asks_for_our_certificate_gets_it_and_its_key_must_be_private() 
         assert_eq!(publish(&mut connection, "t/a").await, None);
     });
     let without = refusal(&with(None));
-    assert!(without.contains("client certificate does it ask for (mqtt.cert_file, mqtt.key_file)"), "{without}");
+    assert!(without.contains("check the client certificate (mqtt.cert_file, mqtt.key_file)"), "{without}");
     std::fs::set_permissions(&ours.1, std::fs::Permissions::from_mode(0o644)).unwrap();
     let exposed = refusal(&with(Some(ours)));
     assert!(exposed.contains("ours.key: anybody may read it (mode 0644)"), "{exposed}");

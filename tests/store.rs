@@ -223,7 +223,7 @@ fn a_store_that_fails_is_told_and_stops_no_inference() {
     daemon.signal(Signal::SIGTERM);
     let ended = daemon.wait().expect(0);
     assert_eq!(ended.stderr.matches("messages are kept in memory only").count(), 1, "{}", ended.stderr);
-    ended.says(&["messages outlive the daemon again"]);
+    ended.says(&["messages are kept on disk again"]);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_write_that_the_kernel_refuses_is_no_end() {
     limit("100000");
     daemon.in_log("the failure", |log| log.contains("messages are kept in memory only").then_some(()));
     limit("unlimited");
-    daemon.in_log("the way back", |log| log.contains("messages outlive the daemon again").then_some(()));
+    daemon.in_log("the way back", |log| log.contains("messages are kept on disk again").then_some(()));
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0).says(&["disk I/O error", "undelivered=0 kept="]);
 }
@@ -257,7 +257,7 @@ fn two_daemons_do_not_share_a_file() {
     second.in_log("the refusal", |log| log.contains("another process has it open").then_some(()));
     first.signal(Signal::SIGKILL);
     first.wait();
-    second.in_log("the way back", |log| log.contains("messages outlive the daemon again").then_some(()));
+    second.in_log("the way back", |log| log.contains("messages are kept on disk again").then_some(()));
 }
 
 /// Bytes that a folder's disk has been told to write, by everybody: for a disk that nobody else uses.

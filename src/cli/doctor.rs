@@ -78,7 +78,7 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
         return Ok(of(State::Ok, "MQTT broker", "embedded, which is there when the daemon runs".into()));
     }
     let mut steps = Vec::new();
-    let (address, walked) = online::walk(config, |step, took, detail| {
+    let (address, walked) = online::connect_and_publish(config, |step, took, detail| {
         steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
     })?;
     let what = format!("MQTT broker {address}");

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::publish::broker;
+use crate::publish::mqtt::broker;
 
 const VARIABLE: &str = "EDGEWATT_LOG";
 

@@ -1,4 +1,4 @@
-//! `edgewatt check --online`: the way to the broker, a step a line, each with its time.
+//! `edgewatt check --online`: connects to the broker and publishes; shows each step on a line, with its time.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -7,30 +7,30 @@ use anyhow::Context;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::{Broker, Config};
-use crate::load::mqtt::reach;
+use crate::load::mqtt::connect_options;
+use crate::publish::message::{Bytes, Qos};
+use crate::publish::mqtt::codec::{Incoming, Outgoing, Version};
 use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
-use crate::publish::mqtt::wire::{Incoming, Outgoing, Version};
-use crate::publish::outbox::{Bytes, Qos};
 use crate::publish::topic::NodeTopics;
 
-/// How long an acknowledged message may take to come back.
+/// How long an acknowledged message may take to be received.
 const ECHO: Duration = Duration::from_secs(2);
 const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
-/// Shows each step; whether all of them went well.
+/// Shows each step; returns whether all succeeded.
 pub fn run(config: &Config) -> anyhow::Result<bool> {
     if config.mqtt.broker == Broker::Embedded {
-        writeln!(io::stdout(), "  broker: embedded, which is there when the daemon runs")?;
+        writeln!(io::stdout(), "  broker: embedded; it exists only while the daemon runs")?;
         return Ok(true);
     }
-    let reach = reach(&config.mqtt);
-    writeln!(io::stdout(), "  broker {}, MQTT {}", reach.address(), reach.version.name())?;
-    let (_, walked) = walk(config, |step, took, detail| {
-        // A terminal that went away ends nothing.
+    let options = connect_options(&config.mqtt);
+    writeln!(io::stdout(), "  broker {}, MQTT {}", options.address(), options.version.name())?;
+    let (_, outcome) = connect_and_publish(config, |step, took, detail| {
+        // A closed terminal is not an error.
         let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
     })?;
-    match walked {
+    match outcome {
         Ok(()) => Ok(true),
         Err(lost) => {
             writeln!(io::stdout(), "    failed: {lost}")?;
@@ -39,32 +39,40 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
     }
 }
 
-/// Goes the way to the broker, which is not the embedded one, and tells `say` each step that went well; its address, and
-/// what ended the way.
-pub fn walk(config: &Config, say: impl FnMut(&str, Duration, &str)) -> anyhow::Result<(String, Result<(), Lost>)> {
-    // The daemon that may run has the name itself: a broker would throw it out for a second client.
-    let reach = ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
+/// Connects to the broker, which is not the embedded one, and publishes a message; calls `report` after each step.
+/// Returns the address, and why a step failed.
+pub fn connect_and_publish(
+    config: &Config,
+    report: impl FnMut(&str, Duration, &str),
+) -> anyhow::Result<(String, Result<(), Lost>)> {
+    // A daemon may run with that id: the broker would disconnect it for a second client.
+    let options =
+        ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..connect_options(&config.mqtt) };
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let walked = runtime.block_on(steps(&reach, &topic, say));
+    let outcome = runtime.block_on(steps(&options, &topic, report));
     // A resolver that hangs must not hold up the end.
     runtime.shutdown_background();
-    Ok((reach.address(), walked))
+    Ok((options.address(), outcome))
 }
 
-async fn steps(reach: &ConnectOptions, topic: &str, mut say: impl FnMut(&str, Duration, &str)) -> Result<(), Lost> {
-    let until = Instant::now() + reach.connect_timeout;
-    let mut reached = Instant::now();
-    let mut connection = Connection::open(reach, None, until, |step, took, detail| {
-        say(&step.to_string(), took, detail);
-        reached = Instant::now();
+async fn steps(
+    options: &ConnectOptions,
+    topic: &str,
+    mut report: impl FnMut(&str, Duration, &str),
+) -> Result<(), Lost> {
+    let until = Instant::now() + options.connect_timeout;
+    let mut connected = Instant::now();
+    let mut connection = Connection::open(options, None, until, |step, took, detail| {
+        report(&step.to_string(), took, detail);
+        connected = Instant::now();
     })
     .await?;
-    let who = reach.login.as_ref().map_or("without a user".to_owned(), |(user, _)| format!("as {user}"));
-    say("login", reached.elapsed(), &format!("{who}, client id {}", reach.client_id));
+    let who = options.login.as_ref().map_or("without a user".to_owned(), |(user, _)| format!("as {user}"));
+    report("login", connected.elapsed(), &format!("{who}, client id {}", options.client_id));
 
     connection.subscribe(topic, SUBSCRIBE_ID)?;
-    let readable = answer(&mut connection, reach, |incoming| match incoming {
+    let readable = answer(&mut connection, options, |incoming| match incoming {
         Incoming::SubAck { refused } => Some(!refused),
         _ => None,
     })
@@ -83,7 +91,7 @@ async fn steps(reach: &ConnectOptions, topic: &str, mut say: impl FnMut(&str, Du
     let begun = Instant::now();
     connection.publish(&message)?;
     let mut echoed = false;
-    let refused = answer(&mut connection, reach, |incoming| match incoming {
+    let refused = answer(&mut connection, options, |incoming| match incoming {
         Incoming::PubAck { packet_id: PUBLISH_ID, refused } => Some(*refused),
         Incoming::Message { .. } => {
             echoed = true;
@@ -94,12 +102,16 @@ async fn steps(reach: &ConnectOptions, topic: &str, mut say: impl FnMut(&str, Du
     .await?;
     if let Some(reason) = refused {
         return Err(Lost(format!(
-            "publish: it refuses {topic} ({reason}); let its ACL allow {topic} and its siblings"
+            "publish: the broker refuses {topic} ({reason}); its ACL must allow {topic} and its siblings"
         )));
     }
-    say("publish", begun.elapsed(), &format!("{topic}, acknowledged"));
+    report("publish", begun.elapsed(), &format!("{topic}, acknowledged"));
     if !readable {
-        say("subscribe", Duration::ZERO, "not allowed, and not needed; so it is not seen whether the message arrives");
+        report(
+            "subscribe",
+            Duration::ZERO,
+            "not allowed, and not needed; whether the message arrives cannot be checked",
+        );
         return Ok(());
     }
     let deadline = Instant::now() + ECHO;
@@ -110,33 +122,33 @@ async fn steps(reach: &ConnectOptions, topic: &str, mut say: impl FnMut(&str, Du
         }
     }
     if echoed {
-        say("ACL", begun.elapsed(), "the message came back");
-    } else if reach.version == Version::Three {
+        report("ACL", begun.elapsed(), "the message came back");
+    } else if options.version == Version::Three {
         return Err(Lost(format!(
-            "ACL: {topic} was acknowledged and did not come back; a broker that denies it tells so in MQTT 5 alone: set \
-             mqtt.version = \"5\", or let its ACL allow writing and reading"
+            "ACL: {topic} was acknowledged, but did not come back; only with MQTT 5 does a broker say that it denies a \
+             topic: set mqtt.version = \"5\", or let its ACL allow writing and reading"
         )));
     } else {
-        say("ACL", begun.elapsed(), "the message did not come back: this user may write, but not read");
+        report("ACL", begun.elapsed(), "the message did not come back: this user may write, but not read");
     }
     connection.disconnect();
     connection.write().await
 }
 
-/// What `pick` makes of the first answer that it takes.
+/// Waits for the first packet that `pick` accepts; returns what it returned.
 async fn answer<T>(
     connection: &mut Connection,
-    reach: &ConnectOptions,
+    options: &ConnectOptions,
     mut pick: impl FnMut(&Incoming) -> Option<T>,
 ) -> Result<T, Lost> {
     connection.write().await?;
-    let until = Instant::now() + reach.connect_timeout;
+    let until = Instant::now() + options.connect_timeout;
     loop {
         let incoming = tokio::select! {
             incoming = connection.read() => incoming?,
             () = sleep_until(until) => return Err(Lost("it does not answer in time (mqtt.connect_timeout_s)".into())),
         };
-        if let Incoming::Bye(reason) = incoming {
+        if let Incoming::Disconnect(reason) = incoming {
             return Err(Lost(reason));
         }
         if let Some(picked) = pick(&incoming) {

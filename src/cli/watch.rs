@@ -1,6 +1,7 @@
-//! `edgewatt watch`: a subscriber that shows what it receives, a line a prediction and a block a metrics message.
+//! `edgewatt watch`: a subscriber that shows what it receives: a line for each prediction, a block for each metrics message.
 //!
-//! Everything shown came over MQTT; nothing is read from the daemon's memory, not even under `run --watch`.
+//! Everything shown came over MQTT; nothing is read from the daemon's memory, not even with `run --watch`. Under
+//! `run --watch` it has a thread of its own.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,10 +17,10 @@ use serde_json::Value;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::config::{Broker, Document, parse_broker};
-use crate::load::mqtt::reach;
+use crate::load::mqtt::connect_options;
+use crate::publish::mqtt::codec::Incoming;
 use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
-use crate::publish::mqtt::transport::Endpoint;
-use crate::publish::mqtt::wire::{Incoming, Version};
+use crate::publish::mqtt::{Endpoint, Version};
 use crate::sys::hostname;
 use crate::units::Joules;
 
@@ -28,7 +29,7 @@ pub struct Args {
     /// Where the broker is
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
-    /// ConnectOptions the broker as this configuration does, with its user, password and certificates
+    /// Connect to the broker as this configuration does, with its user, password and certificates
     #[arg(short, long, value_name = "FILE", conflicts_with = "broker")]
     config: Option<PathBuf>,
     /// What to subscribe to; narrow it to one node with edgewatt/NODE/#
@@ -36,28 +37,28 @@ pub struct Args {
     topic: String,
 }
 
-/// How often a quiet connection is looked at for the request to end.
+/// How often a connection without messages checks for the request to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// After a stop, the time that the last messages may take to arrive.
+/// How long the last messages may take to arrive after a stop.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let embedded = "\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883";
+    let embedded = "\"embedded\" is a broker inside another process; give its address, such as mqtt://127.0.0.1:1883";
     let ours = match &args.config {
         Some(file) => {
             let config = Document::read(file)?.parse(hostname().as_deref())?;
             if config.mqtt.broker == Broker::Embedded {
                 bail!("{}: {embedded}", file.display());
             }
-            reach(&config.mqtt)
+            connect_options(&config.mqtt)
         }
         None => match parse_broker(&args.broker).map_err(anyhow::Error::msg)? {
             Broker::Embedded => bail!(embedded),
-            Broker::At(address) => ConnectOptions {
-                endpoint: Endpoint::new(&address),
-                // Every broker speaks it.
+            Broker::At(endpoint) => ConnectOptions {
+                endpoint,
+                // Every broker supports it.
                 version: Version::Three,
                 login: None,
                 client_id: String::new(),
@@ -70,26 +71,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A view that runs beside the daemon.
+/// A view that runs in the process of the daemon.
 pub struct Viewer {
     thread: JoinHandle<()>,
     finish: Arc<AtomicBool>,
 }
 
-/// Starts a view in a thread of its own.
-pub fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
+/// Starts a view on a thread of its own.
+pub fn spawn(options: ConnectOptions, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
         let mut out = io::stdout();
-        let Endpoint { host, port, .. } = &reach.endpoint;
-        // A terminal that went away ends the view, not the daemon.
+        let Endpoint { host, port, .. } = &options.endpoint;
+        // A closed terminal ends the view, not the daemon.
         let _ = writeln!(
             out,
             "Watching {host}:{port}. In a second terminal you can see the messages themselves:\n  \
              mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
         );
-        if let Err(error) = watch(reach, &filter, Some(&ours)) {
+        if let Err(error) = watch(options, &filter, Some(&ours)) {
             tracing::warn!("the view has ended: {error:#}");
         }
     });
@@ -97,29 +98,29 @@ pub fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
 }
 
 impl Viewer {
-    /// Waits until the daemon's `offline` was shown, for a second at most.
+    /// Waits until the daemon's `offline` is shown, for a second at most.
     pub fn finish(self) {
         self.finish.store(true, Ordering::Relaxed);
-        // The thread has said on its own why it ended.
+        // The thread has logged why it ended.
         let _ = self.thread.join();
     }
 }
 
-/// Subscribes and shows until `finish` is set. Without it: for ever, unless the first connection fails.
-fn watch(mut reach: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
-    reach.client_id = format!("edgewatt-watch-{}", std::process::id());
+/// Subscribes and shows until `finish` is set. Without it, never ends unless the first connection fails.
+fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
+    options.client_id = format!("edgewatt-watch-{}", std::process::id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     runtime.block_on(async {
         let mut view = View::default();
         let mut connected = false;
         loop {
-            match session(&reach, filter, finish, &mut view, &mut connected).await {
+            match session(&options, filter, finish, &mut view, &mut connected).await {
                 Ok(()) => return Ok(()),
                 Err(Ended::Unwritable(error)) => return Err(error).context("cannot write"),
-                Err(Ended::Lost(lost)) if !connected && finish.is_none() => bail!("{}: {lost}", reach.address()),
+                Err(Ended::Lost(lost)) if !connected && finish.is_none() => bail!("{}: {lost}", options.address()),
                 Err(Ended::Lost(lost)) => {
-                    // The daemon beside says the same of its own connection, where there is one.
-                    tracing::debug!("{}: {lost}; connecting again", reach.address());
+                    // The daemon in this process logs the same about its own connection.
+                    tracing::debug!("{}: {lost}; connecting again", options.address());
                     sleep(RECONNECT).await;
                 }
             }
@@ -127,7 +128,7 @@ fn watch(mut reach: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -
     })
 }
 
-/// Why a session came to its end without being told to.
+/// Why a session ended by itself.
 enum Ended {
     Lost(Lost),
     Unwritable(io::Error),
@@ -140,15 +141,15 @@ impl From<Lost> for Ended {
 }
 
 async fn session(
-    reach: &ConnectOptions,
+    options: &ConnectOptions,
     filter: &str,
     finish: Option<&AtomicBool>,
     view: &mut View,
     connected: &mut bool,
 ) -> Result<(), Ended> {
     let is_finishing = || finish.is_some_and(|finish| finish.load(Ordering::Relaxed));
-    let until = tokio::time::Instant::now() + reach.connect_timeout;
-    let mut connection = Connection::open(reach, None, until, |_, _, _| {}).await?;
+    let until = tokio::time::Instant::now() + options.connect_timeout;
+    let mut connection = Connection::open(options, None, until, |_, _, _| {}).await?;
     *connected = true;
     connection.subscribe(filter, 1)?;
     let mut deadline: Option<Instant> = None;
@@ -174,9 +175,9 @@ async fn session(
                 }
             }
             Some(Incoming::SubAck { refused: true }) => {
-                return Err(Lost(format!("it refuses the subscription to {filter}")).into());
+                return Err(Lost(format!("the broker refuses the subscription to {filter}")).into());
             }
-            Some(Incoming::Bye(reason)) => return Err(Lost(reason).into()),
+            Some(Incoming::Disconnect(reason)) => return Err(Lost(reason).into()),
             _ => {}
         }
     }
@@ -186,12 +187,12 @@ async fn session(
 #[derive(Debug, Default)]
 struct View {
     offline: bool,
-    /// Right and known by pipeline topic.
+    /// Right predictions, and those whose truth is known, by topic.
     agreement: BTreeMap<String, (u64, u64)>,
 }
 
 impl View {
-    /// Shows one message; topics that are no business of a person's eye are passed over.
+    /// Shows one message; some topics are not for people and are skipped.
     fn show(&mut self, topic: &str, payload: &[u8], out: &mut impl Write) -> io::Result<()> {
         let mut levels = topic.rsplit('/');
         let (kind, name) = (levels.next().unwrap_or(""), levels.next().unwrap_or(""));
@@ -207,7 +208,7 @@ impl View {
             ("prediction", true) => self.prediction(topic, name, &message, out),
             ("metrics", true) => metrics(name, &message, out),
             ("status", true) => writeln!(out, "{}: {}", plain(name), status(&message)),
-            // A meter of that name has no such field.
+            // A meter with the name `event` has no such field.
             ("event", false) if message["event"].is_string() => {
                 writeln!(out, "event {}: {}", text(&message["event"]), text(&message["message"]))
             }
@@ -216,12 +217,12 @@ impl View {
     }
 
     fn prediction(&mut self, topic: &str, name: &str, message: &Value, out: &mut impl Write) -> io::Result<()> {
-        let said = match (&message["label"], &message["score"]) {
+        let decided = match (&message["label"], &message["score"]) {
             (Value::Null, Value::Number(_)) => "(undecided)".to_owned(),
             (label, Value::Number(_)) => text(label),
             _ => plain(&message.get("values").unwrap_or(&message["outputs"]).to_string()),
         };
-        write!(out, "{:>8} {:<12} {said:<28}", format!("#{}", message["seq"]), plain(name))?;
+        write!(out, "{:>8} {:<12} {decided:<28}", format!("#{}", message["seq"]), plain(name))?;
         if let Some(score) = message["score"].as_f64() {
             write!(out, " {score:5.2}")?;
         }
@@ -310,7 +311,7 @@ fn status(message: &Value) -> String {
     }
 }
 
-/// A figure as short as it can be read, or a dash where there is none.
+/// Returns a number with three digits, or a dash if there is none.
 fn number(value: &Value) -> String {
     match value.as_f64() {
         None => "-".into(),
@@ -324,7 +325,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| plain(&value.to_string()), plain)
 }
 
-/// Whoever may publish must not control the terminal.
+/// Replaces control characters: a publisher must not control the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::mqtt::{Address, Broker};
+use super::mqtt::Broker;
+use crate::publish::mqtt::Endpoint;
+use crate::publish::mqtt::transport::Tls;
 
 const OFFERED: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
 
@@ -41,7 +43,7 @@ pub fn parse_broker(text: &str) -> Result<Broker, String> {
         return Err(wrong("the host is not a name or an address"));
     }
     let websocket = websocket.then(|| if path.is_empty() { "/".to_owned() } else { path.to_owned() });
-    Ok(Broker::At(Address { host: host.to_owned(), port, tls, websocket }))
+    Ok(Broker::At(Endpoint { host: host.to_owned(), port, tls: tls.then(Tls::default), websocket }))
 }
 
 fn split_host_port(address: &str, default_port: u16) -> Option<(&str, u16)> {
@@ -65,7 +67,8 @@ mod tests {
     #[test]
     fn addresses_are_told_apart_and_wrong_ones_say_what_is_right() {
         let at = |host: &str, port, tls, websocket: Option<&str>| {
-            Ok(Broker::At(Address { host: host.into(), port, tls, websocket: websocket.map(str::to_owned) }))
+            let tls = if tls { Some(Tls::default()) } else { None };
+            Ok(Broker::At(Endpoint { host: host.into(), port, tls, websocket: websocket.map(str::to_owned) }))
         };
         let tcp = |host, port| at(host, port, false, None);
         assert_eq!(parse_broker("embedded"), Ok(Broker::Embedded));

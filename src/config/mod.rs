@@ -26,7 +26,7 @@ use crate::schema::{Checker, seconds, show, span_of, table};
 pub use crate::schema::{Key, Problem};
 pub use address::parse_broker;
 pub use delegates::{Accelerator, Delegate, DelegateKind, Isolation, ProcessLimits, Restarts, XnnpackFlag};
-pub use mqtt::{Address, Broker, Mqtt, MqttVersion, Store, WhenFull};
+pub use mqtt::{Broker, Mqtt, Store};
 pub use node::LINKED_RUNTIME;
 pub use pipeline::{Batch, Parity, ParityLimits, Pipeline, Realtime, Shapes};
 pub use power::{Meter, Power};

@@ -6,29 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::address::parse_broker;
-use crate::schema::{Checker, Key, choice, milliseconds, seconds, table};
+use crate::publish::mqtt::{Endpoint, Version, WhenFull};
+use crate::schema::{Checker, Key, milliseconds, seconds, table};
 
 /// The service's credential that holds the password if no file is named.
 const CREDENTIAL: &str = "mqtt-password";
 /// What the unit makes the credential from; so `check` and `doctor`, run by hand, find what the service has.
 const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
-
-choice! {
-    /// The version of MQTT.
-    pub enum MqttVersion {
-        /// 3.1.1
-        Three = "3.1.1",
-        Five = "5",
-    }
-}
-
-choice! {
-    /// Which message goes when there is room for no more.
-    pub enum WhenFull {
-        DropOldest = "drop_oldest",
-        DropNewest = "drop_newest",
-    }
-}
 
 table! {
     /// The broker, and how edgewatt connects to it.
@@ -37,7 +21,7 @@ table! {
         /// "embedded" for a broker inside the daemon, which listens on loopback only.
         pub broker: String, example("\"mqtt://127.0.0.1:1883\"");
         /// The version of MQTT. With "3.1.1" a broker cannot say that it refuses a message.
-        pub version: MqttVersion = MqttVersion::Five;
+        pub version: Version = Version::Five;
         /// The user name for the login.
         pub user: Option<String>, otherwise("no login"), example("\"porch\"");
         /// The file with the password, one line. Other users must not be able to read it.
@@ -122,7 +106,7 @@ table! {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mqtt {
     pub broker: Broker,
-    pub version: MqttVersion,
+    pub version: Version,
     /// User, and the file with the password.
     pub login: Option<(String, PathBuf)>,
     pub ca_file: Option<PathBuf>,
@@ -167,17 +151,7 @@ pub struct Store {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
     Embedded,
-    At(Address),
-}
-
-/// Where a broker is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-    /// The path of the WebSocket that carries MQTT.
-    pub websocket: Option<String>,
+    At(Endpoint),
 }
 
 impl MqttKeys {
@@ -260,7 +234,7 @@ impl MqttKeys {
             checker.problem(&key.child("user"), message);
             return None;
         };
-        if let Broker::At(Address { host, tls: false, .. }) = broker
+        if let Broker::At(Endpoint { host, tls: None, .. }) = broker
             && !is_loopback(host)
             && !self.allow_plaintext_password
         {
@@ -282,7 +256,7 @@ impl MqttKeys {
             ("cert_file", self.cert_file.is_some()),
             ("alpn", !self.alpn.is_empty()),
         ];
-        if !matches!(broker, Broker::At(Address { tls: true, .. })) {
+        if !matches!(broker, Broker::At(Endpoint { tls: Some(_), .. })) {
             for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
                 checker.problem(&key.child(name), "it is for TLS only; write the broker as mqtts:// or wss://");
             }

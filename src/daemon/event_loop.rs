@@ -27,19 +27,19 @@ use super::power;
 use super::summary::{Outcome, PipelineSummary, Summary};
 use super::systemd::{self, Service};
 use crate::config::{Broker, Config, Document};
+use crate::ids::PipelineId;
 use crate::load::engines::Tools;
-use crate::load::mqtt::{MQTT_PORT, reach, settings, store};
+use crate::load::mqtt::{MQTT_PORT, RETAINED, connect_options, settings, start_store};
 use crate::load::{Prepared, state_dir};
 use crate::measure::calibrate::{self, Outcome as Calibrated};
 use crate::measure::calibrations::{Calibrations, Subject, Under, can_calibrate};
-use crate::publish::broker;
+use crate::publish::bus::Bus;
+use crate::publish::mqtt::broker;
 use crate::publish::mqtt::connection::ConnectOptions;
-use crate::publish::mqtt::transport::Endpoint;
-use crate::publish::mqtt::wire::Version;
-use crate::publish::mqtt::{ClientState, ClientStatus, MqttClient, Received};
+use crate::publish::mqtt::store::{State as StoreState, Store};
+use crate::publish::mqtt::{ClientState, ClientStatus, Endpoint, Handle, MqttClient, Received, Version};
 use crate::publish::payload::{Delivery, Info, PipelineInfo, Process};
-use crate::publish::publisher::{Drained, DropReport, NodePublisher, PublishLatency};
-use crate::publish::store::{State as StoreState, Store};
+use crate::publish::publisher::{Drained, DropReport, NodeFigures, NodePublisher, PublishLatency};
 use crate::publish::topic::NodeTopics;
 use crate::stop::Stop;
 use crate::sys::{self, SocTemperature};
@@ -84,15 +84,15 @@ pub fn run(
     service: Service,
     started: impl FnOnce(&ConnectOptions, &NodeTopics),
 ) -> anyhow::Result<Summary> {
-    let reach = match &config.mqtt.broker {
+    let connect = match &config.mqtt.broker {
         Broker::Embedded => {
             let address: SocketAddr = broker::start(MQTT_PORT)?;
             let (host, port) = (address.ip().to_string(), address.port());
             let endpoint = Endpoint { host, port, tls: None, websocket: None };
             // It speaks no other version.
-            ConnectOptions { endpoint, version: Version::Three, login: None, ..reach(&config.mqtt) }
+            ConnectOptions { endpoint, version: Version::Three, login: None, ..connect_options(&config.mqtt) }
         }
-        Broker::At(_) => reach(&config.mqtt),
+        Broker::At(_) => connect_options(&config.mqtt),
     };
     if config.lock_memory
         && let Err(refused) = sys::rt::lock_memory()
@@ -122,28 +122,24 @@ pub fn run(
         let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
         let publish_latency = PublishLatency::default();
         let recorder = publish_latency.clone();
-        let settings = settings(&config.mqtt, reach.clone(), &topics);
+        let settings = settings(&config.mqtt, connect.clone(), &topics);
         let mut link = MqttClient::new(settings, move |marks, now| recorder.record(marks, now))?;
         let discovery = config.mqtt.discovery.as_ref().map(|prefix| Discovery::new(prefix, &config.node_id));
         let (inbox, received) = mpsc::channel(INBOX);
         let commands = config.mqtt.commands.then(|| format!("{}#", topics.commands()));
         link.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
-        let store = store(&config, link.handle())?;
-        let node_publisher =
-            NodePublisher { handle: link.handle(), boot, topics, store: store.as_ref().map(Store::state) };
+        let handle = link.handle();
+        let store = start_store(&config, handle.clone())?;
+        let bus = Bus::new(RETAINED);
+        bus.add(handle.clone());
+        let node_publisher = NodePublisher { bus, boot, topics };
         let link = tokio::spawn(link.run());
+        let delivery = DeliveryTask { handle, task: link.abort_handle() };
 
         let stop_timeout = config.mqtt.stop_timeout;
-        let mut daemon = Daemon::start(
-            config,
-            prepared,
-            options,
-            node_publisher,
-            publish_latency,
-            discovery,
-            (service, link.abort_handle()),
-        )?;
-        started(&reach, &daemon.shared.node_publisher.topics);
+        let mut daemon =
+            Daemon::start(config, prepared, options, node_publisher, publish_latency, discovery, (service, delivery))?;
+        started(&connect, &daemon.shared.node_publisher.topics);
         for Calibrated { pipeline, text } in outcomes {
             daemon.shared.node_publisher.event("calibrated", Some(&pipeline), text);
         }
@@ -196,6 +192,12 @@ async fn calibrated(
     }
 }
 
+/// The task that delivers messages to the broker.
+struct DeliveryTask {
+    handle: Handle,
+    task: AbortHandle,
+}
+
 /// The daemon while it runs; what a reload does to it is in `reload`.
 pub(super) struct Daemon {
     pub config: Config,
@@ -228,8 +230,7 @@ pub(super) struct Daemon {
     discovery: Option<Discovery>,
     allowance: Allowance,
     pub service: Service,
-    /// The task that delivers.
-    link: AbortHandle,
+    delivery: DeliveryTask,
     look: Interval,
     /// When decisions that are still to come are waited for no longer.
     overdue_at: Option<Instant>,
@@ -245,7 +246,7 @@ impl Daemon {
         node_publisher: NodePublisher,
         publish_latency: PublishLatency,
         discovery: Option<Discovery>,
-        (service, link): (Service, AbortHandle),
+        (service, delivery): (Service, DeliveryTask),
     ) -> anyhow::Result<Self> {
         let (told_tx, told) = unbounded_channel();
         let shared = Shared {
@@ -297,7 +298,7 @@ impl Daemon {
             overdue_at: None,
             calibrate: false,
             service,
-            link,
+            delivery,
         };
         daemon.say_info();
         daemon.tell_delegates();
@@ -308,8 +309,8 @@ impl Daemon {
     /// Publishes until everything has ended, or a signal has stopped it and what had arrived is decided or overdue.
     async fn serve(&mut self, mut signals: Signals, mut received: Receiver<Received>) -> anyhow::Result<()> {
         let notify = self.shared.notify.clone();
-        let mut link = self.shared.node_publisher.handle.status();
-        let mut store = self.shared.node_publisher.store.clone();
+        let mut link = self.delivery.handle.status();
+        let mut store = self.delivery.handle.store_state();
         let mut held = false;
         loop {
             let overdue_at = self.overdue_at.unwrap_or_else(Instant::now);
@@ -392,7 +393,7 @@ impl Daemon {
     fn look_after(&mut self) {
         let (now, limit) = (MonoTime::now(), self.service.limit());
         let node_publisher = &self.shared.node_publisher;
-        let mut hung = self.link.is_finished().then(|| "the task that delivers has ended".to_owned());
+        let mut hung = self.delivery.task.is_finished().then(|| "the task that delivers has ended".to_owned());
         for pipeline in &mut self.pipelines {
             hung = pipeline.look_after(node_publisher, now, limit).or(hung);
         }
@@ -402,7 +403,7 @@ impl Daemon {
 
     /// What `systemctl status` shows: each pipeline, and the broker where it cannot be reached.
     fn say_status(&mut self) {
-        let link = self.shared.node_publisher.handle.status();
+        let link = self.delivery.handle.status();
         let link = link.borrow();
         let broker = match (&link.state, &link.last_error) {
             (ClientState::Waiting, Some(error)) => Some(format!("no broker: {error}")),
@@ -466,7 +467,7 @@ impl Daemon {
             }
             let mut ended = self.pipelines.remove(place);
             let afterwards = std::mem::replace(&mut ended.afterwards, Afterwards::Nothing);
-            self.shared.publish_latency.remove(ended.id);
+            self.shared.publish_latency.remove(PipelineId::nth(ended.id));
             if let Afterwards::Another(another) = afterwards {
                 let (config, prepared) = *another;
                 let carried_over = (config.name == ended.config.name).then(|| ended.carry_over());
@@ -511,15 +512,15 @@ impl Daemon {
         let now = MonoTime::now();
         let interval = now.since(self.last_metrics);
         self.last_metrics = now;
-        let delivery = self.shared.node_publisher.delivery();
+        let delivery = self.delivery.handle.delivery();
         let figures = self.metering.figures();
         for (pipeline, stages) in self.pipelines.iter_mut().zip(stages) {
             let figures = figures.get(&pipeline.id).map_or(&[][..], Vec::as_slice);
             if let Some(first) = figures.first() {
                 pipeline.energy.add(first);
             }
-            let of_all = (&delivery, &process);
-            let per_s = pipeline.publisher.metrics(&self.shared.node_publisher, interval, &stages, figures, of_all);
+            let node = NodeFigures { delivery: &delivery, process: &process };
+            let per_s = pipeline.publisher.metrics(&self.shared.node_publisher, interval, &stages, figures, &node);
             pipeline.figures = Some(Figures::new(per_s, figures.first()));
         }
         self.drops.report(&self.shared.node_publisher, None, &delivery.drops);
@@ -635,11 +636,11 @@ impl Daemon {
         }
         self.publish_metrics().await;
         let for_store = store.as_ref().map_or(Duration::ZERO, |_| timeout / STORE_SHARE);
-        let left = self.shared.node_publisher.handle.drain(timeout - for_store).await;
+        let left = self.delivery.handle.drain(timeout - for_store).await;
         if let Some(store) = store {
             store.finish(for_store).await;
         }
-        let stored = self.shared.node_publisher.handle.stats().outbox.stored;
+        let stored = self.delivery.handle.stats().outbox.stored;
         let kept = left.min(usize::try_from(stored).unwrap_or(usize::MAX));
         let undelivered = left - kept;
         if undelivered > 0 {
@@ -648,7 +649,7 @@ impl Daemon {
             tracing::info!(kept, "the broker has not taken everything; the next start sends what is kept");
         }
         let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.summary(wall_s)).collect();
-        let delivery = self.shared.node_publisher.delivery();
+        let delivery = self.delivery.handle.delivery();
         let dropped = delivery.drops.values().sum::<u64>() > 0
             || pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);
         Summary {

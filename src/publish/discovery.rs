@@ -1,8 +1,8 @@
-//! What Home Assistant is told of this node, so that it shows it without being configured: one device, its entities.
+//! The description of this node for Home Assistant, which then shows it without configuration: one device, its entities.
 //!
 //! Pure: pipelines and meters in, JSON out. The format is Home Assistant's MQTT device discovery
-//! (home-assistant.io/integrations/mqtt, "Device discovery payload"). Ids are made of the configuration's names alone, so
-//! they stay the same over restarts, reloads and models.
+//! (home-assistant.io/integrations/mqtt, "Device discovery payload"). Ids are made only of names in the configuration, so
+//! they stay the same across restarts, reloads and other models.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::topic::NodeTopics;
 use crate::decision::Entity;
 
-/// What the node has.
+/// What there is to describe.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
     pub id: &'a str,
@@ -19,26 +19,26 @@ pub struct Node<'a> {
     /// The pipelines, each with what is shown of its decision.
     pub pipelines: Vec<(&'a str, Vec<Entity>)>,
     pub meters: Vec<&'a str>,
-    /// Between two metrics messages, in seconds.
+    /// Seconds between two metrics messages.
     pub metrics_s: f64,
 }
 
-/// An id of letters, digits, `-` and `_`, which is all that Home Assistant allows in its topics.
+/// Returns an id of letters, digits, `-` and `_`; Home Assistant allows nothing else in its topics.
 pub fn id(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
-/// Where the node's device is described, under the prefix, normally `homeassistant`.
+/// Returns the topic of the node's description, under the prefix, normally `homeassistant`.
 pub fn topic(prefix: &str, node: &str) -> String {
     format!("{prefix}/device/{}/config", id(node))
 }
 
-/// Where Home Assistant says that it is there.
+/// Returns the topic on which Home Assistant publishes that it has started.
 pub fn birth_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
-/// The description, with an entry of its kind alone for each of `gone`, which removes it from Home Assistant.
+/// Returns the description; an entry with nothing but its platform for each of `gone` removes that entity.
 pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     let mut components = Map::new();
     for (name, decided) in &node.pipelines {
@@ -63,20 +63,20 @@ pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     })
 }
 
-/// The entities of an earlier description, each with its kind; nothing of what is no description.
+/// Returns the entities of an earlier description with their platforms; empty if it is not a description.
 pub fn components(payload: &Value) -> BTreeMap<String, String> {
     let listed = payload["cmps"].as_object();
     let platform = |(key, component): (&String, &Value)| Some((key.clone(), component["p"].as_str()?.to_owned()));
     listed.into_iter().flatten().filter_map(platform).collect()
 }
 
-/// What of the `before` ones the description `now` has no more.
+/// Returns the entities of `before` that the description `now` does not have.
 pub fn gone(before: &BTreeMap<String, String>, now: &Value) -> Vec<(String, String)> {
     let is_gone = |(key, _): &(&String, &String)| now["cmps"].get(key.as_str()).is_none();
     before.iter().filter(is_gone).map(|(key, platform)| (key.clone(), platform.clone())).collect()
 }
 
-/// One entity: its key, and what it is.
+/// Returns one entity: its key and its description.
 fn entity(node: &Node<'_>, of: &str, thing: &str, rest: Value) -> (String, Value) {
     let key = format!("{}_{}", id(of), id(thing));
     let mut component = json!({ "p": "sensor", "uniq_id": format!("edgewatt_{}_{key}", id(node.id)) });
@@ -97,7 +97,7 @@ fn pipeline(node: &Node<'_>, name: &str, decided: &[Entity]) -> Vec<(String, Val
         { "t": node.topics.status.as_ref() },
         { "t": topics.status.as_ref(), "val_tpl": is_at_work },
     ]);
-    // Figures of a pipeline that says nothing any more are no figures.
+    // Figures expire if a pipeline publishes no new ones.
     let expire_s = (3.0 * node.metrics_s).ceil().max(10.0) as u64;
     let shown = |thing: &str, rest: Value| {
         let mut all = json!({ "name": format!("{name} {thing}"), "avty": available, "avty_mode": "all" });
@@ -137,7 +137,7 @@ fn pipeline(node: &Node<'_>, name: &str, decided: &[Entity]) -> Vec<(String, Val
     entities.extend([
         shown("inference rate", measured("{{ value_json.predictions_per_s }}", Some("1/s"), precise(2))),
         shown("latency", measured("{{ (value_json.latency_us.end_to_end or {}).p50 }}", Some("µs"), precise(0))),
-        // No class: Home Assistant's energy is one that only grows.
+        // No class: in Home Assistant an energy must only grow.
         shown(
             "energy per inference",
             measured("{{ (value_json.energy | first | default({})).gross_j }}", Some("J"), precise(4)),
@@ -146,7 +146,7 @@ fn pipeline(node: &Node<'_>, name: &str, decided: &[Entity]) -> Vec<(String, Val
             "stat_t": topics.status.as_ref(), "val_tpl": "{{ value_json.delegate.active }}", "ent_cat": "diagnostic",
         })),
     ]);
-    // Shown whatever the pipeline's own state is: it says why it does not work.
+    // Available in every state of the pipeline: it shows why the pipeline does not work.
     entities.push(entity(
         node,
         name,
@@ -165,7 +165,7 @@ fn meter(node: &Node<'_>, name: &str) -> [(String, Value); 2] {
         { "t": node.topics.status.as_ref() },
         { "t": topic.as_ref(), "val_tpl": "{{ 'online' if value_json.energy_j is not none else 'offline' }}" },
     ]);
-    // Meters have names of their own, which may be those of pipelines.
+    // A meter may have the same name as a pipeline.
     let of = format!("power {name}");
     let shown = |thing: &str, field: &str, unit: &str, state_class: &str| {
         entity(

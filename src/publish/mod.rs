@@ -1,12 +1,12 @@
-//! From decisions to the broker: topics and payloads (pure), the publisher, the outbox, the link, a broker of our own.
+//! From decisions and figures to messages, and to what carries them.
+//!
+//! `topic`, `payload` and `discovery` are pure encoders; `publisher` decides what is published when; `bus` passes each
+//! message to every sink. `mqtt` is the sink that delivers to a broker.
 
-mod backoff;
-pub mod broker;
+pub mod bus;
 pub mod discovery;
+pub mod message;
 pub mod mqtt;
-pub mod outbox;
 pub mod payload;
 pub mod publisher;
-pub mod retained;
-pub mod store;
 pub mod topic;

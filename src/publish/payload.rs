@@ -1,7 +1,7 @@
-//! What is said on the wire: JSON objects with the schema version in `v`. Pure encoders.
+//! The payloads: JSON objects with the schema version in `v`. Pure encoders.
 //!
-//! Times are wall-clock milliseconds since 1970 and are made here, at the edge, from the monotonic clock. What is not
-//! known is null or left out, never zero.
+//! Times are wall-clock milliseconds since 1970, converted here from the monotonic clock. An unknown value is null or
+//! left out, never zero.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::units::MonoTime;
 
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// The two clocks read together, to tell the wall time of a monotonic moment.
+/// Both clocks, read together, to convert monotonic time to wall time.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
     mono: MonoTime,
@@ -28,13 +28,14 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// Reads both clocks.
     pub fn now() -> Self {
-        // Before 1970 the clock is not set at all; such times read as 1970.
+        // A clock before 1970 is not set; such times are published as 1970.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { mono: MonoTime::now(), since_1970 }
     }
 
-    /// Wall-clock milliseconds since 1970 of a moment in the past.
+    /// Returns the wall-clock milliseconds since 1970 of a moment in the past.
     pub fn wall_ms(&self, moment: MonoTime) -> u64 {
         let then = self.since_1970.saturating_sub(self.mono.since(moment));
         u64::try_from(then.as_millis()).unwrap_or(u64::MAX)
@@ -116,7 +117,7 @@ impl fmt::Display for DelegateState {
     }
 }
 
-/// What shows that the active delegate is at work.
+/// Evidence of which delegate is active.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DelegateProof {
     /// `process` or `thread`.
@@ -127,7 +128,7 @@ pub struct DelegateProof {
     pub library_version: Option<String>,
     #[serde(flatten)]
     pub engine: Proof,
-    /// How well its answers agree with the reference's; absent where they were not compared.
+    /// How well its outputs agree with the reference's; absent if they were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parity: Option<Agreement>,
 }
@@ -170,7 +171,7 @@ pub struct Counts {
     pub drops: BTreeMap<&'static str, u64>,
 }
 
-/// What one meter shows, apart from any inference; null what it does not measure, and all of it where it cannot be read.
+/// Readings of one meter, independent of any inference; null: not measured, or the meter cannot be read.
 #[derive(Debug, Serialize)]
 pub struct Power<'a> {
     /// Its time is the reading's.
@@ -179,7 +180,7 @@ pub struct Power<'a> {
     pub kind: &'static str,
     pub scope: Scope,
     pub estimated: bool,
-    /// The mean since the message before; the first is of the moment.
+    /// The mean since the last message; the first one is the momentary value.
     pub power_w: Option<f64>,
     pub voltage_v: Option<f64>,
     pub current_a: Option<f64>,
@@ -189,12 +190,12 @@ pub struct Power<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// The way to the broker: totals since the start of the daemon, but for what is as of now.
+/// Delivery to the broker: totals since the start of the daemon, except those marked "now".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
-    /// Messages that are each delivered, or dropped: those of retained topics are not in it.
+    /// Messages to be delivered; those of retained topics are not counted here.
     pub produced: u64,
-    /// Messages that wait or are not yet acknowledged, as of now.
+    /// Now: messages that wait or are not yet acknowledged.
     pub queued: u64,
     pub delivered: u64,
     /// Sent again after a reconnect: possible duplicates.
@@ -202,19 +203,19 @@ pub struct Delivery {
     pub reconnects: u64,
     /// Messages of an earlier run, found in the store.
     pub recovered: u64,
-    /// Messages in the store, as of now, and what they take there.
+    /// Now: messages in the store, and the space that they take.
     pub stored: u64,
     pub stored_kib: u64,
-    /// Whether messages outlive the daemon: `off`, `working` or `failing`.
+    /// Whether messages are kept on disk: `off`, `working` or `failing`.
     pub store: &'static str,
     /// Why it fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_error: Option<String>,
-    /// Messages dropped, by what they were and why, as `prediction.full`; `state` is what retained topics count.
+    /// Messages dropped, by class and reason, as `prediction.full`; `state` counts those of retained topics.
     pub drops: BTreeMap<String, u64>,
 }
 
-/// The daemon as a whole; null where the kernel does not tell.
+/// The daemon as a process; null: the kernel does not provide the value.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Process {
     pub cpu_s: f64,
@@ -250,13 +251,13 @@ pub struct PipelineInfo<'a> {
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
     Running,
-    /// It works, but not by the delegate that was asked for; or it waits for its engine to be started again.
+    /// It works, but not with the requested delegate; or it waits for its engine to restart.
     Degraded,
-    /// Its samples are thrown away, as it was told to.
+    /// Its samples are discarded, by command.
     Paused,
-    /// The source has ended and everything it gave is decided.
+    /// The source has ended, and all its samples are processed.
     Ended,
-    /// The daemon was told to stop.
+    /// The daemon is stopping.
     Stopped,
     Failed,
 }

@@ -1,7 +1,7 @@
-//! From decisions and figures to messages in the outbox.
+//! From decisions and figures to messages on the bus.
 //!
-//! Owns the encoding, what is said when, and the latency up to the hand-over. Runs on the async thread; it takes
-//! decisions off the rings as fast as they come, whether or not a broker is there.
+//! Owns the encoding, what is published when, and the latency from decision to socket. Leaves delivery to the sinks.
+//! Runs on the async thread; it takes decisions off the rings as fast as they come, whether or not a broker is there.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
@@ -10,18 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::watch;
 
-use super::mqtt::Handle;
-use super::outbox::{Bytes, Class, Marks, Message, Qos, Reason};
+use super::bus::Bus;
+use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, PipelineState, PipelineStatus,
     Prediction, Process, SCHEMA_VERSION, encode_prediction,
 };
-use super::store::State;
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::{Fields, Presentation};
 use crate::energy::EnergyEstimate;
+use crate::ids::PipelineId;
 use crate::infer::Decision;
 use crate::infer::stage_times::{Latency, PipelineStats, StageTimes};
 use crate::ring::BlockRx;
@@ -30,35 +29,36 @@ use crate::units::MonoTime;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
-/// Decisions encoded before the link gets its turn.
+/// Decisions that are encoded before the other tasks of the thread run.
 const BATCH: usize = 64;
 
-/// What says things for the node as a whole.
+/// Publishes what concerns the node as a whole.
 #[derive(Clone)]
 pub struct NodePublisher {
-    pub handle: Handle,
+    pub bus: Bus,
+    /// Differs at each start of the daemon.
     pub boot: Arc<str>,
     pub topics: NodeTopics,
-    /// Whether messages outlive the daemon; `None`: that is not asked for.
-    pub store: Option<watch::Receiver<State>>,
 }
 
 impl NodePublisher {
+    /// Returns the fields that every message carries, for one about that moment.
     pub fn envelope(&self, moment: MonoTime) -> Envelope<'_> {
         Envelope { v: SCHEMA_VERSION, boot: &self.boot, time_ms: Clocks::now().wall_ms(moment) }
     }
 
+    /// Publishes an event, in words for the user.
     pub fn event(&self, event: &'static str, pipeline: Option<&str>, message: String) {
         let payload = Event { envelope: self.envelope(MonoTime::now()), event, pipeline, message };
-        self.say(&self.topics.event, &payload, Qos::AtLeastOnce, false, Class::Event);
+        self.publish(&self.topics.event, &payload, Qos::AtLeastOnce, false, Class::Event);
     }
 
-    /// Publishes a state, which the broker keeps.
+    /// Publishes a state, which is retained.
     pub fn retain(&self, topic: &Arc<str>, payload: &impl Serialize) {
-        self.say(topic, payload, Qos::AtLeastOnce, true, Class::State);
+        self.publish(topic, payload, Qos::AtLeastOnce, true, Class::State);
     }
 
-    /// Says whether a pipeline works.
+    /// Publishes whether a pipeline works.
     pub fn status(
         &self,
         topics: &PipelineTopics,
@@ -70,103 +70,80 @@ impl NodePublisher {
         self.retain(&topics.status, &PipelineStatus { envelope, state, reason, delegate });
     }
 
-    /// How delivery stands.
-    pub fn delivery(&self) -> Delivery {
-        let stats = self.handle.stats();
-        let drops = stats.outbox.drops.plus(&stats.retained.drops);
-        let (store, store_error) = match self.store.as_ref().map(|state| state.borrow().clone()) {
-            None => ("off", None),
-            Some(State::Opening | State::Working) => ("working", None),
-            Some(State::Failing(reason)) => ("failing", Some(reason.as_ref().into())),
-        };
-        let of_class = |class: Class| Reason::ALL.iter().map(move |reason| (class, *reason));
-        Delivery {
-            produced: stats.outbox.produced,
-            queued: stats.outbox.queued + stats.outbox.handed,
-            delivered: stats.outbox.acked + stats.outbox.written,
-            resent: stats.outbox.resent,
-            reconnects: stats.reconnects,
-            recovered: stats.outbox.recovered,
-            stored: stats.outbox.stored,
-            stored_kib: stats.outbox.stored_bytes / 1024,
-            store,
-            store_error,
-            drops: Class::ALL
-                .into_iter()
-                .flat_map(of_class)
-                .map(|(class, reason)| (format!("{}.{}", class.name(), reason.name()), drops.get(class, reason)))
-                .filter(|(_, count)| *count > 0)
-                .collect(),
-        }
-    }
-
-    fn say(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
+    fn publish(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
         match serde_json::to_vec(payload) {
             Ok(json) => {
-                // What the outbox has no room for, it counts.
                 let message = Message { topic: topic.clone(), payload: json.into(), qos, retain, class, marks: None };
-                self.handle.publish(message);
+                self.bus.publish(&message);
             }
             Err(error) => tracing::error!(%topic, %error, "a payload could not be encoded"),
         }
     }
 }
 
-/// Latency up to the hand-over to MQTT, per pipeline; filled by the link.
+/// Latency from decision to socket of each pipeline; filled by the MQTT client.
 #[derive(Clone, Default)]
-pub struct PublishLatency(Arc<Mutex<BTreeMap<usize, [Latency; 2]>>>);
+pub struct PublishLatency(Arc<Mutex<BTreeMap<PipelineId, PublishTimes>>>);
 
 impl PublishLatency {
-    /// Makes room for a pipeline.
-    pub fn add(&self, pipeline: usize) {
+    /// Adds a pipeline; nothing is recorded of others.
+    pub fn add(&self, pipeline: PipelineId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline, Default::default());
     }
 
-    pub fn remove(&self, pipeline: usize) {
+    /// Removes a pipeline that has ended.
+    pub fn remove(&self, pipeline: PipelineId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pipeline);
     }
 
+    /// Records that a message with these marks was sent.
     pub fn record(&self, marks: Marks, now: MonoTime) {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some([publish, end_to_end]) = latencies.get_mut(&marks.pipeline) {
-            publish.record(now.since(marks.invoke_end));
-            end_to_end.record(now.since(marks.arrival));
+        if let Some(times) = latencies.get_mut(&marks.pipeline) {
+            times.publish.record(now.since(marks.invoke_end));
+            times.end_to_end.record(now.since(marks.arrival));
         }
     }
 
-    /// Publish and end-to-end latency since the last call.
-    fn take(&self, pipeline: usize) -> [Latency; 2] {
+    /// Returns what was recorded since the last call.
+    fn take(&self, pipeline: PipelineId) -> PublishTimes {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         latencies.get_mut(&pipeline).map(std::mem::take).unwrap_or_default()
     }
 }
 
-/// What is left after a batch.
+/// Publish and end-to-end latency of a pipeline.
+#[derive(Default)]
+struct PublishTimes {
+    publish: Latency,
+    end_to_end: Latency,
+}
+
+/// Whether decisions are left after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
     Empty,
     More,
-    /// There is more, and the source can be held back until the link has taken what is queued.
+    /// There are more, and the source can wait until the sinks have room.
     Held,
 }
 
-/// Where the decisions of one set of stages come from, and how they are said.
+/// Where the decisions of one set of stages come from, and how they are published.
 pub struct DecisionRoute {
     pub decisions: BlockRx<Decision, f32>,
     pub presentation: Arc<dyn Presentation>,
     pub qos: Qos,
 }
 
-/// One pipeline's way out.
+/// Publishes what concerns one pipeline.
 pub struct PipelinePublisher {
-    /// Never that of another one, as long as the daemon runs.
-    pub id: usize,
+    pub id: PipelineId,
     pub name: String,
     pub topics: PipelineTopics,
     pub route: DecisionRoute,
-    /// Those of later stages: each comes into use when the one before has ended and is empty.
+    /// Routes of later stages: each comes into use when the one before has ended and is empty.
     pub next: VecDeque<DecisionRoute>,
-    /// The source can be held back, so that nothing need be dropped while the broker takes what is queued.
+    /// The source can wait, so that nothing need be dropped while the sinks make room.
     pub hold: bool,
     pub delegate: DelegateState,
     pub stats: Arc<PipelineStats>,
@@ -175,27 +152,27 @@ pub struct PipelinePublisher {
     pub progress: Progress,
 }
 
-/// How far a pipeline's publisher has come; starts at its default.
+/// What a publisher remembers; a pipeline that is restarted carries it over.
 #[derive(Default)]
 pub struct Progress {
     pub totals: Totals,
     values: Vec<f32>,
     json: Vec<u8>,
     last_state: Option<(Option<u16>, MonoTime)>,
-    /// The latest decision, where it has not been said on the state topic.
-    unsaid_state: Option<Message>,
+    /// The latest decision, if it was not published on the state topic.
+    unpublished_state: Option<Message>,
     last_predictions: u64,
     drops: DropReport,
 }
 
-/// Tells of drops once: an event when there are more than at the last report.
+/// Publishes an event when there are more drops than at the last report.
 #[derive(Default)]
 pub struct DropReport {
     last: u64,
 }
 
 impl DropReport {
-    /// `drops` are totals since the start, of a pipeline or of the node as a whole.
+    /// Compares with the last report; `drops` are totals since the start, of a pipeline or of the whole node.
     pub fn report<K: Debug>(
         &mut self,
         node_publisher: &NodePublisher,
@@ -211,7 +188,14 @@ impl DropReport {
     }
 }
 
-/// Times over the whole run, for the summary at its end.
+/// Figures of the node as a whole, which the metrics of each pipeline carry.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFigures<'a> {
+    pub delivery: &'a Delivery,
+    pub process: &'a Process,
+}
+
+/// Figures of the whole run, for the summary at its end.
 #[derive(Default)]
 pub struct Totals {
     pub stages: StageTimes,
@@ -221,7 +205,7 @@ pub struct Totals {
 }
 
 impl PipelinePublisher {
-    /// Encodes what has been decided, at most a batch; `may_hold`: there is time to wait for the broker.
+    /// Publishes decisions, at most a batch; `may_hold`: there is time to wait for the sinks.
     pub fn drain(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
         while self.route.decisions.is_abandoned() && self.route.decisions.is_empty() {
             match self.next.pop_front() {
@@ -232,7 +216,7 @@ impl PipelinePublisher {
         if self.route.decisions.is_empty() {
             return Drained::Empty;
         }
-        if may_hold && self.hold && node_publisher.handle.is_crowded(BATCH) {
+        if may_hold && self.hold && node_publisher.bus.is_crowded(BATCH) {
             return Drained::Held;
         }
         let clocks = Clocks::now();
@@ -246,7 +230,7 @@ impl PipelinePublisher {
             });
             match popped {
                 Some(decision) => self.publish(node_publisher, &clocks, &decision),
-                // The next way is open only when nothing more can come on this one.
+                // The next route is used only when nothing more can come on this one.
                 None if self.route.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
                 None => return Drained::Empty,
             }
@@ -254,7 +238,7 @@ impl PipelinePublisher {
         Drained::More
     }
 
-    /// The infer thread has gone and its last decision is out.
+    /// Returns whether the infer thread has ended and its last decision is published.
     pub fn has_ended(&self) -> bool {
         self.route.decisions.is_abandoned() && self.route.decisions.is_empty() && self.next.is_empty()
     }
@@ -292,7 +276,7 @@ impl PipelinePublisher {
                 invoke_end: decision.invoke_end,
             }),
         };
-        node_publisher.handle.publish(message(&self.topics.prediction, false));
+        node_publisher.bus.publish(&message(&self.topics.prediction, false));
         let class = decision.verdict.class;
         let due = self
             .progress
@@ -300,11 +284,11 @@ impl PipelinePublisher {
             .is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
         let state = message(&self.topics.state, true);
         if due {
-            node_publisher.handle.publish(state);
+            node_publisher.bus.publish(&state);
             self.progress.last_state = Some((class, decision.invoke_end));
-            self.progress.unsaid_state = None;
+            self.progress.unpublished_state = None;
         } else {
-            self.progress.unsaid_state = Some(state);
+            self.progress.unpublished_state = Some(state);
         }
         if let Some(truth) = decision.truth {
             self.progress.totals.known += 1;
@@ -313,19 +297,19 @@ impl PipelinePublisher {
         self.progress.json = json;
     }
 
-    /// Publishes the figures of an interval, and an event when something was dropped in it; predictions a second in it.
+    /// Publishes the figures of an interval, and an event if something was dropped in it. Returns predictions per second.
     pub fn metrics(
         &mut self,
         node_publisher: &NodePublisher,
         interval: Duration,
         stages: &StageTimes,
         energy: &[EnergyEstimate],
-        (delivery, process): (&Delivery, &Process),
+        node: &NodeFigures<'_>,
     ) -> f64 {
-        if let Some(state) = self.progress.unsaid_state.take() {
-            node_publisher.handle.publish(state);
+        if let Some(state) = self.progress.unpublished_state.take() {
+            node_publisher.bus.publish(&state);
         }
-        let [publish, end_to_end] = self.publish_latency.take(self.id);
+        let PublishTimes { publish, end_to_end } = self.publish_latency.take(self.id);
         self.progress.totals.stages.add(stages);
         self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
@@ -343,17 +327,17 @@ impl PipelinePublisher {
                 end_to_end: end_to_end.summary(),
             },
             counts: &counts,
-            delivery,
+            delivery: node.delivery,
             energy,
-            process,
+            process: node.process,
         };
-        node_publisher.say(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
+        node_publisher.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
         self.progress.drops.report(node_publisher, Some(&self.name), &counts.drops);
         self.progress.last_predictions = counts.predictions;
         predictions_per_s
     }
 
-    /// All counts as of now.
+    /// Returns all counts as of now.
     pub fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -372,7 +356,7 @@ impl PipelinePublisher {
         }
     }
 
-    /// Says whether the pipeline works.
+    /// Publishes whether the pipeline works.
     pub fn status(&self, node_publisher: &NodePublisher, state: PipelineState, reason: Option<&str>) {
         let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
         let state =

@@ -21,32 +21,34 @@ pub struct PipelineTopics {
 }
 
 impl NodeTopics {
+    /// Returns the topics under `BASE/NODE`.
     pub fn new(base: &str, node: &str) -> Self {
         let prefix = format!("{base}/{node}");
         let topic = |name: &str| format!("{prefix}/{name}").into();
         Self { status: topic("status"), info: topic("info"), event: topic("event"), prefix }
     }
 
-    /// Matches everything that the node publishes.
+    /// Returns the filter for everything that the node publishes.
     pub fn filter(&self) -> String {
         format!("{}/#", self.prefix)
     }
 
-    /// Commands are under this.
+    /// Returns the prefix of the command topics.
     pub fn commands(&self) -> String {
         format!("{}/cmd/", self.prefix)
     }
 
-    /// Where `check --online` tries whether it may publish.
+    /// Returns the topic on which `check --online` tests publishing.
     pub fn check(&self) -> Arc<str> {
         format!("{}/check", self.prefix).into()
     }
 
-    /// What the meter of that name shows.
+    /// Returns the topic of a meter.
     pub fn power(&self, meter: &str) -> Arc<str> {
         format!("{}/power/{meter}", self.prefix).into()
     }
 
+    /// Returns the topics of a pipeline.
     pub fn pipeline(&self, name: &str) -> PipelineTopics {
         let topic = |kind: &str| format!("{}/p/{name}/{kind}", self.prefix).into();
         PipelineTopics {

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use edgewatt::ids::PipelineId;
+use edgewatt::publish::message::{Bytes, Class, Marks, Message, Qos};
+use edgewatt::publish::mqtt::codec::{Incoming, Outgoing, Version};
 use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::publish::mqtt::outbox::{Limits, Pushed, WhenFull};
 use edgewatt::publish::mqtt::transport::Endpoint;
-use edgewatt::publish::mqtt::wire::{Incoming, Outgoing, Version};
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
-use edgewatt::publish::outbox::{Bytes, Class, Limits, Marks, Message, Policy, Pushed, Qos};
 use edgewatt::units::MonoTime;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -23,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 pub fn settings(port: u16) -> Settings {
     Settings {
-        reach: ConnectOptions {
+        connect: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
             version: Version::Five,
             login: None,
@@ -42,7 +44,7 @@ pub fn settings(port: u16) -> Settings {
             max_age_ms: u64::MAX,
             max_payload_bytes: 100_000,
             inflight: 64,
-            policy: Policy::DropOldest,
+            when_full: WhenFull::DropOldest,
         },
         max_retained_topics: 16,
     }
@@ -55,13 +57,13 @@ pub fn patient(port: u16) -> Settings {
 }
 
 pub fn alive(keep_alive: Duration, mut settings: Settings) -> Settings {
-    settings.reach.keep_alive = keep_alive;
+    settings.connect.keep_alive = keep_alive;
     settings
 }
 
 /// What an older broker is spoken to with.
 pub fn three(mut settings: Settings) -> Settings {
-    settings.reach.version = Version::Three;
+    settings.connect.version = Version::Three;
     settings
 }
 
@@ -72,7 +74,7 @@ pub fn prediction(number: usize) -> Message {
         qos: Qos::AtLeastOnce,
         retain: false,
         class: Class::Prediction,
-        marks: Some(Marks { pipeline: 0, arrival: MonoTime::now(), invoke_end: MonoTime::now() }),
+        marks: Some(Marks { pipeline: PipelineId(0), arrival: MonoTime::now(), invoke_end: MonoTime::now() }),
     }
 }
 
@@ -138,7 +140,7 @@ impl Rig {
     pub fn wait_until_empty(&self) {
         self.wait("an empty outbox", |handle| {
             let outbox = handle.stats().outbox;
-            outbox.queued + outbox.handed == 0
+            outbox.queued + outbox.in_flight == 0
         });
     }
 
@@ -176,7 +178,7 @@ pub async fn publish(connection: &mut Connection, topic: &str) -> Option<&'stati
     loop {
         match tokio::time::timeout(ANSWER, connection.read()).await.unwrap().unwrap() {
             Incoming::PubAck { packet_id: 7, refused } => return refused,
-            Incoming::PubAck { .. } | Incoming::Bye(_) => panic!("another answer"),
+            Incoming::PubAck { .. } | Incoming::Disconnect(_) => panic!("another answer"),
             _ => {}
         }
     }

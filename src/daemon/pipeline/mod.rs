@@ -24,11 +24,12 @@ use self::threads::DaemonEvent;
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
 use crate::engine::span::SpanSender;
+use crate::ids::PipelineId;
 use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
 use crate::infer::{Control, DecisionTx, Infer, InferCommand, InferEvent, Links, NewStages};
 use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, Tensors};
-use crate::publish::outbox::Qos;
+use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
 use crate::publish::publisher::{DecisionRoute, NodePublisher, PipelinePublisher, Progress, PublishLatency, Totals};
 use crate::ring::block_ring;
@@ -125,9 +126,9 @@ impl Running {
         let (route, decisions) = route(&config, &prepared);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
         let (exchange, control) = (Arc::<StageTimesMailbox>::default(), Arc::<Control>::default());
-        shared.publish_latency.add(id);
+        shared.publish_latency.add(PipelineId::nth(id));
         let publisher = PipelinePublisher {
-            id,
+            id: PipelineId::nth(id),
             topics: shared.node_publisher.topics.pipeline(&name),
             route,
             next: VecDeque::new(),

@@ -1,29 +1,29 @@
-//! How fast a backlog goes out, so that a fleet does not flood its broker after an outage. Pure: the time is passed in.
+//! How fast a backlog is sent, so that a fleet does not flood its broker after an outage. Pure: the time is passed in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What may go out at once, as a part of what may go out in a second.
+/// How much may be sent at once, as a fraction of what may be sent in a second.
 const BURST: f64 = 0.1;
 
-/// A bucket of tokens, one a message; it never runs dry where no pace is set.
+/// A token bucket, one token for each message; it never runs dry if no pace is set.
 #[derive(Debug)]
 pub struct Pace {
     per_s: Option<f64>,
     tokens: f64,
     filled: Option<Instant>,
-    /// When the token is there that was missing.
+    /// When the missing token will be there.
     next: Option<Instant>,
 }
 
 impl Pace {
-    /// `per_s` messages in a second, or any number.
+    /// Returns a pace of `per_s` messages in a second, or of any number.
     pub fn new(per_s: Option<u32>) -> Self {
         Self { per_s: per_s.map(f64::from), tokens: 0.0, filled: None, next: None }
     }
 
-    /// Whether one more may go out at `now`.
+    /// Takes a token at `now`; returns whether a message may be sent.
     pub fn take(&mut self, now: Instant) -> bool {
         let Some(per_s) = self.per_s else { return true };
         let most = (per_s * BURST).max(1.0);
@@ -38,7 +38,7 @@ impl Pace {
         false
     }
 
-    /// When to ask again, if the last answer was no; told once, since nobody may want to ask by then.
+    /// Returns when to ask again, if the last answer was no. Only once: by then there may be nothing to send.
     pub fn next(&mut self) -> Option<Instant> {
         self.next.take()
     }

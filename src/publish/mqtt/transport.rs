@@ -1,7 +1,7 @@
-//! The way to the broker: name, TCP, TLS and WebSocket, one after the other, each step timed and named in its error.
+//! Connects to the broker: name, TCP, TLS and WebSocket in turn; each step is timed and named in its error.
 //!
-//! Owns the stream of bytes and how certificates are judged: by the system's store, or by `ca_file` alone. What goes over
-//! it is `wire`'s. Files are read anew for each connection, so a renewed certificate needs no restart.
+//! Owns the stream of bytes and the verification of certificates: by the system's store, or by `ca_file` alone. Leaves
+//! the packets to `codec`. Files are read again for each connection, so a renewed certificate needs no restart.
 
 use std::fmt;
 use std::io;
@@ -23,34 +23,23 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use crate::config::Address;
 use crate::secret;
 
-/// The largest message over a WebSocket that a broker sends us.
+/// Room in the buffer for each read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Where the broker is, and how it is spoken to.
+/// Where the broker is, and what carries MQTT to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
     pub tls: Option<Tls>,
-    /// The path of the WebSocket that carries MQTT; without one it is MQTT all the way.
+    /// The path of the WebSocket that carries MQTT; `None`: no WebSocket.
     pub websocket: Option<String>,
 }
 
 impl Endpoint {
-    /// The one at `address`, by the system's certificate authorities where it has TLS.
-    pub fn new(address: &Address) -> Self {
-        Self {
-            host: address.host.clone(),
-            port: address.port,
-            tls: address.tls.then(Tls::default),
-            websocket: address.websocket.clone(),
-        }
-    }
-
-    /// Host and port as people, and URLs, write them.
+    /// Returns host and port as in a URL.
     pub fn address(&self) -> String {
         let Self { host, port, .. } = self;
         let bracketed = host.contains(':') && !host.starts_with('[');
@@ -58,18 +47,18 @@ impl Endpoint {
     }
 }
 
-/// What a TLS connection is judged by.
+/// How a TLS connection is verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// The only authorities that count; the system's where none.
+    /// The only authorities to trust; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// Our own certificate and its key, for brokers that ask.
+    /// Our own certificate and its key, for brokers that ask for one.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// Protocols to name, such as `mqtt` where port 443 is shared.
+    /// Protocols to offer, such as `mqtt` if port 443 is shared.
     pub alpn: Vec<String>,
 }
 
-/// One step on the way.
+/// One step of connecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Name,
@@ -112,7 +101,7 @@ trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 impl Transport {
-    /// Reaches the broker by `until`; `on_step` hears of each step that was taken.
+    /// Connects to the broker by `until`; calls `on_step` after each step.
     pub async fn dial(
         endpoint: &Endpoint,
         until: Instant,
@@ -139,7 +128,10 @@ impl Transport {
         Ok(Self { stream: Stream::WebSocket(Box::new(stream)) })
     }
 
-    /// Adds what has come to `bytes`, at least one; an error when the other end has closed. May be dropped at any time.
+    /// Appends at least one byte to `bytes`. May be cancelled at any time.
+    ///
+    /// # Errors
+    /// Also if the other end has closed the connection.
     pub async fn read(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
         let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
         match &mut self.stream {
@@ -161,7 +153,7 @@ impl Transport {
         }
     }
 
-    /// Sends all of `bytes`, which is empty then. Not to be dropped half-way: the stream would be broken.
+    /// Sends all of `bytes`, and empties it. Must not be cancelled: the stream would be broken.
     pub async fn write(&mut self, bytes: &mut BytesMut) -> io::Result<()> {
         match &mut self.stream {
             Stream::Plain(socket) => {
@@ -176,7 +168,7 @@ impl Transport {
     }
 }
 
-/// What `work` gives by `until`.
+/// Returns what `work` returns, or an error at `until`.
 async fn in_time<T>(step: Step, until: Instant, work: impl Future<Output = Result<T, String>>) -> Result<T, DialError> {
     let result =
         timeout_at(until, work).await.unwrap_or_else(|_| Err("no answer in time (mqtt.connect_timeout_s)".into()));
@@ -193,7 +185,8 @@ async fn resolve(endpoint: &Endpoint, until: Instant) -> Result<Vec<SocketAddr>,
     .await
 }
 
-/// To the first address that answers; each has its share of the time left, so that one that is silent does not use it up.
+/// Connects to the first address that answers; each has its share of the time left, so that one that does not answer
+/// leaves time for the others.
 async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<(tokio::net::TcpStream, SocketAddr), DialError> {
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
@@ -202,7 +195,7 @@ async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<(tokio::net
         let tcp = async {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             let stream = socket.connect(*address).await?;
-            // Nagle's algorithm would hold a write back until the broker's delayed TCP ack, for 40 ms.
+            // Nagle's algorithm would delay a write until the broker's delayed TCP acknowledgement, for 40 ms.
             stream.set_nodelay(true)?;
             Ok::<_, io::Error>(stream)
         };
@@ -215,7 +208,7 @@ async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<(tokio::net
     Err(DialError { step: Step::Tcp, reason: failures.join("; ") })
 }
 
-/// The encrypted stream, and what the two ends agreed on.
+/// Returns the encrypted stream, and the version and cipher suite that were negotiated.
 async fn encrypt(
     endpoint: &Endpoint,
     tls: &Tls,
@@ -228,7 +221,7 @@ async fn encrypt(
         let config = config.map_err(|error| error.to_string())??;
         let host = endpoint.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name =
-            ServerName::try_from(host.clone()).map_err(|_| format!("{host} is no name that a certificate can have"))?;
+            ServerName::try_from(host.clone()).map_err(|_| format!("{host} is not a valid name for a certificate"))?;
         let connected = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
         let stream = connected.map_err(|error| reason(&error))?;
         let (_, session) = stream.get_ref();
@@ -249,7 +242,7 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
             }
         }
         None => {
-            // Some of a system's store may be of no use; none at all is.
+            // Some certificates of a system may be unusable, but not all.
             let (good, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if good == 0 {
                 return Err(
@@ -286,14 +279,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if found.is_empty() { Err(wrong("no certificate in PEM".into())) } else { Ok(found) }
 }
 
-/// Why bytes do not go through, with what to do where that is known. Where the broker judges our certificate it says so
-/// only after the handshake (TLS 1.3).
+/// Returns why reading or writing failed, with what to do if that is known. A broker refuses our certificate only after
+/// the handshake (TLS 1.3).
 pub fn reason(error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let mend = match cause {
+    let fix = match cause {
         Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
             CertificateError::UnknownIssuer => {
-                "its certificate is by an authority that is not trusted; name that one's in mqtt.ca_file"
+                "its certificate is signed by an authority that is not trusted; set mqtt.ca_file to the certificate of that authority"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired, or this machine's clock is wrong"
@@ -302,18 +295,18 @@ pub fn reason(error: &io::Error) -> String {
                 "its certificate is not valid yet, or this machine's clock is wrong"
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "its certificate is for another name than that in mqtt.broker"
+                "its certificate is for another name than the one in mqtt.broker"
             }
-            _ => "its certificate is not good",
+            _ => "its certificate is not valid",
         },
         Some(rustls::Error::AlertReceived(_)) => {
-            "it does not take us; which client certificate does it ask for (mqtt.cert_file, mqtt.key_file)?"
+            "it refuses the connection; check the client certificate (mqtt.cert_file, mqtt.key_file)"
         }
         Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS on this port",
-        Some(rustls::Error::NoApplicationProtocol) => "it speaks none of mqtt.alpn",
+        Some(rustls::Error::NoApplicationProtocol) => "it supports none of the protocols in mqtt.alpn",
         _ => return error.to_string(),
     };
-    format!("{mend} ({error})")
+    format!("{fix} ({error})")
 }
 
 async fn upgrade(

@@ -16,7 +16,7 @@ fn delivers_all_but(mut rig: Rig, lost: u64) {
     rig.outage(5);
     rig.take(usize::MAX);
     let s = rig.stats();
-    assert_eq!((s.queued, s.handed), (0, 0));
+    assert_eq!((s.queued, s.in_flight), (0, 0));
     assert_eq!(s.drops.get(Class::Prediction, Reason::Store), lost, "{s:?}");
     assert_eq!(s.acked + s.drops.total(), s.produced + s.recovered);
     rig.now_ms += 10_000;
@@ -26,7 +26,7 @@ fn delivers_all_but(mut rig: Rig, lost: u64) {
 
 fn parked(rig: &Rig) -> u64 {
     let s = rig.stats();
-    s.queued - rig.keeper.link.outbox(|outbox| outbox.in_memory() as u64)
+    s.queued - rig.keeper.mqtt.outbox(|outbox| outbox.in_memory() as u64)
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_folder_that_vanishes_is_made_again() {
     assert!(lost > 300);
     fs::remove_dir_all(&folder).unwrap();
     rig.outage(1);
-    rig.fails("it has gone");
+    rig.fails("it is missing");
     let s = rig.stats();
     assert_eq!(s.queued, s.produced, "not given up yet");
     wait(&mut rig);
@@ -56,9 +56,9 @@ fn a_folder_that_comes_back_gives_back_what_it_holds() {
     // In its place there is something in which no folder can be made.
     fs::write(&folder, "").unwrap();
     rig.outage(1);
-    rig.fails("it has gone");
+    rig.fails("it is missing");
     wait(&mut rig);
-    rig.fails("cannot make the folder");
+    rig.fails("cannot create the folder");
     fs::remove_file(&folder).unwrap();
     fs::rename(&away, &folder).unwrap();
     wait(&mut rig);
@@ -244,7 +244,7 @@ fn the_bound_holds_when_a_folder_comes_back_to_much_that_is_new() {
     fs::rename(&folder, &away).unwrap();
     fs::write(&folder, "").unwrap();
     rig.outage(900);
-    rig.fails("cannot make the folder");
+    rig.fails("cannot create the folder");
     fs::remove_file(&folder).unwrap();
     fs::rename(&away, &folder).unwrap();
     rig.now_ms += RETRY_MAX_MS + 1;

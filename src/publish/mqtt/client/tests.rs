@@ -1,4 +1,4 @@
-//! The link against a broker that a test scripts byte by byte.
+//! The client against a broker that a test scripts byte by byte.
 
 use std::io::{Read, Write};
 
@@ -6,11 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::connection::ConnectOptions;
-use super::transport::{Endpoint, Transport};
-use super::wire::Version;
 use super::*;
-use crate::publish::outbox::{Limits as Bounds, Policy};
+use crate::publish::bus::{Bus, RetainedLimits};
+use crate::publish::message::{Class, Message, Qos};
+use crate::publish::mqtt::Version;
+use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::outbox::{self, Limits as Bounds, WhenFull};
+use crate::publish::mqtt::transport::{Endpoint, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// CONNACK of 3.1.1.
@@ -18,7 +20,7 @@ const WELCOME: [u8; 4] = [0x20, 2, 0, 0];
 
 fn settings(port: u16, version: Version) -> Settings {
     Settings {
-        reach: ConnectOptions {
+        connect: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },
             version,
             login: None,
@@ -37,7 +39,7 @@ fn settings(port: u16, version: Version) -> Settings {
             max_age_ms: u64::MAX,
             max_payload_bytes: 100_000,
             inflight: 64,
-            policy: Policy::DropOldest,
+            when_full: WhenFull::DropOldest,
         },
         max_retained_topics: 16,
     }
@@ -54,16 +56,16 @@ fn message(topic: &str, payload: &[u8]) -> Message {
     }
 }
 
-/// The broker's end of a connection, and the link that is at the other.
+/// The broker's end of a connection, and the client.
 struct Broker {
     listener: TcpListener,
-    link: tokio::task::JoinHandle<usize>,
+    client: tokio::task::JoinHandle<usize>,
     handle: Handle,
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.link.abort();
+        self.client.abort();
     }
 }
 
@@ -71,10 +73,10 @@ impl Broker {
     async fn new(version: Version, change: impl FnOnce(&mut MqttClient)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut link = MqttClient::new(settings(port, version), |_, _| {}).unwrap();
-        change(&mut link);
-        let handle = link.handle();
-        Self { listener, link: tokio::spawn(link.run()), handle }
+        let mut client = MqttClient::new(settings(port, version), |_, _| {}).unwrap();
+        change(&mut client);
+        let handle = client.handle();
+        Self { listener, client: tokio::spawn(client.run()), handle }
     }
 
     /// The next connection, its login answered so.
@@ -167,7 +169,8 @@ async fn a_message_that_is_too_large_for_us_is_passed_over() {
 
 #[tokio::test]
 async fn a_broker_that_never_stops_talking_hears_pings() {
-    let broker = Broker::new(Version::Three, |link| link.settings.reach.keep_alive = Duration::from_secs(1)).await;
+    let broker =
+        Broker::new(Version::Three, |client| client.settings.connect.keep_alive = Duration::from_secs(1)).await;
     let mut stream = broker.accept(&WELCOME).await.into_std().unwrap();
     // From a thread of its own, so that there is always more to be read.
     let talked = tokio::task::spawn_blocking(move || {
@@ -191,7 +194,8 @@ async fn a_broker_that_never_stops_talking_hears_pings() {
 /// Over a slow line a ping, and its answer, wait behind what was sent before.
 #[tokio::test]
 async fn acks_are_as_good_as_answers_to_pings() {
-    let broker = Broker::new(Version::Three, |link| link.settings.reach.keep_alive = Duration::from_secs(3)).await;
+    let broker =
+        Broker::new(Version::Three, |client| client.settings.connect.keep_alive = Duration::from_secs(3)).await;
     let mut stream = broker.accept(&WELCOME).await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(7) {
@@ -209,10 +213,10 @@ async fn acks_are_as_good_as_answers_to_pings() {
 
 #[tokio::test]
 async fn a_link_that_is_dead_is_noticed_while_it_takes_no_data() {
-    let broker = Broker::new(Version::Three, |link| {
-        link.settings.reach.keep_alive = Duration::from_secs(1);
-        link.settings.reach.connect_timeout = Duration::from_secs(600);
-        link.settings.outbox.inflight = 64;
+    let broker = Broker::new(Version::Three, |client| {
+        client.settings.connect.keep_alive = Duration::from_secs(1);
+        client.settings.connect.connect_timeout = Duration::from_secs(600);
+        client.settings.outbox.inflight = 64;
     })
     .await;
     let _unread = broker.accept(&WELCOME).await;
@@ -228,18 +232,18 @@ async fn a_link_that_is_dead_is_noticed_while_it_takes_no_data() {
 
 #[tokio::test]
 async fn a_message_that_waited_tells_so_and_lives_only_as_long_as_it_may() {
-    let broker = Broker::new(Version::Five, |link| {
-        let mut stores = link.shared.stores();
-        stores.outbox = Outbox::new(Bounds { max_age_ms: 3_600_000, ..link.settings.outbox.clone() });
-        let now_ms = link.shared.clock.now_ms();
+    let broker = Broker::new(Version::Five, |client| {
+        let mut queues = client.shared.queues();
+        queues.outbox = Outbox::new(Bounds { max_age_ms: 3_600_000, ..client.settings.outbox.clone() });
+        let now_ms = client.shared.clock.now_ms();
         for (topic, age_ms) in [("t/gone", 3_600_001), ("t/old", 1_500_000), ("t/new", 0)] {
-            stores.outbox.push(message(topic, b"1"), now_ms - age_ms);
+            queues.outbox.push(message(topic, b"1"), now_ms - age_ms);
         }
     })
     .await;
     let mut stream = broker.accept(&[0x20, 3, 0, 0, 0]).await;
     let old = publish_on("t/", &mut stream).await;
-    assert!(old[2..].starts_with(b"t/status"), "what is retained says what is true now, so it never expires");
+    assert!(old[2..].starts_with(b"t/status"), "a retained message never expires");
     assert!(!old.contains(&2) || expiry_s(&old).is_none(), "{old:?}");
     stream.write_all(&[0x40, 2, old[10], old[11]]).await.unwrap();
     let old = publish_on("t/", &mut stream).await;
@@ -267,12 +271,12 @@ fn expiry_s(body: &[u8]) -> Option<u32> {
 /// Ten a second, and predictions that come faster.
 #[tokio::test]
 async fn the_pace_holds_back_a_backlog_and_nothing_else() {
-    let broker = Broker::new(Version::Three, |link| {
-        link.pace = Pace::new(Some(10));
-        let now_ms = link.shared.clock.now_ms();
-        let mut stores = link.shared.stores();
+    let broker = Broker::new(Version::Three, |client| {
+        client.pace = Pace::new(Some(10));
+        let now_ms = client.shared.clock.now_ms();
+        let mut queues = client.shared.queues();
         for _ in 0..3 {
-            stores.outbox.push(message("t/old", b"1"), now_ms - 60_000);
+            queues.outbox.push(message("t/old", b"1"), now_ms - 60_000);
         }
     })
     .await;
@@ -293,12 +297,12 @@ async fn the_pace_holds_back_a_backlog_and_nothing_else() {
 
 #[tokio::test]
 async fn while_the_pace_holds_back_nothing_spins() {
-    let broker = Broker::new(Version::Five, |link| {
-        link.pace = Pace::new(Some(10));
-        let now_ms = link.shared.clock.now_ms();
-        let mut stores = link.shared.stores();
+    let broker = Broker::new(Version::Five, |client| {
+        client.pace = Pace::new(Some(10));
+        let now_ms = client.shared.clock.now_ms();
+        let mut queues = client.shared.queues();
         for _ in 0..100 {
-            stores.outbox.push(message("t/old", b"1"), now_ms - 60_000);
+            queues.outbox.push(message("t/old", b"1"), now_ms - 60_000);
         }
     })
     .await;
@@ -323,11 +327,11 @@ fn a_silent_broker_is_spared_although_each_attempt_takes_long() {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings = settings(listener.local_addr().unwrap().port(), Version::Three);
-        settings.reach.connect_timeout = GOOD_CONNECTION + Duration::from_millis(50);
+        settings.connect.connect_timeout = GOOD_CONNECTION + Duration::from_millis(50);
         settings.retry_min = Duration::from_millis(500);
         settings.retry_max = Duration::from_secs(60);
-        let link = MqttClient::new(settings, |_, _| {}).unwrap();
-        let task = tokio::spawn(link.run());
+        let client = MqttClient::new(settings, |_, _| {}).unwrap();
+        let task = tokio::spawn(client.run());
         let mut at = Vec::new();
         for _ in 0..3 {
             let (stream, _) = listener.accept().await.unwrap();
@@ -337,4 +341,23 @@ fn a_silent_broker_is_spared_although_each_attempt_takes_long() {
         let pause = at[2].0.duration_since(at[1].0) - GOOD_CONNECTION;
         assert!(pause > Duration::from_millis(540), "the second pause is the doubled one, not {pause:?}");
     });
+}
+
+#[tokio::test]
+async fn the_broker_and_a_subscriber_in_this_process_get_the_same_messages_in_order() {
+    let broker = Broker::new(Version::Three, |_| {}).await;
+    let bus = Bus::new(RetainedLimits { topics: 4, payload_bytes: 100 });
+    bus.add(broker.handle.clone());
+    let mut subscription = bus.subscribe(8);
+    let mut stream = broker.accept(&WELCOME).await;
+    for payload in [b"1", b"2", b"3"] {
+        bus.publish(&message("t/a", payload));
+    }
+    for payload in [b"1", b"2", b"3"] {
+        assert!(publish_on("t/a", &mut stream).await.ends_with(payload));
+        assert_eq!(subscription.try_next().map(|message| message.payload), Some(Bytes::from_static(payload)));
+    }
+    bus.publish(&Message { retain: true, ..message("t/state", b"4") });
+    assert!(publish_on("t/state", &mut stream).await.ends_with(b"4"));
+    assert_eq!(bus.subscribe(0).try_next().map(|message| message.payload), Some(Bytes::from_static(b"4")));
 }

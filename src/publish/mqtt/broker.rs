@@ -1,14 +1,14 @@
-//! The embedded broker of the demo: rumqttd in this process, for loopback only (cargo feature `embedded-broker`).
+//! The embedded broker of the demo: rumqttd in this process, on loopback only (cargo feature `embedded-broker`).
 //!
-//! Runs on a thread of its own named `broker`, beside rumqttd's router thread; neither can be stopped, both end with
-//! the process. Leaves the filter for its logs to the caller: see [`LOG_FILTER`].
+//! Runs on a thread named `broker`, next to rumqttd's own router thread. Neither can be stopped; both end with the
+//! process. Leaves the filter for its logs to the caller: see [`LOG_FILTER`].
 
 use std::net::SocketAddr;
 
 /// To be added to the log filter: rumqttd logs every client that leaves as an error.
 pub const LOG_FILTER: &str = "rumqttd=off";
 
-/// Why there is no embedded broker.
+/// Why the embedded broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// Build with the feature, or use another broker.
@@ -19,7 +19,7 @@ pub enum BrokerError {
     NotBuiltIn,
     /// Free a port, or use another broker.
     #[error(
-        "embedded broker: the ports {first} to {last} of 127.0.0.1 are all taken; set mqtt.broker to the one that runs there"
+        "embedded broker: all ports from {first} to {last} of 127.0.0.1 are in use; set mqtt.broker to a broker that runs there"
     )]
     NoFreePort {
         /// First port tried.
@@ -32,13 +32,13 @@ pub enum BrokerError {
     System {
         /// What was tried.
         what: String,
-        /// The system's answer.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// rumqttd itself fails, with its own words.
-    #[error("embedded broker: it ended at its start: {0}")]
+    /// rumqttd itself fails, with its message.
+    #[error("embedded broker: it failed to start: {0}")]
     Failed(String),
-    /// It started and takes no connection.
+    /// It started, but accepts no connection.
     #[error("embedded broker: no answer on {0} within 5 s of its start")]
     NotReady(SocketAddr),
 }
@@ -71,7 +71,7 @@ mod embedded {
     /// only until it is used.
     const MAX_CONNECTIONS: usize = 10_000;
     const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
-    /// Messages kept for subscribers that lag: segments of so many bytes for each filter.
+    /// Messages kept for subscribers that lag: segments of this many bytes for each filter.
     const SEGMENT_BYTES: usize = 512 * 1024;
     const SEGMENTS: usize = 4;
 
@@ -95,7 +95,7 @@ mod embedded {
         Err(BrokerError::NoFreePort { first: first_port, last })
     }
 
-    /// Starts the threads; the receiver tells why the broker has ended, should it.
+    /// Starts the threads; the receiver gets the reason if the broker ends.
     fn spawn(address: SocketAddr) -> Result<Receiver<String>, BrokerError> {
         let system = |what: &str, source| BrokerError::System { what: what.into(), source };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +107,7 @@ mod embedded {
             let router = Router::new(0, router_config()).spawn();
             let ended = runtime.block_on(Server::new(server_settings(address), router, V4).start(LinkType::Remote));
             let reason = ended.err().map_or_else(|| "no reason given".into(), |error| error.to_string());
-            // Nobody listens once the broker was ready.
+            // After the broker was ready there is no receiver any more.
             let _ = sender.try_send(reason.clone());
             tracing::error!("the embedded MQTT broker has ended: {reason}");
         };
@@ -153,7 +153,7 @@ mod embedded {
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            if says_welcome(address).is_ok() {
+            if accepts_login(address).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -161,8 +161,8 @@ mod embedded {
         Err(BrokerError::NotReady(address))
     }
 
-    /// Connects as an MQTT 3.1.1 client would, and leaves: only that shows that the router behind the socket runs.
-    fn says_welcome(address: SocketAddr) -> io::Result<()> {
+    /// Connects and disconnects as an MQTT 3.1.1 client: only that shows that the router behind the socket runs.
+    fn accepts_login(address: SocketAddr) -> io::Result<()> {
         let connect = b"\x10\x18\0\x04MQTT\x04\x02\0\x0a\0\x0cedgewatt-try";
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::publish::outbox::{Bytes, Inventory, PageRequest, QueueId, Row, Work};
+use crate::publish::message::Bytes;
+use crate::publish::mqtt::outbox::{Inventory, PageRequest, QueueId, Row, Work};
 
 const MAX_BYTES: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -41,7 +42,7 @@ impl Image {
         fs::write(&path, &self.db).unwrap();
         fs::write(wal(&path), &self.wal).unwrap();
         let file = File::open(&path, MAX_BYTES).unwrap_or_else(|e| panic!("it does not open: {e}"));
-        let mut inventory: Inventory = link(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
+        let mut inventory: Inventory = client(limits(MAX_BYTES)).outbox(|outbox| outbox.inventory(NOW_MS));
         file.take_stock(&mut inventory).unwrap();
         let rows = file.read(PageRequest { queue: QueueId::Prediction, first: 0, last: 1 << 40 }).unwrap();
         assert!(rows.iter().all(|row| row.payload == payload(row.id)), "a message is damaged");

@@ -1,4 +1,4 @@
-//! The outbox beside a store that is a map: commits that fail half-way, crashes, files that vanish, in any order.
+//! The outbox with a store that is a map: commits that fail half-way, crashes, files that vanish, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ const AGE_MS: u64 = 20_000;
 const INFLIGHT: u16 = 4;
 const NOW_MS: u64 = 1_800_000_000_000;
 
-fn bounds(policy: Policy) -> Limits {
-    Limits { max_bytes: BYTES, max_stored_bytes: STORED, max_age_ms: AGE_MS, policy, ..limits(MESSAGES, INFLIGHT) }
+fn bounds(when_full: WhenFull) -> Limits {
+    Limits { max_bytes: BYTES, max_stored_bytes: STORED, max_age_ms: AGE_MS, when_full, ..limits(MESSAGES, INFLIGHT) }
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ fn failing_step() -> impl Strategy<Value = Step> {
 /// Outbox and store, and what is known of both.
 struct Model {
     outbox: Outbox,
-    policy: Policy,
+    when_full: WhenFull,
     disk: BTreeMap<(usize, u64), Row>,
     now_ms: u64,
     /// The disk is not to be read before it is opened again.
@@ -81,10 +81,10 @@ struct Model {
 }
 
 impl Model {
-    fn new(policy: Policy) -> Self {
+    fn new(when_full: WhenFull) -> Self {
         let mut model = Self {
-            outbox: Outbox::new(bounds(policy)),
-            policy,
+            outbox: Outbox::new(bounds(when_full)),
+            when_full,
             disk: BTreeMap::new(),
             now_ms: NOW_MS,
             down: false,
@@ -229,9 +229,9 @@ impl Model {
 
     fn crash(&mut self) {
         self.check();
-        let mut after = Self { disk: std::mem::take(&mut self.disk), ..Self::new(self.policy) };
+        let mut after = Self { disk: std::mem::take(&mut self.disk), ..Self::new(self.when_full) };
         (after.now_ms, after.produced) = (self.now_ms, self.produced);
-        after.outbox = Outbox::new(bounds(self.policy));
+        after.outbox = Outbox::new(bounds(self.when_full));
         after.outbox.await_store();
         assert!(!after.outbox.can_send());
         after.adopt();
@@ -240,9 +240,9 @@ impl Model {
 
     fn check(&self) {
         let s = self.outbox.stats();
-        let held = s.queued + s.handed;
+        let held = s.queued + s.in_flight;
         assert_eq!(s.produced + s.recovered, s.acked + s.written + held + s.drops.total(), "{s:?}");
-        assert_eq!(s.handed as usize, self.out.len());
+        assert_eq!(s.in_flight as usize, self.out.len());
         assert_eq!(s.acked + s.written + self.refused, self.retired.len() as u64);
         assert!(s.bytes <= (BYTES / 10 * 11) as u64 && self.outbox.held() <= MESSAGES + 6, "{s:?}");
         assert!(s.stored_bytes <= STORED, "{s:?}");
@@ -257,12 +257,12 @@ impl Model {
         self.step(Step::Rewind);
         self.commit();
         while !self.outbox.is_empty() {
-            let (paged, handed) = (self.page(), self.hand());
+            let (paged, sent) = (self.page(), self.hand());
             self.written();
             while !self.out.is_empty() {
                 self.ack(0, false);
             }
-            assert!(paged || handed, "stuck: {:?}", self.outbox);
+            assert!(paged || sent, "stuck: {:?}", self.outbox);
             self.commit();
             self.check();
         }
@@ -273,8 +273,8 @@ impl Model {
     }
 }
 
-fn run(policy: Policy, steps: Vec<Step>) {
-    let mut model = Model::new(policy);
+fn run(when_full: WhenFull, steps: Vec<Step>) {
+    let mut model = Model::new(when_full);
     for step in steps {
         model.step(step);
         model.check();
@@ -282,25 +282,25 @@ fn run(policy: Policy, steps: Vec<Step>) {
     model.finish();
 }
 
-fn policy() -> impl Strategy<Value = Policy> {
-    prop_oneof![Just(Policy::DropOldest), Just(Policy::DropNewest)]
+fn when_full() -> impl Strategy<Value = WhenFull> {
+    prop_oneof![Just(WhenFull::DropOldest), Just(WhenFull::DropNewest)]
 }
 
 proptest! {
     #[test]
     fn a_sound_store_keeps_the_order_and_all_that_is_not_counted(
-        policy in policy(),
+        when_full in when_full(),
         steps in prop::collection::vec(step(), 1..300),
     ) {
-        run(policy, steps);
+        run(when_full, steps);
     }
 
     #[test]
     fn whatever_fails_nothing_is_lost_uncounted(
-        policy in policy(),
+        when_full in when_full(),
         steps in prop::collection::vec(failing_step(), 1..300),
     ) {
-        run(policy, steps);
+        run(when_full, steps);
     }
 }
 
@@ -316,7 +316,7 @@ fn outage(model: &mut Model, count: u32) {
 
 #[test]
 fn what_is_acknowledged_in_time_is_never_written() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     for _ in 0..1_000 {
         model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
         assert!(model.hand());
@@ -331,9 +331,9 @@ fn what_is_acknowledged_in_time_is_never_written() {
 
 #[test]
 fn what_is_not_acknowledged_in_time_is_written_with_all_that_came_since() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
-    assert!(model.hand(), "that it is handed over is not enough");
+    assert!(model.hand(), "to be sent is not enough");
     model.step(Step::Wait(COMMIT_MS - 1));
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Event));
     assert!(model.outbox.take(model.now_ms, COMMIT_MS, true).is_empty());
@@ -343,7 +343,7 @@ fn what_is_not_acknowledged_in_time_is_written_with_all_that_came_since() {
 
 #[test]
 fn what_is_acknowledged_while_the_store_fails_goes_from_between_those_that_are_parked() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     outage(&mut model, 20);
     model.step(Step::Fail(false));
     while model.hand() {
@@ -367,7 +367,7 @@ fn what_is_acknowledged_while_the_store_fails_goes_from_between_those_that_are_p
 
 #[test]
 fn in_an_outage_memory_is_left_to_what_is_next_and_what_is_new() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     outage(&mut model, 150);
     let s = model.outbox.stats();
     assert_eq!((s.queued, s.drops.total()), (150, 0));
@@ -377,7 +377,7 @@ fn in_an_outage_memory_is_left_to_what_is_next_and_what_is_new() {
 
 #[test]
 fn a_crash_loses_what_was_in_memory_alone_and_no_more() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     outage(&mut model, 100);
     model.crash();
     let s = model.outbox.stats();
@@ -396,7 +396,7 @@ fn a_crash_loses_what_was_in_memory_alone_and_no_more() {
 
 #[test]
 fn while_the_store_is_out_of_reach_new_messages_pass_those_in_it() {
-    let mut model = Model::new(Policy::DropOldest);
+    let mut model = Model::new(WhenFull::DropOldest);
     outage(&mut model, 100);
     model.step(Step::Fail(false));
     model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
@@ -412,7 +412,7 @@ fn while_the_store_is_out_of_reach_new_messages_pass_those_in_it() {
 
 #[test]
 fn a_clock_that_was_not_set_makes_no_message_too_old() {
-    let mut outbox = Outbox::new(Limits { max_bytes: 100_000, ..bounds(Policy::DropOldest) });
+    let mut outbox = Outbox::new(Limits { max_bytes: 100_000, ..bounds(WhenFull::DropOldest) });
     let mut inventory = outbox.inventory(NOW_MS);
     for (id, time_ms) in [5_000, NOW_MS + 1_000_000, NOW_MS - AGE_MS - 1, NOW_MS - 5].into_iter().enumerate() {
         inventory.add(QueueId::ALL[1], id as u64, time_ms, 20);

@@ -1,18 +1,19 @@
-//! The outbox as the store sees it: what is to be written, what was, what is to be read back, and what a file holds.
+//! The outbox as the store sees it: what to write, what was written, what to read back, and what a file holds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::message::{Limits, Message, Policy, Qos, Reason};
-use super::queue::{Entry, Keep, Persisted, QueueId, Segment, stored_bytes};
-use super::{Bytes, Outbox};
+use super::Outbox;
+use super::limits::{Limits, Reason, WhenFull};
+use super::queue::{Entry, HeadLimits, Persisted, QueueId, Segment, stored_bytes};
+use crate::publish::message::{Bytes, Message, Qos};
 
-/// So many messages that the broker has taken are deleted without waiting for others to be written.
+/// This many delivered messages are deleted without waiting for others to be written.
 const DELETES_AT_ONCE: usize = 256;
-/// Wall times before this one, in 2024, are those of a clock that was not set.
+/// Wall times before this one, in 2024, come from a clock that was not set.
 const PLAUSIBLE_MS: u64 = 1_704_067_200_000;
 
-/// How the outbox stands to its store.
+/// Whether the outbox has a store that works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// There is none.
@@ -20,18 +21,17 @@ pub(super) enum Mode {
     /// What it holds is not known yet.
     Opening,
     Up,
-    /// It fails; what is parked is out of reach.
+    /// It fails; what is parked cannot be read.
     Down,
 }
 
-/// What the store has to be told.
-///
-/// What it has been told to delete stays until it has done it: nothing else would.
+/// What the store has yet to do. Deletes stay here until they are done.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     deletes: Vec<(QueueId, u64)>,
     cuts: Vec<(QueueId, u64, u64)>,
-    told: (usize, usize),
+    /// How many deletes and cuts the store is working on.
+    taken: (usize, usize),
     /// The file may have, or lack, what failed to be written.
     reset: bool,
     /// No file has had an id from here on.
@@ -49,19 +49,19 @@ pub struct Row {
     pub payload: Bytes,
 }
 
-/// First and last id; `None`: none at all.
+/// First and last id; `None`: no id.
 pub type IdRange = Option<(u64, u64)>;
 
 /// What one transaction does.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// First of all, everything outside these ids goes.
+    /// Before all else, everything outside these ids is deleted.
     pub reset: Option<Vec<(QueueId, IdRange)>>,
     pub inserts: Vec<Row>,
     pub deletes: Vec<(QueueId, u64)>,
-    /// From one id up to and with another.
+    /// Queue, first and last id to delete.
     pub cuts: Vec<(QueueId, u64, u64)>,
-    /// There was too much for one transaction.
+    /// There is more than fits into one transaction.
     pub more: bool,
 }
 
@@ -72,7 +72,7 @@ impl Work {
     }
 }
 
-/// What is to be read: all of a queue from one id up to and with another.
+/// What to read: all messages of a queue from `first` to `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRequest {
     pub queue: QueueId,
@@ -80,57 +80,57 @@ pub struct PageRequest {
     pub last: u64,
 }
 
-/// What a file holds that is not ours; filled in the order of ids.
+/// What a file of an earlier run holds; filled in the order of ids.
 #[derive(Debug)]
 pub struct Inventory {
-    keep: Keep,
+    head_limits: HeadLimits,
     now_ms: u64,
     parked: [VecDeque<Segment>; QueueId::ALL.len()],
     next_id: u64,
 }
 
 impl Inventory {
-    /// Notes a message of topic and payload of that size.
+    /// Notes a message, with the size of its topic and payload.
     pub fn add(&mut self, queue: QueueId, id: u64, time_ms: u64, size_bytes: usize) {
-        // A time that cannot be is one of a clock that was not set, then or now.
+        // An impossible time means that the clock was not set, then or now.
         let born_ms = if (PLAUSIBLE_MS..self.now_ms).contains(&time_ms) { time_ms } else { self.now_ms };
-        self.keep.park(&mut self.parked[queue as usize], id, born_ms, stored_bytes(size_bytes));
+        self.head_limits.park(&mut self.parked[queue as usize], id, born_ms, stored_bytes(size_bytes));
         self.next_id = self.next_id.max(id + 1);
     }
 }
 
 impl Outbox {
-    /// There is a store, and what it holds will be told: until then nothing that it may keep is sent.
+    /// Announces a store; until its content is known, nothing is sent that it may have stored.
     pub fn await_store(&mut self) {
         self.mode = Mode::Opening;
     }
 
-    /// There is no store any more.
+    /// Notes that there is no store any more.
     pub fn without_store(&mut self) {
         self.store_failed();
         self.mode = Mode::Off;
     }
 
-    /// Nothing can be written or read: all that is in memory stays there. Whether what was taken is stored is unknown.
+    /// Notes that the store fails: everything in memory stays there. Whether the last work was written is unknown.
     pub fn store_failed(&mut self) {
         self.mode = Mode::Down;
-        self.pending.told = (0, 0);
+        self.pending.taken = (0, 0);
         self.pending.reset = true;
-        self.unacked.iter_mut().flatten().for_each(|entry| entry.kept = Persisted::No);
+        self.unacked.iter_mut().flatten().for_each(|entry| entry.persisted = Persisted::No);
         self.queues.iter_mut().for_each(|queue| queue.forget_stored());
     }
 
-    /// The store works again, on the file that it had.
+    /// Notes that the store works again, on the same file.
     pub fn store_is_back(&mut self) {
         self.mode = Mode::Up;
     }
 
-    /// For what a file holds that is not the one that the store had.
+    /// Returns an empty inventory, to be filled from a file that the outbox does not know.
     pub fn inventory(&self, now_ms: u64) -> Inventory {
-        Inventory { keep: self.keep, now_ms, parked: Default::default(), next_id: 0 }
+        Inventory { head_limits: self.head_limits, now_ms, parked: Default::default(), next_id: 0 }
     }
 
-    /// The store works, on a file that holds this. What it had in another one is lost.
+    /// Notes that the store works, on a file that holds this. What it had in another file is lost.
     pub fn adopt(&mut self, inventory: Inventory) {
         self.store_failed();
         self.mode = Mode::Up;
@@ -139,8 +139,8 @@ impl Outbox {
         self.pending = Pending { new_from: shift, ..Pending::default() };
         self.next_sequence += shift;
         let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
-        let handed = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
-        waiting.chain(handed).for_each(|entry| entry.sequence += shift);
+        let in_flight = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
+        waiting.chain(in_flight).for_each(|entry| entry.sequence += shift);
         for (id, parked) in QueueId::ALL.into_iter().zip(inventory.parked) {
             self.stats.recovered += parked.iter().map(|segment| segment.count).sum::<u64>();
             let lost = self.queue(id).replace_parked(parked);
@@ -150,15 +150,15 @@ impl Outbox {
         self.make_store_room([0; QueueId::ALL.len()]);
     }
 
-    /// When the store has to be written to, if by then the broker has not taken what waits.
+    /// Returns when the store has to be written to, if the messages are not delivered by then.
     pub fn store_due_ms(&self, wait_ms: u64) -> Option<u64> {
         let waiting = QueueId::STORED.into_iter().flat_map(|id| self.queues[id as usize].entries());
-        let in_memory = waiting.chain(self.unacked.iter().flatten()).filter(|entry| entry.kept == Persisted::No);
+        let in_memory = waiting.chain(self.unacked.iter().flatten()).filter(|entry| entry.persisted == Persisted::No);
         in_memory.map(|entry| entry.born_ms + wait_ms).min()
     }
 
-    /// What is to be written now. As soon as one message has been in memory alone for `wait_ms` all are; what the store
-    /// need no longer have goes then too, and alone only if `deletes`. To be followed by [`Outbox::stored`] or
+    /// Returns what to write now. Once one message has been in memory alone for `wait_ms`, all are written, and delivered
+    /// ones deleted; deletes alone are returned only if `deletes`. To be followed by [`Outbox::stored`] or
     /// [`Outbox::store_failed`].
     pub fn take(&mut self, now_ms: u64, wait_ms: u64, deletes: bool) -> Work {
         let mut work = Work::default();
@@ -172,7 +172,7 @@ impl Outbox {
         {
             work.deletes = self.pending.deletes.clone();
             work.cuts = self.pending.cuts.clone();
-            self.pending.told = (work.deletes.len(), work.cuts.len());
+            self.pending.taken = (work.deletes.len(), work.cuts.len());
         }
         work
     }
@@ -186,12 +186,12 @@ impl Outbox {
             let old = due.partition_point(|entry| entry.sequence < first_new);
             fitting(due, limit.max(due[..old].iter().map(|entry| entry.stored_bytes()).sum()))
         };
-        let needs = QueueId::ALL.map(|id| if id.is_stored() { due_now(&self.unkept(id)).0 } else { 0 });
+        let needs = QueueId::ALL.map(|id| if id.is_stored() { due_now(&self.unpersisted(id)).0 } else { 0 });
         self.make_store_room(needs);
         let mut new_from = self.pending.new_from;
         for id in QueueId::STORED {
             let room = self.limits.max_stored_bytes.saturating_sub(self.stored_bytes());
-            let due = self.unkept(id);
+            let due = self.unpersisted(id);
             let (mut bytes, mut count) = due_now(&due);
             work.more |= count < due.len();
             if bytes > room {
@@ -201,7 +201,7 @@ impl Outbox {
                 work.more = false;
             }
             for entry in due.into_iter().take(count) {
-                entry.kept = Persisted::ControlFlow;
+                entry.persisted = Persisted::Writing;
                 new_from = new_from.max(entry.sequence + 1);
                 work.inserts.push(row(id, entry));
             }
@@ -217,42 +217,42 @@ impl Outbox {
         }
     }
 
-    /// What is in memory alone, in order.
-    fn unkept(&mut self, id: QueueId) -> Vec<&mut Entry> {
-        let handed = self.unacked.iter_mut().flatten().filter(|entry| entry.queue() == id);
-        let all = handed.chain(self.queues[id as usize].entries_mut());
-        let mut unkept: Vec<&mut Entry> = all.filter(|entry| entry.kept == Persisted::No).collect();
-        unkept.sort_unstable_by_key(|entry| entry.sequence);
-        unkept
+    /// Returns the messages that are in memory alone, in order.
+    fn unpersisted(&mut self, id: QueueId) -> Vec<&mut Entry> {
+        let in_flight = self.unacked.iter_mut().flatten().filter(|entry| entry.queue() == id);
+        let all = in_flight.chain(self.queues[id as usize].entries_mut());
+        let mut unpersisted: Vec<&mut Entry> = all.filter(|entry| entry.persisted == Persisted::No).collect();
+        unpersisted.sort_unstable_by_key(|entry| entry.sequence);
+        unpersisted
     }
 
-    /// What was taken is in the store.
+    /// Notes that the work last taken is done.
     pub fn stored(&mut self) {
         let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
         for entry in waiting.chain(self.unacked.iter_mut().flatten()) {
-            if entry.kept == Persisted::ControlFlow {
-                entry.kept = Persisted::Yes;
+            if entry.persisted == Persisted::Writing {
+                entry.persisted = Persisted::Yes;
             }
         }
-        let (deletes, cuts) = std::mem::take(&mut self.pending.told);
+        let (deletes, cuts) = std::mem::take(&mut self.pending.taken);
         self.pending.deletes.drain(..deletes);
         self.pending.cuts.drain(..cuts);
-        let keep = self.keep;
-        self.bytes -= QueueId::STORED.map(|id| self.queue(id).park(&keep)).iter().sum::<usize>();
+        let limits = self.head_limits;
+        self.bytes -= QueueId::STORED.map(|id| self.queue(id).park(&limits)).iter().sum::<usize>();
     }
 
-    /// What has to be read for messages to go on.
+    /// Returns what has to be read so that messages can be sent.
     pub fn wanted_page(&self) -> Option<PageRequest> {
-        let of_lane = |queue: QueueId| {
-            let segment = self.queues[queue as usize].wanted(&self.keep)?;
+        let of_queue = |queue: QueueId| {
+            let segment = self.queues[queue as usize].wanted(&self.head_limits)?;
             Some(PageRequest { queue, first: segment.first, last: segment.last })
         };
-        // What is read before a reset would be deleted by it.
+        // A reset would delete what is read before it.
         let can_read = self.mode == Mode::Up && !self.pending.reset;
-        QueueId::STORED.into_iter().filter(|_| can_read).find_map(of_lane)
+        QueueId::STORED.into_iter().filter(|_| can_read).find_map(of_queue)
     }
 
-    /// Takes what was read; what is missing in it is lost.
+    /// Takes the rows that were read; missing ones are lost.
     pub fn page(&mut self, request: PageRequest, rows: Vec<Row>) {
         let PageRequest { queue: id, first, last } = request;
         let segment = self.queues[id as usize].parked.front();
@@ -269,15 +269,15 @@ impl Outbox {
         queue.stored_bytes = queue.stored_bytes.saturating_sub(segment.bytes) + costs;
         let lost = segment.count.saturating_sub(count);
         self.stats.drops.add_many(id.class(), Reason::Store, lost);
-        // Such as there cannot be, unless somebody else wrote into the file.
+        // More rows than expected: another program wrote into the file.
         self.stats.recovered += count.saturating_sub(segment.count);
     }
 
-    /// The store no longer needs to have a message.
+    /// Has the store delete a message.
     pub(super) fn unstore(&mut self, entry: &Entry) {
         let id = entry.queue();
         let queue = self.queue(id);
-        if entry.kept != Persisted::No {
+        if entry.persisted != Persisted::No {
             queue.stored -= 1;
             queue.stored_bytes -= entry.stored_bytes();
         } else {
@@ -299,17 +299,17 @@ impl Outbox {
         self.pending.cuts.push((id, segment.first, segment.last));
     }
 
-    /// Drops what the store has by the policy until so much more fits, or all that can give way is gone.
+    /// Drops stored messages, by `when_full`, until `needs` fit or nothing more can be dropped.
     fn make_store_room(&mut self, needs: [u64; QueueId::ALL.len()]) {
         while self.stored_bytes() + needs.iter().sum::<u64>() > self.limits.max_stored_bytes {
             let has_some = |id: &QueueId| {
                 let queue = &self.queues[*id as usize];
-                let head = queue.head.front().is_some_and(|entry| entry.kept == Persisted::Yes);
-                !queue.parked.is_empty() || head && self.limits.policy == Policy::DropOldest
+                let head = queue.head.front().is_some_and(|entry| entry.persisted == Persisted::Yes);
+                !queue.parked.is_empty() || head && self.limits.when_full == WhenFull::DropOldest
             };
             let new = |id: QueueId| needs[id as usize];
             let weigh = |id: &QueueId| id.weigh(self.queues[*id as usize].stored_bytes + new(*id));
-            let newest = self.limits.policy == Policy::DropNewest;
+            let newest = self.limits.when_full == WhenFull::DropNewest;
             let candidates = QueueId::STORED.into_iter().filter(|id| has_some(id) || newest && new(*id) > 0);
             let Some(victim) = candidates.max_by_key(weigh) else { return };
             if newest && new(victim) > 0 {
@@ -317,7 +317,7 @@ impl Outbox {
                 return;
             }
             let queue = self.queue(victim);
-            if !newest && queue.head.front().is_some_and(|entry| entry.kept == Persisted::Yes) {
+            if !newest && queue.head.front().is_some_and(|entry| entry.persisted == Persisted::Yes) {
                 let Some(entry) = queue.pop_front(true) else { return };
                 self.drop_entry(entry, Reason::Full);
             } else {
@@ -327,12 +327,12 @@ impl Outbox {
     }
 }
 
-/// Bytes written at once, so that what SQLite logs beside the file stays small.
+/// Returns the bytes to write at once, so that SQLite's log stays small.
 fn transaction_bytes(limits: &Limits) -> u64 {
     limits.max_stored_bytes / 32
 }
 
-/// The bytes and the number of the first ones that fit into so many bytes; one at least.
+/// Returns the bytes and the number of the first entries that fit into `limit`; one at least.
 fn fitting(due: &[&mut Entry], limit: u64) -> (u64, usize) {
     let (mut total, mut count) = (0, 0);
     for entry in due {
@@ -370,6 +370,6 @@ fn entry(row: Row, segment: &Segment) -> Entry {
         born_ms: row.time_ms.clamp(segment.oldest_ms, segment.newest_ms),
         resent: false,
         round: 0,
-        kept: Persisted::Yes,
+        persisted: Persisted::Yes,
     }
 }

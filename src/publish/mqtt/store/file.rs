@@ -1,8 +1,8 @@
-//! The store's file: an SQLite database with a table a queue, opened, checked, written and read.
+//! The store's file: an SQLite database with a table for each queue.
 //!
-//! WAL with `synchronous = FULL`: a transaction that has returned is on the disk, whatever happens to the power; with
-//! NORMAL only a crash of the process would leave it whole. The lock is exclusive: two daemons on one file would each
-//! send what the other has, and no shared memory beside the file is needed. Runs where the caller does, and blocks.
+//! WAL with `synchronous = FULL`: a transaction that has returned survives a power cut; with NORMAL it would survive
+//! only a crash of the process. The lock is exclusive: two daemons on one file would send each other's messages, and no
+//! shared memory file is needed. Runs on the caller's thread, and blocks.
 
 use std::fs;
 use std::io;
@@ -11,23 +11,23 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use crate::publish::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
+use crate::publish::mqtt::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
 
-/// `EWOB`, so that `file` and we know our own.
+/// `EWOB`, by which `file` and the store recognise the file.
 const APPLICATION_ID: i32 = 0x4557_4f42;
 const SCHEMA: i32 = 1;
-/// Of SQLite's own cache; what we read and write we do not read again.
+/// Size of SQLite's cache; rows are not read twice.
 const CACHE_KIB: i64 = 256;
-/// A file that is empty again is cut down where it is larger.
+/// An empty file that is larger than this is shrunk.
 const WORTH_SHRINKING: u64 = 1 << 20;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is damaged or no database: put it aside, and begin anew.
+    /// It is damaged or not a database: put it aside and make a new one.
     #[error("{0}")]
     Corrupt(String),
-    /// It may work later: the disk is full or read-only, the folder has gone, somebody else has it.
+    /// It may work later: the disk is full or read-only, the folder is missing, another process has it.
     #[error("{0}")]
     Failed(String),
 }
@@ -39,7 +39,7 @@ impl From<rusqlite::Error> for FileError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Self::Failed("another process has it open; each edgewatt needs a file of its own".into())
             }
-            // A table or column that should be there is not, or what is in it is of another type.
+            // A table or column is missing, or has another type.
             Some(ErrorCode::Unknown) => Self::Corrupt(error.to_string()),
             None => Self::Corrupt(error.to_string()),
             Some(_) => Self::Failed(error.to_string()),
@@ -52,23 +52,23 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     move |error| FileError::Failed(format!("{what}: {error}"))
 }
 
-/// An open file, ours alone.
+/// An open file, locked for this process.
 pub struct File {
     path: PathBuf,
     db: Connection,
-    /// Device and inode: what is at the path may be another one by now.
+    /// Device and inode: by now another file may be at the path.
     place: (u64, u64),
-    /// DaemonEvent at the file's creation: which one it is.
+    /// Drawn when the file was made: tells one file from another.
     pub token: i64,
 }
 
 impl File {
-    /// Opens the file, or makes it, and its folder; it grows to `max_bytes` at most, what SQLite logs beside it included.
+    /// Opens the file, or creates it and its folder; it grows to `max_bytes` at most, SQLite's log included.
     pub fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("cannot make the folder", folder))?;
+            fs::create_dir_all(folder).map_err(failed("cannot create the folder", folder))?;
         }
-        // Messages are nobody else's business. SQLite gives its log the same mode.
+        // Messages are private. SQLite gives its log the same mode.
         fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -80,7 +80,7 @@ impl File {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut db = Connection::open_with_flags(path, flags)?;
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
-        // Before anything is written: the path may be that of something else.
+        // Before anything is written: the file may belong to another program.
         let is_new = Self::is_new(&db)?;
         let log_pages = max_bytes / 32 / PAGE_BYTES;
         db.execute_batch(&format!(
@@ -99,7 +99,10 @@ impl File {
         Ok(Self { path: path.to_owned(), db, place, token })
     }
 
-    /// Whether there is nothing in it; an error when there is, and not of ours.
+    /// Returns whether the file is empty.
+    ///
+    /// # Errors
+    /// Also if it belongs to another program or a later version.
     fn is_new(db: &Connection) -> Result<bool, FileError> {
         let number = |query: &str| db.query_row(query, [], |row| row.get::<_, i32>(0));
         match (number("PRAGMA application_id")?, number("PRAGMA user_version")?) {
@@ -129,16 +132,16 @@ impl File {
         Ok(all.commit()?)
     }
 
-    /// Whether the file is still where it was; SQLite would go on writing into one that was deleted.
+    /// Checks that the file is still in its place; SQLite would go on writing into a deleted one.
     pub fn check_place(&self) -> Result<(), FileError> {
         match place(&self.path) {
             Ok(found) if found == self.place => Ok(()),
             Ok(_) => Err(FileError::Failed("another file was put in its place".into())),
-            Err(error) => Err(FileError::Failed(format!("it has gone: {error}"))),
+            Err(error) => Err(FileError::Failed(format!("it is missing: {error}"))),
         }
     }
 
-    /// Tells everything that the file holds, and finds most of what can be wrong with it by that.
+    /// Lists everything that the file holds; that also finds most kinds of damage.
     pub fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
         for queue in QueueId::STORED {
             let query =
@@ -153,7 +156,7 @@ impl File {
         Ok(())
     }
 
-    /// Does all of it or nothing; on the disk when it returns.
+    /// Does all of the work or nothing; it is on the disk when this returns.
     pub fn commit(&mut self, work: &Work) -> Result<(), FileError> {
         let all = self.db.transaction()?;
         for (queue, range) in work.reset.iter().flatten() {
@@ -162,7 +165,7 @@ impl File {
             all.execute(&delete, params![number(first), number(last)])?;
         }
         for row in &work.inserts {
-            // What failed before may be there in part.
+            // After a failure some rows may be there already.
             let insert = format!("INSERT OR REPLACE INTO {} VALUES (?1, ?2, ?3, ?4)", table(row.queue));
             all.prepare_cached(&insert)?.execute(params![
                 number(row.id),
@@ -182,7 +185,7 @@ impl File {
         Ok(all.commit()?)
     }
 
-    /// Reads what is asked for, in order.
+    /// Returns the rows asked for, in order.
     pub fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
         let PageRequest { queue, first, last } = request;
         let query =
@@ -200,7 +203,7 @@ impl File {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Gives the space of a file that holds nothing back to the disk, where it is worth it.
+    /// Gives the space of an empty file back to the disk, if it is large.
     pub fn shrink(&mut self) -> Result<(), FileError> {
         let pages: i64 = self.db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         if pages.unsigned_abs() * PAGE_BYTES > WORTH_SHRINKING {
@@ -210,7 +213,7 @@ impl File {
     }
 }
 
-/// As SQLite has it; no id and no time comes near its limit.
+/// Converts to SQLite's integer; no id and no time comes near its limit.
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -218,7 +221,7 @@ fn number(value: u64) -> i64 {
 fn table(queue: QueueId) -> &'static str {
     match queue {
         QueueId::Event => "event",
-        QueueId::Prediction | QueueId::Fleeting => "prediction",
+        QueueId::Prediction | QueueId::Qos0 => "prediction",
         QueueId::Metrics => "metrics",
     }
 }
@@ -227,7 +230,7 @@ fn place(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// The files that belong together: the database and what SQLite writes beside it.
+/// Returns the files that belong together: the database and those that SQLite adds.
 fn family(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| {
         let mut name = path.as_os_str().to_owned();
@@ -236,22 +239,22 @@ fn family(path: &Path) -> [PathBuf; 3] {
     })
 }
 
-/// Puts a damaged file aside as `NAME.corrupt-TIME`, and deletes the one put aside before; where it is now.
+/// Moves a damaged file to `NAME.corrupt-TIME`, and deletes the one moved before. Returns the new path.
 pub fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".corrupt-");
     let prefix = PathBuf::from(&aside);
     for old in fs::read_dir(path.parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten() {
         if old.path().as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes()) {
-            // One too many is no reason to go without a store.
+            // One file too many does no harm.
             let _ = fs::remove_file(old.path());
         }
     }
     aside.push(now_s.to_string());
     let aside = PathBuf::from(aside);
-    fs::rename(path, &aside).map_err(failed("cannot put aside the damaged", path))?;
+    fs::rename(path, &aside).map_err(failed("cannot move the damaged", path))?;
     for (from, to) in family(path).iter().zip(family(&aside)).skip(1) {
-        // Usually there is none. One that stayed would be taken for the new file's.
+        // Usually there is none. If one stayed, SQLite would take it for the new file's.
         if from.exists() && fs::rename(from, to).is_err() {
             fs::remove_file(from).map_err(failed("cannot delete", from))?;
         }

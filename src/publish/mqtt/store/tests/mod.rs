@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
+use crate::publish::message::{Class, Message, Qos};
 use crate::publish::mqtt::MqttClient;
+use crate::publish::mqtt::Version;
 use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::outbox::{Limits, Reason, Stats, WhenFull};
 use crate::publish::mqtt::transport::Endpoint;
-use crate::publish::mqtt::wire::Version;
-use crate::publish::outbox::{Class, Limits, Message, Policy, Qos, Reason, Stats};
 
 mod failures;
 mod outage;
@@ -18,7 +19,7 @@ mod power_cut;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
-/// A folder in memory where there is one: what is asked of the disk here is order, not speed.
+/// A folder in memory if there is one: these tests need order from the disk, not speed.
 fn folder() -> TempDir {
     let shm = Path::new("/dev/shm");
     if shm.is_dir() { TempDir::new_in(shm).unwrap() } else { TempDir::new().unwrap() }
@@ -32,14 +33,14 @@ fn limits(max_bytes: u64) -> Limits {
         max_age_ms: 72 * 3_600_000,
         max_payload_bytes: 256 * 1024,
         inflight: 256,
-        policy: Policy::DropOldest,
+        when_full: WhenFull::DropOldest,
     }
 }
 
-/// A link that nobody runs: the broker is what the test says.
-fn link(limits: Limits) -> Handle {
+/// A client that is never run: the test plays the broker.
+fn client(limits: Limits) -> Handle {
     let settings = crate::publish::mqtt::Settings {
-        reach: ConnectOptions {
+        connect: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port: 1, tls: None, websocket: None },
             version: Version::Five,
             login: None,
@@ -67,10 +68,10 @@ struct Rig {
 
 impl Rig {
     fn new(path: PathBuf, limits: Limits, max_bytes: u64) -> Self {
-        let link = link(limits);
-        link.outbox(|outbox| outbox.await_store());
+        let mqtt = client(limits);
+        mqtt.outbox(|outbox| outbox.await_store());
         let settings = Settings { path, commit: Duration::from_millis(250), max_bytes };
-        let keeper = Keeper::new(settings, link, watch::channel(State::Opening).0);
+        let keeper = Keeper::new(settings, mqtt, watch::channel(State::Opening).0);
         let mut rig = Self { keeper, now_ms: NOW_MS, produced: 0, acked: Vec::new() };
         rig.round();
         rig
@@ -85,7 +86,7 @@ impl Rig {
     }
 
     fn state(&self) -> State {
-        self.keeper.told.borrow().clone()
+        self.keeper.state.borrow().clone()
     }
 
     #[track_caller]
@@ -95,8 +96,8 @@ impl Rig {
     }
 
     fn stats(&self) -> Stats {
-        let s = self.keeper.link.outbox(|outbox| outbox.stats());
-        assert_eq!(s.produced + s.recovered, s.acked + s.written + s.queued + s.handed + s.drops.total(), "{s:?}");
+        let s = self.keeper.mqtt.outbox(|outbox| outbox.stats());
+        assert_eq!(s.produced + s.recovered, s.acked + s.written + s.queued + s.in_flight + s.drops.total(), "{s:?}");
         s
     }
 
@@ -106,16 +107,16 @@ impl Rig {
         let topic = "edgewatt/porch/p/shoulder/prediction".into();
         let class = Class::Prediction;
         let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, class, marks: None };
-        self.keeper.link.outbox(|outbox| outbox.push(message, self.now_ms));
+        self.keeper.mqtt.outbox(|outbox| outbox.push(message, self.now_ms));
         self.produced += 1;
         self.now_ms += 100;
     }
 
-    /// So many seconds with ten predictions each, and a round of the store where one is due.
+    /// Seconds with ten predictions each, and a round of the store when one is due.
     fn outage(&mut self, seconds: u32) {
         for _ in 0..seconds * 10 {
             self.produce();
-            let due = self.keeper.link.outbox(|outbox| outbox.store_due_ms(250));
+            let due = self.keeper.mqtt.outbox(|outbox| outbox.store_due_ms(250));
             if due.is_some_and(|due_ms| due_ms <= self.now_ms) {
                 self.round();
             }
@@ -126,7 +127,7 @@ impl Rig {
     fn take(&mut self, most: usize) -> usize {
         let mut taken = 0;
         while taken < most {
-            let one = self.keeper.link.outbox(|outbox| {
+            let one = self.keeper.mqtt.outbox(|outbox| {
                 outbox.expire(self.now_ms);
                 let (id, number) = outbox.next_to_send(0).map(|(id, message)| (id, number(message)))?;
                 assert!(outbox.on_puback(id, false));
@@ -134,7 +135,7 @@ impl Rig {
             });
             match one {
                 Some(number) => self.acked.push(number),
-                None if self.keeper.link.outbox(|outbox| outbox.wanted_page()).is_some() => {
+                None if self.keeper.mqtt.outbox(|outbox| outbox.wanted_page()).is_some() => {
                     self.round();
                     if self.state() != State::Working {
                         return taken;
@@ -153,7 +154,7 @@ fn number(message: &Message) -> u32 {
     std::str::from_utf8(&message.payload[..10]).unwrap().parse().unwrap()
 }
 
-/// Of the file and what SQLite has beside it.
+/// Bytes of the file and of SQLite's log.
 fn bytes_of(path: &Path) -> u64 {
     let named = path.file_name().unwrap().to_str().unwrap();
     let files = fs::read_dir(path.parent().unwrap()).unwrap().flatten();

@@ -1,15 +1,16 @@
 //! The latest value of each retained topic, and whether the broker has it.
 //!
-//! A retained topic says what is true now, so a value that is superseded before it could be sent is not sent: an
-//! outage costs one message a topic. After every (re)connect all of them are sent again, `status` first, the others
+//! A retained topic holds what is true now, so a value that is replaced before it could be sent is not sent: an outage
+//! costs one message for each topic. After every (re)connect all of them are sent again, `status` first, the others
 //! in the order in which they first appeared. Pure: no I/O, no clock, no thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::outbox::{Bytes, Class, Drops, Message, Pushed, Qos, Reason};
+use super::outbox::{self, Drops, Pushed, Reason};
+use crate::publish::message::{Bytes, Class, Message, Qos};
 
-/// The retained topics in figures: totals since start, but for `topics`, which is as of now.
+/// Figures of the retained topics: totals since the start, except `topics`, which is as of now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Topics known.
@@ -18,7 +19,7 @@ pub struct Stats {
     pub produced: u64,
     /// Values replaced by a newer one before they were sent.
     pub superseded: u64,
-    /// Hand-overs, repetitions after a reconnect included.
+    /// Values sent, repetitions after a reconnect included.
     pub sent: u64,
     /// Values refused.
     pub drops: Drops,
@@ -27,15 +28,15 @@ pub struct Stats {
 #[derive(Debug)]
 struct Slot {
     message: Message,
-    /// To be sent, as soon as the one before is acknowledged.
+    /// To be sent once the one before is acknowledged.
     due: bool,
-    /// The round in which a value was handed over that is not yet acknowledged.
-    out_since: Option<u32>,
+    /// The round in which the value was sent that is not yet acknowledged.
+    sent_in_round: Option<u32>,
 }
 
 impl Slot {
     fn is_ready(&self) -> bool {
-        self.due && self.out_since.is_none()
+        self.due && self.sent_in_round.is_none()
     }
 }
 
@@ -52,11 +53,12 @@ pub struct Retained {
 }
 
 impl Retained {
-    /// Holds `status` alone, which is always sent first; each topic's packet id is `first_packet_id` plus its place.
+    /// Returns one with `status` alone, which is always sent first; each topic's packet id is `first_packet_id` plus its
+    /// place.
     pub fn new(status: Message, first_packet_id: u16, max_topics: u16, max_payload_bytes: usize) -> Self {
         Self {
             index: HashMap::from([(status.topic.clone(), 0)]),
-            slots: vec![Slot { message: status, due: true, out_since: None }],
+            slots: vec![Slot { message: status, due: true, sent_in_round: None }],
             due_count: 1,
             first_packet_id,
             max_topics,
@@ -65,10 +67,10 @@ impl Retained {
         }
     }
 
-    /// Sets the latest value of a topic; [`Reason::Full`] when that would be one topic too many.
+    /// Sets the latest value of a topic; refused with [`Reason::Full`] if that would be one topic too many.
     pub fn set(&mut self, message: Message) -> Pushed {
         self.stats.produced += 1;
-        if let Err(reason) = message.check(self.max_payload_bytes) {
+        if let Err(reason) = outbox::check(&message, self.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
         if let Some(slot) = self.index.get(&message.topic).and_then(|place| self.slots.get_mut(*place)) {
@@ -82,12 +84,12 @@ impl Retained {
             return self.refuse(message.class, Reason::Full);
         }
         self.index.insert(message.topic.clone(), self.slots.len());
-        self.slots.push(Slot { message, due: true, out_since: None });
+        self.slots.push(Slot { message, due: true, sent_in_round: None });
         self.due_count += 1;
         Pushed::Queued
     }
 
-    /// Replaces the payload of `status`.
+    /// Sets the payload of `status`.
     pub fn set_status(&mut self, payload: &'static str) {
         if let Some(slot) = self.slots.first_mut() {
             slot.message.payload = Bytes::from_static(payload.as_bytes());
@@ -101,17 +103,17 @@ impl Retained {
         Pushed::Refused(reason)
     }
 
-    /// Whether `next_to_send` would return a message.
+    /// Returns whether `next_to_send` would return a message.
     pub fn can_send(&self) -> bool {
         self.due_count > 0 && self.slots.iter().any(Slot::is_ready)
     }
 
-    /// Values handed over and not acknowledged.
+    /// Returns the number of values sent and not acknowledged.
     pub fn unacked(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.out_since.is_some()).count()
+        self.slots.iter().filter(|slot| slot.sent_in_round.is_some()).count()
     }
 
-    /// Drops what is due and larger than a broker allows.
+    /// Drops values that are due and larger than the broker allows.
     pub fn drop_larger(&mut self, max_bytes: usize) {
         if self.due_count == 0 {
             return;
@@ -123,7 +125,7 @@ impl Retained {
         }
     }
 
-    /// Takes the next value to be sent and its packet id (0 for QoS 0); one at a time for each topic.
+    /// Takes the next value to send and its packet id (0 for QoS 0); one at a time for each topic.
     pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
         if self.due_count == 0 {
             return None;
@@ -136,54 +138,54 @@ impl Retained {
         if slot.message.qos == Qos::AtMostOnce {
             return Some((0, &slot.message));
         }
-        slot.out_since = Some(round);
+        slot.sent_in_round = Some(round);
         let packet_id = self.first_packet_id.checked_add(u16::try_from(place).ok()?)?;
         Some((packet_id, &slot.message))
     }
 
-    /// Notes an ack, as a drop where it was `refused`; false when that packet id is not out.
+    /// Notes an acknowledgement, as a drop if it was `refused`; returns false if that packet id is not in use.
     pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
         let place = packet_id.checked_sub(self.first_packet_id).map(usize::from);
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
-        let was_out = slot.out_since.take().is_some();
+        let was_out = slot.sent_in_round.take().is_some();
         if refused && was_out {
             self.stats.drops.add(slot.message.class, Reason::Refused);
         }
         was_out
     }
 
-    /// The connection is gone: everything has to be sent again.
+    /// Notes that the connection is lost: everything has to be sent again.
     pub fn rewind(&mut self) {
         for slot in &mut self.slots {
             slot.due = true;
-            slot.out_since = None;
+            slot.sent_in_round = None;
         }
         self.due_count = self.slots.len();
     }
 
-    /// The `round` in which the longest unacknowledged value was handed over.
+    /// Returns the `round` in which the longest unacknowledged value was sent.
     pub fn oldest_round(&self) -> Option<u32> {
-        self.slots.iter().filter_map(|slot| slot.out_since).min()
+        self.slots.iter().filter_map(|slot| slot.sent_in_round).min()
     }
 
-    /// Whether the broker has the latest `status`.
+    /// Returns whether the broker has the latest `status`.
     pub fn status_is_settled(&self) -> bool {
         self.slots.first().is_some_and(is_settled)
     }
 
-    /// Whether the broker has the latest value of every topic.
+    /// Returns whether the broker has the latest value of every topic.
     pub fn is_settled(&self) -> bool {
         self.slots.iter().all(is_settled)
     }
 
-    /// The figures as of now.
+    /// Returns the figures as of now.
     pub fn stats(&self) -> Stats {
         Stats { topics: self.slots.len() as u64, ..self.stats.clone() }
     }
 }
 
 fn is_settled(slot: &Slot) -> bool {
-    !slot.due && slot.out_since.is_none()
+    !slot.due && slot.sent_in_round.is_none()
 }
 
 #[cfg(test)]

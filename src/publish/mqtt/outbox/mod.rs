@@ -1,29 +1,29 @@
-//! The outbox: messages on their way to the broker, in order, bounded, until the broker has them.
+//! The outbox: messages on their way to the broker, in order and bounded, until they are acknowledged.
 //!
 //! Owns the bounds, the drop policy, the packet ids and the count of everything that comes and goes. Leaves the
-//! connection to `mqtt`, the file to `store` and the latest value of retained topics to `retained`. Pure: no I/O, no
+//! connection to `client`, the file to `store` and the latest value of retained topics to `retained`. Pure: no I/O, no
 //! clock, no thread.
 //!
-//! At every moment: produced + recovered = acked + written + queued + handed + dropped.
+//! At every moment: produced + recovered = acked + written + queued + in flight + dropped.
 
 use std::collections::VecDeque;
 
-pub use bytes::Bytes;
+use crate::publish::message::{Class, Marks, Message, Qos};
 
+mod limits;
 mod persisted;
 mod queue;
-mod message;
 
-pub use message::{Class, Drops, Limits, Marks, Message, Policy, Pushed, Qos, Reason, Stats};
+pub use limits::{Drops, Limits, Pushed, Reason, Stats, WhenFull, check};
 pub use persisted::{Inventory, PageRequest, Row, Work};
 use persisted::{Mode, Pending};
-use queue::{Entry, Keep, Persisted, Queue};
+use queue::{Entry, HeadLimits, Persisted, Queue};
 pub use queue::{PAGE_BYTES, QueueId};
 
-/// So long new messages are held up by a store that is being opened, and may hold earlier ones.
+/// How long a store that is being opened may hold up new messages; it may have earlier ones.
 const OPENING_MS: u64 = 30_000;
 
-/// How long a message has waited, how much longer it may, and whether the store has had to keep it.
+/// How long the next message has waited, how much longer it may wait, and whether it was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
     pub waited_ms: u64,
@@ -35,31 +35,34 @@ pub struct Next {
 #[derive(Debug)]
 pub struct Outbox {
     limits: Limits,
-    keep: Keep,
+    head_limits: HeadLimits,
     queues: [Queue; QueueId::ALL.len()],
-    /// QoS 1 messages handed over, at their packet id - 1.
+    /// QoS 1 messages in flight, at their packet id - 1.
     unacked: Vec<Option<Entry>>,
     free_ids: VecDeque<u16>,
-    /// QoS 0 messages handed over since the last `on_written`.
+    /// QoS 0 messages sent since the last `on_written`.
     unwritten: Vec<Entry>,
-    /// Packet ids handed over since the last `on_written`.
+    /// Packet ids used since the last `on_written`.
     fresh_ids: Vec<u16>,
-    /// Of topics and payloads in memory.
+    /// Bytes of topics and payloads in memory.
     bytes: usize,
     next_sequence: u64,
     mode: Mode,
-    /// When it was first looked whether the store is open.
+    /// When the outbox first waited for the store to open.
     opening_ms: Option<u64>,
     pending: Pending,
     stats: Stats,
 }
 
 impl Outbox {
-    /// An empty outbox without a store.
+    /// Returns an empty outbox without a store.
     pub fn new(limits: Limits) -> Self {
         let inflight = limits.inflight;
         Self {
-            keep: Keep { messages: (limits.max_messages / 16).clamp(1, 512), bytes: limits.max_bytes / 16 },
+            head_limits: HeadLimits {
+                messages: (limits.max_messages / 16).clamp(1, 512),
+                bytes: limits.max_bytes / 16,
+            },
             queues: Default::default(),
             unacked: (0..inflight).map(|_| None).collect(),
             free_ids: (1..=inflight).collect(),
@@ -79,19 +82,19 @@ impl Outbox {
         &mut self.queues[id as usize]
     }
 
-    /// Queues a message, or says why not; whatever is dropped is counted. `now_ms` never goes back.
+    /// Queues a message, or returns why not; drops are counted. `now_ms` never goes back.
     pub fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.stats.produced += 1;
         let (id, size) = (QueueId::of(&message), message.size_bytes());
-        if let Err(reason) = message.check(self.limits.max_payload_bytes) {
+        if let Err(reason) = check(&message, self.limits.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
         if size > self.limits.max_bytes {
             return self.refuse(message.class, Reason::Oversize);
         }
-        self.expire_lane(id, now_ms);
+        self.expire_queue(id, now_ms);
         let mut displaced = 0;
         loop {
             let by_bytes = self.bytes + size > self.limits.max_bytes;
@@ -104,7 +107,7 @@ impl Outbox {
             displaced += 1;
         }
         self.bytes += size;
-        let entry = Entry { message, sequence, born_ms: now_ms, resent: false, round: 0, kept: Persisted::No };
+        let entry = Entry { message, sequence, born_ms: now_ms, resent: false, round: 0, persisted: Persisted::No };
         self.queue(id).push(entry);
         if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) }
     }
@@ -114,9 +117,9 @@ impl Outbox {
         Pushed::Refused(reason)
     }
 
-    /// Drops one message in memory for a new one of that queue; false where the new one itself must go.
+    /// Drops one message in memory for a new one of that queue; returns false if the new one itself must be dropped.
     ///
-    /// It is one of the queue that is furthest over its share, the new one counted in.
+    /// It comes from the queue that is furthest over its share, the new one counted.
     fn make_room(&mut self, queue: QueueId, size: usize, by_bytes: bool) -> bool {
         let weigh = |id: QueueId| {
             let (used, new) = match (&self.queues[id as usize], by_bytes) {
@@ -125,13 +128,13 @@ impl Outbox {
             };
             id.weigh((used + if id == queue { new } else { 0 }) as u64)
         };
-        // What is handed over cannot be taken back.
+        // Messages in flight cannot be taken back.
         let has_some = |id: &QueueId| *id == queue || self.queues[*id as usize].in_memory() > 0;
         let Some(victim) = QueueId::ALL.into_iter().filter(has_some).max_by_key(|id| weigh(*id)) else { return false };
-        let dropped = match self.limits.policy {
-            Policy::DropOldest => self.queue(victim).pop_front(false),
-            Policy::DropNewest if victim == queue => None,
-            Policy::DropNewest => self.queue(victim).pop_back(),
+        let dropped = match self.limits.when_full {
+            WhenFull::DropOldest => self.queue(victim).pop_front(false),
+            WhenFull::DropNewest if victim == queue => None,
+            WhenFull::DropNewest => self.queue(victim).pop_back(),
         };
         dropped.map(|entry| self.drop_entry(entry, Reason::Full)).is_some()
     }
@@ -141,15 +144,15 @@ impl Outbox {
         self.retire(entry);
     }
 
-    /// Lets go of a message: nothing of it stays, here or in the store.
+    /// Removes a message, from here and from the store.
     fn retire(&mut self, entry: Entry) {
         self.bytes -= entry.message.size_bytes();
         self.unstore(&entry);
     }
 
-    /// Drops what has waited too long, and waits no longer for a store that does not open, as on a disk that hangs.
+    /// Drops messages that have waited too long, and gives up a store that does not open, as on a disk that hangs.
     pub fn expire(&mut self, now_ms: u64) {
-        QueueId::ALL.into_iter().for_each(|id| self.expire_lane(id, now_ms));
+        QueueId::ALL.into_iter().for_each(|id| self.expire_queue(id, now_ms));
         if self.mode == Mode::Opening {
             let since_ms = *self.opening_ms.get_or_insert(now_ms);
             if now_ms.saturating_sub(since_ms) > OPENING_MS {
@@ -158,7 +161,7 @@ impl Outbox {
         }
     }
 
-    fn expire_lane(&mut self, id: QueueId, now_ms: u64) {
+    fn expire_queue(&mut self, id: QueueId, now_ms: u64) {
         let max_age_ms = self.limits.max_age_ms;
         let is_old = |born_ms: u64| now_ms.saturating_sub(born_ms) > max_age_ms;
         loop {
@@ -174,7 +177,7 @@ impl Outbox {
         }
     }
 
-    /// Whether so many further messages may not fit; by bytes, if they are no larger than those held.
+    /// Returns whether this many further messages may not fit; by bytes, if they are no larger than those held.
     pub fn is_crowded(&self, messages: usize) -> bool {
         let held = self.held();
         let mean_bytes = self.bytes / held.max(1);
@@ -183,42 +186,42 @@ impl Outbox {
             || self.mode != Mode::Off && self.stored_bytes() > self.limits.max_stored_bytes / 8 * 7
     }
 
-    /// Drops what is next as long as it is larger than a broker allows.
+    /// Drops the next messages as long as they are larger than the broker allows.
     pub fn drop_larger(&mut self, max_bytes: usize) {
-        let reach = self.mode == Mode::Up;
+        let store_is_up = self.mode == Mode::Up;
         for id in QueueId::ALL {
             let is_larger = |entry: &Entry| entry.message.size_bytes() > max_bytes;
-            while self.queue(id).front(reach).is_some_and(is_larger) {
-                let Some(entry) = self.queue(id).pop_front(reach) else { return };
+            while self.queue(id).front(store_is_up).is_some_and(is_larger) {
+                let Some(entry) = self.queue(id).pop_front(store_is_up) else { return };
                 self.drop_entry(entry, Reason::Oversize);
             }
         }
     }
 
-    /// QoS 1 messages handed over and not acknowledged.
+    /// Returns the number of QoS 1 messages sent and not acknowledged.
     pub fn unacked(&self) -> usize {
         usize::from(self.limits.inflight) - self.free_ids.len()
     }
 
-    /// Whether `next_to_send` would return a message.
+    /// Returns whether `next_to_send` would return a message.
     pub fn can_send(&self) -> bool {
-        self.next_lane().is_some()
+        self.next_queue().is_some()
     }
 
-    /// What `next_to_send` would return, as it has fared so far.
+    /// Returns how long the message has waited that `next_to_send` would return.
     pub fn next(&self, now_ms: u64) -> Option<Next> {
-        let entry = self.queues[self.next_lane()? as usize].front(self.mode == Mode::Up)?;
+        let entry = self.queues[self.next_queue()? as usize].front(self.mode == Mode::Up)?;
         let waited_ms = now_ms.saturating_sub(entry.born_ms);
         let left_ms = self.limits.max_age_ms.saturating_sub(waited_ms);
-        Some(Next { waited_ms, left_ms, stored: entry.kept != Persisted::No })
+        Some(Next { waited_ms, left_ms, stored: entry.persisted != Persisted::No })
     }
 
-    fn next_lane(&self) -> Option<QueueId> {
+    fn next_queue(&self) -> Option<QueueId> {
         let is_ready = |id: &QueueId| {
-            // What an earlier run left goes first, once it is known.
+            // Messages of an earlier run go first, once they are known.
             let opening = self.mode == Mode::Opening && id.is_stored();
             let has_room = match id {
-                QueueId::Fleeting => self.unwritten.len() < usize::from(self.limits.inflight),
+                QueueId::Qos0 => self.unwritten.len() < usize::from(self.limits.inflight),
                 _ => !self.free_ids.is_empty(),
             };
             has_room && !opening && self.queues[*id as usize].front(self.mode == Mode::Up).is_some()
@@ -226,15 +229,15 @@ impl Outbox {
         QueueId::ALL.into_iter().find(is_ready)
     }
 
-    /// Takes the next message in order and its packet id (0 for QoS 0), as handed over from now on.
+    /// Takes the next message in order and its packet id (0 for QoS 0); it is in flight from now on.
     ///
     /// `round` is the caller's measure of time for [`Outbox::oldest_round`]. `None`: nothing waits, or `inflight`
-    /// messages are out, or the next one is still to be read from the store. An id is given out again only after its
-    /// ack, so ids cannot collide in whatever order the acks come.
+    /// messages are in flight, or the next one is still to be read from the store. An id is used again only after its
+    /// acknowledgement, so ids cannot collide in whatever order those come.
     pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
-        let id = self.next_lane()?;
-        let reach = self.mode == Mode::Up;
-        let mut entry = self.queue(id).pop_front(reach)?;
+        let id = self.next_queue()?;
+        let store_is_up = self.mode == Mode::Up;
+        let mut entry = self.queue(id).pop_front(store_is_up)?;
         entry.round = round;
         self.stats.resent += u64::from(entry.resent);
         entry.resent = true;
@@ -248,7 +251,8 @@ impl Outbox {
         Some((packet_id, &slot.insert(entry).message))
     }
 
-    /// Everything handed over so far is on the socket: retires QoS 0, and collects the marks of first hand-overs.
+    /// Notes that everything sent so far is on the socket: removes QoS 0, and collects the marks of what was sent for the
+    /// first time.
     pub fn on_written(&mut self, marks: &mut Vec<Marks>) {
         for mut entry in self.unwritten.drain(..) {
             self.bytes -= entry.message.size_bytes();
@@ -261,7 +265,7 @@ impl Outbox {
         }
     }
 
-    /// Retires an acknowledged message, as a drop where it was `refused`; false when that packet id is not out.
+    /// Removes an acknowledged message, as a drop if it was `refused`; returns false if that packet id is not in use.
     pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
         let slot = usize::from(packet_id).checked_sub(1).and_then(|index| self.unacked.get_mut(index));
         let Some(entry) = slot.and_then(Option::take) else {
@@ -277,7 +281,7 @@ impl Outbox {
         true
     }
 
-    /// The connection is gone: everything handed over and not retired goes back to the front, in order.
+    /// Notes that the connection is lost: everything in flight goes back to the front, in order.
     pub fn rewind(&mut self) {
         let unacked = self.unacked.iter_mut().filter_map(Option::take);
         let mut back: Vec<Entry> = self.unwritten.drain(..).chain(unacked).collect();
@@ -289,22 +293,22 @@ impl Outbox {
         self.free_ids = (1..=self.limits.inflight).collect();
     }
 
-    /// The `round` in which the longest unacknowledged message was handed over.
+    /// Returns the `round` in which the longest unacknowledged message was sent.
     pub fn oldest_round(&self) -> Option<u32> {
         self.unacked.iter().flatten().map(|entry| entry.round).min()
     }
 
-    fn handed(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.unacked() + self.unwritten.len()
     }
 
-    /// Messages that wait in memory.
+    /// Returns the number of messages that wait in memory.
     pub fn in_memory(&self) -> usize {
         self.queues.iter().map(Queue::in_memory).sum()
     }
 
     fn held(&self) -> usize {
-        self.in_memory() + self.handed()
+        self.in_memory() + self.in_flight()
     }
 
     fn waiting(&self) -> u64 {
@@ -315,21 +319,21 @@ impl Outbox {
         self.queues.iter().map(|queue| queue.stored_bytes).sum()
     }
 
-    /// Messages held: waiting, in memory or in the store alone, and handed over.
+    /// Returns the number of messages held: waiting, in memory or in the store alone, and in flight.
     pub fn len(&self) -> usize {
-        usize::try_from(self.waiting()).unwrap_or(usize::MAX).saturating_add(self.handed())
+        usize::try_from(self.waiting()).unwrap_or(usize::MAX).saturating_add(self.in_flight())
     }
 
-    /// Whether nothing waits and nothing is out, as far as is known.
+    /// Returns whether nothing waits and nothing is in flight; false while the content of the store is unknown.
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.mode != Mode::Opening
     }
 
-    /// The figures as of now.
+    /// Returns the figures as of now.
     pub fn stats(&self) -> Stats {
         Stats {
             queued: self.waiting(),
-            handed: self.handed() as u64,
+            in_flight: self.in_flight() as u64,
             bytes: self.bytes as u64,
             stored: self.queues.iter().map(|queue| queue.stored).sum(),
             stored_bytes: self.stored_bytes(),

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: doubling delays, spread so that a fleet does not come back at once.
+//! How long to wait before the next attempt: doubling delays, spread so that a fleet does not reconnect at once.
 //!
 //! Pure: the random number is passed in.
 
@@ -15,12 +15,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `min`.
+    /// Returns delays that start at `min`.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, next: min }
     }
 
-    /// The next delay: half of it is sure, the other half is scaled by `random`, whose whole range is used.
+    /// Returns the next delay: half of it is fixed, the other half is scaled by `random`, whose whole range is used.
     pub fn next(&mut self, random: u32) -> Duration {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(self.max);
@@ -33,7 +33,7 @@ impl Backoff {
     }
 }
 
-/// A random number good enough to spread attempts in time; the standard library seeds its hash maps so.
+/// Returns a random number, good enough to spread attempts in time; the standard library seeds its hash maps with it.
 pub fn random() -> u32 {
     (RandomState::new().build_hasher().finish() >> 32) as u32
 }

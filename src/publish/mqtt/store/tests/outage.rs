@@ -114,8 +114,8 @@ fn what_waited_too_long_is_not_sent_by_the_next_run() {
     let folder = folder();
     let mut rig = Rig::in_folder(&folder);
     rig.outage(60);
-    let link = link(limits(1 << 20));
-    link.outbox(|outbox| outbox.await_store());
+    let mqtt = client(limits(1 << 20));
+    mqtt.outbox(|outbox| outbox.await_store());
     drop(rig);
     let mut rig = Rig::in_folder(&folder);
     rig.now_ms += 73 * 3_600_000;

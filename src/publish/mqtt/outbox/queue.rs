@@ -1,40 +1,40 @@
-//! One queue of the outbox, in order: what is sent next, in memory (`head`); what only the store has (`parked`); what came
-//! last, in memory until it is stored (`tail`). Nothing is parked and nothing is in the tail where all fits into the head.
+//! One queue of the outbox, in three parts that follow each other: `head` in memory, which is sent next; `parked`, which
+//! only the store has; `tail` in memory, which is not stored yet. If everything fits into the head, the other two are empty.
 
 use std::collections::VecDeque;
 
-use super::message::{Class, Message, Qos};
+use crate::publish::message::{Class, Message, Qos};
 
 /// The store's unit of space.
 pub const PAGE_BYTES: u64 = 4096;
-/// Of a page, what its own bookkeeping leaves.
+/// Bytes of a page that are left for rows.
 const USABLE_BYTES: u64 = 4040;
-/// Of a message in the store, beside topic and payload: id, time, lengths, pointer.
+/// Bytes of a row besides topic and payload: id, time, lengths, pointer.
 const ROW_BYTES: u64 = 28;
-/// Messages that came this far apart are not parked together, so that age can be judged by a segment.
+/// Messages this far apart go into different segments, so that a whole segment can expire.
 const SEGMENT_MS: u64 = 600_000;
 
-/// Which queue a message waits in; in the order in which queues are served.
+/// The queue that a message waits in, in the order in which queues are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueId {
     /// Events of QoS 1.
     Event,
     /// Predictions of QoS 1.
     Prediction,
-    /// All of QoS 0, which is never stored.
-    Fleeting,
+    /// All messages of QoS 0, which are never stored.
+    Qos0,
     /// Metrics of QoS 1.
     Metrics,
 }
 
 impl QueueId {
-    pub const ALL: [Self; 4] = [Self::Event, Self::Prediction, Self::Fleeting, Self::Metrics];
+    pub const ALL: [Self; 4] = [Self::Event, Self::Prediction, Self::Qos0, Self::Metrics];
     /// Those that the store has a table for.
     pub const STORED: [Self; 3] = [Self::Event, Self::Prediction, Self::Metrics];
 
     pub fn of(message: &Message) -> Self {
         match (message.qos, message.class) {
-            (Qos::AtMostOnce, _) => Self::Fleeting,
+            (Qos::AtMostOnce, _) => Self::Qos0,
             (_, Class::Prediction) => Self::Prediction,
             (_, Class::Metrics) => Self::Metrics,
             (_, Class::Event | Class::State) => Self::Event,
@@ -42,34 +42,34 @@ impl QueueId {
     }
 
     pub fn is_stored(self) -> bool {
-        self != Self::Fleeting
+        self != Self::Qos0
     }
 
-    /// What a message that comes back from the store is counted as.
+    /// Returns the class of messages that are read back from the store.
     pub fn class(self) -> Class {
         match self {
             Self::Event => Class::Event,
-            Self::Prediction | Self::Fleeting => Class::Prediction,
+            Self::Prediction | Self::Qos0 => Class::Prediction,
             Self::Metrics => Class::Metrics,
         }
     }
 
-    /// Of eight: what the queue is sure of when room is short. What one does not use, others may.
+    /// Returns the eighths of the room that the queue is sure of; other queues may use what it leaves.
     fn share(self) -> u64 {
         match self {
             Self::Event | Self::Metrics => 1,
             Self::Prediction => 4,
-            Self::Fleeting => 2,
+            Self::Qos0 => 2,
         }
     }
 
-    /// How far over its share a queue is that uses so much; to be compared with others only.
+    /// Returns how far over its share a queue is that uses this much; for comparison between queues only.
     pub fn weigh(self, used: u64) -> u64 {
         used * 8 / self.share()
     }
 }
 
-/// Bytes of the store's pages that a message of that size takes, as if all were of its size.
+/// Returns the bytes of pages that a message of this size takes, as if all messages were of its size.
 pub fn stored_bytes(size_bytes: usize) -> u64 {
     let row = size_bytes as u64 + ROW_BYTES;
     match USABLE_BYTES / row {
@@ -83,7 +83,7 @@ pub fn stored_bytes(size_bytes: usize) -> u64 {
 pub enum Persisted {
     No,
     /// It is being written.
-    ControlFlow,
+    Writing,
     Yes,
 }
 
@@ -95,7 +95,7 @@ pub struct Entry {
     pub born_ms: u64,
     pub resent: bool,
     pub round: u32,
-    pub kept: Persisted,
+    pub persisted: Persisted,
 }
 
 impl Entry {
@@ -108,7 +108,7 @@ impl Entry {
     }
 }
 
-/// A run of messages that only the store has: all that it has from `first` to `last`.
+/// Messages that only the store has: all of its ids from `first` to `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub first: u64,
@@ -120,15 +120,15 @@ pub struct Segment {
     pub newest_ms: u64,
 }
 
-/// How much a queue holds in memory of what the store has, and how much is parked together.
+/// How much of what is stored a queue keeps in memory; half of it goes into one segment.
 #[derive(Debug, Clone, Copy)]
-pub struct Keep {
+pub struct HeadLimits {
     pub messages: usize,
     pub bytes: usize,
 }
 
-impl Keep {
-    /// Adds a message behind all others that are parked.
+impl HeadLimits {
+    /// Adds a message behind all others in `parked`.
     pub fn park(&self, parked: &mut VecDeque<Segment>, id: u64, born_ms: u64, bytes: u64) {
         let (most, most_bytes) = (self.messages.div_ceil(2) as u64, self.bytes as u64 / 2);
         if let Some(back) = parked.back_mut()
@@ -152,11 +152,11 @@ pub struct Queue {
     pub head: VecDeque<Entry>,
     pub parked: VecDeque<Segment>,
     pub tail: VecDeque<Entry>,
-    /// Of topics and payloads that wait in memory.
+    /// Bytes of topics and payloads that wait in memory.
     pub bytes: usize,
     head_bytes: usize,
     parked_count: u64,
-    /// Messages in the store: parked, waiting in memory as well, or handed over.
+    /// Messages in the store: parked, also in memory, or in flight.
     pub stored: u64,
     pub stored_bytes: u64,
 }
@@ -180,7 +180,7 @@ impl Queue {
         }
     }
 
-    /// Takes back what was handed over; to be called with the latest first.
+    /// Puts an unacknowledged message back; to be called with the latest first.
     pub fn give_back(&mut self, entry: Entry) {
         self.bytes += entry.message.size_bytes();
         if self.parked.back().is_some_and(|segment| entry.sequence > segment.last) {
@@ -191,14 +191,14 @@ impl Queue {
         }
     }
 
-    /// The next to be sent. What is parked holds up what came later, unless the store is out of reach.
-    pub fn front(&self, reach: bool) -> Option<&Entry> {
-        let behind = || if self.parked.is_empty() || !reach { self.tail.front() } else { None };
+    /// Returns the next message to send. Parked messages hold up later ones, unless the store cannot be read.
+    pub fn front(&self, store_is_up: bool) -> Option<&Entry> {
+        let behind = || if self.parked.is_empty() || !store_is_up { self.tail.front() } else { None };
         self.head.front().or_else(behind)
     }
 
-    pub fn pop_front(&mut self, reach: bool) -> Option<Entry> {
-        if self.head.is_empty() && (!reach || self.parked.is_empty()) {
+    pub fn pop_front(&mut self, store_is_up: bool) -> Option<Entry> {
+        if self.head.is_empty() && (!store_is_up || self.parked.is_empty()) {
             return self.pop_tail_front();
         }
         let entry = self.head.pop_front()?;
@@ -213,7 +213,7 @@ impl Queue {
         Some(entry)
     }
 
-    /// The last one in memory.
+    /// Takes the last message in memory.
     pub fn pop_back(&mut self) -> Option<Entry> {
         let entry = match self.tail.pop_back() {
             Some(entry) => entry,
@@ -235,36 +235,36 @@ impl Queue {
         self.head.iter_mut().chain(&mut self.tail)
     }
 
-    /// Leaves to the store alone what it has and what is not soon to be sent; the bytes of memory that this frees.
-    pub fn park(&mut self, keep: &Keep) -> usize {
+    /// Frees memory of messages that are stored and not sent soon. Returns the bytes that this frees.
+    pub fn park(&mut self, limits: &HeadLimits) -> usize {
         let before = self.bytes;
         if self.parked.is_empty() {
             let mut bytes = 0;
             let over = self.head.iter().enumerate().position(|(place, entry)| {
                 bytes += entry.message.size_bytes();
-                place > 0 && (place >= keep.messages || bytes > keep.bytes)
+                place > 0 && (place >= limits.messages || bytes > limits.bytes)
             });
-            let Some(place) = over.filter(|place| self.head[*place].kept == Persisted::Yes) else { return 0 };
+            let Some(place) = over.filter(|place| self.head[*place].persisted == Persisted::Yes) else { return 0 };
             let mut later = self.head.split_off(place);
             self.head_bytes -= later.iter().map(|entry| entry.message.size_bytes()).sum::<usize>();
             later.append(&mut self.tail);
             self.tail = later;
         }
-        while self.tail.front().is_some_and(|entry| entry.kept == Persisted::Yes) {
+        while self.tail.front().is_some_and(|entry| entry.persisted == Persisted::Yes) {
             let Some(entry) = self.pop_tail_front() else { break };
-            keep.park(&mut self.parked, entry.sequence, entry.born_ms, entry.stored_bytes());
+            limits.park(&mut self.parked, entry.sequence, entry.born_ms, entry.stored_bytes());
             self.parked_count += 1;
         }
         before - self.bytes
     }
 
-    /// The segment to be read next, when the head runs low.
-    pub fn wanted(&self, keep: &Keep) -> Option<&Segment> {
-        let low = self.head.len() <= keep.messages / 2 && self.head_bytes <= keep.bytes / 2;
+    /// Returns the segment to read next, if the head runs low.
+    pub fn wanted(&self, limits: &HeadLimits) -> Option<&Segment> {
+        let low = self.head.len() <= limits.messages / 2 && self.head_bytes <= limits.bytes / 2;
         if low { self.parked.front() } else { None }
     }
 
-    /// Has the first segment in memory again.
+    /// Takes the messages of the first segment back into memory.
     pub fn unpark(&mut self, entries: impl Iterator<Item = Entry>) {
         for entry in entries {
             self.bytes += entry.message.size_bytes();
@@ -274,7 +274,7 @@ impl Queue {
         self.pop_segment(false);
     }
 
-    /// Takes the oldest segment away, or the newest.
+    /// Removes the oldest segment, or the newest.
     pub fn pop_segment(&mut self, newest: bool) -> Option<Segment> {
         let segment = if newest { self.parked.pop_back() } else { self.parked.pop_front() }?;
         self.parked_count -= segment.count;
@@ -285,7 +285,8 @@ impl Queue {
         Some(segment)
     }
 
-    /// What is parked from now on comes before everything in memory; how many were parked before.
+    /// Replaces the parked segments by others, which come before everything in memory. Returns how many messages were
+    /// parked before.
     pub fn replace_parked(&mut self, parked: VecDeque<Segment>) -> u64 {
         let count = |segments: &VecDeque<Segment>| segments.iter().map(|segment| segment.count).sum();
         let before = std::mem::replace(&mut self.parked_count, count(&parked));
@@ -299,9 +300,9 @@ impl Queue {
         before
     }
 
-    /// Nothing in memory is in the store any more.
+    /// Notes that nothing in memory is in the store.
     pub fn forget_stored(&mut self) {
-        self.entries_mut().for_each(|entry| entry.kept = Persisted::No);
+        self.entries_mut().for_each(|entry| entry.persisted = Persisted::No);
         self.stored = self.parked_count;
         self.stored_bytes = self.parked.iter().map(|segment| segment.bytes).sum();
     }

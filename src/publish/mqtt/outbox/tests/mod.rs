@@ -1,3 +1,4 @@
+use crate::ids::PipelineId;
 use crate::units::MonoTime;
 
 use super::*;
@@ -10,14 +11,14 @@ fn limits(max_messages: usize, inflight: u16) -> Limits {
         max_age_ms: u64::MAX,
         max_payload_bytes: 100,
         inflight,
-        policy: Policy::DropOldest,
+        when_full: WhenFull::DropOldest,
     }
 }
 
 fn message(number: u32, size: usize, qos: Qos) -> Message {
     let mut payload = number.to_be_bytes().to_vec();
     payload.resize(size.max(4), 0);
-    let marks = Some(Marks { pipeline: 0, arrival: MonoTime(u64::from(number)), invoke_end: MonoTime(0) });
+    let marks = Some(Marks { pipeline: PipelineId(0), arrival: MonoTime(u64::from(number)), invoke_end: MonoTime(0) });
     Message { topic: "t".into(), payload: payload.into(), qos, retain: false, class: Class::Prediction, marks }
 }
 
@@ -40,7 +41,7 @@ fn never_more_than_inflight_out_and_an_id_is_reused_only_after_its_ack() {
     assert!(!outbox.on_puback(2, false), "an ack twice");
     assert!(!outbox.on_puback(0, false) && !outbox.on_puback(4, false), "ids that were never out");
     assert_eq!(hand_all(&mut outbox), [(2, 3)]);
-    assert_eq!(outbox.stats().handed, 3);
+    assert_eq!(outbox.stats().in_flight, 3);
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn a_rewind_restores_the_order_whatever_the_order_of_acks() {
 #[test]
 fn a_full_outbox_drops_by_policy_and_counts_exactly() {
     let mut oldest = Outbox::new(limits(3, 2));
-    let mut newest = Outbox::new(Limits { policy: Policy::DropNewest, ..limits(3, 2) });
+    let mut newest = Outbox::new(Limits { when_full: WhenFull::DropNewest, ..limits(3, 2) });
     for n in 0..10 {
         oldest.push(message(n, 4, Qos::AtLeastOnce), 0);
         newest.push(message(n, 4, Qos::AtLeastOnce), 0);
@@ -106,7 +107,7 @@ fn what_a_broker_would_cut_the_connection_over_is_refused() {
 }
 
 #[test]
-fn marks_are_told_once_and_only_after_the_write() {
+fn marks_are_given_once_and_only_after_the_write() {
     let mut outbox = Outbox::new(limits(100, 2));
     outbox.push(message(7, 4, Qos::AtLeastOnce), 0);
     outbox.push(message(8, 4, Qos::AtMostOnce), 0);
@@ -114,7 +115,7 @@ fn marks_are_told_once_and_only_after_the_write() {
     outbox.on_written(&mut marks);
     hand_all(&mut outbox);
     outbox.rewind();
-    assert!(marks.is_empty(), "the write failed: not handed over yet");
+    assert!(marks.is_empty(), "the write failed: not sent yet");
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
     let mut arrivals: Vec<u64> = marks.iter().map(|m| m.arrival.0).collect();
@@ -123,21 +124,21 @@ fn marks_are_told_once_and_only_after_the_write() {
     outbox.rewind();
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
-    assert_eq!(marks.len(), 2, "a resend tells nothing");
+    assert_eq!(marks.len(), 2, "a resend gives no marks");
 }
 
 #[test]
 fn a_lane_of_few_is_neither_late_nor_crowded_out() {
     let of = |class, number| Message { class, ..message(number, 4, Qos::AtLeastOnce) };
-    for policy in [Policy::DropOldest, Policy::DropNewest] {
-        let mut outbox = Outbox::new(Limits { policy, ..limits(20, 4) });
+    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
+        let mut outbox = Outbox::new(Limits { when_full, ..limits(20, 4) });
         for number in 0..30 {
             outbox.push(of(Class::Prediction, number), 0);
         }
         for number in 0..5 {
             outbox.push(of(Class::Metrics, 40 + number), 0);
         }
-        assert_eq!(outbox.push(of(Class::Event, 50), 0), Pushed::Displaced(1), "{policy:?}");
+        assert_eq!(outbox.push(of(Class::Event, 50), 0), Pushed::Displaced(1), "{when_full:?}");
         let drops = outbox.stats().drops;
         assert_eq!(drops.total(), 16);
         assert!(drops.get(Class::Metrics, Reason::Full) <= 3, "beyond its share metrics give way: {drops:?}");
@@ -176,5 +177,5 @@ fn a_store_that_does_not_open_holds_nothing_up_for_ever() {
     outbox.adopt(inventory);
     assert!(outbox.on_puback(1, false));
     let s = outbox.stats();
-    assert_eq!((s.produced + s.recovered, s.acked + s.queued + s.handed + s.drops.total()), (2, 2), "{s:?}");
+    assert_eq!((s.produced + s.recovered, s.acked + s.queued + s.in_flight + s.drops.total()), (2, 2), "{s:?}");
 }
