@@ -150,18 +150,14 @@ impl Page {
                 let is_active = WRITTEN.iter().any(|(key, _)| key.starts_with(&format!("{name}.")) || *key == name);
                 // A list of kinds is written as one element of an array.
                 let list = name.contains(".features.") || name.contains(".frontend.");
-                let header = match list {
-                    true => {
-                        let (array, kind) = name.rsplit_once('.').unwrap_or((name, ""));
-                        format!("[[{array}]]\n{kind}")
-                    }
-                    false => format!("[{name}]"),
-                };
+                let (array, kind) = name.rsplit_once('.').unwrap_or((name, ""));
                 let _ = write!(self.text, "\n{}\n", wrapped(text, "# ", WIDTH));
-                if list || (is_empty && !is_active) {
-                    // Shown in one line below, or not at all.
-                } else {
-                    let _ = writeln!(self.text, "{}{header}", if is_active { "" } else { "#" });
+                let hidden = if is_active { "" } else { "#" };
+                match (list, is_empty) {
+                    // Written with its keys.
+                    (true, false) => {}
+                    (true, true) => _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{}}"),
+                    (false, _) => _ = writeln!(self.text, "{hidden}[{name}]"),
                 }
             }
         }
@@ -189,7 +185,7 @@ impl Page {
                 for key in keys {
                     let name = format!("{table}.{}", key.key);
                     let written = WRITTEN.iter().find(|(written, _)| *written == name).map(|(_, value)| *value);
-                    let value = written.or(key.default.as_deref()).or(key.example).unwrap_or("\"...\"");
+                    let value = written.unwrap_or_else(|| shown(key));
                     let _ = writeln!(self.text, "{}", wrapped(&comment(key), "# ", WIDTH));
                     let hidden = if written.is_some() { "" } else { "#" };
                     let _ = writeln!(self.text, "{hidden}{} = {value}", key.key);
@@ -207,13 +203,19 @@ impl Page {
             let name = format!("{table}.{}", key.key);
             let written = WRITTEN.iter().find(|(written, _)| *written == name).map(|(_, value)| *value);
             is_active |= written.is_some();
-            let value = written.or(key.default.as_deref()).or(key.example).unwrap_or("\"...\"");
+            let value = written.unwrap_or_else(|| shown(key));
             values.push(format!("{} = {value}", key.key));
             let _ = writeln!(self.text, "{}", wrapped(&format!("{}: {}", key.key, comment(key)), "# ", WIDTH));
         }
         let hidden = if is_active { "" } else { "#" };
         let _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{ {} }}", values.join(", "));
     }
+}
+
+/// The value to show: the default, or an example if the default is not one value.
+fn shown(key: &KeyDoc) -> &str {
+    let default = key.default.as_deref().filter(|_| key.otherwise.is_none() || key.example.is_none());
+    default.or(key.example).unwrap_or("\"...\"")
 }
 
 /// The default, in words or as TOML.
@@ -283,4 +285,164 @@ fn wrapped(text: &str, prefix: &str, width: usize) -> String {
         lines.push(line);
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::super::Document;
+    use super::*;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// Compares a file with what it should be; writes it when asked to.
+    fn assert_current(path: &str, text: &str) {
+        let path = root().join(path);
+        if std::env::var_os("EDGEWATT_BLESS").is_some_and(|bless| bless == "1") {
+            std::fs::write(&path, text).unwrap();
+        }
+        let there = std::fs::read_to_string(&path).unwrap_or_default();
+        let differs = there.lines().zip(text.lines()).find(|(there, made)| there != made);
+        assert!(
+            there == text,
+            "{} is not current ({differs:?}): EDGEWATT_BLESS=1 cargo test --lib config::reference",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn the_reference_is_current() {
+        assert_current("docs/config.md", &markdown());
+        assert_current("config/edgewatt.toml", &example());
+    }
+
+    /// What the program makes of a text, but for the hash of it.
+    fn parse(text: &str) -> Result<String, String> {
+        let document = Document { path: PathBuf::from("edgewatt.toml"), text: text.to_owned() };
+        let mut config = document.parse(Some("host")).map_err(|error| error.to_string())?;
+        config.hash.clear();
+        Ok(format!("{config:?}"))
+    }
+
+    /// The lines of the example, each with the table that it is in; a table that is not written has a `#`.
+    fn lines(text: &str) -> Vec<(usize, String, &str)> {
+        let mut table = String::new();
+        let mut lines = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let bare = line.strip_prefix('#').unwrap_or(line);
+            if bare.starts_with('[') && bare.trim_end().ends_with(']') {
+                table = line.to_owned();
+            } else {
+                lines.push((index, table.clone(), line));
+            }
+        }
+        lines
+    }
+
+    /// Keys that are refused alone, with what they need, and keys whose line is an example of one of several forms.
+    const NEED: [(&str, &str); 9] = [
+        ("user", "its password is missing"),
+        ("password_file", "there is no mqtt.user"),
+        ("ca_file", "it is for TLS"),
+        ("cert_file", "go together"),
+        ("key_file", "go together"),
+        ("alpn", "it is for TLS"),
+        ("columns", "not among the columns"),
+        ("samples", "write either samples or seconds"),
+        ("sha256", ""),
+    ];
+
+    #[test]
+    fn the_example_is_valid_and_every_default_in_it_is_the_programs() {
+        let text = example();
+        let plain = parse(&text).unwrap();
+        let all: Vec<&str> = text.lines().collect();
+        let mut tried = 0;
+        for (index, table, line) in lines(&text) {
+            let Some(written) = line.strip_prefix('#').filter(|line| !line.starts_with([' ', '['])) else { continue };
+            let Some((key, _)) = written.split_once(" = ") else { continue };
+            // Kinds and tables that are not in use are tried as a whole elsewhere.
+            if table.starts_with('#') || written.starts_with(|c: char| c.is_uppercase()) {
+                continue;
+            }
+            let mut with: Vec<&str> = all.clone();
+            with[index] = written;
+            let made = parse(&with.join("\n"));
+            let is_default =
+                table_of_keys().iter().any(|doc| doc.key == key && doc.default.is_some() && doc.otherwise.is_none());
+            match made {
+                Ok(made) if is_default => assert_eq!(made, plain, "{table} {written}: it is not the default"),
+                Ok(_) => {}
+                Err(refusal) => {
+                    let need = NEED.iter().find(|(known, _)| *known == key);
+                    assert!(need.is_some_and(|(_, words)| refusal.contains(words)), "{table} {written}: {refusal}");
+                }
+            }
+            tried += 1;
+        }
+        assert!(tried > 50, "only {tried} keys were tried");
+    }
+
+    #[test]
+    fn every_kind_in_the_example_can_be_written_as_it_is_shown() {
+        let text = example();
+        for (header, kinds) in [("[power.meters.board.", 7)] {
+            let mut seen = 0;
+            for block in
+                text.split("\n\n").filter(|block| block.lines().any(|line| line.starts_with(&format!("#{header}"))))
+            {
+                let uncommented: Vec<&str> = block
+                    .lines()
+                    .map(|line| line.strip_prefix('#').filter(|line| !line.starts_with(' ')).unwrap_or(line))
+                    .collect();
+                let mut uncommented = uncommented.join("\n");
+                if uncommented.contains("joules = ") {
+                    // Either of the two.
+                    uncommented =
+                        uncommented.lines().filter(|l| !l.starts_with("joules")).collect::<Vec<_>>().join("\n");
+                }
+                if uncommented.contains(".restarts]") {
+                    continue;
+                }
+                parse(&format!("{text}\n{uncommented}\n")).unwrap_or_else(|refusal| panic!("{uncommented}: {refusal}"));
+                seen += 1;
+            }
+            assert_eq!(seen, kinds, "{header}");
+        }
+    }
+
+    /// Every key of every table.
+    fn table_of_keys() -> Vec<KeyDoc> {
+        fn below(children: &Children, keys: &mut Vec<KeyDoc>) {
+            match children {
+                Children::None => {}
+                Children::Table(table) => of(table, keys),
+                Children::Family(family) => family.kinds.iter().for_each(|kind| of(&kind.table, keys)),
+                Children::Named(children) | Children::List(children) => below(children, keys),
+            }
+        }
+        fn of(table: &TableDoc, keys: &mut Vec<KeyDoc>) {
+            for key in &table.keys {
+                keys.push(key.clone());
+                below(&key.children, keys);
+            }
+        }
+        let mut keys = Vec::new();
+        of(&Root::doc(), &mut keys);
+        keys
+    }
+
+    #[test]
+    fn every_key_says_what_it_does_in_a_sentence() {
+        let keys = table_of_keys();
+        assert!(keys.len() > 130, "only {} keys", keys.len());
+        for KeyDoc { key, text, example, default, children, .. } in keys {
+            assert!(text.ends_with('.'), "{key}: {text}");
+            let is_scalar = children == Children::None;
+            assert!(example.is_some() || default.is_some() || !is_scalar, "{key} has nothing to show");
+        }
+    }
 }
