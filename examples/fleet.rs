@@ -28,7 +28,7 @@ use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::outbox::{Limits, Policy, Qos};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
-    DecisionRoute, Drained, NodePublisher, PipelinePublisher, Progress, PublishLatency, Vocabulary,
+    DecisionRoute, Drained, NodePublisher, PipelineId, PipelinePublisher, Progress, PublishLatency, Vocabulary,
 };
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::{FrameTx, frame_ring};
@@ -100,7 +100,7 @@ impl Producer {
         let label_count = u16::try_from(labels.len()).unwrap_or(u16::MAX);
         let topics = NodeTopics::new(&args.base_topic, name);
         let publisher = PipelinePublisher {
-            id: 0,
+            id: PipelineId(0),
             name: "shoulder".into(),
             topics: topics.pipeline("shoulder"),
             route: DecisionRoute {
@@ -129,7 +129,7 @@ impl Producer {
             publish_latency: PublishLatency::default(),
             progress: Progress::default(),
         };
-        publisher.publish_latency.add(0);
+        publisher.publish_latency.add(PipelineId(0));
         let node_publisher = NodePublisher { handle, boot, topics, store: None };
         publisher.status(&node_publisher, PipelineState::Running, None);
         Self { decisions, publisher, node_publisher, labels: label_count, seq: 0 }

@@ -40,6 +40,8 @@ pub struct Mqtt {
     pub version: MqttVersion,
     /// User, and the file with the password.
     pub login: Option<(String, PathBuf)>,
+    /// The password may be sent without TLS to other machines.
+    pub allow_plaintext_password: bool,
     pub ca_file: Option<PathBuf>,
     /// Our certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -110,6 +112,8 @@ pub struct Power {
     pub idle: Option<f64>,
     /// No source starts before this time at the daemon's start, in which idle power is measured.
     pub quiet: Duration,
+    /// That time, if the file sets it; `None`: it is the default.
+    pub configured_quiet: Option<Duration>,
     /// Relative expanded uncertainty at which a window is long enough.
     pub target_rel: f64,
     pub window_max: Duration,
@@ -209,9 +213,28 @@ impl Pipeline {
         Key::new(&["pipelines", &self.name])
     }
 
-    /// Whether threads that work for `other` can go on for this one: with its source, scheduled as it asks for.
+    /// Returns whether the threads and the source of `other` can stay for this pipeline. What else differs is given to the
+    /// infer thread as new stages.
     pub fn goes_on_with(&self, other: &Self) -> bool {
-        self.source == other.source && self.realtime == other.realtime
+        // Each new field has to be named here, so that nobody forgets to decide on which side it is.
+        let Self {
+            source,
+            realtime,
+            name: _,
+            window: _,
+            features: _,
+            model: _,
+            labels: _,
+            model_sha256: _,
+            model_max_bytes: _,
+            delegates: _,
+            parity: _,
+            batch: _,
+            decision: _,
+            publish_scores: _,
+            qos: _,
+        } = self;
+        *source == other.source && *realtime == other.realtime
     }
 }
 

@@ -19,7 +19,7 @@ use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
 use crate::features::{Affine, Chain, Detrend, Transform};
 use crate::infer::window::Windower;
-use crate::infer::{Recent, Stages};
+use crate::infer::{RecentWindows, Stages};
 use crate::model::{self, ModelSummary};
 use crate::publish::publisher::Vocabulary;
 use crate::source;
@@ -210,7 +210,7 @@ impl<'a> Draft<'a> {
         let windower = Windower::new(window.samples, window.hop, channels, window.max_gap);
         // Only a stream that is not recorded elsewhere has to be kept at hand.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
-        let recent = recent.map(|limits| Recent::new(limits.windows, windower.window_values()));
+        let recent = recent.map(|limits| RecentWindows::new(limits.windows, windower.window_values()));
         let stages = Stages { windower, features, decider, batch, recent };
         Ok(PreparedPipeline { stages, labels, builder, built, tensors })
     }

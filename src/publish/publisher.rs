@@ -112,30 +112,34 @@ impl NodePublisher {
     }
 }
 
+/// A pipeline that runs. No other one gets its id for as long as the daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PipelineId(pub usize);
+
 /// Latency up to the hand-over to MQTT, per pipeline; filled by the link.
 #[derive(Clone, Default)]
-pub struct PublishLatency(Arc<Mutex<BTreeMap<usize, [Latency; 2]>>>);
+pub struct PublishLatency(Arc<Mutex<BTreeMap<PipelineId, [Latency; 2]>>>);
 
 impl PublishLatency {
     /// Makes room for a pipeline.
-    pub fn add(&self, pipeline: usize) {
+    pub fn add(&self, pipeline: PipelineId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline, Default::default());
     }
 
-    pub fn remove(&self, pipeline: usize) {
+    pub fn remove(&self, pipeline: PipelineId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pipeline);
     }
 
     pub fn record(&self, marks: Marks, now: MonoTime) {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some([publish, end_to_end]) = latencies.get_mut(&marks.pipeline) {
+        if let Some([publish, end_to_end]) = latencies.get_mut(&PipelineId(marks.pipeline)) {
             publish.record(now.since(marks.invoke_end));
             end_to_end.record(now.since(marks.arrival));
         }
     }
 
     /// Publish and end-to-end latency since the last call.
-    fn take(&self, pipeline: usize) -> [Latency; 2] {
+    fn take(&self, pipeline: PipelineId) -> [Latency; 2] {
         let mut latencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         latencies.get_mut(&pipeline).map(std::mem::take).unwrap_or_default()
     }
@@ -168,8 +172,7 @@ pub struct DecisionRoute {
 
 /// One pipeline's way out.
 pub struct PipelinePublisher {
-    /// Never that of another one, as long as the daemon runs.
-    pub id: usize,
+    pub id: PipelineId,
     pub name: String,
     pub topics: PipelineTopics,
     pub route: DecisionRoute,
@@ -182,6 +185,23 @@ pub struct PipelinePublisher {
     pub source_stats: Arc<SourceStats>,
     pub publish_latency: PublishLatency,
     pub progress: Progress,
+}
+
+/// What the publisher of a pipeline continues after a restart of the pipeline; starts at its default.
+#[derive(Default)]
+pub struct PublisherHistory {
+    pub stats: Arc<PipelineStats>,
+    pub source_stats: Arc<SourceStats>,
+    pub progress: Progress,
+}
+
+impl PublisherHistory {
+    /// Returns how many decisions there were so far, which is the number of the next one.
+    pub fn decision_count(&self) -> u64 {
+        // Each decision was counted as one of the two.
+        let counts = [&self.stats.predictions, &self.stats.dropped];
+        counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// How far a pipeline's publisher has come; starts at its default.
@@ -230,6 +250,34 @@ pub struct Totals {
 }
 
 impl PipelinePublisher {
+    /// Adds the decisions of later stages; they follow when those of the present stages have ended.
+    pub fn add_route(&mut self, route: DecisionRoute) {
+        self.next.push_back(route);
+    }
+
+    /// Discards the samples of the source, or uses them again. Returns whether that is a change.
+    pub fn set_paused(&self, paused: bool) -> bool {
+        self.source_stats.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.source_stats.paused.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many samples the source has given, those included for which there was no room.
+    pub fn samples_received(&self) -> u64 {
+        self.source_stats.samples.load(Ordering::Relaxed) + self.source_stats.overflow.load(Ordering::Relaxed)
+    }
+
+    pub fn totals(&self) -> &Totals {
+        &self.progress.totals
+    }
+
+    /// Returns what the publisher of the next pipeline of this name continues.
+    pub fn into_history(self) -> PublisherHistory {
+        PublisherHistory { stats: self.stats, source_stats: self.source_stats, progress: self.progress }
+    }
+
     /// Encodes what has been decided, at most a batch; `may_hold`: there is time to wait for the broker.
     pub fn drain(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
         while self.route.decisions.is_abandoned() && self.route.decisions.is_empty() {
@@ -294,7 +342,7 @@ impl PipelinePublisher {
             retain,
             class: if retain { Class::State } else { Class::Prediction },
             marks: (!retain).then_some(Marks {
-                pipeline: self.id,
+                pipeline: self.id.0,
                 arrival: decision.arrival,
                 invoke_end: decision.invoke_end,
             }),

@@ -70,6 +70,7 @@ impl Check {
             broker,
             version,
             login,
+            allow_plaintext_password: mqtt.allow_plaintext_password,
             ca_file,
             identity,
             alpn: mqtt.alpn,

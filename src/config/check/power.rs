@@ -44,6 +44,7 @@ impl Check {
             interval,
             idle,
             quiet,
+            configured_quiet: power.idle_s.map(|_| quiet),
             target_rel: self.within(&key.child("target_rel"), power.target_rel, 0.001, 1.0),
             window_max: self.seconds(&key.child("window_max_s"), power.window_max_s, 0.1, 3600.0),
             calibrate_at_start: power.calibrate_at_start,
