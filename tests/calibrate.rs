@@ -231,7 +231,7 @@ fn a_command_over_mqtt_has_the_daemon_calibrate_and_start_anew() {
     let name = std::fs::read_to_string(format!("/proc/{}/comm", daemon.pid())).unwrap();
     assert_eq!(name, "edgewatt\n", "pgrep finds it");
     daemon.signal(Signal::SIGTERM);
-    daemon.wait().expect(0).says(&["starting anew, to calibrate"]);
+    daemon.wait().expect(0).says(&["restarting to calibrate"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_command_to_calibrate_is_refused_where_the_daemon_could_not_start_anew() {
     subscriber.until(|line| line.contains("/prediction "));
     setup.with("hop = 50", "hop = 0").config();
     broker.publish("edgewatt/demo/cmd/calibrate", "");
-    subscriber.until(|line| line.contains("\"command_refused\"") && line.contains("could not start anew"));
+    subscriber.until(|line| line.contains("\"command_refused\"") && line.contains("could not start again"));
     subscriber.until(|line| line.contains("/prediction "));
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0);
@@ -267,7 +267,7 @@ fn a_signal_before_the_start_anew_ends_the_daemon() {
     std::thread::sleep(Duration::from_secs(2));
     daemon.signal(Signal::SIGTERM);
     let ended = daemon.wait().expect(0);
-    assert!(!ended.stderr.contains("starting anew"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("restarting to calibrate"), "{}", ended.stderr);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn what_a_full_queue_drops_is_counted_exactly() {
         assert_eq!(ended.summary(" predictions in "), WINDOWS);
         assert_eq!(ended.summary(" undelivered"), QUEUE, "{}", ended.stdout);
         assert!(ended.stdout.contains(&format!("dropped: {dropped}\n")), "{policy}, not {dropped}: {}", ended.stdout);
-        ended.says(&["has not taken everything in time undelivered=100"]);
+        ended.says(&["has not taken all messages in time undelivered=100"]);
     }
 
     // The same as a subscriber sees it, once there is a broker.

@@ -137,7 +137,14 @@ fn what_cannot_change_while_it_runs_is_named_and_stays() {
     for (old, new, key, at) in [
         (broker.as_str(), "mqtt://127.0.0.1:1", "mqtt.broker", "broker = "),
         ("id = \"demo\"", "id = \"other\"", "node.id", "id = \"other\""),
-        ("[metrics]", queue, "mqtt.queue", "[mqtt.queue]"),
+        ("[metrics]", queue, "mqtt.queue.messages", "messages = 9000"),
+        ("[metrics]", "[power]\nidle_s = 3.0\n\n[metrics]", "power.idle_s", "idle_s = 3.0"),
+        (
+            "[metrics]",
+            "[power]\ncalibrate_at_start = true\n\n[metrics]",
+            "power.calibrate_at_start",
+            "calibrate_at_start = true",
+        ),
         ("[metrics]", runtime.as_str(), "runtime.library", "library = "),
         ("retry_min_ms = 400", "retry_min_ms = 401", "mqtt.retry_min_ms", "retry_min_ms"),
         // The key is gone, its table is still there.

@@ -49,7 +49,7 @@ fn a_pipeline_is_paused_and_goes_on_and_nonsense_is_refused() {
     subscriber.until(|line| line.contains("/prediction "));
 
     command(&broker, "reload", "");
-    answer(&mut subscriber, "the configuration is read again");
+    answer(&mut subscriber, "reading the configuration again");
     subscriber.until(|line| line.contains("\"event\":\"reload\""));
     command(&broker, "shutdown", "");
     answer(&mut subscriber, "no such command");
@@ -72,10 +72,10 @@ fn what_is_published_as_retained_is_refused_from_the_first_time() {
         assert!(Command::new("mosquitto_pub").args(to).status().unwrap().success());
     };
     retained("pause", "{\"pipeline\": \"shoulder\"}");
-    answer(&mut subscriber, "pause: it is retained");
+    answer(&mut subscriber, "pause: retained commands are refused");
     // As who clears it does, and as `reload` may look.
     retained("reload", "");
-    answer(&mut subscriber, "reload: it is retained");
+    answer(&mut subscriber, "reload: retained commands are refused");
     let lines = subscriber.until(|line| line.contains("/prediction "));
     assert!(!lines.iter().any(|line| line.contains("reload") && line.contains("/event ")), "{lines:?}");
     daemon.signal(Signal::SIGTERM);

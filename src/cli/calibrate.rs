@@ -15,8 +15,8 @@ use signal_hook::low_level::emulate_default_handler;
 use super::{ConfigArg, EX_CONFIG, check};
 use crate::energy::OTHER_CORES_MAX;
 use crate::load::state_dir;
-use crate::measure::calibrate::{self, CalibrateError, Calibration, Plan};
-use crate::measure::calibrations::{Calibrations, Entry, Under, can_calibrate};
+use crate::measure::calibrate::{CalibrateError, Calibration, Calibrator, Plan};
+use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity, can_calibrate};
 use crate::stop::Stop;
 use crate::units::Joules;
 
@@ -54,8 +54,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// The JSON form.
 #[derive(Default, Serialize)]
-struct DaemonEvent {
-    calibrations: Vec<Of<Entry>>,
+struct Output {
+    calibrations: Vec<Of<CalibrationEntry>>,
     refused: Vec<Of<Refused>>,
     /// Null where nothing was kept.
     kept_in: Option<PathBuf>,
@@ -71,7 +71,7 @@ struct Of<T> {
 #[derive(Serialize)]
 struct Refused {
     /// None: by no meter.
-    meter: Option<Under>,
+    meter: Option<MeterIdentity>,
     reason: String,
 }
 
@@ -92,20 +92,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("no meter of this configuration can calibrate; `edgewatt doctor` shows what this machine has");
     }
     let folder = state_dir::folder(config.state_dir.as_deref());
-    let plan = Plan { bouts: usize::from(args.bouts), bout: args.bout_s, quiet: args.quiet_s };
+    let plan = Plan { runs: usize::from(args.bouts), run: args.bout_s, idle: args.quiet_s };
     let children = prepared.tools.launcher.children.clone();
-    let (mut told, mut kept) = (DaemonEvent::default(), Ok(()));
+    let (mut told, mut kept) = (Output::default(), Ok(()));
+    let calibrator = Calibrator { power: &config.power, children: &children, plan, stop: &stop };
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let name = &pipeline.name;
         if !args.pipelines.is_empty() && !args.pipelines.contains(name) {
             continue;
         }
-        let starting = |meters: &[Under], time: Duration| {
+        let starting = |meters: &[MeterIdentity], time: Duration| {
             let meters: Vec<&str> = meters.iter().map(|meter| meter.name.as_str()).collect();
             let _ =
                 writeln!(io::stderr(), "calibrating {name} by {} for {:.0} s", meters.join(", "), time.as_secs_f64());
         };
-        match calibrate::calibrate((pipeline, prepared), &config.power, &children, plan, (&stop, starting)) {
+        match calibrator.calibrate(pipeline, prepared, starting) {
             Ok(calibration) => {
                 if !args.json {
                     show(&mut io::stdout(), &calibration)?;
@@ -150,7 +151,7 @@ fn stopped_by_signals() -> anyhow::Result<Arc<Stop>> {
     Ok(stop)
 }
 
-fn keep(told: &mut DaemonEvent, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
+fn keep(told: &mut Output, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
     let Calibration { pipeline, results, .. } = calibration;
     let mut entries = Vec::new();
     for (meter, result) in results {
@@ -162,7 +163,7 @@ fn keep(told: &mut DaemonEvent, folder: &Path, calibration: Calibration) -> anyh
             }
         }
     }
-    let kept = if entries.is_empty() { Ok(None) } else { Calibrations::keep(folder, &entries).map(Some) };
+    let kept = if entries.is_empty() { Ok(None) } else { Calibrations::add(folder, &entries).map(Some) };
     told.calibrations.extend(entries.into_iter().map(|what| Of { pipeline: pipeline.clone(), what }));
     if let Some(path) = kept.with_context(|| format!("the calibration of {pipeline} is not kept"))? {
         told.kept_in = Some(path);
@@ -187,12 +188,12 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
     if results.iter().any(|(_, result)| result.is_ok()) {
         writeln!(out, "{}", row(header))?;
     }
-    for (Under { name, kind, scope }, result) in results {
+    for (MeterIdentity { name, kind, scope }, result) in results {
         match result {
             Ok(entry) => {
                 let (net, expanded) = (Joules(entry.net_j).in_mj(), Joules(entry.expanded_j).in_mj());
                 let (gross, idle) = (format!("{:.3}", entry.gross_w), format!("{:.3}", entry.idle_w));
-                let cells = [name, kind, scope.name(), &net, &expanded, &gross, &idle, &entry.bouts.to_string()];
+                let cells = [name.as_str(), kind, scope, &net, &expanded, &gross, &idle, &entry.runs.to_string()];
                 writeln!(out, "{}", row(cells))?;
             }
             Err(reason) => writeln!(out, "  {name}: no figure: {reason}")?,

@@ -24,17 +24,17 @@ pub struct Args {
     /// Show in the terminal what a subscriber sees
     #[arg(long)]
     pub watch: bool,
-    /// Before any source starts, calibrate what power.calibrate_at_start would, and what is calibrated already
+    /// Calibrate every pipeline before any source starts, even if there is a calibration
     #[arg(long)]
     calibrate: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // From here on the watchdog is fed: to calibrate, the daemon starts anew in a process that systemd watches already.
+    // From here on the watchdog is fed: after a restart to calibrate, systemd watches this process already.
     let service = Service::start()?;
-    // Asked for now: of a file that an upgrade has replaced the kernel tells no path that could be started.
+    // Read now: once an upgrade has replaced the file, the kernel gives no path that could be started.
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    // To prepare takes seconds with some devices, and the signal's default is to end the program.
+    // Loading takes seconds with some devices, and by default the signal would end the program.
     let reload = Arc::<AtomicBool>::default();
     signal_hook::flag::register(SIGHUP, reload.clone())?;
     let (config, prepared) = match check::load(&args.config)? {
@@ -48,19 +48,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
     }
     let stop = Arc::<AtomicBool>::default();
-    let (config_file, calibrate, told) = (args.config.config.clone(), args.calibrate, stop.clone());
+    let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());
     let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop };
     let mut viewer = None;
-    let summary = daemon::run(config, prepared, options, service, |reach, topics| {
+    let summary = daemon::run(config, prepared, options, service, |connect, topics| {
         if args.watch {
-            viewer = Some(watch::spawn(reach.clone(), topics.filter()));
+            viewer = Some(watch::spawn(connect.clone(), topics.filter()));
         }
     })?;
     if let Some(viewer) = viewer {
         viewer.finish();
     }
-    if summary.calibrate && !told.load(Ordering::Relaxed) {
-        return Err(start_anew(&program));
+    if summary.restart_to_calibrate && !stopped.load(Ordering::Relaxed) {
+        return Err(restart_to_calibrate(&program));
     }
     if args.once || args.watch {
         let mut out = io::stdout();
@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         tracing::info!(undelivered = summary.undelivered, "stopped");
     }
-    // A daemon that was told to stop has done so, whatever the broker's state; a single run is done when delivered.
+    // A daemon that was asked to stop has done so, even if the broker is away; a single run has to deliver everything.
     Ok(match summary.outcome {
         Outcome::Complete => ExitCode::SUCCESS,
         Outcome::Undelivered if !args.once => ExitCode::SUCCESS,
@@ -79,15 +79,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Becomes a daemon that calibrates first: the same process to whoever started it. Returns only what went wrong.
-fn start_anew(program: &Path) -> anyhow::Error {
-    tracing::info!("starting anew, to calibrate");
+/// Replaces this process by a daemon that calibrates first; its id stays the same. Returns only if that fails.
+fn restart_to_calibrate(program: &Path) -> anyhow::Error {
+    tracing::info!("restarting to calibrate");
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let calibrate = OsString::from("--calibrate");
     if !arguments.contains(&calibrate) {
         arguments.push(calibrate);
     }
-    // Under the name that it has, by which people and scripts find it.
+    // By its path, so that people and scripts find it by its name.
     let error = Command::new(program).args(arguments).exec();
-    anyhow::Error::new(error).context("cannot start anew; whoever watches the daemon has to")
+    anyhow::Error::new(error).context("cannot restart to calibrate; start the daemon again")
 }

@@ -109,6 +109,8 @@ pub struct Mqtt {
     pub version: Version,
     /// User, and the file with the password.
     pub login: Option<(String, PathBuf)>,
+    /// The password may go to other machines without TLS.
+    pub allow_plaintext_password: bool,
     pub ca_file: Option<PathBuf>,
     /// Our certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -194,6 +196,7 @@ impl MqttKeys {
             broker,
             version: self.version,
             login,
+            allow_plaintext_password: self.allow_plaintext_password,
             identity: self.cert_file.map(path).zip(self.key_file.map(path)),
             ca_file: self.ca_file.map(path),
             alpn: self.alpn,

@@ -192,9 +192,29 @@ impl Pipeline {
         Key::new(&["pipelines", &self.name])
     }
 
-    /// Returns whether threads that work for `other` can go on for this one: with its source, scheduled as it asks for.
+    /// Returns whether the threads and the source of `other` can stay for this pipeline. What else differs is given to the
+    /// infer thread as new stages.
     pub fn goes_on_with(&self, other: &Self) -> bool {
-        self.source == other.source && self.realtime == other.realtime
+        // Each new field has to be named here, so that its side is decided.
+        let Self {
+            source,
+            realtime,
+            name: _,
+            frontend: _,
+            window: _,
+            features: _,
+            model: _,
+            labels: _,
+            model_sha256: _,
+            model_max_bytes: _,
+            delegates: _,
+            parity: _,
+            batch: _,
+            decision: _,
+            publish_scores: _,
+            qos: _,
+        } = self;
+        *source == other.source && *realtime == other.realtime
     }
 
     /// Follows the stream's shape from the source to the model's input.

@@ -57,6 +57,8 @@ pub struct Power {
     pub idle: Option<f64>,
     /// No source starts before this time after the daemon's start; idle power is measured in it.
     pub quiet: Duration,
+    /// That time, if the file sets it; `None`: it is the default.
+    pub configured_quiet: Option<Duration>,
     /// Relative expanded uncertainty at which a window is long enough.
     pub target_rel: f64,
     pub window_max: Duration,
@@ -94,6 +96,7 @@ impl PowerKeys {
             interval: (self.interval_s != 0.0).then(|| seconds(self.interval_s)),
             idle: self.idle_watts,
             quiet,
+            configured_quiet: self.idle_s.map(|_| quiet),
             target_rel: self.target_rel,
             window_max: seconds(self.window_max_s),
             calibrate_at_start: self.calibrate_at_start,

@@ -1,30 +1,35 @@
-//! What may be asked of the daemon over MQTT: little, and nothing that changes a path, a model or the broker.
+//! What may be asked of the daemon, and who may ask for it.
 //!
-//! Pure but for a warning: a message in, a command or the reason why it is none out. `serve` carries it out and answers on `event`.
-
-use std::time::{Duration, Instant};
+//! Owns [`Action`] and the one place that carries actions out and answers. Signals and MQTT commands send actions; a command
+//! changes no path, no model and no broker. Runs on the async thread.
 
 use serde::Deserialize;
+use signal_hook::consts::SIGHUP;
+
+use super::phase::DrainFor;
+use super::state::Daemon;
+use crate::config::{Broker, Document};
+use crate::measure::calibrations::can_calibrate;
+use crate::publish::mqtt::Received;
+use crate::sys;
 
 /// More than any command needs.
 const MAX_BYTES: usize = 1024;
 
-/// More than people and their scripts ask for.
-const MAX_PER_S: u32 = 20;
-
-/// Something to do.
+/// Something that the daemon can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Read the configuration file again, as SIGHUP does.
+    Stop,
+    /// Read the configuration file again.
     Reload,
-    /// Throw the samples of that pipeline away until it is resumed.
+    /// Discard the samples of that pipeline until it is resumed.
     Pause(String),
     Resume(String),
-    /// Calibrate all pipelines anew, which takes the daemon to start anew.
+    /// Calibrate all pipelines, for which the daemon has to start again.
     Calibrate,
 }
 
-/// What a command is about.
+/// The payload of a command.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arguments {
@@ -32,53 +37,106 @@ struct Arguments {
 }
 
 impl Action {
-    /// The command in a message on `cmd/VERB`; `retained`: the broker has kept it from before.
+    /// Parses a message on `cmd/VERB`. `retained`: the broker has kept it from an earlier time. The error says why it is
+    /// refused.
     pub fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
         if retained {
-            return Err("it is retained, so it would be done again at each connection: publish it without".into());
+            return Err("retained commands are refused, because they would run again on every reconnect".into());
         }
         if payload.len() > MAX_BYTES {
-            return Err(format!("it has {} bytes; {MAX_BYTES} are the most", payload.len()));
+            return Err(format!("payload is {} bytes; the limit is {MAX_BYTES}", payload.len()));
         }
         let arguments: Arguments = match payload.trim_ascii() {
             [] => Arguments::default(),
-            json => serde_json::from_slice(json).map_err(|error| format!("its payload: {error}"))?,
+            json => serde_json::from_slice(json).map_err(|error| format!("invalid payload: {error}"))?,
         };
         let named = |command: fn(String) -> Self| {
-            let needed = || "it needs a payload such as {\"pipeline\": \"shoulder\"}".to_owned();
+            let needed = || "the command needs a payload such as {\"pipeline\": \"shoulder\"}".to_owned();
             arguments.pipeline.clone().map(command).ok_or_else(needed)
         };
         match verb {
             "reload" | "calibrate" if arguments.pipeline.is_some() => {
-                Err("it is for all of the node: no pipeline".into())
+                Err("the command is for the whole node and takes no pipeline".into())
             }
             "reload" => Ok(Self::Reload),
             "calibrate" => Ok(Self::Calibrate),
             "pause" => named(Self::Pause),
             "resume" => named(Self::Resume),
-            _ => Err("there is no such command; there are reload, pause, resume and calibrate".into()),
+            _ => Err("no such command; the commands are reload, pause, resume and calibrate".into()),
         }
     }
 }
 
-/// How many commands are still heard: each is answered, and a flood of answers would hold up what matters.
-#[derive(Debug, Default)]
-pub struct Allowance {
-    since: Option<Instant>,
-    taken: u32,
-}
+impl Daemon {
+    /// Carries an action out. Returns the answer for whoever asked; the error says why it is refused.
+    fn perform(&mut self, action: Action) -> Result<String, String> {
+        match action {
+            Action::Stop => {
+                self.stop(DrainFor::Stop);
+                Ok("the daemon is stopping".to_owned())
+            }
+            Action::Reload if self.phase.is_stopping() => Err("the daemon is stopping".to_owned()),
+            Action::Reload => {
+                self.reload();
+                Ok("reading the configuration again".to_owned())
+            }
+            Action::Pause(name) => self.set_paused(&name, true),
+            Action::Resume(name) => self.set_paused(&name, false),
+            Action::Calibrate => self.calibrate(),
+        }
+    }
 
-impl Allowance {
-    /// Whether one more is heard at `now`; the first one in a second that is not is logged.
-    pub fn take(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
-            *self = Self { since: Some(now), taken: 0 };
+    /// Performs what a signal asks for.
+    ///
+    /// # Errors
+    /// A second signal to stop ends the daemon at once.
+    pub fn signal_received(&mut self, signal: i32) -> anyhow::Result<()> {
+        let action = if signal == SIGHUP { Action::Reload } else { Action::Stop };
+        if action == Action::Stop {
+            if self.phase.stops_for() == Some(DrainFor::Stop) {
+                anyhow::bail!("stopped by a second signal; queued messages are lost");
+            }
+            tracing::info!(signal, "stopping");
         }
-        self.taken = self.taken.saturating_add(1);
-        if self.taken == MAX_PER_S + 1 {
-            tracing::warn!("more than {MAX_PER_S} commands in a second over MQTT: the rest is not heard");
+        // A signal has no answer; a reload that comes during a stop has no effect.
+        let _ = self.perform(action);
+        Ok(())
+    }
+
+    /// Performs what a message on `cmd/VERB` asks for, and answers with an event.
+    pub fn command_received(&mut self, verb: &str, message: &Received) {
+        let result = Action::parse(verb, &message.payload, message.retained).and_then(|action| self.perform(action));
+        let (event, answer) = match result {
+            Ok(answer) => ("command", format!("{verb}: {answer}")),
+            Err(reason) => ("command_refused", format!("{verb}: {reason}")),
+        };
+        tracing::info!("{event} over MQTT: {answer}");
+        self.context.node_publisher.event(event, None, answer);
+    }
+
+    /// A calibration needs an idle machine and all engines, which only a start has: drains, and starts again.
+    fn calibrate(&mut self) -> Result<String, String> {
+        if self.phase.is_stopping() {
+            return Err("the daemon is stopping".into());
         }
-        self.taken <= MAX_PER_S
+        if self.options.once || self.config.mqtt.broker == Broker::Embedded {
+            return Err("calibrate is not available with --once or with the embedded broker".into());
+        }
+        if !self.config.power.meters.iter().any(can_calibrate) {
+            return Err("no configured meter can calibrate".into());
+        }
+        let file = Document::read(&self.options.config);
+        file.and_then(|file| file.parse(sys::hostname().as_deref()))
+            .map_err(|error| format!("the daemon could not start again: {error}"))?;
+        self.stop(DrainFor::Calibrate);
+        Ok("sources stop, each model runs back to back for 20 to 40 s, then the daemon starts again".to_owned())
+    }
+
+    fn set_paused(&mut self, name: &str, paused: bool) -> Result<String, String> {
+        let Some(pipeline) = self.pipelines.iter_mut().find(|pipeline| pipeline.config.name == name) else {
+            return Err(format!("there is no pipeline {name:?}"));
+        };
+        pipeline.set_paused(&self.context.node_publisher, paused)
     }
 }
 
@@ -87,16 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_are_heard_in_each_second() {
-        let (mut allowance, begun) = (Allowance::default(), Instant::now());
-        for second in 0..3 {
-            let heard = (0..100).filter(|n| allowance.take(begun + Duration::from_millis(second * 1000 + n)));
-            assert_eq!(heard.count(), 20);
-        }
-    }
-
-    #[test]
-    fn commands_are_strictly_what_they_are() {
+    fn commands_are_parsed_strictly() {
         let parse = |verb: &str, payload: &str| Action::parse(verb, payload.as_bytes(), false);
         assert_eq!(parse("reload", ""), Ok(Action::Reload));
         assert_eq!(parse("reload", " {}\n"), Ok(Action::Reload));
@@ -110,6 +159,7 @@ mod tests {
             ("pause", r#"{"pipeline":"arm","model":"/tmp/x"}"#, "unknown field `model`"),
             ("reload", r#"{"pipeline":"arm"}"#, "no pipeline"),
             ("calibrate", r#"{"pipeline":"arm"}"#, "no pipeline"),
+            ("stop", "", "no such command"),
             ("reboot", "", "no such command"),
             ("pause/arm", "", "no such command"),
         ] {

@@ -1,5 +1,5 @@
-//! Keeps Home Assistant's picture of this node up to date: says it when it changes, again when Home Assistant is there
-//! anew, and takes off what an earlier configuration had. Runs on the async thread.
+//! Keeps the description of this node for Home Assistant up to date: publishes it when it changes and when Home Assistant
+//! has started again, and removes what an earlier configuration had. Runs on the async thread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::publish::discovery::{self, Node};
 use crate::publish::publisher::NodePublisher;
 
-/// What Home Assistant says when it has started.
+/// The payload that Home Assistant publishes when it has started.
 const BIRTH: &[u8] = b"online";
 
 /// See the module's doc.
@@ -19,7 +19,7 @@ pub struct Discovery {
     birth_topic: String,
     /// Entities that the broker keeps a description of, each with its kind.
     known: BTreeMap<String, String>,
-    said: Option<Value>,
+    published: Option<Value>,
 }
 
 impl Discovery {
@@ -28,17 +28,17 @@ impl Discovery {
             topic: discovery::topic(prefix, node).into(),
             birth_topic: discovery::birth_topic(prefix),
             known: BTreeMap::new(),
-            said: None,
+            published: None,
         }
     }
 
-    /// What must be subscribed to.
+    /// Returns the topics to subscribe to.
     pub fn filters(&self) -> [String; 2] {
         [self.topic.to_string(), self.birth_topic.clone()]
     }
 
-    /// Describes the node that `config` makes, where that has changed or is asked for `anew`.
-    pub fn say(&mut self, node_publisher: &NodePublisher, config: &Config, anew: bool) {
+    /// Publishes the description of the node that `config` makes, if it has changed or if `again` is set.
+    pub fn publish(&mut self, node_publisher: &NodePublisher, config: &Config, again: bool) {
         let node = Node {
             id: &config.node_id,
             topics: &node_publisher.topics,
@@ -49,23 +49,23 @@ impl Discovery {
         let now = discovery::payload(&node, &[]);
         let gone = discovery::gone(&self.known, &now);
         let payload = discovery::payload(&node, &gone);
-        if anew || self.said.as_ref() != Some(&payload) {
+        if again || self.published.as_ref() != Some(&payload) {
             node_publisher.retain(&self.topic, &payload);
-            // A reload may take them away.
+            // A reload may remove them.
             self.known.extend(discovery::components(&payload));
-            self.said = Some(payload);
+            self.published = Some(payload);
         }
     }
 
-    /// Takes a message; whether the description is to be said again.
-    pub fn hear(&mut self, topic: &str, payload: &[u8]) -> bool {
+    /// Takes a message. Returns whether the description has to be published again.
+    pub fn message_received(&mut self, topic: &str, payload: &[u8]) -> bool {
         if topic == self.birth_topic {
             return payload == BIRTH;
         }
         if *topic != *self.topic {
             return false;
         }
-        let ours = self.said.as_ref().and_then(|said| said["cmps"].as_object());
+        let ours = self.published.as_ref().and_then(|published| published["cmps"].as_object());
         let mut listed = discovery::components(&serde_json::from_slice(payload).unwrap_or_default());
         listed.retain(|key, _| ours.is_none_or(|ours| !ours.contains_key(key)));
         let news = !listed.is_empty();

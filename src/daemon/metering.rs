@@ -1,4 +1,7 @@
-//! The meters of the configuration, and the thread that joins their readings with the busy spans.
+//! The meters of the configuration, and the thread that attributes their readings to the busy spans.
+//!
+//! Owns the meter thread: its start, its settings and its end. Leaves the arithmetic to `energy`. The meter thread reads and
+//! attributes; the async thread takes the estimates.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,12 +11,14 @@ use std::time::Duration;
 
 use rtrb::Consumer;
 
-use super::power::Latest;
+use super::meter_readings::MeterReadings;
 use crate::config::Power;
-use crate::energy::{Attribution, Calibrated, EnergyEstimate, Settings};
+use crate::energy::Calibrated;
+use crate::energy::{Attribution, EnergyEstimate, Settings};
 use crate::engine::span::{BusySpan, SpanSender, span_ring};
 use crate::load::meters;
 use crate::meter::{MeterInfo, sampler};
+use crate::ids::PipelineId;
 use crate::stop::Stop;
 use crate::sys::cpu::{Children, Others};
 use crate::units::{MonoTime, Watts};
@@ -21,118 +26,121 @@ use crate::units::{MonoTime, Watts};
 /// Spans between two readings of the meters; more are merged.
 const SPANS: usize = 16 * 1024;
 
-/// Between two looks at the processor time of other programs, which is in ticks of 10 ms.
+/// How long the last reading of a meter is waited for.
+pub const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often the processor time of other programs is read, which is in ticks of 10 ms.
 const OTHERS_PERIOD: Duration = Duration::from_millis(100);
 
 /// The energy side of a running daemon.
 pub struct Metering {
-    /// The pipelines that are metered, in the join's order.
-    pipelines: Vec<usize>,
+    /// The pipelines that are metered, in the order of the attribution.
+    pipelines: Vec<PipelineId>,
     power: Power,
-    join: Arc<Mutex<Attribution>>,
-    /// The meters' own: they are read until the last inference is done.
+    attribution: Arc<Mutex<Attribution>>,
+    /// Stops the meter thread alone: meters are read until the last inference is done.
     stop: Arc<Stop>,
     thread: Option<JoinHandle<io::Result<()>>>,
     pub infos: Vec<MeterInfo>,
-    pub latest: Latest,
+    pub readings: MeterReadings,
 }
 
 impl Metering {
-    /// Starts the meter thread, if there is a meter; one sender a pipeline then. The time of `children` is our own. What
-    /// is known of idle power goes over from the metering `before`.
+    /// Starts the meter thread if there is a meter, and returns a sender for the busy spans of each pipeline. The processor
+    /// time of `children` counts as ours. What is known of idle power is carried over from the metering `before`.
     pub fn start(
         power: &Power,
-        pipelines: Vec<usize>,
+        pipelines: Vec<PipelineId>,
         children: Children,
         before: Option<&Self>,
     ) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
         let pipeline_count = pipelines.len();
         let mut meters = meters::build(power, &children);
         for meter in &mut meters {
-            // A meter knows what it covers once it was read; why it cannot be, the meter thread will say.
+            // A meter knows its scope only after a reading; the meter thread will report why it cannot be read.
             let _ = meter.read();
         }
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
-        let latest = Latest::new(infos.len());
+        let readings = MeterReadings::new(infos.len());
         let stop = Arc::new(Stop::new()?);
-        let mut join = Attribution::new(pipeline_count, infos.clone(), settings(power));
+        let mut attribution = Attribution::new(pipeline_count, infos.clone(), settings(power));
         if let Some(before) = before {
             let same = |name: &str| {
                 let of = |power: &Power| power.meters.iter().find(|meter| meter.name == name).cloned();
                 power.sysfs == before.power.sysfs && of(power) == of(&before.power)
             };
-            join.inherit_idle_power(&before.join.lock().unwrap_or_else(PoisonError::into_inner), same);
+            attribution.inherit_idle_power(&before.attribution.lock().unwrap_or_else(PoisonError::into_inner), same);
         }
-        let (join, power_now) = (Arc::new(Mutex::new(join)), power.clone());
+        let (attribution, power_now) = (Arc::new(Mutex::new(attribution)), power.clone());
         if meters.is_empty() {
             let none = (0..pipeline_count).map(|_| None).collect();
-            return Ok((Self { pipelines, power: power_now, join, stop, thread: None, infos, latest }, none));
+            return Ok((Self { pipelines, power: power_now, attribution, stop, thread: None, infos, readings }, none));
         }
         let (senders, mut spans): (Vec<_>, Vec<_>) = (0..pipeline_count).map(|_| span_ring(SPANS)).unzip();
-        let (period, shared, until) = (power.sample_period, join.clone(), stop.clone());
-        let noted = latest.clone();
+        let (period, shared, until) = (power.sample_period, attribution.clone(), stop.clone());
+        let latest = readings.clone();
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            let (others, mut asked) = (Others::new(children), None);
+            let (others, mut others_read_at) = (Others::new(children), None);
             sampler::run(&mut meters, period, &until, |meter, reading| {
-                noted.note(meter, &reading);
-                let mut join = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                absorb(&mut join, &mut spans);
+                latest.note(meter, &reading);
+                let mut attribution = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                absorb(&mut attribution, &mut spans);
                 let now = MonoTime::now();
-                if asked.is_none_or(|asked| now.since(asked) >= OTHERS_PERIOD) {
-                    asked = Some(now);
-                    join.set_other_cpu_time(others.cpu_time());
+                if others_read_at.is_none_or(|at| now.since(at) >= OTHERS_PERIOD) {
+                    others_read_at = Some(now);
+                    attribution.set_other_cpu_time(others.cpu_time());
                 }
-                join.add_reading(meter, reading);
+                attribution.add_reading(meter, reading);
             })
         })?;
         Ok((
-            Self { pipelines, power: power_now, join, stop, thread: Some(thread), infos, latest },
+            Self { pipelines, power: power_now, attribution, stop, thread: Some(thread), infos, readings },
             senders.into_iter().map(Some).collect(),
         ))
     }
 
-    /// Takes over settings of the same meters.
-    pub fn set(&mut self, power: &Power) {
-        self.join.lock().unwrap_or_else(PoisonError::into_inner).set_settings(settings(power));
+    /// Takes over new settings for the same meters.
+    pub fn set_power(&mut self, power: &Power) {
+        self.attribution.lock().unwrap_or_else(PoisonError::into_inner).set_settings(settings(power));
         self.power = power.clone();
     }
 
-    /// Whether `power` has the same meters, read alike.
+    /// Returns whether `power` has the meters that are read now, read in the same way.
     pub fn has_meters_of(&self, power: &Power) -> bool {
         let of = |power: &Power| (power.meters.clone(), power.sysfs.clone(), power.sample_period);
         of(power) == of(&self.power)
     }
 
-    /// Tells which delegates are loaded: idle power differs with them.
-    pub fn delegates(&self, active: &str) {
-        self.join.lock().unwrap_or_else(PoisonError::into_inner).set_delegates(active);
+    /// Sets which delegates are loaded, because idle power differs with them.
+    pub fn set_delegates(&self, active: &str) {
+        self.attribution.lock().unwrap_or_else(PoisonError::into_inner).set_delegates(active);
     }
 
-    /// Tells what bouts have shown of a pipeline, as `find` has it for each meter.
-    pub fn calibrated(&self, pipeline: usize, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
+    /// Sets the calibrations of a pipeline; `find` returns the one of each meter.
+    pub fn set_calibrations(&self, pipeline: PipelineId, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
         let Some(place) = self.pipelines.iter().position(|metered| *metered == pipeline) else { return };
-        let mut join = self.join.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attribution = self.attribution.lock().unwrap_or_else(PoisonError::into_inner);
         for (meter, info) in self.infos.iter().enumerate() {
-            join.set_calibrated(place, meter, find(info));
+            attribution.set_calibrated(place, meter, find(info));
         }
     }
 
-    /// The figures since the last call, by pipeline.
-    pub fn figures(&self) -> BTreeMap<usize, Vec<EnergyEstimate>> {
-        let figures = self.join.lock().unwrap_or_else(PoisonError::into_inner).estimates();
+    /// Returns the estimates since the last call, by pipeline.
+    pub fn figures(&self) -> BTreeMap<PipelineId, Vec<EnergyEstimate>> {
+        let figures = self.attribution.lock().unwrap_or_else(PoisonError::into_inner).estimates();
         self.pipelines.iter().copied().zip(figures).collect()
     }
 
-    /// Has every meter read a last time; a meter that hangs is not waited for longer than `patience`.
+    /// Reads every meter a last time and ends the thread; waits at most `patience` for a meter that hangs.
     pub async fn finish(&mut self, patience: Duration) {
         self.stop.request();
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());
         match tokio::time::timeout(patience, joined).await {
-            Ok(Ok(Ok(Ok(())))) => self.join.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+            Ok(Ok(Ok(Ok(())))) => self.attribution.lock().unwrap_or_else(PoisonError::into_inner).finish(),
             Ok(Ok(Ok(Err(error)))) => tracing::error!(%error, "the meter thread failed"),
             Ok(_) => tracing::error!("the meter thread panicked"),
-            Err(_) => tracing::warn!("a meter does not answer; its last reading is missing"),
+            Err(_) => tracing::warn!("a meter does not respond; its last reading is missing"),
         }
     }
 }
@@ -141,11 +149,11 @@ fn settings(power: &Power) -> Settings {
     Settings { target_rel: power.target_rel, window_max: power.window_max, idle: power.idle.map(Watts) }
 }
 
-/// Spans before readings: what ended before a reading counts in the window that it closes.
-fn absorb(join: &mut Attribution, spans: &mut [Consumer<BusySpan>]) {
+/// Takes the spans before a reading: what has ended before the reading counts in the window that it closes.
+fn absorb(attribution: &mut Attribution, spans: &mut [Consumer<BusySpan>]) {
     for (pipeline, ring) in spans.iter_mut().enumerate() {
         while let Ok(span) = ring.pop() {
-            join.add_span(pipeline, span);
+            attribution.add_span(pipeline, span);
         }
     }
 }

@@ -1,15 +1,87 @@
 //! The running service: builds what was loaded, runs it, and drains it at the end.
+//!
+//! One async thread runs the daemon (`event_loop`); each pipeline has two threads of its own, and the meters have one. Who
+//! wants something of the daemon asks through `control`; what other threads report arrives as an `event`; what changes
+//! at a reload is decided by `reload::plan`. `pipeline` has all that concerns one pipeline.
 
-pub mod control;
+mod control;
 mod discovery;
+mod event;
 mod event_loop;
+mod meter_readings;
 mod metering;
+mod phase;
 mod pipeline;
-mod power;
+mod rate_limit;
 mod reload;
+mod report;
+mod shutdown;
+mod startup;
+mod state;
 mod summary;
 mod systemd;
 
-pub use event_loop::{RunOptions, run};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+
+use self::startup::Calibrated;
+use self::state::Daemon;
+use crate::config::Config;
+use crate::load::Prepared;
+use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::topic::NodeTopics;
+use crate::sys;
+
 pub use summary::{Outcome, PipelineSummary, Summary};
 pub use systemd::Service;
+
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// End when every source has ended.
+    pub once: bool,
+    /// The file that a reload reads again.
+    pub config: PathBuf,
+    /// Calibrate before any source starts, even if there is a calibration.
+    pub calibrate: bool,
+    /// SIGHUP came while the program was starting.
+    pub reload: Arc<AtomicBool>,
+    /// Becomes true with the first SIGTERM or SIGINT that the daemon receives.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Runs until a signal comes or, with `once`, all sources have ended. Calls `started` with the way to the broker.
+pub fn run(
+    config: Config,
+    prepared: Prepared,
+    options: RunOptions,
+    service: Service,
+    started: impl FnOnce(&ConnectOptions, &NodeTopics),
+) -> anyhow::Result<Summary> {
+    let connect = startup::connect_options(&config.mqtt)?;
+    if config.lock_memory
+        && let Err(refused) = sys::rt::lock_memory()
+    {
+        tracing::warn!("{refused}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    let summary = runtime.block_on(async {
+        // Before anything else runs: from here on a signal ends the daemon in order.
+        let mut signals = startup::listen_for_signals(&options)?;
+        let calibrated = startup::calibrate(config, prepared, &mut signals, &options, service.progress_reporter());
+        let Some(Calibrated { config, prepared, outcomes }) = calibrated.await? else {
+            return Ok(Summary::nothing_done());
+        };
+        let delivery = startup::start_delivery(&config, &connect)?;
+        let (mut daemon, inputs) = Daemon::start(config, prepared, options, service, delivery, signals)?;
+        started(&connect, &daemon.context.node_publisher.topics);
+        daemon.begin(outcomes);
+        daemon.run(inputs).await?;
+        anyhow::Ok(daemon.drain().await)
+    });
+    // A name resolver that hangs must not delay the end.
+    runtime.shutdown_background();
+    summary
+}

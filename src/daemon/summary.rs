@@ -1,4 +1,4 @@
-//! What a finished run has done, for the person who started it.
+//! What a run has done, for the person who started it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,9 +11,9 @@ use crate::units::Joules;
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All that was decided is delivered.
+    /// All decisions are delivered.
     Complete,
-    /// Something was dropped, or left when the time for delivery was over.
+    /// Something was dropped, or not delivered in time.
     Undelivered,
     /// A pipeline failed.
     Failed,
@@ -23,13 +23,27 @@ pub enum Outcome {
 pub struct Summary {
     pub outcome: Outcome,
     pub pipelines: Vec<PipelineSummary>,
-    /// Messages that the broker has not acknowledged, and that are lost.
+    /// Messages that the broker has not acknowledged and that are lost.
     pub undelivered: usize,
-    /// Messages that the broker has not acknowledged, and that the next start sends.
+    /// Messages that the broker has not acknowledged and that the next start sends.
     pub kept: usize,
     pub delivery: Delivery,
-    /// The daemon is to start anew with [`RunOptions::calibrate`](super::RunOptions::calibrate).
-    pub calibrate: bool,
+    /// The daemon has to be started again with [`RunOptions::calibrate`](super::RunOptions::calibrate).
+    pub restart_to_calibrate: bool,
+}
+
+impl Summary {
+    /// Returns the summary of a run that ended before any pipeline had started.
+    pub fn nothing_done() -> Self {
+        Self {
+            outcome: Outcome::Complete,
+            pipelines: Vec::new(),
+            undelivered: 0,
+            kept: 0,
+            delivery: Delivery::default(),
+            restart_to_calibrate: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,7 +51,7 @@ pub struct PipelineSummary {
     pub name: String,
     pub counts: Counts,
     pub wall_s: f64,
-    /// Decisions that agree with the stream's own labels, of those that have one.
+    /// Decisions that agree with the stream's own labels, and decisions with such a label.
     pub right: u64,
     pub known: u64,
     pub invoke_us: Option<LatencySummary>,
@@ -46,14 +60,14 @@ pub struct PipelineSummary {
     pub error: Option<String>,
 }
 
-/// Energy over the whole run by the first meter, as far as its figures reach.
+/// Energy over the whole run by the first meter, as far as it has estimates.
 #[derive(Debug, Default)]
 pub struct EnergyTotal {
     joules: f64,
     inferences: f64,
-    /// Of a window that still grows; its next figure holds them again.
+    /// Joules and inferences of a window that still grows; its next estimate holds them again.
     open: (f64, f64),
-    /// The last figure that told something, for meter and status.
+    /// The last estimate with a value, for meter and status.
     figure: Option<EnergyEstimate>,
     last_reason: Option<String>,
 }
@@ -75,7 +89,7 @@ impl EnergyTotal {
     }
 }
 
-/// What the last window says of net.
+/// Net energy of the last window, in words.
 fn net(figure: &EnergyEstimate) -> String {
     let Some(net_j) = figure.net_j else { return String::new() };
     let expanded = figure.net_expanded_j.map_or(String::new(), |j| format!(" +- {}", Joules(j).in_mj()));

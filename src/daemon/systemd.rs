@@ -1,8 +1,8 @@
-//! What systemd is told: that the daemon is ready, reloads or stops, what it does, and that it is alive.
+//! Notifies systemd: that the daemon is ready, reloads or stops, what it does, and that it is alive.
 //!
-//! Outside a service of `Type=notify` all of this does nothing. Where the unit sets WatchdogSec, a thread of its own
-//! feeds the watchdog for as long as the async thread gives signs of life and knows of no thread that hangs; it says why
-//! before it stops feeding, since whoever hangs cannot.
+//! Outside a service of `Type=notify` all of this does nothing. If the unit sets WatchdogSec, a thread of its own feeds the
+//! watchdog for as long as the async thread is alive and no thread hangs. Before it stops feeding it logs why, because a
+//! thread that hangs cannot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,27 +12,27 @@ use sd_notify::NotifyState;
 
 use crate::units::MonoTime;
 
-/// Without a watchdog, what takes this long still counts as hanging, to be told of.
+/// Without a watchdog, a thread that takes this long is still reported.
 const PERIOD: Duration = Duration::from_secs(30);
-/// A start that comes no further for this long hangs. The unit's TimeoutStartSec says the same, but not where the
-/// daemon has started anew to calibrate.
-const START: Duration = Duration::from_secs(900);
-/// Of a status line; systemd takes no message beyond 4096 bytes.
+/// A startup that makes no progress for this long hangs. The unit's TimeoutStartSec says the same, but does not apply after
+/// the daemon has restarted itself to calibrate.
+const STARTUP: Duration = Duration::from_secs(900);
+/// Limit of a status line; systemd takes no message beyond 4096 bytes.
 const STATUS_BYTES: usize = 2000;
 
-/// The async thread's last sign of life.
+/// What the watchdog thread knows of the daemon.
 #[derive(Debug)]
 struct Pulse {
-    /// None before the daemon serves.
+    /// When the async thread was last alive; `None` before the daemon runs.
     at: Option<MonoTime>,
-    /// When the start has last come further.
+    /// When the startup has last made progress.
     started: MonoTime,
-    /// What hangs and does not come back by itself.
+    /// What hangs and does not recover by itself.
     hung: Option<String>,
     stopping: bool,
 }
 
-/// The daemon as systemd sees it.
+/// The way to systemd.
 pub struct Service {
     pulse: Arc<Mutex<Pulse>>,
     /// The unit's WatchdogSec.
@@ -41,7 +41,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts to feed the watchdog, if there is one.
+    /// Starts to feed the watchdog if there is one.
     pub fn start() -> anyhow::Result<Self> {
         let pulse = Pulse { at: None, started: MonoTime::now(), hung: None, stopping: false };
         let pulse = Arc::new(Mutex::new(pulse));
@@ -56,38 +56,38 @@ impl Service {
         Ok(Self { pulse, period, status: String::new() })
     }
 
-    /// What takes longer than this hangs: then there is as much time again until systemd acts.
+    /// Returns after what time a thread counts as hanging; systemd acts after as much time again.
     pub fn limit(&self) -> Duration {
         limit(self.period.unwrap_or(PERIOD))
     }
 
-    /// The async thread is alive; `hung` is what hangs.
-    pub fn pulse(&self, hung: Option<String>) {
+    /// Notes that the async thread is alive; `hung` is what hangs.
+    pub fn alive(&self, hung: Option<String>) {
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
         pulse.at = Some(MonoTime::now());
         pulse.hung = hung;
     }
 
-    /// To be called when the start has come further.
-    pub fn comes_further(&self) -> impl Fn() + Send + use<> {
+    /// Returns a function to call whenever the startup has made progress.
+    pub fn progress_reporter(&self) -> impl Fn() + Send + use<> {
         let pulse = self.pulse.clone();
         move || pulse.lock().unwrap_or_else(PoisonError::into_inner).started = MonoTime::now()
     }
 
     pub fn ready(&self) {
-        tell(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
     }
 
-    /// Until it is ready again.
+    /// The daemon reloads, until it is ready again.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "systemd is not told of the reload"),
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "cannot notify systemd of the reload"),
         }
     }
 
-    /// As [`Service::reloading`]; what it takes to end and to start is bounded elsewhere.
-    pub fn starting_anew(&self) {
+    /// The daemon restarts itself, which systemd sees as a reload. Other limits bound the time that it takes.
+    pub fn restarting(&self) {
         {
             let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
             (pulse.at, pulse.started, pulse.hung) = (None, MonoTime::now(), None);
@@ -95,38 +95,38 @@ impl Service {
         self.reloading();
     }
 
-    /// From here on nothing is watched any more.
-    /// It ends within `most`, for which systemd waits also where the unit's TimeoutStopSec is shorter.
+    /// The daemon stops, and is no longer watched. It ends within `most`, for which systemd waits even if the unit's
+    /// TimeoutStopSec is shorter.
     pub fn stopping(&self, most: Duration) {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
-        tell(&[NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
         if let Ok(most) = u32::try_from(most.as_micros()) {
-            tell(&[NotifyState::ExtendTimeoutUsec(most)]);
+            notify(&[NotifyState::ExtendTimeoutUsec(most)]);
         }
     }
 
-    /// The line that `systemctl status` shows.
-    pub fn status(&mut self, line: String) {
+    /// Sets the line that `systemctl status` shows.
+    pub fn set_status(&mut self, line: String) {
         if line != self.status {
-            tell(&[NotifyState::Status(&fit(&line))]);
+            notify(&[NotifyState::Status(&fit(&line))]);
             self.status = line;
         }
     }
 }
 
-/// A line for `systemctl status` before anything runs.
-pub fn starting(what: &str) {
-    tell(&[NotifyState::Status(what)]);
+/// Sets the line that `systemctl status` shows before anything runs.
+pub fn set_starting_status(what: &str) {
+    notify(&[NotifyState::Status(what)]);
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd does not hear");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
-/// What systemd takes for one line: a line feed would begin the next assignment, and a message that is too long is
-/// not heard at all.
+/// Makes a line that systemd accepts: a line feed would begin the next assignment, and a message that is too long would be
+/// ignored.
 fn fit(line: &str) -> String {
     let end = line.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= STATUS_BYTES).last();
     line[..end.unwrap_or(0)].replace(char::is_control, " ")
@@ -136,7 +136,7 @@ fn limit(period: Duration) -> Duration {
     period / 2
 }
 
-/// Until the daemon stops.
+/// Feeds the watchdog until the daemon stops.
 fn feed(pulse: &Mutex<Pulse>, period: Duration) {
     let mut withheld: Option<String> = None;
     loop {
@@ -150,9 +150,9 @@ fn feed(pulse: &Mutex<Pulse>, period: Duration) {
         match verdict {
             Ok(()) => {
                 if withheld.take().is_some() {
-                    tracing::warn!("what had hung goes on; the watchdog is fed again");
+                    tracing::warn!("what hung has recovered; the watchdog is fed again");
                 }
-                tell(&[NotifyState::Watchdog]);
+                notify(&[NotifyState::Watchdog]);
             }
             Err(reason) => {
                 if withheld.as_ref() != Some(&reason) {
@@ -160,7 +160,7 @@ fn feed(pulse: &Mutex<Pulse>, period: Duration) {
                     tracing::error!(
                         "{reason}; the watchdog is not fed: systemd restarts the daemon within {seconds} s"
                     );
-                    tell(&[NotifyState::Status(&fit(&format!("hangs: {reason}")))]);
+                    notify(&[NotifyState::Status(&fit(&format!("hangs: {reason}")))]);
                 }
                 withheld = Some(reason);
             }
@@ -169,17 +169,20 @@ fn feed(pulse: &Mutex<Pulse>, period: Duration) {
     }
 }
 
-/// Whether the daemon can go on; else what hangs.
+/// Returns whether the watchdog may be fed.
+///
+/// # Errors
+/// What hangs.
 fn verdict(pulse: &Pulse, now: MonoTime, limit: Duration) -> Result<(), String> {
     if let Some(hung) = &pulse.hung {
         return Err(hung.clone());
     }
     match pulse.at {
         Some(at) if now.since(at) > limit => {
-            Err(format!("the thread that delivers has not come round for {} s", limit.as_secs_f64()))
+            Err(format!("the thread that delivers has not responded for {} s", limit.as_secs_f64()))
         }
-        None if now.since(pulse.started) > START => {
-            Err(format!("the start has not come further for {} s", START.as_secs_f64()))
+        None if now.since(pulse.started) > STARTUP => {
+            Err(format!("startup has made no progress for {} s", STARTUP.as_secs_f64()))
         }
         _ => Ok(()),
     }
@@ -202,7 +205,7 @@ mod tests {
         let mut pulse = Pulse { at: None, started: MonoTime(0), hung: None, stopping: false };
         assert_eq!(verdict(&pulse, MonoTime(0) + 900 * second, 15 * second), Ok(()));
         let hangs = verdict(&pulse, MonoTime(0) + 901 * second, 15 * second);
-        assert!(hangs.is_err_and(|hangs| hangs.contains("the start") && hangs.contains("900 s")));
+        assert!(hangs.is_err_and(|hangs| hangs.contains("startup") && hangs.contains("900 s")));
         pulse.at = Some(MonoTime(0) + 5 * second);
         assert_eq!(verdict(&pulse, MonoTime(0) + 20 * second, 15 * second), Ok(()));
         let silent = verdict(&pulse, MonoTime(0) + 21 * second, 15 * second).unwrap_err();

@@ -91,6 +91,11 @@ impl InputStage {
         }
     }
 
+    /// Returns whether no frames wait inside the stages; those of the window that is being filled do not count.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.pending.len()
+    }
+
     /// Takes frames out of the ring until a gap, a full window, or the end of a block. `None`: there are no more frames.
     pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {
         if self.taken < self.pending.len() {

@@ -18,7 +18,7 @@ use crate::decision::{ModelOutputs, Presentation};
 use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
 use crate::infer::input::InputStage;
-use crate::infer::{Recent, Stages};
+use crate::infer::{RecentWindows, Stages};
 use crate::model::{self, ModelSummary};
 use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
@@ -202,7 +202,7 @@ impl<'a> Draft<'a> {
         let presentation = decision.presentation(&model, pipeline.publish_scores);
         // Only a stream that is not recorded elsewhere has to be kept at hand.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
-        let recent = recent.map(|limits| Recent::new(limits.windows, shapes.input().values()));
+        let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
         let sink = sink(pipeline, &shapes);
         let warnings = warnings(&sink, built.as_ref());
         let bytes = shapes.features.is_empty();

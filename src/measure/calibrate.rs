@@ -1,15 +1,16 @@
-//! Calibration: runs an engine back to back in bouts, with quiet stretches between them, under the meters.
+//! Calibration: runs an engine back to back several times, with idle intervals between the runs, under the meters.
 //!
-//! Owns when what runs, and the reading meanwhile, on the meters' own thread at their usual pace; leaves what follows from
-//! it to `energy::runs` and where it is kept to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
+//! Owns what runs when, and the readings meanwhile, which a meter thread takes at the usual pace. Leaves the result to
+//! `energy`, and the file to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::calibrations::{Calibrations, Entry, Subject, Under, can_calibrate};
+use super::calibrations::{CalibrationEntry, Calibrations, EngineIdentity, MeterIdentity, can_calibrate};
 use crate::config::{Config, Pipeline, Power};
 use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
 use crate::engine::{Engine, EngineError};
@@ -21,39 +22,47 @@ use crate::stop::{Stop, Waited};
 use crate::sys::cpu::{Children, Others};
 use crate::units::{MonoTime, WallTime};
 
-/// Caches are warm, buffers are there and a device is awake after this.
+/// After this time caches are warm, buffers exist and a device is awake.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// Two more than are needed, since a meter may lose a reading.
-pub const BOUTS: usize = RUNS_MIN + 2;
-/// Inferences in a bout at least, however long they take.
+/// Two more than are needed, because a meter may lose a reading.
+pub const RUNS: usize = RUNS_MIN + 2;
+/// The least inferences in a run, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
-/// How many bouts of which length; what a meter needs more is added.
+/// How many runs, and of which length. A meter that needs more gets more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
-    pub bouts: usize,
-    pub bout: Duration,
-    /// Before, between and after them.
-    pub quiet: Duration,
+    pub runs: usize,
+    /// The length of a run.
+    pub run: Duration,
+    /// The length of the idle intervals before, between and after the runs.
+    pub idle: Duration,
+}
+
+impl Plan {
+    /// Returns how long all of it takes.
+    fn total(self) -> Duration {
+        (self.run + self.idle) * u32::try_from(self.runs).unwrap_or(u32::MAX) + self.idle + WARM_UP
+    }
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { bouts: BOUTS, bout: Duration::from_secs(2), quiet: Duration::from_secs(2) }
+        Self { runs: RUNS, run: Duration::from_secs(2), idle: Duration::from_secs(2) }
     }
 }
 
-/// What the bouts of one pipeline have shown.
+/// The calibration of one pipeline.
 pub struct Calibration {
     pub pipeline: String,
     pub state: DelegateState,
     pub batch: usize,
     pub inferences_per_s: f64,
     pub busy_ns: f64,
-    /// Cores that other programs used in the bouts beyond those between them.
+    /// Processor cores that other programs used during the runs, less those that they used between the runs.
     pub other_cores: Option<f64>,
-    /// By meter: what to keep, or why there is no figure.
-    pub results: Vec<(Under, Result<Entry, String>)>,
+    /// By meter: the result, or why there is none.
+    pub results: Vec<(MeterIdentity, Result<CalibrationEntry, String>)>,
 }
 
 /// Why there is no calibration.
@@ -69,103 +78,138 @@ pub enum CalibrateError {
     Io(#[from] io::Error),
 }
 
-/// Calibrates one pipeline under the meters of `power` that `wanted` holds for; `starting` is told how long it takes.
-pub fn calibrate(
-    (pipeline, prepared): (&Pipeline, &mut PreparedPipeline),
-    power: &Power,
-    children: &Children,
-    plan: Plan,
-    (stop, starting): (&Stop, impl FnOnce(&[Under], Duration)),
-) -> Result<Calibration, CalibrateError> {
-    let input = recorded(pipeline).unwrap_or_default();
-    let built = built(prepared, &input)?;
-    fill(&mut *built.engine, &input)?;
-    let power =
-        Power { meters: power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect(), ..power.clone() };
-    let reading = Reading::start(&power, children)?;
-    let plan = reading.lengthened(plan, power.sample_period);
-    let whole = (plan.bout + plan.quiet) * u32::try_from(plan.bouts).unwrap_or(u32::MAX) + plan.quiet + WARM_UP;
-    starting(&reading.meters, whole);
-    let done = run(&mut *built.engine, plan, stop, children);
-    // A stateful model begins its stream as if nothing had been.
-    let reset = built.engine.reset();
-    let (meters, traces) = reading.finish();
-    let Done { bouts, other_cores } = done?;
-    reset?;
-    let state = built.state.clone();
-    let subject = Subject::new(&prepared.builder, &state);
-    let inferences = bouts.iter().map(|bout| bout.inferences).sum::<u64>() as f64;
-    let total_s = |of: &dyn Fn(&Run) -> Duration| bouts.iter().map(|bout| of(bout).as_secs_f64()).sum::<f64>();
-    let inferences_per_s = inferences / total_s(&|bout| bout.end.since(bout.start));
-    let busy_ns = 1e9 * total_s(&|bout| bout.busy) / inferences;
-    let entry = |(meter, trace): (Under, Trace)| {
-        let net = match net_energy(&trace, &bouts, plan.quiet) {
-            Ok(net) => net,
-            Err(refusal) => {
-                let reason =
-                    trace.last_loss().filter(|_| trace.last().is_none()).map_or(refusal.to_string(), str::to_owned);
-                return (meter, Err(reason));
-            }
-        };
-        let entry = Entry {
-            subject: subject.clone(),
-            meter: meter.clone(),
-            time_ms: WallTime::now(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            bouts: net.runs,
-            net_j: net.net_j,
-            u_j: net.u_j,
-            expanded_j: 2.0 * net.u_j,
-            idle_w: net.idle_w,
-            gross_w: net.gross_w,
-            inferences_per_s,
-            busy_ns,
-            other_cores,
-        };
-        (meter, Ok(entry))
-    };
-    let results = meters.into_iter().zip(traces).map(entry).collect();
-    let pipeline = pipeline.name.clone();
-    Ok(Calibration { pipeline, state, batch: subject.batch, inferences_per_s, busy_ns, other_cores, results })
+/// What a calibration is done with.
+pub struct Calibrator<'a> {
+    /// Of its meters, those that can calibrate are used.
+    pub power: &'a Power,
+    /// Processes whose processor time is ours.
+    pub children: &'a Children,
+    pub plan: Plan,
+    pub stop: &'a Stop,
 }
 
-/// What came of a pipeline's calibration, to be logged and told.
+impl Calibrator<'_> {
+    /// Calibrates one pipeline. Calls `starting` with the meters and the time that it will take.
+    pub fn calibrate(
+        &self,
+        pipeline: &Pipeline,
+        prepared: &mut PreparedPipeline,
+        starting: impl FnOnce(&[MeterIdentity], Duration),
+    ) -> Result<Calibration, CalibrateError> {
+        let input = recorded(pipeline).unwrap_or_default();
+        let built = configured_engine(prepared, &input)?;
+        fill(&mut *built.engine, &input)?;
+        let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
+        let power = Power { meters, ..self.power.clone() };
+        let reading = Reading::start(&power, self.children)?;
+        let plan = reading.lengthened(self.plan, power.sample_period);
+        starting(&reading.meters, plan.total());
+        let done = run_back_to_back(&mut *built.engine, plan, self.stop, self.children);
+        // A stateful model must start its stream as if nothing had run.
+        let reset = built.engine.reset();
+        let (meters, traces) = reading.finish();
+        let done = done?;
+        reset?;
+        let state = built.state.clone();
+        let engine = EngineIdentity::new(&prepared.builder, &state);
+        let (batch, rates) = (engine.batch, Rates::of(&done.runs));
+        let result = |(meter, trace): (MeterIdentity, Trace)| {
+            let entry = entry(&engine, &meter, &trace, plan, &done, rates);
+            (meter, entry)
+        };
+        let results = meters.into_iter().zip(traces).map(result).collect();
+        let Rates { inferences_per_s, busy_ns } = rates;
+        let (pipeline, other_cores) = (pipeline.name.clone(), done.other_cores);
+        Ok(Calibration { pipeline, state, batch, inferences_per_s, busy_ns, other_cores, results })
+    }
+}
+
+/// How fast inferences were, over all runs.
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    inferences_per_s: f64,
+    /// Time of one inference inside invoke.
+    busy_ns: f64,
+}
+
+impl Rates {
+    fn of(runs: &[Run]) -> Self {
+        let inferences = runs.iter().map(|run| run.inferences).sum::<u64>() as f64;
+        let total_s = |of: &dyn Fn(&Run) -> Duration| runs.iter().map(|run| of(run).as_secs_f64()).sum::<f64>();
+        Self {
+            inferences_per_s: inferences / total_s(&|run| run.end.since(run.start)),
+            busy_ns: 1e9 * total_s(&|run| run.busy) / inferences,
+        }
+    }
+}
+
+/// Returns the calibration of `engine` by one meter, or why there is none.
+fn entry(
+    engine: &EngineIdentity,
+    meter: &MeterIdentity,
+    trace: &Trace,
+    plan: Plan,
+    done: &Done,
+    Rates { inferences_per_s, busy_ns }: Rates,
+) -> Result<CalibrationEntry, String> {
+    let net = net_energy(trace, &done.runs, plan.idle).map_err(|refusal| {
+        // Without any reading, why the meter could not be read is the better reason.
+        trace.last_loss().filter(|_| trace.last().is_none()).map_or(refusal.to_string(), str::to_owned)
+    })?;
+    Ok(CalibrationEntry {
+        engine: engine.clone(),
+        meter: meter.clone(),
+        time_ms: WallTime::now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runs: net.runs,
+        net_j: net.net_j,
+        u_j: net.u_j,
+        expanded_j: 2.0 * net.u_j,
+        idle_w: net.idle_w,
+        gross_w: net.gross_w,
+        inferences_per_s,
+        busy_ns,
+        other_cores: done.other_cores,
+    })
+}
+
+/// The outcome of a pipeline's calibration by one meter, in words.
 pub struct Outcome {
     pub pipeline: String,
     pub text: String,
 }
 
-/// Calibrates what none is kept of, or all of it `anew`, as far as that goes; before each pipeline it `comes_further`.
+/// Calibrates the pipelines that have no calibration, or with `again` all of them. Calls `progress` before each pipeline.
 pub fn at_start(
     config: &Config,
     prepared: &mut Prepared,
-    anew: bool,
+    again: bool,
     stop: &Stop,
-    comes_further: impl Fn(),
+    progress: impl Fn(),
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let folder = state_dir::folder(config.state_dir.as_deref());
-    let kept = Calibrations::read_or_none(&folder);
+    let present = Calibrations::read_or_none(&folder);
     let children = prepared.tools.launcher.children.clone();
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
-        comes_further();
+        progress();
         let Some(built) = &prepared.built else { continue };
         let name = &pipeline.name;
         if built.place.is_none() {
             outcomes.push(refused(
                 name,
-                &"its delegate is known once the stream has given windows; `edgewatt calibrate` does not wait for them",
+                &"its delegate is not known until the stream has given windows; `edgewatt calibrate` does not need them",
             ));
             continue;
         }
-        let subject = Subject::new(&prepared.builder, &built.state);
-        let known = |meter: &Under| !anew && kept.find(&subject, meter).is_some();
+        let engine = EngineIdentity::new(&prepared.builder, &built.state);
+        let known = |meter: &MeterIdentity| !again && present.find(&engine, meter).is_some();
         let meters = missing(&config.power, &children, known);
         if meters.is_empty() {
             continue;
         }
         let power = Power { meters, ..config.power.clone() };
-        let starting = |meters: &[Under], time: Duration| {
+        let starting = |meters: &[MeterIdentity], time: Duration| {
             let names: Vec<&str> = meters.iter().map(|meter| meter.name.as_str()).collect();
             let seconds = time.as_secs_f64();
             tracing::info!(
@@ -174,8 +218,9 @@ pub fn at_start(
                 names.join(", ")
             );
         };
-        match calibrate((pipeline, prepared), &power, &children, Plan::default(), (stop, starting)) {
-            Ok(calibration) => outcomes.extend(keep(&folder, &calibration)),
+        let calibrator = Calibrator { power: &power, children: &children, plan: Plan::default(), stop };
+        match calibrator.calibrate(pipeline, prepared, starting) {
+            Ok(calibration) => outcomes.extend(save(&folder, &calibration)),
             Err(CalibrateError::Stopped) => break,
             Err(failure) => outcomes.push(refused(name, &failure)),
         }
@@ -188,23 +233,24 @@ fn refused(pipeline: &str, reason: &dyn fmt::Display) -> Outcome {
     Outcome { pipeline: pipeline.to_owned(), text: format!("not calibrated: {reason}") }
 }
 
-/// The meters that can calibrate and of which nothing is `known`.
-fn missing(power: &Power, children: &Children, known: impl Fn(&Under) -> bool) -> Vec<crate::config::Meter> {
+/// Returns the meters that can calibrate and whose calibration is not `known`.
+fn missing(power: &Power, children: &Children, known: impl Fn(&MeterIdentity) -> bool) -> Vec<crate::config::Meter> {
     let configured = power.meters.iter().filter(|meter| can_calibrate(meter)).cloned();
     let all = Power { meters: configured.collect(), ..power.clone() };
     let mut built = meters::build(&all, children);
     let known = built.iter_mut().map(|meter| {
-        // It knows its scope once it was read; that it cannot be, the calibration will say.
+        // A meter knows its scope only after a reading; the calibration will report why it cannot be read.
         let _ = meter.read();
-        known(&Under::new(meter.info()))
+        known(&MeterIdentity::new(meter.info()))
     });
     let known: Vec<bool> = known.collect();
     all.meters.into_iter().zip(known).filter(|(_, known)| !known).map(|(meter, _)| meter).collect()
 }
 
-fn keep(folder: &std::path::Path, calibration: &Calibration) -> Vec<Outcome> {
+/// Saves the results of a calibration; returns them in words.
+fn save(folder: &Path, calibration: &Calibration) -> Vec<Outcome> {
     let pipeline = &calibration.pipeline;
-    let outcome = |(meter, result): &(Under, Result<Entry, String>)| match result {
+    let outcome = |(meter, result): &(MeterIdentity, Result<CalibrationEntry, String>)| match result {
         Ok(entry) => {
             let (meter, net_j, expanded_j) = (&meter.name, entry.net_j, entry.expanded_j);
             let text = format!("calibrated by {meter}: {net_j:.3e} +- {expanded_j:.1e} J net an inference");
@@ -214,37 +260,41 @@ fn keep(folder: &std::path::Path, calibration: &Calibration) -> Vec<Outcome> {
         Err(reason) => refused(pipeline, &format_args!("by {}: {reason}", meter.name)),
     };
     let mut outcomes: Vec<Outcome> = calibration.results.iter().map(outcome).collect();
-    let entries: Vec<Entry> =
+    let entries: Vec<CalibrationEntry> =
         calibration.results.iter().filter_map(|(_, result)| result.as_ref().ok()).cloned().collect();
     if !entries.is_empty()
-        && let Err(error) = Calibrations::keep(folder, &entries)
+        && let Err(error) = Calibrations::add(folder, &entries)
     {
-        tracing::warn!(pipeline, "the calibration is not kept: {error}");
-        outcomes.push(Outcome { pipeline: pipeline.clone(), text: format!("the calibration is not kept: {error}") });
+        let text = format!("the calibration is not kept: {error}");
+        tracing::warn!(pipeline, "{text}");
+        outcomes.push(Outcome { pipeline: pipeline.clone(), text });
     }
     outcomes
 }
 
-/// The engine that the daemon would run once its stream has given windows: they are not waited for.
-fn built<'a>(prepared: &'a mut PreparedPipeline, input: &[f32]) -> Result<&'a mut BuiltEngine, CalibrateError> {
+/// Returns the engine that the configuration asks for. If it waits for windows of the stream, it is built without them.
+fn configured_engine<'a>(
+    prepared: &'a mut PreparedPipeline,
+    input: &[f32],
+) -> Result<&'a mut BuiltEngine, CalibrateError> {
     let none = || CalibrateError::NoEngine("it has no engine".to_owned());
     let built = prepared.built.as_ref().ok_or_else(none)?;
     if built.place.is_none() {
         let values = prepared.builder.path.last().values();
         let window = if input.is_empty() { vec![0.0; values] } else { input.to_vec() };
-        let asked_for = prepared.builder.build(built.waiting, Some(window), &built.refusals);
-        prepared.built = Some(asked_for.map_err(|unmade: BuildError| CalibrateError::NoEngine(unmade.reason()))?);
+        let configured = prepared.builder.build(built.waiting, Some(window), &built.refusals);
+        prepared.built = Some(configured.map_err(|error: BuildError| CalibrateError::NoEngine(error.reason()))?);
     }
     prepared.built.as_mut().ok_or_else(none)
 }
 
-/// Features of a window of the pipeline's recording, where it plays one.
+/// Returns the features of a window of the pipeline's recording, if it replays one.
 fn recorded(pipeline: &Pipeline) -> Option<Vec<f32>> {
     let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, 1);
-    windows.inspect_err(|error| tracing::debug!("zeros instead of a recorded window: {error}")).ok()
+    windows.inspect_err(|error| tracing::debug!("using zeros instead of a recorded window: {error}")).ok()
 }
 
-/// The same window in every row; zeros where there is none.
+/// Puts the same window into every row; zeros if there is none.
 fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     let rows = engine.batch();
     let zeros = vec![0.0; engine.inputs().first().map_or(0, |input| input.len() / rows.max(1))];
@@ -252,9 +302,9 @@ fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     (0..rows).try_for_each(|row| engine.set_input(row, window))
 }
 
-/// The meters while they are read.
+/// The meters while a thread reads them.
 struct Reading {
-    meters: Vec<Under>,
+    meters: Vec<MeterIdentity>,
     traces: Arc<Mutex<Vec<Trace>>>,
     stop: Arc<Stop>,
     thread: JoinHandle<io::Result<()>>,
@@ -269,7 +319,7 @@ impl Reading {
             trace.add(MonoTime::now(), meter.read());
             traces.push(trace);
         }
-        let under = meters.iter().map(|meter| Under::new(meter.info())).collect();
+        let identities = meters.iter().map(|meter| MeterIdentity::new(meter.info())).collect();
         let (traces, stop, period) = (Arc::new(Mutex::new(traces)), Arc::new(Stop::new()?), power.sample_period);
         let (shared, until) = (traces.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
@@ -280,20 +330,21 @@ impl Reading {
                 }
             })
         })?;
-        Ok(Self { meters: under, traces, stop, thread })
+        Ok(Self { meters: identities, traces, stop, thread })
     }
 
-    /// The plan with bouts and quiet stretches as long as the meters need them.
+    /// Returns the plan with runs and idle intervals as long as the meters need them.
     fn lengthened(&self, plan: Plan, period: Duration) -> Plan {
         let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
         let readings = traces.iter().filter_map(Trace::last);
         let least = readings.map(|reading| length_min(reading.accuracy.resolution, period)).max().unwrap_or_default();
-        Plan { bout: plan.bout.max(least), quiet: plan.quiet.max(least), ..plan }
+        Plan { run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
     }
 
-    fn finish(self) -> (Vec<Under>, Vec<Trace>) {
+    /// Ends the thread; returns the meters and what each has shown.
+    fn finish(self) -> (Vec<MeterIdentity>, Vec<Trace>) {
         self.stop.request();
-        // Whatever it has ended with, what was read stands; too little of it is refused.
+        // Even after an error the readings are valid; too few of them are refused later.
         match self.thread.join() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the meter thread failed"),
@@ -303,22 +354,30 @@ impl Reading {
     }
 }
 
+/// All runs, after they are done.
 struct Done {
-    bouts: Vec<Run>,
+    runs: Vec<Run>,
+    /// Processor cores that other programs used during the runs, less those that they used between the runs.
     other_cores: Option<f64>,
 }
 
-fn run(engine: &mut dyn Engine, plan: Plan, stop: &Stop, children: &Children) -> Result<Done, CalibrateError> {
+/// Carries the plan out: idle intervals and runs in turn.
+fn run_back_to_back(
+    engine: &mut dyn Engine,
+    plan: Plan,
+    stop: &Stop,
+    children: &Children,
+) -> Result<Done, CalibrateError> {
     let others = Others::new(children.clone());
-    // Processor time of others and time passed: quiet, and in bouts.
+    // Processor time of other programs, and time passed: in idle intervals, and in runs.
     let mut used = [(Some(Duration::ZERO), Duration::ZERO); 2];
-    let mut bouts = Vec::with_capacity(plan.bouts);
-    bout_of(engine, WARM_UP, 1, stop)?;
-    for index in 0..=2 * plan.bouts {
+    let mut runs = Vec::with_capacity(plan.runs);
+    run_for(engine, WARM_UP, 1, stop)?;
+    for index in 0..=2 * plan.runs {
         let (begun, before) = (MonoTime::now(), others.cpu_time());
         if index % 2 == 1 {
-            bouts.push(bout_of(engine, plan.bout, INFERENCES_MIN, stop)?);
-        } else if stop.sleep_until(begun + plan.quiet)? == Waited::Stopped {
+            runs.push(run_for(engine, plan.run, INFERENCES_MIN, stop)?);
+        } else if stop.sleep_until(begun + plan.idle)? == Waited::Stopped {
             return Err(CalibrateError::Stopped);
         }
         let (cpu, time) = &mut used[index % 2];
@@ -326,11 +385,12 @@ fn run(engine: &mut dyn Engine, plan: Plan, stop: &Stop, children: &Children) ->
         *cpu = cpu.zip(now.zip(before)).map(|(sum, (now, before))| sum + now.saturating_sub(before));
         *time += MonoTime::now().since(begun);
     }
-    let [quiet, busy] = used.map(|(cpu, time)| cpu.map(|cpu| cpu.as_secs_f64() / time.as_secs_f64()));
-    Ok(Done { bouts, other_cores: busy.zip(quiet).map(|(busy, quiet)| busy - quiet) })
+    let [idle, busy] = used.map(|(cpu, time)| cpu.map(|cpu| cpu.as_secs_f64() / time.as_secs_f64()));
+    Ok(Done { runs, other_cores: busy.zip(idle).map(|(busy, idle)| busy - idle) })
 }
 
-fn bout_of(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Run, CalibrateError> {
+/// Invokes the engine back to back for that time, and at least so often.
+fn run_for(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Run, CalibrateError> {
     let start = MonoTime::now();
     let (until, batch) = (start + length, engine.batch() as u64);
     let (mut busy, mut invokes) = (Duration::ZERO, 0);

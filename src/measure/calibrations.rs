@@ -1,112 +1,125 @@
-//! The calibrations that are kept in the state directory: of which model by which delegate under which meter.
+//! The calibrations in the state directory: of which model by which delegate under which meter.
 //!
-//! Owns the file and what must be the same for an entry to count. It is read at the start, and again at a reload; a file
-//! that cannot be read is said and never fatal.
+//! Owns the file `calibrations.json` and what must be the same for an entry to count. The types here are those of the file,
+//! apart from the configuration's, so that these can change. The file is read at the start and at each reload; if it cannot
+//! be read, that is logged and never fatal.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DelegateKind, Meter};
+use crate::config::{Accelerator, DelegateKind, Meter, XnnpackFlag};
 use crate::energy::Calibrated;
-use crate::engine::Proof;
 use crate::load::engines::{EngineBuilder, REFERENCE};
 use crate::load::state_dir;
-use crate::meter::{MeterInfo, Scope};
+use crate::meter::MeterInfo;
 use crate::publish::payload::DelegateState;
 use crate::units::WallTime;
 
 const FILE: &str = "calibrations.json";
-/// Of the file's form.
+/// The version of the file's form. A change that an older edgewatt would misread needs the next one.
 const VERSION: u32 = 1;
 
-/// What runs: an entry counts only where all of this is the same.
+/// The engine that was calibrated. An entry counts only for an engine that is the same in all of this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Subject {
+pub struct EngineIdentity {
     pub model_sha256: String,
-    /// Its name in the configuration, and what it is, threads and options included.
+    /// The delegate's name in the configuration, and what it is.
     pub delegate: String,
-    pub kind: DelegateKind,
+    pub kind: DelegateIdentity,
     pub isolation: String,
     pub library_version: Option<String>,
     pub runtime_version: String,
     pub batch: usize,
-    /// What it was seen to take of the model.
-    pub proof: Proof,
+    /// What the delegate was seen to take of the model, as it is published.
+    pub proof: serde_json::Value,
+}
+
+/// What a delegate is, with its threads and options.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DelegateIdentity {
+    Cpu { threads: u16 },
+    Xnnpack { threads: u16, flags: Vec<String> },
+    External { library: PathBuf, options: BTreeMap<String, String> },
+    Litert { library: PathBuf, accelerators: Vec<String> },
 }
 
 /// The meter: the same kind under the same name covers the same part of the machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Under {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterIdentity {
     pub name: String,
     pub kind: String,
-    pub scope: Scope,
+    pub scope: String,
 }
 
 /// One calibration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    pub subject: Subject,
-    pub meter: Under,
+pub struct CalibrationEntry {
+    #[serde(rename = "subject")]
+    pub engine: EngineIdentity,
+    pub meter: MeterIdentity,
     pub time_ms: WallTime,
-    /// Of edgewatt.
+    /// The version of edgewatt.
     pub version: String,
-    pub bouts: usize,
+    #[serde(rename = "bouts")]
+    pub runs: usize,
     /// Joules per inference above idle power, with its standard uncertainty, and expanded with k = 2.
     pub net_j: f64,
     pub u_j: f64,
     pub expanded_j: f64,
     pub idle_w: f64,
-    /// Mean power in the bouts.
+    /// Mean power during the runs.
     pub gross_w: f64,
     pub inferences_per_s: f64,
-    /// Of one inference, inside invoke.
+    /// Time of one inference inside invoke.
     pub busy_ns: f64,
-    /// Processor cores that other programs used in the bouts beyond those between them; null where unknown.
+    /// Processor cores that other programs used during the runs, less those that they used between the runs; null if unknown.
     pub other_cores: Option<f64>,
 }
 
-impl Entry {
+impl CalibrationEntry {
+    /// Returns whether its figures are possible.
     fn is_sound(&self) -> bool {
         [self.net_j, self.u_j, self.busy_ns].iter().all(|value| value.is_finite() && *value > 0.0)
     }
 }
 
-/// Why the kept calibrations cannot be used, or one not be kept.
+/// Why calibrations cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum KeepError {
+pub enum CalibrationsError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// It is left as it is: it may be of use to a newer edgewatt, or to whoever mends it.
+    /// The file is left as it is: a newer edgewatt or a person may be able to use it.
     #[error("{}: {reason}; move it away, and calibrate again", path.display())]
     Unreadable { path: PathBuf, reason: String },
 }
 
-/// The file as it stands.
+/// The whole file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct File {
     v: u32,
-    entries: Vec<Entry>,
+    entries: Vec<CalibrationEntry>,
 }
 
-/// Only of what version a file is.
+/// The part of a file that tells its version.
 #[derive(Debug, Deserialize)]
 struct Version {
     v: u32,
 }
 
-/// What is kept.
+/// All calibrations of a state directory.
 #[derive(Debug, Default)]
-pub struct Calibrations(Vec<Entry>);
+pub struct Calibrations(Vec<CalibrationEntry>);
 
-impl Subject {
-    /// What `builder` has made that is in that state.
+impl EngineIdentity {
+    /// Returns the identity of the engine in `state`, which `builder` has built.
     pub fn new(builder: &EngineBuilder, state: &DelegateState) -> Self {
         let built = builder.delegates.iter().find(|delegate| delegate.name == state.active);
         let (model, kind) = match built {
-            Some(delegate) => (&builder.model, delegate.kind.clone()),
-            None => (builder.reference_file(), REFERENCE),
+            Some(delegate) => (&builder.model, DelegateIdentity::new(&delegate.kind)),
+            None => (builder.reference_file(), DelegateIdentity::new(&REFERENCE)),
         };
         Self {
             model_sha256: model.sha256.clone(),
@@ -116,80 +129,121 @@ impl Subject {
             library_version: state.proof.library_version.clone(),
             runtime_version: builder.tools.runtime.version.clone(),
             batch: builder.batch,
-            proof: state.proof.engine.clone(),
+            // A map with strings as keys can always be encoded.
+            proof: serde_json::to_value(&state.proof.engine).unwrap_or_default(),
         }
     }
 }
 
-impl Under {
-    pub fn new(info: &MeterInfo) -> Self {
-        Self { name: info.name.clone(), kind: info.kind.to_owned(), scope: info.scope }
+impl DelegateIdentity {
+    fn new(kind: &DelegateKind) -> Self {
+        match kind {
+            DelegateKind::Cpu { threads } => Self::Cpu { threads: *threads },
+            DelegateKind::Xnnpack { threads, flags } => Self::Xnnpack {
+                threads: *threads,
+                flags: flags.iter().map(|flag| flag_name(*flag).to_owned()).collect(),
+            },
+            DelegateKind::External { library, options } => {
+                Self::External { library: library.clone(), options: options.clone() }
+            }
+            DelegateKind::Litert { library, accelerators } => Self::Litert {
+                library: library.clone(),
+                accelerators: accelerators.iter().map(|one| accelerator_name(*one).to_owned()).collect(),
+            },
+        }
     }
 }
 
-impl Entry {
-    /// For the join.
+/// The names in the file, which stay when those of the configuration change.
+fn flag_name(flag: XnnpackFlag) -> &'static str {
+    match flag {
+        XnnpackFlag::ForceFp16 => "force_fp16",
+        XnnpackFlag::DynamicFullyConnected => "dynamic_fully_connected",
+        XnnpackFlag::VariableOperators => "variable_operators",
+        XnnpackFlag::TransientIndirectionBuffer => "transient_indirection_buffer",
+        XnnpackFlag::EnableLatestOperators => "enable_latest_operators",
+        XnnpackFlag::EnableSubgraphReshaping => "enable_subgraph_reshaping",
+    }
+}
+
+fn accelerator_name(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Cpu => "cpu",
+        Accelerator::Gpu => "gpu",
+        Accelerator::Npu => "npu",
+    }
+}
+
+impl MeterIdentity {
+    pub fn new(info: &MeterInfo) -> Self {
+        Self { name: info.name.clone(), kind: info.kind.to_owned(), scope: info.scope.name().to_owned() }
+    }
+}
+
+impl CalibrationEntry {
+    /// Returns what the attribution of energy uses of it.
     pub fn calibrated(&self) -> Calibrated {
         Calibrated { net_j: self.net_j, u_j: self.u_j, busy_s: self.busy_ns / 1e9, time: self.time_ms }
     }
 }
 
-/// Whether a meter can calibrate: it has a sensor that sees all.
+/// Returns whether a meter can calibrate: it needs a sensor that sees the whole machine.
 pub fn can_calibrate(meter: &Meter) -> bool {
     meter.kind.kind().can_calibrate()
 }
 
 impl Calibrations {
-    /// Those kept in that folder; none where there is no file.
-    pub fn read(folder: &Path) -> Result<Self, KeepError> {
+    /// Reads the calibrations of that folder; there are none if there is no file.
+    pub fn read(folder: &Path) -> Result<Self, CalibrationsError> {
         let path = folder.join(FILE);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(KeepError::Io { path, source }),
+            Err(source) => return Err(CalibrationsError::Io { path, source }),
         };
-        let unreadable = |reason: String| KeepError::Unreadable { path: path.clone(), reason };
+        let unreadable = |reason: String| CalibrationsError::Unreadable { path: path.clone(), reason };
         let Version { v } = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
         if v != VERSION {
-            return Err(unreadable(format!("it is of version {v}, and this edgewatt knows version {VERSION}")));
+            return Err(unreadable(format!("the file is version {v}, and this edgewatt reads version {VERSION}")));
         }
         let file: File = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
         match file.entries.iter().find(|entry| !entry.is_sound()) {
             Some(entry) => Err(unreadable(format!(
-                "the entry of {} by {} has no possible figures",
-                entry.subject.delegate, entry.meter.name
+                "the entry of {} by {} has impossible figures",
+                entry.engine.delegate, entry.meter.name
             ))),
             None => Ok(Self(file.entries)),
         }
     }
 
-    /// As [`read`](Self::read); what is wrong with the file is logged, and there are none then.
+    /// As [`read`](Self::read); an error is logged, and there are no calibrations then.
     pub fn read_or_none(folder: &Path) -> Self {
         Self::read(folder).unwrap_or_else(|error| {
-            tracing::warn!("no calibrations: {error}");
+            tracing::warn!("cannot use the calibrations: {error}");
             Self::default()
         })
     }
 
-    pub fn find(&self, subject: &Subject, meter: &Under) -> Option<&Entry> {
-        self.0.iter().find(|entry| entry.subject == *subject && entry.meter == *meter)
+    /// Returns the calibration of that engine under that meter.
+    pub fn find(&self, engine: &EngineIdentity, meter: &MeterIdentity) -> Option<&CalibrationEntry> {
+        self.0.iter().find(|entry| entry.engine == *engine && entry.meter == *meter)
     }
 
-    /// Adds entries to those kept in that folder, in the place of older ones of the same; where they are.
-    pub fn keep(folder: &Path, entries: &[Entry]) -> Result<PathBuf, KeepError> {
+    /// Adds entries to those in that folder, in place of older ones of the same engine and meter. Returns the file's path.
+    pub fn add(folder: &Path, entries: &[CalibrationEntry]) -> Result<PathBuf, CalibrationsError> {
         let path = folder.join(FILE);
-        let failed = |source: io::Error| KeepError::Io { path, source };
-        // `edgewatt calibrate` may run beside the daemon: neither may put back what the other has replaced.
+        let failed = |source: io::Error| CalibrationsError::Io { path, source };
+        // `edgewatt calibrate` may run at the same time as the daemon: neither may undo what the other has written.
         let _lock = match state_dir::lock(folder) {
             Ok(lock) => lock,
             Err(error) => return Err(failed(error)),
         };
-        let Self(mut kept) = Self::read(folder)?;
+        let Self(mut all) = Self::read(folder)?;
         for entry in entries {
-            kept.retain(|older| older.subject != entry.subject || older.meter != entry.meter);
-            kept.push(entry.clone());
+            all.retain(|older| older.engine != entry.engine || older.meter != entry.meter);
+            all.push(entry.clone());
         }
-        let bytes = match serde_json::to_vec_pretty(&File { v: VERSION, entries: kept }) {
+        let bytes = match serde_json::to_vec_pretty(&File { v: VERSION, entries: all }) {
             Ok(bytes) => bytes,
             Err(error) => return Err(failed(error.into())),
         };
@@ -200,25 +254,23 @@ impl Calibrations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Delegation;
 
-    fn entry(threads: u16, meter: &str, net_j: f64) -> Entry {
-        let delegation = Delegation { nodes_total: 9, nodes_delegated: 9, partitions: 1, ..Delegation::default() };
-        Entry {
-            subject: Subject {
+    fn entry(threads: u16, meter: &str, net_j: f64) -> CalibrationEntry {
+        CalibrationEntry {
+            engine: EngineIdentity {
                 model_sha256: "b973".into(),
                 delegate: "fast".into(),
-                kind: DelegateKind::Xnnpack { threads, flags: Vec::new() },
+                kind: DelegateIdentity::Xnnpack { threads, flags: Vec::new() },
                 isolation: "thread".into(),
                 library_version: None,
                 runtime_version: "2.17.1".into(),
                 batch: 1,
-                proof: Proof { delegation: Some(delegation), litert: None },
+                proof: serde_json::json!({"nodes_total": 9, "nodes_delegated": 9, "partitions": 1, "on_cpu": {}}),
             },
-            meter: Under { name: meter.into(), kind: "rapl".into(), scope: Scope::Package },
+            meter: MeterIdentity { name: meter.into(), kind: "rapl".into(), scope: "package".into() },
             time_ms: WallTime(1_798_761_599_000),
             version: "0.1.0".into(),
-            bouts: 5,
+            runs: 5,
             net_j,
             u_j: net_j / 20.0,
             expanded_j: net_j / 10.0,
@@ -230,45 +282,84 @@ mod tests {
         }
     }
 
-    fn net_j(folder: &Path, like: &Entry) -> Option<f64> {
+    fn net_j(folder: &Path, like: &CalibrationEntry) -> Option<f64> {
         let kept = Calibrations::read(folder).unwrap();
-        kept.find(&like.subject, &like.meter).map(|entry| entry.net_j)
+        kept.find(&like.engine, &like.meter).map(|entry| entry.net_j)
     }
 
     #[test]
-    fn what_is_kept_comes_back_for_the_same_and_nothing_else() {
+    fn an_entry_is_found_for_the_same_engine_and_meter_only() {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (entry(1, "package", 1e-4), entry(1, "board", 2e-4));
-        Calibrations::keep(dir.path(), &[one.clone(), other.clone()]).unwrap();
-        Calibrations::keep(dir.path(), &[entry(1, "package", 3e-4), entry(2, "package", 4e-4)]).unwrap();
+        Calibrations::add(dir.path(), &[one.clone(), other.clone()]).unwrap();
+        Calibrations::add(dir.path(), &[entry(1, "package", 3e-4), entry(2, "package", 4e-4)]).unwrap();
         assert_eq!((net_j(dir.path(), &one), net_j(dir.path(), &other)), (Some(3e-4), Some(2e-4)));
         assert_eq!(net_j(dir.path(), &entry(2, "package", 0.0)), Some(4e-4));
         assert_eq!(Calibrations::read(dir.path()).unwrap().0.len(), 3, "an older one of the same is gone");
 
-        let differs = |change: &dyn Fn(&mut Entry)| {
+        let differs = |change: &dyn Fn(&mut CalibrationEntry)| {
             let mut like = one.clone();
             change(&mut like);
             net_j(dir.path(), &like)
         };
-        assert_eq!(differs(&|like| like.subject.model_sha256 = "0000".into()), None);
-        assert_eq!(differs(&|like| like.subject.delegate = "xnnpack".into()), None);
-        assert_eq!(differs(&|like| like.subject.kind = DelegateKind::Cpu { threads: 1 }), None);
-        assert_eq!(differs(&|like| like.subject.batch = 8), None);
-        assert_eq!(differs(&|like| like.subject.proof.delegation = None), None);
-        assert_eq!(differs(&|like| like.subject.runtime_version = "2.18.0".into()), None);
-        assert_eq!(differs(&|like| like.meter.scope = Scope::Platform), None);
+        assert_eq!(differs(&|like| like.engine.model_sha256 = "0000".into()), None);
+        assert_eq!(differs(&|like| like.engine.delegate = "xnnpack".into()), None);
+        assert_eq!(differs(&|like| like.engine.kind = DelegateIdentity::Cpu { threads: 1 }), None);
+        assert_eq!(differs(&|like| like.engine.batch = 8), None);
+        assert_eq!(differs(&|like| like.engine.proof = serde_json::json!({})), None);
+        assert_eq!(differs(&|like| like.engine.runtime_version = "2.18.0".into()), None);
+        assert_eq!(differs(&|like| like.meter.scope = "platform".into()), None);
         assert_eq!(differs(&|like| like.meter.kind = "hwmon".into()), None);
     }
 
+    /// As edgewatt 0.1 has written it.
+    const VERSION_1: &str = r#"{"v": 1, "entries": [{
+        "subject": {
+            "model_sha256": "b973", "delegate": "fast",
+            "kind": {"Xnnpack": {"threads": 2, "flags": ["force_fp16"]}},
+            "isolation": "thread", "library_version": null, "runtime_version": "2.17.1", "batch": 1,
+            "proof": {"nodes_total": 9, "nodes_delegated": 8, "partitions": 1, "on_cpu": {"SOFTMAX": 1}}
+        },
+        "meter": {"name": "package", "kind": "rapl", "scope": "package"},
+        "time_ms": 1798761599000, "version": "0.1.0", "bouts": 7, "net_j": 0.0001, "u_j": 0.000005,
+        "expanded_j": 0.00001, "idle_w": 3.0, "gross_w": 5.0, "inferences_per_s": 30000.0, "busy_ns": 33000.5,
+        "other_cores": null
+    }]}"#;
+
     #[test]
-    fn those_that_keep_at_the_same_time_lose_none() {
+    fn a_file_of_the_first_version_is_read_and_its_entry_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), VERSION_1).unwrap();
+        let kind = DelegateKind::Xnnpack { threads: 2, flags: vec![XnnpackFlag::ForceFp16] };
+        let proof = crate::engine::Proof {
+            delegation: Some(crate::engine::Delegation {
+                nodes_total: 9,
+                nodes_delegated: 8,
+                partitions: 1,
+                on_cpu: [("SOFTMAX".to_owned(), 1)].into(),
+            }),
+            litert: None,
+        };
+        let mut like = entry(2, "package", 0.0);
+        like.engine.kind = DelegateIdentity::new(&kind);
+        like.engine.proof = serde_json::to_value(&proof).unwrap();
+        assert_eq!(net_j(dir.path(), &like), Some(1e-4));
+
+        // What is written today has the same form.
+        let path = Calibrations::add(dir.path(), &[]).unwrap();
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(&std::fs::read_to_string(path).unwrap()), json(VERSION_1));
+    }
+
+    #[test]
+    fn concurrent_writers_lose_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for keeper in 0..4 {
                 let dir = dir.path();
                 scope.spawn(move || {
                     for own in 0..10 {
-                        Calibrations::keep(dir, &[entry(keeper * 10 + own, "package", 1e-4)]).unwrap();
+                        Calibrations::add(dir, &[entry(keeper * 10 + own, "package", 1e-4)]).unwrap();
                     }
                 });
             }
@@ -277,31 +368,31 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_such_file_is_said_and_left_alone() {
+    fn a_file_that_cannot_be_read_is_reported_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         assert!(Calibrations::read(dir.path()).unwrap().0.is_empty());
         for (text, part) in [
             ("{\"v\": 1, \"entries\"", "EOF"),
             ("{\"v\": 1, \"entries\": [{\"net_j\": 1.0}]}", "missing field"),
-            ("{\"v\": 2, \"more\": true}", "it is of version 2, and this edgewatt knows version 1"),
+            ("{\"v\": 2, \"more\": true}", "the file is version 2, and this edgewatt reads version 1"),
             ("\u{0}\u{1}", "expected value"),
         ] {
             std::fs::write(&path, text).unwrap();
             let message = Calibrations::read(dir.path()).unwrap_err().to_string();
             assert!(message.contains(part) && message.contains("calibrations.json"), "{message}");
-            assert!(Calibrations::keep(dir.path(), &[entry(1, "package", 1e-4)]).is_err());
+            assert!(Calibrations::add(dir.path(), &[entry(1, "package", 1e-4)]).is_err());
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
             assert!(Calibrations::read_or_none(dir.path()).0.is_empty());
         }
     }
 
     #[test]
-    fn where_nothing_can_be_written_the_error_names_the_file() {
+    fn a_write_error_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let message = Calibrations::keep(&file.join("sub"), &[]).unwrap_err().to_string();
+        let message = Calibrations::add(&file.join("sub"), &[]).unwrap_err().to_string();
         assert!(message.contains("file/sub/calibrations.json: "), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Back-to-back runs of an engine under the meters, and what is kept of them.
+//! Back-to-back runs of an engine under the meters, and the file with their results.
 
 pub mod calibrate;
 pub mod calibrations;

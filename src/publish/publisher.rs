@@ -152,6 +152,23 @@ pub struct PipelinePublisher {
     pub progress: Progress,
 }
 
+/// What the publisher of a pipeline continues after a restart of the pipeline; starts at its default.
+#[derive(Default)]
+pub struct PublisherHistory {
+    pub stats: Arc<PipelineStats>,
+    pub source_stats: Arc<SourceStats>,
+    pub progress: Progress,
+}
+
+impl PublisherHistory {
+    /// Returns how many decisions there were so far, which is the number of the next one.
+    pub fn decision_count(&self) -> u64 {
+        // Each decision was counted as one of the two.
+        let counts = [&self.stats.predictions, &self.stats.dropped];
+        counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// What a publisher remembers; a pipeline that is restarted carries it over.
 #[derive(Default)]
 pub struct Progress {
@@ -205,6 +222,34 @@ pub struct Totals {
 }
 
 impl PipelinePublisher {
+    /// Adds the decisions of later stages; they follow when those of the present stages have ended.
+    pub fn add_route(&mut self, route: DecisionRoute) {
+        self.next.push_back(route);
+    }
+
+    /// Discards the samples of the source, or uses them again. Returns whether that is a change.
+    pub fn set_paused(&self, paused: bool) -> bool {
+        self.source_stats.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.source_stats.paused.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many samples the source has given, including those for which there was no room.
+    pub fn samples_received(&self) -> u64 {
+        self.source_stats.samples.load(Ordering::Relaxed) + self.source_stats.overflow.load(Ordering::Relaxed)
+    }
+
+    pub fn totals(&self) -> &Totals {
+        &self.progress.totals
+    }
+
+    /// Returns what the publisher of the next pipeline of this name continues.
+    pub fn into_history(self) -> PublisherHistory {
+        PublisherHistory { stats: self.stats, source_stats: self.source_stats, progress: self.progress }
+    }
+
     /// Publishes decisions, at most a batch; `may_hold`: there is time to wait for the sinks.
     pub fn drain(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
         while self.route.decisions.is_abandoned() && self.route.decisions.is_empty() {

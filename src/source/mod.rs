@@ -93,6 +93,12 @@ impl Source {
         self.kind().records().is_none_or(|records| records.time.is_some())
     }
 
+    /// Returns whether the two cannot be open at the same time.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.kind().exclusive(), other.kind().exclusive());
+        matches!((ours, theirs), (Some((ours, _)), Some((theirs, _))) if ours == theirs)
+    }
+
     /// Returns whether the stream names the true class of its frames.
     pub fn has_truth(&self) -> bool {
         self.kind().records().is_some_and(|records| records.truth.is_some())

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edgewatt::config::{Config, Document, Problem};
-use edgewatt::infer::{Decision, Infer, InferEvent, Links};
+use edgewatt::infer::mailbox::InferEvent;
+use edgewatt::infer::{Decision, Infer, InferChannels};
 use edgewatt::load::{self, Prepared, PreparedPipeline};
 use edgewatt::ring::{BlockRx, block_ring};
 use edgewatt::source::sink::frame_ring;
@@ -80,23 +81,23 @@ pub fn pipeline(config: &Config) -> Rig {
     let stop = Arc::new(Stop::new().unwrap());
     let (feed, intake) = frame_ring(&prepared.sink, &pipeline.name, stop.clone(), Arc::default());
     let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
-    let links = Links {
-        intake,
+    let channels = InferChannels {
+        samples: intake,
         decisions: decisions_tx,
         publisher: Arc::default(),
         spans: None,
         stats: Arc::default(),
-        exchange: Arc::default(),
+        stage_times: Arc::default(),
         stop: stop.clone(),
         hold: false,
-        control: Arc::default(),
-        report: Box::new(|report| {
-            if let InferEvent::EngineFailed { error, .. } = report {
+        mailbox: Arc::default(),
+        send_event: Box::new(|event| {
+            if let InferEvent::EngineFailed { error, .. } = event {
                 panic!("{error}");
             }
         }),
     };
-    let infer = Infer::new(links, prepared.stages, made.engine, 0);
+    let infer = Infer::new(channels, prepared.stages, made.engine, 0);
     Rig { feed, infer, decisions, labels: prepared.labels }
 }
 

@@ -1,244 +1,286 @@
-//! One pipeline as the async thread sees it: its publisher, and the engine_supervisor for its engine.
+//! One pipeline as the async thread sees it.
 //!
-//! Owns the start, the change and the end of a pipeline's threads, and what is said of its delegate. What happens when
-//! an engine fails is in `engine_supervisor`: it is made again at once, then after growing pauses, and when it has failed too often
-//! the next delegate takes over. Making blocks, so it is done on threads of its own.
+//! Owns the start, the change and the end of a pipeline's threads, and its published status. Leaves its engine to
+//! `supervisor`, and what counts as progress to `progress`. Runs on the async thread.
 
 pub mod progress;
 mod supervisor;
 pub mod threads;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::fmt;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 
-use self::progress::{Figures, Watch};
-pub use self::supervisor::EngineReady;
-use self::supervisor::EngineSupervisor;
-use self::threads::DaemonEvent;
+use self::progress::{IntervalFigures, ProgressWatch};
+use self::supervisor::{EngineSupervisor, StatusUpdate, Supervised, discard};
+use self::threads::ThreadContext;
+use super::event::{DaemonEvent, EngineReady, EventSender, Stage, ThreadEnd};
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
+use crate::energy::EnergyEstimate;
 use crate::engine::span::SpanSender;
-use crate::ids::PipelineId;
-use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
-use crate::infer::{Control, DecisionTx, Infer, InferCommand, InferEvent, Links, NewStages};
+use crate::infer::mailbox::{InferCommand, InferEvent, InferMailbox, InferSender, NewStages};
+use crate::infer::stage_times::{StageTimes, StageTimesMailbox};
+use crate::infer::{DecisionTx, Infer, InferChannels};
 use crate::load::engines::EngineBuilder;
-use crate::load::{PreparedPipeline, Tensors};
+use crate::load::{PreparedPipeline, RunningEngine, Tensors};
 use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
-use crate::publish::publisher::{DecisionRoute, NodePublisher, PipelinePublisher, Progress, PublishLatency, Totals};
+use crate::ids::PipelineId;
+use crate::publish::publisher::{DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory, Totals};
 use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
-use crate::source::{OpenOptions, SourceStats, Wake, WhenFull};
+use crate::source::{OpenOptions, Wake, WhenFull};
 use crate::stop::Stop;
 use crate::units::MonoTime;
 
-/// Decisions that wait to be encoded; the async thread takes them off within milliseconds.
+/// Decisions that wait to be encoded; the async thread takes them within milliseconds.
 const DECISIONS: usize = 1024;
+/// How long the daemon may take to end a process that is past its deadline.
+const AFTER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the threads of every pipeline are given alike.
-pub struct Shared {
-    pub notify: Arc<Notify>,
-    pub told: UnboundedSender<DaemonEvent>,
+/// What all pipelines of a daemon share.
+pub struct PipelineContext {
+    /// Notified when there are new decisions.
+    pub decisions: Arc<Notify>,
+    pub events: EventSender,
     pub node_publisher: NodePublisher,
     pub publish_latency: PublishLatency,
     pub once: bool,
     /// No source starts before, so that idle power can be measured.
-    pub quiet_until: MonoTime,
+    pub idle_until: MonoTime,
 }
 
-/// What a pipeline that starts has from one of the same name that has ended.
+/// What a pipeline continues from an ended one of the same name.
+#[derive(Default)]
 pub struct CarriedOver {
-    stats: Arc<PipelineStats>,
-    source_stats: Arc<SourceStats>,
-    progress: Progress,
+    publisher: PublisherHistory,
     energy: EnergyTotal,
 }
 
-/// What comes after the end of a pipeline.
-pub enum Afterwards {
-    Nothing,
-    /// It is no longer in the configuration.
-    Removed,
-    /// It has another source now.
-    Another(Box<(Pipeline, PreparedPipeline)>),
-}
-
-/// A pipeline that runs, or has ended and is kept for its figures.
-pub struct Running {
-    pub id: usize,
+/// A pipeline that starts after another has ended.
+pub struct Replacement {
     pub config: Pipeline,
-    pub publisher: PipelinePublisher,
-    pub exchange: Arc<StageTimesMailbox>,
-    pub wake: Arc<Wake>,
-    pub stop: Arc<Stop>,
-    pub energy: EnergyTotal,
-    pub error: Option<String>,
-    pub infer_ended: bool,
-    /// Its source can be opened anew.
-    pub acquire_ended: bool,
-    pub afterwards: Afterwards,
-    pub builder: Arc<EngineBuilder>,
-    pub tensors: Arc<Tensors>,
-    pub labels: Vec<String>,
-    pub(super) watch: Watch,
-    /// Why it makes no progress, apart from what its delegate has.
-    pub(super) trouble: Option<String>,
-    /// Of the last interval.
-    pub figures: Option<Figures>,
-    control: Arc<Control>,
-    told: UnboundedSender<DaemonEvent>,
-    engine_supervisor: EngineSupervisor,
+    pub prepared: PreparedPipeline,
 }
 
-impl Running {
+/// What a reload does once a pipeline has ended.
+pub enum AfterEnd {
+    /// Nothing: the pipeline is kept for its figures.
+    Keep,
+    /// Remove it: it is no longer in the configuration.
+    Remove,
+    /// Start this one in its place.
+    Replace(Box<Replacement>),
+}
+
+/// A pipeline that runs, or that has ended and is kept for its figures.
+pub struct PipelineHandle {
+    pub id: PipelineId,
+    pub config: Pipeline,
+    pub after_end: AfterEnd,
+    labels: Vec<String>,
+    publisher: PipelinePublisher,
+    supervisor: EngineSupervisor,
+    infer: InferSender,
+    stage_times: Arc<StageTimesMailbox>,
+    wake: Arc<Wake>,
+    stop: Arc<Stop>,
+    energy: EnergyTotal,
+    acquire_ended: bool,
+    infer_ended: bool,
+    /// Why it has failed.
+    error: Option<String>,
+    watch: ProgressWatch,
+    /// Why it makes no progress.
+    stalled: Option<String>,
+    last_interval: Option<IntervalFigures>,
+}
+
+impl PipelineHandle {
     /// Starts the threads of a pipeline.
     pub fn start(
-        id: usize,
-        config: Pipeline,
-        prepared: PreparedPipeline,
+        id: PipelineId,
+        Replacement { config, prepared }: Replacement,
         spans: Option<SpanSender>,
         carried_over: Option<CarriedOver>,
-        shared: &Shared,
+        context: &PipelineContext,
     ) -> anyhow::Result<Self> {
         let name = config.name.clone();
-        let carried_over = carried_over.unwrap_or_else(|| CarriedOver {
-            stats: Arc::default(),
-            source_stats: Arc::default(),
-            progress: Progress::default(),
-            energy: EnergyTotal::default(),
-        });
-        // Each decision was counted as one of the two.
-        let decided = [&carried_over.stats.predictions, &carried_over.stats.dropped];
-        let seq = decided.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let CarriedOver { publisher: history, energy } = carried_over.unwrap_or_default();
         let hold = prepared.sink.when_full == WhenFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-        let options = OpenOptions { labels: prepared.labels.clone(), once: shared.once };
+        let options = OpenOptions { labels: prepared.labels.clone(), once: context.once };
         let source = config.source.kind().open(options)?;
-        let stats = carried_over.source_stats.clone();
-        let (feed, intake) = frame_ring(&prepared.sink, &name, stop.clone(), stats);
-        let wake = intake.wake.clone();
+        let (sink, samples) = frame_ring(&prepared.sink, &name, stop.clone(), history.source_stats.clone());
+        let wake = samples.wake.clone();
         let (route, decisions) = route(&config, &prepared);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
-        let (exchange, control) = (Arc::<StageTimesMailbox>::default(), Arc::<Control>::default());
-        shared.publish_latency.add(PipelineId::nth(id));
+        let (stage_times, mailbox) = (Arc::<StageTimesMailbox>::default(), Arc::<InferMailbox>::default());
+        let infer = InferSender::new(mailbox.clone(), wake.clone());
+        let first_seq = history.decision_count();
+        let events = context.events.clone();
+        let channels = InferChannels {
+            samples,
+            decisions,
+            publisher: context.decisions.clone(),
+            spans,
+            stats: history.stats.clone(),
+            stage_times: stage_times.clone(),
+            stop: stop.clone(),
+            hold,
+            mailbox,
+            send_event: Box::new(move |event| _ = events.send(DaemonEvent::Infer(id, event))),
+        };
+        context.publish_latency.add(id);
         let publisher = PipelinePublisher {
-            id: PipelineId::nth(id),
-            topics: shared.node_publisher.topics.pipeline(&name),
+            id,
+            topics: context.node_publisher.topics.pipeline(&name),
             route,
             next: VecDeque::new(),
             hold,
-            stats: carried_over.stats.clone(),
-            source_stats: carried_over.source_stats,
-            publish_latency: shared.publish_latency.clone(),
-            progress: carried_over.progress,
+            stats: history.stats,
+            source_stats: history.source_stats,
+            publish_latency: context.publish_latency.clone(),
+            progress: history.progress,
             delegate: built.state.clone(),
             name: name.clone(),
         };
-        let told = shared.told.clone();
-        let links = Links {
-            intake,
-            decisions,
-            publisher: shared.notify.clone(),
-            spans,
-            stats: carried_over.stats,
-            exchange: exchange.clone(),
-            stop: stop.clone(),
-            hold,
-            control: control.clone(),
-            // Nobody listens any more only when the daemon has given up waiting.
-            report: Box::new(move |report| _ = told.send(DaemonEvent::Infer(id, report))),
-        };
-        let running = Self {
+        let supervised =
+            Supervised { pipeline: id, name: name.clone(), infer: infer.clone(), events: context.events.clone() };
+        let handle = Self {
             id,
+            after_end: AfterEnd::Keep,
             publisher,
-            exchange,
+            supervisor: EngineSupervisor::new(supervised, prepared.builder, prepared.tensors, &built),
+            infer,
+            stage_times,
             wake,
             stop: stop.clone(),
-            energy: carried_over.energy,
-            error: None,
-            infer_ended: false,
+            energy,
             acquire_ended: false,
-            afterwards: Afterwards::Nothing,
-            builder: prepared.builder,
-            tensors: prepared.tensors,
+            infer_ended: false,
+            error: None,
             labels: prepared.labels,
-            watch: Watch::new(&config.source, shared.quiet_until.max(MonoTime::now())),
-            trouble: None,
-            figures: None,
-            control,
-            told: shared.told.clone(),
-            engine_supervisor: EngineSupervisor::new(&built),
+            watch: ProgressWatch::new(&config.source, context.idle_until.max(MonoTime::now())),
+            stalled: None,
+            last_interval: None,
             config,
         };
-        running.say_delegate(&shared.node_publisher);
-        running.want_windows();
-        let infer = Infer::new(links, prepared.stages, built.engine, seq);
-        let realtime = running.config.realtime.clone();
-        threads::infer(id, &name, infer, realtime.clone(), shared.told.clone())
-            .context("cannot start the infer thread")?;
-        let begin = threads::Begin { at: shared.quiet_until, stop };
-        threads::acquire(id, &name, source, feed, begin, realtime, shared.told.clone())
-            .context("cannot start the acquire thread")?;
-        Ok(running)
+        handle.publish_delegate(&context.node_publisher);
+        handle.supervisor.request_windows();
+        let realtime = handle.config.realtime.clone();
+        let thread = ThreadContext { pipeline: id, name, realtime, events: context.events.clone() };
+        let infer = Infer::new(channels, prepared.stages, built.engine, first_seq);
+        thread.clone().spawn_infer(infer).context("cannot start the infer thread")?;
+        thread.spawn_acquire(source, sink, context.idle_until, stop).context("cannot start the acquire thread")?;
+        Ok(handle)
     }
 
-    pub fn tell(&self, command: InferCommand) {
-        self.control.tell(command);
+    pub fn name(&self) -> &str {
+        &self.publisher.name
+    }
+
+    /// Returns the delegate that runs, and what is known of it.
+    pub fn delegate(&self) -> &DelegateState {
+        &self.publisher.delegate
+    }
+
+    pub fn builder(&self) -> &EngineBuilder {
+        self.supervisor.builder()
+    }
+
+    pub fn tensors(&self) -> &Tensors {
+        self.supervisor.tensors()
+    }
+
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Returns whether its infer thread has ended, so that it takes no more samples.
+    pub fn infer_has_ended(&self) -> bool {
+        self.infer_ended
+    }
+
+    /// Returns whether all its decisions are published and none will follow.
+    pub fn has_ended(&self) -> bool {
+        self.infer_ended && self.publisher.has_ended()
+    }
+
+    /// Returns whether it has ended for a reload, and its source can be opened again.
+    pub fn is_to_be_reaped(&self) -> bool {
+        self.has_ended() && self.acquire_ended && !matches!(self.after_end, AfterEnd::Keep)
+    }
+
+    /// Returns its engine for a reload to keep, if it is the one that the configuration asks for and will stay.
+    pub fn running_engine(&self, release: Box<dyn Fn() + Send>) -> Option<RunningEngine> {
+        let stays = self.error.is_none() && matches!(self.after_end, AfterEnd::Keep);
+        (stays && self.supervisor.is_as_configured()).then(|| RunningEngine {
+            config: self.config.clone(),
+            ended: self.infer_ended,
+            labels: self.labels.clone(),
+            builder: self.supervisor.builder().clone(),
+            tensors: self.supervisor.tensors().clone(),
+            release,
+        })
+    }
+
+    /// Sends busy spans to a meter thread that has started again.
+    pub fn send_spans_to(&self, spans: Option<SpanSender>) {
+        self.infer.send(InferCommand::Spans(spans));
+    }
+
+    /// Gives the running pipeline new stages; its source continues.
+    pub fn change_stages(&mut self, Replacement { config, prepared }: Replacement) {
+        let (route, decisions) = route(&config, &prepared);
+        self.publisher.add_route(route);
+        self.supervisor.replace(prepared.builder, prepared.tensors, prepared.built.as_ref());
+        self.labels = prepared.labels;
+        self.config = config;
+        let engine = prepared.built.map(|built| built.engine);
+        self.infer.send(InferCommand::Stages(Box::new(NewStages { stages: prepared.stages, engine, decisions })));
+        self.supervisor.request_windows();
+    }
+
+    /// Discards the samples of the source, or uses them again. Returns the answer for whoever asked.
+    pub fn set_paused(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
+        let name = &self.config.name;
+        if self.infer_ended || self.acquire_ended || self.error.is_some() {
+            return Err(format!("pipeline {name} has ended"));
+        }
+        if !self.publisher.set_paused(paused) {
+            return Err(format!("pipeline {name} is {}", if paused { "paused already" } else { "not paused" }));
+        }
+        self.publish_status(node_publisher);
+        Ok(format!("pipeline {name} is {}", if paused { "paused" } else { "resumed" }))
+    }
+
+    /// Stops the source; what has arrived is decided.
+    pub fn request_stop(&self) {
+        self.stop.request();
+    }
+
+    /// Has the samples that are still undecided given up.
+    pub fn give_up_samples(&self) {
+        self.stop.overdue();
         self.wake.reader();
     }
 
-    /// Whether the engine in use is the one that the configuration asks for, as far as that can be by now, and stays.
-    pub fn is_as_asked(&self) -> bool {
-        let first = self.engine_supervisor.place.unwrap_or(self.engine_supervisor.waiting) == 0;
-        first
-            && !self.engine_supervisor.mending
-            && self.error.is_none()
-            && matches!(self.afterwards, Afterwards::Nothing)
-    }
-
-    /// Gives the running pipeline other stages; its source stays.
-    pub fn change(&mut self, config: Pipeline, prepared: PreparedPipeline) {
-        let (route, decisions) = route(&config, &prepared);
-        self.publisher.next.push_back(route);
-        let engine = prepared.built.map(|built| {
-            let order = self.engine_supervisor.order + 1;
-            self.engine_supervisor =
-                EngineSupervisor { order, coming: Some(built.state.clone()), ..EngineSupervisor::new(&built) };
-            built.engine
-        });
-        self.builder = prepared.builder;
-        self.tensors = prepared.tensors;
-        self.labels = prepared.labels;
-        self.config = config;
-        self.tell(InferCommand::Stages(Box::new(NewStages { stages: prepared.stages, engine, decisions })));
-        self.want_windows();
-    }
-
-    /// Throws its samples away, or does so no more; what is said of it.
-    pub fn pause(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
-        if self.infer_ended || self.acquire_ended || self.error.is_some() {
-            return Err(format!("pipeline {} has ended", self.config.name));
-        }
-        if self.publisher.source_stats.paused.swap(paused, Ordering::Relaxed) == paused {
-            let how = if paused { "paused already" } else { "not paused" };
-            return Err(format!("pipeline {} is {how}", self.config.name));
-        }
-        self.say_state(node_publisher);
-        Ok(format!("pipeline {} {}", self.config.name, if paused { "is paused" } else { "goes on" }))
-    }
-
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
-    pub fn end(&mut self, afterwards: Afterwards, patience: Duration) {
-        self.afterwards = afterwards;
+    pub fn end(&mut self, after_end: AfterEnd, patience: Duration) {
+        self.after_end = after_end;
         self.stop.request();
-        // Without an engine nothing will be decided.
-        let patience = if self.engine_supervisor.released { Duration::ZERO } else { patience };
+        // Without an engine there is nothing to wait for.
+        let patience = if self.supervisor.is_released() { Duration::ZERO } else { patience };
         let (stop, wake) = (self.stop.clone(), self.wake.clone());
         tokio::spawn(async move {
             tokio::time::sleep(patience).await;
@@ -247,32 +289,30 @@ impl Running {
         });
     }
 
-    /// What a pipeline of the same name goes on with.
+    /// Returns what a pipeline of the same name continues.
     pub fn carry_over(self) -> CarriedOver {
-        CarriedOver {
-            stats: self.publisher.stats,
-            source_stats: self.publisher.source_stats,
-            progress: self.publisher.progress,
-            energy: self.energy,
-        }
+        CarriedOver { publisher: self.publisher.into_history(), energy: self.energy }
     }
 
-    /// A thread of this pipeline has ended; `stopping`: it was told to.
-    pub fn ended(&mut self, node_publisher: &NodePublisher, ended: threads::Ended, stopping: bool) {
+    /// A thread of this pipeline has ended; `stopping`: the daemon has stopped it.
+    pub fn thread_ended(&mut self, node_publisher: &NodePublisher, end: ThreadEnd, stopping: bool) {
         let name = &self.publisher.name;
-        match ended.stage {
-            threads::Stage::Acquire => self.acquire_ended = true,
-            threads::Stage::Infer => {
-                self.infer_ended = true;
-                self.control.clear();
+        let stage = match end.stage {
+            Stage::Acquire => {
+                self.acquire_ended = true;
+                "source"
             }
-        }
-        if let Some(error) = ended.error {
-            // Nobody works on what a source still gives.
+            Stage::Infer => {
+                self.infer_ended = true;
+                self.infer.clear();
+                "engine"
+            }
+        };
+        if let Some(error) = end.error {
+            // What the source still gives would not be used.
             self.stop.request();
-            let stage = if ended.stage == threads::Stage::Acquire { "source" } else { "engine" };
-            tracing::error!(pipeline = name, "{stage}: {error}");
             let reason = format!("{stage}: {error}");
+            tracing::error!(pipeline = name, "{reason}");
             self.publisher.status(node_publisher, PipelineState::Failed, Some(&reason));
             node_publisher.event("failed", Some(name), reason.clone());
             self.error.get_or_insert(reason);
@@ -283,74 +323,167 @@ impl Running {
             if !stopped {
                 tracing::info!(pipeline = name, "the stream has ended");
             }
-            let removed = matches!(self.afterwards, Afterwards::Removed);
+            let removed = matches!(self.after_end, AfterEnd::Remove);
             self.publisher.status(node_publisher, state, removed.then_some("it is no longer in the configuration"));
         }
     }
 
-    /// Hears what the infer thread tells; whether what is published of the node has changed.
-    pub fn heard(&mut self, node_publisher: &NodePublisher, report: InferEvent) -> bool {
-        match report {
+    /// Reacts to an event of the infer thread. Returns whether the node's published info has changed.
+    pub fn infer_event(&mut self, node_publisher: &NodePublisher, event: InferEvent) -> bool {
+        match event {
             InferEvent::EngineFailed { engine, error } => {
-                self.engine_failed(node_publisher, engine, &error);
+                let active = &self.publisher.delegate.active;
+                let update = self.supervisor.engine_failed(node_publisher, active, engine, &error);
+                self.publish_if_needed(node_publisher, update);
                 true
             }
             InferEvent::Released(engine) => {
-                let waiting = self.engine_supervisor.release.take();
-                tokio::task::spawn_blocking(move || {
-                    drop(engine);
-                    // Whoever asked may have lost patience.
-                    waiting.map(|waiting| waiting.send(()))
-                });
+                self.supervisor.released(engine);
                 false
             }
             InferEvent::Windows(windows) => {
-                // Asked for by stages that have gone since.
-                if self.engine_supervisor.place.is_none() && !self.engine_supervisor.mending {
-                    self.order(self.engine_supervisor.waiting, Duration::ZERO, Some(windows), None);
-                }
+                self.supervisor.windows_received(windows);
                 false
             }
             InferEvent::Changed { engine, stages } => {
                 // To free them may take long.
                 tokio::task::spawn_blocking(move || drop((engine, stages)));
-                let Some(state) = self.engine_supervisor.coming.take() else { return false };
-                self.publisher.delegate = state;
-                self.say_delegate(node_publisher);
-                if let Some(failed) = self.engine_supervisor.failed.take() {
-                    let (active, ms) = (&self.publisher.delegate.active, failed.elapsed().as_secs_f64() * 1e3);
-                    tracing::info!(
-                        pipeline = self.publisher.name,
-                        delegate = active,
-                        "an engine again after {ms:.1} ms"
-                    );
+                let Some(switch) = self.supervisor.take_switch() else { return false };
+                self.publisher.delegate = switch.state;
+                self.publish_delegate(node_publisher);
+                if let Some(failed_at) = switch.failed_at {
+                    let (name, active) = (&self.publisher.name, &self.publisher.delegate.active);
+                    let ms = failed_at.elapsed().as_secs_f64() * 1e3;
+                    tracing::info!(pipeline = name, delegate = active, "engine restarted after {ms:.1} ms");
                     let message = format!("{active} runs {ms:.1} ms after the failure");
-                    node_publisher.event("recovered", Some(&self.publisher.name), message);
+                    node_publisher.event("recovered", Some(name), message);
                 }
                 true
             }
         }
     }
 
-    /// Why it is not as it should be.
-    pub(super) fn reason(&self) -> Option<String> {
-        let delegate = self.engine_supervisor.lack.as_deref().or(self.publisher.delegate.reason.as_deref());
-        let reasons: Vec<&str> = delegate.into_iter().chain(self.trouble.as_deref()).collect();
+    /// An engine that the supervisor has ordered is ready, or could not be built.
+    pub fn engine_ready(&mut self, node_publisher: &NodePublisher, ready: EngineReady) {
+        if self.infer_ended {
+            return discard(ready.result);
+        }
+        let update = self.supervisor.engine_ready(node_publisher, ready);
+        self.publish_if_needed(node_publisher, update);
+    }
+
+    /// Frees the engine for another that needs the same device; tells `waiter` when it is gone.
+    pub fn release_engine(&mut self, waiter: mpsc::Sender<()>) {
+        if !self.infer_ended {
+            self.supervisor.release(waiter);
+        }
+    }
+
+    /// Builds the engine again that was freed for a reload that failed.
+    pub fn take_engine_back(&mut self) {
+        self.supervisor.take_back();
+    }
+
+    /// Checks whether the pipeline makes progress, and publishes a change. Returns what hangs if an inference has taken
+    /// longer than `limit` and than its delegate's process may take: that does not recover by itself.
+    pub fn check_progress(&mut self, node_publisher: &NodePublisher, now: MonoTime, limit: Duration) -> Option<String> {
+        if self.infer_ended {
+            return None;
+        }
+        let limit = self.supervisor.deadline().map_or(limit, |deadline| limit.max(deadline + AFTER_DEADLINE));
+        let answered = self.stage_times.is_served();
+        let overdue = self.watch.note_answer(answered, now);
+        // Do not ask again while an answer is missing.
+        if answered {
+            self.stage_times.ask(|| self.wake.reader());
+        }
+        let hung = (overdue > limit).then(|| {
+            let (name, active) = (&self.publisher.name, &self.publisher.delegate.active);
+            format!("pipeline {name}: an inference by {active} has not come back for {:.0} s", limit.as_secs_f64())
+        });
+        // An inference may also hang in a pipeline that is to end, whose status is published already.
+        if self.error.is_some() || !matches!(self.after_end, AfterEnd::Keep) {
+            return hung;
+        }
+        let excused = self.acquire_ended || self.publisher.is_paused() || self.wake.writer_waits();
+        let silent = self.watch.note_samples(self.publisher.samples_received(), excused, now).map(|silence| {
+            format!("source: no sample has come for {:.0} s; check what feeds it", silence.as_secs_f64())
+        });
+        self.set_stalled(node_publisher, hung.clone().or(silent));
+        hung
+    }
+
+    fn set_stalled(&mut self, node_publisher: &NodePublisher, stalled: Option<String>) {
+        if stalled == self.stalled {
+            return;
+        }
+        let name = &self.publisher.name;
+        match &stalled {
+            Some(reason) => {
+                tracing::warn!(pipeline = name, "degraded: {reason}");
+                node_publisher.event("degraded", Some(name), reason.clone());
+            }
+            None => {
+                tracing::info!(pipeline = name, "it makes progress again");
+                node_publisher.event("recovered", Some(name), "it makes progress again".into());
+            }
+        }
+        self.stalled = stalled;
+        self.publish_status(node_publisher);
+    }
+
+    /// Encodes what has been decided, at most a batch. `may_hold`: the source may be held back while the broker is slow.
+    pub fn publish_decisions(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
+        self.publisher.drain(node_publisher, may_hold)
+    }
+
+    /// Returns the stage times since the last call; waits at most `patience` for an infer thread that is inside an inference.
+    pub async fn take_stage_times(&self, patience: Duration) -> StageTimes {
+        let patience = if self.infer_ended { Duration::ZERO } else { patience };
+        self.stage_times.take(|| self.wake.reader(), patience).await
+    }
+
+    /// Publishes the figures of an interval; `delivery` and `process` are the node's.
+    pub fn publish_metrics(
+        &mut self,
+        node_publisher: &NodePublisher,
+        interval: Duration,
+        stages: &StageTimes,
+        energy: &[EnergyEstimate],
+        node: &NodeFigures<'_>,
+    ) {
+        if let Some(first) = energy.first() {
+            self.energy.add(first);
+        }
+        let per_s = self.publisher.metrics(node_publisher, interval, stages, energy, node);
+        self.last_interval = Some(IntervalFigures::new(per_s, energy.first()));
+    }
+
+    /// Returns why the pipeline does not work as configured.
+    fn degraded(&self) -> Option<String> {
+        let delegate = self.supervisor.reason().or(self.publisher.delegate.reason.as_deref());
+        let reasons: Vec<&str> = delegate.into_iter().chain(self.stalled.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// Says whether it works as it should.
-    pub(super) fn say_state(&self, node_publisher: &NodePublisher) {
-        let reason = self.reason();
+    fn publish_if_needed(&self, node_publisher: &NodePublisher, update: StatusUpdate) {
+        if update == StatusUpdate::Needed {
+            self.publish_status(node_publisher);
+        }
+    }
+
+    /// Publishes whether the pipeline works as configured.
+    fn publish_status(&self, node_publisher: &NodePublisher) {
+        let reason = self.degraded();
         let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
         self.publisher.status(node_publisher, state, reason.as_deref());
     }
 
-    /// Says which delegate runs, and everything that is not as it was asked for.
-    fn say_delegate(&self, node_publisher: &NodePublisher) {
+    /// Publishes which delegate runs, and everything about it that is not as configured.
+    fn publish_delegate(&self, node_publisher: &NodePublisher) {
         let name = &self.publisher.name;
         let DelegateState { requested, active, reason, warnings, .. } = &self.publisher.delegate;
-        self.say_state(node_publisher);
+        self.publish_status(node_publisher);
         match reason {
             Some(reason) => {
                 tracing::warn!(
@@ -359,11 +492,8 @@ impl Running {
                     active,
                     "another delegate runs than was asked for: {reason}"
                 );
-                node_publisher.event(
-                    "fallback",
-                    Some(name),
-                    format!("{active} runs, {requested} was asked for; {reason}"),
-                );
+                let message = format!("{active} runs, {requested} was asked for; {reason}");
+                node_publisher.event("fallback", Some(name), message);
             }
             None => tracing::info!(pipeline = name, "{}", self.publisher.delegate),
         }
@@ -373,8 +503,9 @@ impl Running {
         }
     }
 
-    pub fn summary(self, wall_s: f64) -> PipelineSummary {
-        let Totals { stages, end_to_end, known, right } = &self.publisher.progress.totals;
+    /// Returns what the pipeline has done in the whole run, which took `wall_s` seconds.
+    pub fn into_summary(self, wall_s: f64) -> PipelineSummary {
+        let Totals { stages, end_to_end, known, right } = self.publisher.totals();
         PipelineSummary {
             counts: self.publisher.counts(),
             wall_s,
@@ -389,14 +520,36 @@ impl Running {
     }
 }
 
-/// The way of a pipeline's decisions out of its infer thread.
+/// In a few words, for `systemctl status`.
+impl fmt::Display for PipelineHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.publisher.name)?;
+        if let Some(error) = &self.error {
+            return write!(f, "failed: {error}");
+        }
+        if self.infer_ended {
+            return write!(f, "ended");
+        }
+        if self.publisher.is_paused() {
+            write!(f, "paused, ")?;
+        }
+        let active = &self.publisher.delegate.active;
+        match &self.last_interval {
+            Some(figures) => figures.write(f, active)?,
+            None => write!(f, "by {active}")?,
+        }
+        self.degraded().map_or(Ok(()), |reason| write!(f, ", degraded: {reason}"))
+    }
+}
+
+/// Makes the ring for the decisions of these stages: the publisher's end with what it has to know, and the infer thread's.
 fn route(config: &Pipeline, prepared: &PreparedPipeline) -> (DecisionRoute, DecisionTx) {
     let most_values = prepared.stages.decider.most_values();
-    let (decisions_tx, decisions) = block_ring(DECISIONS, DECISIONS * most_values);
+    let (sender, decisions) = block_ring(DECISIONS, DECISIONS * most_values);
     let route = DecisionRoute {
         decisions,
         presentation: prepared.presentation.clone(),
         qos: if config.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
     };
-    (route, decisions_tx)
+    (route, sender)
 }

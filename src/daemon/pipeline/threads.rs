@@ -1,91 +1,71 @@
-//! Starting the acquire and infer threads, and what the async thread hears of them and others.
+//! The two threads of a pipeline, acquire and infer: how they start, and that their end is reported.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::Builder;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use super::EngineReady;
-use crate::config::{Config, Realtime};
-use crate::infer::{Infer, InferEvent};
-use crate::load::Prepared;
+use crate::config::Realtime;
+use crate::daemon::event::{DaemonEvent, EventSender, Stage, ThreadEnd};
+use crate::infer::Infer;
+use crate::ids::PipelineId;
 use crate::source::{FrameProducer, FrameSink};
 use crate::stop::{Stop, Waited};
 use crate::sys::rt;
 use crate::units::MonoTime;
 
-/// What the async thread is told by others.
-pub enum DaemonEvent {
-    Ended(Ended),
-    Infer(usize, InferEvent),
-    /// An engine that was ordered.
-    BuiltEngine(usize, Box<EngineReady>),
-    /// The engine of a pipeline must go before another can be built; the sender is told when it is gone.
-    Release(usize, mpsc::Sender<()>),
-    /// The configuration that was read again, or what is wrong with it.
-    Reloaded(Box<Result<(Config, Prepared), String>>),
+/// What both threads of a pipeline need to start, and to report their end.
+#[derive(Clone)]
+pub struct ThreadContext {
+    pub pipeline: PipelineId,
+    pub name: String,
+    pub realtime: Realtime,
+    pub events: EventSender,
 }
 
-/// A thread of a pipeline that has ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub pipeline: usize,
-    pub stage: Stage,
-    /// Why it ended before its time.
-    pub error: Option<String>,
+impl ThreadContext {
+    /// Starts the acquire thread. The source begins at `begin`, unless it is stopped before.
+    pub fn spawn_acquire(
+        self,
+        source: Box<dyn FrameProducer>,
+        mut sink: FrameSink,
+        begin: MonoTime,
+        stop: Arc<Stop>,
+    ) -> io::Result<()> {
+        self.spawn("acquire", Stage::Acquire, move || {
+            // If the wait itself fails, the source begins early.
+            if matches!(stop.sleep_until(begin), Ok(Waited::Stopped)) {
+                return Ok(());
+            }
+            catch_panic(|| source.run(&mut sink))
+        })
+    }
+
+    /// Starts the infer thread.
+    pub fn spawn_infer(self, infer: Infer) -> io::Result<()> {
+        self.spawn("infer", Stage::Infer, move || catch_panic(|| infer.run()))
+    }
+
+    fn spawn(
+        self,
+        kind: &str,
+        stage: Stage,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> io::Result<()> {
+        let thread = Builder::new().name(thread_name(kind, &self.name));
+        thread
+            .spawn(move || {
+                let Self { pipeline, name, realtime, events } = self;
+                set_scheduling(&realtime, &name);
+                let error = work().err();
+                let _ = events.send(DaemonEvent::ThreadEnded(ThreadEnd { pipeline, stage, error }));
+            })
+            .map(drop)
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    Acquire,
-    Infer,
-}
-
-/// When a source begins, unless it is stopped before.
-pub struct Begin {
-    pub at: MonoTime,
-    pub stop: Arc<Stop>,
-}
-
-pub fn acquire(
-    pipeline: usize,
-    name: &str,
-    source: Box<dyn FrameProducer>,
-    mut feed: FrameSink,
-    begin: Begin,
-    realtime: Realtime,
-    told: UnboundedSender<DaemonEvent>,
-) -> io::Result<()> {
-    let pipeline_name = name.to_owned();
-    spawn(thread_name("acq", name), move || {
-        enter(&realtime, &pipeline_name);
-        // A wait that fails is as good as over.
-        let stopped = matches!(begin.stop.sleep_until(begin.at), Ok(Waited::Stopped));
-        let error = if stopped { None } else { caught(|| source.run(&mut feed)).err() };
-        // Nobody listens any more only when the daemon has given up waiting.
-        let _ = told.send(DaemonEvent::Ended(Ended { pipeline, stage: Stage::Acquire, error }));
-    })
-}
-
-pub fn infer(
-    pipeline: usize,
-    name: &str,
-    infer: Infer,
-    realtime: Realtime,
-    told: UnboundedSender<DaemonEvent>,
-) -> io::Result<()> {
-    let pipeline_name = name.to_owned();
-    spawn(thread_name("infer", name), move || {
-        enter(&realtime, &pipeline_name);
-        let error = caught(|| infer.run()).err();
-        let _ = told.send(DaemonEvent::Ended(Ended { pipeline, stage: Stage::Infer, error }));
-    })
-}
-
-/// Takes what the kernel gives of it, and warns of the rest.
-fn enter(realtime: &Realtime, pipeline: &str) {
+/// Sets what the kernel permits of the scheduling that was asked for, and warns of the rest.
+fn set_scheduling(realtime: &Realtime, pipeline: &str) {
     let bound = if realtime.cpus.is_empty() { Ok(()) } else { rt::bind(&realtime.cpus) };
     let prioritised = realtime.priority.map_or(Ok(()), rt::prioritise);
     for refused in [bound, prioritised].into_iter().filter_map(Result::err) {
@@ -93,20 +73,16 @@ fn enter(realtime: &Realtime, pipeline: &str) {
     }
 }
 
-fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    Builder::new().name(name).spawn(work).map(drop)
+/// Returns a name that fits into the 15 bytes that the kernel keeps.
+fn thread_name(kind: &str, pipeline: &str) -> String {
+    let pipeline: String = pipeline.chars().filter(char::is_ascii).take(14 - kind.len()).collect();
+    format!("{kind}-{pipeline}")
 }
 
-/// The kernel keeps 15 bytes of a thread's name.
-fn thread_name(stage: &str, pipeline: &str) -> String {
-    let pipeline: String = pipeline.chars().filter(char::is_ascii).take(14 - stage.len()).collect();
-    format!("{stage}-{pipeline}")
-}
-
-/// A panic in one pipeline is our mistake, but no reason to take the others down.
-pub fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+/// Turns a panic into an error: a bug of ours in one pipeline must not end the others.
+pub fn catch_panic<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("it panicked; this is a fault in edgewatt, please report it with the log".into()),
+        Err(_) => Err("it panicked; this is a bug in edgewatt, please report it with the log".into()),
     }
 }

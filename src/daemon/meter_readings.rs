@@ -1,4 +1,4 @@
-//! What the meters show, for the `power/METER` topics: apart from any inference, and by default once a second.
+//! The latest readings of the meters, for the `power/METER` topics, by default once a second.
 //!
 //! The meter thread notes each reading here; the async thread takes what is new and publishes it.
 
@@ -11,70 +11,71 @@ use crate::units::{Joules, MonoTime, Watts};
 
 /// The latest reading of every meter, shared by the two threads.
 #[derive(Debug, Clone)]
-pub struct Latest(Arc<Mutex<Vec<Shown>>>);
+pub struct MeterReadings(Arc<Mutex<Vec<Latest>>>);
 
-/// One meter.
+/// The latest reading of one meter.
 #[derive(Debug, Clone, Default)]
-struct Shown {
+struct Latest {
     now: Option<Result<Reading, String>>,
-    /// Where the interval began that the next message is about; none until a reading, and after an error.
+    /// Where the interval of the next message begins; `None` before the first reading, and after an error.
     from: Option<(MonoTime, Joules)>,
     /// There was a reading or an error since the last message.
     is_new: bool,
 }
 
-/// What is to be said of one meter.
+/// What is new of one meter.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Said {
+pub struct NewReading {
+    /// The meter's place among the meters.
     pub meter: usize,
     /// The reading and the mean power since the last message, or why there is none.
     pub reading: Result<(Reading, Option<Watts>), String>,
 }
 
-impl Latest {
+impl MeterReadings {
     pub fn new(meter_count: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![Shown::default(); meter_count])))
+        Self(Arc::new(Mutex::new(vec![Latest::default(); meter_count])))
     }
 
-    /// Notes what a meter gave.
+    /// Notes a reading, or why there is none.
     pub fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(shown) = all.get_mut(meter) else { return };
+        let Some(latest) = all.get_mut(meter) else { return };
         match result {
             Ok(reading) => {
-                shown.is_new |= !matches!(&shown.now, Some(Ok(before)) if before.time == reading.time);
-                shown.from.get_or_insert((reading.time, reading.joules));
-                shown.now = Some(Ok(*reading));
+                latest.is_new |= !matches!(&latest.now, Some(Ok(before)) if before.time == reading.time);
+                latest.from.get_or_insert((reading.time, reading.joules));
+                latest.now = Some(Ok(*reading));
             }
             Err(error) => {
-                shown.is_new = true;
-                shown.from = None;
-                shown.now = Some(Err(error.to_string()));
+                latest.is_new = true;
+                latest.from = None;
+                latest.now = Some(Err(error.to_string()));
             }
         }
     }
 
-    /// What is new since the last call, by meter.
-    pub fn take(&self) -> Vec<Said> {
+    /// Returns what is new since the last call, by meter.
+    pub fn take(&self) -> Vec<NewReading> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = |(meter, shown): (usize, &mut Shown)| {
-            if !std::mem::take(&mut shown.is_new) {
+        let new = |(meter, latest): (usize, &mut Latest)| {
+            if !std::mem::take(&mut latest.is_new) {
                 return None;
             }
-            let reading = shown.now.clone()?.map(|reading| {
-                let from = shown.from.replace((reading.time, reading.joules));
+            let reading = latest.now.clone()?.map(|reading| {
+                let from = latest.from.replace((reading.time, reading.joules));
                 let mean = from.and_then(|(then, joules)| (reading.joules - joules).per(reading.time.since(then)));
                 (reading, mean.or(reading.power))
             });
-            Some(Said { meter, reading })
+            Some(NewReading { meter, reading })
         };
-        all.iter_mut().enumerate().filter_map(said).collect()
+        all.iter_mut().enumerate().filter_map(new).collect()
     }
 }
 
-/// Publishes what is new of each meter. Retained, so that an outage costs one message a meter.
-pub fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], said: Vec<Said>) {
-    for Said { meter, reading } in said {
+/// Publishes what is new of each meter. The messages are retained, so that an outage costs one message a meter.
+pub fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], new: Vec<NewReading>) {
+    for NewReading { meter, reading } in new {
         let Some(info) = infos.get(meter) else { continue };
         let (time, scope) = reading.as_ref().map_or((MonoTime::now(), info.scope), |(r, _)| (r.time, r.scope));
         let known = reading.as_ref().ok();
@@ -113,17 +114,17 @@ mod tests {
         })
     }
 
-    fn mean(latest: &Latest) -> Option<Watts> {
+    fn mean(latest: &MeterReadings) -> Option<Watts> {
         latest.take().pop().unwrap().reading.unwrap().1
     }
 
     #[test]
     fn the_power_is_the_mean_since_the_last_message() {
-        let latest = Latest::new(2);
+        let latest = MeterReadings::new(2);
         assert_eq!(latest.take(), []);
         latest.note(1, &reading(1000, 0.0));
-        let said = latest.take();
-        assert_eq!((said[0].meter, said[0].reading.as_ref().unwrap().1), (1, Some(Watts(7.0))));
+        let new = latest.take();
+        assert_eq!((new[0].meter, new[0].reading.as_ref().unwrap().1), (1, Some(Watts(7.0))));
         latest.note(1, &reading(1500, 4.0));
         latest.note(1, &reading(2000, 5.0));
         assert_eq!(mean(&latest), Some(Watts(5.0)));
@@ -134,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_said_and_no_mean_reaches_across_it() {
-        let latest = Latest::new(1);
+    fn an_error_is_published_and_no_mean_spans_it() {
+        let latest = MeterReadings::new(1);
         latest.note(0, &reading(0, 0.0));
         latest.take();
         latest.note(0, &reading(500, 100.0));

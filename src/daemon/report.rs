@@ -1,0 +1,141 @@
+//! What the daemon publishes of the node: info, metrics, readings of the meters, events of the delivery, and the line
+//! that `systemctl status` shows. Runs on the async thread.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::meter_readings;
+use super::state::Daemon;
+use crate::measure::calibrations::{EngineIdentity, MeterIdentity};
+use crate::publish::mqtt::{ClientState, ClientStatus};
+use crate::publish::payload::{Info, PipelineInfo, Process};
+use crate::publish::publisher::NodeFigures;
+use crate::publish::mqtt::store::State as StoreState;
+use crate::sys;
+use crate::units::{MonoTime, process_cpu_time};
+
+/// How long a metrics message waits for an infer thread that is inside an inference.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// Publishes what the node runs, and its description for Home Assistant.
+    pub fn publish_info(&mut self) {
+        let pipelines: BTreeMap<&str, PipelineInfo<'_>> = self
+            .pipelines
+            .iter()
+            .map(|pipeline| {
+                let model = &pipeline.builder().model;
+                let info = PipelineInfo {
+                    model: model.path.display().to_string(),
+                    model_sha256: &model.sha256,
+                    inputs: &pipeline.tensors().inputs,
+                    outputs: &pipeline.tensors().outputs,
+                    delegate: pipeline.delegate(),
+                };
+                (pipeline.name(), info)
+            })
+            .collect();
+        let node_publisher = &self.context.node_publisher;
+        let info = Info {
+            envelope: node_publisher.envelope(MonoTime::now()),
+            version: env!("CARGO_PKG_VERSION"),
+            node: &self.config.node_id,
+            config_sha256: &self.config.hash,
+            runtime: self.tools.runtime.path.display().to_string(),
+            runtime_version: &self.tools.runtime.version,
+            pipelines,
+            meters: &self.metering.infos,
+        };
+        node_publisher.retain(&node_publisher.topics.info, &info);
+        if let Some(discovery) = &mut self.discovery {
+            discovery.publish(node_publisher, &self.config, false);
+        }
+    }
+
+    /// Publishes the figures since the last call, of each pipeline.
+    pub async fn publish_metrics(&mut self) {
+        let stages = join_all(self.pipelines.iter().map(|pipeline| pipeline.take_stage_times(PATIENCE))).await;
+        let process = Process {
+            cpu_s: process_cpu_time().as_secs_f64(),
+            rss_mib: sys::rss_mib(),
+            soc_temperature_c: self.reported.temperature.read_c(),
+        };
+        let now = MonoTime::now();
+        let interval = now.since(self.reported.last_metrics);
+        self.reported.last_metrics = now;
+        let node_publisher = &self.context.node_publisher;
+        let delivery = self.delivery.handle.delivery();
+        let node = NodeFigures { delivery: &delivery, process: &process };
+        let energy = self.metering.figures();
+        for (pipeline, stages) in self.pipelines.iter_mut().zip(stages) {
+            let energy = energy.get(&pipeline.id).map_or(&[][..], Vec::as_slice);
+            pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
+        }
+        self.reported.drops.report(node_publisher, None, &delivery.drops);
+    }
+
+    /// Publishes what the meters have shown since the last call.
+    pub fn publish_power(&self) {
+        let readings = self.metering.readings.take();
+        meter_readings::publish(&self.context.node_publisher, &self.metering.infos, readings);
+    }
+
+    /// Checks whether everything makes progress, and tells the watchdog.
+    pub fn check_progress(&mut self) {
+        let (now, limit) = (MonoTime::now(), self.service.limit());
+        let node_publisher = &self.context.node_publisher;
+        let mut hung = self.delivery.task.is_finished().then(|| "the task that delivers has ended".to_owned());
+        for pipeline in &mut self.pipelines {
+            hung = pipeline.check_progress(node_publisher, now, limit).or(hung);
+        }
+        self.service.alive(hung);
+        self.update_status_line();
+    }
+
+    /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached.
+    pub fn update_status_line(&mut self) {
+        let client = self.delivery.handle.status();
+        let client = client.borrow();
+        let broker = match (&client.state, &client.last_error) {
+            (ClientState::Waiting, Some(error)) => Some(format!("no broker: {error}")),
+            _ => None,
+        };
+        drop(client);
+        let lines: Vec<String> = self.pipelines.iter().map(|pipeline| pipeline.to_string()).chain(broker).collect();
+        self.service.set_status(lines.join("; "));
+    }
+
+    /// A reconnect is an event for the subscribers that are connected again.
+    pub fn connection_changed(&self, client: &ClientStatus) {
+        if client.state == ClientState::Connected && client.connections > 1 {
+            let cause = client.last_error.as_deref().unwrap_or("unknown");
+            let message = format!("connection {} to the broker; the one before was lost: {cause}", client.connections);
+            self.context.node_publisher.event("reconnected", None, message);
+        }
+    }
+
+    /// Publishes when messages no longer survive a crash, and when they do again.
+    pub fn store_changed(&mut self, state: &StoreState) {
+        let message = match state {
+            StoreState::Failing(reason) => format!("messages are kept in memory only: {reason}"),
+            StoreState::Working if self.reported.store_failed => "messages are kept on disk again".to_owned(),
+            StoreState::Working | StoreState::Opening => return,
+        };
+        self.reported.store_failed = matches!(state, StoreState::Failing(_));
+        self.context.node_publisher.event("store", None, message);
+    }
+
+    /// Tells the metering which delegates are active, because idle power differs with them, and their calibrations.
+    pub fn inform_metering(&self) {
+        let active: Vec<&str> = self.pipelines.iter().map(|p| p.delegate().active.as_str()).collect();
+        self.metering.set_delegates(&active.join(","));
+        for pipeline in &self.pipelines {
+            let engine = EngineIdentity::new(pipeline.builder(), pipeline.delegate());
+            self.metering.set_calibrations(pipeline.id, |info| {
+                self.calibrations.find(&engine, &MeterIdentity::new(info)).map(|entry| entry.calibrated())
+            });
+        }
+    }
+}

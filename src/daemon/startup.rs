@@ -1,0 +1,135 @@
+//! What happens before the daemon runs: signals, a calibration if one is asked for, and the delivery to the broker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::task::AbortHandle;
+
+use super::RunOptions;
+use super::discovery::Discovery;
+use super::systemd;
+use crate::config::{Broker, Config, Mqtt};
+use crate::load::Prepared;
+use crate::load::mqtt::{self, MQTT_PORT, RETAINED, settings, start_store};
+use crate::measure::calibrate::{self, Outcome};
+use crate::publish::bus::Bus;
+use crate::publish::mqtt::broker;
+use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::{Endpoint, Handle, MqttClient, Received, Version};
+use crate::publish::publisher::{NodePublisher, PublishLatency};
+use crate::publish::mqtt::store::Store;
+use crate::publish::topic::NodeTopics;
+use crate::stop::Stop;
+use crate::sys;
+
+/// Messages from the broker that wait for the async thread.
+const INBOX: usize = 64;
+
+/// Returns how to connect to the broker; starts the embedded one if the configuration asks for it.
+pub fn connect_options(config: &Mqtt) -> anyhow::Result<ConnectOptions> {
+    match &config.broker {
+        Broker::Embedded => {
+            let address: SocketAddr = broker::start(MQTT_PORT)?;
+            let (host, port) = (address.ip().to_string(), address.port());
+            let endpoint = Endpoint { host, port, tls: None, websocket: None };
+            // It speaks no other version.
+            Ok(ConnectOptions { endpoint, version: Version::Three, login: None, ..mqtt::connect_options(config) })
+        }
+        Broker::At(_) => Ok(mqtt::connect_options(config)),
+    }
+}
+
+pub fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, options.stop.clone()).context("cannot listen for signals")?;
+    }
+    Ok(signals)
+}
+
+/// What was loaded, after the calibrations, and what has come of these.
+pub struct Calibrated {
+    pub config: Config,
+    pub prepared: Prepared,
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Calibrates if the configuration or the options ask for it. Returns `None` if a signal has ended it. `progress` is called
+/// before each pipeline.
+pub async fn calibrate(
+    config: Config,
+    mut prepared: Prepared,
+    signals: &mut Signals,
+    options: &RunOptions,
+    progress: impl Fn() + Send + 'static,
+) -> anyhow::Result<Option<Calibrated>> {
+    if !config.power.calibrate_at_start && !options.calibrate {
+        return Ok(Some(Calibrated { config, prepared, outcomes: Vec::new() }));
+    }
+    let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
+    let (until, again) = (stop.clone(), options.calibrate);
+    systemd::set_starting_status("calibrating, before any source starts");
+    let mut work = tokio::task::spawn_blocking(move || {
+        let outcomes = calibrate::at_start(&config, &mut prepared, again, &until, progress);
+        Calibrated { config, prepared, outcomes }
+    });
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let calibrated = done.context("the calibration panicked")?;
+                return Ok((!stop.is_requested()).then_some(calibrated));
+            }
+            Some(signal) = signals.next() => match signal {
+                SIGHUP => options.reload.store(true, Ordering::Relaxed),
+                _ if stop.is_requested() => anyhow::bail!("stopped by a second signal"),
+                _ => {
+                    tracing::info!(signal, "stopping");
+                    stop.request();
+                }
+            },
+        }
+    }
+}
+
+/// The task that delivers messages to the broker.
+pub struct DeliveryTask {
+    pub handle: Handle,
+    pub task: AbortHandle,
+}
+
+/// The delivery to the broker: the task that does it, and the ways to and from it.
+pub struct Delivery {
+    pub task: DeliveryTask,
+    pub node_publisher: NodePublisher,
+    pub publish_latency: PublishLatency,
+    pub received: Receiver<Received>,
+    pub discovery: Option<Discovery>,
+    pub store: Option<Store>,
+}
+
+/// Starts to deliver. The broker need not be there.
+pub fn start_delivery(config: &Config, connect: &ConnectOptions) -> anyhow::Result<Delivery> {
+    let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
+    let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
+    let publish_latency = PublishLatency::default();
+    let recorder = publish_latency.clone();
+    let settings = settings(&config.mqtt, connect.clone(), &topics);
+    let mut client = MqttClient::new(settings, move |marks, now| recorder.record(marks, now))?;
+    let discovery = config.mqtt.discovery.as_ref().map(|prefix| Discovery::new(prefix, &config.node_id));
+    let (inbox, received) = mpsc::channel(INBOX);
+    let commands = config.mqtt.commands.then(|| format!("{}#", topics.commands()));
+    client.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
+    let handle = client.handle();
+    let store = start_store(config, handle.clone())?;
+    let bus = Bus::new(RETAINED);
+    bus.add(handle.clone());
+    let node_publisher = NodePublisher { bus, boot, topics };
+    let task = DeliveryTask { handle, task: tokio::spawn(client.run()).abort_handle() };
+    Ok(Delivery { task, node_publisher, publish_latency, received, discovery, store })
+}

@@ -1,0 +1,178 @@
+//! The state of a daemon that runs, and how it is built. What is done with it is in `control`, `report`, `reload`,
+//! `shutdown` and `event_loop`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use signal_hook_tokio::Signals;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::RunOptions;
+use super::discovery::Discovery;
+use super::event::DaemonEvent;
+use super::metering::Metering;
+use super::phase::Phase;
+use super::pipeline::{PipelineContext, PipelineHandle, Replacement};
+use super::rate_limit::CommandLimit;
+use super::startup::{Delivery, DeliveryTask};
+use super::systemd::Service;
+use crate::config::Config;
+use crate::load::engines::Tools;
+use crate::load::{Prepared, state_dir};
+use crate::measure::calibrate::Outcome;
+use crate::measure::calibrations::Calibrations;
+use crate::publish::mqtt::Received;
+use crate::ids::PipelineId;
+use crate::publish::publisher::DropReport;
+use crate::publish::mqtt::store::Store;
+use crate::sys::SocTemperature;
+use crate::units::MonoTime;
+
+/// How often progress is checked at least.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
+
+/// A daemon that runs.
+pub struct Daemon {
+    pub phase: Phase,
+    pub config: Config,
+    pub options: RunOptions,
+    pub tools: Tools,
+    pub context: PipelineContext,
+    pub pipelines: Vec<PipelineHandle>,
+    /// The next pipeline's.
+    pub next_id: PipelineId,
+    pub metering: Metering,
+    pub calibrations: Calibrations,
+    pub discovery: Option<Discovery>,
+    pub command_limit: CommandLimit,
+    pub service: Service,
+    pub timers: Timers,
+    pub reported: Reported,
+    /// The task that delivers.
+    pub delivery: DeliveryTask,
+    pub store: Option<Store>,
+}
+
+/// What is done periodically.
+pub struct Timers {
+    pub metrics: Interval,
+    /// `None`: readings of the meters are not published.
+    pub power: Option<Interval>,
+    pub progress: Interval,
+}
+
+/// What the next report goes on from.
+pub struct Reported {
+    pub started: MonoTime,
+    pub last_metrics: MonoTime,
+    /// Messages that were dropped, of all pipelines together.
+    pub drops: DropReport,
+    /// It was published that the store fails, and not yet that it works again.
+    pub store_failed: bool,
+    pub temperature: SocTemperature,
+}
+
+/// What the event loop waits for, apart from timers and what the delivery reports.
+pub struct Inputs {
+    pub signals: Signals,
+    pub events: UnboundedReceiver<DaemonEvent>,
+    /// Messages from the broker.
+    pub received: Receiver<Received>,
+}
+
+impl Daemon {
+    /// Starts the meters and all pipelines.
+    pub fn start(
+        config: Config,
+        prepared: Prepared,
+        options: RunOptions,
+        service: Service,
+        delivery: Delivery,
+        signals: Signals,
+    ) -> anyhow::Result<(Self, Inputs)> {
+        let Delivery { task, node_publisher, publish_latency, received, discovery, store } = delivery;
+        let (events_tx, events) = unbounded_channel();
+        let context = PipelineContext {
+            decisions: Arc::<Notify>::default(),
+            events: events_tx,
+            node_publisher,
+            publish_latency,
+            once: options.once,
+            idle_until: MonoTime::now() + config.power.quiet,
+        };
+        let count = prepared.pipelines.len();
+        let ids: Vec<PipelineId> = (0u32..).map(PipelineId).take(count).collect();
+        let children = prepared.tools.launcher.children.clone();
+        let (metering, spans) =
+            Metering::start(&config.power, ids.clone(), children, None).context("cannot start the meter thread")?;
+        if !config.power.quiet.is_zero() {
+            let seconds = config.power.quiet.as_secs_f64();
+            tracing::info!("measuring idle power for {seconds} s before any source starts (power.idle_s)");
+        }
+        let mut pipelines = Vec::with_capacity(count);
+        for (((config, prepared), id), spans) in config.pipelines.iter().zip(prepared.pipelines).zip(ids).zip(spans) {
+            let new = Replacement { config: config.clone(), prepared };
+            pipelines.push(PipelineHandle::start(id, new, spans, None, &context)?);
+        }
+        let now = MonoTime::now();
+        let daemon = Self {
+            phase: Phase::Running,
+            timers: Timers {
+                metrics: every(config.metrics_interval),
+                power: config.power.interval.map(every),
+                progress: every(PROGRESS_PERIOD.min(service.limit() / 4)),
+            },
+            reported: Reported {
+                started: now,
+                last_metrics: now,
+                drops: DropReport::default(),
+                store_failed: false,
+                temperature: SocTemperature::find(&config.power.sysfs),
+            },
+            calibrations: Calibrations::read_or_none(&state_dir::folder(config.state_dir.as_deref())),
+            tools: prepared.tools,
+            next_id: PipelineId(u32::try_from(count).unwrap_or(u32::MAX)),
+            command_limit: CommandLimit::default(),
+            delivery: task,
+            config,
+            options,
+            context,
+            pipelines,
+            metering,
+            discovery,
+            service,
+            store,
+        };
+        Ok((daemon, Inputs { signals, events, received }))
+    }
+
+    /// Publishes that the daemon has started, and what came of calibrations before.
+    pub fn begin(&mut self, calibrations: Vec<Outcome>) {
+        self.publish_info();
+        self.inform_metering();
+        self.update_status_line();
+        for Outcome { pipeline, text } in calibrations {
+            self.context.node_publisher.event("calibrated", Some(&pipeline), text);
+        }
+        if self.options.reload.load(Ordering::Relaxed) {
+            self.reload();
+        }
+        self.service.ready();
+    }
+}
+
+/// Returns the pipeline with that id, unless it is gone.
+pub fn find(pipelines: &mut [PipelineHandle], id: PipelineId) -> Option<&mut PipelineHandle> {
+    pipelines.iter_mut().find(|pipeline| pipeline.id == id)
+}
+
+/// Ticks with that period; the first tick comes after one period.
+pub fn every(period: Duration) -> Interval {
+    let mut tick = tokio::time::interval_at(Instant::now() + period, period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
