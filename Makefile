@@ -56,18 +56,18 @@ deb: tools ## A Debian package for ARCH (amd64 or arm64; default: this machine's
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
 
 energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
-	cargo test --release --locked --test energy_simulation -- --ignored --nocapture
+	cargo test --release --locked --test energy simulation:: -- --ignored --nocapture
 
 outage: tools ## A day without a broker at ten predictions a second, on a real file
 	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture
 
 kills: tools runtime ## The daemon killed at 300 random moments (KILLS=1000 for more): what is lost, what comes twice
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test store killed -- --nocapture
+	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test delivery store::killed -- --nocapture
 
 wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	PATH="$$PATH:/usr/sbin" cargo test --locked --test store wear -- --ignored --nocapture
+	PATH="$$PATH:/usr/sbin" cargo test --locked --test delivery store::wear -- --ignored --nocapture
 
 man: tools ## Man pages and completions into target/manual
 	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
@@ -89,27 +89,27 @@ compare: tools runtime ## edgewatt beside the same pipeline in Python (in .venv-
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
-	.venv-bench/bin/python benches/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
+	.venv-bench/bin/python benches/system/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 throughput: tools runtime ## QoS 1 messages a second, and their CPU, beside mosquitto_pub and paho (in .venv-bench)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --bin edgewatt --example fleet
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
-	.venv-bench/bin/python benches/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
+	.venv-bench/bin/python benches/system/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
 		--fleet "$(TARGET_DIR)/release/examples/fleet"
 
 fleet: tools ## A thousand simulated nodes on a mosquitto of its own: what breaks first
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --example fleet
-	benches/fleet "$(TARGET_DIR)/release/examples/fleet"
+	benches/system/fleet "$(TARGET_DIR)/release/examples/fleet"
 
 footprint: tools runtime ## What the daemon takes: start, memory, processor time at work and idle
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
-		$(PYTHON) benches/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
+		$(PYTHON) benches/system/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)

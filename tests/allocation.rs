@@ -1,14 +1,13 @@
 //! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over; nor does a meter's reading.
+//!
+//! A binary of its own, for its global allocator counts.
 
 #![allow(unsafe_code)]
 
-#[path = "common/counters.rs"]
-mod counters;
-#[path = "common/demo.rs"]
-mod demo;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+
+use edgewatt_support::{demo, root};
 
 /// Counts the allocations of the thread that asks; the runtime's own C++ heap is not ours to count.
 struct Counting;
@@ -46,8 +45,8 @@ fn litert_invokes_without_an_allocation_of_ours() {
     use edgewatt::config::Accelerator;
     use edgewatt::engine::{Engine, LitertEngine};
 
-    let library = demo::root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
-    let path = demo::root().join("models/shoulder_int8.tflite");
+    let library = root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
+    let path = root().join("models/shoulder_int8.tflite");
     let bytes = std::fs::read(&path).unwrap();
     let mut engine = LitertEngine::new(&library, &path, &bytes, &[Accelerator::Cpu], 1).unwrap();
     let features = vec![0.5; engine.inputs()[0].len()];
@@ -64,7 +63,6 @@ fn litert_invokes_without_an_allocation_of_ours() {
 
 #[test]
 fn the_whole_recording_passes_without_an_allocation() {
-    demo::use_fetched_runtime();
     assert_eq!(allocations(|| drop(Box::new(1))), 1, "the counter counts");
 
     let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
@@ -88,11 +86,11 @@ fn the_whole_recording_passes_without_an_allocation() {
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 
-    use counters::{Counter, Mover, Tree};
     use edgewatt::meter::hwmon::{Hwmon, Selector};
     use edgewatt::meter::rapl::Rapl;
     use edgewatt::meter::{Meter, Scope, sampler};
     use edgewatt::stop::Stop;
+    use edgewatt_support::counters::{Counter, Mover, Tree};
 
     let tree = Tree::new(&[
         ("class/hwmon/hwmon0/name", "ina219\n"),
