@@ -6,14 +6,14 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man lint \
-	deny bench compare throughput fleet footprint train clean tools
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man fmt \
+	lint doc msrv check-armv7 deny bench compare throughput fleet footprint train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
 
 tools:
-	$(call need,cargo,install Rust (rustup; see rust-version in Cargo.toml))
+	$(call need,cargo,install rustup; it then installs the Rust of rust-toolchain.toml)
 	$(call need,cc,install gcc and libc6-dev)
 	$(call need,python3,install python3 and python3-pip)
 
@@ -72,10 +72,25 @@ wear: tools runtime ## What the store writes to the disk for each prediction, in
 man: tools ## Man pages and completions into target/manual
 	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
 
-lint: tools ## Format and clippy, warnings are errors
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+# Every file by its name: cargo fmt does not see modules that a macro declares.
+RUST_FILES = $(shell git ls-files '*.rs')
+
+fmt: tools ## Format every Rust file
+	@rustfmt $(RUST_FILES)
+
+lint: tools ## Format and clippy, with the default features and with none; warnings are errors
+	@rustfmt --check $(RUST_FILES)
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
+
+doc: tools ## The library's documentation into target/doc; warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+msrv: tools ## The oldest Rust that Cargo.toml promises compiles every target
+	@scripts/check-msrv
+
+check-armv7: tools ## 32-bit Arm compiles; installs the cross compiler with apt-get if it may
+	@scripts/check-armv7
 
 deny: tools ## Licences, bans and sources of the dependencies
 	@cargo deny --version >/dev/null 2>&1 || \
