@@ -28,6 +28,9 @@ demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-
 test: tools runtime ## Every test; installs mosquitto and an exporter with apt-get where it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
 		prometheus-mqtt-exporter:prometheus-mqtt-exporter
+	@$(PYTHON) -m venv "$(TARGET_DIR)/venv" && \
+		"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes -r examples/subscriber/requirements.txt || \
+		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
