@@ -6,12 +6,12 @@
 pub mod units;
 pub mod stop;
 pub mod ring;
-pub mod secret;
+mod secret;
 pub mod sys;
 pub mod config;
 
 pub mod source;
-pub mod features;
+mod features;
 pub mod model;
 pub mod engine;
 pub mod decision;
@@ -21,7 +21,7 @@ pub mod energy;
 pub mod publish;
 
 pub mod load;
-pub mod measure;
-pub mod doctor;
-pub mod daemon;
+mod measure;
+mod doctor;
+mod daemon;
 pub mod cli;

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// Why a secret is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum SecretError {
+pub(crate) enum SecretError {
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{}: anybody may read it (mode {mode:04o}); run: chmod o= {}", path.display(), path.display())]
@@ -24,11 +24,11 @@ pub enum SecretError {
 
 /// A password; neither Debug nor a log shows it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
+pub(crate) struct Password(String);
 
 impl Password {
     /// From a file of one line; its end is no part of it.
-    pub fn read(path: &Path) -> Result<Self, SecretError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, SecretError> {
         let unfit = |reason| SecretError::Unfit { path: path.to_owned(), reason };
         let text = String::from_utf8(read(path)?).map_err(|_| unfit("the password is not UTF-8"))?;
         let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
@@ -39,7 +39,7 @@ impl Password {
         }
     }
 
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -51,7 +51,7 @@ impl fmt::Debug for Password {
 }
 
 /// The whole of a file that not everybody may read.
-pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     // A pipe is not to be waited for.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;

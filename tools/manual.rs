@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
     write_manual(Path::new(&folder))
 }
 
-pub fn write_manual(folder: &Path) -> io::Result<()> {
+pub(crate) fn write_manual(folder: &Path) -> io::Result<()> {
     let mut command = edgewatt::cli::command().disable_help_subcommand(true);
     command.build();
     pages(&folder.join("man1"), &command)?;

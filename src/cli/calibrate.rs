@@ -23,7 +23,7 @@ use crate::units::Joules;
 /// Other programs that use more than this in the bouts are named.
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// Only this pipeline; can be given several times
@@ -76,7 +76,7 @@ struct Refused {
 }
 
 /// Shows and keeps what each pipeline's bouts have shown; success when each has a figure by every meter, and it is kept.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
     let (config, mut prepared) = match check::load(&args.config)? {
         Ok(loaded) => loaded,

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::load::{self, Prepared, Unusable};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// Go to the broker, too: name, TCP, TLS, login, one message on BASE/NODE/check, and whether it comes back
@@ -18,7 +18,7 @@ pub struct Args {
     online: bool,
 }
 
-pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     let (config, prepared) = match load(&args.config)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
@@ -62,7 +62,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Loads a configuration and all that it names; problems are shown.
-pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
+pub(crate) fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     // The exit code must come through even where standard error is a full disk.
     Ok(load::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))

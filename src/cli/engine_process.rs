@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::engine::process::{Task, child};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[arg(value_parser = parse)]
     task: Task,
 }
@@ -14,6 +14,6 @@ fn parse(json: &str) -> Result<Task, String> {
     serde_json::from_str(json).map_err(|e| e.to_string())
 }
 
-pub fn run(args: &Args) -> ExitCode {
+pub(crate) fn run(args: &Args) -> ExitCode {
     ExitCode::from(child::run(&args.task))
 }

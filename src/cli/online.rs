@@ -19,7 +19,7 @@ const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
 /// Shows each step; whether all of them went well.
-pub fn run(config: &Config) -> anyhow::Result<bool> {
+pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
     if config.mqtt.broker == Broker::Embedded {
         writeln!(io::stdout(), "  broker: embedded, which is there when the daemon runs")?;
         return Ok(true);
@@ -41,7 +41,10 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
 
 /// Goes the way to the broker, which is not the embedded one, and tells `say` each step that went well; its address, and
 /// what ended the way.
-pub fn walk(config: &Config, say: impl FnMut(&str, Duration, &str)) -> anyhow::Result<(String, Result<(), Lost>)> {
+pub(crate) fn walk(
+    config: &Config,
+    say: impl FnMut(&str, Duration, &str),
+) -> anyhow::Result<(String, Result<(), Lost>)> {
     // The daemon that may run has the name itself: a broker would throw it out for a second client.
     let reach = ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..reach(&config.mqtt) };
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();

@@ -15,7 +15,7 @@ use super::{ConfigArg, EX_CONFIG, check, watch};
 use crate::daemon::{self, Outcome, RunOptions, Service};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// End when every source has ended, after everything is delivered, with a summary
@@ -29,7 +29,7 @@ pub struct Args {
     calibrate: bool,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // From here on the watchdog is fed: to calibrate, the daemon starts anew in a process that systemd watches already.
     let service = Service::start()?;
     // Asked for now: of a file that an upgrade has replaced the kernel tells no path that could be started.

@@ -24,7 +24,7 @@ use crate::sys::hostname;
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the broker is
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
@@ -43,7 +43,7 @@ const LAST_MESSAGES: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let embedded = "\"embedded\" is inside another process; give its address, such as mqtt://127.0.0.1:1883";
     let ours = match &args.config {
         Some(file) => {
@@ -71,13 +71,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A view that runs beside the daemon.
-pub struct Viewer {
+pub(crate) struct Viewer {
     thread: JoinHandle<()>,
     finish: Arc<AtomicBool>,
 }
 
 /// Starts a view in a thread of its own.
-pub fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
+pub(crate) fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
@@ -98,7 +98,7 @@ pub fn spawn(reach: ConnectOptions, filter: String) -> Viewer {
 
 impl Viewer {
     /// Waits until the daemon's `offline` was shown, for a second at most.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         self.finish.store(true, Ordering::Relaxed);
         // The thread has said on its own why it ended.
         let _ = self.thread.join();

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::Key;
 
 pub use super::raw::{
-    Accelerator, Format, From, Hwmon, Iio, Isolation, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull,
-    WhenFull, XnnpackFlag,
+    Accelerator, Format, From, Isolation, RaplInterface, Realtime, Scope, Scores, Speed, WhenBufferFull, WhenFull,
+    XnnpackFlag,
 };
+pub(crate) use super::raw::{Hwmon, Iio};
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
 pub const LINKED_RUNTIME: &str = "linked";

@@ -29,7 +29,7 @@ impl fmt::Display for Key {
 }
 
 /// The span of `key` in `text`, or of the nearest table around it when the key is not written there.
-pub fn span_of(text: &str, key: &Key) -> Option<Range<usize>> {
+pub(crate) fn span_of(text: &str, key: &Key) -> Option<Range<usize>> {
     let root = DeTable::parse(text).ok()?;
     let mut span = None;
     let mut value: Option<&DeValue<'_>> = None;
@@ -48,7 +48,7 @@ pub fn span_of(text: &str, key: &Key) -> Option<Range<usize>> {
 }
 
 /// Shows `message` with file, line, column and the line of text that it is about.
-pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> String {
+pub(crate) fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) -> String {
     let Some(span) = span.filter(|s| s.start <= text.len() && text.is_char_boundary(s.start)) else {
         return format!("{}: {message}", file.display());
     };

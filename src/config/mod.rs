@@ -8,7 +8,7 @@ mod address;
 mod check;
 mod checked;
 mod locate;
-pub mod raw;
+pub(crate) mod raw;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

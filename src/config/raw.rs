@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Root {
+pub(crate) struct Root {
     #[serde(default)]
     pub node: Node,
     #[serde(default)]
@@ -28,7 +28,7 @@ pub struct Root {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Node {
+pub(crate) struct Node {
     pub id: Option<String>,
     pub state_dir: Option<PathBuf>,
     #[serde(default)]
@@ -37,13 +37,13 @@ pub struct Node {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     pub library: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mqtt {
+pub(crate) struct Mqtt {
     pub broker: String,
     #[serde(default = "defaults::mqtt_version")]
     pub version: String,
@@ -88,7 +88,7 @@ pub struct Mqtt {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Queue {
+pub(crate) struct Queue {
     pub messages: usize,
     pub kib: usize,
     pub when_full: WhenFull,
@@ -103,7 +103,7 @@ impl Default for Queue {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Store {
+pub(crate) struct Store {
     pub enabled: bool,
     pub path: Option<PathBuf>,
     pub commit_ms: u64,
@@ -125,7 +125,7 @@ pub enum WhenFull {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     pub interval_s: f64,
 }
 
@@ -137,7 +137,7 @@ impl Default for Metrics {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Power {
+pub(crate) struct Power {
     pub sysfs: PathBuf,
     pub sample_ms: u64,
     pub interval_s: f64,
@@ -167,7 +167,7 @@ impl Default for Power {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Meter {
+pub(crate) enum Meter {
     Rapl(Rapl),
     Hwmon(Hwmon),
     Ina219(Ina219),
@@ -179,7 +179,7 @@ pub enum Meter {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rapl {
+pub(crate) struct Rapl {
     pub interface: Option<RaplInterface>,
 }
 
@@ -204,7 +204,7 @@ pub struct Hwmon {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ina219 {
+pub(crate) struct Ina219 {
     pub bus: u8,
     #[serde(default = "defaults::ina219_address")]
     pub address: u16,
@@ -233,12 +233,12 @@ pub struct Iio {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pmic {}
+pub(crate) struct Pmic {}
 
 /// A recording of power, with one of `watts` and `joules`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Trace {
+pub(crate) struct Trace {
     pub path: PathBuf,
     pub time: String,
     #[serde(default)]
@@ -261,7 +261,7 @@ pub enum Scope {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     pub watts_per_core: f64,
     pub idle_watts: f64,
 }
@@ -269,7 +269,7 @@ pub struct Estimate {
 /// One kind, and how it is kept apart from the daemon.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Delegate {
+pub(crate) struct Delegate {
     pub cpu: Option<Threads>,
     pub xnnpack: Option<Xnnpack>,
     pub external: Option<External>,
@@ -292,7 +292,7 @@ pub enum Isolation {
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     pub max: u32,
     #[serde(default = "defaults::restarts_per_s")]
     pub per_s: f64,
@@ -300,7 +300,7 @@ pub struct Restarts {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Xnnpack {
+pub(crate) struct Xnnpack {
     #[serde(default = "defaults::threads")]
     pub threads: u16,
     #[serde(default)]
@@ -335,7 +335,7 @@ impl XnnpackFlag {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Litert {
+pub(crate) struct Litert {
     pub library: PathBuf,
     pub accelerators: Vec<Accelerator>,
 }
@@ -351,7 +351,7 @@ pub enum Accelerator {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct External {
+pub(crate) struct External {
     pub library: PathBuf,
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -359,14 +359,14 @@ pub struct External {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Threads {
+pub(crate) struct Threads {
     #[serde(default = "defaults::threads")]
     pub threads: u16,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     pub source: Source,
     pub window: Window,
     #[serde(default)]
@@ -396,14 +396,14 @@ pub struct Realtime {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Source {
+pub(crate) enum Source {
     Replay(Replay),
     Lines(Lines),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Replay {
+pub(crate) struct Replay {
     pub path: PathBuf,
     #[serde(default = "defaults::speed")]
     pub speed: Speed,
@@ -416,7 +416,7 @@ pub struct Replay {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Lines {
+pub(crate) struct Lines {
     pub from: From,
     pub records: Records,
     #[serde(default)]
@@ -426,7 +426,7 @@ pub struct Lines {
 /// What one line of text holds.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Records {
+pub(crate) struct Records {
     #[serde(default)]
     pub format: Format,
     pub header: Option<bool>,
@@ -444,7 +444,7 @@ pub struct Records {
 /// The ring between a source and its pipeline.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     pub samples: usize,
     pub when_full: Option<WhenBufferFull>,
 }
@@ -473,7 +473,7 @@ pub enum Format {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TimeUnit {
+pub(crate) enum TimeUnit {
     #[default]
     S,
     Ms,
@@ -483,7 +483,7 @@ pub enum TimeUnit {
 
 impl TimeUnit {
     /// Nanoseconds in one.
-    pub fn ns(self) -> f64 {
+    pub(crate) fn ns(self) -> f64 {
         match self {
             Self::S => 1e9,
             Self::Ms => 1e6,
@@ -539,7 +539,7 @@ impl<'de> Deserialize<'de> for Speed {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Window {
+pub(crate) struct Window {
     pub samples: usize,
     pub hop: usize,
     pub max_gap_ms: Option<f64>,
@@ -547,7 +547,7 @@ pub struct Window {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Feature {
+pub(crate) enum Feature {
     Standardize(Standardize),
     Scale(Scale),
     Detrend,
@@ -555,14 +555,14 @@ pub enum Feature {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Standardize {
+pub(crate) struct Standardize {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scale {
+pub(crate) struct Scale {
     pub factor: Vec<f32>,
     #[serde(default = "defaults::offset")]
     pub offset: Vec<f32>,
@@ -570,7 +570,7 @@ pub struct Scale {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub(crate) struct Model {
     pub path: PathBuf,
     pub labels: Option<PathBuf>,
     pub sha256: Option<String>,
@@ -580,7 +580,7 @@ pub struct Model {
 /// How a delegate is compared with the reference before it takes over.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Parity {
+pub(crate) struct Parity {
     #[serde(default = "defaults::parity_windows")]
     pub windows: usize,
     #[serde(default = "defaults::parity_tolerance")]
@@ -593,7 +593,7 @@ pub struct Parity {
 /// Windows that go through the model together.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Batch {
+pub(crate) struct Batch {
     pub max: usize,
     #[serde(default)]
     pub wait_ms: f64,
@@ -607,7 +607,7 @@ impl Default for Batch {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Decision {
+pub(crate) enum Decision {
     Classify(Classify),
     Regress(Regress),
     Raw(RawOutputs),
@@ -615,7 +615,7 @@ pub enum Decision {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Classify {
+pub(crate) struct Classify {
     #[serde(default)]
     pub output: usize,
     pub scores: Option<Scores>,
@@ -636,7 +636,7 @@ pub enum Scores {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Regress {
+pub(crate) struct Regress {
     #[serde(default)]
     pub output: usize,
     pub names: Vec<String>,
@@ -646,11 +646,11 @@ pub struct Regress {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RawOutputs {}
+pub(crate) struct RawOutputs {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Publish {
+pub(crate) struct Publish {
     pub scores: bool,
     pub qos: Option<u8>,
 }
@@ -658,67 +658,67 @@ pub struct Publish {
 pub(super) mod defaults {
     use super::Speed;
 
-    pub fn base_topic() -> String {
+    pub(crate) fn base_topic() -> String {
         "edgewatt".into()
     }
-    pub fn qos() -> u8 {
+    pub(crate) fn qos() -> u8 {
         1
     }
-    pub fn keep_alive_s() -> u16 {
+    pub(crate) fn keep_alive_s() -> u16 {
         30
     }
-    pub fn connect_timeout_s() -> u64 {
+    pub(crate) fn connect_timeout_s() -> u64 {
         5
     }
-    pub fn inflight() -> u16 {
+    pub(crate) fn inflight() -> u16 {
         256
     }
-    pub fn retry_min_ms() -> u64 {
+    pub(crate) fn retry_min_ms() -> u64 {
         500
     }
-    pub fn retry_max_ms() -> u64 {
+    pub(crate) fn retry_max_ms() -> u64 {
         30_000
     }
-    pub fn stop_timeout_s() -> f64 {
+    pub(crate) fn stop_timeout_s() -> f64 {
         5.0
     }
-    pub fn ina219_address() -> u16 {
+    pub(crate) fn ina219_address() -> u16 {
         0x40
     }
-    pub fn discovery_prefix() -> String {
+    pub(crate) fn discovery_prefix() -> String {
         "homeassistant".into()
     }
-    pub fn mqtt_version() -> String {
+    pub(crate) fn mqtt_version() -> String {
         "5".into()
     }
-    pub fn shunt_tolerance() -> f64 {
+    pub(crate) fn shunt_tolerance() -> f64 {
         0.01
     }
-    pub fn max_volts() -> f64 {
+    pub(crate) fn max_volts() -> f64 {
         16.0
     }
-    pub fn threads() -> u16 {
+    pub(crate) fn threads() -> u16 {
         1
     }
-    pub fn restarts_per_s() -> f64 {
+    pub(crate) fn restarts_per_s() -> f64 {
         60.0
     }
-    pub fn parity_windows() -> usize {
+    pub(crate) fn parity_windows() -> usize {
         32
     }
-    pub fn parity_tolerance() -> f32 {
+    pub(crate) fn parity_tolerance() -> f32 {
         0.1
     }
-    pub fn delegate() -> String {
+    pub(crate) fn delegate() -> String {
         "xnnpack".into()
     }
-    pub fn speed() -> Speed {
+    pub(crate) fn speed() -> Speed {
         Speed::Times(1.0)
     }
-    pub fn offset() -> Vec<f32> {
+    pub(crate) fn offset() -> Vec<f32> {
         vec![0.0]
     }
-    pub fn smooth() -> usize {
+    pub(crate) fn smooth() -> usize {
         1
     }
 }

@@ -14,7 +14,7 @@ const MAX_PER_S: u32 = 20;
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Read the configuration file again, as SIGHUP does.
     Reload,
     /// Throw the samples of that pipeline away until it is resumed.
@@ -33,7 +33,7 @@ struct Arguments {
 
 impl Action {
     /// The command in a message on `cmd/VERB`; `retained`: the broker has kept it from before.
-    pub fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
+    pub(crate) fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
         if retained {
             return Err("it is retained, so it would be done again at each connection: publish it without".into());
         }
@@ -63,14 +63,14 @@ impl Action {
 
 /// How many commands are still heard: each is answered, and a flood of answers would hold up what matters.
 #[derive(Debug, Default)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     since: Option<Instant>,
     taken: u32,
 }
 
 impl Allowance {
     /// Whether one more is heard at `now`; the first one in a second that is not is logged.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
             *self = Self { since: Some(now), taken: 0 };
         }

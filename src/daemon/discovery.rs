@@ -14,7 +14,7 @@ use crate::publish::publisher::NodePublisher;
 const BIRTH: &[u8] = b"online";
 
 /// See the module's doc.
-pub struct Discovery {
+pub(crate) struct Discovery {
     topic: Arc<str>,
     birth_topic: String,
     /// Entities that the broker keeps a description of, each with its kind.
@@ -23,7 +23,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(prefix: &str, node: &str) -> Self {
+    pub(crate) fn new(prefix: &str, node: &str) -> Self {
         Self {
             topic: discovery::topic(prefix, node).into(),
             birth_topic: discovery::birth_topic(prefix),
@@ -33,12 +33,12 @@ impl Discovery {
     }
 
     /// What must be subscribed to.
-    pub fn filters(&self) -> [String; 2] {
+    pub(crate) fn filters(&self) -> [String; 2] {
         [self.topic.to_string(), self.birth_topic.clone()]
     }
 
     /// Describes the node that `config` makes, where that has changed or is asked for `anew`.
-    pub fn say(&mut self, node_publisher: &NodePublisher, config: &Config, anew: bool) {
+    pub(crate) fn say(&mut self, node_publisher: &NodePublisher, config: &Config, anew: bool) {
         let kind = |decision: &Decision| match decision {
             Decision::Classify(_) => Kind::Class,
             Decision::Regress(regress) => Kind::Values(regress.names.clone()),
@@ -63,7 +63,7 @@ impl Discovery {
     }
 
     /// Takes a message; whether the description is to be said again.
-    pub fn hear(&mut self, topic: &str, payload: &[u8]) -> bool {
+    pub(crate) fn hear(&mut self, topic: &str, payload: &[u8]) -> bool {
         if topic == self.birth_topic {
             return payload == BIRTH;
         }

@@ -63,7 +63,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 16;
 
 #[derive(Debug, Clone)]
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     /// End when every source has ended.
     pub once: bool,
     /// The file to read again at SIGHUP.
@@ -77,7 +77,7 @@ pub struct RunOptions {
 }
 
 /// Runs until a signal comes or, with `once`, all sources have ended. `started` is told where the broker is.
-pub fn run(
+pub(crate) fn run(
     config: Config,
     prepared: Prepared,
     options: RunOptions,
@@ -589,7 +589,7 @@ impl Daemon {
         pipeline.pause(&self.shared.node_publisher, paused)
     }
 
-    pub fn say_info(&mut self) {
+    pub(crate) fn say_info(&mut self) {
         let pipelines: BTreeMap<&str, PipelineInfo<'_>> = self
             .pipelines
             .iter()

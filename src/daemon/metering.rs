@@ -26,7 +26,7 @@ const SPANS: usize = 16 * 1024;
 const OTHERS_PERIOD: Duration = Duration::from_millis(100);
 
 /// The energy side of a running daemon.
-pub struct Metering {
+pub(crate) struct Metering {
     /// The pipelines that are metered, in the join's order.
     pipelines: Vec<usize>,
     power: Power,
@@ -41,7 +41,7 @@ pub struct Metering {
 impl Metering {
     /// Starts the meter thread, if there is a meter; one sender a pipeline then. The time of `children` is our own. What
     /// is known of idle power goes over from the metering `before`.
-    pub fn start(
+    pub(crate) fn start(
         power: &Power,
         pipelines: Vec<usize>,
         children: Children,
@@ -93,24 +93,24 @@ impl Metering {
     }
 
     /// Takes over settings of the same meters.
-    pub fn set(&mut self, power: &Power) {
+    pub(crate) fn set(&mut self, power: &Power) {
         self.join.lock().unwrap_or_else(PoisonError::into_inner).set(settings(power));
         self.power = power.clone();
     }
 
     /// Whether `power` has the same meters, read alike.
-    pub fn has_meters_of(&self, power: &Power) -> bool {
+    pub(crate) fn has_meters_of(&self, power: &Power) -> bool {
         let of = |power: &Power| (power.meters.clone(), power.sysfs.clone(), power.sample_period);
         of(power) == of(&self.power)
     }
 
     /// Tells which delegates are loaded: idle power differs with them.
-    pub fn delegates(&self, active: &str) {
+    pub(crate) fn delegates(&self, active: &str) {
         self.join.lock().unwrap_or_else(PoisonError::into_inner).delegates(active);
     }
 
     /// Tells what bouts have shown of a pipeline, as `find` has it for each meter.
-    pub fn calibrated(&self, pipeline: usize, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
+    pub(crate) fn calibrated(&self, pipeline: usize, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
         let Some(place) = self.pipelines.iter().position(|metered| *metered == pipeline) else { return };
         let mut join = self.join.lock().unwrap_or_else(PoisonError::into_inner);
         for (meter, info) in self.infos.iter().enumerate() {
@@ -119,13 +119,13 @@ impl Metering {
     }
 
     /// The figures since the last call, by pipeline.
-    pub fn figures(&self) -> BTreeMap<usize, Vec<EnergyEstimate>> {
+    pub(crate) fn figures(&self) -> BTreeMap<usize, Vec<EnergyEstimate>> {
         let figures = self.join.lock().unwrap_or_else(PoisonError::into_inner).figures();
         self.pipelines.iter().copied().zip(figures).collect()
     }
 
     /// Has every meter read a last time; a meter that hangs is not waited for longer than `patience`.
-    pub async fn finish(&mut self, patience: Duration) {
+    pub(crate) async fn finish(&mut self, patience: Duration) {
         self.stop.request();
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());

@@ -1,6 +1,6 @@
 //! The running service: builds what was loaded, runs it, and drains it at the end.
 
-pub mod control;
+pub(crate) mod control;
 mod discovery;
 mod event_loop;
 mod metering;
@@ -10,6 +10,6 @@ mod reload;
 mod summary;
 mod systemd;
 
-pub use event_loop::{RunOptions, run};
-pub use summary::{Outcome, PipelineSummary, Summary};
-pub use systemd::Service;
+pub(crate) use event_loop::{RunOptions, run};
+pub(crate) use summary::Outcome;
+pub(crate) use systemd::Service;

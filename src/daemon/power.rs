@@ -11,7 +11,7 @@ use crate::units::{Joules, MonoTime, Watts};
 
 /// The latest reading of every meter, shared by the two threads.
 #[derive(Debug, Clone)]
-pub struct Latest(Arc<Mutex<Vec<Shown>>>);
+pub(crate) struct Latest(Arc<Mutex<Vec<Shown>>>);
 
 /// One meter.
 #[derive(Debug, Clone, Default)]
@@ -25,19 +25,19 @@ struct Shown {
 
 /// What is to be said of one meter.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Said {
+pub(crate) struct Said {
     pub meter: usize,
     /// The reading and the mean power since the last message, or why there is none.
     pub reading: Result<(Reading, Option<Watts>), String>,
 }
 
 impl Latest {
-    pub fn new(meter_count: usize) -> Self {
+    pub(crate) fn new(meter_count: usize) -> Self {
         Self(Arc::new(Mutex::new(vec![Shown::default(); meter_count])))
     }
 
     /// Notes what a meter gave.
-    pub fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
+    pub(crate) fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(shown) = all.get_mut(meter) else { return };
         match result {
@@ -55,7 +55,7 @@ impl Latest {
     }
 
     /// What is new since the last call, by meter.
-    pub fn take(&self) -> Vec<Said> {
+    pub(crate) fn take(&self) -> Vec<Said> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let said = |(meter, shown): (usize, &mut Shown)| {
             if !std::mem::take(&mut shown.is_new) {
@@ -73,7 +73,7 @@ impl Latest {
 }
 
 /// Publishes what is new of each meter. Retained, so that an outage costs one message a meter.
-pub fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], said: Vec<Said>) {
+pub(crate) fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], said: Vec<Said>) {
     for Said { meter, reading } in said {
         let Some(info) = infos.get(meter) else { continue };
         let (time, scope) = reading.as_ref().map_or((MonoTime::now(), info.scope), |(r, _)| (r.time, r.scope));

@@ -10,7 +10,7 @@ use crate::units::Joules;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// All that was decided is delivered.
     Complete,
     /// Something was dropped, or left when the time for delivery was over.
@@ -20,7 +20,7 @@ pub enum Outcome {
 }
 
 #[derive(Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub outcome: Outcome,
     pub pipelines: Vec<PipelineSummary>,
     /// Messages that the broker has not acknowledged, and that are lost.
@@ -33,7 +33,7 @@ pub struct Summary {
 }
 
 #[derive(Debug)]
-pub struct PipelineSummary {
+pub(crate) struct PipelineSummary {
     pub name: String,
     pub counts: Counts,
     pub wall_s: f64,
@@ -48,7 +48,7 @@ pub struct PipelineSummary {
 
 /// Energy over the whole run by the first meter, as far as its figures reach.
 #[derive(Debug, Default)]
-pub struct EnergyTotal {
+pub(crate) struct EnergyTotal {
     joules: f64,
     inferences: f64,
     /// Of a window that still grows; its next figure holds them again.
@@ -59,7 +59,7 @@ pub struct EnergyTotal {
 }
 
 impl EnergyTotal {
-    pub fn add(&mut self, figure: &EnergyEstimate) {
+    pub(crate) fn add(&mut self, figure: &EnergyEstimate) {
         match (figure.energy_j, figure.inferences) {
             (Some(joules), Some(inferences)) if figure.status != Status::Unavailable && inferences > 0.0 => {
                 self.open = (joules, inferences);

@@ -33,7 +33,7 @@ struct Pulse {
 }
 
 /// The daemon as systemd sees it.
-pub struct Service {
+pub(crate) struct Service {
     pulse: Arc<Mutex<Pulse>>,
     /// The unit's WatchdogSec.
     period: Option<Duration>,
@@ -42,7 +42,7 @@ pub struct Service {
 
 impl Service {
     /// Starts to feed the watchdog, if there is one.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let pulse = Pulse { at: None, started: MonoTime::now(), hung: None, stopping: false };
         let pulse = Arc::new(Mutex::new(pulse));
         let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
@@ -57,29 +57,29 @@ impl Service {
     }
 
     /// What takes longer than this hangs: then there is as much time again until systemd acts.
-    pub fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         limit(self.period.unwrap_or(PERIOD))
     }
 
     /// The async thread is alive; `hung` is what hangs.
-    pub fn pulse(&self, hung: Option<String>) {
+    pub(crate) fn pulse(&self, hung: Option<String>) {
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
         pulse.at = Some(MonoTime::now());
         pulse.hung = hung;
     }
 
     /// To be called when the start has come further.
-    pub fn comes_further(&self) -> impl Fn() + Send + use<> {
+    pub(crate) fn comes_further(&self) -> impl Fn() + Send + use<> {
         let pulse = self.pulse.clone();
         move || pulse.lock().unwrap_or_else(PoisonError::into_inner).started = MonoTime::now()
     }
 
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         tell(&[NotifyState::Ready]);
     }
 
     /// Until it is ready again.
-    pub fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "systemd is not told of the reload"),
@@ -87,7 +87,7 @@ impl Service {
     }
 
     /// As [`Service::reloading`]; what it takes to end and to start is bounded elsewhere.
-    pub fn starting_anew(&self) {
+    pub(crate) fn starting_anew(&self) {
         {
             let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
             (pulse.at, pulse.started, pulse.hung) = (None, MonoTime::now(), None);
@@ -97,7 +97,7 @@ impl Service {
 
     /// From here on nothing is watched any more.
     /// It ends within `most`, for which systemd waits also where the unit's TimeoutStopSec is shorter.
-    pub fn stopping(&self, most: Duration) {
+    pub(crate) fn stopping(&self, most: Duration) {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
         tell(&[NotifyState::Stopping]);
         if let Ok(most) = u32::try_from(most.as_micros()) {
@@ -106,7 +106,7 @@ impl Service {
     }
 
     /// The line that `systemctl status` shows.
-    pub fn status(&mut self, line: String) {
+    pub(crate) fn status(&mut self, line: String) {
         if line != self.status {
             tell(&[NotifyState::Status(&fit(&line))]);
             self.status = line;
@@ -115,7 +115,7 @@ impl Service {
 }
 
 /// A line for `systemctl status` before anything runs.
-pub fn starting(what: &str) {
+pub(crate) fn starting(what: &str) {
     tell(&[NotifyState::Status(what)]);
 }
 

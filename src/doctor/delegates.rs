@@ -28,7 +28,7 @@ const OTHERS: [(&str, &str); 4] = [
     ("dri/renderD128", "GPU"),
 ];
 
-pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+pub(crate) fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let configured = config.map(libraries).unwrap_or_default();
     let wants_tpu = configured.iter().any(|(_, library)| edge_tpu::is_library(library));
     let (usb, pcie) = (edge_tpu_usb(roots), edge_tpu_pcie(roots));

@@ -8,7 +8,7 @@ use super::{Finding, Part, Roots, State, node};
 /// Ports of boards and adapters; `ttyS` are many on a PC and none of them connected, so those must show what they are.
 const SERIAL: [&str; 4] = ["ttyUSB", "ttyACM", "ttyAMA", "ttyS"];
 
-pub fn sensors(roots: &Roots) -> Vec<Finding> {
+pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
     let groups = [
         (
             iio(roots),
@@ -44,7 +44,7 @@ pub fn sensors(roots: &Roots) -> Vec<Finding> {
 }
 
 /// The names in a folder, sorted; none where there is no folder.
-pub fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     // By number, where they end in one: video10 after video2.
@@ -53,7 +53,7 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-pub fn text(path: &Path) -> Option<String> {
+pub(crate) fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned()).filter(|text| !text.is_empty())
 }
 

@@ -17,7 +17,7 @@ use crate::sys::clock;
 const MIB: u64 = 1 << 20;
 const UNIT: &str = "edgewatt.service";
 
-pub fn clock() -> Finding {
+pub(crate) fn clock() -> Finding {
     const WHAT: &str = "wall clock";
     match clock::is_synchronised() {
         Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
@@ -28,7 +28,7 @@ pub fn clock() -> Finding {
 }
 
 /// The state folder, and the room for the store there.
-pub fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+pub(crate) fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let folder = state_dir::folder(config.and_then(|config| config.state_dir.as_deref()));
     let store = config.and_then(|config| config.mqtt.store.as_ref());
     let file = store.map(|store| store.path.clone().unwrap_or_else(|| folder.join(state_dir::STORE_FILE)));
@@ -102,7 +102,7 @@ fn is_card(name: &str) -> bool {
 }
 
 /// What systemd says of the unit, where there is systemd.
-pub fn service() -> Finding {
+pub(crate) fn service() -> Finding {
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     let asked = Command::new("systemctl")
         .args(["show", UNIT, "--property=LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts"])

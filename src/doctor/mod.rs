@@ -26,7 +26,7 @@ const I2C_RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; ru
 /// What is looked at, in the order in which it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub(crate) enum Part {
     Configuration,
     Runtime,
     Delegates,
@@ -40,7 +40,7 @@ pub enum Part {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub(crate) enum State {
     Ok,
     /// It is not there, and nothing asks for it.
     Absent,
@@ -50,7 +50,7 @@ pub enum State {
 
 /// One thing that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub part: Part,
     /// Such as `ina219 on i2c-1`.
     pub what: String,
@@ -65,28 +65,28 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub fn new(part: Part, state: State, what: impl Into<String>, says: impl Into<String>) -> Self {
+    pub(crate) fn new(part: Part, state: State, what: impl Into<String>, says: impl Into<String>) -> Self {
         Self { part, what: what.into(), state, says: says.into(), detail: Vec::new(), mend: None, config: None }
     }
 
-    pub fn mend(self, mend: impl Into<String>) -> Self {
+    pub(crate) fn mend(self, mend: impl Into<String>) -> Self {
         Self { mend: Some(mend.into()), ..self }
     }
 
-    pub fn detail(self, detail: Vec<String>) -> Self {
+    pub(crate) fn detail(self, detail: Vec<String>) -> Self {
         Self { detail, ..self }
     }
 }
 
 /// Where the kernel shows its devices, and where their files are; normally `/sys` and `/dev`.
 #[derive(Debug, Clone)]
-pub struct Roots {
+pub(crate) struct Roots {
     pub sysfs: PathBuf,
     pub dev: PathBuf,
 }
 
 /// The configuration at `path`; `named`: somebody has asked for that one.
-pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
+pub(crate) fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
     let of = |state, says: String| Finding::new(Part::Configuration, state, path.display().to_string(), says);
     if !named && !path.exists() {
         let absent = of(State::Absent, "there is none, so nothing is known of what you want to use".into());
@@ -110,7 +110,7 @@ pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
 }
 
 /// The findings of one part but the configuration and the broker, which are the caller's.
-pub fn examine(part: Part, roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+pub(crate) fn examine(part: Part, roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     match part {
         Part::Configuration | Part::Broker => Vec::new(),
         Part::Runtime => vec![runtime(config)],

@@ -13,7 +13,7 @@ const GROUP_MAY: u32 = 0o060;
 
 /// A device file that may be read and written is ok; `rule` is the udev rule for one that no group has. It is not
 /// opened: opening a serial port resets what listens there, and a second program throws others off a device.
-pub fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) -> Finding {
+pub(crate) fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) -> Finding {
     let shown = format!("{says}, {}", path.display());
     match eaccess(path, AccessFlags::R_OK | AccessFlags::W_OK) {
         Ok(()) => Finding::new(part, State::Ok, what, shown),
@@ -50,7 +50,7 @@ fn group_of(path: &Path) -> Option<String> {
 }
 
 /// The name of the user that runs this.
-pub fn user() -> String {
+pub(crate) fn user() -> String {
     let uid = geteuid();
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }

@@ -172,11 +172,11 @@ impl EnergyEstimate {
     }
 }
 
-pub fn all_unavailable(track: &MeterState, reason: &str) -> Vec<EnergyEstimate> {
+pub(crate) fn all_unavailable(track: &MeterState, reason: &str) -> Vec<EnergyEstimate> {
     vec![EnergyEstimate::unavailable(track, reason); track.spans.len()]
 }
 
-pub fn of_window(track: &MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
+pub(crate) fn of_window(track: &MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
     let all = &track.window.all;
     if all.time_s <= 0.0 {
         let reason = if track.is_waiting() {

@@ -23,13 +23,13 @@ const TRUST: f64 = 0.75;
 /// For the same reason a forecast leaves open this much more than its hypothesis says, as a factor of the variance.
 const UNLIKE: f64 = 1.2;
 /// Fewer observations than this say too little of how the power wanders.
-pub const OBSERVATIONS_MIN: u32 = 8;
+pub(crate) const OBSERVATIONS_MIN: u32 = 8;
 /// What the expanded uncertainty leaves out.
 const OUTSIDE: f64 = 0.05;
 
 /// What is known of the idle power over a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct IdlePower {
+pub(crate) struct IdlePower {
     pub watts: f64,
     /// Standard uncertainty in watts, `drift_w` included; 0 for a power from the configuration.
     pub u_w: f64,
@@ -41,7 +41,7 @@ pub struct IdlePower {
 
 /// One observation of a quiet stretch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Quiet {
+pub(crate) struct Quiet {
     /// The middle of it.
     pub time: MonoTime,
     pub watts: f64,
@@ -53,7 +53,7 @@ pub struct Quiet {
 
 /// The idle power, learned from quiet stretches.
 #[derive(Debug, Clone, Default)]
-pub struct Idle {
+pub(crate) struct Idle {
     last: Option<MonoTime>,
     observations: u32,
     hypotheses: Vec<Hypothesis>,
@@ -75,7 +75,7 @@ struct Hypothesis {
 }
 
 impl Idle {
-    pub fn observe(&mut self, quiet: Quiet) {
+    pub(crate) fn observe(&mut self, quiet: Quiet) {
         let noise = quiet.u_w.powi(2).max((1e-6 * quiet.watts).powi(2)).max(1e-18);
         self.other_cores = match (self.other_cores, quiet.other_cores) {
             (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
@@ -97,7 +97,7 @@ impl Idle {
     }
 
     /// The mean idle power between two moments, when it has been observed often enough.
-    pub fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
+    pub(crate) fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
         let last = self.last.filter(|_| self.observations >= OBSERVATIONS_MIN)?;
         let age = to.since(last);
         let (before_s, after_s) = (signed_s(last, from), signed_s(last, to));
@@ -140,7 +140,7 @@ impl Idle {
     }
 
     /// Cores that other programs kept busy while idle power was measured.
-    pub fn other_cores(&self) -> Option<f64> {
+    pub(crate) fn other_cores(&self) -> Option<f64> {
         self.other_cores
     }
 }

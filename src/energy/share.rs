@@ -11,7 +11,7 @@ const SWEEPS_MAX: usize = 1000;
 
 /// The sums of a fit: unknown 0 is the idle power, its column the time; then one for each pipeline.
 #[derive(Debug, Clone)]
-pub struct Fit {
+pub(crate) struct Fit {
     size: usize,
     stretches: u64,
     /// Column times column, row-major `[size, size]`.
@@ -23,20 +23,20 @@ pub struct Fit {
 
 /// The power of each pipeline in watts above idle, with its standard uncertainty.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Powers {
+pub(crate) struct Powers {
     pub watts: Vec<f64>,
     pub u_w: Vec<f64>,
     pub stretches: u64,
 }
 
 impl Fit {
-    pub fn new(pipeline_count: usize) -> Self {
+    pub(crate) fn new(pipeline_count: usize) -> Self {
         let size = pipeline_count + 1;
         Self { size, stretches: 0, gram: vec![0.0; size * size], moment: vec![0.0; size], energy_squared: 0.0 }
     }
 
     /// One stretch of `time_s` with `joules`, and the busy seconds of each pipeline in it.
-    pub fn add(&mut self, time_s: f64, joules: f64, busy_s: &[f64]) {
+    pub(crate) fn add(&mut self, time_s: f64, joules: f64, busy_s: &[f64]) {
         let column = |index: usize| if index == 0 { time_s } else { busy_s.get(index - 1).copied().unwrap_or(0.0) };
         for (row, (line, moment)) in self.gram.chunks_mut(self.size).zip(&mut self.moment).enumerate() {
             for (index, cell) in line.iter_mut().enumerate() {
@@ -57,7 +57,7 @@ impl Fit {
     }
 
     /// The powers of the pipelines `active` above `idle_w`, or `None` where the stretches don't determine them.
-    pub fn solve(&self, idle_w: f64, active: &[usize]) -> Option<Powers> {
+    pub(crate) fn solve(&self, idle_w: f64, active: &[usize]) -> Option<Powers> {
         let unknowns = active.len();
         if unknowns == 0 || self.stretches < STRETCHES_PER_UNKNOWN * unknowns as u64 {
             return None;

@@ -22,7 +22,7 @@ const EXPLAINED_MIN: f64 = 0.9;
 
 /// A reading as the sums see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Watts of a snapshot; none for a counter.
     pub watts: Option<f64>,
     /// The busy part of the time that the reading looks back on: a counter's period or a snapshot's conversion.
@@ -33,7 +33,7 @@ pub struct Seen {
 
 /// What lies between two readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stretch {
+pub(crate) struct Stretch {
     pub start: MonoTime,
     pub end: MonoTime,
     pub joules: f64,
@@ -44,13 +44,13 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    pub fn time_s(&self) -> f64 {
+    pub(crate) fn time_s(&self) -> f64 {
         self.end.since(self.start).as_secs_f64()
     }
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Sums {
+pub(crate) struct Sums {
     pub time_s: f64,
     pub joules: f64,
     pub busy_s: f64,
@@ -96,7 +96,7 @@ struct Snapshots {
 
 /// Why the readings don't tell the energy well.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Gap {
+pub(crate) enum Gap {
     /// There is none.
     TooFewReadings { count: f64 },
     /// What was seen says little of the inferences: an energy with that much left open.
@@ -120,7 +120,7 @@ impl fmt::Display for Gap {
 
 /// An energy with its standard uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Energy {
+pub(crate) struct Energy {
     pub joules: f64,
     pub u_j: f64,
 }
@@ -149,7 +149,7 @@ impl Snapshots {
 
 impl Sums {
     /// Adds a stretch, which goes on from the one added last or starts a new run.
-    pub fn add(&mut self, stretch: &Stretch) {
+    pub(crate) fn add(&mut self, stretch: &Stretch) {
         let time_s = stretch.time_s();
         let half_s = time_s / 2.0;
         if self.tail.is_some_and(|(end, _)| end == stretch.start) {
@@ -185,7 +185,7 @@ impl Sums {
     }
 
     /// The energy, or why the readings don't tell it.
-    pub fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Gap> {
+    pub(crate) fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Gap> {
         match resolution {
             Resolution::Counter { update, quantum } => Ok(self.counted(update.as_secs_f64(), quantum.0, idle_w)),
             Resolution::Sampled { conversion, .. } => self.sampled(conversion.as_secs_f64(), idle_w),
@@ -254,13 +254,13 @@ impl Sums {
     }
 
     /// The variance of a single snapshot where nothing runs.
-    pub fn snapshot_variance(&self) -> Option<f64> {
+    pub(crate) fn snapshot_variance(&self) -> Option<f64> {
         let Snapshots { count, watts, watts_squared, .. } = self.snapshots;
         (count >= 3.0).then(|| (watts_squared - watts.powi(2) / count).max(0.0) / (count - 1.0))
     }
 
     /// The standard uncertainty of the mean power of a set of stretches without inference.
-    pub fn quiet_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
+    pub(crate) fn quiet_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
         match resolution {
             Resolution::Counter { update, quantum } => {
                 let mean_w = self.joules / self.time_s;
@@ -278,7 +278,7 @@ impl Sums {
 /// side by side scatter by a quarter of a squared quantum at most; of half a quantum squared a twelfth is the rounding's, and
 /// the rest noise that blurs the steps away (Widrow and Kollar, Quantization Noise, 2008: the first harmonic of the rounding
 /// error under Gaussian noise). Between the two a straight line.
-pub fn rounding_w(resolution: Resolution, variance: f64) -> f64 {
+pub(crate) fn rounding_w(resolution: Resolution, variance: f64) -> f64 {
     let Resolution::Sampled { quantum, .. } = resolution else { return 0.0 };
     if quantum.0 <= 0.0 {
         return 0.0;

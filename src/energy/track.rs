@@ -43,7 +43,7 @@ pub const OTHER_CORES_MAX: f64 = 0.02;
 
 /// One meter and what the pipelines did under it.
 #[derive(Debug)]
-pub struct MeterState {
+pub(crate) struct MeterState {
     pub info: MeterInfo,
     pub accuracy: Accuracy,
     pub spans: Vec<Spans>,
@@ -109,7 +109,7 @@ impl OtherTime {
 
 /// What was seen since the last figures that ended a window.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     /// From a first reading to a last without a loss between.
     pub runs: Vec<(MonoTime, MonoTime)>,
     pub all: Sums,
@@ -156,7 +156,7 @@ impl Window {
     }
 
     /// The time within the window that was lost.
-    pub fn unmetered_s(&self) -> f64 {
+    pub(crate) fn unmetered_s(&self) -> f64 {
         self.runs.iter().zip(self.runs.iter().skip(1)).map(|(run, next)| next.0.since(run.1).as_secs_f64()).sum()
     }
 
@@ -176,7 +176,7 @@ impl Window {
 }
 
 impl MeterState {
-    pub fn new(info: MeterInfo, pipeline_count: usize) -> Self {
+    pub(crate) fn new(info: MeterInfo, pipeline_count: usize) -> Self {
         Self {
             info,
             accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
@@ -200,7 +200,7 @@ impl MeterState {
     }
 
     /// An inference that took so long that it was not waited for makes its window void, and idle power seen meanwhile.
-    pub fn absorb(&mut self, pipeline: usize, span: BusySpan) {
+    pub(crate) fn absorb(&mut self, pipeline: usize, span: BusySpan) {
         let settled = self.edge.map(|edge| edge.held.time);
         let in_window = |run: &(MonoTime, MonoTime)| span.start < run.1 && span.end > run.0;
         if settled.is_some_and(|settled| span.start < settled && span.start >= self.metered_from)
@@ -217,7 +217,7 @@ impl MeterState {
         }
     }
 
-    pub fn reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
+    pub(crate) fn reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
         let reading = match reading {
             Ok(reading) => reading,
             Err(error) => return self.lose(error.to_string()),
@@ -242,7 +242,7 @@ impl MeterState {
     }
 
     /// Turns the readings into stretches of which it is known what ran until then; all of them when `forced`.
-    pub fn settle(&mut self, now: MonoTime, forced: bool) {
+    pub(crate) fn settle(&mut self, now: MonoTime, forced: bool) {
         while let Some(first) = self.held.front() {
             if !forced && !self.spans.iter().all(|spans| spans.is_settled(first.time, now)) {
                 return;
@@ -376,7 +376,7 @@ impl MeterState {
     }
 
     /// What is known of the idle power in the active part of the window.
-    pub fn idle(&self, settings: &Settings) -> Option<IdlePower> {
+    pub(crate) fn idle(&self, settings: &Settings) -> Option<IdlePower> {
         let modelled = match self.accuracy.resolution {
             Resolution::Model { idle } => idle,
             _ => None,
@@ -391,7 +391,7 @@ impl MeterState {
 
     /// Cores that others kept busy in the window beyond those while idle power was measured; none where they are unknown or
     /// not metered.
-    pub fn other_cores(&self) -> Option<f64> {
+    pub(crate) fn other_cores(&self) -> Option<f64> {
         if self.info.scope == Scope::Process {
             return None;
         }
@@ -400,22 +400,22 @@ impl MeterState {
     }
 
     /// Takes over what another track of the same meter has learned of idle power.
-    pub fn inherit(&mut self, other: &Self) {
+    pub(crate) fn inherit(&mut self, other: &Self) {
         self.idles.clone_from(&other.idles);
         self.snapshot_variance = other.snapshot_variance;
     }
 
     /// Readings wait until it is known what ran at their time.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.held.is_empty()
     }
 
-    pub fn snapshot_variance(&self) -> Option<f64> {
+    pub(crate) fn snapshot_variance(&self) -> Option<f64> {
         self.snapshot_variance
     }
 
     /// Tells which delegates are active: idle power differs with them, so the window starts anew.
-    pub fn delegates(&mut self, active: &str) {
+    pub(crate) fn delegates(&mut self, active: &str) {
         if self.delegates == active {
             return;
         }
@@ -445,7 +445,7 @@ impl MeterState {
     }
 
     /// One figure a pipeline; the next window starts here unless this one has still to grow.
-    pub fn figures(&mut self, settings: &Settings) -> Vec<EnergyEstimate> {
+    pub(crate) fn figures(&mut self, settings: &Settings) -> Vec<EnergyEstimate> {
         let nothing = self.window.runs.is_empty();
         let reason = match (&self.void, &self.lost) {
             (Some(reason), _) => Some(reason.as_str()),

@@ -25,14 +25,14 @@ use super::{Element, EngineError, TensorInfo, checks};
 
 /// A status of the C API other than `kTfLiteOk`, or null where a pointer was wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     Null,
     Status(TfLiteStatus),
 }
 
 impl Failure {
     /// `kTfLiteUnresolvedOps`: an operator is neither in the runtime nor taken by a delegate.
-    pub const UNRESOLVED_OPERATORS: Self = Self::Status(7);
+    pub(crate) const UNRESOLVED_OPERATORS: Self = Self::Status(7);
 }
 
 impl std::fmt::Display for Failure {
@@ -53,14 +53,14 @@ fn ok(status: TfLiteStatus) -> Result<(), Failure> {
 }
 
 /// A model that the runtime has accepted, with the bytes that it points into.
-pub struct Model {
+pub(crate) struct Model {
     pointer: NonNull<TfLiteModel>,
     _bytes: Box<[u8]>,
     sys: &'static tensorflowlite_c,
 }
 
 impl Model {
-    pub fn new(library: &'static Library, bytes: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn new(library: &'static Library, bytes: &[u8]) -> Result<Self, Failure> {
         let bytes: Box<[u8]> = bytes.into();
         let sys = library.as_sys();
         // SAFETY: the bytes live as long as the model, and their box is never moved out of.
@@ -77,7 +77,7 @@ impl Drop for Model {
 }
 
 /// A delegate and how it is freed. Its code stays loaded for ever: vendors' libraries rarely survive unloading.
-pub struct Delegate {
+pub(crate) struct Delegate {
     pointer: NonNull<TfLiteDelegate>,
     free: unsafe extern "C" fn(*mut TfLiteDelegate),
 }
@@ -131,7 +131,7 @@ impl Plugin {
 }
 
 /// The file that the system's search finds for a vendor's plugin, which is loaded, and the version that it states.
-pub fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
+pub(crate) fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
     let plugin = Plugin::load(library)?;
     let address = plugin.create as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| format!("/proc/self/maps: {e}"))?;
@@ -154,7 +154,7 @@ fn file_at(line: &str, address: usize) -> Option<&str> {
 
 impl Delegate {
     /// The runtime's own XNNPACK; `flags` are added to its defaults.
-    pub fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
+    pub(crate) fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
         // SAFETY: the library is never unloaded.
         let functions = unsafe { XnnPackFunctions::try_load(library.as_sys().library()) };
         let functions = functions.ok_or("this runtime was built without XNNPACK; use delegate = \"cpu\"")?;
@@ -170,7 +170,7 @@ impl Delegate {
     }
 
     /// A vendor's plugin.
-    pub fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(crate) fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
         let Plugin { create, free, .. } = Plugin::load(library)?;
         let strings = |texts: Vec<&String>| -> Result<Vec<CString>, String> {
             let text = |text: &String| CString::new(text.as_str());
@@ -187,7 +187,7 @@ impl Delegate {
 }
 
 /// An interpreter with its tensors allocated.
-pub struct Interpreter {
+pub(crate) struct Interpreter {
     pointer: NonNull<TfLiteInterpreter>,
     sys: &'static tensorflowlite_c,
     /// Behind the interpreter's own drop, which uses it.
@@ -218,7 +218,7 @@ impl Interpreter {
     ///
     /// # Safety
     /// `model` and `profiler` outlive the interpreter.
-    pub unsafe fn new(
+    pub(crate) unsafe fn new(
         library: &'static Library,
         model: &Model,
         threads: u16,
@@ -244,50 +244,50 @@ impl Interpreter {
         Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, sys, _delegate: delegate })
     }
 
-    pub fn allocate(&mut self) -> Result<(), Failure> {
+    pub(crate) fn allocate(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive.
         ok(unsafe { self.sys.TfLiteInterpreterAllocateTensors(self.pointer.as_ptr()) })
     }
 
     /// Gives the input another shape; allocate afterwards.
-    pub fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
+    pub(crate) fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
         let count = i32::try_from(dims.len()).unwrap_or(i32::MAX);
         // SAFETY: `count` dimensions, which the call copies.
         ok(unsafe { self.sys.TfLiteInterpreterResizeInputTensor(self.pointer.as_ptr(), 0, dims.as_ptr(), count) })
     }
 
-    pub fn invoke(&mut self) -> Result<(), Failure> {
+    pub(crate) fn invoke(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive, and no slice of its tensors is, for those borrow it.
         ok(unsafe { self.sys.TfLiteInterpreterInvoke(self.pointer.as_ptr()) })
     }
 
-    pub fn input_count(&self) -> usize {
+    pub(crate) fn input_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
         usize::try_from(unsafe { self.sys.TfLiteInterpreterGetInputTensorCount(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
-    pub fn output_count(&self) -> usize {
+    pub(crate) fn output_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
         usize::try_from(unsafe { self.sys.TfLiteInterpreterGetOutputTensorCount(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
-    pub fn input_info(&self) -> Result<TensorInfo, EngineError> {
+    pub(crate) fn input_info(&self) -> Result<TensorInfo, EngineError> {
         self.info(self.input()?)
     }
 
-    pub fn output_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
+    pub(crate) fn output_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
         self.info(self.output(index)?)
     }
 
     /// The first input's bytes.
-    pub fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+    pub(crate) fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
         let (data, bytes) = self.data(self.input()?)?;
         // SAFETY: the tensor's own memory, which nothing else touches while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) })
     }
 
     /// An output's bytes. Where they lie is asked for each time: an output of dynamic size may move when invoked.
-    pub fn output_bytes(&self, index: usize) -> Result<&[u8], EngineError> {
+    pub(crate) fn output_bytes(&self, index: usize) -> Result<&[u8], EngineError> {
         let (data, bytes) = self.data(self.output(index)?)?;
         // SAFETY: as for the input.
         Ok(unsafe { std::slice::from_raw_parts(data.as_ptr(), bytes) })

@@ -5,14 +5,14 @@
 //! the infer thread.
 
 mod checks;
-pub mod edge_tpu;
+pub(crate) mod edge_tpu;
 mod interpreter;
 mod litert;
-pub mod parity;
+pub(crate) mod parity;
 pub mod process;
 mod profile;
-pub mod quantize;
-pub mod runtime;
+pub(crate) mod quantize;
+pub(crate) mod runtime;
 pub mod span;
 mod tensor;
 mod tflite;

@@ -63,7 +63,7 @@ struct Watched {
 }
 
 /// Listens to one interpreter, which it must outlive.
-pub struct Profiler {
+pub(crate) struct Profiler {
     /// Boxed, since the runtime keeps their addresses.
     callbacks: Box<Callbacks>,
     watched: *mut Watched,
@@ -83,12 +83,12 @@ unsafe fn setter(library: &libloading::Library) -> Option<Set> {
 
 impl Profiler {
     /// Whether that runtime reports to a profiler.
-    pub fn is_supported(library: &'static Library) -> bool {
+    pub(crate) fn is_supported(library: &'static Library) -> bool {
         // SAFETY: a library that is never unloaded.
         unsafe { setter(library.as_sys().library()) }.is_some()
     }
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let watched = Box::into_raw(Box::<Watched>::default());
         let callbacks = Callbacks {
             data: watched.cast(),
@@ -104,7 +104,7 @@ impl Profiler {
 
     /// # Safety
     /// `options` are alive, and the profiler outlives every interpreter made from them.
-    pub unsafe fn attach(
+    pub(crate) unsafe fn attach(
         &mut self,
         library: &libloading::Library,
         options: *mut TfLiteInterpreterOptions,
@@ -119,7 +119,7 @@ impl Profiler {
     /// Sums up what was invoked since the start, in a model whose main graph has `nodes_total` nodes, and hears no more.
     ///
     /// A delegate's nodes are appended to the graph, so their indices are beyond those of the model.
-    pub fn delegation(&mut self, nodes_total: usize) -> Delegation {
+    pub(crate) fn delegation(&mut self, nodes_total: usize) -> Delegation {
         // SAFETY: no interpreter runs, so nobody else has a reference.
         let watched = unsafe { &mut *self.watched };
         watched.closed = true;

@@ -4,7 +4,7 @@
 //! sources keep out, becomes the lowest value.
 
 /// An integer type that tensors are stored in; all its values are exact in `f32`.
-pub trait Stored: Copy {
+pub(crate) trait Stored: Copy {
     const LOWEST: f32;
     const HIGHEST: f32;
     /// The low bits of `value`, which is in range.
@@ -33,7 +33,7 @@ stored!(i8 u8 i16);
 const ROUNDER: f32 = 12_582_912.0;
 
 /// Stores `values`; both slices are equally long.
-pub fn quantize<T: Stored>(values: &[f32], scale: f32, zero_point: i32, stored: &mut [T]) {
+pub(crate) fn quantize<T: Stored>(values: &[f32], scale: f32, zero_point: i32, stored: &mut [T]) {
     let (gain, offset) = (1.0 / scale, zero_point as f32);
     for (value, stored) in values.iter().zip(stored) {
         let wanted = (value * gain + offset).max(T::LOWEST).min(T::HIGHEST);
@@ -42,7 +42,7 @@ pub fn quantize<T: Stored>(values: &[f32], scale: f32, zero_point: i32, stored: 
 }
 
 /// Reads `stored`; both slices are equally long.
-pub fn dequantize<T: Stored>(stored: &[T], scale: f32, zero_point: i32, values: &mut [f32]) {
+pub(crate) fn dequantize<T: Stored>(stored: &[T], scale: f32, zero_point: i32, values: &mut [f32]) {
     let zero_point = zero_point as f32;
     for (stored, value) in stored.iter().zip(values) {
         *value = scale * (stored.to_f32() - zero_point);

@@ -9,7 +9,7 @@ use super::EngineError;
 use crate::config::LINKED_RUNTIME;
 
 /// Names a runtime library; searched after the configuration and before all folders.
-pub const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
+pub(crate) const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
 const FILE_NAME: &str = "libtensorflowlite_c.so";
 
 /// What is said where the linked runtime is asked for more.

@@ -6,8 +6,8 @@
 mod affine;
 mod detrend;
 
-pub use affine::Affine;
-pub use detrend::Detrend;
+pub(crate) use affine::Affine;
+pub(crate) use detrend::Detrend;
 
 /// One step of a chain.
 #[derive(Debug, Clone, PartialEq)]

@@ -113,7 +113,7 @@ const REFERENCE_LIMITS: ProcessLimits = ProcessLimits {
     memory_bytes: 4 << 30,
     writable: Vec::new(),
 };
-pub const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
+pub(crate) const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
 
 impl EngineBuilder {
     /// The first delegate that works.
@@ -277,7 +277,7 @@ impl EngineBuilder {
 }
 
 /// What a user should know of a delegate that works.
-pub fn warnings(kind: &DelegateKind, summary: &ModelSummary, proof: &Proof) -> Vec<String> {
+pub(crate) fn warnings(kind: &DelegateKind, summary: &ModelSummary, proof: &Proof) -> Vec<String> {
     let idle = proof.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0);
     let on_cpu = proof.litert.as_ref().is_some_and(|litert| litert.fully_off_cpu != Some(true));
     let warning = match kind {
@@ -298,7 +298,7 @@ const NOT_COMPARED: &str = "its answers were not compared with the reference's: 
      this model; name the one that it was made from in parity.reference_model";
 
 /// Why each delegate that was tried is not used.
-pub fn reasons(refusals: &[Refusal]) -> Option<String> {
+pub(crate) fn reasons(refusals: &[Refusal]) -> Option<String> {
     let told: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
     (!told.is_empty()).then(|| told.join("; "))
 }

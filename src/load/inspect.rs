@@ -12,7 +12,7 @@ use crate::publish::payload::DelegateProof;
 
 /// What a delegate makes of a model.
 #[derive(Debug, Serialize)]
-pub struct Tried {
+pub(crate) struct Tried {
     pub delegate: String,
     pub runtime: PathBuf,
     pub runtime_version: String,
@@ -26,7 +26,7 @@ pub struct Tried {
 
 /// Runs the model once by the delegate that is called `name`, in a process of its own; `config` is the configuration
 /// that may define it.
-pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::Result<Tried> {
+pub(crate) fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::Result<Tried> {
     let (delegate, library) = match config {
         Some(path) => Document::read(path)?.delegate(name)?,
         None => (Delegate::built_in(name).context("name the configuration that has it: -c FILE")?, None),

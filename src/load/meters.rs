@@ -16,7 +16,7 @@ use crate::sys::cpu::Children;
 use crate::units::Watts;
 
 /// The meters of the configuration, none of them read yet; an estimate counts the time of `children`, too.
-pub fn build(power: &Power, children: &Children) -> Vec<Box<dyn Meter>> {
+pub(crate) fn build(power: &Power, children: &Children) -> Vec<Box<dyn Meter>> {
     power.meters.iter().map(|meter| build_one(power, meter, children)).collect()
 }
 

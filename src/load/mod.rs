@@ -1,11 +1,11 @@
 //! Everything that can be known before running: files, the runtime, models, delegates, shapes, labels.
 
-pub mod engines;
-pub mod inspect;
-pub mod meters;
-pub mod mqtt;
-pub mod state_dir;
-pub mod windows;
+pub(crate) mod engines;
+pub(crate) mod inspect;
+pub(crate) mod meters;
+pub(crate) mod mqtt;
+pub(crate) mod state_dir;
+pub(crate) mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

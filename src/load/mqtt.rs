@@ -13,14 +13,14 @@ use crate::publish::store::{self, Store};
 use crate::publish::topic::NodeTopics;
 
 /// The port that MQTT has by custom, where the embedded broker tries first.
-pub const MQTT_PORT: u16 = 1883;
+pub(crate) const MQTT_PORT: u16 = 1883;
 /// Largest payload: no prediction of ours comes near, and brokers refuse more.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Two of the node, one of each meter and two of each pipeline, those included that a reload adds.
 const RETAINED_TOPICS: u16 = 2 + 2 * 511;
 
 /// The way to the broker of the configuration; for the embedded one, which is nowhere yet, as if it were here.
-pub fn reach(mqtt: &Mqtt) -> ConnectOptions {
+pub(crate) fn reach(mqtt: &Mqtt) -> ConnectOptions {
     let tls = Tls { ca_file: mqtt.ca_file.clone(), client: mqtt.identity.clone(), alpn: mqtt.alpn.clone() };
     let endpoint = match &mqtt.broker {
         Broker::Embedded => Endpoint { host: "127.0.0.1".into(), port: MQTT_PORT, tls: None, websocket: None },
@@ -42,7 +42,7 @@ pub fn reach(mqtt: &Mqtt) -> ConnectOptions {
     }
 }
 
-pub fn settings(mqtt: &Mqtt, reach: ConnectOptions, topics: &NodeTopics) -> Settings {
+pub(crate) fn settings(mqtt: &Mqtt, reach: ConnectOptions, topics: &NodeTopics) -> Settings {
     Settings {
         reach,
         drain_per_s: mqtt.drain_per_s,
@@ -66,7 +66,7 @@ pub fn settings(mqtt: &Mqtt, reach: ConnectOptions, topics: &NodeTopics) -> Sett
 }
 
 /// What keeps on disk what that link has not delivered, where the configuration has it.
-pub fn store(config: &Config, link: Handle) -> anyhow::Result<Option<Store>> {
+pub(crate) fn store(config: &Config, link: Handle) -> anyhow::Result<Option<Store>> {
     let Some(wanted) = &config.mqtt.store else { return Ok(None) };
     let default = || state_dir::folder(config.state_dir.as_deref()).join(STORE_FILE);
     let path = wanted.path.clone().unwrap_or_else(default);

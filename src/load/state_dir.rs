@@ -9,10 +9,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 const DEFAULT: &str = "/var/lib/edgewatt";
 /// In the state directory.
-pub const STORE_FILE: &str = "outbox.db";
+pub(crate) const STORE_FILE: &str = "outbox.db";
 
 /// The folder: the configured one, else systemd's (`StateDirectory=`; the first where it names several), else `/var/lib`'s.
-pub fn folder(configured: Option<&Path>) -> PathBuf {
+pub(crate) fn folder(configured: Option<&Path>) -> PathBuf {
     from(configured, std::env::var_os("STATE_DIRECTORY").and_then(|value| value.into_string().ok()).as_deref())
 }
 
@@ -22,7 +22,7 @@ fn from(configured: Option<&Path>, systemd: Option<&str>) -> PathBuf {
 }
 
 /// Puts a file there as a whole: whatever happens, the old one or the new one is there. All may read it.
-pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+pub(crate) fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     create_dir_all(folder)?;
     let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
     let written = write(&unfinished, bytes).and_then(|()| rename(&unfinished, &path));
@@ -36,7 +36,7 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
 }
 
 /// Waits until nobody else has the folder's lock, and keeps it until it is dropped; for reading, changing and [`put`].
-pub fn lock(folder: &Path) -> io::Result<Flock<File>> {
+pub(crate) fn lock(folder: &Path) -> io::Result<Flock<File>> {
     create_dir_all(folder)?;
     Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }

@@ -12,7 +12,7 @@ use crate::source::{MAX_LINE_BYTES, RecordParser};
 /// Features of `count` windows of the recording at `path`, spread evenly over it; fewer where it is shorter.
 ///
 /// Records that cannot be used are passed over, as the source does. Memory is bounded, however long the recording is.
-pub fn recorded(
+pub(crate) fn recorded(
     path: &Path,
     records: &Records,
     window: Window,

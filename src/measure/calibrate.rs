@@ -24,13 +24,13 @@ use crate::units::{MonoTime, WallTime};
 /// Caches are warm, buffers are there and a device is awake after this.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Two more than are needed, since a meter may lose a reading.
-pub const BOUTS: usize = BOUTS_MIN + 2;
+pub(crate) const BOUTS: usize = BOUTS_MIN + 2;
 /// Inferences in a bout at least, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
 /// How many bouts of which length; what a meter needs more is added.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub bouts: usize,
     pub bout: Duration,
     /// Before, between and after them.
@@ -44,7 +44,7 @@ impl Default for Plan {
 }
 
 /// What the bouts of one pipeline have shown.
-pub struct Calibration {
+pub(crate) struct Calibration {
     pub pipeline: String,
     pub state: DelegateState,
     pub batch: usize,
@@ -58,7 +58,7 @@ pub struct Calibration {
 
 /// Why there is no calibration.
 #[derive(Debug, thiserror::Error)]
-pub enum CalibrateError {
+pub(crate) enum CalibrateError {
     #[error("stopped before it was done")]
     Stopped,
     #[error(transparent)]
@@ -70,7 +70,7 @@ pub enum CalibrateError {
 }
 
 /// Calibrates one pipeline under the meters of `power` that `wanted` holds for; `starting` is told how long it takes.
-pub fn calibrate(
+pub(crate) fn calibrate(
     (pipeline, prepared): (&Pipeline, &mut PreparedPipeline),
     power: &Power,
     children: &Children,
@@ -130,13 +130,13 @@ pub fn calibrate(
 }
 
 /// What came of a pipeline's calibration, to be logged and told.
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub pipeline: String,
     pub text: String,
 }
 
 /// Calibrates what none is kept of, or all of it `anew`, as far as that goes; before each pipeline it `comes_further`.
-pub fn at_start(
+pub(crate) fn at_start(
     config: &Config,
     prepared: &mut Prepared,
     anew: bool,

@@ -23,7 +23,7 @@ const VERSION: u32 = 1;
 
 /// What runs: an entry counts only where all of this is the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Subject {
+pub(crate) struct Subject {
     pub model_sha256: String,
     /// Its name in the configuration, and what it is, threads and options included.
     pub delegate: String,
@@ -38,7 +38,7 @@ pub struct Subject {
 
 /// The meter: the same kind under the same name covers the same part of the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Under {
+pub(crate) struct Under {
     pub name: String,
     pub kind: String,
     pub scope: Scope,
@@ -46,7 +46,7 @@ pub struct Under {
 
 /// One calibration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub subject: Subject,
     pub meter: Under,
     pub time_ms: WallTime,
@@ -75,7 +75,7 @@ impl Entry {
 
 /// Why the kept calibrations cannot be used, or one not be kept.
 #[derive(Debug, thiserror::Error)]
-pub enum KeepError {
+pub(crate) enum KeepError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// It is left as it is: it may be of use to a newer edgewatt, or to whoever mends it.
@@ -98,11 +98,11 @@ struct Version {
 
 /// What is kept.
 #[derive(Debug, Default)]
-pub struct Calibrations(Vec<Entry>);
+pub(crate) struct Calibrations(Vec<Entry>);
 
 impl Subject {
     /// What `builder` has made that is in that state.
-    pub fn new(builder: &EngineBuilder, state: &DelegateState) -> Self {
+    pub(crate) fn new(builder: &EngineBuilder, state: &DelegateState) -> Self {
         let built = builder.delegates.iter().find(|delegate| delegate.name == state.active);
         let (model, kind) = match built {
             Some(delegate) => (&builder.model, delegate.kind.clone()),
@@ -122,26 +122,26 @@ impl Subject {
 }
 
 impl Under {
-    pub fn new(info: &MeterInfo) -> Self {
+    pub(crate) fn new(info: &MeterInfo) -> Self {
         Self { name: info.name.clone(), kind: info.kind.to_owned(), scope: info.scope }
     }
 }
 
 impl Entry {
     /// For the join.
-    pub fn calibrated(&self) -> Calibrated {
+    pub(crate) fn calibrated(&self) -> Calibrated {
         Calibrated { net_j: self.net_j, u_j: self.u_j, busy_s: self.busy_ns / 1e9, time: self.time_ms }
     }
 }
 
 /// Whether a meter can calibrate: it has a sensor that sees all.
-pub fn can_calibrate(meter: &Meter) -> bool {
+pub(crate) fn can_calibrate(meter: &Meter) -> bool {
     meter.is_sensed() && meter.kind != MeterKind::Pmic
 }
 
 impl Calibrations {
     /// Those kept in that folder; none where there is no file.
-    pub fn read(folder: &Path) -> Result<Self, KeepError> {
+    pub(crate) fn read(folder: &Path) -> Result<Self, KeepError> {
         let path = folder.join(FILE);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -164,19 +164,19 @@ impl Calibrations {
     }
 
     /// As [`read`](Self::read); what is wrong with the file is logged, and there are none then.
-    pub fn read_or_none(folder: &Path) -> Self {
+    pub(crate) fn read_or_none(folder: &Path) -> Self {
         Self::read(folder).unwrap_or_else(|error| {
             tracing::warn!("no calibrations: {error}");
             Self::default()
         })
     }
 
-    pub fn find(&self, subject: &Subject, meter: &Under) -> Option<&Entry> {
+    pub(crate) fn find(&self, subject: &Subject, meter: &Under) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.subject == *subject && entry.meter == *meter)
     }
 
     /// Adds entries to those kept in that folder, in the place of older ones of the same; where they are.
-    pub fn keep(folder: &Path, entries: &[Entry]) -> Result<PathBuf, KeepError> {
+    pub(crate) fn keep(folder: &Path, entries: &[Entry]) -> Result<PathBuf, KeepError> {
         let path = folder.join(FILE);
         let failed = |source: io::Error| KeepError::Io { path, source };
         // `edgewatt calibrate` may run beside the daemon: neither may put back what the other has replaced.

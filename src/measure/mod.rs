@@ -1,4 +1,4 @@
 //! Back-to-back runs of an engine under the meters, and what is kept of them.
 
-pub mod calibrate;
-pub mod calibrations;
+pub(crate) mod calibrate;
+pub(crate) mod calibrations;

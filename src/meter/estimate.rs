@@ -10,7 +10,7 @@ use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
 
 /// Processor time of this process times watts per core, plus idle watts times the wall time.
 #[derive(Debug)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     info: MeterInfo,
     core: Watts,
     idle: Watts,
@@ -21,7 +21,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// `core` is what one busy core adds, `idle` what the machine draws when nothing runs.
-    pub fn new(name: &str, core: Watts, idle: Watts, children: Children) -> Self {
+    pub(crate) fn new(name: &str, core: Watts, idle: Watts, children: Children) -> Self {
         let info = MeterInfo {
             name: name.to_owned(),
             kind: "estimate",

@@ -22,7 +22,7 @@ const INA226_RANGE: f64 = 32_767.0;
 
 /// Which device to read.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Selector {
+pub(crate) struct Selector {
     /// The device's `name`, such as `ina219`.
     pub chip: String,
     /// As sysfs names the I2C device, such as `1-0040`.
@@ -33,7 +33,7 @@ pub struct Selector {
 }
 
 /// The power sensors under the sysfs root `root`, each with the shunt that its driver reckons with.
-pub fn candidates(root: &Path) -> Vec<Selector> {
+pub(crate) fn candidates(root: &Path) -> Vec<Selector> {
     let devices = root.join("bus/iio/devices");
     let mut names = sysfs::names(&devices).unwrap_or_default();
     names.sort();
@@ -51,7 +51,7 @@ pub fn candidates(root: &Path) -> Vec<Selector> {
 
 /// Energy of what flows through the shunt.
 #[derive(Debug)]
-pub struct Iio {
+pub(crate) struct Iio {
     info: MeterInfo,
     /// The kernel's buses: `iio` and `i2c` below it have the devices.
     buses: PathBuf,
@@ -75,7 +75,7 @@ struct Channels {
 impl Iio {
     /// A meter on the device that `selector` names under the sysfs root `root`, normally `/sys`; it is looked for at the
     /// first read. `period` is the time between reads, `scope` what the supply with the shunt feeds.
-    pub fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
+    pub(crate) fn new(name: &str, root: &Path, selector: Selector, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "iio", scope, estimated: false, detail: Vec::new() },
             buses: root.join("bus"),

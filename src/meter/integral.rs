@@ -15,7 +15,7 @@ const GAP_MIN: Duration = Duration::from_millis(100);
 
 /// The area under straight lines from each power to the next.
 #[derive(Debug)]
-pub struct Integral {
+pub(crate) struct Integral {
     max_gap: Duration,
     last: Option<(MonoTime, Watts)>,
     joules: Joules,
@@ -23,12 +23,12 @@ pub struct Integral {
 
 impl Integral {
     /// Nothing so far; `period` is the time that normally passes between two powers.
-    pub fn new(period: Duration) -> Self {
+    pub(crate) fn new(period: Duration) -> Self {
         Self { max_gap: (period * GAP_PERIODS).max(GAP_MIN), last: None, joules: Joules(0.0) }
     }
 
     /// Joules since the start, with `power` at `now` as the end; [`MeterError::Rebaselined`] after too long a gap.
-    pub fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
+    pub(crate) fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
         if let Some((then, before)) = self.last.replace((now, power)) {
             let gap = now.since(then);
             if gap > self.max_gap {
@@ -42,7 +42,7 @@ impl Integral {
     }
 
     /// The next power starts anew: what was between is not known. The joules so far stay.
-    pub fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.last = None;
     }
 }

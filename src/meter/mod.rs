@@ -12,21 +12,22 @@ use serde::{Deserialize, Serialize};
 use crate::units::{Joules, MonoTime, Watts};
 
 pub mod counter;
-pub mod estimate;
+pub(crate) mod estimate;
 pub mod hwmon;
-pub mod iio;
-pub mod ina219;
+pub(crate) mod iio;
+pub(crate) mod ina219;
 mod integral;
-pub mod perf;
-pub mod pmic;
-pub mod powercap;
+pub(crate) mod perf;
+pub(crate) mod pmic;
+pub(crate) mod powercap;
 pub mod rapl;
-pub mod replay;
+pub(crate) mod replay;
 pub mod sampler;
 mod shunt;
-pub mod survey;
+pub(crate) mod survey;
 mod sysfs;
 #[cfg(test)]
+#[allow(unreachable_pub, reason = "the support crate of the tests compiles it, too")]
 mod tree;
 
 /// A source of cumulative energy.

@@ -28,7 +28,7 @@ impl Count for EventCounter {
 }
 
 /// Energy of the processor packages and their memory, or of the platform where the processor counts that.
-pub struct Perf {
+pub(crate) struct Perf {
     info: MeterInfo,
     root: PathBuf,
     source: PathBuf,
@@ -58,7 +58,7 @@ struct Described {
 
 impl Perf {
     /// The events under the sysfs root `root`, normally `/sys`; they are looked for at the first read.
-    pub fn new(name: &str, root: &Path) -> Self {
+    pub(crate) fn new(name: &str, root: &Path) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
             info: MeterInfo { name, kind: "rapl", scope: Scope::Package, estimated: false, detail },

@@ -18,7 +18,7 @@ const COMMAND: &str = "pmic_read_adc";
 
 /// Power of all rails, integrated.
 #[derive(Debug)]
-pub struct Pmic {
+pub(crate) struct Pmic {
     info: MeterInfo,
     path: PathBuf,
     firmware: Option<Firmware>,
@@ -27,7 +27,7 @@ pub struct Pmic {
 
 impl Pmic {
     /// A meter on the firmware behind `path`, normally `/dev/vcio`; `period` is the time between reads.
-    pub fn new(name: &str, path: &Path, period: Duration) -> Self {
+    pub(crate) fn new(name: &str, path: &Path, period: Duration) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
             info: MeterInfo { name, kind: "pmic", scope: Scope::Board, estimated: true, detail },

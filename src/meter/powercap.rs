@@ -14,7 +14,7 @@ use crate::units::MonoTime;
 
 /// Energy of the processor packages and their memory, or of the platform where the processor counts that.
 #[derive(Debug)]
-pub struct Powercap {
+pub(crate) struct Powercap {
     info: MeterInfo,
     class: PathBuf,
     /// Empty while the meter is absent.
@@ -54,7 +54,7 @@ enum Role {
 
 impl Powercap {
     /// A RAPL meter under the sysfs root `root`, normally `/sys`; it is looked for at the first read.
-    pub fn new(name: &str, root: &Path) -> Self {
+    pub(crate) fn new(name: &str, root: &Path) -> Self {
         let info = MeterInfo {
             name: name.to_owned(),
             kind: "rapl",

@@ -25,7 +25,7 @@ const NUMBER: &str = "a finite number";
 
 /// The columns of a trace, by the names in its first line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Columns {
+pub(crate) struct Columns {
     pub time: String,
     /// Nanoseconds in one unit of the time column.
     pub time_unit_ns: f64,
@@ -34,7 +34,7 @@ pub struct Columns {
 
 /// The column with what was metered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// Power at the row's time, integrated along straight lines.
     Watts(String),
     /// Cumulative energy.
@@ -43,7 +43,7 @@ pub enum Value {
 
 /// A trace and how far it was played.
 #[derive(Debug)]
-pub struct Replay {
+pub(crate) struct Replay {
     info: MeterInfo,
     path: PathBuf,
     columns: Columns,
@@ -73,13 +73,13 @@ struct Row {
 
 impl Replay {
     /// A meter that plays the CSV file `path`, which is read at the first read; `scope` is what was metered.
-    pub fn new(name: &str, path: &Path, columns: Columns, scope: Scope) -> Self {
+    pub(crate) fn new(name: &str, path: &Path, columns: Columns, scope: Scope) -> Self {
         let info = MeterInfo { name: name.to_owned(), kind: "replay", scope, estimated: false, detail: Vec::new() };
         Self { info, path: path.to_owned(), columns, playing: None }
     }
 
     /// The reading at `now`; the first call starts the trace. [`Meter::read`] with the clock as an argument.
-    pub fn read_at(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
+    pub(crate) fn read_at(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
         let playing = match &mut self.playing {
             Some(playing) => playing,
             empty => {

@@ -17,7 +17,7 @@ use super::{Meter, Scope, sysfs};
 
 /// One way to measure, or one that could be.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Such as `rapl` or `hwmon ina219 1-0040`.
     pub what: String,
     pub state: State,
@@ -30,7 +30,7 @@ pub struct Finding {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum State {
+pub(crate) enum State {
     /// It was read; the watts, where two readings gave them.
     Readable { watts: Option<f64> },
     /// It is there, and the daemon can use it once it is configured.
@@ -45,7 +45,7 @@ pub enum State {
 const BETWEEN: Duration = Duration::from_millis(1_100);
 
 /// Everything under the sysfs root `root` and in `dev`, normally `/sys` and `/dev`; `pause` waits for so long.
-pub fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Finding> {
+pub(crate) fn survey(root: &Path, dev: &Path, pause: impl FnOnce(Duration)) -> Vec<Finding> {
     let mut candidates: Vec<Candidate> = vec![Candidate {
         what: "rapl".to_owned(),
         config: "rapl = {}".to_owned(),

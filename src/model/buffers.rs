@@ -4,7 +4,7 @@ use super::ModelError;
 use super::flatbuffer::{Source, Table, Tables};
 use super::schema::{buffer, model};
 
-pub struct Buffers<'s, 'a> {
+pub(crate) struct Buffers<'s, 'a> {
     source: &'s Source<'a>,
     tables: Tables<'s, 'a>,
     /// Buffers that hold anything.
@@ -16,7 +16,7 @@ pub struct Buffers<'s, 'a> {
 
 impl<'s, 'a> Buffers<'s, 'a> {
     /// Finds all buffers of `root`; errors: `Truncated` when one doesn't end within the file.
-    pub fn read(source: &'s Source<'a>, root: Table<'s, 'a>) -> Result<Self, ModelError> {
+    pub(crate) fn read(source: &'s Source<'a>, root: Table<'s, 'a>) -> Result<Self, ModelError> {
         let tables = root.tables(model::BUFFERS)?;
         let mut buffers = Self { source, tables, filled: 0, bytes: 0, outside: 0 };
         for table in tables.iter() {
@@ -30,7 +30,7 @@ impl<'s, 'a> Buffers<'s, 'a> {
     }
 
     /// The bytes of buffer `index`; `from` is the place and the field that name it.
-    pub fn data(&self, index: u32, from: (usize, &'static str)) -> Result<&'a [u8], ModelError> {
+    pub(crate) fn data(&self, index: u32, from: (usize, &'static str)) -> Result<&'a [u8], ModelError> {
         self.contents(self.tables.get(i64::from(index), from)?)
     }
 

@@ -12,7 +12,7 @@ use super::topic::NodeTopics;
 
 /// What a pipeline decides, which says what there is to show of it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Class,
     /// The names of the values.
     Values(Vec<String>),
@@ -22,7 +22,7 @@ pub enum Kind {
 
 /// What the node has.
 #[derive(Debug, Clone)]
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     pub id: &'a str,
     pub topics: &'a NodeTopics,
     pub pipelines: Vec<(&'a str, Kind)>,
@@ -32,22 +32,22 @@ pub struct Node<'a> {
 }
 
 /// An id of letters, digits, `-` and `_`, which is all that Home Assistant allows in its topics.
-pub fn id(name: &str) -> String {
+pub(crate) fn id(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 /// Where the node's device is described, under the prefix, normally `homeassistant`.
-pub fn topic(prefix: &str, node: &str) -> String {
+pub(crate) fn topic(prefix: &str, node: &str) -> String {
     format!("{prefix}/device/{}/config", id(node))
 }
 
 /// Where Home Assistant says that it is there.
-pub fn birth_topic(prefix: &str) -> String {
+pub(crate) fn birth_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
 /// The description, with an entry of its kind alone for each of `gone`, which removes it from Home Assistant.
-pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
+pub(crate) fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
     let mut components = Map::new();
     for (name, kind) in &node.pipelines {
         components.extend(pipeline(node, name, kind));
@@ -72,14 +72,14 @@ pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
 }
 
 /// The entities of an earlier description, each with its kind; nothing of what is no description.
-pub fn components(payload: &Value) -> BTreeMap<String, String> {
+pub(crate) fn components(payload: &Value) -> BTreeMap<String, String> {
     let listed = payload["cmps"].as_object();
     let platform = |(key, component): (&String, &Value)| Some((key.clone(), component["p"].as_str()?.to_owned()));
     listed.into_iter().flatten().filter_map(platform).collect()
 }
 
 /// What of the `before` ones the description `now` has no more.
-pub fn gone(before: &BTreeMap<String, String>, now: &Value) -> Vec<(String, String)> {
+pub(crate) fn gone(before: &BTreeMap<String, String>, now: &Value) -> Vec<(String, String)> {
     let is_gone = |(key, _): &(&String, &String)| now["cmps"].get(key.as_str()).is_none();
     before.iter().filter(is_gone).map(|(key, platform)| (key.clone(), platform.clone())).collect()
 }

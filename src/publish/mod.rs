@@ -2,11 +2,11 @@
 
 mod backoff;
 pub mod broker;
-pub mod discovery;
+pub(crate) mod discovery;
 pub mod mqtt;
 pub mod outbox;
 pub mod payload;
 pub mod publisher;
-pub mod retained;
-pub mod store;
+pub(crate) mod retained;
+pub(crate) mod store;
 pub mod topic;

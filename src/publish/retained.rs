@@ -41,7 +41,7 @@ impl Slot {
 
 /// See the module's doc.
 #[derive(Debug)]
-pub struct Retained {
+pub(crate) struct Retained {
     slots: Vec<Slot>,
     index: HashMap<Arc<str>, usize>,
     due_count: usize,
@@ -53,7 +53,7 @@ pub struct Retained {
 
 impl Retained {
     /// Holds `status` alone, which is always sent first; each topic's packet id is `first_packet_id` plus its place.
-    pub fn new(status: Message, first_packet_id: u16, max_topics: u16, max_payload_bytes: usize) -> Self {
+    pub(crate) fn new(status: Message, first_packet_id: u16, max_topics: u16, max_payload_bytes: usize) -> Self {
         Self {
             index: HashMap::from([(status.topic.clone(), 0)]),
             slots: vec![Slot { message: status, due: true, out_since: None }],
@@ -66,7 +66,7 @@ impl Retained {
     }
 
     /// Sets the latest value of a topic; [`Reason::Full`] when that would be one topic too many.
-    pub fn set(&mut self, message: Message) -> Pushed {
+    pub(crate) fn set(&mut self, message: Message) -> Pushed {
         self.stats.produced += 1;
         if let Err(reason) = message.check(self.max_payload_bytes) {
             return self.refuse(message.class, reason);
@@ -88,7 +88,7 @@ impl Retained {
     }
 
     /// Replaces the payload of `status`.
-    pub fn set_status(&mut self, payload: &'static str) {
+    pub(crate) fn set_status(&mut self, payload: &'static str) {
         if let Some(slot) = self.slots.first_mut() {
             slot.message.payload = Bytes::from_static(payload.as_bytes());
             self.due_count += usize::from(!slot.due);
@@ -102,17 +102,17 @@ impl Retained {
     }
 
     /// Whether `next_to_send` would return a message.
-    pub fn can_send(&self) -> bool {
+    pub(crate) fn can_send(&self) -> bool {
         self.due_count > 0 && self.slots.iter().any(Slot::is_ready)
     }
 
     /// Values handed over and not acknowledged.
-    pub fn unacked(&self) -> usize {
+    pub(crate) fn unacked(&self) -> usize {
         self.slots.iter().filter(|slot| slot.out_since.is_some()).count()
     }
 
     /// Drops what is due and larger than a broker allows.
-    pub fn drop_larger(&mut self, max_bytes: usize) {
+    pub(crate) fn drop_larger(&mut self, max_bytes: usize) {
         if self.due_count == 0 {
             return;
         }
@@ -124,7 +124,7 @@ impl Retained {
     }
 
     /// Takes the next value to be sent and its packet id (0 for QoS 0); one at a time for each topic.
-    pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
+    pub(crate) fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
         if self.due_count == 0 {
             return None;
         }
@@ -142,7 +142,7 @@ impl Retained {
     }
 
     /// Notes an ack, as a drop where it was `refused`; false when that packet id is not out.
-    pub fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
+    pub(crate) fn on_puback(&mut self, packet_id: u16, refused: bool) -> bool {
         let place = packet_id.checked_sub(self.first_packet_id).map(usize::from);
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
         let was_out = slot.out_since.take().is_some();
@@ -153,7 +153,7 @@ impl Retained {
     }
 
     /// The connection is gone: everything has to be sent again.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         for slot in &mut self.slots {
             slot.due = true;
             slot.out_since = None;
@@ -162,22 +162,22 @@ impl Retained {
     }
 
     /// The `round` in which the longest unacknowledged value was handed over.
-    pub fn oldest_round(&self) -> Option<u32> {
+    pub(crate) fn oldest_round(&self) -> Option<u32> {
         self.slots.iter().filter_map(|slot| slot.out_since).min()
     }
 
     /// Whether the broker has the latest `status`.
-    pub fn status_is_settled(&self) -> bool {
+    pub(crate) fn status_is_settled(&self) -> bool {
         self.slots.first().is_some_and(is_settled)
     }
 
     /// Whether the broker has the latest value of every topic.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.slots.iter().all(is_settled)
     }
 
     /// The figures as of now.
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         Stats { topics: self.slots.len() as u64, ..self.stats.clone() }
     }
 }

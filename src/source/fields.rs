@@ -1,7 +1,7 @@
 //! One line of CSV cut into its fields. Nothing is allocated for a line once the buffers have grown to the longest one.
 
 /// The fields of the line that was cut last.
-pub struct Fields {
+pub(crate) struct Fields {
     csv: csv_core::Reader,
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -16,7 +16,7 @@ impl Default for Fields {
 
 impl Fields {
     /// Cuts a line, with or without its newline, into fields; returns how many.
-    pub fn split(&mut self, line: &[u8]) -> usize {
+    pub(crate) fn split(&mut self, line: &[u8]) -> usize {
         self.csv.reset();
         // Fields are never longer together than the line, and there are at most as many as bytes, and one.
         self.bytes.resize(self.bytes.len().max(line.len() + 1), 0);
@@ -36,7 +36,7 @@ impl Fields {
     }
 
     /// Field `index` of the line, which has as many as [`Self::split`] said.
-    pub fn get(&self, index: usize) -> &[u8] {
+    pub(crate) fn get(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.bytes[start..self.ends[index]]
     }

@@ -24,7 +24,7 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 const AFTER_FAULT: Duration = Duration::from_millis(100);
 
 /// Cuts what it reads into lines; holds at most one that is not complete.
-pub struct LineReader {
+pub(crate) struct LineReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -34,7 +34,7 @@ pub struct LineReader {
 
 /// What the bytes read so far hold.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub(crate) enum Line<'a> {
     /// A line, with its newline.
     Complete(&'a [u8]),
     /// The end of a line that was too long to keep.
@@ -44,12 +44,12 @@ pub enum Line<'a> {
 }
 
 impl LineReader {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { buffer: vec![0; 2 * MAX_LINE_BYTES], start: 0, end: 0, skipping: false }
     }
 
     /// Reads once; the number of bytes, 0 at the end of the stream.
-    pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -63,7 +63,7 @@ impl LineReader {
         Ok(count)
     }
 
-    pub fn next_line(&mut self) -> Line<'_> {
+    pub(crate) fn next_line(&mut self) -> Line<'_> {
         let held = &self.buffer[self.start..self.end];
         match memchr::memchr(b'\n', held) {
             Some(at) => {
@@ -86,7 +86,7 @@ impl LineReader {
     }
 
     /// What is left behind the last newline, once the stream has ended.
-    pub fn rest(&mut self) -> Line<'_> {
+    pub(crate) fn rest(&mut self) -> Line<'_> {
         let rest = self.start..self.end;
         self.start = self.end;
         if std::mem::take(&mut self.skipping) {
@@ -100,7 +100,7 @@ impl LineReader {
 }
 
 /// Lines from standard input, a FIFO or a socket.
-pub struct LinesSource {
+pub(crate) struct LinesSource {
     from: Opened,
     parser: RecordParser,
     /// End with the first writer instead of waiting for the next.
@@ -114,7 +114,7 @@ enum Opened {
 }
 
 impl LinesSource {
-    pub fn open(from: &From, parser: RecordParser, once: bool) -> Result<Self, SourceError> {
+    pub(crate) fn open(from: &From, parser: RecordParser, once: bool) -> Result<Self, SourceError> {
         let from = match from {
             From::Stdin => Opened::Stdin,
             From::Fifo(path) => {
@@ -233,7 +233,7 @@ fn stream(
 }
 
 /// Errors where `path` is not a FIFO.
-pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
+pub(crate) fn check_fifo(path: &Path) -> Result<(), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|e| SourceError::io("open", path, e))?;
     if metadata.file_type().is_fifo() { Ok(()) } else { Err(SourceError::NotAFifo { path: path.to_owned() }) }
 }

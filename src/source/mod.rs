@@ -3,7 +3,7 @@
 //! Owns the rejection of bad records, the counting of what was taken and lost, and the waking of the pipeline.
 //! What a window is, and what a gap does to it, is `window`'s business.
 
-pub mod fields;
+pub(crate) mod fields;
 mod lines;
 mod record;
 mod replay;

@@ -13,7 +13,7 @@ use crate::config::{Replay, Speed};
 use crate::stop::Waited;
 use crate::units::MonoTime;
 
-pub struct ReplaySource {
+pub(crate) struct ReplaySource {
     file: File,
     path: PathBuf,
     parser: RecordParser,
@@ -23,7 +23,7 @@ pub struct ReplaySource {
 
 impl ReplaySource {
     /// Opens the recording and reads its header, so that a wrong file is refused before anything runs.
-    pub fn open(replay: &Replay, rate_hz: Option<f64>, mut parser: RecordParser) -> Result<Self, SourceError> {
+    pub(crate) fn open(replay: &Replay, rate_hz: Option<f64>, mut parser: RecordParser) -> Result<Self, SourceError> {
         let path = replay.path.clone();
         let io_error = |e| SourceError::io("open the recording", &path, e);
         // Asked before it is opened: opening a FIFO would wait for a writer.

@@ -6,7 +6,7 @@ use std::io;
 use nix::libc::{self, STA_UNSYNC, TIME_ERROR};
 
 /// What the kernel knows of it (`adjtimex(2)`): a time daemon clears the flag once it has set the clock.
-pub fn is_synchronised() -> io::Result<bool> {
+pub(crate) fn is_synchronised() -> io::Result<bool> {
     // SAFETY: `timex` is integers alone, for which zero is a value; no mode is set, so the kernel only writes to it.
     let (state, timex) = unsafe {
         let mut timex: libc::timex = std::mem::zeroed();

@@ -1,12 +1,12 @@
 //! What the kernel tells of this process and machine: memory, temperature, processor time, an identity for this start;
 //! memory that processes share, real time.
 
-pub mod clock;
+pub(crate) mod clock;
 pub mod cpu;
-pub mod perf;
-pub mod rt;
-pub mod shared;
-pub mod vcio;
+pub(crate) mod perf;
+pub(crate) mod rt;
+pub(crate) mod shared;
+pub(crate) mod vcio;
 
 use std::path::{Path, PathBuf};
 

@@ -30,13 +30,13 @@ struct Attributes {
 
 /// An event that counts from its opening on.
 #[derive(Debug)]
-pub struct EventCounter(File);
+pub(crate) struct EventCounter(File);
 
 impl EventCounter {
     /// Starts counting event `config` of the source `kind` (its `type` in sysfs) on `cpu`.
     ///
     /// Errors: `PermissionDenied` without CAP_PERFMON at a `perf_event_paranoid` above 0.
-    pub fn open(kind: u32, config: u64, cpu: u32) -> io::Result<Self> {
+    pub(crate) fn open(kind: u32, config: u64, cpu: u32) -> io::Result<Self> {
         let size = u32::try_from(size_of::<Attributes>()).map_err(io::Error::other)?;
         let mut attributes = Attributes { kind, size, config, ..Attributes::default() };
         let cpu = libc::c_int::try_from(cpu).map_err(io::Error::other)?;
@@ -55,7 +55,7 @@ impl EventCounter {
     }
 
     /// The count since the opening.
-    pub fn read(&self) -> io::Result<u64> {
+    pub(crate) fn read(&self) -> io::Result<u64> {
         let mut bytes = [0; size_of::<u64>()];
         // An event that was lost, as with its CPU, gives no bytes: that is an error here.
         (&self.0).read_exact(&mut bytes)?;

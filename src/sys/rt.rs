@@ -23,7 +23,7 @@ const MEMORY_MEND: &str = "LimitMEMLOCK=infinity by systemctl edit edgewatt";
 /// of ordinary programs. What is not as asked for, and what would mend it.
 ///
 /// Processes and threads that it starts are ordinary again (SCHED_RESET_ON_FORK, sched(7)).
-pub fn prioritise(priority: u8) -> Result<(), String> {
+pub(crate) fn prioritise(priority: u8) -> Result<(), String> {
     let Err(error) = fifo(priority) else { return Ok(()) };
     let refused = format!("no real-time priority {priority}: {error}");
     if error.raw_os_error() != Some(libc::EPERM) {
@@ -51,7 +51,7 @@ fn fifo(priority: u8) -> io::Result<()> {
 }
 
 /// Keeps the calling thread on these processors, numbered from 0; what is not as asked for.
-pub fn bind(cpus: &[usize]) -> Result<(), String> {
+pub(crate) fn bind(cpus: &[usize]) -> Result<(), String> {
     let mut set = CpuSet::new();
     let bound = cpus.iter().try_for_each(|cpu| set.set(*cpu)).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     bound.map_err(|errno| match errno {
@@ -61,7 +61,7 @@ pub fn bind(cpus: &[usize]) -> Result<(), String> {
 }
 
 /// Keeps all memory of this process in RAM, that which it has and that which is to come; what is not as asked for.
-pub fn lock_memory() -> Result<(), String> {
+pub(crate) fn lock_memory() -> Result<(), String> {
     // Under a limit later allocations would fail, and the daemon with them.
     let unlimited = getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
     if !unlimited && capabilities().is_none_or(|held| held & IPC_LOCK == 0) {

@@ -23,7 +23,7 @@ use nix::unistd::ftruncate;
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// A mapping of the whole file.
-pub struct Shared {
+pub(crate) struct Shared {
     start: NonNull<u8>,
     len: NonZeroUsize,
 }
@@ -32,13 +32,13 @@ pub struct Shared {
 unsafe impl Send for Shared {}
 
 /// An empty file, to hand to another process before its size is known.
-pub fn file() -> io::Result<OwnedFd> {
+pub(crate) fn file() -> io::Result<OwnedFd> {
     Ok(memfd_create("edgewatt", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
 }
 
 impl Shared {
     /// Gives the file its size for ever, filled with zeros, and maps it.
-    pub fn create(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+    pub(crate) fn create(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let size = libc::off_t::try_from(len.get()).map_err(io::Error::other)?;
         ftruncate(file, size)?;
         // A lack of memory shall be an error here, not a SIGBUS at the first touch.
@@ -48,7 +48,7 @@ impl Shared {
     }
 
     /// Maps a file that somebody else has created with that size.
-    pub fn open(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
+    pub(crate) fn open(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
         if !seals.contains(SEALS) || usize::try_from(fstat(file)?.st_size) != Ok(len.get()) {
             return Err(io::Error::other("the shared memory is not sealed, or not of the size that was agreed on"));
@@ -61,7 +61,7 @@ impl Shared {
     }
 
     /// Word `index` of the memory.
-    pub fn word(&self, index: usize) -> &AtomicU32 {
+    pub(crate) fn word(&self, index: usize) -> &AtomicU32 {
         let at = index * size_of::<AtomicU32>();
         self.check(&(at..at + size_of::<AtomicU32>()));
         // SAFETY: within the mapping, which starts at a page and so is aligned, and lives as long as `self`; any bits
@@ -69,14 +69,14 @@ impl Shared {
         unsafe { self.start.add(at).cast().as_ref() }
     }
 
-    pub fn bytes(&self, place: Range<usize>) -> &[u8] {
+    pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
         self.check(&place);
         // SAFETY: within the mapping, and any bits are bytes. The other process does not write here while it is not its
         // turn; if it did all the same, values would be wrong that nobody indexes by.
         unsafe { std::slice::from_raw_parts(self.start.add(place.start).as_ptr(), place.len()) }
     }
 
-    pub fn bytes_mut(&mut self, place: Range<usize>) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self, place: Range<usize>) -> &mut [u8] {
         self.check(&place);
         // SAFETY: as above, and nobody else in this process while `self` is borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(place.start).as_ptr(), place.len()) }

@@ -22,15 +22,15 @@ const RESULT: usize = 5;
 
 /// The firmware behind `/dev/vcio`.
 #[derive(Debug)]
-pub struct Firmware(File);
+pub(crate) struct Firmware(File);
 
 impl Firmware {
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         File::open(path).map(Self)
     }
 
     /// What the firmware answers to `command`; an error where it has no such command.
-    pub fn ask(&self, command: &str) -> io::Result<String> {
+    pub(crate) fn ask(&self, command: &str) -> io::Result<String> {
         let mut message = request(command)?;
         // SAFETY: the driver reads and writes the bytes that the first word counts, which are those of `message`; it is
         // aligned for words and lives until the call returns.

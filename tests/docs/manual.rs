@@ -2,7 +2,7 @@
 
 #[path = "../../tools/manual.rs"]
 #[allow(dead_code, reason = "its main")]
-mod manual;
+mod tool;
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 #[test]
 fn there_is_a_page_for_each_subcommand_and_for_the_configuration() {
     let dir = TempDir::new().unwrap();
-    manual::write_manual(&dir.path().join("not/yet")).unwrap();
+    tool::write_manual(&dir.path().join("not/yet")).unwrap();
     let read = |path: &str| std::fs::read_to_string(dir.path().join("not/yet").join(path)).unwrap();
 
     let help = Command::new(program()).arg("--help").output().unwrap();

@@ -2,10 +2,10 @@
 
 /// splitmix64; the same numbers on every machine.
 #[derive(Debug, Clone)]
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,31 +14,31 @@ impl Rng {
     }
 
     /// From 0 to 1.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
     /// Each factor as likely as the other.
-    pub fn log_between(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn log_between(&mut self, low: f64, high: f64) -> f64 {
         low * (high / low).powf(self.unit())
     }
 
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[(self.next() % choices.len() as u64) as usize]
     }
 
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
     }
 }
 
 /// Work of one pipeline: inferences one after the other, or a group of many short ones.
 #[derive(Debug, Clone, Copy)]
-pub struct Burst {
+pub(crate) struct Burst {
     pub start_s: f64,
     pub end_s: f64,
     pub busy_s: f64,
@@ -47,7 +47,7 @@ pub struct Burst {
 
 /// One pipeline's bursts and what each busy second adds.
 #[derive(Debug, Clone, Default)]
-pub struct Load {
+pub(crate) struct Load {
     pub added_w: f64,
     pub bursts: Vec<Burst>,
     /// Busy seconds and inferences before each burst.
@@ -55,7 +55,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(added_w: f64, bursts: Vec<Burst>) -> Self {
+    pub(crate) fn new(added_w: f64, bursts: Vec<Burst>) -> Self {
         let mut sum = (0.0, 0.0);
         let before = bursts
             .iter()
@@ -69,7 +69,7 @@ impl Load {
     }
 
     /// Busy seconds and inferences until `t`.
-    pub fn until(&self, t: f64) -> (f64, f64) {
+    pub(crate) fn until(&self, t: f64) -> (f64, f64) {
         let next = self.bursts.partition_point(|burst| burst.start_s < t);
         let Some(last) = next.checked_sub(1) else { return (0.0, 0.0) };
         let (burst, before) = (self.bursts[last], self.before[last]);
@@ -80,7 +80,7 @@ impl Load {
 
 /// Everything that draws power.
 #[derive(Debug, Clone)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Idle power on a grid of `STEP_S`, straight in between, and the energy until each point.
     idle_w: Vec<f64>,
     idle_j: Vec<f64>,
@@ -93,7 +93,7 @@ const STEP_S: f64 = 0.25;
 
 /// How idle power wanders: a walk and a slow wave, both in parts of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Drift {
+pub(crate) struct Drift {
     /// Standard deviation after a minute.
     pub walk_rel: f64,
     pub wave_rel: f64,
@@ -101,7 +101,7 @@ pub struct Drift {
 }
 
 impl Machine {
-    pub fn new(idle_w: f64, drift: Drift, length_s: f64, loads: Vec<Load>, others: Load, rng: &mut Rng) -> Self {
+    pub(crate) fn new(idle_w: f64, drift: Drift, length_s: f64, loads: Vec<Load>, others: Load, rng: &mut Rng) -> Self {
         let (mut level, phase) = (0.0, rng.between(0.0, std::f64::consts::TAU));
         let step_rel = drift.walk_rel * (STEP_S / 60.0).sqrt();
         let points = (length_s / STEP_S) as usize + 3;
@@ -122,7 +122,7 @@ impl Machine {
     }
 
     /// Joules since the start.
-    pub fn energy_j(&self, t: f64) -> f64 {
+    pub(crate) fn energy_j(&self, t: f64) -> f64 {
         let point = ((t / STEP_S) as usize).min(self.idle_w.len() - 2);
         let into = t - point as f64 * STEP_S;
         let (left, right) = (self.idle_w[point], self.idle_w[point + 1]);
@@ -132,7 +132,7 @@ impl Machine {
     }
 
     /// Mean power over the `length_s` that ends at `t`.
-    pub fn power_w(&self, t: f64, length_s: f64) -> f64 {
+    pub(crate) fn power_w(&self, t: f64, length_s: f64) -> f64 {
         (self.energy_j(t) - self.energy_j(t - length_s)) / length_s
     }
 }

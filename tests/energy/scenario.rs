@@ -12,7 +12,7 @@ use super::machine::{Burst, Drift, Load, Machine, Rng};
 
 /// What distinguishes a class of scenarios; what is not here is drawn anew in each.
 #[derive(Debug)]
-pub struct Class {
+pub(crate) struct Class {
     pub name: &'static str,
     pub meter: Meter,
     /// The length of an inference, shortest and longest.
@@ -25,7 +25,7 @@ pub struct Class {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Meter {
+pub(crate) enum Meter {
     /// RAPL: a counter with a period of 1 ms and jitter, in units of 61 uJ.
     Counter,
     /// An INA219 in its usual setting, as the kernel's drivers show it: 532 us of every 1064 are seen.
@@ -37,7 +37,7 @@ pub enum Meter {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     None,
     /// Idle power drifts by per cents.
     Drift,
@@ -53,14 +53,14 @@ pub enum Trouble {
 
 impl Trouble {
     /// What goes wrong with the meter and its readings, not with the machine.
-    pub fn is_of_the_meter(self) -> bool {
+    pub(crate) fn is_of_the_meter(self) -> bool {
         matches!(self, Self::Wraps | Self::Gaps | Self::Suspends)
     }
 }
 
 impl Class {
     /// A counter goes on counting while nobody reads it, and its wraps are understood.
-    pub fn loses_nothing(&self) -> bool {
+    pub(crate) fn loses_nothing(&self) -> bool {
         self.meter == Meter::Counter
     }
 }
@@ -82,7 +82,7 @@ const ANY: (f64, f64) = (3e-6, 200e-3);
 const DEFAULT: Meter = Meter::Ina219 { hz: 10.0, seen_s: AVERAGED_S };
 const FAST: Meter = Meter::Ina219 { hz: 230.0, seen_s: 2.13e-3 };
 
-pub const CLASSES: [Class; 25] = [
+pub(crate) const CLASSES: [Class; 25] = [
     Class { name: "counter, 3-100 us", inference_s: SHORT, ..PLAIN },
     Class { name: "counter, 0.3-20 ms", inference_s: MIDDLE, ..PLAIN },
     Class { name: "counter, 20-200 ms", inference_s: LONG, ..PLAIN },
@@ -145,7 +145,7 @@ const READINGS_MAX: f64 = 12_000.0;
 const METRICS_S: f64 = 10.0;
 
 #[derive(Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     meter: Meter,
     trouble: Trouble,
     idle_s: f64,
@@ -174,20 +174,20 @@ struct CounterKind {
 
 /// What is true of a figure's window.
 #[derive(Debug, Clone, Copy)]
-pub struct Truth {
+pub(crate) struct Truth {
     pub gross_j: f64,
     pub net_j: f64,
 }
 
 #[derive(Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub figures: Vec<(EnergyEstimate, Truth)>,
     /// From the last good reading to the next one, where the meter lost what was between.
     pub losses: Vec<(MonoTime, MonoTime)>,
 }
 
 impl Scenario {
-    pub fn new(class: &Class, seed: u64) -> Self {
+    pub(crate) fn new(class: &Class, seed: u64) -> Self {
         let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)
             ^ class.name.bytes().fold(7u64, |h, b| h.wrapping_mul(31) + u64::from(b)));
         for _ in 0..4 {
@@ -248,7 +248,7 @@ impl Scenario {
     }
 
     /// The same without wraps, gaps and suspends.
-    pub fn without_trouble(mut self) -> Self {
+    pub(crate) fn without_trouble(mut self) -> Self {
         self.counter.start_units = 0;
         self.trouble = Trouble::None;
         self
@@ -281,7 +281,7 @@ impl Scenario {
         bursts
     }
 
-    pub fn run(&self) -> Outcome {
+    pub(crate) fn run(&self) -> Outcome {
         let mut rng = self.rng.clone();
         let loads: Vec<Load> = (0..self.pipelines)
             .map(|index| Load::new(self.added_w * (1.0 + index as f64), self.bursts(&mut rng)))

@@ -25,7 +25,12 @@ const MAX_CPU: usize = 1023;
 const DEFAULT_GAP_PERIODS: f64 = 3.0;
 
 /// Judges what the user wrote; reports all problems, not the first.
-pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: String) -> Result<Config, Vec<Problem>> {
+pub(crate) fn check(
+    root: raw::Root,
+    folder: &Path,
+    hostname: Option<&str>,
+    hash: String,
+) -> Result<Config, Vec<Problem>> {
     let mut check = Check { problems: Vec::new(), folder: folder.to_owned() };
     let node_id = check.node_id(root.node.id, hostname);
     let mqtt = check.mqtt(root.mqtt, &node_id);
@@ -63,7 +68,11 @@ pub fn check(root: raw::Root, folder: &Path, hostname: Option<&str>, hash: Strin
 }
 
 /// The delegate of that name, and the runtime library where one is named; nothing else of the file is judged.
-pub fn delegate(root: raw::Root, folder: &Path, name: &str) -> Result<(Delegate, Option<PathBuf>), Vec<Problem>> {
+pub(crate) fn delegate(
+    root: raw::Root,
+    folder: &Path,
+    name: &str,
+) -> Result<(Delegate, Option<PathBuf>), Vec<Problem>> {
     let mut check = Check { problems: Vec::new(), folder: folder.to_owned() };
     let key = Key::new(&["delegates", name]);
     if let Some(entry) = root.delegates.get(name) {

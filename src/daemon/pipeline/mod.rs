@@ -4,9 +4,9 @@
 //! an engine fails is in `engine_supervisor`: it is made again at once, then after growing pauses, and when it has failed too often
 //! the next delegate takes over. Making blocks, so it is done on threads of its own.
 
-pub mod progress;
+pub(crate) mod progress;
 mod supervisor;
-pub mod threads;
+pub(crate) mod threads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::progress::{Figures, Watch};
-pub use self::supervisor::EngineReady;
+pub(crate) use self::supervisor::EngineReady;
 use self::supervisor::EngineSupervisor;
 use self::threads::DaemonEvent;
 use super::summary::{EnergyTotal, PipelineSummary};
@@ -40,7 +40,7 @@ use crate::units::MonoTime;
 const DECISIONS: usize = 1024;
 
 /// What the threads of every pipeline are given alike.
-pub struct Shared {
+pub(crate) struct Shared {
     pub notify: Arc<Notify>,
     pub told: UnboundedSender<DaemonEvent>,
     pub node_publisher: NodePublisher,
@@ -51,7 +51,7 @@ pub struct Shared {
 }
 
 /// What a pipeline that starts has from one of the same name that has ended.
-pub struct CarriedOver {
+pub(crate) struct CarriedOver {
     stats: Arc<PipelineStats>,
     source_stats: Arc<SourceStats>,
     progress: Progress,
@@ -59,7 +59,7 @@ pub struct CarriedOver {
 }
 
 /// What comes after the end of a pipeline.
-pub enum Afterwards {
+pub(crate) enum Afterwards {
     Nothing,
     /// It is no longer in the configuration.
     Removed,
@@ -68,7 +68,7 @@ pub enum Afterwards {
 }
 
 /// A pipeline that runs, or has ended and is kept for its figures.
-pub struct Running {
+pub(crate) struct Running {
     pub id: usize,
     pub config: Pipeline,
     pub publisher: PipelinePublisher,
@@ -96,7 +96,7 @@ pub struct Running {
 
 impl Running {
     /// Starts the threads of a pipeline.
-    pub fn start(
+    pub(crate) fn start(
         id: usize,
         config: Pipeline,
         prepared: PreparedPipeline,
@@ -185,13 +185,13 @@ impl Running {
         Ok(running)
     }
 
-    pub fn tell(&self, command: InferCommand) {
+    pub(crate) fn tell(&self, command: InferCommand) {
         self.control.tell(command);
         self.wake.reader();
     }
 
     /// Whether the engine in use is the one that the configuration asks for, as far as that can be by now, and stays.
-    pub fn is_as_asked(&self) -> bool {
+    pub(crate) fn is_as_asked(&self) -> bool {
         let first = self.engine_supervisor.place.unwrap_or(self.engine_supervisor.waiting) == 0;
         first
             && !self.engine_supervisor.mending
@@ -200,7 +200,7 @@ impl Running {
     }
 
     /// Gives the running pipeline other stages; its source stays.
-    pub fn change(&mut self, config: Pipeline, prepared: PreparedPipeline) {
+    pub(crate) fn change(&mut self, config: Pipeline, prepared: PreparedPipeline) {
         let (route, decisions) = route(&config, &prepared);
         self.publisher.next.push_back(route);
         let engine = prepared.built.map(|built| {
@@ -218,7 +218,7 @@ impl Running {
     }
 
     /// Throws its samples away, or does so no more; what is said of it.
-    pub fn pause(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
+    pub(crate) fn pause(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
         if self.infer_ended || self.acquire_ended || self.error.is_some() {
             return Err(format!("pipeline {} has ended", self.config.name));
         }
@@ -231,7 +231,7 @@ impl Running {
     }
 
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
-    pub fn end(&mut self, afterwards: Afterwards, patience: Duration) {
+    pub(crate) fn end(&mut self, afterwards: Afterwards, patience: Duration) {
         self.afterwards = afterwards;
         self.stop.request();
         // Without an engine nothing will be decided.
@@ -245,7 +245,7 @@ impl Running {
     }
 
     /// What a pipeline of the same name goes on with.
-    pub fn carry_over(self) -> CarriedOver {
+    pub(crate) fn carry_over(self) -> CarriedOver {
         CarriedOver {
             stats: self.publisher.stats,
             source_stats: self.publisher.source_stats,
@@ -255,7 +255,7 @@ impl Running {
     }
 
     /// A thread of this pipeline has ended; `stopping`: it was told to.
-    pub fn ended(&mut self, node_publisher: &NodePublisher, ended: threads::Ended, stopping: bool) {
+    pub(crate) fn ended(&mut self, node_publisher: &NodePublisher, ended: threads::Ended, stopping: bool) {
         let name = &self.publisher.name;
         match ended.stage {
             threads::Stage::Acquire => self.acquire_ended = true,
@@ -286,7 +286,7 @@ impl Running {
     }
 
     /// Hears what the infer thread tells; whether what is published of the node has changed.
-    pub fn heard(&mut self, node_publisher: &NodePublisher, report: InferEvent) -> bool {
+    pub(crate) fn heard(&mut self, node_publisher: &NodePublisher, report: InferEvent) -> bool {
         match report {
             InferEvent::EngineFailed { engine, error } => {
                 self.engine_failed(node_publisher, engine, &error);
@@ -370,7 +370,7 @@ impl Running {
         }
     }
 
-    pub fn summary(self, wall_s: f64) -> PipelineSummary {
+    pub(crate) fn summary(self, wall_s: f64) -> PipelineSummary {
         let Totals { stages, end_to_end, known, right } = &self.publisher.progress.totals;
         PipelineSummary {
             counts: self.publisher.counts(),

@@ -22,7 +22,7 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What was seen of a pipeline so far.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// `None`: nobody knows how often samples should come.
     silence: Option<Duration>,
     samples: u64,
@@ -33,7 +33,7 @@ pub struct Watch {
 
 impl Watch {
     /// Of a source that begins at that time.
-    pub fn new(source: &Source, begin: MonoTime) -> Self {
+    pub(crate) fn new(source: &Source, begin: MonoTime) -> Self {
         let pace = match &source.kind {
             SourceKind::Replay(replay) => match replay.speed {
                 Speed::Times(factor) => factor,
@@ -71,7 +71,12 @@ fn silence(rate_hz: f64) -> Duration {
 impl Running {
     /// Looks whether the pipeline makes progress, and says so when that has changed. What hangs for longer than
     /// `limit`, or than its delegate's process may, and does not come back by itself.
-    pub fn look_after(&mut self, node_publisher: &NodePublisher, now: MonoTime, limit: Duration) -> Option<String> {
+    pub(crate) fn look_after(
+        &mut self,
+        node_publisher: &NodePublisher,
+        now: MonoTime,
+        limit: Duration,
+    ) -> Option<String> {
         if self.infer_ended {
             return None;
         }
@@ -126,7 +131,7 @@ impl Running {
 }
 
 /// What a pipeline has done in the last interval.
-pub struct Figures {
+pub(crate) struct Figures {
     per_s: f64,
     /// Joules an inference, and what they are worth; or why there are none.
     energy: Option<(Joules, Status)>,
@@ -134,7 +139,7 @@ pub struct Figures {
 
 impl Figures {
     /// `energy` is by the first meter.
-    pub fn new(per_s: f64, energy: Option<&EnergyEstimate>) -> Self {
+    pub(crate) fn new(per_s: f64, energy: Option<&EnergyEstimate>) -> Self {
         let energy = energy.and_then(|figure| Some((Joules(figure.gross_j?), figure.status)));
         Self { per_s, energy }
     }

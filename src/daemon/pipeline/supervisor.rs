@@ -64,7 +64,7 @@ impl EngineSupervisor {
 }
 
 /// An engine that was ordered, or why there is none.
-pub struct EngineReady {
+pub(crate) struct EngineReady {
     pub order: u64,
     place: usize,
     result: Result<BuiltEngine, BuildError>,
@@ -72,7 +72,7 @@ pub struct EngineReady {
 
 impl Running {
     /// Frees the engine for another that needs the same device; tells `done`.
-    pub fn release(&mut self, done: mpsc::Sender<()>) {
+    pub(crate) fn release(&mut self, done: mpsc::Sender<()>) {
         if self.infer_ended {
             return;
         }
@@ -83,7 +83,7 @@ impl Running {
     }
 
     /// Makes the engine anew that was freed in vain.
-    pub fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         if std::mem::take(&mut self.engine_supervisor.released) {
             self.order(
                 self.engine_supervisor.place.unwrap_or(self.engine_supervisor.waiting),
@@ -172,7 +172,7 @@ impl Running {
     }
 
     /// An engine that was ordered has come, or has not.
-    pub fn delivered(&mut self, node_publisher: &NodePublisher, delivery: EngineReady) {
+    pub(crate) fn delivered(&mut self, node_publisher: &NodePublisher, delivery: EngineReady) {
         let EngineReady { order, place, result } = delivery;
         if order != self.engine_supervisor.order || self.infer_ended {
             // Freed on a thread that may block.
@@ -216,7 +216,7 @@ impl Running {
     }
 
     /// The delegate in use among the pipeline's; `None`: the reference.
-    pub fn place(&self) -> Option<usize> {
+    pub(crate) fn place(&self) -> Option<usize> {
         self.engine_supervisor.place
     }
 

@@ -17,7 +17,7 @@ use crate::sys::rt;
 use crate::units::MonoTime;
 
 /// What the async thread is told by others.
-pub enum DaemonEvent {
+pub(crate) enum DaemonEvent {
     Ended(Ended),
     Infer(usize, InferEvent),
     /// An engine that was ordered.
@@ -30,7 +30,7 @@ pub enum DaemonEvent {
 
 /// A thread of a pipeline that has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub pipeline: usize,
     pub stage: Stage,
     /// Why it ended before its time.
@@ -38,18 +38,18 @@ pub struct Ended {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Acquire,
     Infer,
 }
 
 /// When a source begins, unless it is stopped before.
-pub struct Begin {
+pub(crate) struct Begin {
     pub at: MonoTime,
     pub stop: Arc<Stop>,
 }
 
-pub fn acquire(
+pub(crate) fn acquire(
     pipeline: usize,
     name: &str,
     source: Box<dyn Source>,
@@ -69,7 +69,7 @@ pub fn acquire(
     })
 }
 
-pub fn infer(
+pub(crate) fn infer(
     pipeline: usize,
     name: &str,
     infer: Infer,
@@ -104,7 +104,7 @@ fn thread_name(stage: &str, pipeline: &str) -> String {
 }
 
 /// A panic in one pipeline is our mistake, but no reason to take the others down.
-pub fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(crate) fn caught<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked; this is a fault in edgewatt, please report it with the log".into()),

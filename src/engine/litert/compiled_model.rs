@@ -15,7 +15,7 @@ use crate::config::Accelerator;
 type SignatureTensor = unsafe extern "C" fn(sys::Signature, sys::ParamIndex, *mut sys::Tensor) -> sys::Status;
 
 /// A model that LiteRT has read, with the bytes that it points into, and one of its signatures.
-pub struct Model {
+pub(crate) struct Model {
     owned: Owned<sys::Model>,
     _bytes: Box<[u8]>,
     environment: Environment,
@@ -23,7 +23,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(environment: Environment, bytes: &[u8], signature: usize) -> Result<Self, Failure> {
+    pub(crate) fn new(environment: Environment, bytes: &[u8], signature: usize) -> Result<Self, Failure> {
         let bytes: Box<[u8]> = bytes.into();
         let table = environment.litert.table;
         // SAFETY: the bytes and the environment live as long as the model.
@@ -34,7 +34,7 @@ impl Model {
     }
 
     /// The signature's inputs and outputs in its order, as indices into the list of the file's tensors.
-    pub fn tensor_indices(&self) -> Result<(Vec<usize>, Vec<usize>), Failure> {
+    pub(crate) fn tensor_indices(&self) -> Result<(Vec<usize>, Vec<usize>), Failure> {
         let table = self.environment.litert.table;
         let signature = self.signature()?;
         let (mut inputs, mut outputs) = (0, 0);
@@ -153,7 +153,7 @@ impl Drop for Buffer {
 }
 
 /// A model compiled for accelerators, with its buffers. The fields are in the order in which they are to be freed.
-pub struct CompiledModel {
+pub(crate) struct CompiledModel {
     /// Only absent when compiling it anew has failed.
     compiled: Option<Owned<sys::CompiledModel>>,
     /// The input's, then those of the outputs.
@@ -170,7 +170,7 @@ pub struct CompiledModel {
 unsafe impl Send for CompiledModel {}
 
 impl CompiledModel {
-    pub fn new(model: Model, accelerators: &[Accelerator]) -> Result<Self, Failure> {
+    pub(crate) fn new(model: Model, accelerators: &[Accelerator]) -> Result<Self, Failure> {
         let table = model.environment.litert.table;
         // SAFETY: the call has no other arguments.
         let options = Owned::new("LiteRtCreateOptions", null_mut(), table.destroy_options, |handle| unsafe {
@@ -184,7 +184,7 @@ impl CompiledModel {
     }
 
     /// Gives the one input another shape, before the buffers are made.
-    pub fn resize_input(&mut self, dims: &[c_int]) -> Result<(), Failure> {
+    pub(crate) fn resize_input(&mut self, dims: &[c_int]) -> Result<(), Failure> {
         let resize = self.litert().resize_input;
         // SAFETY: as many dimensions as are told, which the call copies.
         let status = unsafe { resize(self.handle()?, self.model.signature, 0, dims.as_ptr(), dims.len()) };
@@ -194,7 +194,7 @@ impl CompiledModel {
     }
 
     /// The shapes of `count` outputs, all that the signature has; allocates the tensors for them.
-    pub fn output_shapes(&mut self, count: usize) -> Result<Vec<Vec<c_int>>, Failure> {
+    pub(crate) fn output_shapes(&mut self, count: usize) -> Result<Vec<Vec<c_int>>, Failure> {
         // SAFETY: plain data, for which zeros are valid.
         let mut layouts = vec![unsafe { std::mem::zeroed::<LiteRtLayout>() }; count];
         let get = self.litert().output_layouts;
@@ -206,7 +206,7 @@ impl CompiledModel {
     }
 
     /// Makes the buffers for an input and outputs of these shapes; gives their sizes in bytes, the input's first.
-    pub fn allocate(&mut self, input: &[c_int], outputs: &[Vec<c_int>]) -> Result<Vec<usize>, Failure> {
+    pub(crate) fn allocate(&mut self, input: &[c_int], outputs: &[Vec<c_int>]) -> Result<Vec<usize>, Failure> {
         let (model, compiled, table) = (&self.model, self.handle()?, self.litert().table);
         let mut requirements = null_mut();
         let get = table.get_compiled_model_input_buffer_requirements;
@@ -226,7 +226,7 @@ impl CompiledModel {
         Ok(self.buffers.iter().map(|buffer| buffer.bytes).collect())
     }
 
-    pub fn run(&mut self) -> Result<(), Failure> {
+    pub(crate) fn run(&mut self) -> Result<(), Failure> {
         for buffer in &mut self.buffers {
             buffer.unmap()?;
         }
@@ -238,7 +238,7 @@ impl CompiledModel {
     }
 
     /// Compiles the model again, which forgets its state; the buffers are kept.
-    pub fn renew(&mut self) -> Result<(), Failure> {
+    pub(crate) fn renew(&mut self) -> Result<(), Failure> {
         // A device may not let itself be opened twice.
         self.compiled = None;
         self.compiled = Some(compile(&self.model, &self.options)?);
@@ -249,7 +249,7 @@ impl CompiledModel {
     }
 
     /// Whether each operator runs on an accelerator that was asked for; the CPU is one.
-    pub fn fully_accelerated(&self) -> Result<bool, Failure> {
+    pub(crate) fn fully_accelerated(&self) -> Result<bool, Failure> {
         let mut fully = false;
         let get = self.litert().table.compiled_model_is_fully_accelerated;
         // SAFETY: the compiled model is alive.
@@ -258,7 +258,7 @@ impl CompiledModel {
     }
 
     /// Whether none of it runs on the CPU, where LiteRT tells.
-    pub fn fully_off_cpu(&self) -> Result<Option<bool>, Failure> {
+    pub(crate) fn fully_off_cpu(&self) -> Result<Option<bool>, Failure> {
         let Some(get) = self.litert().fully_off_cpu else { return Ok(None) };
         let mut fully = false;
         // SAFETY: the compiled model is alive.
@@ -267,7 +267,7 @@ impl CompiledModel {
     }
 
     /// The input, to be written.
-    pub fn input_bytes(&mut self) -> Result<&mut [u8], Failure> {
+    pub(crate) fn input_bytes(&mut self) -> Result<&mut [u8], Failure> {
         let buffer = self.buffers.first_mut().ok_or(NO_BUFFERS)?;
         let data = buffer.map(sys::kLiteRtTensorBufferLockModeWrite)?;
         // SAFETY: mapped until `self` is next borrowed, and as long as the buffer says.
@@ -275,7 +275,7 @@ impl CompiledModel {
     }
 
     /// Output `index` in the signature's order.
-    pub fn output_bytes(&mut self, index: usize) -> Result<&[u8], Failure> {
+    pub(crate) fn output_bytes(&mut self, index: usize) -> Result<&[u8], Failure> {
         let buffer = self.buffers.get_mut(index + 1).ok_or(NO_BUFFERS)?;
         let data = buffer.map(sys::kLiteRtTensorBufferLockModeRead)?;
         // SAFETY: as above.

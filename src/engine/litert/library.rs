@@ -42,7 +42,7 @@ type TensorIndex = unsafe extern "C" fn(sys::Tensor, *mut u32) -> sys::Status;
 
 /// A call that failed, with its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub call: &'static str,
     pub status: sys::Status,
 }
@@ -65,19 +65,19 @@ impl fmt::Display for Failure {
     }
 }
 
-pub fn ok(call: &'static str, status: sys::Status) -> Result<(), Failure> {
+pub(crate) fn ok(call: &'static str, status: sys::Status) -> Result<(), Failure> {
     if status == status::OK { Ok(()) } else { Err(Failure { call, status }) }
 }
 
 /// A handle of the C API, which is a pointer, and what frees it.
-pub struct Owned<H: Copy + PartialEq> {
+pub(crate) struct Owned<H: Copy + PartialEq> {
     pub handle: H,
     free: unsafe extern "C" fn(H),
 }
 
 impl<H: Copy + PartialEq> Owned<H> {
     /// Takes what `create` puts in the place of `null`; `free` is the function that goes with it.
-    pub fn new(
+    pub(crate) fn new(
         call: &'static str,
         null: H,
         free: unsafe extern "C" fn(H),
@@ -98,7 +98,7 @@ impl<H: Copy + PartialEq> Drop for Owned<H> {
 
 /// The loaded library, which is never unloaded.
 #[derive(Clone, Copy)]
-pub struct Litert {
+pub(crate) struct Litert {
     pub table: &'static LiteRtFunctions,
     pub resize_input: ResizeInput,
     pub output_layouts: OutputLayouts,
@@ -111,7 +111,7 @@ pub struct Litert {
 static LOADED: Mutex<Vec<(PathBuf, Litert)>> = Mutex::new(Vec::new());
 
 impl Litert {
-    pub fn load(path: &Path) -> Result<Self, String> {
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, litert)) = loaded.iter().find(|(known, _)| known == path) {
             return Ok(*litert);
@@ -140,7 +140,7 @@ impl Litert {
 }
 
 /// An accelerator that an environment has.
-pub struct Registered {
+pub(crate) struct Registered {
     pub name: String,
     pub kinds: Vec<Accelerator>,
 }
@@ -153,7 +153,7 @@ fn bit(accelerator: Accelerator) -> sys::HwAcceleratorSet {
     }
 }
 
-pub fn bits(accelerators: &[Accelerator]) -> sys::HwAcceleratorSet {
+pub(crate) fn bits(accelerators: &[Accelerator]) -> sys::HwAcceleratorSet {
     accelerators.iter().fold(0, |bits, accelerator| bits | bit(*accelerator))
 }
 
@@ -182,7 +182,7 @@ fn has_dispatch_library(folder: &Path) -> bool {
 }
 
 /// The root of all other handles; finds the accelerators when it is made.
-pub struct Environment {
+pub(crate) struct Environment {
     pub owned: Owned<sys::Environment>,
     pub litert: Litert,
 }
@@ -190,7 +190,7 @@ pub struct Environment {
 impl Environment {
     /// With those of `accelerators` that are there, and the CPU. Looks for vendors' libraries in `folder`, besides where
     /// the loader looks; of an accelerator that is not asked for none is loaded.
-    pub fn new(litert: Litert, folder: &Path, accelerators: &[Accelerator]) -> Result<Self, Failure> {
+    pub(crate) fn new(litert: Litert, folder: &Path, accelerators: &[Accelerator]) -> Result<Self, Failure> {
         const CALL: &str = "LiteRtCreateEnvironment";
         let invalid = |_| Failure { call: CALL, status: status::ERROR_INVALID_ARGUMENT };
         let path = CString::new(folder.as_os_str().as_bytes()).map_err(invalid)?;
@@ -210,7 +210,7 @@ impl Environment {
         Ok(Self { owned, litert })
     }
 
-    pub fn accelerators(&self) -> Result<Vec<Registered>, Failure> {
+    pub(crate) fn accelerators(&self) -> Result<Vec<Registered>, Failure> {
         let (table, environment) = (self.litert.table, self.owned.handle);
         let mut count = 0;
         // SAFETY: the environment is alive.

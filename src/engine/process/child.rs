@@ -25,7 +25,7 @@ const REFUSED: u8 = 3;
 const NO_HOST: u8 = 4;
 
 /// The whole of the child's work; its exit code.
-pub fn run(task: &Task) -> u8 {
+pub(crate) fn run(task: &Task) -> u8 {
     let Ok((socket, memory)) = take_over(task.parent) else { return NO_HOST };
     let code = match work(task, &socket, &memory) {
         Ok(()) => DONE,

@@ -15,7 +15,7 @@ const LINES_A_SECOND: u32 = 20;
 
 /// What a process has said.
 #[derive(Debug, Default)]
-pub struct Said {
+pub(crate) struct Said {
     /// It has started; until then its errors are told by whoever started it.
     serving: AtomicBool,
     lines: Mutex<Lines>,
@@ -29,7 +29,7 @@ struct Lines {
 
 impl Said {
     /// Reads until all who could write are gone.
-    pub fn collect(&self, mut from: impl Read) {
+    pub(crate) fn collect(&self, mut from: impl Read) {
         let mut limiter = Limiter::new(Instant::now());
         let mut pending = Vec::with_capacity(LINE_BYTES);
         let mut piece = [0; LINE_BYTES];
@@ -85,22 +85,22 @@ impl Said {
     }
 
     /// The last lines.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.lock().last.iter().cloned().collect()
     }
 
-    pub fn serves(&self) {
+    pub(crate) fn serves(&self) {
         self.serving.store(true, Relaxed);
     }
 
     /// The runtime's first own word on what is wrong, in parentheses.
-    pub fn first_error(&self) -> String {
+    pub(crate) fn first_error(&self) -> String {
         let error = self.lock().first_error.clone();
         error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))
     }
 
     /// The last line that tells of an end, in parentheses.
-    pub fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let telling =
             |line: &&String| ["ERROR", "terminate", "what():", "panicked", "alloc"].iter().any(|w| line.contains(w));
         let line = self.lock().last.iter().rev().find(telling).cloned();
@@ -108,7 +108,7 @@ impl Said {
     }
 
     /// C++ and Rust each say it in their own way before they abort.
-    pub fn ran_out_of_memory(&self) -> bool {
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
         let signs = ["bad_alloc", "memory allocation of", "Cannot allocate memory"];
         self.lock().last.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
     }

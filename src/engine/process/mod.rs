@@ -7,7 +7,7 @@
 //! The start: the host sends the model; the child says [`Hello`] when the libraries are loaded, then [`Built`] or
 //! `Refused`. The host then gives the shared memory its size and sends one byte, and from there on they use the link.
 
-pub mod child;
+pub(crate) mod child;
 mod handle;
 mod host;
 mod link;

@@ -18,7 +18,7 @@ const WRITABLE: [&str; 3] = ["/dev", "/tmp", "/var/tmp"];
 const TESTED: ABI = ABI::V6;
 
 /// No core dump, and no more address space than that.
-pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
+pub(crate) fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
     // When the machine runs out of memory, the child goes before the daemon. First, since /proc/self belongs to root as
     // soon as there is no core dump.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
@@ -32,7 +32,7 @@ pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
 }
 
 /// Gives up what it can, and tells what is in force.
-pub fn enter(writable: &[PathBuf]) -> Vec<String> {
+pub(crate) fn enter(writable: &[PathBuf]) -> Vec<String> {
     let mut in_force = Vec::new();
     if prctl::set_no_new_privs().is_ok() {
         in_force.push("no_new_privs".to_owned());
@@ -121,7 +121,7 @@ mod system_calls {
     /// Local sockets, and what libusb hears of devices by.
     const FAMILIES: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
-    pub fn restrict() -> Option<String> {
+    pub(crate) fn restrict() -> Option<String> {
         let program = filter().ok()?;
         seccompiler::apply_filter(&program).ok()?;
         Some("seccomp".into())

@@ -22,7 +22,7 @@ use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, 
 use crate::units::{MonoTime, duration_ns};
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
-pub use registers::{AVERAGES, Setup};
+pub(crate) use registers::Setup;
 
 /// Other traffic on a bus disturbs a transfer now and then; a chip that is gone fails each time.
 const TRIES: u32 = 3;
@@ -36,7 +36,7 @@ const STUCK_CYCLES: u32 = 3;
 
 /// Which chip, and what it may meet.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Chip {
+pub(crate) struct Chip {
     /// The N of `/dev/i2c-N`.
     pub bus: u8,
     pub address: u16,
@@ -48,7 +48,7 @@ pub struct Chip {
 
 impl Chip {
     /// As sysfs names the device, such as `1-0040`.
-    pub fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         format!("{}-{:04x}", self.bus, self.address)
     }
 }
@@ -72,7 +72,7 @@ impl Registers for I2c {
 }
 
 /// Energy of what flows through the shunt.
-pub struct Ina219 {
+pub(crate) struct Ina219 {
     info: MeterInfo,
     chip: Chip,
     /// Where the kernel shows what driver has the chip.
@@ -105,7 +105,7 @@ impl fmt::Debug for Ina219 {
 impl Ina219 {
     /// A meter on `chip`, which is looked for at the first read; `root` is sysfs, normally `/sys`, `period` the time
     /// between reads, `scope` what the supply with the shunt feeds.
-    pub fn new(name: &str, root: &Path, chip: Chip, scope: Scope, period: Duration) -> Self {
+    pub(crate) fn new(name: &str, root: &Path, chip: Chip, scope: Scope, period: Duration) -> Self {
         Self {
             info: MeterInfo { name: name.to_owned(), kind: "ina219", scope, estimated: false, detail: Vec::new() },
             driver: root.join("bus/i2c/devices").join(chip.device()).join("driver"),
@@ -352,12 +352,12 @@ impl Ina219 {
 }
 
 /// What makes an I2C bus appear.
-pub const BUS_MEND: &str = "load the bus's user interface: modprobe i2c-dev, at every boot by: echo i2c-dev > \
+pub(crate) const BUS_MEND: &str = "load the bus's user interface: modprobe i2c-dev, at every boot by: echo i2c-dev > \
                             /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi switch the bus on first: \
                             dtparam=i2c_arm=on in /boot/firmware/config.txt";
 
 /// What gives the right to use an I2C bus.
-pub const GROUP_MEND: &str = "run: usermod -aG i2c edgewatt, and start the daemon again; where there is no group i2c, \
+pub(crate) const GROUP_MEND: &str = "run: usermod -aG i2c edgewatt, and start the daemon again; where there is no group i2c, \
                               first: groupadd --system i2c, and in /etc/udev/rules.d/70-edgewatt-i2c.rules: \
                               SUBSYSTEM==\"i2c-dev\", GROUP=\"i2c\", MODE=\"0660\"";
 

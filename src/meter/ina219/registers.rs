@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A register by its pointer address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Register {
+pub(crate) enum Register {
     Configuration = 0,
     ShuntVoltage = 1,
     BusVoltage = 2,
@@ -18,7 +18,7 @@ pub enum Register {
 }
 
 /// Averages that the chip can make of 12-bit conversions.
-pub const AVERAGES: [u16; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+pub(crate) const AVERAGES: [u16; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
 /// What [`AVERAGES`] take, in microseconds.
 const CONVERSION_US: [u64; 8] = [532, 1_060, 2_130, 4_260, 8_510, 17_020, 34_050, 68_100];
@@ -28,15 +28,15 @@ const SHUNT_RANGES_VOLTS: [f64; 4] = [0.040, 0.080, 0.160, 0.320];
 
 const BUS_RANGES_VOLTS: [f64; 2] = [16.0, 32.0];
 
-pub const SHUNT_STEP_VOLTS: f64 = 10e-6;
-pub const BUS_STEP_VOLTS: f64 = 4e-3;
+pub(crate) const SHUNT_STEP_VOLTS: f64 = 10e-6;
+pub(crate) const BUS_STEP_VOLTS: f64 = 4e-3;
 
 const MODE_SHUNT_AND_BUS_CONTINUOUS: u16 = 0b111;
 const TWELVE_BITS: u16 = 0b0011;
 
 /// How the chip is to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Index into the shunt ranges, which is the PGA's code.
     gain: u16,
     wide_bus: bool,
@@ -50,7 +50,7 @@ impl Setup {
     ///
     /// The bus voltage is one 12-bit conversion: with 9 bits it would come in steps of 0.6 % of 5 V, and it takes time
     /// from the current only where that is averaged little (11 % at 8, 1 % at 128).
-    pub fn new(shunt_volts: f64, bus_volts: f64, averages: u16) -> Self {
+    pub(crate) fn new(shunt_volts: f64, bus_volts: f64, averages: u16) -> Self {
         let code = |place: usize| u16::try_from(place).unwrap_or(0);
         // A range asked for exactly, as 0.1 Ohm times 3.2 A, must not fail by a rounding.
         let holds = |range: &f64, volts: f64| *range >= volts - SHUNT_STEP_VOLTS / 2.0;
@@ -61,34 +61,34 @@ impl Setup {
     }
 
     /// The most averages whose conversions end within `period`, so that most of the time between two reads is seen.
-    pub fn averages_within(period: Duration) -> u16 {
+    pub(crate) fn averages_within(period: Duration) -> u16 {
         let fits = |(_, us): &(&u16, &u64)| Duration::from_micros(**us + CONVERSION_US[0]) <= period;
         AVERAGES.iter().zip(&CONVERSION_US).rfind(fits).map_or(1, |(averages, _)| *averages)
     }
 
     /// The configuration register: BRNG, PG, BADC, SADC, MODE.
-    pub fn word(self) -> u16 {
+    pub(crate) fn word(self) -> u16 {
         let shunt = if self.averaging == 0 { TWELVE_BITS } else { 0b1000 | self.averaging };
         u16::from(self.wide_bus) << 13 | self.gain << 11 | TWELVE_BITS << 7 | shunt << 3 | MODE_SHUNT_AND_BUS_CONTINUOUS
     }
 
     /// One conversion of the shunt voltage and one of the bus voltage, which the chip makes in turn.
-    pub fn cycle(self) -> Duration {
+    pub(crate) fn cycle(self) -> Duration {
         let shunt_us = CONVERSION_US.get(usize::from(self.averaging)).copied().unwrap_or(CONVERSION_US[0]);
         Duration::from_micros(shunt_us + CONVERSION_US[0])
     }
 
     /// The part of the time in which the current is seen.
-    pub fn seen(self) -> f64 {
+    pub(crate) fn seen(self) -> f64 {
         1.0 - CONVERSION_US[0] as f64 / 1e6 / self.cycle().as_secs_f64()
     }
 
-    pub fn averages(self) -> u16 {
+    pub(crate) fn averages(self) -> u16 {
         AVERAGES.get(usize::from(self.averaging)).copied().unwrap_or(1)
     }
 
     /// The largest shunt voltage that can be measured.
-    pub fn shunt_range_volts(self) -> f64 {
+    pub(crate) fn shunt_range_volts(self) -> f64 {
         SHUNT_RANGES_VOLTS.get(usize::from(self.gain)).copied().unwrap_or_default()
     }
 
@@ -97,20 +97,20 @@ impl Setup {
     }
 
     /// Whether the voltages stand at the end of their ranges, beyond which they cannot go.
-    pub fn is_over_range(self, shunt_volts: f64, bus: Bus) -> bool {
+    pub(crate) fn is_over_range(self, shunt_volts: f64, bus: Bus) -> bool {
         shunt_volts.abs() > self.shunt_range_volts() - SHUNT_STEP_VOLTS / 2.0
             || bus.volts > self.bus_range_volts() - BUS_STEP_VOLTS / 2.0
     }
 }
 
 /// The shunt voltage register in volts: steps of 10 uV, in two's complement.
-pub fn shunt_volts(word: u16) -> f64 {
+pub(crate) fn shunt_volts(word: u16) -> f64 {
     f64::from(word.cast_signed()) * SHUNT_STEP_VOLTS
 }
 
 /// The bus voltage register.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bus {
+pub(crate) struct Bus {
     pub volts: f64,
     /// CNVR: a conversion has ended since the power register was last read.
     pub ready: bool,
@@ -119,7 +119,7 @@ pub struct Bus {
 }
 
 /// The bus voltage register: steps of 4 mV above three bits, of which two are flags.
-pub fn bus(word: u16) -> Bus {
+pub(crate) fn bus(word: u16) -> Bus {
     Bus { volts: f64::from(word >> 3) * BUS_STEP_VOLTS, ready: word & 0b10 != 0, overflow: word & 0b01 != 0 }
 }
 

@@ -70,7 +70,7 @@ impl QueueId {
 }
 
 /// Bytes of the store's pages that a message of that size takes, as if all were of its size.
-pub fn stored_bytes(size_bytes: usize) -> u64 {
+pub(crate) fn stored_bytes(size_bytes: usize) -> u64 {
     let row = size_bytes as u64 + ROW_BYTES;
     match USABLE_BYTES / row {
         0 => (row / USABLE_BYTES + 2) * PAGE_BYTES,
@@ -80,7 +80,7 @@ pub fn stored_bytes(size_bytes: usize) -> u64 {
 
 /// Whether the store has a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persisted {
+pub(crate) enum Persisted {
     No,
     /// It is being written.
     ControlFlow,
@@ -88,7 +88,7 @@ pub enum Persisted {
 }
 
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub message: Message,
     /// The order of arrival, and the id in the store.
     pub sequence: u64,
@@ -99,18 +99,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn queue(&self) -> QueueId {
+    pub(crate) fn queue(&self) -> QueueId {
         QueueId::of(&self.message)
     }
 
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         stored_bytes(self.message.size_bytes())
     }
 }
 
 /// A run of messages that only the store has: all that it has from `first` to `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     pub first: u64,
     pub last: u64,
     pub count: u64,
@@ -122,14 +122,14 @@ pub struct Segment {
 
 /// How much a queue holds in memory of what the store has, and how much is parked together.
 #[derive(Debug, Clone, Copy)]
-pub struct Keep {
+pub(crate) struct Keep {
     pub messages: usize,
     pub bytes: usize,
 }
 
 impl Keep {
     /// Adds a message behind all others that are parked.
-    pub fn park(&self, parked: &mut VecDeque<Segment>, id: u64, born_ms: u64, bytes: u64) {
+    pub(crate) fn park(&self, parked: &mut VecDeque<Segment>, id: u64, born_ms: u64, bytes: u64) {
         let (most, most_bytes) = (self.messages.div_ceil(2) as u64, self.bytes as u64 / 2);
         if let Some(back) = parked.back_mut()
             && back.count < most
@@ -148,7 +148,7 @@ impl Keep {
 }
 
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     pub head: VecDeque<Entry>,
     pub parked: VecDeque<Segment>,
     pub tail: VecDeque<Entry>,
@@ -162,15 +162,15 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn in_memory(&self) -> usize {
+    pub(crate) fn in_memory(&self) -> usize {
         self.head.len() + self.tail.len()
     }
 
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         self.in_memory() as u64 + self.parked_count
     }
 
-    pub fn push(&mut self, entry: Entry) {
+    pub(crate) fn push(&mut self, entry: Entry) {
         self.bytes += entry.message.size_bytes();
         if self.parked.is_empty() && self.tail.is_empty() {
             self.head_bytes += entry.message.size_bytes();
@@ -181,7 +181,7 @@ impl Queue {
     }
 
     /// Takes back what was handed over; to be called with the latest first.
-    pub fn give_back(&mut self, entry: Entry) {
+    pub(crate) fn give_back(&mut self, entry: Entry) {
         self.bytes += entry.message.size_bytes();
         if self.parked.back().is_some_and(|segment| entry.sequence > segment.last) {
             self.tail.push_front(entry);
@@ -192,12 +192,12 @@ impl Queue {
     }
 
     /// The next to be sent. What is parked holds up what came later, unless the store is out of reach.
-    pub fn front(&self, reach: bool) -> Option<&Entry> {
+    pub(crate) fn front(&self, reach: bool) -> Option<&Entry> {
         let behind = || if self.parked.is_empty() || !reach { self.tail.front() } else { None };
         self.head.front().or_else(behind)
     }
 
-    pub fn pop_front(&mut self, reach: bool) -> Option<Entry> {
+    pub(crate) fn pop_front(&mut self, reach: bool) -> Option<Entry> {
         if self.head.is_empty() && (!reach || self.parked.is_empty()) {
             return self.pop_tail_front();
         }
@@ -214,7 +214,7 @@ impl Queue {
     }
 
     /// The last one in memory.
-    pub fn pop_back(&mut self) -> Option<Entry> {
+    pub(crate) fn pop_back(&mut self) -> Option<Entry> {
         let entry = match self.tail.pop_back() {
             Some(entry) => entry,
             None => {
@@ -227,16 +227,16 @@ impl Queue {
         Some(entry)
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.head.iter().chain(&self.tail)
     }
 
-    pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.head.iter_mut().chain(&mut self.tail)
     }
 
     /// Leaves to the store alone what it has and what is not soon to be sent; the bytes of memory that this frees.
-    pub fn park(&mut self, keep: &Keep) -> usize {
+    pub(crate) fn park(&mut self, keep: &Keep) -> usize {
         let before = self.bytes;
         if self.parked.is_empty() {
             let mut bytes = 0;
@@ -259,13 +259,13 @@ impl Queue {
     }
 
     /// The segment to be read next, when the head runs low.
-    pub fn wanted(&self, keep: &Keep) -> Option<&Segment> {
+    pub(crate) fn wanted(&self, keep: &Keep) -> Option<&Segment> {
         let low = self.head.len() <= keep.messages / 2 && self.head_bytes <= keep.bytes / 2;
         if low { self.parked.front() } else { None }
     }
 
     /// Has the first segment in memory again.
-    pub fn unpark(&mut self, entries: impl Iterator<Item = Entry>) {
+    pub(crate) fn unpark(&mut self, entries: impl Iterator<Item = Entry>) {
         for entry in entries {
             self.bytes += entry.message.size_bytes();
             self.head_bytes += entry.message.size_bytes();
@@ -275,7 +275,7 @@ impl Queue {
     }
 
     /// Takes the oldest segment away, or the newest.
-    pub fn pop_segment(&mut self, newest: bool) -> Option<Segment> {
+    pub(crate) fn pop_segment(&mut self, newest: bool) -> Option<Segment> {
         let segment = if newest { self.parked.pop_back() } else { self.parked.pop_front() }?;
         self.parked_count -= segment.count;
         if self.parked.is_empty() {
@@ -286,7 +286,7 @@ impl Queue {
     }
 
     /// What is parked from now on comes before everything in memory; how many were parked before.
-    pub fn replace_parked(&mut self, parked: VecDeque<Segment>) -> u64 {
+    pub(crate) fn replace_parked(&mut self, parked: VecDeque<Segment>) -> u64 {
         let count = |segments: &VecDeque<Segment>| segments.iter().map(|segment| segment.count).sum();
         let before = std::mem::replace(&mut self.parked_count, count(&parked));
         self.parked = parked;
@@ -300,7 +300,7 @@ impl Queue {
     }
 
     /// Nothing in memory is in the store any more.
-    pub fn forget_stored(&mut self) {
+    pub(crate) fn forget_stored(&mut self) {
         self.entries_mut().for_each(|entry| entry.kept = Persisted::No);
         self.stored = self.parked_count;
         self.stored_bytes = self.parked.iter().map(|segment| segment.bytes).sum();

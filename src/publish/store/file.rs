@@ -23,7 +23,7 @@ const WORTH_SHRINKING: u64 = 1 << 20;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// It is damaged or no database: put it aside, and begin anew.
     #[error("{0}")]
     Corrupt(String),
@@ -53,7 +53,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
 }
 
 /// An open file, ours alone.
-pub struct File {
+pub(crate) struct File {
     path: PathBuf,
     db: Connection,
     /// Device and inode: what is at the path may be another one by now.
@@ -64,7 +64,7 @@ pub struct File {
 
 impl File {
     /// Opens the file, or makes it, and its folder; it grows to `max_bytes` at most, what SQLite logs beside it included.
-    pub fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("cannot make the folder", folder))?;
         }
@@ -130,7 +130,7 @@ impl File {
     }
 
     /// Whether the file is still where it was; SQLite would go on writing into one that was deleted.
-    pub fn check_place(&self) -> Result<(), FileError> {
+    pub(crate) fn check_place(&self) -> Result<(), FileError> {
         match place(&self.path) {
             Ok(found) if found == self.place => Ok(()),
             Ok(_) => Err(FileError::Failed("another file was put in its place".into())),
@@ -139,7 +139,7 @@ impl File {
     }
 
     /// Tells everything that the file holds, and finds most of what can be wrong with it by that.
-    pub fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
+    pub(crate) fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
         for queue in QueueId::STORED {
             let query =
                 format!("SELECT id, time_ms, octet_length(topic) + length(payload) FROM {} ORDER BY id", table(queue));
@@ -154,7 +154,7 @@ impl File {
     }
 
     /// Does all of it or nothing; on the disk when it returns.
-    pub fn commit(&mut self, work: &Work) -> Result<(), FileError> {
+    pub(crate) fn commit(&mut self, work: &Work) -> Result<(), FileError> {
         let all = self.db.transaction()?;
         for (queue, range) in work.reset.iter().flatten() {
             let (first, last) = range.unwrap_or((1, 0));
@@ -183,7 +183,7 @@ impl File {
     }
 
     /// Reads what is asked for, in order.
-    pub fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
+    pub(crate) fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
         let PageRequest { queue, first, last } = request;
         let query =
             format!("SELECT id, time_ms, topic, payload FROM {} WHERE id BETWEEN ?1 AND ?2 ORDER BY id", table(queue));
@@ -201,7 +201,7 @@ impl File {
     }
 
     /// Gives the space of a file that holds nothing back to the disk, where it is worth it.
-    pub fn shrink(&mut self) -> Result<(), FileError> {
+    pub(crate) fn shrink(&mut self) -> Result<(), FileError> {
         let pages: i64 = self.db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         if pages.unsigned_abs() * PAGE_BYTES > WORTH_SHRINKING {
             self.db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
@@ -237,7 +237,7 @@ fn family(path: &Path) -> [PathBuf; 3] {
 }
 
 /// Puts a damaged file aside as `NAME.corrupt-TIME`, and deletes the one put aside before; where it is now.
-pub fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
+pub(crate) fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".corrupt-");
     let prefix = PathBuf::from(&aside);

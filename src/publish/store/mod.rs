@@ -24,7 +24,7 @@ const DELETE_LATER: u64 = 2;
 
 /// What the store needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     pub path: PathBuf,
     /// How long a message may be in memory alone.
     pub commit: Duration,
@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 /// Of so many bytes of files, those for messages: some is for pages that are half empty, and for SQLite's log.
-pub fn payload_bytes(max_bytes: u64) -> u64 {
+pub(crate) fn payload_bytes(max_bytes: u64) -> u64 {
     max_bytes / 8 * 7
 }
 
@@ -49,7 +49,7 @@ pub enum State {
 }
 
 /// The store's thread, as others see it.
-pub struct Store {
+pub(crate) struct Store {
     thread: Thread,
     state: watch::Receiver<State>,
     finish: Arc<Finish>,
@@ -63,7 +63,7 @@ struct Finish {
 
 impl Store {
     /// Starts the thread, for the outbox of that link.
-    pub fn start(settings: Settings, link: Handle) -> std::io::Result<Self> {
+    pub(crate) fn start(settings: Settings, link: Handle) -> std::io::Result<Self> {
         // At a limit to the size of files (RLIMIT_FSIZE) a write is to fail; the signal would end the daemon.
         signal_hook::flag::register(nix::libc::SIGXFSZ, Arc::default())?;
         link.outbox(|outbox| outbox.await_store());
@@ -84,12 +84,12 @@ impl Store {
     }
 
     /// Whether it works, and a way to wait for that to change.
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
     /// Stores all that is left and closes the file, unless that takes longer than `within`.
-    pub async fn finish(self, within: Duration) {
+    pub(crate) async fn finish(self, within: Duration) {
         let done = self.finish.done.notified();
         self.finish.wanted.store(true, Ordering::Release);
         self.thread.unpark();
