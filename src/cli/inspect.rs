@@ -23,8 +23,8 @@ pub(crate) struct Args {
     /// Print JSON, with every tensor's quantisation and every kernel
     #[arg(long)]
     json: bool,
-    /// Also run the model once by this delegate, in a process of its own, and show what it takes: "cpu", "xnnpack", or a
-    /// name from [delegates] of the configuration
+    /// Also run the model once by this delegate, in a process of its own, and show what it takes: "cpu", "xnnpack", or one
+    /// of the configuration's delegates
     #[arg(long, value_name = "NAME")]
     delegate: Option<String>,
     /// The configuration that has the delegate and names the runtime
