@@ -164,7 +164,7 @@ fn commented() -> String {
 fn names_in_raw() -> Vec<String> {
     let source = std::fs::read_to_string(root().join("src/config/raw.rs")).unwrap();
     let (mut names, mut in_enum, mut renamed) = (Vec::new(), false, None);
-    for line in source.lines() {
+    for line in source.replace("pub(crate) ", "pub ").lines() {
         if let Some((_, behind)) = line.split_once("rename = \"") {
             renamed = behind.split('"').next().map(str::to_owned);
         } else if line.starts_with("pub enum ") {
