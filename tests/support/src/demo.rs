@@ -21,7 +21,7 @@ pub fn config(replacements: &[(&str, &str)]) -> Config {
         text = text.replace(old, new);
     }
     let mut config = Document { path, text }.parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
-    config.runtime_library = Some(runtime_library());
+    config.runtime_library.get_or_insert_with(runtime_library);
     config
 }
 
