@@ -1,6 +1,6 @@
 //! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over; nor does a meter's reading.
 //!
-//! A binary of its own, for its global allocator counts.
+//! A binary of its own, since it replaces the global allocator.
 
 #![allow(unsafe_code)]
 

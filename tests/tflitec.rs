@@ -1,6 +1,7 @@
 //! The engine on the linked runtime: the vectors of tests/engine/tflite.rs, and the loaded runtime beside it, byte for byte.
 //!
-//! `make test-tflitec` builds and runs it. Both runtimes are the library that `make runtime` fetches.
+//! A binary of its own, since it needs the feature `tflitec`; `make test-tflitec` builds and runs it. Both runtimes are
+//! the library that `make runtime` fetches.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
@@ -211,7 +212,7 @@ fn the_configuration_selects_it() {
     let mut prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
     let runs_on = &prepared.tools.runtime;
     assert_eq!((runs_on.is_linked(), &runs_on.version), (true, &RUNTIME.version));
-    let mut engine = prepared.pipelines.remove(0).made.unwrap().engine;
+    let mut engine = prepared.pipelines.remove(0).built.unwrap().engine;
     let mut beside = linked(&demo_model("shoulder_int8.tflite"), &DELEGATES[1].1, 1).unwrap();
     let window = &golden_features(&golden())[0];
     assert_eq!(raw(engine.as_mut(), window), raw(&mut beside, window));
