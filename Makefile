@@ -6,14 +6,14 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man lint \
-	deny bench compare throughput fleet footprint train clean tools
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man fmt \
+	lint doc msrv check-armv7 deny bench compare throughput fleet footprint train clean tools
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
 
 tools:
-	$(call need,cargo,install Rust (rustup; see rust-version in Cargo.toml))
+	$(call need,cargo,install rustup; it then installs the Rust of rust-toolchain.toml)
 	$(call need,cc,install gcc and libc6-dev)
 	$(call need,python3,install python3 and python3-pip)
 
@@ -28,6 +28,9 @@ demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-
 test: tools runtime ## Every test; installs mosquitto and an exporter with apt-get where it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
 		prometheus-mqtt-exporter:prometheus-mqtt-exporter
+	@$(PYTHON) -m venv "$(TARGET_DIR)/venv" && \
+		"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes -r examples/subscriber/requirements.txt || \
+		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
@@ -56,26 +59,41 @@ deb: tools ## A Debian package for ARCH (amd64 or arm64; default: this machine's
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
 
 energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
-	cargo test --release --locked --test energy_simulation -- --ignored --nocapture
+	cargo test --release --locked --test energy simulation:: -- --ignored --nocapture
 
 outage: tools ## A day without a broker at ten predictions a second, on a real file
 	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture
 
 kills: tools runtime ## The daemon killed at 300 random moments (KILLS=1000 for more): what is lost, what comes twice
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test store killed -- --nocapture
+	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test delivery store::killed -- --nocapture
 
 wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	PATH="$$PATH:/usr/sbin" cargo test --locked --test store wear -- --ignored --nocapture
+	PATH="$$PATH:/usr/sbin" cargo test --locked --test delivery store::wear -- --ignored --nocapture
 
 man: tools ## Man pages and completions into target/manual
 	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
 
-lint: tools ## Format and clippy, warnings are errors
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+# Every file by its name: cargo fmt does not see modules that a macro declares.
+RUST_FILES = $(shell git ls-files '*.rs')
+
+fmt: tools ## Format every Rust file
+	@rustfmt $(RUST_FILES)
+
+lint: tools ## Format and clippy, with the default features and with none; warnings are errors
+	@rustfmt --check $(RUST_FILES)
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
+
+doc: tools ## The library's documentation into target/doc; warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+msrv: tools ## The oldest Rust that Cargo.toml promises compiles every target
+	@scripts/check-msrv
+
+check-armv7: tools ## 32-bit Arm compiles; installs the cross compiler with apt-get if it may
+	@scripts/check-armv7
 
 deny: tools ## Licences, bans and sources of the dependencies
 	@cargo deny --version >/dev/null 2>&1 || \
@@ -89,27 +107,27 @@ compare: tools runtime ## edgewatt beside the same pipeline in Python (in .venv-
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
-	.venv-bench/bin/python benches/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
+	.venv-bench/bin/python benches/system/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 throughput: tools runtime ## QoS 1 messages a second, and their CPU, beside mosquitto_pub and paho (in .venv-bench)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --bin edgewatt --example fleet
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --require-hashes -r benches/requirements.txt
-	.venv-bench/bin/python benches/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
+	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
+	.venv-bench/bin/python benches/system/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
 		--fleet "$(TARGET_DIR)/release/examples/fleet"
 
 fleet: tools ## A thousand simulated nodes on a mosquitto of its own: what breaks first
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --example fleet
-	benches/fleet "$(TARGET_DIR)/release/examples/fleet"
+	benches/system/fleet "$(TARGET_DIR)/release/examples/fleet"
 
 footprint: tools runtime ## What the daemon takes: start, memory, processor time at work and idle
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
-		$(PYTHON) benches/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
+		$(PYTHON) benches/system/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)

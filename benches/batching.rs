@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use edgewatt::config::DelegateKind;
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
-
-#[path = "../tests/common/runtime.rs"]
-mod runtime;
+use edgewatt_support::{root, runtime_library};
 
 const SIZES: [usize; 3] = [1, 8, 64];
 const ROUNDS: usize = 41;
@@ -24,7 +22,7 @@ fn main() {
     // Cargo adds a flag of its own.
     let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let named = args.next().or_else(|| std::env::var("EDGEWATT_BENCH_MODEL").ok()).map(PathBuf::from);
-    let model = named.unwrap_or_else(|| runtime::root().join("models/shoulder_int8.tflite"));
+    let model = named.unwrap_or_else(|| root().join("models/shoulder_int8.tflite"));
     let delegate = match args.next().as_deref() {
         None | Some("xnnpack") => DelegateKind::Xnnpack { threads: 1, flags: Vec::new() },
         Some("cpu") => DelegateKind::Cpu { threads: 1 },
@@ -50,7 +48,7 @@ fn main() {
 }
 
 fn build(model: &Path, delegate: &DelegateKind, batch: usize) -> TfliteEngine {
-    let runtime = Runtime::load(Some(&runtime::runtime_library())).unwrap_or_else(|e| panic!("{e}"));
+    let runtime = Runtime::load(Some(&runtime_library())).unwrap_or_else(|e| panic!("{e}"));
     let bytes = std::fs::read(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
     TfliteEngine::new(&runtime, model, &bytes, delegate, batch).unwrap_or_else(|e| panic!("{e}"))
 }

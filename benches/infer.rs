@@ -4,20 +4,18 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
-#[path = "../tests/common/demo.rs"]
-mod demo;
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use edgewatt::infer::window::Windower;
 use edgewatt::source::RecordParser;
+use edgewatt_support::demo;
+use edgewatt_support::root;
 
 const HOP: usize = 50;
 
 fn stages(c: &mut Criterion) {
-    demo::use_fetched_runtime();
     let config = demo::config(&[]);
     let prepared = demo::prepare(&config);
     let (mut stages, mut engine) = (prepared.stages, prepared.built.unwrap().engine);
@@ -25,7 +23,7 @@ fn stages(c: &mut Criterion) {
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
     let mut group = c.benchmark_group("stage");
 
-    let text = std::fs::read(demo::root().join("models/shoulder_recording.csv")).unwrap();
+    let text = std::fs::read(root().join("models/shoulder_recording.csv")).unwrap();
     let mut lines = text.split_inclusive(|byte| *byte == b'\n');
     let mut parser =
         RecordParser::new(config.pipelines[0].source.kind().records().unwrap().clone(), prepared.labels.clone());
@@ -65,7 +63,6 @@ fn stages(c: &mut Criterion) {
 
 /// Time in `drain` for one prediction, its invoke taken off or not.
 fn whole(c: &mut Criterion) {
-    demo::use_fetched_runtime();
     let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
     let mut rig = demo::pipeline(&config);
     let samples = demo::recording(&config, &rig.labels);

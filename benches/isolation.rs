@@ -6,9 +6,6 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
-#[path = "../tests/common/runtime.rs"]
-mod runtime;
-
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,6 +13,7 @@ use edgewatt::config::{DelegateKind, ProcessLimits};
 use edgewatt::engine::process::Launcher;
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
 use edgewatt::sys::cpu::Children;
+use edgewatt_support::{program, root, runtime_library};
 
 const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
 const BLOCKS: usize = 40;
@@ -57,12 +55,11 @@ fn percentile(values: &mut [f64], percent: usize) -> f64 {
 
 fn main() {
     let model = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).map(PathBuf::from);
-    let model = model.unwrap_or_else(|| runtime::root().join("tests/models/wide.tflite"));
+    let model = model.unwrap_or_else(|| root().join("tests/models/wide.tflite"));
     let bytes = std::fs::read(&model).unwrap();
-    let library = runtime::runtime_library();
+    let library = runtime_library();
     let thread = TfliteEngine::new(&Runtime::load(Some(&library)).unwrap(), &model, &bytes, &XNNPACK, 1).unwrap();
-    let launcher =
-        Launcher { program: env!("CARGO_BIN_EXE_edgewatt").into(), runtime: library, children: Children::default() };
+    let launcher = Launcher { program: program(), runtime: library, children: Children::default() };
     let limit = Duration::from_secs(60);
     let limits = ProcessLimits { start: limit, deadline: limit, memory_bytes: 4 << 30, writable: Vec::new() };
     let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &limits, 1).unwrap();

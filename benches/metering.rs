@@ -6,11 +6,6 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
-#[path = "../tests/common/counters.rs"]
-mod counters;
-#[path = "../tests/common/daemon.rs"]
-mod daemon;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,8 +14,8 @@ use std::time::{Duration, Instant};
 use edgewatt::stop::{Stop, Waited};
 use edgewatt::units::MonoTime;
 
-use counters::{Counter, Mover, Tree};
-use daemon::{Setup, wait_until};
+use edgewatt_support::counters::{Counter, Mover, Tree};
+use edgewatt_support::daemon::{Setup, wait_until};
 
 const PERIOD: Duration = Duration::from_millis(1);
 /// Per cent of a core that metering may take beyond waking.

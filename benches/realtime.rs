@@ -6,14 +6,11 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../tests/common/daemon.rs"]
-mod daemon;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{available_parallelism, spawn};
 
-use daemon::Setup;
+use edgewatt_support::daemon::Setup;
 
 const WAYS: [(&str, &str); 3] =
     [("ordinary", ""), ("priority = 50", "priority = 50"), ("and cpus = [0]", "priority = 50\ncpus = [0]")];

@@ -1,13 +1,8 @@
 //! The per-window path allocates nothing, from the sample's arrival to the decision's hand-over; nor does a meter's reading.
+//!
+//! A binary of its own, since it replaces the global allocator.
 
 #![allow(unsafe_code)]
-
-#[path = "common/counters.rs"]
-mod counters;
-#[path = "common/demo.rs"]
-mod demo;
-#[path = "common/link.rs"]
-mod link;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -29,6 +24,8 @@ use edgewatt::publish::publisher::{
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::block_ring;
 use edgewatt::units::MonoTime;
+
+use edgewatt_support::{demo, root};
 
 /// Counts the allocations of the thread that asks; the runtime's own C++ heap is not ours to count.
 struct Counting;
@@ -66,8 +63,8 @@ fn litert_invokes_without_an_allocation_of_ours() {
     use edgewatt::config::Accelerator;
     use edgewatt::engine::{Engine, LitertEngine};
 
-    let library = demo::root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
-    let path = demo::root().join("models/shoulder_int8.tflite");
+    let library = root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
+    let path = root().join("models/shoulder_int8.tflite");
     let bytes = std::fs::read(&path).unwrap();
     let mut engine = LitertEngine::new(&library, &path, &bytes, &[Accelerator::Cpu], 1).unwrap();
     let features = vec![0.5; engine.inputs()[0].len()];
@@ -84,7 +81,6 @@ fn litert_invokes_without_an_allocation_of_ours() {
 
 #[test]
 fn the_whole_recording_passes_without_an_allocation() {
-    demo::use_fetched_runtime();
     assert_eq!(allocations(|| drop(Box::new(1))), 1, "the counter counts");
 
     let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
@@ -108,12 +104,12 @@ fn the_whole_recording_passes_without_an_allocation() {
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 
-    use counters::{Counter, Mover, Tree};
     use edgewatt::meter::hwmon::HwmonKeys;
     use edgewatt::meter::rapl::RaplKeys;
     use edgewatt::meter::{Meter, MeterKind, Scope, Surroundings, sampler};
     use edgewatt::stop::Stop;
     use edgewatt::sys::cpu::Children;
+    use edgewatt_support::counters::{Counter, Mover, Tree};
 
     let tree = Tree::new(&[
         ("class/hwmon/hwmon0/name", "ina219\n"),
@@ -194,7 +190,7 @@ fn decision(seq: u64) -> Decision {
 #[test]
 fn a_prediction_costs_one_buffer_however_many_sinks_there_are() {
     const PREDICTIONS: u64 = 500;
-    let mut settings = link::settings(1);
+    let mut settings = edgewatt_support::link::settings(1);
     settings.outbox.max_messages = 64;
     let bus = Bus::new(RetainedLimits { topics: 4, payload_bytes: 1000 });
     bus.add(MqttClient::new(settings, |_, _| {}).unwrap().handle());

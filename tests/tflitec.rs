@@ -1,11 +1,9 @@
-//! The engine on the linked runtime: the vectors of tests/engine.rs, and the loaded runtime beside it, byte for byte.
+//! The engine on the linked runtime: the vectors of tests/engine/tflite.rs, and the loaded runtime beside it, byte for byte.
 //!
-//! `make test-tflitec` builds and runs it. Both runtimes are the library that `make runtime` fetches.
+//! A binary of its own, since it needs the feature `tflitec`; `make test-tflitec` builds and runs it. Both runtimes are
+//! the library that `make runtime` fetches.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
-
-#[path = "common/vectors.rs"]
-mod vectors;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +12,10 @@ use std::path::Path;
 use edgewatt::config::{Accelerator, DelegateKind, XnnpackFlag};
 use edgewatt::engine::{Element, Engine, EngineError, TfliteEngine, TflitecEngine};
 use edgewatt::model::ModelSummary;
-use vectors::{
-    CPU, DELEGATES, DEMO_MODELS, RUNTIME, bursts, demo, disagreement, golden, golden_answers, golden_features,
+use edgewatt_support::demo;
+use edgewatt_support::root;
+use edgewatt_support::vectors::{
+    CPU, DELEGATES, DEMO_MODELS, RUNTIME, bursts, disagreement, golden, golden_answers, golden_features,
     golden_tolerance, run, tiny,
 };
 
@@ -28,7 +28,7 @@ fn loaded(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEn
 }
 
 fn demo_model(name: &str) -> std::path::PathBuf {
-    demo::root().join("models").join(name)
+    root().join("models").join(name)
 }
 
 /// Every output's bytes after one invocation.
@@ -85,7 +85,7 @@ fn a_batch_gives_what_single_windows_give() {
 
 #[test]
 fn a_stateful_model_keeps_its_state_until_it_is_reset() {
-    let folder = demo::root().join("runtime/models");
+    let folder = root().join("runtime/models");
     for name in ["alexa", "hey_jarvis", "hey_mycroft", "okay_nabu"] {
         let path = folder.join(name).with_extension("tflite");
         assert!(ModelSummary::from_file(&path).unwrap().stateful);
@@ -212,7 +212,7 @@ fn the_configuration_selects_it() {
     let mut prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
     let runs_on = &prepared.tools.runtime;
     assert_eq!((runs_on.is_linked(), &runs_on.version), (true, &RUNTIME.version));
-    let mut engine = prepared.pipelines.remove(0).made.unwrap().engine;
+    let mut engine = prepared.pipelines.remove(0).built.unwrap().engine;
     let mut beside = linked(&demo_model("shoulder_int8.tflite"), &DELEGATES[1].1, 1).unwrap();
     let window = &golden_features(&golden())[0];
     assert_eq!(raw(engine.as_mut(), window), raw(&mut beside, window));

@@ -3,7 +3,7 @@
     python tests/models/make.py        # needs tensorflow-cpu 2.17.1, as in models/requirements.txt
 
 Nothing is trained and nothing random: each is one to three operators written through the schema's own Python classes,
-so the expected outputs follow from the scales below and stand in tests/engine.rs.
+so the expected outputs follow from the scales below and stand in tests/engine/tflite.rs.
 """
 
 from pathlib import Path

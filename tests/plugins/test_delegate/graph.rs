@@ -17,12 +17,12 @@ struct AffineQuantization {
 }
 
 /// A graph for as long as the runtime is inside a call of ours.
-pub struct Graph {
+pub(crate) struct Graph {
     context: *mut TfLiteContext,
 }
 
 /// One operator as the graph holds it.
-pub struct Node {
+pub(crate) struct Node {
     pub inputs: Vec<c_int>,
     pub outputs: Vec<c_int>,
     pub builtin: c_int,
@@ -32,7 +32,7 @@ pub struct Node {
 impl Graph {
     /// # Safety
     /// The runtime passed `context` to the call that uses this, and has not returned from it.
-    pub unsafe fn new(context: *mut TfLiteContext) -> Self {
+    pub(crate) unsafe fn new(context: *mut TfLiteContext) -> Self {
         Self { context }
     }
 
@@ -42,7 +42,7 @@ impl Graph {
     }
 
     /// The operators to run, in order.
-    pub fn plan(&self) -> Result<Vec<c_int>, String> {
+    pub(crate) fn plan(&self) -> Result<Vec<c_int>, String> {
         let get = self.context().GetExecutionPlan.ok_or("the runtime has no GetExecutionPlan")?;
         let mut plan = std::ptr::null_mut();
         // SAFETY: the runtime's own function on its own context; the array stays valid until it is asked for again.
@@ -52,7 +52,7 @@ impl Graph {
         }
     }
 
-    pub fn node(&self, index: c_int) -> Result<Node, String> {
+    pub(crate) fn node(&self, index: c_int) -> Result<Node, String> {
         let get = self.context().GetNodeAndRegistration.ok_or("the runtime has no GetNodeAndRegistration")?;
         let (mut node, mut registration) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the runtime's own function; both pointers are valid for the call when it succeeds.
@@ -67,7 +67,7 @@ impl Graph {
         }
     }
 
-    pub fn tensor(&self, index: c_int) -> Result<Tensor<'_>, String> {
+    pub(crate) fn tensor(&self, index: c_int) -> Result<Tensor<'_>, String> {
         // SAFETY: a tensor of the graph; only `resize` and `bytes_mut` have it written, and they let no Tensor live.
         Ok(Tensor(unsafe { &*self.pointer(index)? }))
     }
@@ -82,7 +82,7 @@ impl Graph {
     }
 
     /// The bytes of a tensor that the runtime allocated for us to write.
-    pub fn bytes_mut(&mut self, index: c_int) -> Result<&mut [u8], String> {
+    pub(crate) fn bytes_mut(&mut self, index: c_int) -> Result<&mut [u8], String> {
         let tensor = self.tensor(index)?.0;
         // SAFETY: every member of the union is a pointer to the same place.
         let data = unsafe { tensor.data.data };
@@ -93,7 +93,7 @@ impl Graph {
         Ok(unsafe { from_raw_parts_mut(data.cast(), tensor.bytes) })
     }
 
-    pub fn resize(&mut self, index: c_int, dims: &[usize]) -> Result<(), String> {
+    pub(crate) fn resize(&mut self, index: c_int, dims: &[usize]) -> Result<(), String> {
         if self.tensor(index)?.dims() == dims {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl Graph {
     }
 
     /// Has the runtime put `kernel` in the place of `nodes`, once for each part that hangs together.
-    pub fn delegate(
+    pub(crate) fn delegate(
         &self,
         nodes: &[c_int],
         kernel: TfLiteRegistration,
@@ -119,7 +119,7 @@ impl Graph {
         succeeded("ReplaceNodeSubsetsWithDelegateKernels", status)
     }
 
-    pub fn report(&self, reason: &str) {
+    pub(crate) fn report(&self, reason: &str) {
         let (Some(report), Ok(reason)) = (self.context().ReportError, CString::new(reason)) else { return };
         // SAFETY: a format as for printf, and its one argument.
         unsafe { report(self.context, c"test delegate: %s".as_ptr(), reason.as_ptr()) };
@@ -131,7 +131,7 @@ impl Node {
     ///
     /// # Safety
     /// `T` is the C struct of this operator.
-    pub unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
+    pub(crate) unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
         if self.parameters.is_null() {
             return Err("it has no parameters".into());
         }
@@ -142,29 +142,29 @@ impl Node {
 
 /// A tensor of the graph.
 #[derive(Clone, Copy)]
-pub struct Tensor<'a>(&'a TfLiteTensor);
+pub(crate) struct Tensor<'a>(&'a TfLiteTensor);
 
 impl Tensor<'_> {
-    pub fn dims(&self) -> Vec<usize> {
+    pub(crate) fn dims(&self) -> Vec<usize> {
         // SAFETY: a tensor's own dimensions.
         unsafe { integers(self.0.dims) }.iter().map(|size| *size as usize).collect()
     }
 
-    pub fn is_constant(&self) -> bool {
+    pub(crate) fn is_constant(&self) -> bool {
         self.0.allocation_type == sys::TfLiteAllocationType_kTfLiteMmapRo
     }
 
     /// Of a size that is known before the graph runs, dense, and kept by nobody from one run to the next.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         let dynamic = self.0.allocation_type == sys::TfLiteAllocationType_kTfLiteDynamic;
         !dynamic && !self.0.is_variable && self.0.sparsity.is_null()
     }
 
-    pub fn element(&self) -> sys::TfLiteType {
+    pub(crate) fn element(&self) -> sys::TfLiteType {
         self.0.type_
     }
 
-    pub fn bytes(&self) -> Result<&[u8], String> {
+    pub(crate) fn bytes(&self) -> Result<&[u8], String> {
         // SAFETY: every member of the union is a pointer to the same place.
         let data = unsafe { self.0.data.data };
         if data.is_null() {
@@ -174,7 +174,7 @@ impl Tensor<'_> {
         Ok(unsafe { from_raw_parts(data.cast(), self.0.bytes) })
     }
 
-    pub fn grid(&self) -> Result<Grid, String> {
+    pub(crate) fn grid(&self) -> Result<Grid, String> {
         match self.0.type_ {
             sys::TfLiteType_kTfLiteFloat32 => Ok(Grid::Float32),
             sys::TfLiteType_kTfLiteInt8 => match self.steps()? {
@@ -225,14 +225,14 @@ impl Tensor<'_> {
 
 /// How a tensor stores real numbers.
 #[derive(Debug)]
-pub enum Grid {
+pub(crate) enum Grid {
     Float32,
     Int8 { scales: Vec<f64>, zero_point: f64 },
     Int32 { scales: Vec<f64> },
 }
 
 impl Grid {
-    pub fn load(&self, bytes: &[u8], numbers: &mut [f64]) -> Result<(), String> {
+    pub(crate) fn load(&self, bytes: &[u8], numbers: &mut [f64]) -> Result<(), String> {
         let width = if matches!(self, Self::Int8 { .. }) { 1 } else { 4 };
         if bytes.len() != numbers.len() * width {
             return Err(format!("a tensor has {} bytes where {} numbers were expected", bytes.len(), numbers.len()));
@@ -262,7 +262,7 @@ impl Grid {
 
     /// Brings numbers to those that the tensor can hold; of an integer tensor first to `fractions` of a step, one for
     /// each channel or one for all.
-    pub fn round(&self, numbers: &mut [f64], fractions: &[f64]) {
+    pub(crate) fn round(&self, numbers: &mut [f64], fractions: &[f64]) {
         match self {
             Self::Float32 => numbers.iter_mut().for_each(|number| *number = f64::from(*number as f32)),
             Self::Int8 { scales, zero_point } => {
@@ -276,7 +276,7 @@ impl Grid {
         }
     }
 
-    pub fn store(&self, numbers: &[f64], bytes: &mut [u8]) -> Result<(), String> {
+    pub(crate) fn store(&self, numbers: &[f64], bytes: &mut [u8]) -> Result<(), String> {
         let (words, _) = bytes.as_chunks_mut::<4>();
         match self {
             Self::Float32 if words.len() == numbers.len() => {
@@ -304,7 +304,7 @@ fn stored(steps: f64, zero_point: f64) -> f64 {
 ///
 /// # Safety
 /// The array is valid for as long as the result is used.
-pub unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
+pub(crate) unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
     if array.is_null() {
         return &[];
     }

@@ -5,18 +5,18 @@
 
 /// A tensor's numbers, row-major.
 #[derive(Debug, Default)]
-pub struct Value {
+pub(crate) struct Value {
     pub dims: Vec<usize>,
     pub numbers: Vec<f64>,
 }
 
 /// The range that a fused activation lets through.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits(pub f64, pub f64);
+pub(crate) struct Limits(pub f64, pub f64);
 
 /// One operator. What its inputs are is said where it is computed.
 #[derive(Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     Add {
         limits: Limits,
     },
@@ -39,7 +39,7 @@ pub enum Operation {
 
 impl Operation {
     /// The output's dimensions; an error when the inputs do not fit each other.
-    pub fn output_dims(&self, inputs: &[&Value]) -> Result<Vec<usize>, String> {
+    pub(crate) fn output_dims(&self, inputs: &[&Value]) -> Result<Vec<usize>, String> {
         let dims = &inputs[0].dims;
         match self {
             Self::Add { .. } if inputs[1].dims != *dims => Err("it broadcasts".into()),
@@ -84,7 +84,7 @@ impl Operation {
     }
 
     /// Writes the numbers of `output`, which has the dimensions that [`Self::output_dims`] says.
-    pub fn compute(&self, inputs: &[&Value], output: &mut Value) {
+    pub(crate) fn compute(&self, inputs: &[&Value], output: &mut Value) {
         match self {
             Self::Add { limits } => {
                 let terms = inputs[0].numbers.iter().zip(&inputs[1].numbers);

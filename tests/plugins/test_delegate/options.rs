@@ -11,7 +11,7 @@ use super::partition::OPERATORS;
 
 /// How the delegate behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Ok,
     /// Creates no delegate.
     Refuse,
@@ -46,7 +46,7 @@ const MODES: [(&str, Mode); 11] = [
 
 /// When [`Mode::Fail`] and those after it strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Create,
     /// The delegate is given the graph.
     Prepare,
@@ -57,7 +57,7 @@ const STAGES: [(&str, Stage); 3] = [("create", Stage::Create), ("prepare", Stage
 
 /// The plugin's options, one a key.
 #[derive(Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Only these operators are claimed; the rest stays on the CPU.
     pub operators: Vec<c_int>,
     pub mode: Mode,
@@ -77,7 +77,7 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+    pub(crate) fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut options = Self {
             operators: OPERATORS.iter().map(|(_, builtin)| builtin.cast_signed()).collect(),
             mode: Mode::Ok,
@@ -118,7 +118,7 @@ impl Options {
     }
 
     /// Counts this delegate where it is to be counted; whether its mode holds.
-    pub fn begin_life(&self) -> Result<bool, String> {
+    pub(crate) fn begin_life(&self) -> Result<bool, String> {
         let Some(lives) = &self.lives else { return Ok(true) };
         let in_file = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
         let life = append(lives, "+").map_err(|e| in_file(lives, e))?.len();

@@ -9,7 +9,7 @@ use super::graph::{Graph, Grid, Node, Tensor};
 use super::kernels::{Limits, Operation, Value};
 
 /// What the delegate can compute, as the schema names it.
-pub const OPERATORS: [(&str, sys::TfLiteBuiltinOperator); 5] = [
+pub(crate) const OPERATORS: [(&str, sys::TfLiteBuiltinOperator); 5] = [
     ("ADD", sys::TfLiteBuiltinOperator_kTfLiteBuiltinAdd),
     ("CONV_2D", sys::TfLiteBuiltinOperator_kTfLiteBuiltinConv2d),
     ("FULLY_CONNECTED", sys::TfLiteBuiltinOperator_kTfLiteBuiltinFullyConnected),
@@ -53,7 +53,7 @@ struct FullyConnectedParameters {
 const SAME: c_int = 1;
 
 /// One operator and the tensors that it works on, by their index in the graph.
-pub struct Step {
+pub(crate) struct Step {
     operation: Operation,
     inputs: Vec<c_int>,
     output: c_int,
@@ -63,7 +63,7 @@ pub struct Step {
 
 impl Step {
     /// An error says why the operator has to stay on the CPU.
-    pub fn new(graph: &Graph, node: &Node) -> Result<Self, String> {
+    pub(crate) fn new(graph: &Graph, node: &Node) -> Result<Self, String> {
         let operation = operation(node)?;
         let &[output] = node.outputs.as_slice() else { return Err("it has more than one output".into()) };
         // A bias that is left out is tensor -1.
@@ -200,7 +200,7 @@ impl Slot {
 }
 
 /// Operators that hang together, run as one.
-pub struct Partition {
+pub(crate) struct Partition {
     steps: Vec<Step>,
     inputs: Vec<c_int>,
     outputs: Vec<c_int>,
@@ -208,7 +208,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    pub fn new(graph: &Graph, nodes: &[c_int], inputs: &[c_int], outputs: &[c_int]) -> Result<Self, String> {
+    pub(crate) fn new(graph: &Graph, nodes: &[c_int], inputs: &[c_int], outputs: &[c_int]) -> Result<Self, String> {
         let step = |index: &c_int| Step::new(graph, &graph.node(*index)?);
         let steps = nodes.iter().map(step).collect::<Result<Vec<_>, _>>()?;
         let tensors = steps.iter().flat_map(|step| step.inputs.iter().copied().chain([step.output]));
@@ -221,7 +221,7 @@ impl Partition {
     }
 
     /// Follows the sizes of the inputs, which change with the batch.
-    pub fn resize(&mut self, graph: &mut Graph) -> Result<(), String> {
+    pub(crate) fn resize(&mut self, graph: &mut Graph) -> Result<(), String> {
         for index in &self.inputs {
             let dims = graph.tensor(*index)?.dims();
             slot(&mut self.slots, *index)?.resize(dims);
@@ -237,7 +237,7 @@ impl Partition {
     }
 
     /// Computes the outputs from the inputs; `wrong` ones hold the right scores in the wrong places.
-    pub fn run(&mut self, graph: &mut Graph, wrong: bool) -> Result<(), String> {
+    pub(crate) fn run(&mut self, graph: &mut Graph, wrong: bool) -> Result<(), String> {
         for index in &self.inputs {
             let slot = slot(&mut self.slots, *index)?;
             slot.grid.load(graph.tensor(*index)?.bytes()?, &mut slot.value.numbers)?;

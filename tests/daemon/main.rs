@@ -1,0 +1,12 @@
+//! The real binary as its user has it: runs, commands, reloads, faults, the service, `edgewatt doctor`.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod e2e;
+mod faults;
+mod commands;
+mod remote;
+mod reload;
+mod reload_races;
+mod service;
+mod doctor;

@@ -1,0 +1,10 @@
+//! Meters, calibration, and whether the published uncertainty is true on simulated machines.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod meters;
+mod calibrate;
+mod machine;
+mod calibration_simulation;
+mod scenario;
+mod simulation;

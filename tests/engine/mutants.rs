@@ -1,0 +1,115 @@
+//! Damaged model files through `edgewatt check`: each is refused with an error message or found to work still, and
+//! never does the program itself crash, hang or panic.
+//!
+//! `MUTANTS=10000 cargo test --release --test engine mutants::` tries that many; what a test run tries is a sample.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use edgewatt_support::daemon::Setup;
+use edgewatt_support::{root, runtime_library};
+
+const SAMPLE: usize = 120;
+const SEED: u64 = 0x005e_ed0f_ed9e;
+
+/// A small generator with a good spread (xorshift64*), so that a run can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+}
+
+/// What storage, transfers and people do to a file.
+fn mutate(bytes: &mut Vec<u8>, random: &mut Random) -> &'static str {
+    let place = random.below(bytes.len());
+    let span = place..(place + 1 + random.below(64)).min(bytes.len());
+    match random.below(6) {
+        0 => {
+            for _ in 0..=random.below(8) {
+                let place = random.below(bytes.len());
+                bytes[place] ^= 1 << random.below(8);
+            }
+            "bits flipped"
+        }
+        1 => {
+            bytes.truncate(place);
+            "cut"
+        }
+        2 => {
+            bytes[span].fill(0);
+            "zeroed"
+        }
+        3 => {
+            bytes[span].fill(0xff);
+            "filled"
+        }
+        4 => {
+            let from = random.below(bytes.len() - span.len());
+            bytes.copy_within(from..from + span.len(), span.start);
+            "moved"
+        }
+        _ => {
+            // Where a flatbuffer keeps its tables, not its weights.
+            let tail = bytes.len() - bytes.len().min(4096);
+            let place = tail + random.below(bytes.len() - tail);
+            bytes[place] = random.below(256) as u8;
+            "one byte of the tables"
+        }
+    }
+}
+
+#[test]
+fn a_damaged_model_is_an_error_message() {
+    runtime_library();
+    let count = std::env::var("MUTANTS").map_or(SAMPLE, |count| count.parse().unwrap());
+    let models = ["shoulder_int8.tflite", "shoulder_fp32.tflite", "shoulder_pruned_int8.tflite"];
+    let models = models.map(|name| std::fs::read(root().join("models").join(name)).unwrap());
+    let next = Mutex::new((Random(SEED), 0));
+    let outcomes = Mutex::new(BTreeMap::<(&str, i32), usize>::new());
+    let worker = || {
+        let original = Setup::demo(1);
+        let path = original.dir.path().join("mutant.tflite");
+        let setup = original.with(&model_path(), &path.display().to_string());
+        loop {
+            let (mutant, kind, number) = {
+                let (random, number) = &mut *next.lock().unwrap();
+                if *number == count {
+                    return;
+                }
+                *number += 1;
+                let mut bytes = models[random.below(models.len())].clone();
+                let kind = mutate(&mut bytes, random);
+                (bytes, kind, *number)
+            };
+            std::fs::write(&path, &mutant).unwrap();
+            let ended = setup.check();
+            let code = ended.status.code().unwrap_or_else(|| panic!("{number}, {kind}: {}", ended.status));
+            match code {
+                0 => {}
+                78 => ended.says(&["pipelines.shoulder"]),
+                other => panic!("{number}, {kind}: exit code {other}\n{}", ended.stderr),
+            }
+            *outcomes.lock().unwrap().entry((kind, code)).or_default() += 1;
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(worker);
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    println!("{outcomes:?}");
+    assert_eq!(outcomes.values().sum::<usize>(), count);
+    assert!(outcomes.keys().any(|(_, code)| *code == 78), "nothing was damaged: {outcomes:?}");
+}
+
+fn model_path() -> String {
+    let path: PathBuf = root().join("models/shoulder_int8.tflite");
+    path.display().to_string()
+}

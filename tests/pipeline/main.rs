@@ -1,0 +1,7 @@
+//! Pipelines of the real binary: windows that go together, models that keep a state, threads in real time.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod batching;
+mod stateful;
+mod realtime;

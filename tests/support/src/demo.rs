@@ -1,0 +1,97 @@
+//! The demo's pipeline without its threads: the caller feeds samples and drains decisions, all on one thread.
+
+use std::sync::Arc;
+
+use edgewatt::config::{Config, Document, Problem};
+use edgewatt::infer::mailbox::InferEvent;
+use edgewatt::infer::{Decision, Infer, InferChannels};
+use edgewatt::load::{self, Prepared, PreparedPipeline};
+use edgewatt::ring::{BlockRx, block_ring};
+use edgewatt::source::sink::frame_ring;
+use edgewatt::source::{FrameSink, Record, RecordParser};
+use edgewatt::stop::Stop;
+use edgewatt::units::MonoTime;
+
+use crate::{program, root, runtime_library};
+
+/// `config/demo.toml` as it is, but for the replacements and the runtime, which is the fetched one.
+pub fn config(replacements: &[(&str, &str)]) -> Config {
+    let path = root().join("config/demo.toml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for (old, new) in replacements {
+        assert!(text.contains(old), "config/demo.toml no longer has {old}");
+        text = text.replace(old, new);
+    }
+    let mut config = Document { path, text }.parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
+    config.runtime_library.get_or_insert_with(runtime_library);
+    config
+}
+
+/// The samples of the recording, as the demo's source reads them.
+pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> {
+    let text = std::fs::read(root().join("models/shoulder_recording.csv")).unwrap();
+    let mut parser = RecordParser::new(config.pipelines[0].source.kind().records().unwrap().clone(), labels.to_vec());
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+    parser.header(lines.next().unwrap()).unwrap();
+    lines
+        .map(|line| {
+            let record = parser.parse(line).unwrap();
+            (record, parser.values().to_vec())
+        })
+        .collect()
+}
+
+/// A configuration with all that it names, or what is wrong with it.
+pub fn try_to_prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
+    let tools = load::tools(config.runtime_library.as_deref(), &program()).map_err(|problem| vec![problem])?;
+    load::prepare(config, &tools, &[])
+}
+
+/// The first pipeline of a configuration, loaded.
+pub fn prepare(config: &Config) -> PreparedPipeline {
+    try_to_prepare(config).unwrap_or_else(|problems| panic!("{problems:?}")).pipelines.remove(0)
+}
+
+/// A pipeline whose threads are the caller's.
+pub struct Rig {
+    pub feed: FrameSink,
+    pub infer: Infer,
+    pub decisions: BlockRx<Decision, f32>,
+    pub labels: Vec<String>,
+}
+
+pub fn pipeline(config: &Config) -> Rig {
+    let pipeline = &config.pipelines[0];
+    let mut prepared = prepare(config);
+    let made = prepared.built.take().unwrap();
+    let stop = Arc::new(Stop::new().unwrap());
+    let (feed, intake) = frame_ring(&prepared.sink, &pipeline.name, stop.clone(), Arc::default());
+    let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
+    let channels = InferChannels {
+        samples: intake,
+        decisions: decisions_tx,
+        publisher: Arc::default(),
+        spans: None,
+        stats: Arc::default(),
+        stage_times: Arc::default(),
+        stop: stop.clone(),
+        hold: false,
+        mailbox: Arc::default(),
+        send_event: Box::new(|event| {
+            if let InferEvent::EngineFailed { error, .. } = event {
+                panic!("{error}");
+            }
+        }),
+    };
+    let infer = Infer::new(channels, prepared.stages, made.engine, 0);
+    Rig { feed, infer, decisions, labels: prepared.labels }
+}
+
+impl Rig {
+    /// Feeds samples as if they arrived now.
+    pub fn feed(&mut self, samples: &[(Record, Vec<f32>)]) {
+        for (record, values) in samples {
+            let _ = self.feed.take(Ok(*record), values, MonoTime::now());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Writes the manual into a folder: `man1/edgewatt.1` and a page for each subcommand, `man5/edgewatt.toml.5` from
+//! docs/config.md, and completions for bash, zsh and fish under the names that the shells look for.
+//!
+//! `cargo run --example manual -- FOLDER`; the folder is made.
+
+use std::fs::{create_dir_all, write};
+use std::io;
+use std::path::Path;
+
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+
+const CONFIG: &str = include_str!("../docs/config.md");
+/// One cell more than columns: a line ends with a bar.
+const CELLS: usize = 7;
+
+fn main() -> io::Result<()> {
+    let Some(folder) = std::env::args_os().nth(1) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "name the folder: cargo run --example manual -- FOLDER",
+        ));
+    };
+    write_manual(Path::new(&folder))
+}
+
+pub(crate) fn write_manual(folder: &Path) -> io::Result<()> {
+    let mut command = edgewatt::cli::command().disable_help_subcommand(true);
+    command.build();
+    pages(&folder.join("man1"), &command)?;
+    let man5 = folder.join("man5");
+    create_dir_all(&man5)?;
+    write(man5.join("edgewatt.toml.5"), configuration())?;
+    let completions = folder.join("completions");
+    create_dir_all(&completions)?;
+    for (shell, name) in [(Shell::Bash, "edgewatt"), (Shell::Zsh, "_edgewatt"), (Shell::Fish, "edgewatt.fish")] {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut edgewatt::cli::command(), "edgewatt", &mut script);
+        write(completions.join(name), script)?;
+    }
+    Ok(())
+}
+
+/// The page of a command and those of its subcommands that help shows.
+fn pages(folder: &Path, command: &Command) -> io::Result<()> {
+    create_dir_all(folder)?;
+    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let mut page = Vec::new();
+    Man::new(command.clone()).title(name.to_uppercase()).render(&mut page)?;
+    if name == "edgewatt" {
+        page.extend(b".SH \"SEE ALSO\"\n\\fBedgewatt.toml\\fR(5)\n");
+    }
+    write(folder.join(format!("{name}.1")), page)?;
+    let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    command.get_subcommands().filter(shown).try_for_each(|subcommand| pages(folder, subcommand))
+}
+
+/// docs/config.md, whose tables become lists.
+fn configuration() -> String {
+    let mut page = Roff::new();
+    page.control("SH", ["NAME"]).text([roman("edgewatt.toml - the configuration of "), bold("edgewatt"), roman("(1)")]);
+    page.control("SH", ["DESCRIPTION"]);
+    let mut gap = false;
+    for line in CONFIG.lines().filter(|line| !line.starts_with("<!--") && !line.starts_with("# ")) {
+        let cells: Vec<&str> = line.split(" |").map(|cell| cell.trim_start_matches('|').trim()).collect();
+        if let Some(heading) = line.strip_prefix("## ") {
+            page.control("SH", [format!("[{heading}]").as_str()]);
+        } else if cells.len() == CELLS {
+            if cells[0].starts_with('`') {
+                entry(&mut page, &cells);
+            }
+        } else if line.is_empty() {
+            gap = true;
+        } else {
+            if std::mem::take(&mut gap) {
+                page.control("PP", []);
+            }
+            page.text(words(line));
+        }
+    }
+    page.control("SH", ["SEE ALSO"]).text([bold("edgewatt"), roman("(1), "), bold("edgewatt-check"), roman("(1)")]);
+    // No date: the page is the same whenever it is built.
+    let title = concat!(".TH EDGEWATT.TOML 5 \"\" \"edgewatt ", env!("CARGO_PKG_VERSION"), "\" \"File Formats\"\n");
+    title.to_owned() + &page.to_roff()
+}
+
+/// One key: its name, what it takes, what it means.
+fn entry(page: &mut Roff, cells: &[&str]) {
+    let [key, kind, unit, default, may_be, meaning, ..] = cells else { return };
+    let mut head = vec![bold(plain(key)), roman(" "), italic(plain(kind))];
+    if !unit.is_empty() {
+        head.push(roman(format!(" in {unit}")));
+    }
+    if *default == "required" {
+        head.push(roman(", required"));
+    }
+    page.control("TP", []).text(head).text(words(meaning));
+    for (what, text) in [("Default: ", default), ("May be: ", may_be)] {
+        if !text.is_empty() && *text != "required" {
+            page.control("br", []).text([roman(what), roman(plain(text))]);
+        }
+    }
+}
+
+/// With what stands between backticks in bold.
+fn words(text: &str) -> Vec<Inline> {
+    let bolder = |(i, part): (usize, &str)| {
+        let part = part.replace("&lt;", "<");
+        if i % 2 == 1 { bold(part) } else { roman(part) }
+    };
+    text.split('`').enumerate().map(bolder).collect()
+}
+
+fn plain(text: &str) -> String {
+    text.replace('`', "").replace("&lt;", "<")
+}
