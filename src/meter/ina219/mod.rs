@@ -4,6 +4,7 @@
 //! computed here. A chip that a kernel driver has is left to it. Words go by SMBus, which sends the low byte first where
 //! the chip sends the high one. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
 
+mod i2c;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -13,13 +14,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use i2cdev::core::I2CDevice;
-use i2cdev::linux::LinuxI2CDevice;
 use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
+use i2c::I2c;
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
 pub use registers::{AVERAGES, Setup};
@@ -59,15 +59,13 @@ trait Registers: Send {
     fn write(&mut self, register: Register, word: u16) -> io::Result<()>;
 }
 
-struct I2c(LinuxI2CDevice);
-
 impl Registers for I2c {
     fn read(&mut self, register: Register) -> io::Result<u16> {
-        Ok(self.0.smbus_read_word_data(register as u8)?.swap_bytes())
+        Ok(self.read_word(register as u8)?.swap_bytes())
     }
 
     fn write(&mut self, register: Register, word: u16) -> io::Result<()> {
-        Ok(self.0.smbus_write_word_data(register as u8, word.swap_bytes())?)
+        self.write_word(register as u8, word.swap_bytes())
     }
 }
 
@@ -377,7 +375,7 @@ impl Meter for Ina219 {
     }
 
     fn read(&mut self) -> Result<Reading, MeterError> {
-        let open = |path: &Path, address| Ok(Box::new(I2c(LinuxI2CDevice::new(path, address)?)) as Box<dyn Registers>);
+        let open = |path: &Path, address| Ok(Box::new(I2c::open(path, address)?) as Box<dyn Registers>);
         self.read_with(open, MonoTime::now)
     }
 }
