@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::Path;
 
-use super::interpreter::Failure;
+use super::failure::Failure;
 use super::{EngineError, TensorInfo, edge_tpu};
 use crate::model::{ModelSummary, OperatorCount};
 
 /// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc.
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
 
-/// An error with those beneath it, the last of which is the loader's own word.
-pub fn told(error: &dyn std::error::Error) -> String {
+/// Returns an error's message followed by those of its causes; the last one is the loader's own.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Refuses a model that edgewatt cannot feed or that answers nothing.

@@ -1,4 +1,4 @@
-//! What goes wrong with a Coral Edge TPU, told in its own terms: the most common mistakes of its users.
+//! Explains the most common mistakes with a Coral Edge TPU in its own terms.
 
 use std::path::Path;
 

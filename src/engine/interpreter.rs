@@ -1,8 +1,7 @@
 //! The runtime's C API, owned: a model, a delegate and an interpreter that are freed in the right order.
 //!
 //! Owns every call into the loaded library and the pointers that come out of it; what a tensor means is the engine's
-//! business. The functions come from the binding's table, since its own interpreter has no flags for XNNPACK, no room
-//! for a profiler of ours, and allocates at each look at a tensor.
+//! business.
 
 #![allow(unsafe_code)]
 
@@ -12,71 +11,40 @@ use std::ffi::{CStr, CString, c_char};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use edgefirst_tflite::Library;
-use edgefirst_tflite_sys::xnnpack_ffi::XnnPackFunctions;
-use edgefirst_tflite_sys::{
-    TfLiteDelegate, TfLiteInterpreter, TfLiteInterpreterOptions, TfLiteModel, TfLiteStatus, TfLiteTensor,
-    TfLiteType_kTfLiteFloat32, TfLiteType_kTfLiteInt8, TfLiteType_kTfLiteInt16, TfLiteType_kTfLiteUInt8,
-    tensorflowlite_c,
+use super::failure::Failure;
+use super::ffi::{
+    DelegatePlugin, EdgeTpu, TF_LITE_FLOAT32, TF_LITE_INT8, TF_LITE_INT16, TF_LITE_UINT8, TfLite, TfLiteDelegate,
+    TfLiteInterpreter, TfLiteInterpreterOptions, TfLiteModel, TfLiteTensor,
 };
-
 use super::profile::Profiler;
+use super::runtime::Library;
 use super::{Element, EngineError, TensorInfo, checks};
-
-/// A status of the C API other than `kTfLiteOk`, or null where a pointer was wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    Null,
-    Status(TfLiteStatus),
-}
-
-impl Failure {
-    /// `kTfLiteUnresolvedOps`: an operator is neither in the runtime nor taken by a delegate.
-    pub const UNRESOLVED_OPERATORS: Self = Self::Status(7);
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Null => f.write_str("it gives no reason"),
-            Self::Status(1) => f.write_str("its status is `error`"),
-            Self::Status(2) => f.write_str("its status is `delegate error`"),
-            Self::Status(3) => f.write_str("the delegate does not fit (`application error`)"),
-            &Self::UNRESOLVED_OPERATORS => f.write_str("its status is `unresolved operators`"),
-            Self::Status(other) => write!(f, "its status is {other}"),
-        }
-    }
-}
-
-fn ok(status: TfLiteStatus) -> Result<(), Failure> {
-    if status == 0 { Ok(()) } else { Err(Failure::Status(status)) }
-}
 
 /// A model that the runtime has accepted, with the bytes that it points into.
 pub struct Model {
     pointer: NonNull<TfLiteModel>,
     _bytes: Box<[u8]>,
-    sys: &'static tensorflowlite_c,
+    tflite: &'static TfLite,
 }
 
 impl Model {
     pub fn new(library: &'static Library, bytes: &[u8]) -> Result<Self, Failure> {
         let bytes: Box<[u8]> = bytes.into();
-        let sys = library.as_sys();
+        let tflite = &library.tflite;
         // SAFETY: the bytes live as long as the model, and their box is never moved out of.
-        let pointer = unsafe { sys.TfLiteModelCreate(bytes.as_ptr().cast(), bytes.len()) };
-        Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, _bytes: bytes, sys })
+        let pointer = unsafe { (tflite.model_create)(bytes.as_ptr().cast(), bytes.len()) };
+        Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, _bytes: bytes, tflite })
     }
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: made by TfLiteModelCreate; whoever uses it holds a reference.
-        unsafe { self.sys.TfLiteModelDelete(self.pointer.as_ptr()) }
+        unsafe { (self.tflite.model_delete)(self.pointer.as_ptr()) }
     }
 }
 
-/// A delegate and how it is freed. Its code stays loaded for ever: vendors' libraries rarely survive unloading.
+/// A delegate and how it is freed. Its code stays loaded until the process ends: vendors' libraries rarely survive unloading.
 pub struct Delegate {
     pointer: NonNull<TfLiteDelegate>,
     free: unsafe extern "C" fn(*mut TfLiteDelegate),
@@ -89,14 +57,7 @@ impl Drop for Delegate {
     }
 }
 
-type PluginCreate = unsafe extern "C" fn(
-    *const *const c_char,
-    *const *const c_char,
-    usize,
-    Option<unsafe extern "C" fn(*const c_char)>,
-) -> *mut TfLiteDelegate;
-
-/// A plugin's own word goes where the runtime's goes.
+/// Writes a plugin's error to standard error, where the runtime writes its own.
 unsafe extern "C" fn report_error(message: *const c_char) {
     if !message.is_null() {
         // SAFETY: a C string, by the plugin interface.
@@ -105,40 +66,27 @@ unsafe extern "C" fn report_error(message: *const c_char) {
     }
 }
 
-/// A vendor's library, loaded for ever, and its two functions.
-struct Plugin {
-    create: PluginCreate,
-    free: unsafe extern "C" fn(*mut TfLiteDelegate),
-    /// Only the Edge TPU's library has one: `edgetpu_version` of its edgetpu_c.h.
-    version: Option<unsafe extern "C" fn() -> *const c_char>,
-}
-
-impl Plugin {
-    fn load(library: &Path) -> Result<Self, String> {
-        let symbol = |e: libloading::Error| format!("it is no TensorFlow Lite delegate: {}", checks::told(&e));
-        // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-        let plugin = unsafe { libloading::Library::new(library) }.map_err(|e| checks::told(&e))?;
-        let plugin: &'static libloading::Library = Box::leak(Box::new(plugin));
-        // SAFETY: the symbols have these types by the plugin interface (tflite's external_delegate.cc).
-        unsafe {
-            Ok(Self {
-                create: *plugin.get::<PluginCreate>(b"tflite_plugin_create_delegate\0").map_err(symbol)?,
-                free: *plugin.get(b"tflite_plugin_destroy_delegate\0").map_err(symbol)?,
-                version: plugin.get(b"edgetpu_version\0").ok().map(|symbol| *symbol),
-            })
-        }
-    }
+/// Loads a vendor's library, which stays loaded until the process ends, and looks its functions up.
+fn load_plugin(path: &Path) -> Result<(DelegatePlugin, Option<EdgeTpu>), String> {
+    // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| checks::with_causes(&e))?;
+    let library: &'static libloading::Library = Box::leak(Box::new(library));
+    // SAFETY: the functions have these types by the plugin interface, and the library is never unloaded.
+    let plugin = unsafe { DelegatePlugin::load(library) };
+    let plugin = plugin.map_err(|e| format!("it is not a TensorFlow Lite delegate: {e}"))?;
+    // SAFETY: as above.
+    Ok((plugin, unsafe { EdgeTpu::load(library) }.ok()))
 }
 
 /// The file that the system's search finds for a vendor's plugin, which is loaded, and the version that it states.
 pub fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
-    let plugin = Plugin::load(library)?;
+    let (plugin, edge_tpu) = load_plugin(library)?;
     let address = plugin.create as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| format!("/proc/self/maps: {e}"))?;
     let file = maps.lines().find_map(|line| file_at(line, address));
-    let version = plugin.version.map(|version| {
-        // SAFETY: a C string that lasts, by the header named above.
-        unsafe { CStr::from_ptr(version()) }.to_string_lossy().into_owned()
+    let version = edge_tpu.map(|edge_tpu| {
+        // SAFETY: a C string that lasts, by the Edge TPU's header.
+        unsafe { CStr::from_ptr((edge_tpu.version)()) }.to_string_lossy().into_owned()
     });
     Ok((file.map_or_else(|| library.to_owned(), PathBuf::from), version))
 }
@@ -155,10 +103,8 @@ fn file_at(line: &str, address: usize) -> Option<&str> {
 impl Delegate {
     /// The runtime's own XNNPACK; `flags` are added to its defaults.
     pub fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
-        // SAFETY: the library is never unloaded.
-        let functions = unsafe { XnnPackFunctions::try_load(library.as_sys().library()) };
-        let functions = functions.ok_or("this runtime was built without XNNPACK; use delegate = \"cpu\"")?;
-        // SAFETY: the options are the library's own default, whose layout the binding has; two fields are set.
+        let functions = library.xnnpack.ok_or("this runtime was built without XNNPACK; use delegate = \"cpu\"")?;
+        // SAFETY: the options are the library's own default, with all its fields; two fields are set.
         let pointer = unsafe {
             let mut options = (functions.options_default)();
             options.num_threads = i32::from(threads);
@@ -171,7 +117,7 @@ impl Delegate {
 
     /// A vendor's plugin.
     pub fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
-        let Plugin { create, free, .. } = Plugin::load(library)?;
+        let (plugin, _) = load_plugin(library)?;
         let strings = |texts: Vec<&String>| -> Result<Vec<CString>, String> {
             let text = |text: &String| CString::new(text.as_str());
             texts.into_iter().map(text).collect::<Result<_, _>>().map_err(|e| format!("an option holds a zero: {e}"))
@@ -180,16 +126,17 @@ impl Delegate {
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
         let (key_pointers, value_pointers) = (pointers(&keys), pointers(&values));
         // SAFETY: two arrays of as many C strings each, which live until the call returns.
-        let pointer = unsafe { create(key_pointers.as_ptr(), value_pointers.as_ptr(), keys.len(), Some(report_error)) };
+        let pointer =
+            unsafe { (plugin.create)(key_pointers.as_ptr(), value_pointers.as_ptr(), keys.len(), Some(report_error)) };
         let declined = "it declines to start: is its device connected and free, and are the options right?";
-        Ok(Self { pointer: NonNull::new(pointer).ok_or(declined)?, free })
+        Ok(Self { pointer: NonNull::new(pointer).ok_or(declined)?, free: plugin.destroy })
     }
 }
 
 /// An interpreter with its tensors allocated.
 pub struct Interpreter {
     pointer: NonNull<TfLiteInterpreter>,
-    sys: &'static tensorflowlite_c,
+    tflite: &'static TfLite,
     /// Behind the interpreter's own drop, which uses it.
     _delegate: Option<Delegate>,
 }
@@ -203,13 +150,13 @@ unsafe impl Send for Model {}
 /// Frees the options when the interpreter is built or is not.
 struct Options {
     pointer: NonNull<TfLiteInterpreterOptions>,
-    sys: &'static tensorflowlite_c,
+    tflite: &'static TfLite,
 }
 
 impl Drop for Options {
     fn drop(&mut self) {
         // SAFETY: made by TfLiteInterpreterOptionsCreate.
-        unsafe { self.sys.TfLiteInterpreterOptionsDelete(self.pointer.as_ptr()) }
+        unsafe { (self.tflite.options_delete)(self.pointer.as_ptr()) }
     }
 }
 
@@ -225,50 +172,50 @@ impl Interpreter {
         delegate: Option<Delegate>,
         profiler: Option<&mut Profiler>,
     ) -> Result<Self, Failure> {
-        let sys = library.as_sys();
+        let tflite = &library.tflite;
         // SAFETY: no arguments.
-        let options = NonNull::new(unsafe { sys.TfLiteInterpreterOptionsCreate() }).ok_or(Failure::Null)?;
-        let options = Options { pointer: options, sys };
+        let options = NonNull::new(unsafe { (tflite.options_create)() }).ok_or(Failure::Null)?;
+        let options = Options { pointer: options, tflite };
         // SAFETY: options, delegate and model are alive; the delegate and the profiler stay so, by the caller's promise
         // and the field that keeps it.
         let pointer = unsafe {
-            sys.TfLiteInterpreterOptionsSetNumThreads(options.pointer.as_ptr(), i32::from(threads));
+            (tflite.options_set_num_threads)(options.pointer.as_ptr(), i32::from(threads));
             if let Some(delegate) = &delegate {
-                sys.TfLiteInterpreterOptionsAddDelegate(options.pointer.as_ptr(), delegate.pointer.as_ptr());
+                (tflite.options_add_delegate)(options.pointer.as_ptr(), delegate.pointer.as_ptr());
             }
             if let Some(profiler) = profiler {
-                profiler.attach(sys.library(), options.pointer.as_ptr())?;
+                profiler.attach(library, options.pointer.as_ptr())?;
             }
-            sys.TfLiteInterpreterCreate(model.pointer.as_ptr(), options.pointer.as_ptr())
+            (tflite.interpreter_create)(model.pointer.as_ptr(), options.pointer.as_ptr())
         };
-        Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, sys, _delegate: delegate })
+        Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, tflite, _delegate: delegate })
     }
 
     pub fn allocate(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive.
-        ok(unsafe { self.sys.TfLiteInterpreterAllocateTensors(self.pointer.as_ptr()) })
+        Failure::check(unsafe { (self.tflite.allocate_tensors)(self.pointer.as_ptr()) })
     }
 
     /// Gives the input another shape; allocate afterwards.
     pub fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
         let count = i32::try_from(dims.len()).unwrap_or(i32::MAX);
         // SAFETY: `count` dimensions, which the call copies.
-        ok(unsafe { self.sys.TfLiteInterpreterResizeInputTensor(self.pointer.as_ptr(), 0, dims.as_ptr(), count) })
+        Failure::check(unsafe { (self.tflite.resize_input)(self.pointer.as_ptr(), 0, dims.as_ptr(), count) })
     }
 
     pub fn invoke(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive, and no slice of its tensors is, for those borrow it.
-        ok(unsafe { self.sys.TfLiteInterpreterInvoke(self.pointer.as_ptr()) })
+        Failure::check(unsafe { (self.tflite.invoke)(self.pointer.as_ptr()) })
     }
 
     pub fn input_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
-        usize::try_from(unsafe { self.sys.TfLiteInterpreterGetInputTensorCount(self.pointer.as_ptr()) }).unwrap_or(0)
+        usize::try_from(unsafe { (self.tflite.input_count)(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
     pub fn output_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
-        usize::try_from(unsafe { self.sys.TfLiteInterpreterGetOutputTensorCount(self.pointer.as_ptr()) }).unwrap_or(0)
+        usize::try_from(unsafe { (self.tflite.output_count)(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
     pub fn input_info(&self) -> Result<TensorInfo, EngineError> {
@@ -295,7 +242,7 @@ impl Interpreter {
 
     fn input(&self) -> Result<NonNull<TfLiteTensor>, EngineError> {
         // SAFETY: the interpreter is alive, and answers null for an index that it has not.
-        let tensor = unsafe { self.sys.TfLiteInterpreterGetInputTensor(self.pointer.as_ptr(), 0) };
+        let tensor = unsafe { (self.tflite.input_tensor)(self.pointer.as_ptr(), 0) };
         NonNull::new(tensor).ok_or_else(|| EngineError::runtime("reach the input", Failure::Null))
     }
 
@@ -304,42 +251,41 @@ impl Interpreter {
         let known = i32::try_from(index).ok().filter(|_| index < count);
         let index = known.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {count}")))?;
         // SAFETY: the index is that of an output.
-        let tensor = unsafe { self.sys.TfLiteInterpreterGetOutputTensor(self.pointer.as_ptr(), index) };
+        let tensor = unsafe { (self.tflite.output_tensor)(self.pointer.as_ptr(), index) };
         NonNull::new(tensor.cast_mut()).ok_or_else(|| EngineError::runtime("reach an output", Failure::Null))
     }
 
     fn data(&self, tensor: NonNull<TfLiteTensor>) -> Result<(NonNull<u8>, usize), EngineError> {
         // SAFETY: a tensor of this interpreter.
         let (data, bytes) =
-            unsafe { (self.sys.TfLiteTensorData(tensor.as_ptr()), self.sys.TfLiteTensorByteSize(tensor.as_ptr())) };
+            unsafe { ((self.tflite.tensor_data)(tensor.as_ptr()), (self.tflite.tensor_byte_size)(tensor.as_ptr())) };
         let data = NonNull::new(data.cast()).ok_or_else(|| EngineError::runtime("reach a tensor", Failure::Null))?;
         Ok((data, bytes))
     }
 
     fn info(&self, tensor: NonNull<TfLiteTensor>) -> Result<TensorInfo, EngineError> {
-        let (sys, tensor) = (self.sys, tensor.as_ptr());
+        let (tflite, tensor) = (self.tflite, tensor.as_ptr());
         // SAFETY: a tensor of this interpreter; its name is a C string or null.
         let (name, kind, rank, quantization, bytes) = unsafe {
-            let name = sys.TfLiteTensorName(tensor);
+            let name = (tflite.tensor_name)(tensor);
             let name = if name.is_null() { Cow::Borrowed("") } else { CStr::from_ptr(name).to_string_lossy() };
-            let quantization = sys.TfLiteTensorQuantizationParams(tensor);
-            let (kind, rank) = (sys.TfLiteTensorType(tensor), sys.TfLiteTensorNumDims(tensor));
-            (name.into_owned(), kind, rank, quantization, sys.TfLiteTensorByteSize(tensor))
+            let quantization = (tflite.tensor_quantization)(tensor);
+            let (kind, rank) = ((tflite.tensor_type)(tensor), (tflite.tensor_num_dims)(tensor));
+            (name.into_owned(), kind, rank, quantization, (tflite.tensor_byte_size)(tensor))
         };
-        #[allow(non_upper_case_globals, reason = "the binding's names")]
         let element = match kind {
-            TfLiteType_kTfLiteFloat32 => Element::Float32,
-            TfLiteType_kTfLiteInt8 => Element::Int8,
-            TfLiteType_kTfLiteUInt8 => Element::Uint8,
-            TfLiteType_kTfLiteInt16 => Element::Int16,
+            TF_LITE_FLOAT32 => Element::Float32,
+            TF_LITE_INT8 => Element::Int8,
+            TF_LITE_UINT8 => Element::Uint8,
+            TF_LITE_INT16 => Element::Int16,
             other => {
                 // SAFETY: it answers any number with a C string.
-                let other = unsafe { CStr::from_ptr(sys.TfLiteTypeGetName(other)) }.to_string_lossy().to_lowercase();
+                let other = unsafe { CStr::from_ptr((tflite.type_name)(other)) }.to_string_lossy().to_lowercase();
                 return Err(checks::unreadable(&name, &other));
             }
         };
         // SAFETY: dimensions that the tensor has.
-        let dim = |index| usize::try_from(unsafe { sys.TfLiteTensorDim(tensor, index) });
+        let dim = |index| usize::try_from(unsafe { (tflite.tensor_dim)(tensor, index) });
         let shape: Result<Vec<usize>, _> = (0..rank).map(dim).collect();
         let shape = shape.map_err(|_| EngineError::Mismatch(format!("tensor `{name}` has a dimension below 0")))?;
         TensorInfo { name, element, shape, scale: quantization.scale, zero_point: quantization.zero_point }
@@ -350,6 +296,6 @@ impl Interpreter {
 impl Drop for Interpreter {
     fn drop(&mut self) {
         // SAFETY: made by TfLiteInterpreterCreate; its delegate and model are still there.
-        unsafe { self.sys.TfLiteInterpreterDelete(self.pointer.as_ptr()) }
+        unsafe { (self.tflite.interpreter_delete)(self.pointer.as_ptr()) }
     }
 }

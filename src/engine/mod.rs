@@ -6,6 +6,9 @@
 
 mod checks;
 pub mod edge_tpu;
+mod failure;
+#[doc(hidden)]
+pub mod ffi;
 mod interpreter;
 mod litert;
 pub mod parity;
@@ -56,7 +59,7 @@ pub trait Engine: Send {
     /// Forgets what a stateful model keeps from one invocation to the next; nothing to do for others.
     fn reset(&mut self) -> Result<(), EngineError>;
 
-    /// Fills row `row` of the batch with one window's `features`, quantised where the model wants it.
+    /// Fills row `row` of the batch with one window's `features`, quantised if the model needs it.
     fn set_input(&mut self, row: usize, features: &[f32]) -> Result<(), EngineError> {
         let coding = self.inputs()[0].coding();
         let rows = self.batch();
@@ -81,12 +84,12 @@ pub trait Engine: Send {
     }
 }
 
-/// A model that cannot be built, or an invocation that failed. None but [`EngineError::Lost`] goes away by trying again.
+/// A model that cannot be built, or an invocation that failed. Trying again helps only for [`EngineError::Lost`].
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("no TensorFlow Lite runtime was found; looked at\n  {}\nFetch it with `make runtime`, or name one in runtime.library", list(.looked))]
     RuntimeNotFound { looked: Vec<PathBuf> },
-    #[error("{} is no usable TensorFlow Lite runtime: {reason}\nFetch one with `make runtime`", path.display())]
+    #[error("{} is not a usable TensorFlow Lite runtime: {reason}\nFetch one with `make runtime`", path.display())]
     RuntimeUnusable { path: PathBuf, reason: String },
     #[error("{}: {reason}", path.display())]
     Model { path: PathBuf, reason: String },
@@ -96,7 +99,7 @@ pub enum EngineError {
     NotLinked,
     #[error("the delegate {delegate} cannot be used: {reason}")]
     Delegate { delegate: String, reason: String },
-    /// The process that tried the model says so.
+    /// The process that tried the model refused it, with this reason.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -106,7 +109,7 @@ pub enum EngineError {
     Window(String),
     #[error("the runtime failed at {step}: {reason}")]
     Runtime { step: &'static str, reason: String },
-    /// The engine's process is no more; the engine must be built anew.
+    /// The engine's process has ended; the engine must be built again.
     #[error("the delegate's process is gone: {reason}")]
     Lost { reason: String },
 }
@@ -140,7 +143,7 @@ pub fn build(
     }
 }
 
-/// What shows which hardware an engine uses; each is absent where the runtime does not tell.
+/// Evidence of which hardware an engine uses; a part is absent if the runtime does not report it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
     #[serde(flatten)]

@@ -81,7 +81,7 @@ impl Reference {
 impl Agreement {
     /// Whether it is good enough to take over.
     pub fn is_enough(&self) -> bool {
-        // A difference that is no number is not enough.
+        // A difference that is NaN must not pass.
         self.difference <= self.tolerance && self.top1_least.is_none_or(|least| self.top1 >= least)
     }
 }
@@ -121,7 +121,7 @@ fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec
     Ok(answers)
 }
 
-/// As a share of the largest reference value; what is no number is off without limit.
+/// As a share of the largest reference value; NaN counts as infinitely far off.
 fn largest_difference(ours: &[f32], reference: &[f32]) -> f32 {
     let largest = reference.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
     let difference = |(ours, reference): (&f32, &f32)| match (ours - reference).abs() {

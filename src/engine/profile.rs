@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
 
-use edgefirst_tflite::Library;
-use edgefirst_tflite_sys::TfLiteInterpreterOptions;
 use serde::{Deserialize, Serialize};
 
-use super::interpreter::Failure;
+use super::failure::Failure;
+use super::ffi::{TelemetryProfiler, TfLiteInterpreterOptions};
+use super::runtime::Library;
 
-/// Which nodes of a model's main graph a delegate took, by one invocation that was watched.
+/// Which nodes of a model's main graph a delegate took, as observed in one invocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delegation {
     pub nodes_total: usize,
@@ -39,18 +39,6 @@ impl fmt::Display for Delegation {
     }
 }
 
-/// `TfLiteTelemetryProfilerStruct` as TensorFlow Lite's `profiling/telemetry/c/profiler.h` lays it out.
-#[repr(C)]
-struct Callbacks {
-    data: *mut c_void,
-    event: unsafe extern "C" fn(*mut Callbacks, *const c_char, u64),
-    op_event: unsafe extern "C" fn(*mut Callbacks, *const c_char, i64, i64, u64),
-    settings: unsafe extern "C" fn(*mut Callbacks, *const c_char, *const c_void),
-    begin_invoke: unsafe extern "C" fn(*mut Callbacks, *const c_char, i64, i64) -> u32,
-    end_invoke: unsafe extern "C" fn(*mut Callbacks, u32),
-    invoke: unsafe extern "C" fn(*mut Callbacks, *const c_char, u64, i64, i64),
-}
-
 /// What was reported of one invocation.
 #[derive(Default)]
 struct Watched {
@@ -65,58 +53,44 @@ struct Watched {
 /// Listens to one interpreter, which it must outlive.
 pub struct Profiler {
     /// Boxed, since the runtime keeps their addresses.
-    callbacks: Box<Callbacks>,
+    callbacks: Box<TelemetryProfiler>,
     watched: *mut Watched,
 }
 
 // SAFETY: what it points to is written by the interpreter only, which moves with it, and read when none runs.
 unsafe impl Send for Profiler {}
 
-type Set = unsafe extern "C" fn(*mut TfLiteInterpreterOptions, *mut Callbacks);
-
-/// # Safety
-/// The library is loaded for as long as the function is used.
-unsafe fn setter(library: &libloading::Library) -> Option<Set> {
-    // SAFETY: the symbol has this type by the header named above.
-    unsafe { library.get::<Set>(b"TfLiteInterpreterOptionsSetTelemetryProfiler\0") }.ok().map(|set| *set)
-}
-
 impl Profiler {
     /// Whether that runtime reports to a profiler.
-    pub fn is_supported(library: &'static Library) -> bool {
-        // SAFETY: a library that is never unloaded.
-        unsafe { setter(library.as_sys().library()) }.is_some()
+    pub fn is_supported(library: &Library) -> bool {
+        library.telemetry.is_some()
     }
 
     pub fn new() -> Self {
         let watched = Box::into_raw(Box::<Watched>::default());
-        let callbacks = Callbacks {
+        let callbacks = TelemetryProfiler {
             data: watched.cast(),
             event: ignore_event,
             op_event: ignore_op_event,
             settings: ignore_settings,
-            begin_invoke: record,
-            end_invoke: ignore_end,
-            invoke: record_step,
+            begin_op: record,
+            end_op: ignore_end,
+            op: record_step,
         };
         Self { callbacks: Box::new(callbacks), watched }
     }
 
     /// # Safety
     /// `options` are alive, and the profiler outlives every interpreter made from them.
-    pub unsafe fn attach(
-        &mut self,
-        library: &libloading::Library,
-        options: *mut TfLiteInterpreterOptions,
-    ) -> Result<(), Failure> {
-        // SAFETY: the interpreter's own library, which is never unloaded.
-        let set = unsafe { setter(library) }.ok_or(Failure::Null)?;
-        // SAFETY: the caller's promise.
-        unsafe { set(options, &raw mut *self.callbacks) };
+    pub unsafe fn attach(&mut self, library: &Library, options: *mut TfLiteInterpreterOptions) -> Result<(), Failure> {
+        let telemetry = library.telemetry.ok_or(Failure::Null)?;
+        // SAFETY: the caller's promise; the callbacks are boxed, so their address stays the same.
+        unsafe { (telemetry.set_profiler)(options, &raw mut *self.callbacks) };
         Ok(())
     }
 
-    /// Sums up what was invoked since the start, in a model whose main graph has `nodes_total` nodes, and hears no more.
+    /// Sums up what was invoked since the start, in a model whose main graph has `nodes_total` nodes, and ignores later
+    /// reports.
     ///
     /// A delegate's nodes are appended to the graph, so their indices are beyond those of the model.
     pub fn delegation(&mut self, nodes_total: usize) -> Delegation {
@@ -143,7 +117,7 @@ impl Drop for Profiler {
     }
 }
 
-unsafe extern "C" fn record(callbacks: *mut Callbacks, name: *const c_char, node: i64, subgraph: i64) -> u32 {
+unsafe extern "C" fn record(callbacks: *mut TelemetryProfiler, name: *const c_char, node: i64, subgraph: i64) -> u32 {
     // SAFETY: the runtime hands back what it was given, on the thread that invokes.
     let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
     if !watched.closed
@@ -158,13 +132,13 @@ unsafe extern "C" fn record(callbacks: *mut Callbacks, name: *const c_char, node
     0
 }
 
-unsafe extern "C" fn ignore_event(_: *mut Callbacks, _: *const c_char, _: u64) {}
-unsafe extern "C" fn ignore_op_event(_: *mut Callbacks, _: *const c_char, _: i64, _: i64, _: u64) {}
-unsafe extern "C" fn ignore_settings(_: *mut Callbacks, _: *const c_char, _: *const c_void) {}
-unsafe extern "C" fn ignore_end(_: *mut Callbacks, _: u32) {}
+unsafe extern "C" fn ignore_event(_: *mut TelemetryProfiler, _: *const c_char, _: u64) {}
+unsafe extern "C" fn ignore_op_event(_: *mut TelemetryProfiler, _: *const c_char, _: i64, _: i64, _: u64) {}
+unsafe extern "C" fn ignore_settings(_: *mut TelemetryProfiler, _: *const c_char, _: *const c_void) {}
+unsafe extern "C" fn ignore_end(_: *mut TelemetryProfiler, _: u32) {}
 
 /// The steps of each partition are counted from 0.
-unsafe extern "C" fn record_step(callbacks: *mut Callbacks, _: *const c_char, _: u64, step: i64, _: i64) {
+unsafe extern "C" fn record_step(callbacks: *mut TelemetryProfiler, _: *const c_char, _: u64, step: i64, _: i64) {
     // SAFETY: as above.
     let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
     if step == 0 && !watched.closed {

@@ -1,20 +1,47 @@
 //! Finding and loading the TensorFlow Lite runtime, a shared library.
 
-use std::ffi::OsString;
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, OsString};
 use std::path::{Path, PathBuf};
 
-use edgefirst_tflite::Library;
-
-use super::EngineError;
+use super::ffi::{Telemetry, TfLite, Xnnpack};
+use super::{EngineError, checks};
 use crate::config::LINKED_RUNTIME;
 
 /// Names a runtime library; searched after the configuration and before all folders.
 pub const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
 const FILE_NAME: &str = "libtensorflowlite_c.so";
 
-/// What is said where the linked runtime is asked for more.
+/// The error when the linked runtime is asked for more.
 pub(super) const LINKED_LIMITS: &str = "the linked runtime (runtime.library = \"linked\") runs cpu and xnnpack only: \
      name a library in runtime.library, or leave it out, to have one loaded that takes delegates";
+
+/// The functions of a loaded library.
+pub(super) struct Library {
+    pub tflite: TfLite,
+    /// `None`: the runtime was built without it.
+    pub xnnpack: Option<Xnnpack>,
+    /// `None`: the runtime does not report what it runs.
+    pub telemetry: Option<Telemetry>,
+}
+
+impl Library {
+    /// Loads the file and looks its functions up. An error says why it is not a runtime.
+    fn load(path: &Path) -> Result<Self, String> {
+        // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
+        let library = unsafe { libloading::Library::new(path) }.map_err(|e| checks::with_causes(&e))?;
+        let library: &'static libloading::Library = Box::leak(Box::new(library));
+        // SAFETY: the functions have these types by the C API, and the library is never unloaded.
+        unsafe {
+            Ok(Self {
+                tflite: TfLite::load(library).map_err(|e| e.to_string())?,
+                xnnpack: Xnnpack::load(library).ok(),
+                telemetry: Telemetry::load(library).ok(),
+            })
+        }
+    }
+}
 
 /// A loaded runtime. It stays loaded until the process ends, since vendors' libraries rarely survive unloading.
 #[derive(Clone)]
@@ -28,26 +55,17 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the first library found: `configured`, `$EDGEWATT_RUNTIME`, beside the binary, the system's folders.
-    /// Loads none where `configured` is the linked one.
+    /// Loads the first library found: `configured`, `$EDGEWATT_RUNTIME`, the folder of the binary, the system's folders.
+    /// Loads none if `configured` is the linked one.
     pub fn load(configured: Option<&Path>) -> Result<Self, EngineError> {
         if let Some(linked) = configured.filter(|path| *path == Path::new(LINKED_RUNTIME)) {
             return Self::linked(linked);
         }
         let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
         let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
-        let library = Library::from_path(&path).map_err(|e| unusable(super::checks::told(&e)))?;
-        // The binding looks symbols up when they are called, and then panics: another library must not get that far.
-        let sys = library.as_sys();
-        if let Some(e) =
-            [sys.TfLiteModelCreate.as_ref().err(), sys.TfLiteVersion.as_ref().err()].into_iter().flatten().next()
-        {
-            return Err(unusable(e.to_string()));
-        }
-        let library: &'static Library = Box::leak(Box::new(library));
-        // SAFETY: the symbol has this type by the C API, and answers with a string that lasts.
-        #[allow(unsafe_code)]
-        let version = unsafe { std::ffi::CStr::from_ptr(library.as_sys().TfLiteVersion()) };
+        let library: &'static Library = Box::leak(Box::new(Library::load(&path).map_err(unusable)?));
+        // SAFETY: the function returns a C string that lasts.
+        let version = unsafe { CStr::from_ptr((library.tflite.version)()) };
         Ok(Self { library: Some(library), path, version: version.to_string_lossy().into_owned() })
     }
 

@@ -13,9 +13,10 @@ use crate::model::ModelSummary;
 
 /// A model in the interpreter.
 pub struct TfliteEngine {
-    /// Only absent when building it anew has failed. Ahead of the recipe, whose model it points into.
+    /// Absent only after rebuilding it has failed. Declared before the recipe, so that it is dropped before the model that
+    /// it points into.
     interpreter: Option<Interpreter>,
-    /// Hears nothing any more, but the interpreter still speaks to it.
+    /// Ignores all reports by now, but the interpreter still calls it.
     _profiler: Option<Profiler>,
     recipe: Recipe,
     /// Keeps tensors from one invocation to the next.
@@ -47,7 +48,7 @@ impl TfliteEngine {
         Ok(Self::assemble(recipe, None)?.0)
     }
 
-    /// As [`TfliteEngine::new`], and what ran where in an invocation on zeros; `None`: this runtime does not tell.
+    /// As [`TfliteEngine::new`], and what ran where in an invocation on zeros; `None` if this runtime does not report it.
     pub fn proven(
         runtime: &Runtime,
         path: &Path,
@@ -75,7 +76,7 @@ impl TfliteEngine {
 
     fn assemble(recipe: Recipe, mut profiler: Option<Profiler>) -> Result<(Self, Option<Delegation>), EngineError> {
         let stateful = recipe.is_stateful();
-        // SAFETY: the recipe's model and the profiler are kept beside the interpreter and outlive it.
+        // SAFETY: the recipe's model and the profiler are in the same struct as the interpreter and outlive it.
         let mut interpreter = unsafe { recipe.interpreter(profiler.as_mut())? };
         if !stateful {
             warm_up(&mut interpreter)?;
@@ -92,7 +93,7 @@ impl TfliteEngine {
     }
 
     fn interpreter(&mut self) -> Result<&mut Interpreter, EngineError> {
-        self.interpreter.as_mut().ok_or_else(|| EngineError::runtime("invoke", "it could not be built anew"))
+        self.interpreter.as_mut().ok_or_else(|| EngineError::runtime("invoke", "it could not be rebuilt"))
     }
 }
 
@@ -192,12 +193,12 @@ impl Engine for TfliteEngine {
         self.interpreter()?.output_bytes(index)
     }
 
-    /// Builds the interpreter anew: the only way to clear resource variables, which run their initialiser once.
+    /// Rebuilds the interpreter: the only way to clear resource variables, which run their initialiser once.
     fn reset(&mut self) -> Result<(), EngineError> {
         if self.stateful {
             // A device may not let itself be opened twice.
             self.interpreter = None;
-            // SAFETY: the recipe's model is kept beside the interpreter and outlives it.
+            // SAFETY: the recipe's model is in the same struct as the interpreter and outlives it.
             self.interpreter = Some(unsafe { self.recipe.interpreter(None)? });
         }
         Ok(())

@@ -13,7 +13,7 @@ use tflitec::interpreter::{Interpreter, Options};
 use tflitec::model::Model;
 use tflitec::tensor::{DataType, Shape, Tensor};
 
-use super::interpreter::Failure;
+use super::failure::Failure;
 use super::runtime::LINKED_LIMITS;
 use super::{Element, Engine, EngineError, TensorInfo, checks};
 use crate::config::DelegateKind;
@@ -29,7 +29,7 @@ self_cell! {
 }
 
 self_cell! {
-    /// An interpreter and its model, which outlives it when it is built anew.
+    /// An interpreter and its model, which outlives it when it is rebuilt.
     struct OwnedInterpreter {
         owner: Arc<OwnedModel>,
         #[covariant]
@@ -158,7 +158,7 @@ fn describe(tensor: &Tensor, in_file: Option<&TensorSummary>) -> Result<TensorIn
         other => return Err(checks::unreadable(&name, &format!("{other:?}").to_lowercase())),
     };
     let (scale, zero_point) = match (tensor.quantization_parameters(), in_file.and_then(|t| t.quantization.as_ref())) {
-        (Some(told), _) => (told.scale, told.zero_point),
+        (Some(given), _) => (given.scale, given.zero_point),
         (None, Some(Quantization::PerTensor { scale, zero_point })) => {
             let zero_point = i32::try_from(*zero_point);
             (*scale, zero_point.map_err(|e| EngineError::Mismatch(format!("tensor `{name}`: its zero point: {e}")))?)
@@ -208,7 +208,7 @@ impl Engine for TflitecEngine {
         output.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {count}")))
     }
 
-    /// Builds the interpreter anew: the crate has no other way.
+    /// Rebuilds the interpreter: the crate has no other way.
     fn reset(&mut self) -> Result<(), EngineError> {
         if self.recipe.summary.stateful {
             self.interpreter = self.recipe.interpreter()?;

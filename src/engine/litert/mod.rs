@@ -29,12 +29,12 @@ pub struct LitertEngine {
     facts: LitertFacts,
 }
 
-/// What LiteRT tells of itself; its version is not among it.
+/// What LiteRT reports about itself; it does not report its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LitertFacts {
     /// Each operator runs on an accelerator that was asked for; the CPU is one.
     pub fully_accelerated: bool,
-    /// None of it runs on the CPU; `None` where this LiteRT does not tell. With the CPU among the accelerators asked for
+    /// None of it runs on the CPU; `None` if this LiteRT does not report it. With the CPU among the accelerators asked for
     /// LiteRT falls back to it without an error, for some operators or for all.
     pub fully_off_cpu: Option<bool>,
     /// Those of the accelerators asked for that LiteRT has here, and the CPU, each with its name: `cpu (CpuAccelerator)`.
@@ -99,7 +99,7 @@ impl LitertEngine {
         Ok(Self { compiled, batch, stateful: summary.stateful, input_info, output_info, facts })
     }
 
-    /// What LiteRT told when the engine was built.
+    /// What LiteRT reported when the engine was built.
     pub fn facts(&self) -> &LitertFacts {
         &self.facts
     }
@@ -135,16 +135,16 @@ impl Engine for LitertEngine {
         Ok(&bytes[..stored_bytes(info)])
     }
 
-    /// Compiles the model anew: LiteRT has no other way to clear its variables.
+    /// Compiles the model again: LiteRT has no other way to clear its variables.
     fn reset(&mut self) -> Result<(), EngineError> {
         if !self.stateful {
             return Ok(());
         }
-        self.compiled.renew().map_err(|e| EngineError::runtime("compile the model anew", e))
+        self.compiled.renew().map_err(|e| EngineError::runtime("compile the model again", e))
     }
 }
 
-/// LiteRT itself passes over an accelerator that it lacks, without a word.
+/// Refuses accelerators that are missing: LiteRT itself ignores them without an error.
 fn check_accelerators(wanted: &[Accelerator], registered: &[Registered]) -> Result<(), String> {
     if wanted.is_empty() {
         return Err("no accelerator is named; name at least one of cpu, gpu and npu".into());
@@ -199,7 +199,7 @@ fn not_built(summary: &ModelSummary, failure: Failure) -> String {
     }
 }
 
-/// The signature that runs the main subgraph, as the classic interpreter does; LiteRT makes one up where there is none.
+/// The signature that runs the main subgraph, as the classic interpreter does; LiteRT creates one if the file has none.
 fn signature(summary: &ModelSummary) -> Result<usize, EngineError> {
     let mains = summary.signatures.iter().position(|signature| signature.subgraph == 0);
     mains.or(summary.signatures.is_empty().then_some(0)).ok_or_else(|| {
@@ -268,7 +268,7 @@ fn info(tensor: &TensorSummary, dims: &[c_int], bytes: Option<usize>) -> Result<
     TensorInfo { name, element, shape, scale, zero_point }.checked(bytes)
 }
 
-/// Of a tensor that was checked, and so is no longer than its buffer.
+/// Returns the size of a tensor that was checked, and so is no longer than its buffer.
 fn stored_bytes(info: &TensorInfo) -> usize {
     info.len() * info.element.bytes()
 }

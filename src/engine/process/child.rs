@@ -148,7 +148,7 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
         let result = match command {
             INVOKE => invoke(engine, &mut link.memory, layout),
             RESET => engine.reset(),
-            other => Err(EngineError::Mismatch(format!("there is no command {other}"))),
+            other => Err(EngineError::Mismatch(format!("unknown command {other}"))),
         };
         let status = match result {
             Ok(()) => OK,

@@ -1,8 +1,8 @@
-//! The life and death of a child: its start, the thread that watches it, and why it ended.
+//! A child process: its start, the thread that watches it, and why it ended.
 //!
-//! That thread starts the child, reads what it says and reaps it: so no zombie is left, whoever forgets about it, nobody
-//! waits for a process that the kernel cannot end, and a child whose death is tied to the thread that started it
-//! (`PR_SET_PDEATHSIG`) outlives those that come and go.
+//! That thread starts the child, reads its output and reaps it. So no zombie is left, and no other thread waits for a
+//! process that the kernel cannot end. The kernel ends the child with the thread that started it (`PR_SET_PDEATHSIG`), so
+//! that must be a thread that lives as long as the child.
 
 use std::io::{self, PipeReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -67,7 +67,7 @@ impl Handle {
         if matches!(child.try_wait(), Ok(None))
             && let Ok(pid) = i32::try_from(self.pid)
         {
-            // Failing means that there is nobody left.
+            // It fails only if no process of the group is left.
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
@@ -100,7 +100,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.kill();
-        // Not for ever: a device's driver may hold it.
+        // With a limit: a device's driver may hold the process.
         self.status(END_PATIENCE);
     }
 }

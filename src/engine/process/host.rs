@@ -1,6 +1,6 @@
-//! The daemon's side: starts a child, hears how its start goes, and is an engine for as long as the child lives.
+//! The daemon's side: starts a child, follows its start, and is an engine for as long as the child lives.
 //!
-//! Started on the main thread or beside the infer thread, used on the infer thread.
+//! Started on the main thread or a thread that rebuilds engines, used on the infer thread.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write, pipe};
 use std::net::Shutdown;
@@ -30,7 +30,7 @@ const PROBE_MEMORY_BYTES: u64 = 8 << 30;
 const END_LIMIT: Duration = Duration::from_millis(200);
 /// Of a message of the start; a model's tensors have names and shapes.
 const MESSAGE_BYTES: usize = 1 << 20;
-/// What systemd tells the daemon, and nobody else.
+/// Variables from systemd that are meant for the daemon only.
 const NOT_INHERITED: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"];
 
 /// How a process for an engine is started.
@@ -145,7 +145,7 @@ impl Start {
             for variable in NOT_INHERITED {
                 command.env_remove(variable);
             }
-            // Out of memory, it would fail once more at the backtrace, before it has said a word.
+            // When it is out of memory, a backtrace would fail too, before the message is written.
             command.env("RUST_BACKTRACE", "0");
             Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
@@ -155,7 +155,7 @@ impl Start {
         }
     }
 
-    /// Hands over the model and hears what becomes of it.
+    /// Sends the model and waits for the result.
     fn ready(&mut self, bytes: &[u8], limit: Duration) -> Result<Ready, EngineError> {
         let failure = match self.exchange(bytes, limit) {
             Ok((hello, built)) => return checked(hello, built),
@@ -291,7 +291,7 @@ pub struct IsolatedEngine {
     stateful: bool,
     /// It has been invoked since it was built: from then on the deadline holds.
     proven: bool,
-    /// Why there is no child any more.
+    /// Why the child has ended.
     lost: Option<String>,
 }
 
@@ -388,7 +388,7 @@ impl Engine for IsolatedEngine {
         Ok(self.link.memory.bytes(place))
     }
 
-    /// Takes as long as building does, where there is state to forget.
+    /// Takes as long as building if there is state to clear.
     fn reset(&mut self) -> Result<(), EngineError> {
         if !self.stateful {
             return self.alive();

@@ -13,10 +13,10 @@ const LINE_BYTES: usize = 1024;
 const LINES_KEPT: usize = 20;
 const LINES_A_SECOND: u32 = 20;
 
-/// What a process has said.
+/// The output of a process.
 #[derive(Debug, Default)]
 pub struct Said {
-    /// It has started; until then its errors are told by whoever started it.
+    /// It has started; until then the code that starts it reports its errors.
     serving: AtomicBool,
     lines: Mutex<Lines>,
 }
@@ -73,7 +73,7 @@ impl Said {
         lines.last.push_back(line.to_owned());
     }
 
-    /// Vendors' own lines have no level that could be told.
+    /// Logs a line; a vendor's own lines have no level.
     fn log(&self, line: &str) {
         if let Some(warning) = line.strip_prefix("WARNING: ") {
             tracing::warn!(target: "runtime", "{warning}");
@@ -93,7 +93,7 @@ impl Said {
         self.serving.store(true, Relaxed);
     }
 
-    /// The runtime's first own word on what is wrong, in parentheses.
+    /// Returns the first error that the runtime itself wrote, in parentheses.
     pub fn first_error(&self) -> String {
         let error = self.lock().first_error.clone();
         error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))

@@ -36,7 +36,7 @@ const RESET: u32 = 2;
 const OK: u32 = 0;
 const FAILED: u32 = 1;
 
-/// What the child is told on its command line, as JSON.
+/// The task that the child gets on its command line, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     runtime_library: PathBuf,
@@ -44,7 +44,7 @@ pub struct Task {
     model: PathBuf,
     delegate: DelegateKind,
     batch: usize,
-    /// Of its address space.
+    /// The limit of its address space.
     memory_bytes: u64,
     /// Folders and files that it may write to, besides devices and temporary files.
     writable: Vec<PathBuf>,
@@ -69,7 +69,7 @@ pub struct Hello {
     pub runtime_version: String,
     /// The file behind the name in the configuration, for a delegate that is one.
     pub delegate_library: Option<PathBuf>,
-    /// What it says it is, where it says so.
+    /// The version that it states, if it states one.
     pub delegate_version: Option<String>,
     /// What keeps the process in its place, such as `landlock`; what this kernel lacks is not there.
     pub sandbox: Vec<String>,

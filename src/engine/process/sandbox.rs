@@ -1,7 +1,7 @@
 //! What a child gives up before it loads a vendor's library: writing files, running programs, the network.
 //!
-//! It is there against accidents and against models and libraries that are worse than they look; each part is taken
-//! where the kernel has it, and what is in force is told. Run in the child, before it has a second thread.
+//! It protects against accidents and against harmful models and libraries. Each part is used if the kernel has it, and
+//! the parts in force are reported. Run in the child, before it has a second thread.
 
 use std::path::{Path, PathBuf};
 
@@ -118,7 +118,7 @@ mod system_calls {
         libc::SYS_request_key,
         libc::SYS_keyctl,
     ];
-    /// Local sockets, and what libusb hears of devices by.
+    /// Local sockets, and those by which libusb learns of devices.
     const FAMILIES: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
     pub fn restrict() -> Option<String> {

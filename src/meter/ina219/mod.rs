@@ -4,6 +4,7 @@
 //! voltage times current, computed here. A chip that a kernel driver uses is left alone. Words are transferred by SMBus,
 //! which sends the low byte first, while the chip sends the high byte first. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
 
+mod i2c;
 mod keys;
 mod registers;
 #[cfg(test)]
@@ -14,13 +15,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use i2cdev::core::I2CDevice;
-use i2cdev::linux::LinuxI2CDevice;
 use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
 use crate::units::{MonoTime, duration_ns};
+use i2c::I2c;
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
 pub use keys::{Ina219Keys, survey};
@@ -61,15 +61,13 @@ trait Registers: Send {
     fn write(&mut self, register: Register, word: u16) -> io::Result<()>;
 }
 
-struct I2c(LinuxI2CDevice);
-
 impl Registers for I2c {
     fn read(&mut self, register: Register) -> io::Result<u16> {
-        Ok(self.0.smbus_read_word_data(register as u8)?.swap_bytes())
+        Ok(self.read_word(register as u8)?.swap_bytes())
     }
 
     fn write(&mut self, register: Register, word: u16) -> io::Result<()> {
-        Ok(self.0.smbus_write_word_data(register as u8, word.swap_bytes())?)
+        self.write_word(register as u8, word.swap_bytes())
     }
 }
 
@@ -385,7 +383,7 @@ impl Meter for Ina219 {
     }
 
     fn read(&mut self) -> Result<Reading, MeterError> {
-        let open = |path: &Path, address| Ok(Box::new(I2c(LinuxI2CDevice::new(path, address)?)) as Box<dyn Registers>);
+        let open = |path: &Path, address| Ok(Box::new(I2c::open(path, address)?) as Box<dyn Registers>);
         self.read_with(open, MonoTime::now)
     }
 }

@@ -1,20 +1,13 @@
 //! The runtime's graph as the delegate sees it: all reading and writing through the runtime's pointers.
-//!
-//! The layouts are those of TensorFlow Lite 2.17, `core/c/common.h` and `core/c/builtin_op_data.h`.
 
 use std::ffi::{CString, c_int, c_void};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-use edgefirst_tflite_sys as sys;
-use sys::{TfLiteContext, TfLiteDelegate, TfLiteIntArray, TfLiteRegistration, TfLiteStatus, TfLiteTensor};
-
-/// `TfLiteAffineQuantization`, which the bindings leave out.
-#[repr(C)]
-struct AffineQuantization {
-    scale: *const sys::TfLiteFloatArray,
-    zero_point: *const TfLiteIntArray,
-    quantized_dimension: i32,
-}
+use super::ffi::{
+    AFFINE_QUANTIZATION, DYNAMIC, MMAP_RO, TF_LITE_FLOAT32, TF_LITE_INT8, TF_LITE_INT32, TF_LITE_OK,
+    TfLiteAffineQuantization, TfLiteContext, TfLiteDelegate, TfLiteIntArray, TfLiteRegistration, TfLiteStatus,
+    TfLiteTensor, TfLiteType,
+};
 
 /// A graph for as long as the runtime is inside a call of ours.
 pub(crate) struct Graph {
@@ -32,7 +25,7 @@ pub(crate) struct Node {
 impl Graph {
     /// # Safety
     /// The runtime passed `context` to the call that uses this, and has not returned from it.
-    pub(crate) unsafe fn new(context: *mut TfLiteContext) -> Self {
+    pub unsafe fn new(context: *mut TfLiteContext) -> Self {
         Self { context }
     }
 
@@ -43,7 +36,7 @@ impl Graph {
 
     /// The operators to run, in order.
     pub(crate) fn plan(&self) -> Result<Vec<c_int>, String> {
-        let get = self.context().GetExecutionPlan.ok_or("the runtime has no GetExecutionPlan")?;
+        let get = self.context().get_execution_plan.ok_or("the runtime has no GetExecutionPlan")?;
         let mut plan = std::ptr::null_mut();
         // SAFETY: the runtime's own function on its own context; the array stays valid until it is asked for again.
         unsafe {
@@ -53,7 +46,7 @@ impl Graph {
     }
 
     pub(crate) fn node(&self, index: c_int) -> Result<Node, String> {
-        let get = self.context().GetNodeAndRegistration.ok_or("the runtime has no GetNodeAndRegistration")?;
+        let get = self.context().get_node_and_registration.ok_or("the runtime has no GetNodeAndRegistration")?;
         let (mut node, mut registration) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the runtime's own function; both pointers are valid for the call when it succeeds.
         unsafe {
@@ -84,8 +77,7 @@ impl Graph {
     /// The bytes of a tensor that the runtime allocated for us to write.
     pub(crate) fn bytes_mut(&mut self, index: c_int) -> Result<&mut [u8], String> {
         let tensor = self.tensor(index)?.0;
-        // SAFETY: every member of the union is a pointer to the same place.
-        let data = unsafe { tensor.data.data };
+        let data = tensor.data;
         if data.is_null() {
             return Err(format!("tensor {index} is not allocated"));
         }
@@ -97,7 +89,7 @@ impl Graph {
         if self.tensor(index)?.dims() == dims {
             return Ok(());
         }
-        let resize = self.context().ResizeTensorExplicit.ok_or("the runtime has no ResizeTensorExplicit")?;
+        let resize = self.context().resize_tensor_explicit.ok_or("the runtime has no ResizeTensorExplicit")?;
         let shape: Vec<c_int> = dims.iter().map(|size| *size as c_int).collect();
         let tensor = self.pointer(index)?;
         // SAFETY: a tensor of the graph; the runtime copies the shape.
@@ -111,7 +103,7 @@ impl Graph {
         kernel: TfLiteRegistration,
         delegate: *mut TfLiteDelegate,
     ) -> Result<(), String> {
-        let replace = self.context().ReplaceNodeSubsetsWithDelegateKernels;
+        let replace = self.context().replace_node_subsets_with_delegate_kernels;
         let replace = replace.ok_or("the runtime has no ReplaceNodeSubsetsWithDelegateKernels")?;
         let array = [&[nodes.len() as c_int], nodes].concat();
         // SAFETY: a TfLiteIntArray is its size and then its elements; the runtime only reads it.
@@ -120,7 +112,7 @@ impl Graph {
     }
 
     pub(crate) fn report(&self, reason: &str) {
-        let (Some(report), Ok(reason)) = (self.context().ReportError, CString::new(reason)) else { return };
+        let (Some(report), Ok(reason)) = (self.context().report_error, CString::new(reason)) else { return };
         // SAFETY: a format as for printf, and its one argument.
         unsafe { report(self.context, c"test delegate: %s".as_ptr(), reason.as_ptr()) };
     }
@@ -131,7 +123,7 @@ impl Node {
     ///
     /// # Safety
     /// `T` is the C struct of this operator.
-    pub(crate) unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
+    pub unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
         if self.parameters.is_null() {
             return Err("it has no parameters".into());
         }
@@ -151,22 +143,21 @@ impl Tensor<'_> {
     }
 
     pub(crate) fn is_constant(&self) -> bool {
-        self.0.allocation_type == sys::TfLiteAllocationType_kTfLiteMmapRo
+        self.0.allocation_type == MMAP_RO
     }
 
     /// Of a size that is known before the graph runs, dense, and kept by nobody from one run to the next.
     pub(crate) fn is_plain(&self) -> bool {
-        let dynamic = self.0.allocation_type == sys::TfLiteAllocationType_kTfLiteDynamic;
+        let dynamic = self.0.allocation_type == DYNAMIC;
         !dynamic && !self.0.is_variable && self.0.sparsity.is_null()
     }
 
-    pub(crate) fn element(&self) -> sys::TfLiteType {
-        self.0.type_
+    pub(crate) fn element(&self) -> TfLiteType {
+        self.0.kind
     }
 
     pub(crate) fn bytes(&self) -> Result<&[u8], String> {
-        // SAFETY: every member of the union is a pointer to the same place.
-        let data = unsafe { self.0.data.data };
+        let data = self.0.data;
         if data.is_null() {
             return Err("a tensor that it reads is not allocated".into());
         }
@@ -175,13 +166,13 @@ impl Tensor<'_> {
     }
 
     pub(crate) fn grid(&self) -> Result<Grid, String> {
-        match self.0.type_ {
-            sys::TfLiteType_kTfLiteFloat32 => Ok(Grid::Float32),
-            sys::TfLiteType_kTfLiteInt8 => match self.steps()? {
+        match self.0.kind {
+            TF_LITE_FLOAT32 => Ok(Grid::Float32),
+            TF_LITE_INT8 => match self.steps()? {
                 Some((scales, zero_point)) => Ok(Grid::Int8 { scales, zero_point }),
                 None => Err("it has an int8 tensor without a scale".into()),
             },
-            sys::TfLiteType_kTfLiteInt32 => match self.steps()? {
+            TF_LITE_INT32 => match self.steps()? {
                 Some((scales, 0.0)) => Ok(Grid::Int32 { scales }),
                 Some(_) => Err("it has an int32 tensor with a zero point".into()),
                 None => Ok(Grid::Int32 { scales: vec![1.0] }),
@@ -193,12 +184,11 @@ impl Tensor<'_> {
     /// The scales, one or one for each of the first dimension, and the zero point.
     fn steps(&self) -> Result<Option<(Vec<f64>, f64)>, String> {
         let quantization = &self.0.quantization;
-        if quantization.type_ != sys::TfLiteQuantizationType_kTfLiteAffineQuantization || quantization.params.is_null()
-        {
+        if quantization.kind != AFFINE_QUANTIZATION || quantization.params.is_null() {
             return Ok(None);
         }
         // SAFETY: of this type are the parameters of an affine quantisation.
-        let affine = unsafe { &*quantization.params.cast::<AffineQuantization>() };
+        let affine = unsafe { &*quantization.params.cast::<TfLiteAffineQuantization>() };
         if affine.scale.is_null() {
             return Ok(None);
         }
@@ -304,7 +294,7 @@ fn stored(steps: f64, zero_point: f64) -> f64 {
 ///
 /// # Safety
 /// The array is valid for as long as the result is used.
-pub(crate) unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
+pub unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
     if array.is_null() {
         return &[];
     }
@@ -313,5 +303,5 @@ pub(crate) unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
 }
 
 fn succeeded(step: &str, status: TfLiteStatus) -> Result<(), String> {
-    if status == sys::TfLiteStatus_kTfLiteOk { Ok(()) } else { Err(format!("{step} gave status {status}")) }
+    if status == TF_LITE_OK { Ok(()) } else { Err(format!("{step} gave status {status}")) }
 }

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod ffi;
 mod graph;
 mod kernels;
 mod options;
@@ -16,9 +17,10 @@ use std::hint::black_box;
 use std::ptr::{null_mut, without_provenance_mut};
 use std::time::Duration;
 
-use edgefirst_tflite_sys as sys;
-use sys::{TfLiteContext, TfLiteDelegate, TfLiteDelegateParams, TfLiteNode, TfLiteRegistration, TfLiteStatus};
-
+use ffi::{
+    ReportError, TF_LITE_DELEGATE_ERROR, TF_LITE_OK, TfLiteContext, TfLiteDelegate, TfLiteDelegateParams, TfLiteNode,
+    TfLiteRegistration, TfLiteStatus,
+};
 use graph::{Graph, integers};
 use options::{Mode, Options, Stage};
 use partition::{Partition, Step};
@@ -27,8 +29,6 @@ unsafe extern "C" {
     /// Ends the process without a word to anybody.
     safe fn _exit(status: c_int) -> !;
 }
-
-type ReportError = unsafe extern "C" fn(*const c_char);
 
 /// What one delegate knows. The runtime calls it from one thread at a time.
 struct Plugin {
@@ -141,11 +141,11 @@ pub unsafe extern "C" fn tflite_plugin_create_delegate(
     };
     match Plugin::new((0..count).map(|i| (text(keys, i), text(values, i)))) {
         Ok(plugin) => Box::into_raw(Box::new(TfLiteDelegate {
-            data_: Box::into_raw(Box::new(plugin)).cast(),
-            Prepare: Some(claim),
-            CopyFromBufferHandle: None,
-            CopyToBufferHandle: None,
-            FreeBufferHandle: None,
+            data: Box::into_raw(Box::new(plugin)).cast(),
+            prepare: Some(claim),
+            copy_from_buffer_handle: None,
+            copy_to_buffer_handle: None,
+            free_buffer_handle: None,
             flags: 0,
             opaque_delegate_builder: null_mut(),
         })),
@@ -166,7 +166,7 @@ pub unsafe extern "C" fn tflite_plugin_destroy_delegate(delegate: *mut TfLiteDel
         // SAFETY: the caller's promise; both were boxed there.
         let delegate = unsafe { Box::from_raw(delegate) };
         // SAFETY: as above.
-        drop(unsafe { Box::from_raw(delegate.data_.cast::<Plugin>()) });
+        drop(unsafe { Box::from_raw(delegate.data.cast::<Plugin>()) });
     }
 }
 
@@ -181,10 +181,10 @@ fn report(report_error: Option<ReportError>, reason: &str) {
 /// A status for the runtime, and its error log told why.
 fn status(graph: &Graph, result: Result<(), String>) -> TfLiteStatus {
     match result {
-        Ok(()) => sys::TfLiteStatus_kTfLiteOk,
+        Ok(()) => TF_LITE_OK,
         Err(reason) => {
             graph.report(&reason);
-            sys::TfLiteStatus_kTfLiteDelegateError
+            TF_LITE_DELEGATE_ERROR
         }
     }
 }
@@ -193,7 +193,7 @@ fn status(graph: &Graph, result: Result<(), String>) -> TfLiteStatus {
 /// The runtime calls it, with a delegate of ours.
 unsafe extern "C" fn claim(context: *mut TfLiteContext, delegate: *mut TfLiteDelegate) -> TfLiteStatus {
     // SAFETY: the caller's promise.
-    let (graph, plugin) = unsafe { (Graph::new(context), &*(*delegate).data_.cast::<Plugin>()) };
+    let (graph, plugin) = unsafe { (Graph::new(context), &*(*delegate).data.cast::<Plugin>()) };
     status(&graph, plugin.claim(&graph, delegate))
 }
 
@@ -203,7 +203,7 @@ unsafe extern "C" fn init(context: *mut TfLiteContext, buffer: *const c_char, _l
     // SAFETY: the caller's promise.
     let (graph, parameters) = unsafe { (Graph::new(context), &*buffer.cast::<TfLiteDelegateParams>()) };
     // SAFETY: as above.
-    let plugin = unsafe { &*(*parameters.delegate).data_.cast::<Plugin>() };
+    let plugin = unsafe { &*(*parameters.delegate).data.cast::<Plugin>() };
     // SAFETY: the arrays belong to the parameters.
     let [nodes, inputs, outputs] = unsafe {
         [parameters.nodes_to_replace, parameters.input_tensors, parameters.output_tensors].map(|a| integers(a))

@@ -79,7 +79,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn parse<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut options = Self {
-            operators: OPERATORS.iter().map(|(_, builtin)| builtin.cast_signed()).collect(),
+            operators: OPERATORS.iter().map(|(_, builtin)| *builtin).collect(),
             mode: Mode::Ok,
             at: Stage::Invoke,
             every: 1,
@@ -101,7 +101,7 @@ impl Options {
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "operators" => {
-                let builtin = |name: &str| one_of(name.trim(), &OPERATORS).map(u32::cast_signed);
+                let builtin = |name: &str| one_of(name.trim(), &OPERATORS);
                 self.operators = value.split(',').map(builtin).collect::<Result<_, _>>()?;
             }
             "mode" => self.mode = one_of(value, &MODES)?,

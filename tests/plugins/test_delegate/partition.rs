@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 
-use edgefirst_tflite_sys as sys;
-
+use super::ffi::{
+    BUILTIN_ADD, BUILTIN_CONV_2D, BUILTIN_FULLY_CONNECTED, BUILTIN_RESHAPE, BUILTIN_SOFTMAX, TF_LITE_FLOAT32,
+    TF_LITE_INT8, TF_LITE_INT32,
+};
 use super::graph::{Graph, Grid, Node, Tensor};
 use super::kernels::{Limits, Operation, Value};
 
 /// What the delegate can compute, as the schema names it.
-pub(crate) const OPERATORS: [(&str, sys::TfLiteBuiltinOperator); 5] = [
-    ("ADD", sys::TfLiteBuiltinOperator_kTfLiteBuiltinAdd),
-    ("CONV_2D", sys::TfLiteBuiltinOperator_kTfLiteBuiltinConv2d),
-    ("FULLY_CONNECTED", sys::TfLiteBuiltinOperator_kTfLiteBuiltinFullyConnected),
-    ("RESHAPE", sys::TfLiteBuiltinOperator_kTfLiteBuiltinReshape),
-    ("SOFTMAX", sys::TfLiteBuiltinOperator_kTfLiteBuiltinSoftmax),
+pub const OPERATORS: [(&str, c_int); 5] = [
+    ("ADD", BUILTIN_ADD),
+    ("CONV_2D", BUILTIN_CONV_2D),
+    ("FULLY_CONNECTED", BUILTIN_FULLY_CONNECTED),
+    ("RESHAPE", BUILTIN_RESHAPE),
+    ("SOFTMAX", BUILTIN_SOFTMAX),
 ];
 
 /// `TfLiteAddParams`.
@@ -84,13 +86,13 @@ impl Step {
 }
 
 fn operation(node: &Node) -> Result<Operation, String> {
-    Ok(match sys::TfLiteBuiltinOperator::try_from(node.builtin) {
-        Ok(sys::TfLiteBuiltinOperator_kTfLiteBuiltinAdd) => {
+    Ok(match node.builtin {
+        BUILTIN_ADD => {
             // SAFETY: the struct that the runtime's parser makes for this operator.
             let parameters: AddParameters = unsafe { node.parameters()? };
             Operation::Add { limits: limits(parameters.activation)? }
         }
-        Ok(sys::TfLiteBuiltinOperator_kTfLiteBuiltinConv2d) => {
+        BUILTIN_CONV_2D => {
             // SAFETY: as above.
             let parameters: ConvParameters = unsafe { node.parameters()? };
             let at_least_1 = |[height, width]: [c_int; 2]| [height.max(1) as usize, width.max(1) as usize];
@@ -101,7 +103,7 @@ fn operation(node: &Node) -> Result<Operation, String> {
                 limits: limits(parameters.activation)?,
             }
         }
-        Ok(sys::TfLiteBuiltinOperator_kTfLiteBuiltinFullyConnected) => {
+        BUILTIN_FULLY_CONNECTED => {
             // SAFETY: as above.
             let parameters: FullyConnectedParameters = unsafe { node.parameters()? };
             if parameters.weights_format != 0 {
@@ -109,8 +111,8 @@ fn operation(node: &Node) -> Result<Operation, String> {
             }
             Operation::FullyConnected { keep_dims: parameters.keep_num_dims, limits: limits(parameters.activation)? }
         }
-        Ok(sys::TfLiteBuiltinOperator_kTfLiteBuiltinReshape) => Operation::Reshape,
-        Ok(sys::TfLiteBuiltinOperator_kTfLiteBuiltinSoftmax) => {
+        BUILTIN_RESHAPE => Operation::Reshape,
+        BUILTIN_SOFTMAX => {
             // SAFETY: TfLiteSoftmaxParams is one float.
             let beta: f32 = unsafe { node.parameters()? };
             Operation::Softmax { beta: beta.into() }
@@ -152,8 +154,8 @@ fn fractions(operation: &Operation, inputs: &[Slot], output: &Grid) -> Vec<f64> 
 fn types_fit(operation: &Operation, inputs: &[Tensor<'_>], output: Tensor<'_>) -> bool {
     let kind = output.element();
     let bias = match kind {
-        sys::TfLiteType_kTfLiteFloat32 => sys::TfLiteType_kTfLiteFloat32,
-        sys::TfLiteType_kTfLiteInt8 => sys::TfLiteType_kTfLiteInt32,
+        TF_LITE_FLOAT32 => TF_LITE_FLOAT32,
+        TF_LITE_INT8 => TF_LITE_INT32,
         _ => return false,
     };
     let constant = |tensor: &Tensor<'_>, element| tensor.is_constant() && tensor.element() == element;
@@ -163,7 +165,7 @@ fn types_fit(operation: &Operation, inputs: &[Tensor<'_>], output: Tensor<'_>) -
         (Operation::Conv2d { .. } | Operation::FullyConnected { .. }, [weights, offsets]) => {
             constant(weights, kind) && constant(offsets, bias)
         }
-        (Operation::Reshape, [shape]) => constant(shape, sys::TfLiteType_kTfLiteInt32),
+        (Operation::Reshape, [shape]) => constant(shape, TF_LITE_INT32),
         (Operation::Softmax { .. }, []) => true,
         _ => false,
     };
