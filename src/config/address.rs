@@ -2,9 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::mqtt::Broker;
 use crate::publish::mqtt::Endpoint;
 use crate::publish::mqtt::transport::Tls;
+
+/// Which broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broker {
+    Embedded,
+    At(Endpoint),
+}
 
 const OFFERED: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
 

@@ -24,9 +24,9 @@ use crate::schema::expanded::Table;
 use crate::schema::{Checker, seconds, show, span_of, table};
 
 pub use crate::schema::{Key, Problem};
-pub use address::parse_broker;
+pub use address::{Broker, parse_broker};
 pub use delegates::{Accelerator, Delegate, DelegateKind, Isolation, ProcessLimits, Restarts, XnnpackFlag};
-pub use mqtt::{Broker, Mqtt, Store};
+pub use mqtt::{Mqtt, Store};
 pub use node::LINKED_RUNTIME;
 pub use pipeline::{Batch, Parity, ParityLimits, Pipeline, Realtime, Shapes};
 pub use power::{Meter, Power};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::address::parse_broker;
+use super::address::{Broker, parse_broker};
 use crate::publish::mqtt::{Endpoint, Version, WhenFull};
 use crate::schema::{Checker, Key, milliseconds, seconds, table};
 
@@ -147,13 +147,6 @@ pub struct Store {
     /// How long a message may be in memory only.
     pub commit: Duration,
     pub max_bytes: u64,
-}
-
-/// Which broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broker {
-    Embedded,
-    At(Endpoint),
 }
 
 impl MqttKeys {
