@@ -39,6 +39,10 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
             input.element,
             outputs.collect::<Vec<_>>().join(", "),
         )?;
+        writeln!(out, "    {}", prepared.builder.path)?;
+        for warning in &prepared.warnings {
+            writeln!(out, "    warning: {warning}")?;
+        }
         let Some(built) = &prepared.built else { continue };
         writeln!(out, "    {}", built.state)?;
         if let Some(reason) = &built.state.reason {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tracing::subscriber::NoSubscriber;
 
-use crate::config::{Config, Document};
+use crate::config::{Config, Document, Pipeline};
 use crate::engine::{EngineError, Runtime};
 use crate::meter::Device;
 use crate::meter::survey::{self, Machine, survey};
@@ -114,7 +114,10 @@ pub fn examine(part: Part, roots: &Roots, config: Option<&Config>) -> Vec<Findin
         Part::Runtime => vec![runtime(config)],
         Part::Delegates => delegates::examine(roots, config),
         Part::Meters => meters(roots, config),
-        Part::Sensors => devices::sensors(roots),
+        Part::Sensors => {
+            let configured = config.into_iter().flat_map(|config| &config.pipelines).map(source);
+            devices::sensors(roots).into_iter().chain(configured).collect()
+        }
         Part::Clock => vec![host::clock()],
         Part::State => host::state(roots, config),
         Part::Service => vec![host::service()],
@@ -147,6 +150,16 @@ fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
         findings.extend(config.into_iter().flat_map(|config| configured(roots, config)));
         findings
     })
+}
+
+/// Returns whether the source of a pipeline can be opened.
+fn source(pipeline: &Pipeline) -> Finding {
+    let of =
+        |state, says: String| Finding::new(Part::Sensors, state, format!("pipelines.{}.source", pipeline.name), says);
+    match pipeline.source.kind().check_access() {
+        Ok(()) => of(State::Ok, format!("{} can be opened", pipeline.source.name())),
+        Err(error) => of(State::Broken, error.to_string()),
+    }
 }
 
 fn surveyed(found: survey::Finding) -> Finding {

@@ -4,4 +4,5 @@
 
 mod batching;
 mod stateful;
+mod stream;
 mod realtime;

@@ -111,6 +111,9 @@ impl PipelineHandle {
         context: &PipelineContext,
     ) -> anyhow::Result<Self> {
         let name = config.name.clone();
+        for warning in &prepared.warnings {
+            tracing::warn!(pipeline = name, "{warning}");
+        }
         let CarriedOver { publisher: history, energy } = carried_over.unwrap_or_default();
         let hold = prepared.sink.when_full == WhenFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);

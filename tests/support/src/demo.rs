@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use edgewatt::config::{Config, Document, Problem};
+use edgewatt::engine::Engine;
 use edgewatt::infer::mailbox::InferEvent;
 use edgewatt::infer::{Decision, Infer, InferChannels};
 use edgewatt::load::{self, Prepared, PreparedPipeline};
 use edgewatt::ring::{BlockRx, block_ring};
 use edgewatt::source::sink::frame_ring;
-use edgewatt::source::{FrameSink, Record, RecordParser};
+use edgewatt::source::{FrameReader, FrameSink, Record, RecordParser};
 use edgewatt::stop::Stop;
 use edgewatt::units::MonoTime;
 
@@ -63,18 +64,22 @@ pub struct Rig {
 pub fn pipeline(config: &Config) -> Rig {
     let pipeline = &config.pipelines[0];
     let mut prepared = prepare(config);
-    let made = prepared.built.take().unwrap();
-    let stop = Arc::new(Stop::new().unwrap());
-    let (feed, intake) = frame_ring(&prepared.sink, &pipeline.name, stop.clone(), Arc::default());
+    let built = prepared.built.take().unwrap();
+    let (feed, samples) = frame_ring(&prepared.sink, &pipeline.name, Arc::new(Stop::new().unwrap()), Arc::default());
+    rig(feed, samples, prepared, built.engine)
+}
+
+/// A loaded pipeline on the two ends of a ring.
+pub fn rig(feed: FrameSink, samples: FrameReader, prepared: PreparedPipeline, engine: Box<dyn Engine>) -> Rig {
     let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
     let channels = InferChannels {
-        samples: intake,
+        samples,
         decisions: decisions_tx,
         publisher: Arc::default(),
         spans: None,
         stats: Arc::default(),
         stage_times: Arc::default(),
-        stop: stop.clone(),
+        stop: Arc::new(Stop::new().unwrap()),
         hold: false,
         mailbox: Arc::default(),
         send_event: Box::new(|event| {
@@ -83,7 +88,7 @@ pub fn pipeline(config: &Config) -> Rig {
             }
         }),
     };
-    let infer = Infer::new(channels, prepared.stages, made.engine, 0);
+    let infer = Infer::new(channels, prepared.stages, engine, 0);
     Rig { feed, infer, decisions, labels: prepared.labels }
 }
 
