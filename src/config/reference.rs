@@ -293,6 +293,8 @@ mod tests {
 
     use super::super::Document;
     use super::*;
+    use crate::meter::MeterConfig;
+    use crate::schema::expanded::Family;
 
     fn root() -> &'static Path {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -389,7 +391,7 @@ mod tests {
     #[test]
     fn every_kind_in_the_example_can_be_written_as_it_is_shown() {
         let text = example();
-        for (header, kinds) in [("[power.meters.board.", 7)] {
+        for (header, kinds) in [("[power.meters.board.", MeterConfig::NAMES.len())] {
             let mut seen = 0;
             for block in
                 text.split("\n\n").filter(|block| block.lines().any(|line| line.starts_with(&format!("#{header}"))))

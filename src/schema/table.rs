@@ -209,7 +209,8 @@ impl Visitor<'_> for KeySeed {
                 [only] => format!("expected {only}"),
                 _ => format!("expected one of {}", names.join(", ")),
             };
-            E::custom(format_args!("unknown field `{text}`, {offered}"))
+            let what = if self.keys.is_empty() && !self.kinds.is_empty() { "kind" } else { "field" };
+            E::custom(format_args!("unknown {what} `{text}`, {offered}"))
         })
     }
 }
