@@ -5,3 +5,4 @@
 mod mqtt;
 mod manual;
 mod examples;
+mod links;
