@@ -44,7 +44,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
         if let Some(reason) = &built.state.reason {
             writeln!(out, "    {} was asked for; {reason}", built.state.requested)?;
         }
-        for warning in &built.state.warnings {
+        for warning in built.state.warnings.iter().chain(&prepared.warnings) {
             writeln!(out, "    warning: {warning}")?;
         }
     }

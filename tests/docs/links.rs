@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use edgewatt_support::root;
 
@@ -119,7 +119,9 @@ fn exists(path: &str) -> bool {
 fn is_path(word: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-');
     let filled_in = word.split(['/', '.']).any(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_uppercase()));
-    word.contains('/') && word.chars().all(plain) && !filled_in
+    // A socket is there while its program runs.
+    let is_file = word.contains('/') && !word.starts_with('/') && !word.ends_with(".sock");
+    is_file && word.chars().all(plain) && !filled_in
 }
 
 #[test]
@@ -158,6 +160,57 @@ fn files_and_modules_that_are_named_exist() {
     });
 }
 
+/// Returns the files of the Debian package, each with its places there.
+fn packaged() -> Vec<(PathBuf, PathBuf)> {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let mut places = Vec::new();
+    for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
+        let (pattern, folder) = (Path::new(asset[0].as_str().unwrap()), Path::new(asset[1].as_str().unwrap()));
+        let name = pattern.file_name().unwrap().to_str().unwrap();
+        let parent = pattern.parent().unwrap();
+        let (before, after) = name.split_once('*').unwrap_or((name, ""));
+        let Ok(entries) = fs::read_dir(root().join(parent)) else { continue };
+        for entry in entries {
+            let file = entry.unwrap().file_name().into_string().unwrap();
+            if file == name || name.contains('*') && file.starts_with(before) && file.ends_with(after) {
+                places.push((parent.join(&file), folder.join(&file)));
+            }
+        }
+    }
+    places
+}
+
+/// Resolves `.` and `..` without looking at the file system.
+fn resolved(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut resolved, component| {
+        match component {
+            Component::ParentDir => drop(resolved.pop()),
+            Component::CurDir => {}
+            component => resolved.push(component),
+        }
+        resolved
+    })
+}
+
+/// What is installed can be read there; only CONTRIBUTING.md is about the source.
+#[test]
+fn links_of_packaged_pages_stay_in_the_package() {
+    let packaged = packaged();
+    assert!(packaged.len() > 50, "{packaged:?}");
+    check(|page, report| {
+        let path = page.path.strip_prefix(root()).unwrap();
+        let found = packaged.iter().find(|(source, _)| source == path && !path.ends_with("CONTRIBUTING.md"));
+        let Some((_, place)) = found else { return };
+        for link in page.links().filter(|link| !link.contains("://") && !link.starts_with('#')) {
+            let link = link.split('#').next().unwrap();
+            let target = resolved(&place.parent().unwrap().join(link));
+            if !packaged.iter().any(|(_, known)| known.starts_with(&target)) {
+                report(format!("the package has no {}", target.display()));
+            }
+        }
+    });
+}
+
 /// "`src/daemon/control.rs` (`Action`)": the file has the word.
 #[test]
 fn items_that_are_named_after_a_file_are_in_it() {
@@ -189,9 +242,9 @@ fn make_targets_exist() {
     check(|page, report| {
         for command in page.commands() {
             let Some(arguments) = command.strip_prefix("make ") else { continue };
-            for word in arguments.split(" #").next().unwrap().split_whitespace() {
-                let word = word.trim_end_matches([',', ';']);
-                if !word.contains('=') && word != "help" && !targets.contains(&word) {
+            for word in arguments.split([' ', ',', ';']).take_while(|word| !matches!(*word, "#" | "&&")) {
+                let is_target = !word.is_empty() && !word.contains('=') && word != "NAME";
+                if is_target && !targets.contains(&word) {
                     report(format!("make has no target {word}"));
                 }
             }
@@ -252,8 +305,7 @@ fn is_name(word: &str) -> bool {
 
 #[test]
 fn tests_that_are_named_exist() {
-    let known: Vec<String> =
-        ["src", "tests"].into_iter().flat_map(|folder| functions(&root().join(folder))).collect();
+    let known: Vec<String> = ["src", "tests"].into_iter().flat_map(|folder| functions(&root().join(folder))).collect();
     check(|page, report| {
         for (span, _) in page.spans() {
             let is_test = is_name(&span) && !span.contains(':') && span.matches('_').count() > UNDERSCORES;

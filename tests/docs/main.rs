@@ -6,3 +6,4 @@ mod mqtt;
 mod manual;
 mod examples;
 mod links;
+mod pipeline;

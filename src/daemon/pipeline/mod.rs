@@ -120,6 +120,9 @@ impl PipelineHandle {
         let wake = samples.wake.clone();
         let (route, decisions) = route(&config, &prepared);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
+        for warning in &prepared.warnings {
+            tracing::warn!(pipeline = name, "{warning}");
+        }
         let (stage_times, mailbox) = (Arc::<StageTimesMailbox>::default(), Arc::<InferMailbox>::default());
         let infer = InferSender::new(mailbox.clone(), wake.clone());
         let first_seq = history.decision_count();
