@@ -269,6 +269,25 @@ fn functions(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn benches_and_examples_that_are_named_exist() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    check(|page, report| {
+        for command in page.commands().iter().filter(|command| command.contains("cargo ")) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            for pair in words.windows(2) {
+                let kind = pair[0].trim_start_matches("--");
+                let listed = matches!(pair[0], "--bench" | "--example").then(|| manifest[kind].as_array().unwrap());
+                let is_listed =
+                    |list: &toml::value::Array| list.iter().any(|one| one["name"].as_str() == Some(pair[1]));
+                if listed.is_some_and(|list| pair[1] != "NAME" && !is_listed(list)) {
+                    report(format!("there is no {kind} for: {command}"));
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn test_commands_run_something() {
     check(|page, report| {
         for command in page.commands() {
