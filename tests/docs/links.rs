@@ -344,6 +344,7 @@ fn quoted_code_is_in_the_source() {
         sources.flat_map(|source| Vec::from_iter(source.lines().map(|line| line.trim().to_owned()))).collect();
     let quoted: Vec<&str> =
         text.split("```rust\n").skip(1).flat_map(|rest| rest.split("```").next().unwrap().lines()).collect();
-    let missing: Vec<&&str> = quoted.iter().filter(|line| !known.contains(line.trim())).collect();
+    let missing: Vec<&&str> =
+        quoted.iter().filter(|line| line.trim() != "// ..." && !known.contains(line.trim())).collect();
     assert!(quoted.len() > 40 && missing.is_empty(), "{missing:#?}");
 }
