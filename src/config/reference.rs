@@ -44,7 +44,7 @@ const WIDTH: usize = 118;
 pub fn markdown() -> String {
     let mut page = Page { text: String::new(), form: Form::Markdown, seen: BTreeMap::new() };
     page.text.push_str(concat!(
-        "<!-- Made from the program's own declarations: EDGEWATT_BLESS=1 cargo test --test docs -->\n\n# Configuration\n\n",
+        "<!-- Made from the program's own declarations: EDGEWATT_BLESS=1 cargo test --lib config::reference -->\n\n# Configuration\n\n",
         "edgewatt reads one TOML file. This page lists every key. [config/edgewatt.toml](../config/edgewatt.toml) is the same\n",
         "as a file to edit. Relative paths count from the folder of the file. `edgewatt check -c FILE` finds what is wrong,\n",
         "with line and column, without running.\n",

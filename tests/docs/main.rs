@@ -1,4 +1,4 @@
-//! What is written down is what the program does: the keys, the messages, the manual, the examples.
+//! What is written down is what the program does: keys, messages, the manual, examples; and what it names is there.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
@@ -6,3 +6,5 @@ mod mqtt;
 mod manual;
 mod examples;
 mod structure;
+mod links;
+mod pipeline;
