@@ -16,7 +16,8 @@ const RESTARTS: u32 = 5;
 const RESTARTS_PER_S: f64 = 60.0;
 
 table! {
-    /// A delegate, under a name that you choose: one kind, and how it is kept apart from the daemon.
+    /// A delegate, under a name that you choose: one kind, and how it is kept apart from the daemon. "cpu" and "xnnpack" with
+    /// one thread each are built in and need no table.
     pub struct DelegateKeys {
         /// Where the delegate runs: in a process of its own, or in a thread of the daemon. A crash in a thread ends the
         /// daemon.
@@ -108,17 +109,64 @@ impl DelegateKeys {
 }
 
 /// Returns the delegate that is named at `key`, if there is one.
-pub fn find(
-    key: &Key,
-    name: &str,
-    delegates: &BTreeMap<String, Delegate>,
-    checker: &mut Checker,
-) -> Option<Delegate> {
+pub fn find(key: &Key, name: &str, delegates: &BTreeMap<String, Delegate>, checker: &mut Checker) -> Option<Delegate> {
     let found = Delegate::built_in(name).or_else(|| delegates.get(name).cloned());
     if found.is_none() {
         let built_in = DelegateKind::built_in_names();
-        let known: Vec<&str> = built_in.map(|name| -> &str { name }).chain(delegates.keys().map(String::as_str)).collect();
+        let known: Vec<&str> =
+            built_in.map(|name| -> &str { name }).chain(delegates.keys().map(String::as_str)).collect();
         checker.problem(key, format!("there is no delegate `{name}`; there are {}", known.join(", ")));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Document;
+
+    fn refusal(delegate: &str) -> String {
+        let text = format!("[mqtt]\nbroker = \"embedded\"\n[pipelines]\n[delegates.tpu]\n{delegate}\n");
+        Document { path: "f.toml".into(), text }.delegate("tpu").map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_delegate_is_of_one_kind() {
+        let one = "write exactly one of cpu, xnnpack, external and litert";
+        for text in ["", "deadline_ms = 5", "cpu = {}\nxnnpack = {}", "cpu = {}\nlitert = { library = \"a\" }"] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(one) && refusal.starts_with("f.toml:"), "{refusal}");
+        }
+        let unknown = refusal("gpu = {}");
+        assert!(unknown.contains("unknown field `gpu`, expected one of `isolation`"), "{unknown}");
+        assert!(unknown.contains("`cpu`, `xnnpack`, `external`, `litert`"), "{unknown}");
+        assert!(unknown.starts_with("f.toml:5:1: "), "{unknown}");
+        let unknown = refusal("cpu = { thread = 1 }");
+        assert!(unknown.starts_with("f.toml:5:9: unknown field `thread`, expected `threads`"), "{unknown}");
+    }
+
+    #[test]
+    fn each_wrong_value_is_shown_at_its_key() {
+        let at = |text: &str, expected: &str| {
+            let refusal = refusal(text);
+            assert!(refusal.starts_with(expected), "{refusal}");
+        };
+        at(
+            "cpu = { threads = 0 }",
+            "f.toml:5:19: delegates.tpu.cpu.threads: 0 is out of range; it must be from 1 to 256",
+        );
+        at("external = { library = \"\" }", "f.toml:5:24: delegates.tpu.external.library: name a file");
+        at(
+            "litert = { library = \"a\", accelerators = [] }",
+            "f.toml:5:42: delegates.tpu.litert.accelerators: name one or more of",
+        );
+        at("xnnpack = {}\ndeadline_ms = 5", "f.toml:6:15: delegates.tpu.deadline_ms: it limits a process");
+        at(
+            "external = { library = \"a\" }\nrestarts = { max = 2000 }",
+            "f.toml:6:20: delegates.tpu.restarts.max: 2000 is out of range",
+        );
+        at(
+            "external = { library = \"a\" }\nmemory_mib = 1",
+            "f.toml:6:14: delegates.tpu.memory_mib: 1 is out of range",
+        );
+    }
 }

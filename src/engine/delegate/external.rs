@@ -45,8 +45,7 @@ impl DelegateBackend for External {
     }
 
     fn identify_library(&self) -> Result<LibraryIdentity, EngineError> {
-        let (file, version) =
-            interpreter::plugin_identity(&self.library).map_err(|reason| self.unusable(reason))?;
+        let (file, version) = interpreter::plugin_identity(&self.library).map_err(|reason| self.unusable(reason))?;
         Ok(LibraryIdentity { file: Some(file), version })
     }
 

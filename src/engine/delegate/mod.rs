@@ -19,7 +19,7 @@ use crate::schema::{Checker, Key, choice, family};
 use survey::{Finding, Host};
 
 family! {
-    /// Each delegate is one of these kinds, whose table is written below the delegate's name.
+    /// The delegate is one of these kinds.
     pub enum DelegateKind: DelegateBackend {
         mod cpu: Cpu;
         mod xnnpack: Xnnpack;

@@ -39,7 +39,10 @@ pub enum State {
     /// It does not work, or it does not exist although the configuration or a device needs it.
     Broken,
     /// A device file, which must be readable and writable; `rule` is the udev rule for a file that belongs to no group.
-    DeviceFile { path: PathBuf, rule: String },
+    DeviceFile {
+        path: PathBuf,
+        rule: String,
+    },
 }
 
 impl Finding {
