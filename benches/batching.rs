@@ -9,7 +9,9 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use edgewatt::config::DelegateKind;
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::cpu::Cpu;
+use edgewatt::engine::delegate::xnnpack::Xnnpack;
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
 use edgewatt_support::{root, runtime_library};
 
@@ -24,8 +26,8 @@ fn main() {
     let named = args.next().or_else(|| std::env::var("EDGEWATT_BENCH_MODEL").ok()).map(PathBuf::from);
     let model = named.unwrap_or_else(|| root().join("models/shoulder_int8.tflite"));
     let delegate = match args.next().as_deref() {
-        None | Some("xnnpack") => DelegateKind::Xnnpack { threads: 1, flags: Vec::new() },
-        Some("cpu") => DelegateKind::Cpu { threads: 1 },
+        None | Some("xnnpack") => DelegateKind::Xnnpack(Xnnpack { threads: 1, flags: Vec::new() }),
+        Some("cpu") => DelegateKind::Cpu(Cpu { threads: 1 }),
         Some(other) => panic!("{other} is neither xnnpack nor cpu"),
     };
     let mut engines = SIZES.map(|size| build(&model, &delegate, size));

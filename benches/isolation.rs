@@ -9,13 +9,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use edgewatt::config::{DelegateKind, ProcessLimits};
-use edgewatt::engine::process::Launcher;
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::xnnpack::Xnnpack;
+use edgewatt::engine::process::{Launcher, ProcessLimits};
 use edgewatt::engine::{Engine, Runtime, TfliteEngine};
 use edgewatt::sys::cpu::Children;
 use edgewatt_support::{program, root, runtime_library};
 
-const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
+const XNNPACK: DelegateKind = DelegateKind::Xnnpack(Xnnpack { threads: 1, flags: Vec::new() });
 const BLOCKS: usize = 40;
 
 struct Bench {

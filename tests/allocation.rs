@@ -60,7 +60,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn litert_invokes_without_an_allocation_of_ours() {
-    use edgewatt::config::Accelerator;
+    use edgewatt::engine::delegate::litert::Accelerator;
     use edgewatt::engine::{Engine, LitertEngine};
 
     let library = root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");

@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use edgewatt::config::{Accelerator, DelegateKind, XnnpackFlag};
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::external::External;
+use edgewatt::engine::delegate::litert::{Accelerator, Litert};
+use edgewatt::engine::delegate::xnnpack::{Xnnpack, XnnpackFlag};
 use edgewatt::engine::{Element, Engine, EngineError, TfliteEngine, TflitecEngine};
 use edgewatt::model::ModelSummary;
 use edgewatt_support::demo;
@@ -193,9 +196,9 @@ fn what_the_crate_cannot_attach_is_refused_with_the_mend() {
     let path = demo_model(DEMO_MODELS[1]);
     let library = || "libedgetpu.so.1".into();
     for (kind, named) in [
-        (DelegateKind::External { library: library(), options: BTreeMap::new() }, "libedgetpu.so.1"),
-        (DelegateKind::Litert { library: library(), accelerators: vec![Accelerator::Cpu] }, "libedgetpu.so.1"),
-        (DelegateKind::Xnnpack { threads: 1, flags: vec![XnnpackFlag::ForceFp16] }, "xnnpack"),
+        (DelegateKind::External(External { library: library(), options: BTreeMap::new() }), "libedgetpu.so.1"),
+        (DelegateKind::Litert(Litert { library: library(), accelerators: vec![Accelerator::Cpu] }), "libedgetpu.so.1"),
+        (DelegateKind::Xnnpack(Xnnpack { threads: 1, flags: vec![XnnpackFlag::ForceFp16] }), "xnnpack"),
     ] {
         let error = linked(&path, &kind, 1).err();
         let Some(EngineError::Delegate { delegate, reason }) = error else { panic!("{kind:?}: {error:?}") };

@@ -2,16 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::engine::process::{Task, child};
+use crate::engine::process::child;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[arg(value_parser = parse)]
-    task: Task,
-}
-
-fn parse(json: &str) -> Result<Task, String> {
-    serde_json::from_str(json).map_err(|e| e.to_string())
+    task: String,
 }
 
 pub fn run(args: &Args) -> ExitCode {

@@ -25,13 +25,12 @@ use crate::schema::{Checker, seconds, show, span_of, table};
 
 pub use crate::schema::{Key, Problem};
 pub use address::{Broker, parse_broker};
-pub use delegates::{Accelerator, Delegate, DelegateKind, Isolation, ProcessLimits, Restarts, XnnpackFlag};
+pub use delegates::Delegate;
 pub use mqtt::{Mqtt, Store};
-pub use node::LINKED_RUNTIME;
-pub use pipeline::{Batch, Parity, ParityLimits, Pipeline, Realtime, Shapes};
+pub use pipeline::{Parity, Pipeline, Realtime, Shapes};
 pub use power::{Meter, Power};
 
-use delegates::RawDelegate;
+use delegates::DelegateKeys;
 use mqtt::MqttKeys;
 use node::{Metrics, Node, Runtime};
 use pipeline::{Common, PipelineKeys};
@@ -51,7 +50,7 @@ table! {
         /// How energy is measured.
         pub power: PowerKeys;
         /// Delegates, under names that you choose, besides the built-in "cpu" and "xnnpack" with one thread each.
-        pub delegates: BTreeMap<String, RawDelegate> = BTreeMap::new();
+        pub delegates: BTreeMap<String, DelegateKeys> = BTreeMap::new();
         /// Pipelines, under names that you choose.
         pub pipelines: BTreeMap<String, PipelineKeys>;
     }
@@ -67,7 +66,7 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// The daemon's memory is to stay in RAM.
     pub lock_memory: bool,
-    /// A path, or [`LINKED_RUNTIME`].
+    /// A path, or [`LINKED_RUNTIME`](crate::engine::runtime::LINKED_RUNTIME).
     pub runtime_library: Option<PathBuf>,
     pub mqtt: Mqtt,
     pub metrics_interval: Duration,
@@ -123,12 +122,13 @@ impl Document {
     /// # Errors
     /// As [`Document::parse`], for the delegate.
     pub fn delegate(&self, name: &str) -> Result<(Delegate, Option<PathBuf>), ConfigError> {
-        let (root, mut checker) = (self.root()?, self.checker());
-        if let Some(entry) = root.delegates.get(name) {
-            delegates::check_entry(name, entry, &mut checker);
-        }
-        let key = Key::new(&["delegates", name]);
-        let delegate = delegates::find(&key, name, &root.delegates, &mut checker);
+        let (root, mut checker, mut others) = (self.root()?, self.checker(), self.checker());
+        let checked = |(entry, keys): (String, DelegateKeys)| {
+            let checker = if entry == name { &mut checker } else { &mut others };
+            (entry.clone(), keys.checked(entry, checker))
+        };
+        let delegates = root.delegates.into_iter().map(checked).collect();
+        let delegate = delegates::find(&Key::new(&["delegates", name]), name, &delegates, &mut checker);
         let library = root.runtime.checked_library(&checker);
         checker.finish(delegate.map(|delegate| (delegate, library))).map_err(|problems| self.refusal(&problems))
     }
@@ -165,13 +165,12 @@ fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker
     let mqtt = root.mqtt.checked(&Key::new(&["mqtt"]), &node_id, checker);
     root.metrics.check_ranges(&Key::new(&["metrics"]), checker);
     let power = root.power.checked(&Key::new(&["power"]), checker);
-    for (name, delegate) in &root.delegates {
-        delegates::check_entry(name, delegate, checker);
-    }
+    let checked = |(name, keys): (String, DelegateKeys)| (name.clone(), keys.checked(name, checker));
+    let delegates = root.delegates.into_iter().map(checked).collect();
     if root.pipelines.is_empty() {
         checker.problem(&Key::new(&["pipelines"]), "there is none; add a table such as [pipelines.shoulder]");
     }
-    let common = Common { delegates: &root.delegates, qos: mqtt.as_ref().map_or(1, |mqtt| mqtt.qos) };
+    let common = Common { delegates: &delegates, qos: mqtt.as_ref().map_or(1, |mqtt| mqtt.qos) };
     let pipelines: Vec<Pipeline> =
         root.pipelines.into_iter().map(|(name, pipeline)| pipeline.checked(name, &common, checker)).collect();
     check_exclusive(&pipelines, checker);

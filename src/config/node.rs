@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::runtime::LINKED_RUNTIME;
 use crate::schema::{Checker, Key, table};
-
-/// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
-pub const LINKED_RUNTIME: &str = "linked";
 
 table! {
     /// The device that edgewatt runs on.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::delegates::{self, Delegate, RawDelegate};
+use super::delegates::{self, Delegate};
 use super::mqtt::check_qos;
 use crate::decision::Decision;
+use crate::engine::parity::ParityLimits;
 use crate::features::{self, Feature};
 use crate::frontend::{self, Frontend};
+use crate::infer::Batch;
 use crate::infer::input::WindowSettings;
 use crate::schema::expanded::{Table, from_nothing};
 use crate::schema::{Checker, Key, milliseconds, table};
@@ -170,22 +171,6 @@ pub struct Parity {
     pub reference_model: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ParityLimits {
-    pub windows: usize,
-    /// Largest difference of an output from the reference, as a part of the reference's largest output.
-    pub tolerance: f32,
-    /// Smallest part of windows with the same largest value in the output that is decided on.
-    pub top1: Option<f32>,
-}
-
-/// Windows that go through the model together, and how long the first waits for the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
-    pub max: usize,
-    pub wait: Duration,
-}
-
 impl Pipeline {
     /// Returns the key of this pipeline's table, for errors found after the check.
     pub fn key(&self) -> Key {
@@ -275,7 +260,7 @@ impl Shapes {
 
 /// What the pipelines of one file share.
 pub struct Common<'a> {
-    pub delegates: &'a BTreeMap<String, RawDelegate>,
+    pub delegates: &'a BTreeMap<String, Delegate>,
     /// The quality of service of pipelines that name none.
     pub qos: u8,
 }

@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
-use super::devices::text;
 use super::{Finding, Part, Roots, State, node};
 use crate::config::Config;
+use crate::sys::folder::text;
 use crate::load::state_dir;
 use crate::sys::clock;
 

@@ -5,6 +5,7 @@
 //! the infer thread.
 
 mod checks;
+pub mod delegate;
 pub mod edge_tpu;
 mod failure;
 #[doc(hidden)]
@@ -26,10 +27,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::DelegateKind;
 use crate::stream::ShapePath;
 
 pub use checks::foreign_operators;
+pub use delegate::DelegateKind;
 pub use litert::{LitertEngine, LitertFacts};
 pub use profile::Delegation;
 pub use runtime::Runtime;
@@ -133,14 +134,14 @@ pub fn build(
     delegate: &DelegateKind,
     batch: usize,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    match delegate {
-        DelegateKind::Litert { library, accelerators } => {
-            Ok(Box::new(LitertEngine::new(library, path, bytes, accelerators, batch)?))
-        }
-        #[cfg(feature = "tflitec")]
-        _ if runtime.is_linked() => Ok(Box::new(TflitecEngine::new(path, bytes, delegate, batch)?)),
-        _ => Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?)),
+    if let Some(built) = delegate.kind().build_own(path, bytes, batch) {
+        return built.map(|(engine, _)| engine);
     }
+    #[cfg(feature = "tflitec")]
+    if runtime.is_linked() {
+        return Ok(Box::new(TflitecEngine::new(path, bytes, delegate, batch)?));
+    }
+    Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?))
 }
 
 /// Evidence of which hardware an engine uses; a part is absent if the runtime does not report it.
@@ -152,6 +153,13 @@ pub struct Proof {
     pub litert: Option<LitertFacts>,
 }
 
+impl Proof {
+    /// Returns whether the delegate is known to run no node of the model.
+    pub fn takes_no_node(&self) -> bool {
+        self.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0)
+    }
+}
+
 /// As [`build`], with the proof of what the delegate takes; costs an invocation, for built-in delegates a second build.
 pub fn build_proven(
     runtime: &Runtime,
@@ -160,18 +168,14 @@ pub fn build_proven(
     delegate: &DelegateKind,
     batch: usize,
 ) -> Result<(Box<dyn Engine>, Proof), EngineError> {
-    match delegate {
-        DelegateKind::Litert { library, accelerators } => {
-            let engine = LitertEngine::new(library, path, bytes, accelerators, batch)?;
-            let litert = Some(engine.facts().clone());
-            Ok((Box::new(engine), Proof { delegation: None, litert }))
-        }
-        _ if runtime.is_linked() => Ok((build(runtime, path, bytes, delegate, batch)?, Proof::default())),
-        _ => {
-            let (engine, delegation) = TfliteEngine::proven(runtime, path, bytes, delegate, batch)?;
-            Ok((Box::new(engine), Proof { delegation, litert: None }))
-        }
+    if let Some(built) = delegate.kind().build_own(path, bytes, batch) {
+        return built;
     }
+    if runtime.is_linked() {
+        return Ok((build(runtime, path, bytes, delegate, batch)?, Proof::default()));
+    }
+    let (engine, delegation) = TfliteEngine::proven(runtime, path, bytes, delegate, batch)?;
+    Ok((Box::new(engine), Proof { delegation, litert: None }))
 }
 
 /// Checks that what comes along `path` is what `input` takes, `batch` of them at a time.

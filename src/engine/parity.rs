@@ -6,7 +6,6 @@
 use serde::Serialize;
 
 use super::{Engine, EngineError};
-use crate::config::ParityLimits;
 
 /// Windows and what the reference answers to them.
 #[derive(Debug)]
@@ -19,6 +18,17 @@ pub struct Reference {
     answers: Vec<Vec<f32>>,
     /// The output that is decided on.
     decided: usize,
+}
+
+/// What an engine must reach to agree with the reference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParityLimits {
+    /// The number of windows to compare.
+    pub windows: usize,
+    /// Largest difference of an output from the reference, as a part of the reference's largest output.
+    pub tolerance: f32,
+    /// Smallest part of windows with the same largest value in the output that is decided on.
+    pub top1: Option<f32>,
 }
 
 /// How well an engine agrees with the reference.

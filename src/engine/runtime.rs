@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::ffi::{Telemetry, TfLite, Xnnpack};
 use super::{EngineError, checks};
-use crate::config::LINKED_RUNTIME;
 
+/// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
+pub const LINKED_RUNTIME: &str = "linked";
 /// Names a runtime library; searched after the configuration and before all folders.
 pub const ENVIRONMENT: &str = "EDGEWATT_RUNTIME";
 const FILE_NAME: &str = "libtensorflowlite_c.so";

@@ -4,11 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::interpreter::{Delegate, Interpreter, Model};
+use super::interpreter::{Interpreter, Model};
 use super::profile::{Delegation, Profiler};
 use super::runtime::Runtime;
-use super::{Engine, EngineError, TensorInfo, checks, edge_tpu};
-use crate::config::DelegateKind;
+use super::{DelegateKind, Engine, EngineError, TensorInfo, checks};
 use crate::model::ModelSummary;
 
 /// A model in the interpreter.
@@ -63,7 +62,7 @@ impl TfliteEngine {
         let mut profiler = Profiler::new();
         // A device is slow to open and may let itself be opened once only, so its interpreter is watched and kept; the
         // runtime's own kernels are slower when they are watched.
-        if !recipe.delegate.is_built_in() && !recipe.is_stateful() {
+        if !recipe.delegate.kind().is_built_in() && !recipe.is_stateful() {
             return Self::assemble(recipe, Some(profiler));
         }
         // SAFETY: the recipe and the profiler are declared before the interpreter, so they are dropped after it.
@@ -127,14 +126,11 @@ impl Recipe {
     /// # Safety
     /// The recipe and the profiler outlive the interpreter.
     unsafe fn interpreter(&self, profiler: Option<&mut Profiler>) -> Result<Interpreter, EngineError> {
-        let threads = match self.delegate {
-            DelegateKind::Cpu { threads } | DelegateKind::Xnnpack { threads, .. } => threads,
-            DelegateKind::External { .. } | DelegateKind::Litert { .. } => 1,
-        };
-        let delegate = self.delegate()?;
+        let kind = self.delegate.kind();
+        let (threads, delegate) = (kind.threads(), kind.attach(&self.runtime)?);
         let not_built = |e| EngineError::Model {
             path: self.path.clone(),
-            reason: checks::not_built(self.summary.as_ref(), self.delegate.library(), e),
+            reason: checks::not_built(self.summary.as_ref(), kind.library(), e),
         };
         // SAFETY: the caller's promise.
         let interpreter =
@@ -146,25 +142,6 @@ impl Recipe {
             resize_batch(&mut interpreter, self.batch)?;
         }
         Ok(interpreter)
-    }
-
-    fn delegate(&self) -> Result<Option<Delegate>, EngineError> {
-        let (name, made) = match &self.delegate {
-            DelegateKind::Cpu { .. } => return Ok(None),
-            DelegateKind::Xnnpack { threads, flags } => {
-                let flags = flags.iter().fold(0, |bits, flag| bits | flag.bit());
-                ("xnnpack".into(), Delegate::xnnpack(self.runtime.library()?, *threads, flags))
-            }
-            DelegateKind::External { library, options } => {
-                let made = Delegate::external(library, options).map_err(|reason| edge_tpu::declined(library, reason));
-                (library.display().to_string(), made)
-            }
-            DelegateKind::Litert { library, .. } => (
-                library.display().to_string(),
-                Err("LiteRT is a runtime of its own, not a delegate of this one".into()),
-            ),
-        };
-        made.map(Some).map_err(|reason| EngineError::Delegate { delegate: name, reason })
     }
 }
 

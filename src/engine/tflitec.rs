@@ -14,9 +14,7 @@ use tflitec::model::Model;
 use tflitec::tensor::{DataType, Shape, Tensor};
 
 use super::failure::Failure;
-use super::runtime::LINKED_LIMITS;
-use super::{Element, Engine, EngineError, TensorInfo, checks};
-use crate::config::DelegateKind;
+use super::{DelegateKind, Element, Engine, EngineError, TensorInfo, checks};
 use crate::model::{ModelSummary, Quantization, TensorSummary};
 
 self_cell! {
@@ -60,7 +58,7 @@ impl TflitecEngine {
     /// Loads `bytes` (those of `path`) and allocates its tensors for `batch` windows at a time; `delegate` is `cpu` or
     /// `xnnpack` without flags.
     pub fn new(path: &Path, bytes: &[u8], delegate: &DelegateKind, batch: usize) -> Result<Self, EngineError> {
-        let options = options(delegate)?;
+        let options = delegate.kind().linked_options()?;
         let recipe = Recipe::new(path, bytes, options, batch)?;
         let owned = recipe.interpreter()?;
         let interpreter = owned.borrow_dependent();
@@ -78,24 +76,6 @@ impl TflitecEngine {
         let outputs = output_info.iter().map(Buffer::new).collect();
         Ok(Self { interpreter: owned, recipe, input, outputs, input_info: vec![input_info], output_info })
     }
-}
-
-/// What the crate can be asked for; what it cannot is refused, never left out.
-fn options(delegate: &DelegateKind) -> Result<Options, EngineError> {
-    let refused = |delegate: String, reason: &str| EngineError::Delegate { delegate, reason: reason.into() };
-    let (threads, is_xnnpack_enabled) = match delegate {
-        DelegateKind::Cpu { threads } => (*threads, false),
-        DelegateKind::Xnnpack { threads, flags } if flags.is_empty() => (*threads, true),
-        DelegateKind::Xnnpack { .. } => {
-            let reason = "the linked runtime's XNNPACK takes no flags: leave them out, or name a library in \
-                          runtime.library";
-            return Err(refused("xnnpack".into(), reason));
-        }
-        DelegateKind::External { library, .. } | DelegateKind::Litert { library, .. } => {
-            return Err(refused(library.display().to_string(), LINKED_LIMITS));
-        }
-    };
-    Ok(Options { thread_count: threads.into(), is_xnnpack_enabled })
 }
 
 impl Recipe {

@@ -1,8 +1,16 @@
 //! The batch that is being filled: windows whose features are in the engine's input. Pure; memory is taken once.
 
-use crate::config::Batch;
+use std::time::Duration;
+
 use crate::source::FrameHeader;
 use crate::units::MonoTime;
+
+/// How many windows go through the model together at most, and how long the first waits for the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub max: usize,
+    pub wait: Duration,
+}
 
 /// A window that waits for its batch to run.
 #[derive(Clone, Copy)]

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Accelerator, Delegate, DelegateKind, Parity, ProcessLimits};
+use crate::config::{Delegate, Parity};
+use crate::engine::delegate::cpu::Cpu;
 use crate::engine::parity::{Agreement, Reference};
-use crate::engine::process::{Launcher, Ready};
-use crate::engine::{Engine, EngineError, Proof, Runtime, TensorInfo, build, check_input, edge_tpu, foreign_operators};
+use crate::engine::process::{Launcher, ProcessLimits, Ready};
+use crate::engine::{DelegateKind, Engine, EngineError, Runtime, TensorInfo, build, check_input, foreign_operators};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
@@ -114,7 +115,7 @@ const REFERENCE_LIMITS: ProcessLimits = ProcessLimits {
     memory_bytes: 4 << 30,
     writable: Vec::new(),
 };
-pub const REFERENCE: DelegateKind = DelegateKind::Cpu { threads: 1 };
+pub const REFERENCE: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
 
 impl EngineBuilder {
     /// The first delegate that works.
@@ -132,7 +133,7 @@ impl EngineBuilder {
                 }
             }
         }
-        let built_in = self.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+        let built_in = self.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in());
         Err(EngineError::Refused(match refusals.as_slice() {
             [only] if built_in => only.reason.clone(),
             _ => reasons(&refusals).unwrap_or_default(),
@@ -177,8 +178,9 @@ impl EngineBuilder {
             }
             _ => None,
         };
-        let mut warnings = warnings(&delegate.kind, &self.model.summary, &ready.proof);
-        if parity.is_none() && !delegate.kind.is_built_in() && self.parity.limits.is_some() {
+        let warning = delegate.kind.kind().warning(&self.model.summary, &ready.proof);
+        let mut warnings: Vec<String> = warning.into_iter().map(str::to_owned).collect();
+        if parity.is_none() && !delegate.kind.kind().is_built_in() && self.parity.limits.is_some() {
             warnings.push(NOT_COMPARED.into());
         }
         let state = DelegateState {
@@ -238,8 +240,8 @@ impl EngineBuilder {
     /// Whether the two would want the same device at the same time, which most let only one process open.
     pub fn shares_device_with(&self, other: &Self) -> bool {
         let libraries = |builder: &Self| -> Vec<PathBuf> {
-            let kinds = builder.delegates.iter().map(|delegate| &delegate.kind);
-            kinds.filter_map(DelegateKind::library).map(Path::to_owned).collect()
+            let libraries = builder.delegates.iter().filter_map(|delegate| delegate.kind.kind().library());
+            libraries.map(Path::to_owned).collect()
         };
         let theirs = libraries(other);
         libraries(self).iter().any(|ours| theirs.contains(ours))
@@ -251,7 +253,7 @@ impl EngineBuilder {
 
     /// Whether a delegate of that kind has to agree with the reference.
     pub fn is_compared(&self, kind: &DelegateKind) -> bool {
-        self.parity.limits.is_some() && (self.parity.demanded || !kind.is_built_in() && self.has_reference())
+        self.parity.limits.is_some() && (self.parity.demanded || !kind.kind().is_built_in() && self.has_reference())
     }
 
     /// What the reference runs.
@@ -277,24 +279,6 @@ impl EngineBuilder {
         *kept = Some(reference.clone());
         Ok(reference)
     }
-}
-
-/// What a user should know of a delegate that works.
-pub fn warnings(kind: &DelegateKind, summary: &ModelSummary, proof: &Proof) -> Vec<String> {
-    let idle = proof.delegation.as_ref().is_some_and(|delegation| delegation.partitions == 0);
-    let on_cpu = proof.litert.as_ref().is_some_and(|litert| litert.fully_off_cpu != Some(true));
-    let warning = match kind {
-        DelegateKind::External { library, .. } if idle => edge_tpu::idle(library, summary)
-            .unwrap_or("the delegate took no node of the model: all of it runs on the CPU"),
-        DelegateKind::Xnnpack { .. } if idle => {
-            "XNNPACK took no node of the model: all of it runs on the reference kernels"
-        }
-        DelegateKind::Litert { accelerators, .. } if on_cpu && accelerators.iter().any(|a| *a != Accelerator::Cpu) => {
-            "an accelerator was asked for, and LiteRT runs some or all of the model on the CPU"
-        }
-        _ => return Vec::new(),
-    };
-    vec![warning.to_owned()]
 }
 
 const NOT_COMPARED: &str = "its answers were not compared with the reference's: the runtime's own kernels cannot run \

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::engines::warnings;
 use crate::config::{Delegate, Document};
 use crate::model::{self, ModelSummary};
 use crate::publish::payload::DelegateProof;
@@ -40,7 +39,7 @@ pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::
         delegate: delegate.name,
         runtime: tools.runtime.path,
         runtime_version: tools.runtime.version,
-        warnings: warnings(&delegate.kind, &summary, &ready.proof),
+        warnings: delegate.kind.kind().warning(&summary, &ready.proof).into_iter().map(str::to_owned).collect(),
         log: ready.log,
         proof: DelegateProof {
             isolation: "process",

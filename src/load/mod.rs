@@ -248,7 +248,7 @@ fn build(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngi
         (kept.release)();
     }
     // What is wrong with a delegate that comes with the runtime is wrong with the model.
-    let built_in = builder.delegates.iter().all(|delegate| delegate.kind.is_built_in());
+    let built_in = builder.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in());
     let built = builder.build_first().map_err(|error| {
         match error {
             EngineError::Window(_) => Problem::new(key.child("window"), error),

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Accelerator, DelegateKind, Meter, XnnpackFlag};
+use crate::config::Meter;
 use crate::energy::Calibrated;
+use crate::engine::DelegateKind;
 use crate::load::engines::{EngineBuilder, REFERENCE};
 use crate::load::state_dir;
 use crate::meter::MeterInfo;
@@ -37,14 +38,10 @@ pub struct EngineIdentity {
     pub proof: serde_json::Value,
 }
 
-/// What a delegate is, with its threads and options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DelegateIdentity {
-    Cpu { threads: u16 },
-    Xnnpack { threads: u16, flags: Vec<String> },
-    External { library: PathBuf, options: BTreeMap<String, String> },
-    Litert { library: PathBuf, accelerators: Vec<String> },
-}
+/// What a delegate is, with its threads and options: the kind's name, which version 1 of the file begins with a capital, and
+/// the keys that the kind gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DelegateIdentity(BTreeMap<String, serde_json::Value>);
 
 /// The meter: the same kind under the same name covers the same part of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,40 +134,10 @@ impl EngineIdentity {
 
 impl DelegateIdentity {
     fn new(kind: &DelegateKind) -> Self {
-        match kind {
-            DelegateKind::Cpu { threads } => Self::Cpu { threads: *threads },
-            DelegateKind::Xnnpack { threads, flags } => Self::Xnnpack {
-                threads: *threads,
-                flags: flags.iter().map(|flag| flag_name(*flag).to_owned()).collect(),
-            },
-            DelegateKind::External { library, options } => {
-                Self::External { library: library.clone(), options: options.clone() }
-            }
-            DelegateKind::Litert { library, accelerators } => Self::Litert {
-                library: library.clone(),
-                accelerators: accelerators.iter().map(|one| accelerator_name(*one).to_owned()).collect(),
-            },
-        }
-    }
-}
-
-/// The names in the file, which stay when those of the configuration change.
-fn flag_name(flag: XnnpackFlag) -> &'static str {
-    match flag {
-        XnnpackFlag::ForceFp16 => "force_fp16",
-        XnnpackFlag::DynamicFullyConnected => "dynamic_fully_connected",
-        XnnpackFlag::VariableOperators => "variable_operators",
-        XnnpackFlag::TransientIndirectionBuffer => "transient_indirection_buffer",
-        XnnpackFlag::EnableLatestOperators => "enable_latest_operators",
-        XnnpackFlag::EnableSubgraphReshaping => "enable_subgraph_reshaping",
-    }
-}
-
-fn accelerator_name(accelerator: Accelerator) -> &'static str {
-    match accelerator {
-        Accelerator::Cpu => "cpu",
-        Accelerator::Gpu => "gpu",
-        Accelerator::Npu => "npu",
+        let name = kind.name();
+        let (first, rest) = name.split_at_checked(1).unwrap_or((name, ""));
+        // Only a library's path can have no JSON, and its engine was started with that same JSON.
+        Self([(first.to_uppercase() + rest, kind.kind().keys().unwrap_or_default())].into())
     }
 }
 
@@ -254,13 +221,14 @@ impl Calibrations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::delegate::xnnpack::{Xnnpack, XnnpackFlag};
 
     fn entry(threads: u16, meter: &str, net_j: f64) -> CalibrationEntry {
         CalibrationEntry {
             engine: EngineIdentity {
                 model_sha256: "b973".into(),
                 delegate: "fast".into(),
-                kind: DelegateIdentity::Xnnpack { threads, flags: Vec::new() },
+                kind: DelegateIdentity::new(&DelegateKind::Xnnpack(Xnnpack { threads, flags: Vec::new() })),
                 isolation: "thread".into(),
                 library_version: None,
                 runtime_version: "2.17.1".into(),
@@ -304,7 +272,7 @@ mod tests {
         };
         assert_eq!(differs(&|like| like.engine.model_sha256 = "0000".into()), None);
         assert_eq!(differs(&|like| like.engine.delegate = "xnnpack".into()), None);
-        assert_eq!(differs(&|like| like.engine.kind = DelegateIdentity::Cpu { threads: 1 }), None);
+        assert_eq!(differs(&|like| like.engine.kind = DelegateIdentity::new(&REFERENCE)), None);
         assert_eq!(differs(&|like| like.engine.batch = 8), None);
         assert_eq!(differs(&|like| like.engine.proof = serde_json::json!({})), None);
         assert_eq!(differs(&|like| like.engine.runtime_version = "2.18.0".into()), None);
@@ -330,7 +298,7 @@ mod tests {
     fn a_file_of_the_first_version_is_read_and_its_entry_found_again() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), VERSION_1).unwrap();
-        let kind = DelegateKind::Xnnpack { threads: 2, flags: vec![XnnpackFlag::ForceFp16] };
+        let kind = DelegateKind::Xnnpack(Xnnpack { threads: 2, flags: vec![XnnpackFlag::ForceFp16] });
         let proof = crate::engine::Proof {
             delegation: Some(crate::engine::Delegation {
                 nodes_total: 9,

@@ -26,7 +26,7 @@ mod sysfs;
 mod tree;
 
 family! {
-    /// Meters, under names that you choose; each is one of these kinds.
+    /// Each meter is one of these kinds.
     pub enum MeterConfig: MeterKind {
         mod rapl: RaplKeys;
         mod hwmon: HwmonKeys;

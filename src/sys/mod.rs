@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod folder;
 pub mod perf;
 pub mod rt;
 pub mod shared;

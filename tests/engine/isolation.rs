@@ -8,16 +8,19 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use edgewatt::config::{DelegateKind, ProcessLimits};
-use edgewatt::engine::process::{IsolatedEngine, Launcher, Ready};
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::cpu::Cpu;
+use edgewatt::engine::delegate::external::External;
+use edgewatt::engine::delegate::xnnpack::Xnnpack;
+use edgewatt::engine::process::{IsolatedEngine, Launcher, ProcessLimits, Ready};
 use edgewatt::engine::{Engine, EngineError, TfliteEngine};
 use edgewatt::sys::cpu::Children;
 use edgewatt_support::{RUNTIME, program, root, runtime_library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
-const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
+const CPU: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
+const XNNPACK: DelegateKind = DelegateKind::Xnnpack(Xnnpack { threads: 1, flags: Vec::new() });
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Compiled by the compiler that compiles the tests; it needs nothing but the standard library.
@@ -58,7 +61,7 @@ fn wide() -> IsolatedEngine {
 /// The plugin as a delegate that does `deed` when it is created, or `later` when it is invoked.
 fn prisoner(options: &[(&str, &str)]) -> DelegateKind {
     let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    DelegateKind::External { library: PLUGIN.clone(), options }
+    DelegateKind::External(External { library: PLUGIN.clone(), options })
 }
 
 /// Numbers that fill every row, different in each step.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use edgewatt::config::Accelerator;
+use edgewatt::engine::delegate::litert::Accelerator;
 use edgewatt::engine::{Element, Engine, EngineError, LitertEngine};
 use edgewatt::model::ModelSummary;
 use edgewatt_support::root;

@@ -9,14 +9,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use edgewatt::config::DelegateKind;
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::cpu::Cpu;
+use edgewatt::engine::delegate::external::External;
 use edgewatt::engine::{Delegation, Element, Engine, EngineError, TfliteEngine};
 use edgewatt_support::demo;
 use edgewatt_support::plugin::test_delegate;
 use edgewatt_support::{RUNTIME, root};
 use nix::sys::signal::Signal;
 
-const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
+const CPU: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
 const MODELS: [&str; 3] = ["shoulder_fp32", "shoulder_int8", "shoulder_pruned_int8"];
 const INT8: &str = "shoulder_int8";
 /// What it takes when it is not told; of the demo's operators it leaves MEAN.
@@ -34,7 +36,7 @@ static WINDOWS: LazyLock<Vec<Vec<f32>>> = LazyLock::new(|| {
 
 fn with(options: &[(&str, &str)]) -> DelegateKind {
     let options = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-    DelegateKind::External { library: test_delegate(), options }
+    DelegateKind::External(External { library: test_delegate(), options })
 }
 
 fn model(name: &str) -> PathBuf {

@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use edgewatt::config::{Config, DelegateKind};
+use edgewatt::config::Config;
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::xnnpack::Xnnpack;
 use edgewatt::engine::{self, Element, Engine, EngineError, TfliteEngine};
 use edgewatt::model::ModelSummary;
 use edgewatt_support::demo;
@@ -269,11 +271,11 @@ fn reference_models_agree_where_there_are_some() {
 /// What a flag changes is the processor's and XNNPACK's business; that it is taken shows in the answers being right.
 #[test]
 fn xnnpack_takes_its_flags() {
-    use edgewatt::config::XnnpackFlag::*;
+    use edgewatt::engine::delegate::xnnpack::XnnpackFlag::*;
     let golden = golden();
     let features = golden_features(&golden);
     for flag in [DynamicFullyConnected, VariableOperators, TransientIndirectionBuffer, EnableLatestOperators] {
-        let kind = DelegateKind::Xnnpack { threads: 2, flags: vec![flag] };
+        let kind = DelegateKind::Xnnpack(Xnnpack { threads: 2, flags: vec![flag] });
         let mut engine = build(&root().join("models/shoulder_int8.tflite"), &kind, 1).unwrap();
         let worst = golden_disagreement(&golden, &features, ("shoulder_int8.tflite", "xnnpack"), &mut engine);
         assert!(worst <= 1.0, "{flag:?}: {worst} times what is allowed");

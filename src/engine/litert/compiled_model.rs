@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use std::ptr::{NonNull, null_mut};
 
 use super::library::{Environment, Failure, Owned, bits, ok};
-use crate::config::Accelerator;
+use crate::engine::delegate::litert::Accelerator;
 use crate::engine::ffi::{
     LITERT_LOCK_READ, LITERT_LOCK_WRITE, LiteRt, LiteRtCompiledModel, LiteRtLayout, LiteRtLockMode, LiteRtModel,
     LiteRtModelTensor, LiteRtOptions, LiteRtRankedTensorType, LiteRtSignature, LiteRtStatus, LiteRtTensorBuffer,

@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 use libloading::Library;
 
-use crate::config::Accelerator;
 use crate::engine::checks::with_causes;
+use crate::engine::delegate::litert::Accelerator;
 use crate::engine::ffi::{
     LITERT_CPU, LITERT_GPU, LITERT_NPU, LiteRt, LiteRtEnvOption, LiteRtEnvironment, LiteRtHwAcceleratorSet,
     LiteRtOffCpu, LiteRtStatus, litert_status as status,

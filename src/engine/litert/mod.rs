@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::{batch_refused, check_batch, counts, foreign_operators, unreadable};
 use super::{Element, Engine, EngineError, TensorInfo, edge_tpu};
-use crate::config::Accelerator;
+use crate::engine::delegate::litert::Accelerator;
 use crate::model::{ElementType, ModelSummary, Quantization, TensorSummary};
 
 /// A model compiled by LiteRT.
@@ -155,7 +155,7 @@ fn check_accelerators(wanted: &[Accelerator], registered: &[Registered]) -> Resu
     let there = if there.is_empty() { "none at all".into() } else { there.join(", ") };
     Err(format!(
         "LiteRT finds no accelerator for `{}` here; it has {there}. Is the vendor's accelerator library in the same folder?",
-        name(*missing)
+        missing.name()
     ))
 }
 
@@ -168,16 +168,8 @@ fn facts(compiled: &CompiledModel, registered: &[Registered]) -> Result<LitertFa
 }
 
 fn describe(accelerator: &Registered) -> String {
-    let kinds: Vec<&str> = accelerator.kinds.iter().copied().map(name).collect();
+    let kinds: Vec<&str> = accelerator.kinds.iter().copied().map(Accelerator::name).collect();
     format!("{} ({})", kinds.join("+"), accelerator.name)
-}
-
-fn name(accelerator: Accelerator) -> &'static str {
-    match accelerator {
-        Accelerator::Cpu => "cpu",
-        Accelerator::Gpu => "gpu",
-        Accelerator::Npu => "npu",
-    }
 }
 
 /// The one input, and the outputs in the file's order.

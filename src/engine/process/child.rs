@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
@@ -16,8 +15,8 @@ use nix::unistd::{dup2_stdin, dup2_stdout, getppid};
 
 use super::link::{Link, Side};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, sandbox};
-use crate::config::DelegateKind;
-use crate::engine::{self, Engine, EngineError, Runtime, interpreter};
+use crate::engine::delegate::LibraryIdentity;
+use crate::engine::{self, Engine, EngineError, Runtime};
 use crate::sys::shared::Shared;
 
 /// Exit codes: all is said and done, the model is refused, the host is not there or does not make sense.
@@ -25,9 +24,12 @@ const DONE: u8 = 0;
 const REFUSED: u8 = 3;
 const NO_HOST: u8 = 4;
 
-/// The whole of the child's work; its exit code.
-pub fn run(task: &Task) -> u8 {
-    let Ok((socket, memory)) = take_over(task.parent) else { return NO_HOST };
+/// Does all of the child's work: `task` is what the host has put on the command line. Returns the exit code.
+pub fn run(task: &str) -> u8 {
+    let task = Task::parse(task);
+    // Without a task that can be read there is still somebody to tell.
+    let parent = task.as_ref().map_or_else(|_| getppid().as_raw(), |task| task.parent);
+    let Ok((socket, memory)) = take_over(parent) else { return NO_HOST };
     let code = match work(task, &socket, &memory) {
         Ok(()) => DONE,
         Err(Stop::Host) => NO_HOST,
@@ -74,21 +76,23 @@ fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
     Ok((socket, memory))
 }
 
-fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> {
+fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> {
     let bytes = model(socket)?;
+    let task = task.map_err(EngineError::Refused)?;
+    let delegate = task.delegate.kind().map_err(|e| EngineError::Refused(format!("the task cannot be read: {e}")))?;
     sandbox::limit(task.memory_bytes).map_err(|e| EngineError::runtime("limit the process", e))?;
     let sandbox = sandbox::enter(&task.writable);
     let runtime = Runtime::load(Some(&task.runtime_library))?;
     // A linked runtime refuses every delegate that would have to be loaded.
-    let (delegate_library, delegate_version) =
-        if runtime.is_linked() { (None, None) } else { delegate_library(&task.delegate)? };
+    let LibraryIdentity { file: delegate_library, version: delegate_version } =
+        if runtime.is_linked() { LibraryIdentity::default() } else { delegate.kind().identify_library()? };
     let (path, runtime_version) = (runtime.path.clone(), runtime.version.clone());
     tell(
         socket,
         &Message::Hello(Hello { runtime: path, runtime_version, delegate_library, delegate_version, sandbox }),
     )?;
 
-    let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &task.delegate, task.batch)?;
+    let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &delegate, task.batch)?;
     drop(bytes);
     let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
     let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke });
@@ -102,16 +106,6 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
         drop(engine);
         tell(socket, &built(Some(invoke))).map_err(Stop::from)
     }
-}
-
-/// Loads a vendor's library, so that its file and version are known before a model meets it.
-fn delegate_library(delegate: &DelegateKind) -> Result<(Option<PathBuf>, Option<String>), EngineError> {
-    let DelegateKind::External { library, .. } = delegate else {
-        return Ok((delegate.library().map(Path::to_owned), None));
-    };
-    let unusable = |reason| EngineError::Delegate { delegate: library.display().to_string(), reason };
-    let (file, version) = interpreter::plugin_identity(library).map_err(unusable)?;
-    Ok((Some(file), version))
 }
 
 /// The model's bytes, their number first.

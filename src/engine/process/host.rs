@@ -15,9 +15,9 @@ use nix::sys::signal::Signal;
 
 use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
-use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, SUBCOMMAND, Task};
-use crate::config::{DelegateKind, ProcessLimits};
-use crate::engine::{Engine, EngineError, Proof, TensorInfo};
+use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, ProcessLimits, RESET, SUBCOMMAND, Task, VERSION};
+use crate::engine::delegate::DelegateSpec;
+use crate::engine::{DelegateKind, Engine, EngineError, Proof, TensorInfo};
 use crate::model::ModelSummary;
 use crate::sys::cpu::Children;
 use crate::sys::shared::{self, Shared};
@@ -68,8 +68,8 @@ impl Launcher {
         delegate: &DelegateKind,
         batch: usize,
     ) -> Result<Ready, EngineError> {
-        let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES);
-        let mut start = Start::new(self, task)?;
+        let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES)?;
+        let mut start = Start::new(self, task, blamed(delegate, model))?;
         let mut ready = start.ready(bytes, PROBE_LIMIT)?;
         end(&start.socket);
         start.handle.status(END_PATIENCE);
@@ -86,10 +86,10 @@ impl Launcher {
         limits: &ProcessLimits,
         batch: usize,
     ) -> Result<(IsolatedEngine, Ready), EngineError> {
-        let mut task = self.task(model, delegate, batch, limits.memory_bytes);
+        let mut task = self.task(model, delegate, batch, limits.memory_bytes)?;
         task.writable.clone_from(&limits.writable);
         task.serve = true;
-        let mut start = Start::new(self, task)?;
+        let mut start = Start::new(self, task, blamed(delegate, model))?;
         let ready = start.ready(bytes, limits.start)?;
         // What cannot be read counts as stateful, as in the child.
         let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
@@ -97,23 +97,31 @@ impl Launcher {
         Ok((engine, ready))
     }
 
-    fn task(&self, model: &Path, delegate: &DelegateKind, batch: usize, memory_bytes: u64) -> Task {
-        Task {
+    fn task(
+        &self,
+        model: &Path,
+        delegate: &DelegateKind,
+        batch: usize,
+        memory_bytes: u64,
+    ) -> Result<Task, EngineError> {
+        Ok(Task {
+            version: VERSION,
             runtime_library: self.runtime.clone(),
             model: model.to_owned(),
-            delegate: delegate.clone(),
+            delegate: DelegateSpec::new(delegate).map_err(|e| blamed(delegate, model).for_path(&e))?,
             batch,
             memory_bytes,
             writable: Vec::new(),
             serve: false,
             parent: nix::unistd::getpid().as_raw(),
-        }
+        })
     }
 }
 
 /// A child that has been started and not yet proved itself.
 struct Start {
     task: Task,
+    blamed: Blamed,
     handle: Handle,
     socket: UnixStream,
     memory: OwnedFd,
@@ -131,10 +139,9 @@ enum Failure {
 }
 
 impl Start {
-    fn new(launcher: &Launcher, task: Task) -> Result<Self, EngineError> {
+    fn new(launcher: &Launcher, task: Task, blamed: Blamed) -> Result<Self, EngineError> {
         let program = &launcher.program;
-        let arguments =
-            serde_json::to_string(&task).map_err(|e| failed(&task, format!("its path cannot be passed on: {e}")))?;
+        let arguments = serde_json::to_string(&task).map_err(|e| blamed.for_path(&e))?;
         let start = || -> io::Result<_> {
             let (socket, childs) = UnixStream::pair()?;
             let memory = shared::file()?;
@@ -150,8 +157,8 @@ impl Start {
             Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
         match start() {
-            Ok((handle, socket, memory)) => Ok(Self { task, handle, socket, memory, hello: None }),
-            Err(error) => Err(failed(&task, format!("cannot start {} to try it: {error}", program.display()))),
+            Ok((handle, socket, memory)) => Ok(Self { task, blamed, handle, socket, memory, hello: None }),
+            Err(error) => Err(blamed.error(format!("cannot start {} to try it: {error}", program.display()))),
         }
     }
 
@@ -185,7 +192,7 @@ impl Start {
                 _ => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
             },
         };
-        Err(failed(&self.task, reason))
+        Err(self.blamed.error(reason))
     }
 
     fn exchange(&mut self, bytes: &[u8], limit: Duration) -> Result<(Hello, Built), Failure> {
@@ -249,15 +256,30 @@ fn message(reader: &mut BufReader<&UnixStream>, deadline: Instant) -> Result<Mes
     serde_json::from_slice(&line).map_err(|e| Failure::Nonsense(e.to_string()))
 }
 
-/// A delegate of its own is to blame for what happens in its process; else it is the model.
-fn failed(task: &Task, reason: String) -> EngineError {
-    match &task.delegate {
-        DelegateKind::External { library, .. } | DelegateKind::Litert { library, .. } => {
-            EngineError::Delegate { delegate: library.display().to_string(), reason }
+/// What is named when something goes wrong in a child.
+enum Blamed {
+    Library(PathBuf),
+    Model(PathBuf),
+}
+
+/// A delegate's own library is to blame for what happens in its process; else it is the model.
+fn blamed(delegate: &DelegateKind, model: &Path) -> Blamed {
+    match delegate.kind().library() {
+        Some(library) => Blamed::Library(library.to_owned()),
+        None => Blamed::Model(model.to_owned()),
+    }
+}
+
+impl Blamed {
+    fn error(&self, reason: String) -> EngineError {
+        match self {
+            Self::Library(library) => EngineError::Delegate { delegate: library.display().to_string(), reason },
+            Self::Model(path) => EngineError::Model { path: path.clone(), reason },
         }
-        DelegateKind::Cpu { .. } | DelegateKind::Xnnpack { .. } => {
-            EngineError::Model { path: task.model.clone(), reason }
-        }
+    }
+
+    fn for_path(&self, error: &serde_json::Error) -> EngineError {
+        self.error(format!("its path cannot be passed on: {error}"))
     }
 }
 
@@ -297,7 +319,7 @@ pub struct IsolatedEngine {
 
 impl IsolatedEngine {
     fn new(start: Start, ready: &Ready, limits: &ProcessLimits, stateful: bool) -> Result<Self, EngineError> {
-        let Start { task, handle, socket, memory, .. } = start;
+        let Start { task, blamed, handle, socket, memory, .. } = start;
         let layout = Layout::new(&ready.inputs, &ready.outputs)?;
         if u64::try_from(layout.total.get()).is_ok_and(|total| total > limits.memory_bytes) {
             return Err(EngineError::Mismatch(format!(
@@ -306,7 +328,7 @@ impl IsolatedEngine {
                 limits.memory_bytes >> 20
             )));
         }
-        let shared = |e: io::Error| failed(&task, format!("cannot share memory with its process: {e}"));
+        let shared = |e: io::Error| blamed.error(format!("cannot share memory with its process: {e}"));
         let mapped = Shared::create(&memory, layout.total).map_err(shared)?;
         let link = Link::new(Side::Host, socket.try_clone().map_err(shared)?, mapped).map_err(shared)?;
         // From here on it may look into the memory.

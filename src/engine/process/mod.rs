@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{IsolatedEngine, Launcher, Ready};
 
+use super::delegate::DelegateSpec;
 use super::{EngineError, Proof, TensorInfo};
-use crate::config::DelegateKind;
 
 /// The hidden subcommand that the daemon calls its own binary with.
 pub const SUBCOMMAND: &str = "engine-process";
@@ -36,13 +36,30 @@ const RESET: u32 = 2;
 const OK: u32 = 0;
 const FAILED: u32 = 1;
 
+/// The version of [`Task`]. A change that a child of another version would misread needs the next one.
+const VERSION: u32 = 1;
+
+/// The limits of a delegate's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Until its first inference is done, which may compile the model for a device.
+    pub start: Duration,
+    /// Of one inference after that.
+    pub deadline: Duration,
+    /// The limit of its address space.
+    pub memory_bytes: u64,
+    /// Folders and files that it may write to, besides devices and temporary files.
+    pub writable: Vec<PathBuf>,
+}
+
 /// The task that the child gets on its command line, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Task {
+struct Task {
+    version: u32,
     runtime_library: PathBuf,
     /// For messages only.
     model: PathBuf,
-    delegate: DelegateKind,
+    delegate: DelegateSpec,
     batch: usize,
     /// The limit of its address space.
     memory_bytes: u64,
@@ -52,6 +69,26 @@ pub struct Task {
     serve: bool,
     /// The process that started it, without which it shall not be.
     parent: i32,
+}
+
+impl Task {
+    /// Reads a task. The daemon's program may have been replaced since the daemon was started: its children are then of
+    /// another version than itself.
+    fn parse(json: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            #[serde(default)]
+            version: u32,
+        }
+        let Version { version } = serde_json::from_str(json).map_err(|e| format!("the task cannot be read: {e}"))?;
+        if version != VERSION {
+            return Err(format!(
+                "the daemon gives tasks of version {version}, and this program takes version {VERSION}: edgewatt was \
+                 replaced while the daemon ran; restart the daemon"
+            ));
+        }
+        serde_json::from_str(json).map_err(|e| format!("the task cannot be read: {e}"))
+    }
 }
 
 /// What the child tells while it starts.
@@ -149,6 +186,16 @@ mod tests {
         assert_eq!(layout.input, start..start + 136);
         assert_eq!(layout.outputs, [start + 192..start + 198, start + 256..start + 260]);
         assert_eq!(layout.total.get(), start + 260);
+    }
+
+    #[test]
+    fn a_task_of_another_version_is_refused_by_its_version() {
+        let error = Task::parse("{\"version\": 2, \"more\": []}").unwrap_err();
+        assert!(error.starts_with("the daemon gives tasks of version 2, and this program takes version 1"), "{error}");
+        let error = Task::parse("{\"runtime_library\": \"a\", \"delegate\": {\"Cpu\": {\"threads\": 1}}}").unwrap_err();
+        assert!(error.contains("version 0") && error.ends_with("restart the daemon"), "{error}");
+        assert!(Task::parse("{\"version\": 1}").unwrap_err().contains("missing field"));
+        assert!(Task::parse("1").unwrap_err().starts_with("the task cannot be read"));
     }
 
     #[test]

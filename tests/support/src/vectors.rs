@@ -5,7 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use edgewatt::config::{Config, DelegateKind};
+use edgewatt::config::Config;
+use edgewatt::engine::delegate::DelegateKind;
+use edgewatt::engine::delegate::cpu::Cpu;
+use edgewatt::engine::delegate::xnnpack::Xnnpack;
 use edgewatt::engine::{Element, Engine, TensorInfo};
 use serde_json::Value;
 
@@ -13,8 +16,8 @@ pub use crate::RUNTIME;
 use crate::demo;
 use crate::root;
 
-pub const CPU: DelegateKind = DelegateKind::Cpu { threads: 1 };
-pub const XNNPACK: DelegateKind = DelegateKind::Xnnpack { threads: 1, flags: Vec::new() };
+pub const CPU: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
+pub const XNNPACK: DelegateKind = DelegateKind::Xnnpack(Xnnpack { threads: 1, flags: Vec::new() });
 /// As in models/golden.json, which says which kernels gave which answers.
 pub const DELEGATES: [(&str, DelegateKind, &str); 2] = [("cpu", CPU, "builtin"), ("xnnpack", XNNPACK, "xnnpack")];
 pub const DEMO_MODELS: [&str; 3] = ["shoulder_fp32.tflite", "shoulder_int8.tflite", "shoulder_pruned_int8.tflite"];
