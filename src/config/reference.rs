@@ -383,24 +383,31 @@ mod tests {
     #[test]
     fn the_example_is_valid_and_every_default_in_it_is_the_programs() {
         let text = example();
-        let plain = parse(&text).unwrap();
         let all: Vec<&str> = text.lines().collect();
+        let keys = table_of_keys();
         let mut tried = 0;
         for (index, table, line) in lines(&text) {
             let Some(written) = line.strip_prefix('#').filter(|line| !line.starts_with([' ', '['])) else { continue };
             let Some((key, value)) = written.split_once(" = ") else { continue };
-            // Kinds and tables that are not in use are tried as a whole elsewhere.
-            if table.starts_with('#') || written.starts_with(|c: char| c.is_uppercase()) {
+            let (header, is_active) = table.strip_prefix('#').map_or((table.as_str(), true), |header| (header, false));
+            let name = format!("{}.{key}", header.trim_start_matches('[').trim_end_matches(']'));
+            let doc = keys.iter().find(|declared| declared.path == name.trim_start_matches('.'));
+            // Kinds that are not in use are tried as a whole elsewhere.
+            if !is_active && doc.is_none_or(|doc| doc.is_of_kind) {
                 continue;
             }
             let mut with: Vec<&str> = all.clone();
+            if let Some(place) = all.iter().position(|line| *line == table) {
+                with[place] = header;
+            }
+            // That a table is written can mean something too.
+            let plain = parse(&with.join("\n"));
             with[index] = written;
             let made = parse(&with.join("\n"));
-            let is_default = table_of_keys()
-                .iter()
-                .any(|doc| doc.key == key && doc.default.as_deref() == Some(value) && doc.otherwise.is_none());
-            match made {
-                Ok(made) if is_default => assert_eq!(made, plain, "{table} {written}: it is not the default"),
+            let is_default =
+                doc.is_some_and(|key| key.doc.default.as_deref() == Some(value) && key.doc.otherwise.is_none());
+            match &made {
+                Ok(_) if is_default => assert_eq!(made, plain, "{table} {written}: it is not the default"),
                 Ok(_) => {}
                 Err(refusal) => {
                     let need = NEED.iter().find(|(known, _)| *known == key);
@@ -444,33 +451,63 @@ mod tests {
         }
     }
 
+    /// A key with the names that the example has.
+    struct Declared {
+        path: String,
+        /// It is a key of a kind.
+        is_of_kind: bool,
+        doc: KeyDoc,
+    }
+
     /// Every key of every table.
-    fn table_of_keys() -> Vec<KeyDoc> {
-        fn below(children: &Children, keys: &mut Vec<KeyDoc>) {
+    fn table_of_keys() -> Vec<Declared> {
+        fn below(path: &str, is_of_kind: bool, children: &Children, keys: &mut Vec<Declared>) {
             match children {
                 Children::None => {}
-                Children::Table(table) => of(table, keys),
-                Children::Family(family) => family.kinds.iter().for_each(|kind| of(&kind.table, keys)),
-                Children::Named(children) | Children::List(children) => below(children, keys),
+                Children::Table(table) => of(path, is_of_kind, table, keys),
+                Children::Family(family) => kinds(path, family, keys),
+                Children::Named(children) => {
+                    let name = NAMES.iter().find(|(table, _)| *table == path).map_or("name", |(_, name)| name);
+                    below(&format!("{path}.{name}"), is_of_kind, children, keys);
+                }
+                Children::List(children) => below(path, is_of_kind, children, keys),
             }
         }
-        fn of(table: &TableDoc, keys: &mut Vec<KeyDoc>) {
-            for key in &table.keys {
-                keys.push(key.clone());
-                below(&key.children, keys);
+        fn kinds(path: &str, family: &FamilyDoc, keys: &mut Vec<Declared>) {
+            family.kinds.iter().for_each(|kind| of(&format!("{path}.{}", kind.name), true, &kind.table, keys));
+        }
+        fn of(path: &str, is_of_kind: bool, table: &TableDoc, keys: &mut Vec<Declared>) {
+            for doc in &table.keys {
+                let path = if path.is_empty() { doc.key.to_owned() } else { format!("{path}.{}", doc.key) };
+                keys.push(Declared { path: path.clone(), is_of_kind, doc: doc.clone() });
+                below(&path, is_of_kind, &doc.children, keys);
             }
-            table.kinds.iter().flat_map(|family| &family.kinds).for_each(|kind| of(&kind.table, keys));
+            table.kinds.iter().for_each(|family| kinds(path, family, keys));
         }
         let mut keys = Vec::new();
-        of(&Root::doc(), &mut keys);
+        of("", false, &Root::doc(), &mut keys);
         keys
+    }
+
+    #[test]
+    fn every_key_and_every_choice_is_in_the_example() {
+        let text = example();
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words: Vec<&str> = text.split(|c| !is_word(c)).collect();
+        for Declared { path, doc, .. } in table_of_keys() {
+            let choices = doc.choices.iter().flat_map(|choice| choice.split(|c| !is_word(c)));
+            let names = path.rsplit('.').take(1).chain(choices).filter(|name| !name.is_empty());
+            for name in names {
+                assert!(words.contains(&name), "{path}: {name} is not in the example");
+            }
+        }
     }
 
     #[test]
     fn every_key_says_what_it_does_in_a_sentence() {
         let keys = table_of_keys();
         assert!(keys.len() > 130, "only {} keys", keys.len());
-        for KeyDoc { key, text, example, default, children, .. } in keys {
+        for Declared { path: key, doc: KeyDoc { text, example, default, children, .. }, .. } in keys {
             assert!(text.ends_with('.'), "{key}: {text}");
             let is_scalar = children == Children::None;
             assert!(example.is_some() || default.is_some() || !is_scalar, "{key} has nothing to show");

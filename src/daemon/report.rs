@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use super::meter_readings;
 use super::state::Daemon;
 use crate::measure::calibrations::{EngineIdentity, MeterIdentity};
+use crate::publish::mqtt::store::State as StoreState;
 use crate::publish::mqtt::{ClientState, ClientStatus};
 use crate::publish::payload::{Info, PipelineInfo, Process};
 use crate::publish::publisher::NodeFigures;
-use crate::publish::mqtt::store::State as StoreState;
 use crate::sys;
 use crate::units::{MonoTime, process_cpu_time};
 

@@ -21,14 +21,14 @@ use super::rate_limit::CommandLimit;
 use super::startup::{Delivery, DeliveryTask};
 use super::systemd::Service;
 use crate::config::Config;
+use crate::ids::PipelineId;
 use crate::load::engines::Tools;
 use crate::load::{Prepared, state_dir};
 use crate::measure::calibrate::Outcome;
 use crate::measure::calibrations::Calibrations;
 use crate::publish::mqtt::Received;
-use crate::ids::PipelineId;
-use crate::publish::publisher::DropReport;
 use crate::publish::mqtt::store::Store;
+use crate::publish::publisher::DropReport;
 use crate::sys::SocTemperature;
 use crate::units::MonoTime;
 

@@ -237,11 +237,12 @@ impl Infer {
             }
         };
         self.stages.input.advance();
-        if let Some(recent) = recent {
-            if self.windows_requested && recent.is_full() {
-                self.windows_requested = false;
-                (self.channels.send_event)(InferEvent::Windows(recent.values().to_vec()));
-            }
+        if let Some(recent) = recent
+            && self.windows_requested
+            && recent.is_full()
+        {
+            self.windows_requested = false;
+            (self.channels.send_event)(InferEvent::Windows(recent.values().to_vec()));
         }
         self.batch.push(PendingWindow { last, taken, filled: MonoTime::now() });
         match filled {
@@ -299,7 +300,10 @@ impl Infer {
     /// Hands a decision and its values to the publisher.
     fn decided(&mut self, decision: Decision) {
         self.seq += 1;
-        while self.channels.hold && self.channels.decisions.is_full(self.values.len()) && !self.channels.stop.is_overdue() {
+        while self.channels.hold
+            && self.channels.decisions.is_full(self.values.len())
+            && !self.channels.stop.is_overdue()
+        {
             self.channels.publisher.notify_one();
             // The supervisor must see that this thread is alive while it is held.
             self.channels.stage_times.serve(&mut self.times);

@@ -237,7 +237,7 @@ fn what_the_configuration_names_and_is_not_there_is_broken() {
     report.is("power.meters.board", "broken", &["no chip", "load its driver"]);
     report.is(&format!("MQTT broker 127.0.0.1:{port}"), "broken", &["refused", "apt-get install mosquitto"]);
     report.is("room for mqtt.store", "broken", &["mqtt.store.mib is 1048576", "free some space"]);
-    report.is(setup.dir.path().join("state").to_str().unwrap(), "ok", &["not there yet"]);
+    report.is(setup.dir.path().join("state").to_str().unwrap(), "ok", &["does not exist yet"]);
 
     machine.write("state/x", "");
     let setup = setup.with("state_dir = \"state\"", &format!("state_dir = \"{}\"", machine.path("state").display()));

@@ -300,7 +300,7 @@ fn a_recording_without_records_ends_at_once() {
     // Over and over it would spin for nothing.
     let setup = setup.with_keys("[pipelines.shoulder.source.replay]", "loop = true");
     let ended = setup.start(&[]).wait().expect(1);
-    ended.says(&["recording.csv holds no record that can be used"]);
+    ended.says(&["recording.csv has no usable record"]);
 }
 
 #[test]

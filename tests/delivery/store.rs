@@ -176,7 +176,7 @@ fn what_a_stop_cannot_deliver_is_kept_for_the_next_start() {
     let kept = ended.summary(" kept for the next start");
     // At least one message of metrics comes with the predictions.
     assert!(kept > WINDOWS, "{}", ended.stdout);
-    ended.says(&["the next start sends what is kept", &format!("kept={kept}")]);
+    ended.says(&["the next start sends those that are kept", &format!("kept={kept}")]);
 
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/#");

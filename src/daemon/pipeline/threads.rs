@@ -7,8 +7,8 @@ use std::thread::Builder;
 
 use crate::config::Realtime;
 use crate::daemon::event::{DaemonEvent, EventSender, Stage, ThreadEnd};
-use crate::infer::Infer;
 use crate::ids::PipelineId;
+use crate::infer::Infer;
 use crate::source::{FrameProducer, FrameSink};
 use crate::stop::{Stop, Waited};
 use crate::sys::rt;
@@ -32,7 +32,7 @@ impl ThreadContext {
         begin: MonoTime,
         stop: Arc<Stop>,
     ) -> io::Result<()> {
-        self.spawn("acquire", Stage::Acquire, move || {
+        self.spawn("acq", Stage::Acquire, move || {
             // If the wait itself fails, the source begins early.
             if matches!(stop.sleep_until(begin), Ok(Waited::Stopped)) {
                 return Ok(());

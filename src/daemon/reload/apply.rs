@@ -8,10 +8,10 @@ use crate::daemon::event::Reloaded;
 use crate::daemon::metering::{self, Metering};
 use crate::daemon::pipeline::{AfterEnd, CarriedOver, PipelineHandle, Replacement};
 use crate::daemon::state::{Daemon, every};
+use crate::ids::PipelineId;
 use crate::load::{Prepared, PreparedPipeline, state_dir};
 use crate::measure::calibrations::Calibrations;
 use crate::publish::payload::PipelineState;
-use crate::ids::PipelineId;
 use crate::sys::SocTemperature;
 
 /// How far a configuration was put in place.

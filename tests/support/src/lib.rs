@@ -12,7 +12,6 @@ pub mod demo;
 pub mod daemon;
 pub mod rig;
 pub mod wire;
-pub mod reference;
 
 pub mod counters;
 pub mod meters;
