@@ -102,7 +102,7 @@ fn file_at(line: &str, address: usize) -> Option<&str> {
 
 impl Delegate {
     /// The runtime's own XNNPACK; `flags` are added to its defaults.
-    pub fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
+    pub(super) fn xnnpack(library: &'static Library, threads: u16, flags: u32) -> Result<Self, String> {
         let functions = library.xnnpack.ok_or("this runtime was built without XNNPACK; use delegate = \"cpu\"")?;
         // SAFETY: the options are the library's own default, with all its fields; two fields are set.
         let pointer = unsafe {
@@ -116,7 +116,7 @@ impl Delegate {
     }
 
     /// A vendor's plugin.
-    pub fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub(super) fn external(library: &Path, options: &BTreeMap<String, String>) -> Result<Self, String> {
         let (plugin, _) = load_plugin(library)?;
         let strings = |texts: Vec<&String>| -> Result<Vec<CString>, String> {
             let text = |text: &String| CString::new(text.as_str());

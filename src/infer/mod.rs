@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+pub use self::batch::Batch;
 use self::batch::{PendingBatch, PendingWindow};
 use self::input::{InputEvent, InputStage, Window};
 use self::mailbox::{InferCommand, InferEvent, InferMailbox, NewStages};
-pub use self::batch::Batch;
 pub use self::recent::RecentWindows;
 use self::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
 use crate::decision::{Decider, Verdict};
