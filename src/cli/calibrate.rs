@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let folder = state_dir::folder(config.state_dir.as_deref());
     let plan = Plan { runs: usize::from(args.bouts), run: args.bout_s, idle: args.quiet_s };
-    let children = prepared.tools.launcher.children.clone();
+    let children = prepared.engine_context.launcher.children.clone();
     let (mut output, mut saved) = (Output::default(), Ok(()));
     let calibrator = Calibrator { power: &config.power, children: &children, plan, stop: &stop };
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
@@ -178,9 +178,16 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
     writeln!(out, "{pipeline} {state}")?;
     writeln!(out, "  batch {batch}, {inferences_per_s:.1} inferences/s, {:.2} us each", busy_ns / 1e3)?;
     if let Some(cores) = other_cores.filter(|cores| cores.abs() > OTHER_CORES_MAX) {
-        let than =
-            if cores > 0.0 { "more during the runs than between them" } else { "less during the runs than between them" };
-        writeln!(out, "  warning: other programs used {:.2} cores {than}: the result includes their energy", cores.abs())?;
+        let than = if cores > 0.0 {
+            "more during the runs than between them"
+        } else {
+            "less during the runs than between them"
+        };
+        writeln!(
+            out,
+            "  warning: other programs used {:.2} cores {than}: the result includes their energy",
+            cores.abs()
+        )?;
     }
     let row = |cells: [&str; 8]| {
         let [meter, kind, scope, net, expanded, gross, idle, runs] = cells;

@@ -25,7 +25,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout();
     writeln!(out, "{}: ok", args.config.config.display())?;
-    let runtime = &prepared.tools.runtime;
+    let runtime = &prepared.engine_context.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
         let input = &prepared.tensors.inputs[0];
@@ -48,7 +48,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
             writeln!(out, "    warning: {warning}")?;
         }
     }
-    for mut meter in load::meters::build(&config.power, &prepared.tools.launcher.children) {
+    for mut meter in load::meters::build(&config.power, &prepared.engine_context.launcher.children) {
         let read = meter.read();
         let info = meter.info();
         match read {

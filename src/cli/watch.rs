@@ -44,7 +44,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let embedded = "\"embedded\" is a broker inside the daemon; give its address instead, such as mqtt://127.0.0.1:1883";
+    let embedded =
+        "\"embedded\" is a broker inside the daemon; give its address instead, such as mqtt://127.0.0.1:1883";
     let options = match &args.config {
         Some(file) => {
             let config = Document::read(file)?.parse(hostname().as_deref())?;

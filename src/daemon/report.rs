@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use super::meter_readings;
 use super::state::Daemon;
 use crate::measure::calibrations::{EngineIdentity, MeterIdentity};
+use crate::publish::mqtt::store::State as StoreState;
 use crate::publish::mqtt::{ClientState, ClientStatus};
 use crate::publish::payload::{Info, PipelineInfo, Process};
 use crate::publish::publisher::NodeFigures;
-use crate::publish::mqtt::store::State as StoreState;
 use crate::sys;
 use crate::units::{MonoTime, process_cpu_time};
 
@@ -43,8 +43,8 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION"),
             node: &self.config.node_id,
             config_sha256: &self.config.hash,
-            runtime: self.tools.runtime.path.display().to_string(),
-            runtime_version: &self.tools.runtime.version,
+            runtime: self.engine_context.runtime.path.display().to_string(),
+            runtime_version: &self.engine_context.runtime.version,
             pipelines,
             meters: &self.metering.infos,
         };

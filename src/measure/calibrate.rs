@@ -190,7 +190,7 @@ pub fn at_start(
     let mut outcomes = Vec::new();
     let folder = state_dir::folder(config.state_dir.as_deref());
     let present = Calibrations::read_or_none(&folder);
-    let children = prepared.tools.launcher.children.clone();
+    let children = prepared.engine_context.launcher.children.clone();
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         progress();
         let Some(built) = &prepared.built else { continue };

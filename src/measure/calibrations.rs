@@ -127,7 +127,7 @@ impl EngineIdentity {
             kind,
             isolation: state.proof.isolation.to_owned(),
             library_version: state.proof.library_version.clone(),
-            runtime_version: builder.tools.runtime.version.clone(),
+            runtime_version: builder.context.runtime.version.clone(),
             batch: builder.batch,
             // A map with strings as keys can always be encoded.
             proof: serde_json::to_value(&state.proof.engine).unwrap_or_default(),

@@ -8,10 +8,10 @@ use crate::daemon::event::Reloaded;
 use crate::daemon::metering::{self, Metering};
 use crate::daemon::pipeline::{AfterEnd, CarriedOver, PipelineHandle, Replacement};
 use crate::daemon::state::{Daemon, every};
+use crate::ids::PipelineId;
 use crate::load::{Prepared, PreparedPipeline, state_dir};
 use crate::measure::calibrations::Calibrations;
 use crate::publish::payload::PipelineState;
-use crate::ids::PipelineId;
 use crate::sys::SocTemperature;
 
 /// How far a configuration was put in place.
@@ -164,7 +164,7 @@ impl Daemon {
     async fn restart_metering(&mut self) {
         self.metering.finish(metering::PATIENCE).await;
         self.publish_metrics().await;
-        let children = self.tools.launcher.children.clone();
+        let children = self.engine_context.launcher.children.clone();
         match Metering::start(&self.config.power, self.pipeline_ids(), children, Some(&self.metering)) {
             Ok((metering, spans)) => {
                 self.metering = metering;
