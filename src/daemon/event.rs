@@ -5,10 +5,10 @@ use std::sync::mpsc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Config;
-use crate::ids::PipelineId;
 use crate::infer::mailbox::InferEvent;
 use crate::load::Prepared;
 use crate::load::engines::{BuildError, BuiltEngine};
+use crate::ids::PipelineId;
 
 /// The way to the async thread. A send fails only after the daemon has given up waiting for the sender.
 pub type EventSender = UnboundedSender<DaemonEvent>;

@@ -9,8 +9,8 @@ use tokio::time::{Instant, Interval};
 use super::event::DaemonEvent;
 use super::state::{Daemon, Inputs, find};
 use crate::publish::mqtt::Received;
-use crate::publish::mqtt::store::State as StoreState;
 use crate::publish::publisher::Drained;
+use crate::publish::mqtt::store::State as StoreState;
 
 /// How long decisions are held back until the outbox is checked again.
 const HELD: Duration = Duration::from_millis(1);

@@ -299,10 +299,7 @@ impl Infer {
     /// Hands a decision and its values to the publisher.
     fn decided(&mut self, decision: Decision) {
         self.seq += 1;
-        while self.channels.hold
-            && self.channels.decisions.is_full(self.values.len())
-            && !self.channels.stop.is_overdue()
-        {
+        while self.channels.hold && self.channels.decisions.is_full(self.values.len()) && !self.channels.stop.is_overdue() {
             self.channels.publisher.notify_one();
             // The supervisor must see that this thread is alive while it is held.
             self.channels.stage_times.serve(&mut self.times);

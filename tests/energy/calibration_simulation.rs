@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::machine::Rng;
 use edgewatt::energy::runs::{NetEnergy, NetError, Run, Trace, length_min, net_energy};
+use crate::machine::Rng;
 use edgewatt::meter::{Accuracy, Reading, Resolution, Scope};
 use edgewatt::units::{Joules, MonoTime, Watts};
 

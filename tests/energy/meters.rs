@@ -70,8 +70,7 @@ fn absent_denied_refused_and_silent_meters_say_why_and_come_back_when_mended() {
     watch.unavailable("gone", 0, &["class/hwmon: no chip \"ina226\"; found: ina231", "load its driver"]);
     watch.unavailable("refused", 0, &["hwmon1/power1_input: Invalid argument (os error 22)"]);
     watch.unavailable("broken", 0, &["hwmon2/power1_input: Input/output error (os error 5)"]);
-    let silent =
-        watch.figure("silent", 0, |figure| figure["reason"].as_str().is_some_and(|r| r.contains("not change")));
+    let silent = watch.figure("silent", 0, |figure| figure["reason"].as_str().is_some_and(|r| r.contains("not change")));
     assert_eq!((&silent["status"], &silent["gross_j"]), (&"unavailable".into(), &Value::Null));
 
     let from = watch.mark();
@@ -164,10 +163,7 @@ fn a_wrap_of_unknown_range_and_an_unplugged_meter_cost_only_their_own_windows() 
     let setup = setup(broker.port, &tree, 200, "package.rapl = {}\nboard.hwmon = { chip = \"ina219\" }");
     let mut daemon = setup.start(&[]);
     let info = watch.find("/info", 0, |_| true);
-    assert_has(
-        &detail(&info, "package"),
-        &["package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost"],
-    );
+    assert_has(&detail(&info, "package"), &["package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost"]);
     let mend = format!("echo 100000 > {}", tree.path("class/hwmon/hwmon0/shunt_resistor").display());
     assert_has(&detail(&info, "board"), &["shunt 10000 uOhm; that is the kernel's default", &mend]);
     daemon.in_log("the shunt's warning", |log| {

@@ -23,7 +23,6 @@ use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
 use crate::energy::EnergyEstimate;
 use crate::engine::span::SpanSender;
-use crate::ids::PipelineId;
 use crate::infer::mailbox::{InferCommand, InferEvent, InferMailbox, InferSender, NewStages};
 use crate::infer::stage_times::{StageTimes, StageTimesMailbox};
 use crate::infer::{DecisionTx, Infer, InferChannels};
@@ -31,9 +30,8 @@ use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, RunningEngine, Tensors};
 use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
-use crate::publish::publisher::{
-    DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory, Totals,
-};
+use crate::ids::PipelineId;
+use crate::publish::publisher::{DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory, Totals};
 use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
 use crate::source::{OpenOptions, Wake, WhenFull};

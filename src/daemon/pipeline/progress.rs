@@ -6,8 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::energy::{EnergyEstimate, Status};
 use crate::source::Source;
+use crate::energy::{EnergyEstimate, Status};
 use crate::units::{Joules, MonoTime};
 
 /// A source is silent after this time, or after so many periods of its samples if that is longer.

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use crate::daemon::event::{DaemonEvent, EngineReady, EventSender};
 use crate::engine::{Engine, EngineError, TensorInfo};
-use crate::ids::PipelineId;
 use crate::infer::mailbox::{InferCommand, InferSender};
 use crate::load::Tensors;
 use crate::load::engines::{BuildError, BuiltEngine, EngineBuilder, Refusal, reasons};
 use crate::publish::payload::DelegateState;
+use crate::ids::PipelineId;
 use crate::publish::publisher::NodePublisher;
 
 /// Pause before the second restart in a row of a delegate; it doubles with each further one.

@@ -7,8 +7,8 @@ use std::thread::Builder;
 
 use crate::config::Realtime;
 use crate::daemon::event::{DaemonEvent, EventSender, Stage, ThreadEnd};
-use crate::ids::PipelineId;
 use crate::infer::Infer;
+use crate::ids::PipelineId;
 use crate::source::{FrameProducer, FrameSink};
 use crate::stop::{Stop, Waited};
 use crate::sys::rt;
