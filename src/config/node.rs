@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::schema::{Checker, Key, table};
 
-/// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
+/// Written instead of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
 pub const LINKED_RUNTIME: &str = "linked";
 
 table! {
@@ -50,7 +50,7 @@ impl Node {
                 id.to_owned()
             }
             None => {
-                checker.problem(&key, "the host has no readable name to use; write id = \"...\" under [node]");
+                checker.problem(&key, "the host has no usable name; write id = \"...\" under [node]");
                 String::new()
             }
         }

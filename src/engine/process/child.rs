@@ -20,12 +20,12 @@ use crate::config::DelegateKind;
 use crate::engine::{self, Engine, EngineError, Runtime, interpreter};
 use crate::sys::shared::Shared;
 
-/// Exit codes: all is said and done, the model is refused, the host is not there or does not make sense.
+/// Exit codes: done, the model is refused, the host is gone or breaks the protocol.
 const DONE: u8 = 0;
 const REFUSED: u8 = 3;
 const NO_HOST: u8 = 4;
 
-/// The whole of the child's work; its exit code.
+/// Does the whole work of the child. Returns its exit code.
 pub fn run(task: &Task) -> u8 {
     let Ok((socket, memory)) = take_over(task.parent) else { return NO_HOST };
     let code = match work(task, &socket, &memory) {
@@ -36,12 +36,12 @@ pub fn run(task: &Task) -> u8 {
             Err(_) => NO_HOST,
         },
     };
-    // Closed by the kernel at the very end: then the host knows that the libraries' own clean-up is through.
+    // The kernel closes it at the very end, which shows the host that the libraries have cleaned up.
     std::mem::forget(socket);
     code
 }
 
-/// Why it does not go on.
+/// Why the child ends.
 enum Stop {
     Host,
     Engine(EngineError),
@@ -59,9 +59,9 @@ impl From<std::io::Error> for Stop {
     }
 }
 
-/// The socket and the shared memory, out of the reach of those who read from and write to the standard streams.
+/// Moves the socket and the shared memory away from the standard streams, which libraries may read and write.
 fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
-    // Ctrl-C and a service's stop reach the whole family, but the host still has windows to finish.
+    // Ctrl-C and a service's stop also reach the child, but the host still has windows to finish.
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw() != parent {
@@ -98,7 +98,7 @@ fn work(task: &Task, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> 
         serve(engine.as_mut(), socket, memory, &layout)
     } else {
         let invoke = try_out(engine.as_mut())?;
-        // A library that crashes when it is freed is found out, too.
+        // This also finds a library that crashes when it is freed.
         drop(engine);
         tell(socket, &built(Some(invoke))).map_err(Stop::from)
     }
@@ -114,7 +114,7 @@ fn delegate_library(delegate: &DelegateKind) -> Result<(Option<PathBuf>, Option<
     Ok((Some(file), version))
 }
 
-/// The model's bytes, their number first.
+/// Reads the number of bytes of the model, then the bytes.
 fn model(mut socket: &UnixStream) -> std::io::Result<Vec<u8>> {
     let mut len = [0; 8];
     socket.read_exact(&mut len)?;
@@ -130,7 +130,7 @@ fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
     socket.write_all(&line)
 }
 
-/// Invokes on zeros, with all that belongs to it. Returns how long the invocation took.
+/// Writes zeros to the input, invokes, and reads the outputs. Returns how long the invocation took.
 fn try_out(engine: &mut dyn Engine) -> Result<Duration, EngineError> {
     engine.input_bytes()?.fill(0);
     let start = Instant::now();
@@ -172,7 +172,7 @@ fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Resu
     Ok(())
 }
 
-/// A tensor may have changed its size when it was invoked.
+/// Copies a tensor, whose size may have changed when the model was invoked.
 fn copy(to: &mut [u8], from: &[u8]) -> Result<(), EngineError> {
     if to.len() != from.len() {
         let message = format!("a tensor of {} bytes now has {}", to.len(), from.len());
