@@ -137,8 +137,8 @@ enum Failure {
 impl Start {
     fn new(launcher: &Launcher, task: Task) -> Result<Self, EngineError> {
         let program = &launcher.program;
-        let arguments =
-            serde_json::to_string(&task).map_err(|e| failed(&task, format!("cannot pass its path to a process: {e}")))?;
+        let arguments = serde_json::to_string(&task)
+            .map_err(|e| failed(&task, format!("cannot pass its path to a process: {e}")))?;
         let start = || -> io::Result<_> {
             let (socket, childs) = UnixStream::pair()?;
             let memory = shared::file()?;
@@ -179,7 +179,8 @@ impl Start {
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
                 Some(name) if name != Signal::SIGKILL.as_str() => {
                     let batch = self.task.batch;
-                    let libraries = self.hello.as_ref().map_or(String::new(), |hello| format!("The runtime is {hello}"));
+                    let libraries =
+                        self.hello.as_ref().map_or(String::new(), |hello| format!("The runtime is {hello}"));
                     let batches = if batch > 1 { format!(" with batches of {batch}") } else { String::new() };
                     format!(
                         "it makes the runtime crash ({name}){batches}, so it is not loaded; is it damaged, or made for \
