@@ -3,13 +3,13 @@
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PYTHON := $(or $(PYTHON),python3)
 
-# $(call need,COMMAND,WHERE FROM): one clear line instead of a shell's or a linker's complaint.
+# $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man fmt \
 	lint doc msrv check-armv7 deny bench compare throughput fleet footprint train clean tools
 
-help: ## This list
+help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
 
 tools:
@@ -21,11 +21,11 @@ runtime: ## Fetch TensorFlow Lite and LiteRT for this machine into runtime/
 	@scripts/fetch-runtime
 
 # The daemon replaces make's shell (exec), so that it alone answers Ctrl-C.
-demo: tools runtime ## Build, then run the recorded demo with live output; Ctrl-C ends it
+demo: tools runtime ## Build, and run the recorded demo with live output; Ctrl-C stops it
 	cargo build --release --locked
 	@exec "$(TARGET_DIR)/release/edgewatt" run --config config/demo.toml --watch
 
-test: tools runtime ## Every test; installs mosquitto and an exporter with apt-get where it may
+test: tools runtime ## Run all tests; installs mosquitto and an exporter with apt-get if it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
 		prometheus-mqtt-exporter:prometheus-mqtt-exporter
 	@$(PYTHON) -m venv "$(TARGET_DIR)/venv" && \
@@ -35,82 +35,82 @@ test: tools runtime ## Every test; installs mosquitto and an exporter with apt-g
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
 
-test-tflitec: tools ## The engine on a linked runtime (feature tflitec); installs libclang with apt-get where it may
+test-tflitec: tools ## Test the engine on a linked runtime (feature tflitec); installs libclang with apt-get if it may
 	@scripts/test-tflitec
 
-test-vm: tools runtime ## The meters on a kernel's own drivers, in a Debian under QEMU; installs that with apt-get where it may
+test-vm: tools runtime ## Test the meters with the kernel's drivers, in a Debian under QEMU; installs QEMU with apt-get if it may
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
 	cargo build --locked
 	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
 		runtime/x86_64/libtensorflowlite_c.so config models
 
-test-vm-service: tools runtime ## The package and its service, in the same Debian; needs cargo-deb
+test-vm-service: tools runtime ## Test the package and its service in the same Debian; needs cargo-deb
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian
 	cargo build --locked --example test_delegate
 	deb=$$(scripts/make-deb amd64 dev) && lintian --allow-root --fail-on error "$$deb" && \
 		tests/vm/run -t 900 tests/vm/service tests/vm/checks.sh "$$deb" "$(TARGET_DIR)/debug/examples/libtest_delegate.so"
 
-test-vm-arm64: tools runtime ## The packages' demo on a 64-bit Arm machine under QEMU: the predictions are this one's
+test-vm-arm64: tools runtime ## Run the package's demo on 64-bit Arm under QEMU, and compare its predictions with this machine's
 	@scripts/need qemu-system-aarch64:qemu-system-arm mmdebstrap:mmdebstrap cpio:cpio jq:jq mosquitto:mosquitto \
 		mosquitto_sub:mosquitto-clients
 	arm64=$$(scripts/make-deb arm64) && amd64=$$(scripts/make-deb amd64 dev) && tests/vm/arm64 "$$arm64" "$$amd64"
 
-deb: tools ## A Debian package for ARCH (amd64 or arm64; default: this machine's), with PROFILE=release; needs cargo-deb
+deb: tools ## Build a Debian package for ARCH (amd64 or arm64; default: this machine's), PROFILE=release; needs cargo-deb
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
 
-energy-simulation: tools ## A thousand scenarios a class: does the truth lie in the published uncertainty?
+energy-simulation: tools ## Check in a thousand scenarios of each class that the truth is within the published uncertainty
 	cargo test --release --locked --test energy simulation:: -- --ignored --nocapture
 
-outage: tools ## A day without a broker at ten predictions a second, on a real file
+outage: tools ## Simulate a day without a broker at ten predictions a second, with a real file
 	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture
 
-kills: tools runtime ## The daemon killed at 300 random moments (KILLS=1000 for more): what is lost, what comes twice
+kills: tools runtime ## Kill the daemon at 300 random moments (KILLS=1000 for more), and count lost and repeated messages
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test delivery store::killed -- --nocapture
 
-wear: tools runtime ## What the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
+wear: tools runtime ## Measure what the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test delivery store::wear -- --ignored --nocapture
 
-man: tools ## Man pages and completions into target/manual
+man: tools ## Write man pages and completions into target/manual
 	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
 
-# Every file by its name: cargo fmt does not see modules that a macro declares.
+# Lists every file, because cargo fmt does not see modules that a macro declares.
 RUST_FILES = $(shell git ls-files '*.rs')
 
 fmt: tools ## Format every Rust file
 	@rustfmt $(RUST_FILES)
 
-lint: tools ## Format and clippy, with the default features and with none; warnings are errors
+lint: tools ## Check format and clippy, with the default features and with none; warnings are errors
 	@rustfmt --check $(RUST_FILES)
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
 
-doc: tools ## The library's documentation into target/doc; warnings are errors
+doc: tools ## Build the library's documentation into target/doc; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-msrv: tools ## The oldest Rust that Cargo.toml promises compiles every target
+msrv: tools ## Check that the oldest Rust named in Cargo.toml compiles every target
 	@scripts/check-msrv
 
-check-armv7: tools ## 32-bit Arm compiles; installs the cross compiler with apt-get if it may
+check-armv7: tools ## Check that the code compiles for 32-bit Arm; installs the cross compiler with apt-get if it may
 	@scripts/check-armv7
 
-deny: tools ## Licences, bans and sources of the dependencies
+deny: tools ## Check licences, bans and sources of the dependencies
 	@cargo deny --version >/dev/null 2>&1 || \
 		{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
-bench: tools runtime ## Criterion benchmarks
+bench: tools runtime ## Run the Criterion benchmarks
 	cargo bench --locked --bench '*'
 
-compare: tools runtime ## edgewatt beside the same pipeline in Python (in .venv-bench): CPU, memory, throughput
+compare: tools runtime ## Compare edgewatt with the same pipeline in Python (in .venv-bench): CPU, memory, throughput
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
 	.venv-bench/bin/python benches/system/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
-throughput: tools runtime ## QoS 1 messages a second, and their CPU, beside mosquitto_pub and paho (in .venv-bench)
+throughput: tools runtime ## Compare QoS 1 messages a second and CPU with mosquitto_pub and paho (in .venv-bench)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --bin edgewatt --example fleet
 	$(PYTHON) -m venv .venv-bench
@@ -118,12 +118,12 @@ throughput: tools runtime ## QoS 1 messages a second, and their CPU, beside mosq
 	.venv-bench/bin/python benches/system/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
 		--fleet "$(TARGET_DIR)/release/examples/fleet"
 
-fleet: tools ## A thousand simulated nodes on a mosquitto of its own: what breaks first
+fleet: tools ## Simulate a thousand nodes on one mosquitto, to find the first limit
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked --example fleet
 	benches/system/fleet "$(TARGET_DIR)/release/examples/fleet"
 
-footprint: tools runtime ## What the daemon takes: start, memory, processor time at work and idle
+footprint: tools runtime ## Measure the daemon's start, memory, and processor time at work and idle
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	cargo build --release --locked
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \

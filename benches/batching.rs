@@ -1,4 +1,4 @@
-//! Throughput of an engine by the size of its batches: features in, scores out, nothing around them.
+//! Measures the throughput of an engine by batch size: features in, scores out, and nothing else.
 //!
 //! `cargo bench --bench batching [-- MODEL [DELEGATE]]`, where MODEL may also stand in EDGEWATT_BENCH_MODEL and DELEGATE
 //! is xnnpack or cpu. The sizes take turns, so that a machine that is busy for a while is busy for all of them.
@@ -17,7 +17,7 @@ use edgewatt_support::{root, runtime_library};
 
 const SIZES: [usize; 3] = [1, 8, 64];
 const ROUNDS: usize = 41;
-/// Of one size in one round.
+/// Measures one size in one round.
 const TURN: Duration = Duration::from_millis(20);
 
 fn main() {

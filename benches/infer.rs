@@ -1,4 +1,4 @@
-//! The infer thread of the demo's pipeline: each stage alone, all of it, and all of it without the invoke.
+//! Measures the infer thread of the demo's pipeline: each stage alone, all stages, and all without the invoke.
 //!
 //! `cargo bench --bench infer`; one prediction is 50 new samples and one window of 200.
 
@@ -61,12 +61,12 @@ fn stages(c: &mut Criterion) {
     group.finish();
 }
 
-/// Time in `drain` for one prediction, its invoke taken off or not.
+/// Returns the time in `drain` for one prediction, with or without its invoke.
 fn whole(c: &mut Criterion) {
     let config = demo::config(&[("speed = 1.0", "speed = \"max\"")]);
     let mut rig = demo::pipeline(&config);
     let samples = demo::recording(&config, &rig.labels);
-    // One stretch without a gap; its time goes on for ever.
+    // A stream without gaps and without an end.
     let mut stretch = samples[..HOP].to_vec();
     let period_ns = 20_000_000;
     let mut next_ns = 0;
@@ -96,7 +96,7 @@ fn whole(c: &mut Criterion) {
     group.finish();
 }
 
-/// From decision to JSON is the async thread's work: measured beside, not within.
+/// Measures from decision to JSON, which is the async thread's work and not part of the other measurements.
 fn encode(c: &mut Criterion) {
     use edgewatt::decision::classify::ClassPresentation;
     use edgewatt::decision::{Presentation, Verdict};

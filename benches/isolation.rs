@@ -1,4 +1,4 @@
-//! What a process of its own costs an inference: the same model with XNNPACK on this thread and in a child, in turn.
+//! Measures what isolation costs per inference: the same model with XNNPACK on this thread and in a child process, in turn.
 //!
 //! `cargo bench --bench isolation [-- MODEL]`; without a model, 640 floats that are negated. One inference is
 //! set_input, invoke and output. Back to back: as fast as it goes. Paced: one every 5 ms, so that the child has gone to
@@ -32,7 +32,7 @@ impl Bench {
         Self { engine, features, values }
     }
 
-    /// Microseconds of each of `count` inferences, one every `period`.
+    /// Returns the microseconds of each of `count` inferences, one every `period`.
     fn run(&mut self, count: usize, period: Duration) -> Vec<f64> {
         let inference = |_| {
             let begun = Instant::now();

@@ -1,8 +1,8 @@
-//! What reading a meter 1,000 times a second costs: CPU time of the daemon's meter thread on a fake tree.
+//! Measures the CPU time of the daemon's meter thread when it reads a meter of a fake tree 1,000 times a second.
 //!
-//! `cargo bench --bench metering [-- SECONDS]`; prints per cent of one core. Beside it stands a thread that only wakes as
-//! often at the same time: what the kernel takes for that, on virtual machines much, no meter can save. Medians of the
-//! seconds. As a test (`cargo test`) it is one second, and holds nothing to a limit.
+//! `cargo bench --bench metering [-- SECONDS]`; prints per cent of one core. For comparison, another thread wakes as often at
+//! the same time and does nothing: its time is the kernel's cost of waking, which is high on virtual machines. The results
+//! are medians over the seconds. As a test (`cargo test`) it runs for one second and checks no limit.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
@@ -18,11 +18,11 @@ use edgewatt_support::counters::{Counter, Mover, Tree};
 use edgewatt_support::daemon::{Setup, wait_until};
 
 const PERIOD: Duration = Duration::from_millis(1);
-/// Per cent of a core that metering may take beyond waking.
+/// The limit: per cent of a core that metering may take in addition to waking.
 const LIMIT: f64 = 1.0;
 const COUNTER: &str = "class/powercap/intel-rapl:0/energy_uj";
 
-/// A processor's package as Intel's laptops show it, and an INA219 by the kernel's driver.
+/// A processor package as on Intel's laptops, and an INA219 with the kernel's driver.
 fn tree() -> Tree {
     let tree = Tree::new(&[
         ("class/hwmon/hwmon0/name", "ina219\n"),
@@ -62,7 +62,7 @@ impl Waker {
     }
 }
 
-/// The folder of a thread of the process `pid`, once it is there.
+/// Waits for a thread of the process `pid`, and returns its folder.
 fn thread_named(name: &str, pid: u32) -> PathBuf {
     let find = || {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
@@ -73,7 +73,7 @@ fn thread_named(name: &str, pid: u32) -> PathBuf {
     find().unwrap()
 }
 
-/// Time on a processor, and how often it waited.
+/// Returns the thread's time on a processor, and how often it waited.
 fn spent(task: &Path) -> (Duration, u64) {
     let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap();
     let nanos = read("schedstat").split(' ').next().unwrap().parse().unwrap();
@@ -87,12 +87,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What metering takes beyond waking, in per cent of a core.
+/// Returns what metering takes in addition to waking, in per cent of a core.
 fn measure(name: &str, meter: &str, seconds: usize) -> f64 {
     let tree = tree();
     let counter = Counter::new(&tree.path(COUNTER), 5.0, 0, None);
     let mover = Mover::start(vec![counter]);
-    // Nobody listens there, which the meter thread does not notice.
+    // There is no broker at this address, which does not affect the meter thread.
     let setup = Setup::demo(1)
         .with(
             "[power.meters.guess]",
@@ -128,7 +128,7 @@ fn measure(name: &str, meter: &str, seconds: usize) -> f64 {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Cargo says so to a benchmark that is run as one.
+    // Cargo passes this flag to a benchmark that runs as one.
     let is_bench = arguments.iter().any(|argument| argument == "--bench");
     let asked = arguments.iter().find_map(|argument| argument.parse().ok());
     let seconds = asked.unwrap_or(if is_bench { 10 } else { 1 });

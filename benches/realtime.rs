@@ -1,4 +1,4 @@
-//! What real time is worth on a machine that is busy: the demo ten times as fast as real, with and without, in turn.
+//! Measures the effect of real-time priority on a busy machine: the demo at ten times its speed, with and without, in turn.
 //!
 //! `cargo bench --bench realtime -- [ROUNDS]` (default 3), where real-time priority is permitted. Two threads a processor
 //! spin all the while. The figures are `latency_us` of the predictions: from the arrival of a window's last sample to
@@ -47,7 +47,7 @@ fn main() {
     load.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// Microseconds of each prediction, as `run --watch` shows them.
+/// Returns the microseconds of each prediction, as `run --watch` shows them.
 fn run(keys: &str) -> Vec<f64> {
     let realtime = format!("[pipelines.shoulder.realtime]\n{keys}\n\n[pipelines.shoulder.model]");
     let setup = Setup::demo(1)
@@ -56,7 +56,7 @@ fn run(keys: &str) -> Vec<f64> {
         .with("[pipelines.shoulder.model]", &realtime);
     let ended = setup.start(&["--once", "--watch"]).wait().expect(0);
     let refused = ["no real-time priority", "not bound to"].iter().any(|word| ended.stderr.contains(word));
-    assert!(!refused, "it has not what was asked for:\n{}", ended.stderr);
+    assert!(!refused, "real-time priority is not permitted:\n{}", ended.stderr);
     let predictions = ended.stdout.lines().filter(|line| line.trim_start().starts_with('#'));
     let latencies: Vec<f64> =
         predictions.filter_map(|line| line.trim_end().strip_suffix(" us")?.rsplit(' ').next()?.parse().ok()).collect();

@@ -1,8 +1,8 @@
-//! A bounded single-producer single-consumer ring of blocks: a small header and a run of values beside it.
+//! A bounded single-producer single-consumer ring of blocks: each is a small header with a run of values.
 //!
 //! Both thread boundaries use it: blocks of frames from acquire to infer, decisions from infer to publish. All memory is
-//! taken when the ring is made; pushing and popping never allocate, lock or enter the kernel. Who sleeps and who
-//! wakes whom is the caller's business.
+//! allocated when the ring is made; pushing and popping never allocate, lock or enter the kernel. Leaves sleeping and
+//! waking to the callers.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 

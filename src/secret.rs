@@ -1,4 +1,4 @@
-//! Secrets from files: read only where nobody else can read them, and never shown.
+//! Reads secrets from files that other users cannot read. Secrets never appear in a log.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -8,33 +8,33 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-/// More than any password or key.
+/// Larger than any password or key.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Why a secret is not used.
+/// Why a secret cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("{}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{}: anybody may read it (mode {mode:04o}); run: chmod o= {}", path.display(), path.display())]
+    #[error("{}: all users may read it (mode {mode:04o}); run: chmod o= {}", path.display(), path.display())]
     Exposed { path: PathBuf, mode: u32 },
     #[error("{}: {reason}", path.display())]
     Unfit { path: PathBuf, reason: &'static str },
 }
 
-/// A password; neither Debug nor a log shows it.
+/// A password. Its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
 
 impl Password {
-    /// From a file of one line; its end is no part of it.
+    /// Reads a file of one line, without the end of the line.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
         let unfit = |reason| SecretError::Unfit { path: path.to_owned(), reason };
         let text = String::from_utf8(read(path)?).map_err(|_| unfit("the password is not UTF-8"))?;
         let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         match line {
-            "" => Err(unfit("it is empty; write the password into it")),
-            line if line.contains(['\n', '\0']) => Err(unfit("it has several lines; a password is one")),
+            "" => Err(unfit("the file is empty; write the password into it")),
+            line if line.contains(['\n', '\0']) => Err(unfit("the file has several lines; write the password only")),
             line => Ok(Self(line.to_owned())),
         }
     }
@@ -50,14 +50,17 @@ impl fmt::Debug for Password {
     }
 }
 
-/// The whole of a file that not everybody may read.
+/// Reads a whole file.
+///
+/// # Errors
+/// The file cannot be read, all users may read it, or it is not a regular file of reasonable size.
 pub fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-    // A pipe is not to be waited for.
+    // Opening a FIFO must not wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(SecretError::Unfit { path: path.to_owned(), reason: "it is no regular file" });
+        return Err(SecretError::Unfit { path: path.to_owned(), reason: "it is not a regular file" });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o007 != 0 {
@@ -98,16 +101,16 @@ mod tests {
         assert!(password("a\nb\n", 0o600).unwrap_err().contains("several lines"));
     }
 
-    /// To open it would wait for somebody who writes.
+    /// Opening a FIFO normally waits for a writer.
     #[test]
     fn a_pipe_is_no_secret_and_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let (told, heard) = std::sync::mpsc::channel();
-        std::thread::spawn(move || told.send(read(&pipe).map_err(|error| error.to_string())));
-        let refused = heard.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits").unwrap_err();
-        assert!(refused.contains("no regular file"), "{refused}");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(read(&pipe).map_err(|error| error.to_string())));
+        let refused = receiver.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits").unwrap_err();
+        assert!(refused.contains("not a regular file"), "{refused}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One request to stop, seen by every thread at once: by those that work and by those that wait.
+//! A request to stop, which reaches all threads at once: those that work and those that wait.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,19 +15,19 @@ use crate::units::MonoTime;
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for is there.
+    /// The awaited event happened.
     Ready,
-    /// The program is to stop.
+    /// A stop was requested.
     Stopped,
 }
 
-/// Set once, never taken back.
+/// A request to stop. Once made, it stays.
 #[derive(Debug)]
 pub struct Stop {
     requested: AtomicBool,
-    /// The time for finishing what was begun is over too.
+    /// The time to finish work in progress is over as well.
     overdue: AtomicBool,
-    /// Readable from the request on, so that it ends every `poll`.
+    /// Becomes readable with the request and stays so, which ends every `poll`.
     event: EventFd,
 }
 
@@ -39,7 +39,7 @@ impl Stop {
 
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
-        // The counter can only be full when it was written before, and then it is readable already.
+        // The write fails only if the counter is full, and then it is already readable.
         let _ = self.event.write(1);
     }
 
@@ -47,7 +47,7 @@ impl Stop {
         self.requested.load(Ordering::Acquire)
     }
 
-    /// From here on what has arrived is left undecided, too.
+    /// Ends the time to finish work in progress: samples that have arrived are left undecided.
     pub fn overdue(&self) {
         self.overdue.store(true, Ordering::Release);
     }
@@ -56,7 +56,7 @@ impl Stop {
         self.overdue.load(Ordering::Acquire)
     }
 
-    /// Waits until `fd` can be read, its other end has closed, or the program is to stop.
+    /// Waits until `fd` can be read, its other end has closed, or a stop is requested.
     pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<Waited> {
         self.poll(Some(fd), None).map(|ready| if ready { Waited::Ready } else { Waited::Stopped })
     }
@@ -75,7 +75,7 @@ impl Stop {
         }
     }
 
-    /// Whether `fd` became ready; not when the stop was requested or the time ran out.
+    /// Returns whether `fd` became ready before a stop was requested and the time ran out.
     fn poll(&self, fd: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> io::Result<bool> {
         let stop = PollFd::new(self.event.as_fd(), PollFlags::POLLIN);
         let mut both = [stop, PollFd::new(fd.unwrap_or(self.event.as_fd()), PollFlags::POLLIN)];

@@ -1,6 +1,6 @@
-//! What a stream is: frames of one fixed shape and sample type, and what a source promises of them.
+//! Describes streams: sequences of frames of one fixed shape and sample type.
 //!
-//! A leaf: sources, front ends, windows and features all speak of streams in these words.
+//! A leaf: sources, front ends, windows and features all use these types.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl Shape {
         &self.0
     }
 
-    /// Returns the number of values; the largest number where it cannot be counted.
+    /// Returns the number of values; saturates at the largest number.
     pub fn values(&self) -> usize {
         self.0.iter().fold(1, |product, dim| product.saturating_mul(*dim))
     }
@@ -70,13 +70,13 @@ impl fmt::Display for SampleType {
     }
 }
 
-/// What a source promises of its stream before it starts, or a front end of what it makes of it.
+/// The stream that a source or a front end will deliver, known before it starts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamSpec {
     /// The shape of a frame: `[channels]`, or `[height, width, channels]`.
     pub frame: Shape,
     pub sample: SampleType,
-    /// Frames in a second; `None` if the source does not know.
+    /// Frames per second; `None` if the source does not know.
     pub rate_hz: Option<f64>,
     /// The names of the channels; empty if they have none.
     pub names: Vec<String>,
@@ -84,11 +84,11 @@ pub struct StreamSpec {
     pub units: Vec<String>,
 }
 
-/// Two sides that do not fit, in words that name both.
+/// Two steps that do not fit; the message names both.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Mismatch {
-    /// The key below the step's own that is to blame; `None`: the step itself.
+    /// The key, below the step's own, that must be changed; `None`: the step itself.
     pub key: Option<&'static str>,
     pub message: String,
 }
@@ -103,26 +103,26 @@ impl Mismatch {
     }
 }
 
-/// The way of a stream's shape from the source to the model, one step after the other.
+/// The shape of a stream after each step from the source to the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShapePath {
     steps: Vec<(String, Shape)>,
 }
 
 impl ShapePath {
-    /// Begins with the frames of a source.
+    /// Starts with the shape of a source's frames.
     pub fn new(source: &str, frame: Shape) -> Self {
         Self { steps: vec![(source.to_owned(), frame)] }
     }
 
-    /// Adds what the step called `name` gives.
+    /// Adds the shape after the step `name`.
     pub fn then(&mut self, name: impl Into<String>, shape: Shape) {
         self.steps.push((name.into(), shape));
     }
 
-    /// Returns what the last step gives.
+    /// Returns the shape after the last step.
     pub fn last(&self) -> &Shape {
-        // There is always the source's.
+        // The source's shape is always there.
         &self.steps[self.steps.len() - 1].1
     }
 }

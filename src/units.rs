@@ -47,12 +47,12 @@ impl Watts {
 }
 
 impl Joules {
-    /// Mean power over `duration`, or `None` when no time has passed.
+    /// Returns the mean power over `duration`, or `None` if that is zero.
     pub fn per(self, duration: Duration) -> Option<Watts> {
         (!duration.is_zero()).then(|| Watts(self.0 / duration.as_secs_f64()))
     }
 
-    /// Millijoules with three significant digits.
+    /// Returns the value in millijoules with three significant digits.
     pub fn in_mj(self) -> String {
         let mj = self.0 * 1e3;
         let whole_digits = if mj == 0.0 { 1.0 } else { mj.abs().log10().floor() + 1.0 };
@@ -70,7 +70,7 @@ impl MonoTime {
         Self(clock_ns(ClockId::CLOCK_MONOTONIC))
     }
 
-    /// Time from `earlier` to `self`; zero when `earlier` is the later one.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -89,7 +89,7 @@ impl Add<Duration> for MonoTime {
 pub struct WallTime(pub u64);
 
 impl WallTime {
-    /// A clock that stands before 1970 is not set at all: it reads as 1970.
+    /// A clock before 1970 was never set; it reads as 1970.
     pub fn now() -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
@@ -97,8 +97,8 @@ impl WallTime {
 }
 
 impl fmt::Display for WallTime {
-    /// To the minute, in UTC. Years begin in March here, so that a leap day is the last of its year and five months have
-    /// 153 days (H. Hinnant, chrono-Compatible Low-Level Date Algorithms).
+    /// Shows the time to the minute, in UTC. Years begin in March here, so that a leap day is the last of its year and five
+    /// months have 153 days (H. Hinnant, chrono-Compatible Low-Level Date Algorithms).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (minutes, days) = (self.0 / 60_000 % 1440, self.0 / 86_400_000);
         let since_march_0000 = days + 719_468;
@@ -113,17 +113,17 @@ impl fmt::Display for WallTime {
     }
 }
 
-/// Processor time that all threads of this process have used.
+/// Returns the processor time that all threads of this process have used.
 pub fn process_cpu_time() -> Duration {
     Duration::from_nanos(clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID))
 }
 
-/// `duration` in whole nanoseconds, saturating after 584 years.
+/// Returns `duration` in whole nanoseconds; saturates after 584 years.
 pub fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Both clocks asked for exist on every Linux, so a failure can only be a kernel without them: time stands at zero then.
+/// Reads a clock. The clocks used here exist on every Linux; on a kernel without them the time is zero.
 fn clock_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |t| {
         let seconds = u64::try_from(t.tv_sec()).unwrap_or(0);

@@ -213,7 +213,7 @@ fn the_configuration_selects_it() {
     let runtime = "\n[runtime]\nlibrary = \"linked\"\n\n[mqtt]\n";
     let prepared = demo::try_to_prepare(&demo::config(&[("\n[mqtt]\n", runtime)]));
     let mut prepared = prepared.unwrap_or_else(|problems| panic!("{problems:?}"));
-    let runs_on = &prepared.tools.runtime;
+    let runs_on = &prepared.engine_context.runtime;
     assert_eq!((runs_on.is_linked(), &runs_on.version), (true, &RUNTIME.version));
     let mut engine = prepared.pipelines.remove(0).built.unwrap().engine;
     let mut beside = linked(&demo_model("shoulder_int8.tflite"), &DELEGATES[1].1, 1).unwrap();

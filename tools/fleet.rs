@@ -1,8 +1,8 @@
-//! Simulates a fleet: many nodes on one broker, each with the daemon's own publisher, outbox and link, on one thread.
+//! Simulates a fleet: many nodes on one broker, each with the daemon's publisher, outbox and client, on one thread.
 //!
 //! `cargo run --release --example fleet -- --help`. Decisions are made up; everything after them is real: topics,
-//! payloads, retained states, last wills, metrics, reconnects. Prints a line a second, then what came of it;
-//! docs/fleet.md has results. Its latency is from the decision to the PUBACK, waiting included.
+//! payloads, retained states, last wills, metrics, reconnects. Prints a line each second, then a summary; docs/fleet.md has
+//! results. The latency is measured from the decision to the PUBACK, including waiting.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -46,13 +46,13 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 const PIPELINE: PipelineId = PipelineId(0);
 /// Two of the node and two of its pipeline.
 const RETAINED: RetainedLimits = RetainedLimits { topics: 4, payload_bytes: 100_000 };
-/// A class is held for so many decisions, as an exercise would be.
+/// Each class is held for this many decisions, like an exercise.
 const HOLD: u64 = 20;
-/// Decisions on their way to the publisher.
+/// Most decisions that wait for the publisher.
 const RING: usize = 256;
-/// Decisions handed over together where they come as fast as they can.
+/// Decisions that are passed on together when they come as fast as possible.
 const BATCH: u64 = 64;
-/// After the last decision, for its PUBACK.
+/// The time after the last decision to wait for its PUBACK.
 const LATEST_ACK: Duration = Duration::from_secs(15);
 const METRICS_PERIOD: Duration = Duration::from_secs(10);
 const LABELS: &str = include_str!("../models/labels.txt");
@@ -60,24 +60,24 @@ const LABELS: &str = include_str!("../models/labels.txt");
 #[derive(Parser, Clone)]
 #[command(about = "Simulates a fleet of edgewatt nodes on one broker")]
 struct Args {
-    /// mqtt://HOST[:PORT]; only a broker of your own
+    /// mqtt://HOST[:PORT]; use only your own broker
     #[arg(long, default_value = "mqtt://127.0.0.1:1883")]
     broker: String,
     #[arg(long, default_value_t = 1000)]
     nodes: u32,
-    /// Predictions a second of each node; 0: as many as the broker takes
+    /// Predictions per second of each node; 0: as many as the broker accepts
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
-    /// Predictions of each node, after which it ends; 0: as many as come in --seconds
+    /// Number of predictions of each node, after which it ends; 0: no limit but --seconds
     #[arg(long, default_value_t = 0)]
     count: u64,
-    /// How long it goes on once all are connected, at most
+    /// The longest time to run after all nodes are connected
     #[arg(long, default_value_t = 30.0)]
     seconds: f64,
-    /// Connections begun in a second
+    /// New connections per second
     #[arg(long, default_value_t = 500.0)]
     connects_per_s: f64,
-    /// Longest wait for all to be connected
+    /// The longest time to wait until all nodes are connected
     #[arg(long, default_value_t = 30.0)]
     connect_seconds: f64,
     #[arg(long, default_value_t = 256)]
@@ -92,7 +92,7 @@ struct Args {
     prefix: String,
 }
 
-/// What makes decisions and says them.
+/// Makes decisions and publishes them.
 struct Producer {
     decisions: DecisionTx,
     publisher: PipelinePublisher,
@@ -145,7 +145,7 @@ impl Producer {
         Self { decisions, publisher, node_publisher, handle, labels: label_count, seq: 0 }
     }
 
-    /// Makes up a decision of this moment; false when there is no room for it.
+    /// Makes up a decision now. Returns false if there is no room for it.
     fn decide(&mut self, now: MonoTime) -> bool {
         let class = u16::try_from(self.seq / HOLD % u64::from(self.labels.max(1))).unwrap_or(0);
         let score = 0.75 + (self.seq % 64) as f32 / 256.0;
@@ -174,7 +174,7 @@ impl Producer {
         self.publisher.metrics(&self.node_publisher, since, &stages, &energy, &node);
     }
 
-    /// Has the publisher say what was decided; waits for the broker where there is time.
+    /// Publishes the decisions; waits for the broker if there is time.
     async fn publish_latency(&mut self) {
         let may_hold = self.publisher.hold;
         loop {
@@ -187,7 +187,7 @@ impl Producer {
     }
 }
 
-/// Latencies of all nodes: in this second, and in all.
+/// Latencies of all nodes: in this second, and in total.
 #[derive(Default)]
 struct Times {
     second: Latency,
@@ -195,10 +195,10 @@ struct Times {
     last: Option<MonoTime>,
 }
 
-/// One simulated daemon, as its link and the figures see it.
+/// A simulated daemon: its client and its counts.
 struct Node {
     handle: Handle,
-    /// When the messages were made that are not yet acknowledged or dropped, the oldest first.
+    /// The times at which the messages were made that are not yet acknowledged or dropped, the oldest first.
     pending: RefCell<VecDeque<MonoTime>>,
     settled: Cell<u64>,
     times: Rc<RefCell<Times>>,
@@ -226,7 +226,7 @@ impl Node {
         }
     }
 
-    /// Runs the link; it hears of a PUBACK when it is polled, so right after that is the time to look.
+    /// Runs the client. It receives PUBACKs when it is polled, so they are counted right after that.
     async fn serve(self: Rc<Self>, link: MqttClient) {
         let mut running = pin!(link.run());
         poll_fn(|context| {
@@ -237,7 +237,7 @@ impl Node {
         .await;
     }
 
-    /// Makes decisions at their times, `phase` after the beginning of each period, and metrics as the daemon does.
+    /// Makes decisions at their times, `phase` after the start of each period, and metrics as the daemon does.
     async fn produce(self: Rc<Self>, mut producer: Producer, args: Args, phase: f64, until: Instant) {
         let period = Duration::from_secs_f64(if args.rate > 0.0 { 1.0 / args.rate } else { 0.0 });
         let mut next = Instant::now() + period.mul_f64(phase);
@@ -295,7 +295,7 @@ fn settings(args: &Args, address: &Endpoint, name: &str) -> anyhow::Result<Setti
     })
 }
 
-/// Starts the links at their pace, and waits until all are up or it has taken too long.
+/// Starts the clients at their pace, and waits until all are connected or the time is over.
 async fn connect(args: &Args, address: &Endpoint) -> anyhow::Result<(Vec<Rc<Node>>, Vec<Producer>)> {
     let (begun, mut nodes, mut producers) = (Instant::now(), Vec::new(), Vec::new());
     let (times, boot): (Rc<_>, Arc<str>) = (Rc::default(), boot_id()?.into());
@@ -375,7 +375,7 @@ fn report(acked: u64, times: &Times, begun: MonoTime, cpu_us: f64) {
     );
 }
 
-/// What went wrong, and for how many nodes.
+/// Prints the errors, with the number of nodes that each affects.
 fn failures(nodes: &[Rc<Node>]) {
     let mut errors: BTreeMap<String, u32> = BTreeMap::new();
     let (mut reconnects, mut resent, mut dropped, mut waiting) = (0, 0, 0, 0);
@@ -402,7 +402,7 @@ fn main() -> anyhow::Result<()> {
     if args.nodes == 0 || args.rate < 0.0 || args.connects_per_s <= 0.0 {
         bail!("--nodes and --connects-per-s must be above zero, and --rate not below it");
     }
-    // A socket each; the soft limit is the shell's, and often 1,024.
+    // Each node needs a socket, and the shell's soft limit is often 1,024.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
     println!("{} nodes at {}; our limit of open files {soft}, raised to {hard}", args.nodes, args.broker);

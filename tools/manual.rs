@@ -13,7 +13,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
 const CONFIG: &str = include_str!("../docs/config.md");
-/// One cell more than columns: a line ends with a bar.
+/// One more cell than columns, because a line ends with a bar.
 const CELLS: usize = 7;
 
 fn main() -> io::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) fn write_manual(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The page of a command and those of its subcommands that help shows.
+/// Writes the page of a command and those of its visible subcommands.
 fn pages(folder: &Path, command: &Command) -> io::Result<()> {
     create_dir_all(folder)?;
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
@@ -57,7 +57,7 @@ fn pages(folder: &Path, command: &Command) -> io::Result<()> {
     command.get_subcommands().filter(shown).try_for_each(|subcommand| pages(folder, subcommand))
 }
 
-/// docs/config.md, whose tables become lists.
+/// Writes the page of the configuration from docs/config.md, with its tables as lists.
 fn configuration() -> String {
     let mut page = Roff::new();
     page.control("SH", ["NAME"]).text([roman("edgewatt.toml - the configuration of "), bold("edgewatt"), roman("(1)")]);
@@ -86,7 +86,7 @@ fn configuration() -> String {
     title.to_owned() + &page.to_roff()
 }
 
-/// One key: its name, what it takes, what it means.
+/// Writes one key: its name, its values, its meaning.
 fn entry(page: &mut Roff, cells: &[&str]) {
     let [key, kind, unit, default, may_be, meaning, ..] = cells else { return };
     let mut head = vec![bold(plain(key)), roman(" "), italic(plain(kind))];
@@ -104,7 +104,7 @@ fn entry(page: &mut Roff, cells: &[&str]) {
     }
 }
 
-/// With what stands between backticks in bold.
+/// Returns the text with the parts between backticks in bold.
 fn words(text: &str) -> Vec<Inline> {
     let bolder = |(i, part): (usize, &str)| {
         let part = part.replace("&lt;", "<");

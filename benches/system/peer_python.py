@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The pipeline a user would write without edgewatt: CSV -> window -> standardise -> TFLite -> MQTT.
 
-benches/system/compare runs it beside edgewatt, with the same model, recording, windows and broker. Needs requirements.txt.
+benches/system/compare runs it in turn with edgewatt, with the same model, recording, windows and broker. Needs requirements.txt.
 Prints one JSON line: predictions, predictions_per_s, cpu_s (without start and imports), invoke_us_p50.
 """
 import argparse

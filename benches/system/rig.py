@@ -1,4 +1,4 @@
-"""What the comparisons share: a broker, a subscriber that counts, and what a process took."""
+"""Shared by the comparisons: a broker, a subscriber that counts, and the resources that a process used."""
 import atexit
 import contextlib
 import json
@@ -37,7 +37,7 @@ def replaced(text: str, changes: dict[str, str]) -> str:
 
 
 class Broker:
-    """A mosquitto of our own on a free port of loopback."""
+    """A mosquitto on a free port of loopback, for this script only."""
 
     def __init__(self, folder: Path, more: str = ""):
         with socket.socket() as probe:
@@ -61,7 +61,7 @@ class Broker:
 
 
 class Subscriber:
-    """A mosquitto_sub that ends with so many messages, or when none is left to come."""
+    """A mosquitto_sub that ends after this many messages, or when no more come."""
 
     def __init__(self, port: int, topic: str, count: int):
         self.out = tempfile.TemporaryFile("a+")  # appended to, wherever we read
@@ -80,7 +80,7 @@ class Subscriber:
         return self.out.read()
 
     def payloads(self) -> list[dict]:
-        """What it received; to be called when the publisher has ended."""
+        """Returns what it received. Call it when the publisher has ended."""
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -90,10 +90,10 @@ class Subscriber:
 
 
 def measured(command: list, env: dict, stdin: Path | None = None) -> tuple[str, float, float]:
-    """Runs it, reading that file; returns what it printed, its CPU seconds and its peak resident memory in MiB."""
+    """Runs a command with a file as its input. Returns its output, CPU seconds and peak resident memory in MiB."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(stdin or os.devnull) as given:
         child = subprocess.Popen(command, stdin=given, stdout=out, stderr=err, env=env)
-        # Not ru_maxrss: that one starts with what its parent, this script, has.
+        # Not ru_maxrss, which includes the memory of its parent, this script.
         peak_kib, pid = 0, 0
         while pid == 0:
             peak_kib = max(peak_kib, peak_rss_kib(child.pid))
@@ -109,7 +109,7 @@ def measured(command: list, env: dict, stdin: Path | None = None) -> tuple[str, 
 
 def peak_rss_kib(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    # A process that has just ended has no memory any more.
+    # A process that has just ended has no memory left to read.
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 

@@ -18,7 +18,7 @@ energies = {}
 
 
 def energy_text(figures):
-    """Returns the first meter's energy per inference in words. There may be no number: then the reason says why."""
+    """Returns the first meter's energy per inference as text. If there is no number, returns the reason instead."""
     if not figures:
         return "no energy"
     figure = figures[0]

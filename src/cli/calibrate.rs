@@ -1,4 +1,4 @@
-//! `edgewatt calibrate`: what an inference takes above idle, from bouts back to back, kept for the daemon.
+//! `edgewatt calibrate`: measures the energy per inference above idle in runs back to back, and saves it for the daemon.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,22 +20,22 @@ use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity
 use crate::stop::Stop;
 use crate::units::Joules;
 
-/// Other programs that use more than this in the bouts are named.
+/// If other programs use more processor cores than this during the runs, a warning is shown.
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// Only this pipeline; can be given several times
+    /// Calibrate only this pipeline; can be given several times
     #[arg(short, long = "pipeline", value_name = "NAME")]
     pipelines: Vec<String>,
-    /// Bouts for each pipeline; their median counts
+    /// Number of runs (bouts) for each pipeline; the result is their median
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(5..=1000))]
     bouts: u16,
-    /// Seconds that a bout takes, or more where a meter needs it
+    /// Length of a run in seconds; longer if a meter needs it
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     bout_s: Duration,
-    /// Seconds of quiet before, between and after the bouts, or more where a meter needs it
+    /// Length in seconds of the idle intervals before, between and after the runs; longer if a meter needs it
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     quiet_s: Duration,
     /// Print JSON
@@ -48,7 +48,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     if (0.1..=600.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err("not from 0.1 to 600".into())
+        Err("must be from 0.1 to 600".into())
     }
 }
 
@@ -57,7 +57,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 struct Output {
     calibrations: Vec<Of<CalibrationEntry>>,
     refused: Vec<Of<Refused>>,
-    /// Null where nothing was kept.
+    /// Null if nothing was saved.
     kept_in: Option<PathBuf>,
 }
 
@@ -70,31 +70,32 @@ struct Of<T> {
 
 #[derive(Serialize)]
 struct Refused {
-    /// None: by no meter.
+    /// `None`: the pipeline was refused as a whole.
     meter: Option<MeterIdentity>,
     reason: String,
 }
 
-/// Shows and keeps what each pipeline's bouts have shown; success when each has a figure by every meter, and it is kept.
+/// Calibrates the pipelines, and shows and saves the results. Returns success if every meter gave a result for every
+/// pipeline and all were saved.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
     let (config, mut prepared) = match check::load(&args.config)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
-    let is_known = |name: &&String| !config.pipelines.iter().any(|pipeline| pipeline.name == **name);
-    if let Some(name) = args.pipelines.iter().find(is_known) {
+    let is_unknown = |name: &&String| !config.pipelines.iter().any(|pipeline| pipeline.name == **name);
+    if let Some(name) = args.pipelines.iter().find(is_unknown) {
         let known: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
-        let _ = writeln!(io::stderr(), "edgewatt: there is no pipeline {name}; there are {}", known.join(", "));
+        let _ = writeln!(io::stderr(), "edgewatt: there is no pipeline {name}; the pipelines are {}", known.join(", "));
         return Ok(ExitCode::from(2));
     }
     if !config.power.meters.iter().any(can_calibrate) {
-        bail!("no meter of this configuration can calibrate; `edgewatt doctor` shows what this machine has");
+        bail!("no meter of this configuration can calibrate; `edgewatt doctor` lists the meters of this machine");
     }
     let folder = state_dir::folder(config.state_dir.as_deref());
     let plan = Plan { runs: usize::from(args.bouts), run: args.bout_s, idle: args.quiet_s };
-    let children = prepared.tools.launcher.children.clone();
-    let (mut told, mut kept) = (Output::default(), Ok(()));
+    let children = prepared.engine_context.launcher.children.clone();
+    let (mut output, mut saved) = (Output::default(), Ok(()));
     let calibrator = Calibrator { power: &config.power, children: &children, plan, stop: &stop };
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let name = &pipeline.name;
@@ -111,8 +112,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 if !args.json {
                     show(&mut io::stdout(), &calibration)?;
                 }
-                // What comes after it is calibrated all the same, and shown.
-                kept = kept.and(keep(&mut told, &folder, calibration));
+                // After a failure to save, the other pipelines are still calibrated and shown.
+                saved = saved.and(save(&mut output, &folder, calibration));
             }
             Err(CalibrateError::Stopped) => bail!(CalibrateError::Stopped),
             Err(failure) => {
@@ -120,38 +121,39 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     writeln!(io::stdout(), "{name}: not calibrated: {failure}")?;
                 }
                 let refused = Refused { meter: None, reason: failure.to_string() };
-                told.refused.push(Of { pipeline: name.clone(), what: refused });
+                output.refused.push(Of { pipeline: name.clone(), what: refused });
             }
         }
     }
     let mut out = io::stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &told)?;
+        serde_json::to_writer_pretty(&mut out, &output)?;
         writeln!(out)?;
-    } else if let Some(path) = &told.kept_in {
-        writeln!(out, "kept in {}", path.display())?;
+    } else if let Some(path) = &output.kept_in {
+        writeln!(out, "saved in {}", path.display())?;
     }
-    kept?;
-    Ok(if told.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    saved?;
+    Ok(if output.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The first SIGINT or SIGTERM ends the bouts in order, the second the program.
+/// Returns a stop that the first SIGINT or SIGTERM requests; the second one ends the program at once.
 fn stopped_by_signals() -> anyhow::Result<Arc<Stop>> {
     let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-    let told = stop.clone();
+    let requested = stop.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if told.is_requested() {
+            if requested.is_requested() {
                 let _ = emulate_default_handler(signal);
             }
-            told.request();
+            requested.request();
         }
     })?;
     Ok(stop)
 }
 
-fn keep(told: &mut Output, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
+/// Saves the results that are usable, and adds all of them to `output`.
+fn save(output: &mut Output, folder: &Path, calibration: Calibration) -> anyhow::Result<()> {
     let Calibration { pipeline, results, .. } = calibration;
     let mut entries = Vec::new();
     for (meter, result) in results {
@@ -159,14 +161,14 @@ fn keep(told: &mut Output, folder: &Path, calibration: Calibration) -> anyhow::R
             Ok(entry) => entries.push(entry),
             Err(reason) => {
                 let what = Refused { meter: Some(meter), reason };
-                told.refused.push(Of { pipeline: pipeline.clone(), what });
+                output.refused.push(Of { pipeline: pipeline.clone(), what });
             }
         }
     }
-    let kept = if entries.is_empty() { Ok(None) } else { Calibrations::add(folder, &entries).map(Some) };
-    told.calibrations.extend(entries.into_iter().map(|what| Of { pipeline: pipeline.clone(), what }));
-    if let Some(path) = kept.with_context(|| format!("the calibration of {pipeline} is not kept"))? {
-        told.kept_in = Some(path);
+    let saved = if entries.is_empty() { Ok(None) } else { Calibrations::add(folder, &entries).map(Some) };
+    output.calibrations.extend(entries.into_iter().map(|what| Of { pipeline: pipeline.clone(), what }));
+    if let Some(path) = saved.with_context(|| format!("cannot save the calibration of {pipeline}"))? {
+        output.kept_in = Some(path);
     }
     Ok(())
 }
@@ -176,15 +178,22 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
     writeln!(out, "{pipeline} {state}")?;
     writeln!(out, "  batch {batch}, {inferences_per_s:.1} inferences/s, {:.2} us each", busy_ns / 1e3)?;
     if let Some(cores) = other_cores.filter(|cores| cores.abs() > OTHER_CORES_MAX) {
-        let than =
-            if cores > 0.0 { "more in the bouts than between them" } else { "less in the bouts than between them" };
-        writeln!(out, "  warning: other programs used {:.2} cores {than}: their energy is in it", cores.abs())?;
+        let than = if cores > 0.0 {
+            "more during the runs than between them"
+        } else {
+            "less during the runs than between them"
+        };
+        writeln!(
+            out,
+            "  warning: other programs used {:.2} cores {than}: the result includes their energy",
+            cores.abs()
+        )?;
     }
     let row = |cells: [&str; 8]| {
-        let [meter, kind, scope, net, expanded, gross, idle, bouts] = cells;
-        format!("  {meter:<12} {kind:<8} {scope:<9} {net:>12} {expanded:>12} {gross:>9} {idle:>9} {bouts:>5}")
+        let [meter, kind, scope, net, expanded, gross, idle, runs] = cells;
+        format!("  {meter:<12} {kind:<8} {scope:<9} {net:>12} {expanded:>12} {gross:>9} {idle:>9} {runs:>5}")
     };
-    let header = ["meter", "kind", "scope", "net/mJ", "+- U/mJ", "bout/W", "idle/W", "bouts"];
+    let header = ["meter", "kind", "scope", "net/mJ", "+- U/mJ", "run/W", "idle/W", "runs"];
     if results.iter().any(|(_, result)| result.is_ok()) {
         writeln!(out, "{}", row(header))?;
     }
@@ -196,7 +205,7 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
                 let cells = [name.as_str(), kind, scope, &net, &expanded, &gross, &idle, &entry.runs.to_string()];
                 writeln!(out, "{}", row(cells))?;
             }
-            Err(reason) => writeln!(out, "  {name}: no figure: {reason}")?,
+            Err(reason) => writeln!(out, "  {name}: no result: {reason}")?,
         }
     }
     Ok(())

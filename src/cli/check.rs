@@ -1,4 +1,4 @@
-//! `edgewatt check`, and the loading that `run` shares with it.
+//! `edgewatt check`, and the loading of a configuration that `run` and `calibrate` share with it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::load::{self, Prepared, Unusable};
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// Go to the broker, too: name, TCP, TLS, login, one message on BASE/NODE/check, and whether it comes back
+    /// Also test the broker: host name, TCP, TLS, login, and whether a message on BASE/NODE/check comes back
     #[arg(long)]
     online: bool,
 }
@@ -25,7 +25,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout();
     writeln!(out, "{}: ok", args.config.config.display())?;
-    let runtime = &prepared.tools.runtime;
+    let runtime = &prepared.engine_context.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
         let input = &prepared.tensors.inputs[0];
@@ -46,18 +46,18 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
         let Some(built) = &prepared.built else { continue };
         writeln!(out, "    {}", built.state)?;
         if let Some(reason) = &built.state.reason {
-            writeln!(out, "    {} was asked for; {reason}", built.state.requested)?;
+            writeln!(out, "    requested: {}; {reason}", built.state.requested)?;
         }
         for warning in &built.state.warnings {
             writeln!(out, "    warning: {warning}")?;
         }
     }
-    for mut meter in load::meters::build(&config.power, &prepared.tools.launcher.children) {
+    for mut meter in load::meters::build(&config.power, &prepared.engine_context.launcher.children) {
         let read = meter.read();
         let info = meter.info();
         match read {
             Ok(_) => writeln!(out, "  meter {}: {}", info.name, info.detail.join("; "))?,
-            // Not a fault of the configuration: a meter may be plugged in later.
+            // The configuration can be right all the same: a meter may be plugged in later.
             Err(error) => writeln!(out, "  meter {}: no reading now: {error}", info.name)?,
         }
     }
@@ -65,9 +65,9 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Loads a configuration and all that it names; problems are shown.
+/// Loads a configuration and all that it names. Prints the problems if it cannot be used.
 pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    // The exit code must come through even where standard error is a full disk.
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    // The exit code must be right even if standard error is a full disk.
     Ok(load::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))
 }

@@ -1,4 +1,4 @@
-//! `edgewatt doctor`: what this machine has of what edgewatt needs, and what makes the rest work.
+//! `edgewatt doctor`: examines what edgewatt needs on this machine, and shows how to fix what is missing.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,26 +13,26 @@ use super::{DEFAULT_CONFIG, online};
 use crate::config::{Broker, Config};
 use crate::doctor::{self, Finding, Part, Roots, State};
 
-/// Of the JSON; it grows with a change that readers must know of.
+/// The version of the JSON. A change that readers must know about increases it.
 const SCHEMA_VERSION: u32 = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to look at; all of it when none is named
+    /// The parts to examine; without any, all of them
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
-    /// The configuration whose runtime, delegates, meters, broker and folders are looked at
+    /// The configuration that names the runtime, delegates, meters, broker and folders to examine
     ///
-    /// Default: /etc/edgewatt/edgewatt.toml, where there is one.
+    /// Default: /etc/edgewatt/edgewatt.toml, if it exists.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print one JSON object; docs/doctor.md has its fields
+    /// Print one JSON object; docs/doctor.md describes its fields
     #[arg(long)]
     json: bool,
-    /// Where the kernel shows its devices
+    /// The folder of sysfs
     #[arg(long, default_value = "/sys", value_name = "DIR")]
     sysfs: PathBuf,
-    /// Where the device files are
+    /// The folder of the device files
     #[arg(long, default_value = "/dev", value_name = "DIR")]
     dev: PathBuf,
 }
@@ -44,7 +44,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (configuration, config) = doctor::configuration(path, args.config.is_some());
     let wanted = |part: &Part| args.parts.is_empty() || args.parts.contains(part);
     let mut findings: Vec<Finding> = Vec::new();
-    // Where it cannot be used, what it names is not known; none of the rest may pass for what was asked.
+    // If the configuration cannot be used, what it names is unknown. So that nobody takes the other findings for an
+    // answer, this one is shown whichever parts are asked for.
     let unusable = configuration.state == State::Broken;
     let wanted = |part: &Part| wanted(part) || unusable && *part == Part::Configuration;
     for part in Part::value_variants().iter().copied().filter(wanted) {
@@ -68,14 +69,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The way to the broker of the configuration, as `check --online` goes it.
+/// Tests the connection to the configured broker with the same steps as `check --online`.
 fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     let of = |state, what: &str, says: String| Finding::new(Part::Broker, state, what, says);
     let Some(config) = config else {
         return Ok(of(State::Absent, "MQTT broker", "no configuration names one".into()));
     };
     if config.mqtt.broker == Broker::Embedded {
-        return Ok(of(State::Ok, "MQTT broker", "embedded, which is there when the daemon runs".into()));
+        return Ok(of(State::Ok, "MQTT broker", "embedded; it exists only while the daemon runs".into()));
     }
     let mut steps = Vec::new();
     let (address, walked) = online::connect_and_publish(config, |step, took, detail| {
@@ -83,12 +84,12 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     })?;
     let what = format!("MQTT broker {address}");
     Ok(match walked {
-        Ok(()) => of(State::Ok, &what, "it takes messages".into()).detail(steps),
+        Ok(()) => of(State::Ok, &what, "it accepts messages".into()).detail(steps),
         Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).fix(match &config.mqtt.login {
             Some((_, file)) if eaccess(file, AccessFlags::R_OK) == Err(Errno::EACCES) => {
-                "let this user read it; of the service's own, which systemd reads for it, ask: sudo edgewatt doctor broker"
+                "let this user read the password file; if it belongs to the service, run: sudo edgewatt doctor broker"
             }
-            _ => "start it (of this machine: apt-get install mosquitto), let it through the firewall, or change [mqtt]",
+            _ => "start the broker (on this machine: apt-get install mosquitto), open the firewall for it, or change [mqtt]",
         }),
     })
 }

@@ -1,4 +1,4 @@
-//! `edgewatt engine-process`: the child that runs a model for its parent; not for people.
+//! `edgewatt engine-process`: the child process that runs a model for the daemon. Hidden from `--help`.
 
 use std::process::ExitCode;
 

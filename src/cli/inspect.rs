@@ -1,4 +1,4 @@
-//! `edgewatt inspect`: a model's description of itself as text.
+//! `edgewatt inspect`: describes a model file as text or JSON.
 //!
 //! Names come from an untrusted file: control characters are shown escaped, long names are cut.
 
@@ -20,14 +20,14 @@ const NAME_WIDTH: usize = 40;
 pub struct Args {
     /// The model, a .tflite file
     model: PathBuf,
-    /// Print JSON, with every tensor's quantisation and every kernel
+    /// Print JSON, with the quantisation of every tensor and with every kernel
     #[arg(long)]
     json: bool,
-    /// Also run the model once by this delegate, in a process of its own, and show what it takes: "cpu", "xnnpack", or a
-    /// name from [delegates] of the configuration
+    /// Also run the model once with this delegate in a separate process, and show which operators it runs: "cpu",
+    /// "xnnpack", or a name from [delegates] in the configuration
     #[arg(long, value_name = "NAME")]
     delegate: Option<String>,
-    /// The configuration that has the delegate and names the runtime
+    /// The configuration that defines the delegate and names the runtime
     #[arg(short, long, value_name = "FILE", requires = "delegate")]
     config: Option<PathBuf>,
 }
@@ -78,11 +78,11 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
             )?;
             let row = |(operator, count): (&String, &usize)| vec![format!("{count:>5}"), shown(operator)];
             if !delegation.on_cpu.is_empty() {
-                writeln!(out, "  left to the runtime's own kernels:")?;
+                writeln!(out, "  on the runtime's own kernels:")?;
                 table(out, &delegation.on_cpu.iter().map(row).collect::<Vec<_>>())?;
             }
         }
-        None => writeln!(out, "  this runtime does not tell which nodes it takes")?,
+        None => writeln!(out, "  this runtime does not report which nodes the delegate runs")?,
     }
     if let Some(litert) = &tried.proof.engine.litert {
         writeln!(out, "  {litert}")?;
@@ -91,7 +91,10 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
     tried.log.iter().try_for_each(|line| writeln!(out, "  log: {}", line.escape_debug()))
 }
 
-/// Writes `summary` as aligned text; errors are those of `out`.
+/// Writes `summary` as aligned text.
+///
+/// # Errors
+/// `out` cannot be written.
 pub fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result<()> {
     let main = &summary.main;
     writeln!(out, "file        {}, schema {}", bytes(summary.file_bytes as u64), summary.schema_version)?;
@@ -189,7 +192,7 @@ fn weights(out: &mut impl Write, summary: &ModelSummary) -> io::Result<()> {
     writeln!(out, "biases: {} tensors, {}", weights.biases, bytes(weights.bias_bytes))?;
     let buffers = summary.buffers;
     let note = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
-    let outside = note(buffers.outside_flatbuffer, "of them behind the flatbuffer");
+    let outside = note(buffers.outside_flatbuffer, "of them after the flatbuffer");
     let elsewhere = note(summary.main.tensors_in_other_files, "tensors in other files");
     let sparse = note(summary.main.sparse_format_tensors, "tensors in sparse format");
     writeln!(out, "all data: {} buffers, {}{outside}{elsewhere}{sparse}", buffers.filled, bytes(buffers.bytes))
@@ -222,7 +225,7 @@ fn list(out: &mut impl Write, title: &str, names: &[String]) -> io::Result<()> {
     }
 }
 
-/// `name` on one line of a terminal.
+/// Returns `name` escaped and cut, so that it fits on one line of a terminal.
 fn shown(name: &str) -> String {
     let mut shown: String = name.chars().take(NAME_WIDTH + 1).flat_map(char::escape_debug).collect();
     if name.chars().nth(NAME_WIDTH).is_some() {
@@ -233,7 +236,7 @@ fn shown(name: &str) -> String {
     shown
 }
 
-/// Rows in columns as wide as their widest cell, two spaces apart.
+/// Writes rows in columns that are as wide as their widest cell, two spaces apart.
 fn table(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();

@@ -20,11 +20,11 @@ pub fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
     };
     let filter = match std::env::var(VARIABLE) {
         Ok(directives) => EnvFilter::try_new(&directives)
-            .with_context(|| format!("{VARIABLE}=\"{directives}\" is no filter; write a level such as debug"))?,
+            .with_context(|| format!("{VARIABLE}=\"{directives}\" is not a filter; write a level such as debug"))?,
         Err(_) => EnvFilter::new(level),
     };
     let registry = tracing_subscriber::registry().with(filter);
-    // A journal that cannot be reached is no reason not to run: systemd takes the text as well.
+    // If the journal cannot be reached, the log goes to standard error, which systemd reads as well.
     let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
     if let Some(journal) = journal {
         registry.with(journal).init();
@@ -32,14 +32,14 @@ pub fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
         let text = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            // It would report a write that fails to the same place, and panic when that fails too.
+            // Otherwise it reports a failed write to the same place, and panics when that fails too.
             .log_internal_errors(false);
         registry.with(text).init();
     }
     Ok(())
 }
 
-/// systemd names the device and inode of the stream that it connected to the journal.
+/// Returns whether standard error is connected to the journal: systemd names that stream's device and inode.
 fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Some((device, inode)) = stream.split_once(':') else { return false };

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand. `Display` of what they return is for people.
+//! The command line, with one file for each subcommand. Owns the arguments, the texts in the terminal and the exit codes.
 
 mod calibrate;
 mod check;
@@ -18,7 +18,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::engine::process::SUBCOMMAND;
 
-/// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG, which systemd can be told not to restart.
+/// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG. The unit excludes it from restarts.
 const EX_CONFIG: u8 = 78;
 
 const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
@@ -30,18 +30,18 @@ const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
     about = "Runs TensorFlow Lite on sensor streams; publishes predictions, latency and energy per inference over MQTT",
     after_help = "\
 First steps:
-  edgewatt check -c edgewatt.toml          does the configuration work on this machine?
-  edgewatt run -c edgewatt.toml --watch    run it and see what a subscriber sees
-  edgewatt doctor                          what does this machine have, and what is missing?
-  edgewatt calibrate -c edgewatt.toml      the net energy of models too short or too rare to measure
-  edgewatt inspect model.tflite            what does this model want and hold?
+  edgewatt doctor                          see what this machine has and what is missing
+  edgewatt inspect model.tflite            see the inputs, outputs and operators of a model
+  edgewatt check -c edgewatt.toml          check that the configuration works on this machine
+  edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
+  edgewatt calibrate -c edgewatt.toml      measure the energy of models that run too briefly or too rarely
 
 Environment:
-  EDGEWATT_LOG       what is logged, such as `debug` or `edgewatt::source=trace`; overrides -v
-  EDGEWATT_RUNTIME   the TensorFlow Lite library to load, when runtime.library does not name one
-  STATE_DIRECTORY    where calibrations are kept, when node.state_dir does not say; systemd sets it
+  EDGEWATT_LOG       log filter, such as `debug` or `edgewatt::source=trace`; overrides -v
+  EDGEWATT_RUNTIME   the TensorFlow Lite library, if runtime.library is not set
+  STATE_DIRECTORY    the folder for calibrations and stored messages, if node.state_dir is not set; systemd sets it
 
-Exit codes: 0 all is well, 1 something failed while running, 2 wrong arguments, 78 the configuration cannot be used."
+Exit codes: 0 success, 1 a failure while running, 2 wrong arguments, 78 the configuration cannot be used."
 )]
 struct Cli {
     /// Log more: -v for details, -vv for everything
@@ -55,33 +55,34 @@ struct Cli {
 enum Command {
     /// Run the pipelines of a configuration until SIGTERM or Ctrl-C
     Run(run::Args),
-    /// Find everything that is wrong with a configuration without running it
+    /// Check a configuration without running it
     ///
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
-    /// problem is shown with its line and column. Nothing is published and no socket is opened, but with --online.
+    /// problem is shown with its line and column. Nothing is published and no socket is opened, unless --online is given.
     Check(check::Args),
-    /// Measure the net energy of each model in bouts, for when it runs too shortly or too rarely to be measured
+    /// Measure the net energy of models that run too briefly or too rarely to be measured while the daemon runs
     ///
-    /// Runs each pipeline's model back to back in bouts, with quiet stretches between them, under each meter with a sensor,
-    /// and keeps the median of the bouts for the daemon, which takes it up at its next start or reload. Sources are not
-    /// opened and nothing is published. Stop the daemon first, and whatever else is busy: it would be in the figures, and a
-    /// device that it has open cannot be opened twice. Exits with 1 when a figure was refused or could not be kept.
+    /// Runs the model of each pipeline back to back, several times, with idle intervals between the runs, while all meters
+    /// with a sensor are read. Saves the median of the runs; the daemon uses it after its next start or reload. Sources are
+    /// not opened and nothing is published. Stop the daemon and other busy programs first: they would add to the measured
+    /// energy, and most devices can be opened only once. Exits with 1 if a result was refused or could not be saved.
     Calibrate(calibrate::Args),
-    /// Find what this machine has of what edgewatt needs, and what makes the rest work
+    /// Show what this machine has of what edgewatt needs, and how to fix what is missing
     ///
-    /// Looks at the configuration, the runtime, delegates, meters, sensors, the way to the broker, the clock, the state
-    /// folder and the service. Each line is ok, absent or broken, with the command, rule or setting that fixes it. Absent
-    /// is what is not there and nothing asks for; broken is what does not work, and what the configuration names and is
-    /// not there. Nothing is changed, but a message on BASE/NODE/check goes to the broker. Permissions are those of the
-    /// user who asks: sudo -u edgewatt edgewatt doctor asks for the service. Exits with 1 when a line is broken.
+    /// Examines the configuration, the runtime, delegates, meters, sensors, the connection to the broker, the clock, the
+    /// state folder and the service. Each finding is ok, absent or broken, with the command, rule or setting that fixes it.
+    /// Absent: it is not there, and the configuration does not need it. Broken: it does not work, or the configuration names
+    /// it and it is not there. Nothing is changed, but one message is published on BASE/NODE/check. Permissions are checked
+    /// for the current user; to check them for the service, run: sudo -u edgewatt edgewatt doctor. Exits with 1 if a finding
+    /// is broken.
     Doctor(doctor::Args),
-    /// Show what a model file holds: inputs, outputs, operators, weights, sparsity
+    /// Show the contents of a model file: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
-    /// Subscribe to a broker and show predictions and metrics as they come
+    /// Subscribe to a broker, and show predictions, metrics and events as they arrive
     Watch(watch::Args),
     #[command(name = SUBCOMMAND, hide = true)]
     EngineProcess(engine_process::Args),
-    /// Print the completion script of a shell
+    /// Print the completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
 
@@ -97,7 +98,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = !matches!(&cli.command, Command::Run(args) if !args.watch);
     if let Err(error) = logging::start(cli.verbose, quiet) {
-        complain(&error);
+        print_error(&error);
         return ExitCode::from(2);
     }
     let result = match cli.command {
@@ -111,17 +112,17 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
     };
     result.unwrap_or_else(|error| {
-        complain(&error);
+        print_error(&error);
         ExitCode::FAILURE
     })
 }
 
-/// All that the command line takes, for its manual.
+/// Returns the definition of the command line, from which its manual is made.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The generator panics where it cannot write, so it writes to memory.
+/// Prints a completion script. The generator panics if it cannot write, so it writes to memory first.
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "edgewatt", &mut script);
@@ -129,7 +130,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Standard error may be a full disk: then there is nothing left to complain to.
-fn complain(error: &anyhow::Error) {
+/// Prints an error. A failure to print is ignored, because there is no other place to report it.
+fn print_error(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr(), "edgewatt: {error:#}");
 }

@@ -1,4 +1,4 @@
-//! `edgewatt check --online`: connects to the broker and publishes; shows each step on a line, with its time.
+//! `edgewatt check --online`: connects to the broker, publishes a message, and shows each step with the time it took.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -18,7 +18,7 @@ const ECHO: Duration = Duration::from_secs(2);
 const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
-/// Shows each step; returns whether all succeeded.
+/// Shows each step. Returns whether all of them succeeded.
 pub fn run(config: &Config) -> anyhow::Result<bool> {
     if config.mqtt.broker == Broker::Embedded {
         writeln!(io::stdout(), "  broker: embedded; it exists only while the daemon runs")?;
@@ -45,13 +45,13 @@ pub fn connect_and_publish(
     config: &Config,
     report: impl FnMut(&str, Duration, &str),
 ) -> anyhow::Result<(String, Result<(), Lost>)> {
-    // A daemon may run with that id: the broker would disconnect it for a second client.
+    // A daemon may be running with the plain id, and the broker would disconnect it for a second client.
     let options =
         ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..connect_options(&config.mqtt) };
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let outcome = runtime.block_on(steps(&options, &topic, report));
-    // A resolver that hangs must not hold up the end.
+    // A name look-up that hangs must not delay the exit.
     runtime.shutdown_background();
     Ok((options.address(), outcome))
 }
@@ -102,7 +102,7 @@ async fn steps(
     .await?;
     if let Some(reason) = refused {
         return Err(Lost(format!(
-            "publish: the broker refuses {topic} ({reason}); its ACL must allow {topic} and its siblings"
+            "publish: the broker refuses {topic} ({reason}); its ACL must allow this topic and all others of the node"
         )));
     }
     report("publish", begun.elapsed(), &format!("{topic}, acknowledged"));
@@ -110,7 +110,7 @@ async fn steps(
         report(
             "subscribe",
             Duration::ZERO,
-            "not allowed, and not needed; whether the message arrives cannot be checked",
+            "not allowed, and not needed by the daemon; it cannot be checked whether the message arrived",
         );
         return Ok(());
     }
@@ -125,17 +125,17 @@ async fn steps(
         report("ACL", begun.elapsed(), "the message came back");
     } else if options.version == Version::Three {
         return Err(Lost(format!(
-            "ACL: {topic} was acknowledged, but did not come back; only with MQTT 5 does a broker say that it denies a \
-             topic: set mqtt.version = \"5\", or let its ACL allow writing and reading"
+            "ACL: the message on {topic} was acknowledged, but did not come back; only with MQTT 5 can a broker report \
+             that it refuses a topic: set mqtt.version = \"5\", or allow writing and reading in its ACL"
         )));
     } else {
-        report("ACL", begun.elapsed(), "the message did not come back: this user may write, but not read");
+        report("ACL", begun.elapsed(), "the message did not come back: this user may write but not read");
     }
     connection.disconnect();
     connection.write().await
 }
 
-/// Waits for the first packet that `pick` accepts; returns what it returned.
+/// Waits for the first packet that `pick` accepts, and returns its result.
 async fn answer<T>(
     connection: &mut Connection,
     options: &ConnectOptions,
@@ -146,7 +146,7 @@ async fn answer<T>(
     loop {
         let incoming = tokio::select! {
             incoming = connection.read() => incoming?,
-            () = sleep_until(until) => return Err(Lost("it does not answer in time (mqtt.connect_timeout_s)".into())),
+            () = sleep_until(until) => return Err(Lost("no answer within mqtt.connect_timeout_s".into())),
         };
         if let Incoming::Disconnect(reason) = incoming {
             return Err(Lost(reason));

@@ -1,4 +1,4 @@
-//! `edgewatt run`
+//! `edgewatt run`: loads the configuration and runs the daemon until it is stopped.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -18,22 +18,22 @@ use crate::daemon::{self, Outcome, RunOptions, Service};
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// End when every source has ended, after everything is delivered, with a summary
+    /// Exit when all sources have ended and all messages are delivered; then print a summary
     #[arg(long)]
     once: bool,
-    /// Show in the terminal what a subscriber sees
+    /// Show the published messages in the terminal
     #[arg(long)]
     pub watch: bool,
-    /// Calibrate every pipeline before any source starts, even if there is a calibration
+    /// Calibrate every pipeline before any source starts, even if a calibration is saved
     #[arg(long)]
     calibrate: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    // From here on the watchdog is fed: after a restart to calibrate, systemd watches this process already.
+    // First, because it feeds the watchdog: after a restart to calibrate, systemd already watches this process.
     let service = Service::start()?;
     // Read now: once an upgrade has replaced the file, the kernel gives no path that could be started.
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     // Loading takes seconds with some devices, and by default the signal would end the program.
     let reload = Arc::<AtomicBool>::default();
     signal_hook::flag::register(SIGHUP, reload.clone())?;

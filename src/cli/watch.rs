@@ -1,7 +1,6 @@
-//! `edgewatt watch`: a subscriber that shows what it receives: a line for each prediction, a block for each metrics message.
+//! `edgewatt watch`: subscribes to a broker, and shows a line for each prediction and a block for each metrics message.
 //!
-//! Everything shown came over MQTT; nothing is read from the daemon's memory, not even with `run --watch`. Under
-//! `run --watch` it has a thread of its own.
+//! Everything shown came over MQTT, also with `run --watch`, where it runs on its own thread in the daemon's process.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -26,27 +25,28 @@ use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the broker is
+    /// The address of the broker
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
-    /// Connect to the broker as this configuration does, with its user, password and certificates
+    /// Use the broker, user, password and certificates of this configuration
     #[arg(short, long, value_name = "FILE", conflicts_with = "broker")]
     config: Option<PathBuf>,
-    /// What to subscribe to; narrow it to one node with edgewatt/NODE/#
+    /// The topic filter to subscribe to; edgewatt/NODE/# shows one node only
     #[arg(short, long, default_value = "edgewatt/#", value_name = "FILTER")]
     topic: String,
 }
 
-/// How often a connection without messages checks for the request to end.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a connection without messages checks whether it must end.
+const FINISH_POLL: Duration = Duration::from_millis(100);
 /// How long the last messages may take to arrive after a stop.
 const LAST_MESSAGES: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let embedded = "\"embedded\" is a broker inside another process; give its address, such as mqtt://127.0.0.1:1883";
-    let ours = match &args.config {
+    let embedded =
+        "\"embedded\" is a broker inside the daemon; give its address instead, such as mqtt://127.0.0.1:1883";
+    let options = match &args.config {
         Some(file) => {
             let config = Document::read(file)?.parse(hostname().as_deref())?;
             if config.mqtt.broker == Broker::Embedded {
@@ -67,17 +67,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             },
         },
     };
-    watch(ours, &args.topic, None)?;
+    watch(options, &args.topic, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A view that runs in the process of the daemon.
+/// A view that runs on a thread in the daemon's process.
 pub struct Viewer {
     thread: JoinHandle<()>,
     finish: Arc<AtomicBool>,
 }
 
-/// Starts a view on a thread of its own.
+/// Starts a view on its own thread.
 pub fn spawn(options: ConnectOptions, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
@@ -87,18 +87,18 @@ pub fn spawn(options: ConnectOptions, filter: String) -> Viewer {
         // A closed terminal ends the view, not the daemon.
         let _ = writeln!(
             out,
-            "Watching {host}:{port}. In a second terminal you can see the messages themselves:\n  \
+            "Watching {host}:{port}. To see the messages themselves, run in a second terminal:\n  \
              mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
         );
         if let Err(error) = watch(options, &filter, Some(&ours)) {
-            tracing::warn!("the view has ended: {error:#}");
+            tracing::warn!("--watch has stopped: {error:#}");
         }
     });
     Viewer { thread, finish }
 }
 
 impl Viewer {
-    /// Waits until the daemon's `offline` is shown, for a second at most.
+    /// Waits until the daemon's `offline` is shown, but at most one second.
     pub fn finish(self) {
         self.finish.store(true, Ordering::Relaxed);
         // The thread has logged why it ended.
@@ -106,7 +106,8 @@ impl Viewer {
     }
 }
 
-/// Subscribes and shows until `finish` is set. Without it, never ends unless the first connection fails.
+/// Subscribes and shows messages until `finish` is set. Without `finish`, it returns only if the first connection fails or
+/// the output cannot be written.
 fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
     options.client_id = format!("edgewatt-watch-{}", std::process::id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
@@ -128,7 +129,7 @@ fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>)
     })
 }
 
-/// Why a session ended by itself.
+/// Why a session ended before it was asked to.
 enum Ended {
     Lost(Lost),
     Unwritable(io::Error),
@@ -164,7 +165,7 @@ async fn session(
         let ping_at = connection.ping_at();
         let incoming = tokio::select! {
             biased;
-            incoming = timeout(LOOK, connection.read()) => incoming.ok().transpose()?,
+            incoming = timeout(FINISH_POLL, connection.read()) => incoming.ok().transpose()?,
             () = sleep_until(ping_at) => { connection.ping()?; None }
         };
         match incoming {
@@ -183,11 +184,11 @@ async fn session(
     }
 }
 
-/// What is remembered between messages.
+/// The state between messages.
 #[derive(Debug, Default)]
 struct View {
     offline: bool,
-    /// Right predictions, and those whose truth is known, by topic.
+    /// By topic: the number of right predictions, and of those whose truth is known.
     agreement: BTreeMap<String, (u64, u64)>,
 }
 
@@ -251,7 +252,7 @@ fn metrics(name: &str, message: &Value, out: &mut impl Write) -> io::Result<()> 
         if delegate["active"] == delegate["requested"] {
             String::new()
         } else {
-            format!(", {} was asked for: {}", text(&delegate["requested"]), text(&delegate["reason"]))
+            format!(", requested {}: {}", text(&delegate["requested"]), text(&delegate["reason"]))
         },
     )?;
     writeln!(out, "    latency/us {:>10} {:>10} {:>10} {:>10}", "p50", "p90", "p99", "max")?;
@@ -295,7 +296,7 @@ fn energy(figure: &Value) -> String {
         return format!("{status}{meter}{reason}");
     }
     format!(
-        "{} an inference, {status}{meter} ({}), mean {} W over {} s{reason}",
+        "{} per inference, {status}{meter} ({}), mean {} W over {} s{reason}",
         known.join(", "),
         text(&figure["scope"]),
         number(&figure["mean_w"]),
@@ -325,7 +326,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| plain(&value.to_string()), plain)
 }
 
-/// Replaces control characters: a publisher must not control the terminal.
+/// Replaces control characters, so that a publisher cannot control the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -354,12 +355,12 @@ mod tests {
     fn energy_always_says_what_it_is() {
         let figure = serde_json::json!({"status": "estimated", "meter": "m", "scope": "process", "gross_j": 0.0123,
             "mean_w": 2.5, "window_s": 10.0, "reason": null});
-        assert_eq!(energy(&figure), "12.3 mJ gross an inference, estimated by m (process), mean 2.50 W over 10.0 s");
+        assert_eq!(energy(&figure), "12.3 mJ gross per inference, estimated by m (process), mean 2.50 W over 10.0 s");
         let figure = serde_json::json!({"status": "measured", "meter": "m", "scope": "board", "gross_j": 0.0123,
             "gross_expanded_j": 0.0002, "net_j": 0.004, "net_expanded_j": 0.0005, "mean_w": 2.5, "window_s": 10.0,
             "reason": null});
         let line = energy(&figure);
-        assert!(line.starts_with("12.3 +- 0.200 mJ gross, 4.00 +- 0.500 mJ net an inference, measured"), "{line}");
+        assert!(line.starts_with("12.3 +- 0.200 mJ gross, 4.00 +- 0.500 mJ net per inference, measured"), "{line}");
         let none = serde_json::json!({"status": "unavailable", "gross_j": null, "meter": null, "reason": "no meter"});
         assert_eq!(energy(&none), "unavailable: no meter");
     }

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use crate::publish::mqtt::Endpoint;
 use crate::publish::mqtt::transport::Tls;
 
-/// Which broker.
+/// The broker to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
     Embedded,
     At(Endpoint),
 }
 
-const OFFERED: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
+const SCHEMES: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
 
 /// `embedded`, or `SCHEME://host[:port]`, for WebSockets with a path.
 pub fn parse_broker(text: &str) -> Result<Broker, String> {
@@ -20,27 +20,27 @@ pub fn parse_broker(text: &str) -> Result<Broker, String> {
         return Ok(Broker::Embedded);
     }
     if text.contains('@') {
-        // Not shown: it may hold a password.
+        // The address is not shown, because it may contain a password.
         return Err("user and password do not belong in the address; write \"mqtts://host\", and set mqtt.user and \
                     mqtt.password_file"
             .into());
     }
     let wrong =
-        |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"; offered are {OFFERED}");
+        |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"; the schemes are {SCHEMES}");
     let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("the scheme is missing"))?;
     let (tls, websocket, default_port) = match scheme {
         "mqtt" => (false, false, 1883),
         "mqtts" => (true, false, 8883),
         "ws" => (false, true, 80),
         "wss" => (true, true, 443),
-        _ => return Err(wrong("this scheme is not offered")),
+        _ => return Err(wrong("this scheme is not supported")),
     };
     let (address, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
     if !websocket && !path.is_empty() {
         return Err(wrong("only a WebSocket has a path"));
     }
     if !path.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(wrong("the path is not that of a URL"));
+        return Err(wrong("the path is not a valid URL path"));
     }
     let (host, port) =
         split_host_port(address, default_port).ok_or_else(|| wrong("the address is not host or host:port"))?;

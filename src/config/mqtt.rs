@@ -1,4 +1,4 @@
-//! The `[mqtt]` table: its keys, its check, and what is ready to use.
+//! The `[mqtt]` table: its keys, its check, and its checked form.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::schema::{Checker, Key, milliseconds, seconds, table};
 
 /// The service's credential that holds the password if no file is named.
 const CREDENTIAL: &str = "mqtt-password";
-/// What the unit makes the credential from; so `check` and `doctor`, run by hand, find what the service has.
+/// The file from which the unit makes the credential. `check` and `doctor` read it when a user runs them.
 const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
 
 table! {
@@ -117,9 +117,9 @@ pub struct Mqtt {
     pub alpn: Vec<String>,
     /// Most messages in a second.
     pub drain_per_s: Option<u32>,
-    /// Commands are taken on `cmd/#`.
+    /// Whether commands on `cmd/#` are accepted.
     pub commands: bool,
-    /// Home Assistant's prefix, if it is to be told of this node.
+    /// Home Assistant's topic prefix, if this node is announced to it.
     pub discovery: Option<String>,
     pub client_id: String,
     pub base_topic: String,
@@ -135,7 +135,7 @@ pub struct Mqtt {
     pub when_full: WhenFull,
     /// How long a message may wait.
     pub max_age: Duration,
-    /// What keeps messages on disk; `None`: nothing does.
+    /// The file that keeps messages on disk; `None`: messages are in memory only.
     pub store: Option<Store>,
 }
 
@@ -217,14 +217,14 @@ impl MqttKeys {
     fn login(&self, key: &Key, broker: &Broker, checker: &mut Checker) -> Option<(String, PathBuf)> {
         let Some(user) = self.user.clone() else {
             if self.password_file.is_some() {
-                checker.problem(&key.child("password_file"), "there is no mqtt.user to go with it");
+                checker.problem(&key.child("password_file"), "password_file needs mqtt.user");
             }
             return None;
         };
         let credential = || credential(std::env::var_os("CREDENTIALS_DIRECTORY"), Path::new(CREDENTIAL_FILE));
         let Some(file) = self.password_file.as_ref().map(|file| checker.path(file)).or_else(credential) else {
             let message = format!(
-                "its password is missing: set password_file, or write it into {CREDENTIAL_FILE}, or set \
+                "the password is missing: set password_file, or write the password into {CREDENTIAL_FILE}, or set \
                  LoadCredential={CREDENTIAL}:FILE in the unit"
             );
             checker.problem(&key.child("user"), message);
@@ -235,8 +235,8 @@ impl MqttKeys {
             && !self.allow_plaintext_password
         {
             let message = format!(
-                "the password would go to {host} in the clear; use mqtts:// or wss://, or, if the network is trusted, set \
-                 allow_plaintext_password = true"
+                "the password would be sent to {host} without encryption; use mqtts:// or wss://, or set \
+                 allow_plaintext_password = true if you trust the network"
             );
             checker.problem(&key.child("broker"), message);
         }
@@ -245,7 +245,7 @@ impl MqttKeys {
 
     fn check_tls(&self, key: &Key, broker: &Broker, checker: &mut Checker) {
         if let (Some(_), None) | (None, Some(_)) = (&self.cert_file, &self.key_file) {
-            checker.problem(&key.child("cert_file"), "cert_file and key_file go together");
+            checker.problem(&key.child("cert_file"), "cert_file needs key_file, and key_file needs cert_file");
         }
         let written = [
             ("ca_file", self.ca_file.is_some()),
@@ -254,7 +254,7 @@ impl MqttKeys {
         ];
         if !matches!(broker, Broker::At(Endpoint { tls: Some(_), .. })) {
             for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
-                checker.problem(&key.child(name), "it is for TLS only; write the broker as mqtts:// or wss://");
+                checker.problem(&key.child(name), "it is for TLS only; use mqtts:// or wss:// in the broker's address");
             }
         }
     }
@@ -263,11 +263,11 @@ impl MqttKeys {
 /// Checks a quality of service.
 pub fn check_qos(key: &Key, qos: u8, checker: &mut Checker) {
     if qos > 1 {
-        checker.problem(key, format!("{qos} is not offered; use 0 (at most once) or 1 (at least once)"));
+        checker.problem(key, format!("{qos} is not supported; use 0 (at most once) or 1 (at least once)"));
     }
 }
 
-/// Returns the credential in systemd's `directory`; outside of a service the `file` that it is made from.
+/// Returns the credential in systemd's `directory`; outside a service, the `file` from which it is made.
 fn credential(directory: Option<OsString>, file: &Path) -> Option<PathBuf> {
     match directory {
         Some(directory) => Some(PathBuf::from(directory).join(CREDENTIAL)),

@@ -48,7 +48,7 @@ impl Node {
                 id.to_owned()
             }
             None => {
-                checker.problem(&key, "the host has no readable name to use; write id = \"...\" under [node]");
+                checker.problem(&key, "the host has no usable name; write id = \"...\" under [node]");
                 String::new()
             }
         }

@@ -16,15 +16,15 @@ use crate::schema::{Checker, Key, milliseconds, table};
 use crate::source::Source;
 use crate::stream::{Shape, ShapePath, StreamSpec};
 
-/// Samples in a window and the like: far above any real use, far below what memory cannot hold.
+/// Most samples in a window and the like: far above any real use, and they still fit into memory.
 const MAX_SAMPLES: usize = 1 << 22;
 const MAX_BATCH: usize = 4096;
-/// The last processor that a mask of the C library's size has room for (cpu_set(3)).
+/// The highest processor number in the C library's mask (cpu_set(3)).
 const MAX_CPU: usize = 1023;
 /// Steps of this many sample periods still belong to one window, unless `max_gap_ms` says otherwise.
 const DEFAULT_GAP_PERIODS: f64 = 3.0;
 const MIB: f64 = 1_048_576.0;
-const CLASSES_ONLY: &str = "only a decision on classes can use it; leave it out";
+const CLASSES_ONLY: &str = "only a decision on classes uses it; remove it";
 
 table! {
     /// A pipeline, under a name that you choose: from a source through a model to decisions. The name is a level of its
@@ -148,7 +148,7 @@ pub struct Pipeline {
     pub model_sha256: Option<String>,
     /// The most bytes that the model file may have.
     pub model_max_bytes: Option<u64>,
-    /// The one that was asked for, then those to fall back to, in order.
+    /// The requested one, then those to fall back to, in order.
     pub delegates: Vec<Delegate>,
     pub parity: Parity,
     pub batch: Batch,
@@ -161,13 +161,13 @@ pub struct Pipeline {
 /// How a delegate is compared with the runtime's own kernels before it takes over.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parity {
-    /// What a delegate must pass; `None`: nothing is compared.
+    /// The limits that a delegate must meet; `None`: nothing is compared.
     pub limits: Option<ParityLimits>,
-    /// The user asked for it: built-in delegates are compared too, and what cannot be compared is refused.
+    /// The file has a `parity` table: built-in delegates are compared too, and what cannot be compared is refused.
     pub demanded: bool,
-    /// Where the windows come from; `None`: from the running stream.
+    /// The recording from which the windows are taken; `None`: from the running stream.
     pub recording: Option<PathBuf>,
-    /// The model that the reference runs, if the delegate's own runs on the delegate only.
+    /// The model that the reference runs, if the pipeline's model runs on the delegate only.
     pub reference_model: Option<PathBuf>,
 }
 
@@ -177,8 +177,8 @@ impl Pipeline {
         Key::new(&["pipelines", &self.name])
     }
 
-    /// Returns whether the threads and the source of `other` can stay for this pipeline. What else differs is given to the
-    /// infer thread as new stages.
+    /// Returns whether the threads and the source of `other` can stay for this pipeline. All other differences are passed to
+    /// the infer thread as new stages.
     pub fn goes_on_with(&self, other: &Self) -> bool {
         // Each new field has to be named here, so that its side is decided.
         let Self {
@@ -205,7 +205,7 @@ impl Pipeline {
     /// Follows the stream's shape from the source to the model's input.
     ///
     /// # Errors
-    /// The key of the step that does not take what the one before gives, and why.
+    /// The key of the step that does not accept the shape before it, and why.
     pub fn shapes(&self) -> Result<Shapes, (Key, String)> {
         let key = self.key();
         let source = self.source.kind().spec();
@@ -242,10 +242,10 @@ impl Pipeline {
 
 /// The stages between source and model, and the shapes between them.
 pub struct Shapes {
-    /// What the source promises.
+    /// The stream of the source.
     pub source: StreamSpec,
     pub frontends: frontend::Chain,
-    /// What the front ends make of it.
+    /// The stream after the front ends.
     pub stream: StreamSpec,
     pub features: features::Chain,
     pub path: ShapePath,
@@ -283,7 +283,7 @@ impl PipelineKeys {
         for (i, name) in self.fallback.iter().enumerate() {
             let key = at("fallback").child(i);
             if wanted.iter().any(|delegate| delegate.name == *name) {
-                checker.problem(&key, format!("`{name}` was tried before; name each delegate once"));
+                checker.problem(&key, format!("`{name}` is listed twice; name each delegate once"));
             }
             wanted.extend(delegates::find(&key, name, common.delegates, checker));
         }
@@ -317,7 +317,7 @@ impl PipelineKeys {
         pipeline
     }
 
-    /// Keys that speak of classes would do nothing with a decision that has none.
+    /// Checks that no key for classes is set if the decision has no classes, because it would have no effect.
     fn check_classes(&self, key: &Key, checker: &mut Checker) {
         let decision = self.decision.kind();
         if !decision.has_classes() && self.source.has_truth() {
@@ -341,14 +341,14 @@ impl Window {
         let gap_key = key.child("max_gap_ms");
         let max_gap_ms = match (self.max_gap_ms, source.has_time(), source.kind().spec().rate_hz) {
             (Some(_), false, _) => {
-                let message = "a gap shows only in the stream's own time; name its column in records.time";
+                let message = "gaps are found by the stream's own time only; name its column in records.time";
                 checker.problem(&gap_key, message);
                 None
             }
             (Some(ms), true, _) => Some(ms),
             (None, true, Some(rate)) => Some(DEFAULT_GAP_PERIODS * 1e3 / rate),
             (None, true, None) => {
-                let message = "how long is a gap? set max_gap_ms, or records.rate_hz for a default of 3 sample periods";
+                let message = "set max_gap_ms; or set records.rate_hz, and a gap is more than 3 sample periods";
                 checker.problem(key, message);
                 None
             }
@@ -371,7 +371,7 @@ impl ParityKeys {
         }
         let top1 = keys.top1.or(decision.kind().least_agreement());
         let limits = ParityLimits { windows: keys.windows, tolerance: keys.tolerance, top1 };
-        // A recording is there to be played; of a stream there is only what comes.
+        // A replayed recording can be read before the start; a live stream cannot.
         let replayed = source.kind().recording().map(ToOwned::to_owned);
         Parity {
             limits: (keys.windows > 0).then_some(limits),
@@ -386,7 +386,7 @@ impl BatchKeys {
     fn checked(self, key: &Key, checker: &mut Checker) -> Batch {
         self.check_ranges(key, checker);
         if self.max == 1 && self.wait_ms > 0.0 {
-            checker.problem(&key.child("wait_ms"), "a batch of one waits for nothing; set max above 1");
+            checker.problem(&key.child("wait_ms"), "a batch of one window does not wait; set max above 1");
         }
         Batch { max: self.max, wait: milliseconds(self.wait_ms) }
     }
@@ -403,7 +403,7 @@ impl Realtime {
 
 fn sha256(key: &Key, digest: &str, checker: &mut Checker) -> String {
     if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
-        checker.problem(key, "a SHA-256 is 64 hex digits, as sha256sum prints them");
+        checker.problem(key, "a SHA-256 is 64 hex digits, as printed by sha256sum");
     }
     digest.to_ascii_lowercase()
 }

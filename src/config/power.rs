@@ -51,18 +51,18 @@ pub struct Meter {
 pub struct Power {
     pub sysfs: PathBuf,
     pub sample_period: Duration,
-    /// Between two messages on `power/METER`; `None`: there are none.
+    /// The time between two messages on `power/METER`; `None`: there are no such messages.
     pub interval: Option<Duration>,
-    /// Watts; `None`: idle power is measured.
+    /// Idle power in watts; `None`: it is measured.
     pub idle: Option<f64>,
     /// No source starts before this time after the daemon's start; idle power is measured in it.
     pub quiet: Duration,
-    /// That time, if the file sets it; `None`: it is the default.
+    /// That time if the file sets it; `None`: it is the default.
     pub configured_quiet: Option<Duration>,
     /// Relative expanded uncertainty at which a window is long enough.
     pub target_rel: f64,
     pub window_max: Duration,
-    /// What has no stored calibration is calibrated before any source starts.
+    /// Whether models without a saved calibration are calibrated before any source starts.
     pub calibrate_at_start: bool,
     pub meters: Vec<Meter>,
 }

@@ -369,11 +369,11 @@ mod tests {
 
     /// Keys that are refused alone, with what they need, and keys whose line is an example of one of several forms.
     const NEED: [(&str, &str); 9] = [
-        ("user", "its password is missing"),
-        ("password_file", "there is no mqtt.user"),
+        ("user", "the password is missing"),
+        ("password_file", "password_file needs mqtt.user"),
         ("ca_file", "it is for TLS"),
-        ("cert_file", "go together"),
-        ("key_file", "go together"),
+        ("cert_file", "cert_file needs key_file"),
+        ("key_file", "key_file needs cert_file"),
         ("alpn", "it is for TLS"),
         ("columns", "not among the columns"),
         ("samples", "write either samples or seconds"),

@@ -43,8 +43,8 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION"),
             node: &self.config.node_id,
             config_sha256: &self.config.hash,
-            runtime: self.tools.runtime.path.display().to_string(),
-            runtime_version: &self.tools.runtime.version,
+            runtime: self.engine_context.runtime.path.display().to_string(),
+            runtime_version: &self.engine_context.runtime.version,
             pipelines,
             meters: &self.metering.infos,
         };

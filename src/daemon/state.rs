@@ -22,7 +22,7 @@ use super::startup::{Delivery, DeliveryTask};
 use super::systemd::Service;
 use crate::config::Config;
 use crate::ids::PipelineId;
-use crate::load::engines::Tools;
+use crate::load::engines::EngineContext;
 use crate::load::{Prepared, state_dir};
 use crate::measure::calibrate::Outcome;
 use crate::measure::calibrations::Calibrations;
@@ -40,7 +40,7 @@ pub struct Daemon {
     pub phase: Phase,
     pub config: Config,
     pub options: RunOptions,
-    pub tools: Tools,
+    pub engine_context: EngineContext,
     pub context: PipelineContext,
     pub pipelines: Vec<PipelineHandle>,
     /// The next pipeline's.
@@ -106,7 +106,7 @@ impl Daemon {
         };
         let count = prepared.pipelines.len();
         let ids: Vec<PipelineId> = (0u32..).map(PipelineId).take(count).collect();
-        let children = prepared.tools.launcher.children.clone();
+        let children = prepared.engine_context.launcher.children.clone();
         let (metering, spans) =
             Metering::start(&config.power, ids.clone(), children, None).context("cannot start the meter thread")?;
         if !config.power.quiet.is_zero() {
@@ -134,7 +134,7 @@ impl Daemon {
                 temperature: SocTemperature::find(&config.power.sysfs),
             },
             calibrations: Calibrations::read_or_none(&state_dir::folder(config.state_dir.as_deref())),
-            tools: prepared.tools,
+            engine_context: prepared.engine_context,
             next_id: PipelineId(u32::try_from(count).unwrap_or(u32::MAX)),
             command_limit: CommandLimit::default(),
             delivery: task,

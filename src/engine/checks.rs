@@ -1,4 +1,4 @@
-//! What a model must be to be run, and why a runtime would not have it: the same for each binding of the interpreter.
+//! Checks that edgewatt can run a model, and explains why a runtime refuses one; shared by all bindings of the interpreter.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -17,7 +17,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Refuses a model that edgewatt cannot feed or that answers nothing.
+/// Refuses a model that edgewatt cannot feed or that has no outputs.
 pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
     match (inputs, outputs) {
         (1, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
@@ -26,14 +26,14 @@ pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
     }
 }
 
-/// A tensor of a type that edgewatt has no use for.
+/// Returns the error for a tensor of an unsupported type.
 pub fn unreadable(name: &str, element: &str) -> EngineError {
     EngineError::Mismatch(format!(
         "tensor `{name}` is {element}; edgewatt reads and writes float32, int8, uint8 and int16"
     ))
 }
 
-/// The dimensions of `input` for `batch` windows.
+/// Returns the dimensions of `input` for `batch` windows.
 pub fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineError> {
     let too_large = |_| EngineError::Mismatch(format!("a batch of {batch} is too large"));
     let mut dims =
@@ -45,12 +45,12 @@ pub fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineEr
     Ok(dims)
 }
 
-/// The runtime does not allocate the model for an input of `dims`.
+/// Returns the error if the runtime does not allocate the model for an input of `dims`.
 pub fn batch_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
     EngineError::Mismatch(format!("the model does not take batches of {batch}, an input of {dims:?}: {reason}"))
 }
 
-/// An output that does not grow with the batch would be cut into windows that it does not hold.
+/// Checks that the first dimension of each output is the batch, so that it can be cut into windows.
 pub fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineError> {
     match outputs.iter().find(|output| output.shape.first() != Some(&batch)) {
         None => Ok(()),
@@ -61,8 +61,8 @@ pub fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineErr
     }
 }
 
-/// Why the runtime builds no interpreter, with the delegate out of `library` or a built-in one: it says little itself,
-/// the file says more.
+/// Returns why the runtime does not build an interpreter, with the delegate in `library` or a built-in one. The runtime
+/// gives little reason; the file shows more.
 pub fn not_built(summary: Option<&ModelSummary>, library: Option<&Path>, failure: Failure) -> String {
     let as_it_says = format!("its tensors cannot be allocated: {failure}");
     let Some(summary) = summary else { return as_it_says };
@@ -91,12 +91,12 @@ pub fn not_built(summary: Option<&ModelSummary>, library: Option<&Path>, failure
     }
 }
 
-/// Custom operators that no stock runtime has: only the delegate that the model was compiled for runs them.
+/// Returns the custom operators that no stock runtime has: only the delegate that the model was compiled for runs them.
 pub fn foreign_operators(summary: &ModelSummary) -> Vec<String> {
     operator_names(summary, |op| op.custom && !STOCK_CUSTOM_OPERATORS.contains(&op.name.as_str()))
 }
 
-/// The names of the operators that are `wanted`, each once.
+/// Returns the names of the operators that are `wanted`, each once.
 fn operator_names(summary: &ModelSummary, wanted: impl Fn(&OperatorCount) -> bool) -> Vec<String> {
     let subgraphs = std::iter::once(&summary.main).chain(&summary.other_subgraphs);
     let operators = subgraphs.flat_map(|subgraph| &subgraph.operators).filter(|op| wanted(op));

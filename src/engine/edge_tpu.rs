@@ -19,26 +19,26 @@ const APEX_RULE: &str = "SUBSYSTEM==\"apex\", MODE=\"0660\", GROUP=\"apex\"; run
 const DEVICE_FIX: &str = "plug it in: lsusb shows 1a6e:089a or 18d1:9302, lspci -nn shows 1ac1:089a; a USB one that \
      disappears needs more current: use a powered hub";
 
-/// The one operator that `edgetpu_compiler` puts in the place of all those that the TPU runs.
+/// The single operator with which `edgetpu_compiler` replaces all those that the TPU runs.
 const OPERATOR: &str = "edgetpu-custom-op";
 
 pub const COMPILED_WITHOUT_DELEGATE: &str = "it was compiled for the Edge TPU (its operator `edgetpu-custom-op`), and \
      nothing else can run it; give it a delegate with external = { library = \"libedgetpu.so.1\" }, or run the model from \
      which it was compiled";
 
-/// Whether the model was compiled for the Edge TPU.
+/// Returns whether the model was compiled for the Edge TPU.
 pub fn is_compiled(summary: &ModelSummary) -> bool {
     std::iter::once(&summary.main)
         .chain(&summary.other_subgraphs)
         .any(|graph| graph.operators.iter().any(|op| op.custom && op.name == OPERATOR))
 }
 
-/// Whether that library is the Edge TPU's delegate.
+/// Returns whether that library is the Edge TPU's delegate.
 pub fn is_library(library: &Path) -> bool {
     library.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libedgetpu"))
 }
 
-/// Why `library` made no delegate.
+/// Returns why `library` created no delegate.
 pub fn declined(library: &Path, reason: String) -> String {
     if !is_library(library) || !reason.starts_with("it declines") {
         return reason;
@@ -48,7 +48,7 @@ pub fn declined(library: &Path, reason: String) -> String {
         .into()
 }
 
-/// What is wrong when the Edge TPU's delegate took no node of a model.
+/// Returns the likely mistake if the Edge TPU's delegate runs no node of a model.
 pub fn idle(library: &Path, summary: &ModelSummary) -> Option<&'static str> {
     (is_library(library) && !is_compiled(summary)).then_some(
         "this model was not compiled for the Edge TPU, so all of it runs on the CPU; compile its int8 version with \

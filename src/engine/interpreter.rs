@@ -1,7 +1,6 @@
 //! The runtime's C API, owned: a model, a delegate and an interpreter that are freed in the right order.
 //!
-//! Owns every call into the loaded library and the pointers that come out of it; what a tensor means is the engine's
-//! business.
+//! Owns every call into the loaded library and the pointers that it returns. Leaves to the engine what a tensor means.
 
 #![allow(unsafe_code)]
 
@@ -137,7 +136,7 @@ impl Delegate {
 pub struct Interpreter {
     pointer: NonNull<TfLiteInterpreter>,
     tflite: &'static TfLite,
-    /// Behind the interpreter's own drop, which uses it.
+    /// Dropped after the interpreter, which uses it.
     _delegate: Option<Delegate>,
 }
 
@@ -147,7 +146,7 @@ unsafe impl Send for Interpreter {}
 // SAFETY: as above.
 unsafe impl Send for Model {}
 
-/// Frees the options when the interpreter is built or is not.
+/// Frees the options, whether or not the interpreter was built.
 struct Options {
     pointer: NonNull<TfLiteInterpreterOptions>,
     tflite: &'static TfLite,
@@ -226,14 +225,14 @@ impl Interpreter {
         self.info(self.output(index)?)
     }
 
-    /// The first input's bytes.
+    /// Returns the first input's bytes.
     pub fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
         let (data, bytes) = self.data(self.input()?)?;
         // SAFETY: the tensor's own memory, which nothing else touches while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) })
     }
 
-    /// An output's bytes. Where they lie is asked for each time: an output of dynamic size may move when invoked.
+    /// Returns an output's bytes. Their address is read each time, because an output of dynamic size may move when invoked.
     pub fn output_bytes(&self, index: usize) -> Result<&[u8], EngineError> {
         let (data, bytes) = self.data(self.output(index)?)?;
         // SAFETY: as for the input.
@@ -241,7 +240,7 @@ impl Interpreter {
     }
 
     fn input(&self) -> Result<NonNull<TfLiteTensor>, EngineError> {
-        // SAFETY: the interpreter is alive, and answers null for an index that it has not.
+        // SAFETY: the interpreter is alive, and returns null for an index that does not exist.
         let tensor = unsafe { (self.tflite.input_tensor)(self.pointer.as_ptr(), 0) };
         NonNull::new(tensor).ok_or_else(|| EngineError::runtime("reach the input", Failure::Null))
     }
@@ -279,7 +278,7 @@ impl Interpreter {
             TF_LITE_UINT8 => Element::Uint8,
             TF_LITE_INT16 => Element::Int16,
             other => {
-                // SAFETY: it answers any number with a C string.
+                // SAFETY: it returns a C string for any number.
                 let other = unsafe { CStr::from_ptr((tflite.type_name)(other)) }.to_string_lossy().to_lowercase();
                 return Err(checks::unreadable(&name, &other));
             }

@@ -1,20 +1,20 @@
-//! Comparing a delegate with the reference before it takes over: the same windows through both.
+//! Compares a delegate with the reference before it takes over: both run the same windows.
 //!
-//! Pure but for the engines that it is handed. Where the windows come from, and what happens to a delegate that is
-//! refused, is the caller's business.
+//! Pure, apart from the engines that are passed in. Leaves to the caller where the windows come from, and what happens to a
+//! delegate that is refused.
 
 use serde::Serialize;
 
 use super::{Engine, EngineError};
 
-/// Windows and what the reference answers to them.
+/// Windows, and the reference's outputs for them.
 #[derive(Debug)]
 pub struct Reference {
-    /// Features of one window after the other.
+    /// `[windows, features]`, row-major.
     windows: Vec<f32>,
-    /// Features in a window.
+    /// Number of features in a window.
     width: usize,
-    /// Per output, the values of one window after the other.
+    /// For each output, its values for one window after the other.
     answers: Vec<Vec<f32>>,
     /// The output that is decided on.
     decided: usize,
@@ -45,7 +45,7 @@ pub struct Agreement {
 }
 
 impl Reference {
-    /// Takes `windows`, `[n, features]`, through the reference.
+    /// Runs `windows`, `[n, features]`, through the reference.
     pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: usize) -> Result<Self, EngineError> {
         let width = engine.inputs()[0].len() / engine.batch();
         if width == 0 || !windows.len().is_multiple_of(width) {
@@ -56,7 +56,7 @@ impl Reference {
         Ok(Self { windows, width, answers, decided })
     }
 
-    /// Takes the same windows through `engine`, which is left as if it had not run.
+    /// Runs the same windows through `engine`, and resets it afterwards.
     pub fn compare(&self, engine: &mut dyn Engine, limits: &ParityLimits) -> Result<Agreement, EngineError> {
         if engine.inputs()[0].len() != self.width * engine.batch() || engine.outputs().len() != self.answers.len() {
             return Err(EngineError::Mismatch(format!(
@@ -89,7 +89,7 @@ impl Reference {
 }
 
 impl Agreement {
-    /// Whether it is good enough to take over.
+    /// Returns whether the delegate is good enough to take over.
     pub fn is_enough(&self) -> bool {
         // A difference that is NaN must not pass.
         self.difference <= self.tolerance && self.top1_least.is_none_or(|least| self.top1 >= least)
@@ -101,8 +101,8 @@ impl std::fmt::Display for Agreement {
         let Self { windows, difference, tolerance, top1, top1_least } = self;
         write!(
             f,
-            "over {windows} windows its outputs are off by up to {difference:.4} of the reference's largest \
-             ({tolerance} is allowed) and the largest value is the same one in {:.1} %",
+            "over {windows} windows the largest difference is {difference:.4} of the reference's largest output \
+             ({tolerance} is allowed), and the highest score is the same one in {:.1} %",
             100.0 * top1
         )?;
         top1_least.map_or(Ok(()), |least| write!(f, " ({:.1} % is wanted)", 100.0 * least))
@@ -131,7 +131,7 @@ fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec
     Ok(answers)
 }
 
-/// As a share of the largest reference value; NaN counts as infinitely far off.
+/// Returns the largest difference, as a share of the largest reference value; infinite if a value is NaN.
 fn largest_difference(ours: &[f32], reference: &[f32]) -> f32 {
     let largest = reference.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
     let difference = |(ours, reference): (&f32, &f32)| match (ours - reference).abs() {
@@ -146,7 +146,7 @@ fn same_largest(ours: &[f32], reference: &[f32], windows: usize) -> usize {
     ours.chunks(width).zip(reference.chunks(width)).filter(|(ours, reference)| is_largest(ours, reference)).count()
 }
 
-/// Whether the reference's largest value is largest in `ours` too; on a tie, one of the largest.
+/// Returns whether the reference's largest value is also the largest in `ours`, or one of them on a tie.
 fn is_largest(ours: &[f32], reference: &[f32]) -> bool {
     let place = reference.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(place, _)| place);
     let highest = ours.iter().fold(f32::NEG_INFINITY, |highest, value| highest.max(*value));

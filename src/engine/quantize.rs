@@ -1,4 +1,4 @@
-//! Floats to a model's integers and back: `real = scale * (stored - zero_point)`.
+//! Converts floats to a model's integers and back: `real = scale * (stored - zero_point)`.
 //!
 //! Rounds to nearest, ties to even, as NumPy and the converter's own reference do, and saturates. NaN, which the
 //! sources keep out, becomes the lowest value.

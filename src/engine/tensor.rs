@@ -1,6 +1,6 @@
-//! What is known of a model's input or output, and the way between floats and its bytes.
+//! Describes a model's input or output, and converts between floats and its bytes.
 //!
-//! Owns the checks that make later reads and writes safe to index, and the cutting of a batch into rows.
+//! Owns the checks that make later indexing safe, and the cutting of a batch into rows.
 
 use std::fmt;
 use std::ops::Range;
@@ -54,7 +54,7 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Number of elements, the batch included.
+    /// Returns the number of elements, including the batch.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -63,7 +63,7 @@ impl TensorInfo {
         self.len() == 0
     }
 
-    /// Refuses what cannot be read: no scale where one is needed, or a shape that the `bytes` allocated are not of.
+    /// Returns an error if the tensor cannot be read: a scale is missing, or the shape does not fit the `bytes` allocated.
     pub fn checked(self, bytes: usize) -> Result<Self, EngineError> {
         let Self { name, element, shape, .. } = &self;
         if *element != Element::Float32 && !self.scale.is_normal() {
@@ -71,7 +71,7 @@ impl TensorInfo {
                 "tensor `{name}` is {element} but carries no quantisation scale"
             )));
         }
-        // A damaged file can claim any shape; what is allocated is what counts.
+        // A damaged file can claim any shape, so the allocated size is checked.
         let claimed = shape.iter().try_fold(element.bytes(), |bytes, dim| bytes.checked_mul(*dim));
         if claimed != Some(bytes) {
             return Err(EngineError::Mismatch(format!("tensor `{name}` of {shape:?} {element} has {bytes} bytes")));
@@ -79,13 +79,13 @@ impl TensorInfo {
         Ok(self)
     }
 
-    /// How the elements are stored.
+    /// Returns how the elements are stored.
     pub fn coding(&self) -> Coding {
         Coding { element: self.element, scale: self.scale, zero_point: self.zero_point }
     }
 }
 
-/// How a tensor's elements are stored; what [`TensorInfo`] knows of it, to copy.
+/// How a tensor's elements are stored: a copy of that part of [`TensorInfo`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Coding {
     element: Element,
@@ -140,7 +140,7 @@ impl Coding {
         Ok(())
     }
 
-    /// Where a row of `count` values lies in `total` bytes that hold `rows` of them.
+    /// Returns the byte range of a row of `count` values in `total` bytes that hold `rows` of them.
     fn place(self, count: usize, (row, rows): (usize, usize), total: usize) -> Result<Range<usize>, EngineError> {
         let bytes = count * self.element.bytes();
         if row < rows && bytes * rows == total {

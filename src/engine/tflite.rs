@@ -12,10 +12,10 @@ use crate::model::ModelSummary;
 
 /// A model in the interpreter.
 pub struct TfliteEngine {
-    /// Absent only after rebuilding it has failed. Declared before the recipe, so that it is dropped before the model that
-    /// it points into.
+    /// `None` only after it could not be rebuilt. Declared before the recipe, so that it is dropped before the model that it
+    /// points into.
     interpreter: Option<Interpreter>,
-    /// Ignores all reports by now, but the interpreter still calls it.
+    /// Ignores all reports after the first invocation, but the interpreter still calls it.
     _profiler: Option<Profiler>,
     recipe: Recipe,
     /// Keeps tensors from one invocation to the next.
@@ -24,7 +24,7 @@ pub struct TfliteEngine {
     output_info: Vec<TensorInfo>,
 }
 
-/// What an interpreter is built from, as often as is needed.
+/// What an interpreter is built from, also when it is rebuilt.
 struct Recipe {
     model: Model,
     summary: Option<ModelSummary>,
@@ -47,7 +47,8 @@ impl TfliteEngine {
         Ok(Self::assemble(recipe, None)?.0)
     }
 
-    /// As [`TfliteEngine::new`], and what ran where in an invocation on zeros; `None` if this runtime does not report it.
+    /// Like [`TfliteEngine::new`]. Also returns what ran where in an invocation on zeros; `None` if this runtime does not
+    /// report it.
     pub fn proven(
         runtime: &Runtime,
         path: &Path,
@@ -113,7 +114,7 @@ impl Recipe {
         Ok(Self { model, summary, runtime, path, delegate, batch })
     }
 
-    /// What cannot be read counts as stateful, which is the safer of the two.
+    /// A model that cannot be read counts as stateful, which is the safer choice.
     fn is_stateful(&self) -> bool {
         self.summary.as_ref().is_none_or(|summary| summary.stateful)
     }
@@ -173,7 +174,7 @@ impl Engine for TfliteEngine {
     /// Rebuilds the interpreter: the only way to clear resource variables, which run their initialiser once.
     fn reset(&mut self) -> Result<(), EngineError> {
         if self.stateful {
-            // A device may not let itself be opened twice.
+            // The old one first, because a device may not be opened twice.
             self.interpreter = None;
             // SAFETY: the recipe's model is in the same struct as the interpreter and outlives it.
             self.interpreter = Some(unsafe { self.recipe.interpreter(None)? });
@@ -190,7 +191,7 @@ fn resize_batch(interpreter: &mut Interpreter, batch: usize) -> Result<(), Engin
     interpreter.allocate().map_err(refused)
 }
 
-/// The first invocation, which takes longer than those that follow and may add tensors; on zeros.
+/// Does the first invocation, on zeros. It takes longer than later ones, and may add tensors.
 fn warm_up(interpreter: &mut Interpreter) -> Result<(), EngineError> {
     interpreter.input_bytes()?.fill(0);
     interpreter.invoke().map_err(|e| EngineError::runtime("invoke", e))

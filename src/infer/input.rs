@@ -1,6 +1,6 @@
-//! From a source's frames to full windows: gaps, front ends, windows.
+//! Turns a source's frames into full windows: gaps, front ends, windows.
 //!
-//! Owns the order of the stages before the features. Runs on the infer thread; all memory is taken when it is built.
+//! Owns the order of the stages before the features. Runs on the infer thread; all memory is allocated when it is built.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::stream::{SampleType, StreamSpec};
 pub struct InputStage {
     gaps: GapDetector,
     frontends: frontend::Chain,
-    /// Values of one frame as the front ends give it.
+    /// Number of values in a frame after the front ends.
     frame_values: usize,
     windower: Windows,
-    /// Frames that have passed the front ends and are not in a window yet, from `taken` on.
+    /// Frames after the front ends; those from `taken` on are not in a window yet.
     pending: Vec<f32>,
     taken: usize,
     last: Option<FrameHeader>,
 }
 
-/// Windows in the type that goes to the features or the model.
+/// Windows in the type that the features or the model take.
 enum Windows {
     F32(Windower<f32>),
     /// Images go to the model as bytes.
@@ -36,12 +36,12 @@ pub enum Window<'a> {
     U8(&'a [u8]),
 }
 
-/// What one step has shown.
+/// The result of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputEvent {
-    /// The gap before the frames that were taken.
+    /// There was a gap before the frames that were taken.
     pub gap: Option<Gap>,
-    /// The window is full; this is known of its last frame.
+    /// The window is full; these are the times and truth of its last frame.
     pub full: Option<FrameHeader>,
 }
 
@@ -77,10 +77,10 @@ impl InputStage {
         }
     }
 
-    /// Goes on with the frames of the window that `other` was filling, as far as they can be part of one here.
+    /// Takes over those frames of the unfinished window of `other` that can be part of a window here.
     pub fn continue_from(&mut self, other: &Self) {
         self.gaps.continue_from(&other.gaps);
-        // What is inside the front ends cannot go over.
+        // Frames inside the front ends cannot be taken over.
         if !self.frontends.is_empty() || !other.frontends.is_empty() {
             return;
         }
@@ -172,7 +172,7 @@ impl Windows {
             (Self::F32(windower), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
             (Self::F32(windower), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
             (Self::U8(windower), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
-            // The ring has the type that the stages were built for.
+            // Unreachable: the ring has the type that the stages were built for.
             (Self::U8(_), _) => {}
         }
     }

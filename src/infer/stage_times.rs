@@ -1,7 +1,7 @@
-//! Counters and latency histograms of a pipeline, and how they cross threads without slowing the infer thread.
+//! Counters and latency histograms of a pipeline, and their hand-over to another thread without slowing the infer thread.
 //!
-//! Counters are atomics with one writer. Histograms belong to the thread that records; whoever publishes asks for
-//! them and gets them in exchange for empty ones, between two windows. A histogram costs about 30 KiB.
+//! Counters are atomics with one writer. Histograms belong to the thread that records. The publishing thread requests them
+//! and gets them in exchange for empty ones, between two windows. A histogram takes about 30 KiB.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,13 +19,13 @@ use crate::units::duration_ns;
 pub struct PipelineStats {
     /// Windows that were full.
     pub windows: AtomicU64,
-    /// Decisions that were handed on to publish.
+    /// Decisions that were passed on for publishing.
     pub predictions: AtomicU64,
-    /// Decisions for which publish had no room left.
+    /// Decisions that were dropped because the queue for publishing was full.
     pub dropped: AtomicU64,
     /// Windows whose inference failed.
     pub lost: AtomicU64,
-    /// Samples left in the ring because a stop had no time for them.
+    /// Samples that a stop left in the ring because its time was over.
     pub undecided: AtomicU64,
     gaps: [AtomicU64; Gap::ALL.len()],
 }
@@ -51,7 +51,7 @@ impl Latency {
         self.0.saturating_record(duration_ns(duration).max(1));
     }
 
-    /// Percentiles in microseconds; `None` when nothing was recorded.
+    /// Returns percentiles in microseconds; `None` if nothing was recorded.
     pub fn summary(&self) -> Option<LatencySummary> {
         let at = |quantile| self.0.value_at_quantile(quantile) as f64 / 1e3;
         (!self.0.is_empty()).then(|| LatencySummary {
@@ -63,7 +63,7 @@ impl Latency {
     }
 
     pub fn add(&mut self, other: &Self) {
-        // Both have the same bounds, which is all that could make it fail.
+        // It can fail only for different bounds, and these are the same.
         let _ = self.0.add(&other.0);
     }
 
@@ -88,7 +88,7 @@ pub struct LatencySummary {
     pub max: f64,
 }
 
-/// What the infer thread measures of each window.
+/// The times that the infer thread measures for each window.
 #[derive(Debug, Clone, Default)]
 pub struct StageTimes {
     /// From the arrival of the last sample until the infer thread took it.
@@ -121,7 +121,7 @@ pub struct StageTimesMailbox {
 }
 
 impl StageTimesMailbox {
-    /// On the infer thread between windows: one load when nobody asked.
+    /// Called on the infer thread between windows. Costs one load if nothing was requested.
     pub fn serve(&self, times: &mut StageTimes) {
         if self.wanted.load(Ordering::Acquire) {
             self.trade(times);
@@ -136,23 +136,23 @@ impl StageTimesMailbox {
         self.done.notify_one();
     }
 
-    /// Nobody waits for the infer thread: it has come round since it was last asked.
+    /// Returns whether the infer thread has handed over since it was last asked.
     pub fn is_served(&self) -> bool {
         !self.wanted.load(Ordering::Acquire)
     }
 
-    /// Asks the infer thread to come round; what it hands over then is for the next [`StageTimesMailbox::take`].
+    /// Asks the infer thread to hand its times over; the next [`StageTimesMailbox::take`] returns them.
     pub fn ask(&self, wake: impl FnOnce()) {
         self.wanted.store(true, Ordering::Release);
         wake();
     }
 
-    /// Asks for the times since the last call; `wake` gets the infer thread to look. Whatever is not handed over
-    /// within `patience`, as when an inference takes longer, comes with the next call.
+    /// Returns the times since the last call; `wake` must wake the infer thread. If it does not hand them over within
+    /// `patience`, because an inference takes longer, the next call returns them.
     pub async fn take(&self, wake: impl FnOnce(), patience: Duration) -> StageTimes {
         self.ask(wake);
         let handed_over = async {
-            // A notification may be left over from a hand-over that an earlier call had given up waiting for.
+            // A notification may be left over from a hand-over for which an earlier call stopped waiting.
             while self.wanted.load(Ordering::Acquire) {
                 self.done.notified().await;
             }
@@ -162,7 +162,7 @@ impl StageTimesMailbox {
         std::mem::take(&mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The last times of an infer thread that ends.
+    /// Adds the last times of an infer thread that ends.
     pub fn finish(&self, times: &mut StageTimes) {
         self.trade(times);
     }

@@ -1,7 +1,7 @@
-//! Frames to overlapping windows. Pure: time is passed in.
+//! Cuts frames into overlapping windows. Pure: time is passed in.
 //!
-//! Owns the frames of the window that is being filled, and the rule when a stream has a gap. A gap empties the window, so
-//! no window ever spans one. Runs on the infer thread; all memory is taken in [`Windower::new`].
+//! Owns the frames of the window that is being filled, and the rule for gaps: a gap empties the window, so no window spans
+//! one. Runs on the infer thread; all memory is allocated in [`Windower::new`].
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl GapDetector {
         gap
     }
 
-    /// Goes on from where `other` was.
+    /// Continues where `other` was.
     pub fn continue_from(&mut self, other: &Self) {
         self.last_stream_ns = other.last_stream_ns;
     }
@@ -59,7 +59,7 @@ pub struct Windower<T> {
 }
 
 impl<T: Copy + Default> Windower<T> {
-    /// `samples`, `hop` and `frame_values` are at least 1; the check of the configuration sees to it.
+    /// `samples`, `hop` and `frame_values` must be at least 1, which the check of the configuration ensures.
     pub fn new(samples: usize, hop: usize, frame_values: usize) -> Self {
         let window_values = samples * frame_values;
         Self {
@@ -73,7 +73,7 @@ impl<T: Copy + Default> Windower<T> {
         }
     }
 
-    /// Takes over the frames of the window that `other` was filling, as far as they can be part of one here.
+    /// Takes over those frames of the unfinished window of `other` that can be part of a window here.
     pub fn continue_from(&mut self, other: &Self) {
         if self.frame_values != other.frame_values {
             return;

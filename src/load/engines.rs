@@ -1,6 +1,6 @@
 //! How a pipeline gets its engine: each delegate in turn is tried, proven, and compared with the reference.
 //!
-//! Owns the order of delegates and what is known of each attempt. When to try again is `running`'s business. Building
+//! Owns the order of delegates and the result of each attempt. Leaves to `daemon::pipeline` when to try again. Building
 //! blocks for seconds, so it happens on the main thread before the start and on blocking threads after it.
 
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
 
-/// What every engine of a daemon is made with.
+/// What all engines of a daemon are built with.
 #[derive(Clone)]
-pub struct Tools {
+pub struct EngineContext {
     pub runtime: Runtime,
     pub launcher: Arc<Launcher>,
 }
@@ -39,39 +39,39 @@ impl ModelFile {
     }
 }
 
-/// Makes the engines of one pipeline.
+/// Builds the engines of one pipeline.
 pub struct EngineBuilder {
-    pub tools: Tools,
+    pub context: EngineContext,
     pub model: ModelFile,
-    /// What the reference runs, where it is not the same.
+    /// The model that the reference runs, if it is not `model`.
     pub reference_model: Option<ModelFile>,
-    /// The one that was asked for, then those to fall back to.
+    /// The requested one, then those to fall back to, in order.
     pub delegates: Vec<Delegate>,
     pub batch: usize,
-    /// The way of the stream's shape to the model's input.
+    /// The stream's shape after each step up to the model's input.
     pub path: ShapePath,
     pub parity: Parity,
     /// The output that is decided on.
     pub decided: usize,
-    /// Windows of a recording to compare on, where there is one.
+    /// Windows of a recording to compare delegates on, if there is a recording.
     pub recorded: Option<Vec<f32>>,
-    /// BuiltEngine when a delegate is first compared, and kept for its restarts.
+    /// Recorded when a delegate is first compared, and kept for the restarts of that delegate.
     pub reference: Mutex<Option<Arc<Reference>>>,
 }
 
-/// An engine, and all that is known of how it came to be.
+/// An engine, with the results of building it.
 pub struct BuiltEngine {
     pub engine: Box<dyn Engine>,
     pub state: DelegateState,
-    /// Its delegate among the pipeline's; `None` is the reference, which runs until there are windows to compare
-    /// the first of `waiting` on.
+    /// Index of its delegate in the pipeline's list. `None`: the reference, which runs until there are windows on which the
+    /// delegate at `waiting` can be compared.
     pub place: Option<usize>,
     pub waiting: usize,
-    /// Why the delegates before it are not used.
+    /// The delegates before it in the list, and why they are not used.
     pub refusals: Vec<Refusal>,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
-    /// How long one invocation took when it was tried out or compared.
+    /// Time of one invocation, measured when the engine was tried or compared.
     pub invoke: Option<Duration>,
 }
 
@@ -82,13 +82,13 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// An attempt that led to no engine.
+/// Why an engine could not be built.
 pub enum BuildError {
-    /// Starting it again may help.
+    /// The delegate or its process failed. A later attempt may succeed.
     Failed(EngineError),
-    /// It works, and it answers wrongly.
+    /// It runs, but its outputs differ too much from the reference's.
     Disagrees(Agreement),
-    /// There are no windows to compare it on yet.
+    /// There are no windows yet on which it can be compared.
     NoWindows,
 }
 
@@ -96,8 +96,8 @@ impl BuildError {
     pub fn reason(&self) -> String {
         match self {
             Self::Failed(error) => error.to_string(),
-            Self::Disagrees(agreement) => format!("it does not answer as the reference does: {agreement}"),
-            Self::NoWindows => "there are no windows yet to compare it on".into(),
+            Self::Disagrees(agreement) => format!("its outputs differ from the reference's: {agreement}"),
+            Self::NoWindows => "it cannot be compared with the reference yet, because there are no windows".into(),
         }
     }
 }
@@ -108,7 +108,7 @@ impl From<EngineError> for BuildError {
     }
 }
 
-/// What the reference's own process may take.
+/// The limits of the process that runs the reference.
 const REFERENCE_LIMITS: ProcessLimits = ProcessLimits {
     start: Duration::from_secs(60),
     deadline: Duration::from_secs(60),
@@ -118,18 +118,18 @@ const REFERENCE_LIMITS: ProcessLimits = ProcessLimits {
 pub const REFERENCE: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
 
 impl EngineBuilder {
-    /// The first delegate that works.
+    /// Builds an engine with the first delegate that works.
     pub fn build_first(&self) -> Result<BuiltEngine, EngineError> {
         let mut refusals = Vec::new();
         for place in 0..self.delegates.len() {
             match self.build(place, None, &refusals) {
                 Ok(built) => return Ok(built),
                 Err(BuildError::NoWindows) => return self.build_reference(place, &refusals),
-                // No delegate will change that.
+                // It would fail with every delegate.
                 Err(BuildError::Failed(error @ EngineError::Window(_))) => return Err(error),
-                Err(unmade) => {
+                Err(error) => {
                     let delegate = self.delegates[place].name.clone();
-                    refusals.push(Refusal { delegate, reason: unmade.reason() });
+                    refusals.push(Refusal { delegate, reason: error.reason() });
                 }
             }
         }
@@ -140,7 +140,7 @@ impl EngineBuilder {
         }))
     }
 
-    /// An engine with the delegate at `place`, if it can be had.
+    /// Builds an engine with the delegate at `place`. It is compared with the reference on `windows`, if it has to be.
     pub fn build(
         &self,
         place: usize,
@@ -155,12 +155,12 @@ impl EngineBuilder {
         let ModelFile { path, bytes, .. } = &self.model;
         let (mut engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
             Some(limits) => {
-                let (engine, ready) = self.tools.launcher.start(path, bytes, &delegate.kind, limits, self.batch)?;
+                let (engine, ready) = self.context.launcher.start(path, bytes, &delegate.kind, limits, self.batch)?;
                 (Box::new(engine), ready)
             }
             None => {
-                let ready = self.tools.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
-                (build(&self.tools.runtime, path, bytes, &delegate.kind, self.batch)?, ready)
+                let ready = self.context.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
+                (build(&self.context.runtime, path, bytes, &delegate.kind, self.batch)?, ready)
             }
         };
         check_input(&ready.inputs[0], self.batch, &self.path)?;
@@ -201,20 +201,20 @@ impl EngineBuilder {
         Ok(BuiltEngine { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs, invoke })
     }
 
-    /// The reference itself, which runs until there are windows to compare the delegate at `waiting` on.
+    /// Builds the reference, which runs until there are windows on which the delegate at `waiting` can be compared.
     pub fn build_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<BuiltEngine, EngineError> {
         let ModelFile { path, bytes, .. } = self.reference_file();
-        let ready = self.tools.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
-        let engine = build(&self.tools.runtime, path, bytes, &REFERENCE, self.batch)?;
+        let ready = self.context.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
+        let engine = build(&self.context.runtime, path, bytes, &REFERENCE, self.batch)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
         let wait =
-            format!("{name}: is compared with the reference first, as soon as the stream has given {windows} windows");
-        let told = reasons(refusals).map_or(wait.clone(), |reasons| format!("{reasons}; {wait}"));
+            format!("{name}: waits for {windows} windows of the stream, to be compared with the reference first");
+        let reason = reasons(refusals).map_or(wait.clone(), |reasons| format!("{reasons}; {wait}"));
         let state = DelegateState {
             requested: self.requested(),
             active: "cpu".into(),
-            reason: Some(told),
+            reason: Some(reason),
             warnings: Vec::new(),
             proof: DelegateProof {
                 isolation: "thread",
@@ -228,7 +228,7 @@ impl EngineBuilder {
         Ok(BuiltEngine { engine, state, place: None, waiting, refusals: refusals.to_vec(), inputs, outputs, invoke })
     }
 
-    /// Whether an engine that this one has made can go on for `other`, which would make the same.
+    /// Returns whether `other` would build the same engine, so that one which runs can stay.
     pub fn is_same(&self, other: &Self) -> bool {
         let file = |model: &ModelFile| (model.path.clone(), model.sha256.clone());
         file(&self.model) == file(&other.model)
@@ -237,7 +237,7 @@ impl EngineBuilder {
                 == (&other.delegates, other.batch, &other.parity, other.decided)
     }
 
-    /// Whether the two would want the same device at the same time, which most let only one process open.
+    /// Returns whether the two may need the same device. Most devices can be opened by one process only.
     pub fn shares_device_with(&self, other: &Self) -> bool {
         let libraries = |builder: &Self| -> Vec<PathBuf> {
             let libraries = builder.delegates.iter().filter_map(|delegate| delegate.kind.kind().library());
@@ -251,17 +251,17 @@ impl EngineBuilder {
         self.delegates.first().map_or_else(String::new, |delegate| delegate.name.clone())
     }
 
-    /// Whether a delegate of that kind has to agree with the reference.
+    /// Returns whether a delegate of that kind must be compared with the reference.
     pub fn is_compared(&self, kind: &DelegateKind) -> bool {
         self.parity.limits.is_some() && (self.parity.demanded || !kind.kind().is_built_in() && self.has_reference())
     }
 
-    /// What the reference runs.
+    /// Returns the model that the reference runs.
     pub fn reference_file(&self) -> &ModelFile {
         self.reference_model.as_ref().unwrap_or(&self.model)
     }
 
-    /// Whether the runtime's own kernels can run the model, or one in its place is named.
+    /// Returns whether there is a model that the runtime's own kernels can run.
     pub fn has_reference(&self) -> bool {
         self.reference_model.is_some() || foreign_operators(&self.model.summary).is_empty()
     }
@@ -273,7 +273,7 @@ impl EngineBuilder {
         }
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(BuildError::NoWindows)?;
         let ModelFile { path, bytes, .. } = self.reference_file();
-        let (mut engine, _) = self.tools.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, 1)?;
+        let (mut engine, _) = self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, 1)?;
         check_input(&engine.inputs()[0], 1, &self.path)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());
@@ -281,11 +281,11 @@ impl EngineBuilder {
     }
 }
 
-const NOT_COMPARED: &str = "its answers were not compared with the reference's: the runtime's own kernels cannot run \
-     this model; name the one that it was made from in parity.reference_model";
+const NOT_COMPARED: &str = "its outputs were not compared with the reference's, because the runtime's own kernels cannot \
+     run this model; set parity.reference_model to the model that it was compiled from";
 
-/// Why each delegate that was tried is not used.
+/// Returns one text with the reasons of all refusals; `None` if there are none.
 pub fn reasons(refusals: &[Refusal]) -> Option<String> {
-    let told: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
-    (!told.is_empty()).then(|| told.join("; "))
+    let reasons: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }

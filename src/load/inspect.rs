@@ -1,4 +1,4 @@
-//! Trying one delegate on one model, for `edgewatt inspect`: no pipeline, no broker.
+//! Tries one delegate on one model, for `edgewatt inspect`. It needs no pipeline and no broker.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::config::{Delegate, Document};
 use crate::model::{self, ModelSummary};
 use crate::publish::payload::DelegateProof;
 
-/// What a delegate makes of a model.
+/// The result of trying a delegate on a model.
 #[derive(Debug, Serialize)]
 pub struct Tried {
     pub delegate: String,
@@ -19,26 +19,27 @@ pub struct Tried {
     pub proof: DelegateProof,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// What the runtime and the delegate have said.
+    /// The output of the runtime and of the delegate.
     pub log: Vec<String>,
 }
 
-/// Runs the model once by the delegate that is called `name`, in a process of its own; `config` is the configuration
-/// that may define it.
+/// Runs the model once with the delegate `name` in a separate process. `config` is the configuration that defines the
+/// delegate, unless it is built in.
 pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::Result<Tried> {
     let (delegate, library) = match config {
         Some(path) => Document::read(path)?.delegate(name)?,
-        None => (Delegate::built_in(name).context("name the configuration that has it: -c FILE")?, None),
+        None => (Delegate::built_in(name).context("give the configuration that defines the delegate: -c FILE")?, None),
     };
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let tools = super::tools(library.as_deref(), &program).map_err(|problem| anyhow::anyhow!(problem.message))?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let context =
+        super::engine_context(library.as_deref(), &program).map_err(|problem| anyhow::anyhow!(problem.message))?;
     let bytes = model::read_file(model).with_context(|| format!("cannot read {}", model.display()))?;
     let summary = ModelSummary::from_bytes(&bytes)?;
-    let ready = tools.launcher.probe(model, &bytes, &delegate.kind, 1)?;
+    let ready = context.launcher.probe(model, &bytes, &delegate.kind, 1)?;
     Ok(Tried {
         delegate: delegate.name,
-        runtime: tools.runtime.path,
-        runtime_version: tools.runtime.version,
+        runtime: context.runtime.path,
+        runtime_version: context.runtime.version,
         warnings: delegate.kind.kind().warning(&summary, &ready.proof).into_iter().map(str::to_owned).collect(),
         log: ready.log,
         proof: DelegateProof {

@@ -1,4 +1,4 @@
-//! Everything that can be known before running: files, the runtime, models, delegates, shapes, labels.
+//! Loads and checks everything that a configuration names: files, the runtime, models, delegates, shapes, labels.
 
 pub mod engines;
 pub mod inspect;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 
-use self::engines::{BuiltEngine, EngineBuilder, ModelFile, Tools, reasons};
+use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
 use crate::decision::{ModelOutputs, Presentation};
 use crate::engine::process::Launcher;
@@ -24,53 +24,53 @@ use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
 use crate::sys::cpu::Children;
 
-/// A configuration with everything loaded that it names.
+/// Everything that a configuration names, loaded and ready to run.
 pub struct Prepared {
-    pub tools: Tools,
+    pub engine_context: EngineContext,
     pub pipelines: Vec<PreparedPipeline>,
 }
 
 pub struct PreparedPipeline {
     pub stages: Stages,
-    /// How the ring between source and pipeline is made.
+    /// The size and type of the ring between source and pipeline.
     pub sink: SinkSettings,
     /// How verdicts are published.
     pub presentation: Arc<dyn Presentation>,
     /// The classes, if the decision is on classes.
     pub labels: Vec<String>,
-    /// What works, and may not be what the user wants.
+    /// About settings that work, but may not be what the user wants.
     pub warnings: Vec<String>,
     pub builder: Arc<EngineBuilder>,
-    /// `None`: the engine that runs already can go on.
+    /// `None`: the engine that already runs can stay.
     pub built: Option<BuiltEngine>,
     pub tensors: Arc<Tensors>,
 }
 
-/// What goes into a model and what comes out of it.
+/// The inputs and outputs of a model.
 #[derive(Debug)]
 pub struct Tensors {
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
 }
 
-/// An engine that runs already.
+/// A pipeline of the running daemon with its engine, which a reload may keep.
 pub struct RunningEngine {
     pub config: Pipeline,
-    /// Its stream has.
+    /// Its stream has ended.
     pub ended: bool,
     pub labels: Vec<String>,
     pub builder: Arc<EngineBuilder>,
     pub tensors: Arc<Tensors>,
-    /// Frees it, and returns when it is gone.
+    /// Frees the engine. Returns when its device is free again.
     pub release: Box<dyn Fn() + Send>,
 }
 
-/// Why a configuration cannot be used: every problem at its place.
+/// All problems for which a configuration cannot be used, each with its line and column.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Unusable {
     text: String,
-    /// Nothing is wrong with the configuration itself; it may be usable another time.
+    /// The configuration itself is right, and may be usable later: a device may be missing now.
     pub may_pass: bool,
 }
 
@@ -85,31 +85,31 @@ impl Unusable {
     }
 }
 
-/// Reads a configuration and loads what it names; the error shows every problem at its place.
+/// Reads a configuration and loads everything that it names.
 ///
-/// `program` is this very binary, which delegates and models are tried in.
+/// `program` is the path of this binary, which also runs the child processes that try delegates and models.
 pub fn load(path: &Path, program: &Path) -> Result<(Config, Prepared), Unusable> {
     load_with(path, |config, document| {
         let library = config.runtime_library.as_deref();
-        let tools = tools(library, program).map_err(|problem| Unusable::new(document, &[problem]))?;
-        Ok((tools, Vec::new()))
+        let context = engine_context(library, program).map_err(|problem| Unusable::new(document, &[problem]))?;
+        Ok((context, Vec::new()))
     })
 }
 
-/// As [`load`], with the tools and the engines of a daemon that runs.
+/// Like [`load`], with the context and the engines of a running daemon.
 pub fn load_with(
     path: &Path,
-    running: impl FnOnce(&Config, &Document) -> Result<(Tools, Vec<RunningEngine>), Unusable>,
+    running: impl FnOnce(&Config, &Document) -> Result<(EngineContext, Vec<RunningEngine>), Unusable>,
 ) -> Result<(Config, Prepared), Unusable> {
     let document = Document::read(path).map_err(Unusable::of_file)?;
     let config = document.parse(sys::hostname().as_deref()).map_err(Unusable::of_file)?;
-    let (tools, kept) = running(&config, &document)?;
-    let prepared = prepare(&config, &tools, &kept).map_err(|problems| Unusable::new(&document, &problems))?;
+    let (context, running) = running(&config, &document)?;
+    let prepared = prepare(&config, &context, &running).map_err(|problems| Unusable::new(&document, &problems))?;
     Ok((config, prepared))
 }
 
-/// Loads the runtime.
-pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
+/// Loads the runtime, and returns what engines are built with.
+pub fn engine_context(library: Option<&Path>, program: &Path) -> Result<EngineContext, Problem> {
     let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
     tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
     let launcher = Arc::new(Launcher {
@@ -117,49 +117,52 @@ pub fn tools(library: Option<&Path>, program: &Path) -> Result<Tools, Problem> {
         runtime: runtime.path.clone(),
         children: Children::default(),
     });
-    Ok(Tools { runtime, launcher })
+    Ok(EngineContext { runtime, launcher })
 }
 
-/// Loads and checks it all; every problem is found, not only the first.
-pub fn prepare(config: &Config, tools: &Tools, kept: &[RunningEngine]) -> Result<Prepared, Vec<Problem>> {
+/// Loads and checks all pipelines. `running` are the engines that may stay.
+///
+/// # Errors
+/// All problems that were found, not only the first.
+pub fn prepare(config: &Config, context: &EngineContext, running: &[RunningEngine]) -> Result<Prepared, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut drafts = Vec::new();
     for pipeline in &config.pipelines {
         if let Err(error) = pipeline.source.kind().check_access() {
             problems.push(Problem::new(pipeline.key().child("source"), error));
         }
-        match Draft::new(tools, pipeline) {
+        match Draft::new(context, pipeline) {
             Ok(draft) => drafts.push(draft),
             Err(problem) => problems.push(problem),
         }
     }
-    // Making engines takes long and may need a device that is in use: only for what is right so far.
+    // Building engines takes long and may need a device that is in use, so it is only done if all else is right.
     if !problems.is_empty() {
         return Err(problems);
     }
     let mut pipelines = Vec::new();
     for draft in drafts {
-        let kept = kept.iter().find(|kept| kept.config.name == draft.pipeline.name);
-        match draft.finish(kept) {
+        let running = running.iter().find(|running| running.config.name == draft.pipeline.name);
+        match draft.finish(running) {
             Ok(prepared) => pipelines.push(prepared),
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(Prepared { tools: tools.clone(), pipelines }) } else { Err(problems) }
+    if problems.is_empty() { Ok(Prepared { engine_context: context.clone(), pipelines }) } else { Err(problems) }
 }
 
-/// A pipeline with its files read, without an engine.
+/// A pipeline whose files are read, but which has no engine yet.
 struct Draft<'a> {
     pipeline: &'a Pipeline,
     shapes: Shapes,
     labels: Vec<String>,
     builder: EngineBuilder,
-    /// One of its delegates has to be compared with the reference.
+    /// At least one of its delegates must be compared with the reference.
     compares: bool,
 }
 
 impl<'a> Draft<'a> {
-    fn new(tools: &Tools, pipeline: &'a Pipeline) -> Result<Self, Problem> {
+    fn new(context: &EngineContext, pipeline: &'a Pipeline) -> Result<Self, Problem> {
         let key = pipeline.key();
         let decision = pipeline.decision.kind();
         let labels = match &pipeline.labels {
@@ -172,7 +175,7 @@ impl<'a> Draft<'a> {
             None => Vec::new(),
         };
         let shapes = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?;
-        let (builder, compares) = builder(tools, pipeline, &shapes)?;
+        let (builder, compares) = builder(context, pipeline, &shapes)?;
         Ok(Self { pipeline, shapes, labels: decision.classes(labels), builder, compares })
     }
 
@@ -200,7 +203,7 @@ impl<'a> Draft<'a> {
         let decision = pipeline.decision.kind();
         let decider = decision.build(&model).map_err(|e| Problem::new(key.child("decision"), e))?;
         let presentation = decision.presentation(&model, pipeline.publish_scores);
-        // Only a stream that is not recorded elsewhere has to be kept at hand.
+        // Without a recording, the last windows of the stream are kept to compare on.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
         let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
         let sink = sink(pipeline, &shapes);
@@ -212,7 +215,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// How the ring between the pipeline's source and its infer thread is made.
+/// Returns the size and type of the ring between the pipeline's source and its infer thread.
 fn sink(pipeline: &Pipeline, shapes: &Shapes) -> SinkSettings {
     let source = pipeline.source.kind();
     SinkSettings {
@@ -223,7 +226,7 @@ fn sink(pipeline: &Pipeline, shapes: &Shapes) -> SinkSettings {
     }
 }
 
-/// What of the pipeline works, and may not be what the user wants.
+/// Returns warnings about settings that work, but may not be what the user wants.
 fn warnings(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Vec<String> {
     let invoke = built.and_then(|built| built.invoke);
     let (Some(rate_hz), Some(invoke), WhenFull::Drop) = (sink.spec.rate_hz, invoke, sink.when_full) else {
@@ -241,30 +244,34 @@ fn warnings(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Vec<String> {
     )]
 }
 
-/// Builds the engine of a pipeline; where one runs that works, only the delegate that is asked for will do.
-fn build(builder: &EngineBuilder, pipeline: &Pipeline, kept: Option<&RunningEngine>) -> Result<BuiltEngine, Problem> {
+/// Builds the engine of a pipeline. If it has a running engine, only the requested delegate is accepted.
+fn build(
+    builder: &EngineBuilder,
+    pipeline: &Pipeline,
+    running: Option<&RunningEngine>,
+) -> Result<BuiltEngine, Problem> {
     let key = pipeline.key();
-    if let Some(kept) = kept.filter(|kept| !kept.ended && kept.builder.shares_device_with(builder)) {
-        (kept.release)();
+    if let Some(running) = running.filter(|running| !running.ended && running.builder.shares_device_with(builder)) {
+        (running.release)();
     }
-    // What is wrong with a delegate that comes with the runtime is wrong with the model.
+    // If a built-in delegate fails, the fault is in the model.
     let built_in = builder.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in());
     let built = builder.build_first().map_err(|error| {
         match error {
             EngineError::Window(_) => Problem::new(key.child("window"), error),
             _ if built_in => Problem::new(key.child("model").child("path"), error),
-            // Its device may be plugged in, or its driver loaded, later than the daemon starts.
+            // Its device may be plugged in, or its driver loaded, after the daemon starts.
             _ => Problem { may_pass: true, ..Problem::new(key.child("delegate"), error) },
         }
     })?;
-    match (kept, reasons(&built.refusals)) {
+    match (running, reasons(&built.refusals)) {
         (Some(_), Some(reasons)) => Err(Problem::new(key.child("delegate"), reasons)),
         _ => Ok(built),
     }
 }
 
-/// What makes this pipeline's engines, and whether any of its delegates is compared with the reference.
-fn builder(tools: &Tools, pipeline: &Pipeline, shapes: &Shapes) -> Result<(EngineBuilder, bool), Problem> {
+/// Returns the builder of this pipeline's engines, and whether it compares any delegate with the reference.
+fn builder(context: &EngineContext, pipeline: &Pipeline, shapes: &Shapes) -> Result<(EngineBuilder, bool), Problem> {
     let key = pipeline.key();
     let model = read_model(pipeline)?;
     if pipeline.batch.max > 1 && model.summary.stateful {
@@ -276,7 +283,7 @@ fn builder(tools: &Tools, pipeline: &Pipeline, shapes: &Shapes) -> Result<(Engin
     let reference_model = pipeline.parity.reference_model.as_ref().map(read).transpose();
     let reference_model = reference_model.map_err(|e| Problem::new(reference_key, e))?;
     let mut builder = EngineBuilder {
-        tools: tools.clone(),
+        context: context.clone(),
         model,
         reference_model,
         delegates: pipeline.delegates.clone(),
@@ -289,8 +296,8 @@ fn builder(tools: &Tools, pipeline: &Pipeline, shapes: &Shapes) -> Result<(Engin
     };
     let compares = builder.delegates.iter().any(|delegate| builder.is_compared(&delegate.kind));
     if compares && !builder.has_reference() {
-        let why = "the runtime's own kernels cannot run this model, so there is nothing to compare with; name the \
-                   model that it was made from: reference_model = \"FILE.tflite\"";
+        let why = "the runtime's own kernels cannot run this model, so there is nothing to compare with; set \
+                   reference_model = \"FILE.tflite\" to the model that it was compiled from";
         return Err(Problem::new(key.child("parity"), why));
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
@@ -305,7 +312,7 @@ fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
     if let (Some(max), Ok(file)) = (pipeline.model_max_bytes, std::fs::metadata(path))
         && file.len() > max
     {
-        let message = format!("{} has {} bytes, more than the {max} that are allowed", path.display(), file.len());
+        let message = format!("{} has {} bytes; the limit is {max}", path.display(), file.len());
         return Err(Problem::new(key.child("max_mib"), message));
     }
     let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
@@ -316,14 +323,14 @@ fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
     ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))
 }
 
-/// A file's bytes and their SHA-256.
+/// Reads a file. Returns its bytes and their SHA-256.
 fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
     let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok((bytes, sha256))
 }
 
-/// The outputs as they are for one window of a batch.
+/// Returns the outputs with the shapes that they have for one window of a batch.
 fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
     let mut rows = outputs.to_vec();
     if batch > 1 {
@@ -332,22 +339,24 @@ fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
     rows
 }
 
-/// For each output, whether the model's own last operator makes probabilities of its scores.
+/// Returns for each output whether the model's last operator turns its scores into probabilities.
 fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
     let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
     operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
 }
 
-/// One label a line; empty lines at the end do not count.
+/// Reads a file with one label in each line; ignores empty lines at the end.
 fn read_labels(path: &Path) -> Result<Vec<String>, String> {
     let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let text = String::from_utf8(bytes).map_err(|e| format!("{}: not UTF-8 text: {e}", path.display()))?;
     let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     match labels.iter().position(String::is_empty) {
         Some(line) => Err(format!("{}:{}: a label is empty", path.display(), line + 1)),
-        None if labels.len() > usize::from(u16::MAX) => Err(format!("{} labels are too many", labels.len())),
+        None if labels.len() > usize::from(u16::MAX) => {
+            Err(format!("{}: {} labels; the limit is {}", path.display(), labels.len(), u16::MAX))
+        }
         None => match labels.iter().enumerate().find(|(line, label)| labels[..*line].contains(label)) {
-            Some((line, label)) => Err(format!("{}:{}: `{label}` is there twice", path.display(), line + 1)),
+            Some((line, label)) => Err(format!("{}:{}: `{label}` occurs twice", path.display(), line + 1)),
             None => Ok(labels),
         },
     }

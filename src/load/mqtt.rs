@@ -16,10 +16,10 @@ use crate::publish::topic::NodeTopics;
 pub const MQTT_PORT: u16 = 1883;
 /// Largest payload; predictions are far smaller, and brokers refuse larger ones.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// Most retained topics: two of the node, one of each meter and two of each pipeline, those included that a reload adds.
+/// Most retained topics: two of the node, one of each meter and two of each pipeline, with those that a reload adds.
 const RETAINED_TOPICS: u16 = 2 + 2 * 511;
 
-/// What the bus keeps of retained topics: as much as the client does.
+/// The limit of retained topics on the bus: the same as the client's.
 pub const RETAINED: RetainedLimits =
     RetainedLimits { topics: RETAINED_TOPICS as usize, payload_bytes: MAX_PAYLOAD_BYTES };
 

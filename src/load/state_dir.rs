@@ -1,4 +1,4 @@
-//! Where the daemon keeps what outlives it, and how a whole file is put there.
+//! The state directory: where it is, and how to replace a file in it as a whole.
 
 use std::fs::{File, OpenOptions, Permissions, create_dir_all, rename};
 use std::io::{self, Write};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 const DEFAULT: &str = "/var/lib/edgewatt";
-/// In the state directory.
+/// The name of the store of messages in the state directory.
 pub const STORE_FILE: &str = "outbox.db";
 
-/// The folder: the configured one, else systemd's (`StateDirectory=`; the first where it names several), else `/var/lib`'s.
+/// Returns the configured folder; else the first one from systemd (`StateDirectory=`); else the one in `/var/lib`.
 pub fn folder(configured: Option<&Path>) -> PathBuf {
     from(configured, std::env::var_os("STATE_DIRECTORY").and_then(|value| value.into_string().ok()).as_deref())
 }
@@ -21,13 +21,13 @@ fn from(configured: Option<&Path>, systemd: Option<&str>) -> PathBuf {
     configured.or(systemd.map(Path::new)).unwrap_or(Path::new(DEFAULT)).to_owned()
 }
 
-/// Puts a file there as a whole: whatever happens, the old one or the new one is there. All may read it.
+/// Writes a file that all may read. Even after a crash, either the whole old file or the whole new one is there.
 pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     create_dir_all(folder)?;
     let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
     let written = write(&unfinished, bytes).and_then(|()| rename(&unfinished, &path));
     if written.is_err() {
-        // What is left of it helps nobody; that it cannot be taken away is no worse than the error itself.
+        // The unfinished file is useless. If it cannot be removed either, the first error still says why.
         let _ = std::fs::remove_file(&unfinished);
     }
     written?;
@@ -35,7 +35,7 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Waits until nobody else has the folder's lock, and keeps it until it is dropped; for reading, changing and [`put`].
+/// Waits for the folder's lock. Hold the lock while you read a file, change it and [`put`] it.
 pub fn lock(folder: &Path) -> io::Result<Flock<File>> {
     create_dir_all(folder)?;
     Flock::lock(File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, error)| error.into())

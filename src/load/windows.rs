@@ -1,4 +1,4 @@
-//! Real windows out of a recording, for comparing a delegate with the reference.
+//! Takes windows from a recording, on which delegates are compared with the reference.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -38,13 +38,13 @@ pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f3
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
     let mut line = Vec::new();
     let mut header = records.has_header();
-    // A piece of a line that is too long is a record that cannot be used.
+    // A line that is too long arrives in pieces, none of which is a usable record.
     while lines.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)? > 0 {
         if header {
             parser.header(&line).map_err(|e| format!("{}: {e}", path.display()))?;
             header = false;
         } else if let Ok(record) = parser.parse(&line) {
-            // One frame at a time always finds room, and nothing stops it.
+            // The ring always has room for one frame, and no stop is requested.
             let _ = sink.take(Ok(record), parser.values(), MonoTime(0));
             while let Some(event) = input.step(&mut reader) {
                 if event.full.is_some()
@@ -64,7 +64,7 @@ pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f3
     Ok(chosen)
 }
 
-/// Every `step`th window; `step` doubles whenever there are twice as many as are wanted.
+/// Keeps every `step`th window; `step` doubles whenever there are twice as many windows as wanted.
 struct Spread {
     values: Vec<f32>,
     width: usize,
@@ -92,7 +92,7 @@ impl Spread {
     }
 }
 
-/// `count` of the windows, evenly spaced; all where there are no more.
+/// Returns `count` of the windows, evenly spaced; all if there are not more.
 fn thinned(values: &[f32], width: usize, count: usize) -> Vec<f32> {
     let held = values.len() / width;
     let wanted = count.min(held);

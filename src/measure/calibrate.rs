@@ -1,7 +1,7 @@
 //! Calibration: runs an engine back to back several times, with idle intervals between the runs, under the meters.
 //!
-//! Owns what runs when, and the readings meanwhile, which a meter thread takes at the usual pace. Leaves the result to
-//! `energy`, and the file to `calibrations`. Blocks for as long as it takes; a stop ends it soon.
+//! Owns the schedule of runs and idle intervals. Meanwhile a meter thread takes readings at the usual pace. Leaves the
+//! result to `energy`, and the file to `calibrations`. Blocks until it is done; a stop ends it soon.
 
 use std::fmt;
 use std::io;
@@ -22,14 +22,14 @@ use crate::stop::{Stop, Waited};
 use crate::sys::cpu::{Children, Others};
 use crate::units::{MonoTime, WallTime};
 
-/// After this time caches are warm, buffers exist and a device is awake.
+/// The warm-up: after this time caches are warm, buffers exist and a device is awake.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Two more than are needed, because a meter may lose a reading.
 pub const RUNS: usize = RUNS_MIN + 2;
-/// The least inferences in a run, however long they take.
+/// The least number of inferences in a run, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
-/// How many runs, and of which length. A meter that needs more gets more.
+/// The number and length of the runs. Both are longer if a meter needs it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     pub runs: usize,
@@ -78,11 +78,11 @@ pub enum CalibrateError {
     Io(#[from] io::Error),
 }
 
-/// What a calibration is done with.
+/// Calibrates pipelines one after the other.
 pub struct Calibrator<'a> {
-    /// Of its meters, those that can calibrate are used.
+    /// Its meters that can calibrate are used.
     pub power: &'a Power,
-    /// Processes whose processor time is ours.
+    /// The processes of engines, whose processor time counts as ours.
     pub children: &'a Children,
     pub plan: Plan,
     pub stop: &'a Stop,
@@ -105,7 +105,7 @@ impl Calibrator<'_> {
         let plan = reading.lengthened(self.plan, power.sample_period);
         starting(&reading.meters, plan.total());
         let done = run_back_to_back(&mut *built.engine, plan, self.stop, self.children);
-        // A stateful model must start its stream as if nothing had run.
+        // A stateful model must not keep state of the calibration when its stream starts.
         let reset = built.engine.reset();
         let (meters, traces) = reading.finish();
         let done = done?;
@@ -124,7 +124,7 @@ impl Calibrator<'_> {
     }
 }
 
-/// How fast inferences were, over all runs.
+/// The speed of the inferences, over all runs.
 #[derive(Debug, Clone, Copy)]
 struct Rates {
     inferences_per_s: f64,
@@ -153,7 +153,7 @@ fn entry(
     Rates { inferences_per_s, busy_ns }: Rates,
 ) -> Result<CalibrationEntry, String> {
     let net = net_energy(trace, &done.runs, plan.idle).map_err(|refusal| {
-        // Without any reading, why the meter could not be read is the better reason.
+        // If there is no reading at all, the reason is why the meter could not be read.
         trace.last_loss().filter(|_| trace.last().is_none()).map_or(refusal.to_string(), str::to_owned)
     })?;
     Ok(CalibrationEntry {
@@ -173,7 +173,7 @@ fn entry(
     })
 }
 
-/// The outcome of a pipeline's calibration by one meter, in words.
+/// The outcome of a pipeline's calibration by one meter, as text.
 pub struct Outcome {
     pub pipeline: String,
     pub text: String,
@@ -190,7 +190,7 @@ pub fn at_start(
     let mut outcomes = Vec::new();
     let folder = state_dir::folder(config.state_dir.as_deref());
     let present = Calibrations::read_or_none(&folder);
-    let children = prepared.tools.launcher.children.clone();
+    let children = prepared.engine_context.launcher.children.clone();
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         progress();
         let Some(built) = &prepared.built else { continue };
@@ -198,7 +198,7 @@ pub fn at_start(
         if built.place.is_none() {
             outcomes.push(refused(
                 name,
-                &"its delegate is not known until the stream has given windows; `edgewatt calibrate` does not need them",
+                &"its delegate waits for windows of the stream, to be compared first; use `edgewatt calibrate` instead",
             ));
             continue;
         }
@@ -247,13 +247,13 @@ fn missing(power: &Power, children: &Children, known: impl Fn(&MeterIdentity) ->
     all.meters.into_iter().zip(known).filter(|(_, known)| !known).map(|(meter, _)| meter).collect()
 }
 
-/// Saves the results of a calibration; returns them in words.
+/// Saves the results of a calibration. Returns them as text.
 fn save(folder: &Path, calibration: &Calibration) -> Vec<Outcome> {
     let pipeline = &calibration.pipeline;
     let outcome = |(meter, result): &(MeterIdentity, Result<CalibrationEntry, String>)| match result {
         Ok(entry) => {
             let (meter, net_j, expanded_j) = (&meter.name, entry.net_j, entry.expanded_j);
-            let text = format!("calibrated by {meter}: {net_j:.3e} +- {expanded_j:.1e} J net an inference");
+            let text = format!("calibrated by {meter}: {net_j:.3e} +- {expanded_j:.1e} J net per inference");
             tracing::info!(pipeline, "{text}");
             Outcome { pipeline: pipeline.clone(), text }
         }
@@ -265,7 +265,7 @@ fn save(folder: &Path, calibration: &Calibration) -> Vec<Outcome> {
     if !entries.is_empty()
         && let Err(error) = Calibrations::add(folder, &entries)
     {
-        let text = format!("the calibration is not kept: {error}");
+        let text = format!("cannot save the calibration: {error}");
         tracing::warn!(pipeline, "{text}");
         outcomes.push(Outcome { pipeline: pipeline.clone(), text });
     }
@@ -277,7 +277,7 @@ fn configured_engine<'a>(
     prepared: &'a mut PreparedPipeline,
     input: &[f32],
 ) -> Result<&'a mut BuiltEngine, CalibrateError> {
-    let none = || CalibrateError::NoEngine("it has no engine".to_owned());
+    let none = || CalibrateError::NoEngine("the pipeline has no engine".to_owned());
     let built = prepared.built.as_ref().ok_or_else(none)?;
     if built.place.is_none() {
         let values = prepared.builder.path.last().values();
@@ -302,7 +302,7 @@ fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     (0..rows).try_for_each(|row| engine.set_input(row, window))
 }
 
-/// The meters while a thread reads them.
+/// The meters, while a thread reads them.
 struct Reading {
     meters: Vec<MeterIdentity>,
     traces: Arc<Mutex<Vec<Trace>>>,
@@ -341,7 +341,7 @@ impl Reading {
         Plan { run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
     }
 
-    /// Ends the thread; returns the meters and what each has shown.
+    /// Ends the thread. Returns the meters and the readings of each.
     fn finish(self) -> (Vec<MeterIdentity>, Vec<Trace>) {
         self.stop.request();
         // Even after an error the readings are valid; too few of them are refused later.
@@ -361,7 +361,7 @@ struct Done {
     other_cores: Option<f64>,
 }
 
-/// Carries the plan out: idle intervals and runs in turn.
+/// Carries out the plan: idle intervals and runs in turn.
 fn run_back_to_back(
     engine: &mut dyn Engine,
     plan: Plan,
@@ -369,7 +369,7 @@ fn run_back_to_back(
     children: &Children,
 ) -> Result<Done, CalibrateError> {
     let others = Others::new(children.clone());
-    // Processor time of other programs, and time passed: in idle intervals, and in runs.
+    // Processor time of other programs, and elapsed time: in idle intervals, and in runs.
     let mut used = [(Some(Duration::ZERO), Duration::ZERO); 2];
     let mut runs = Vec::with_capacity(plan.runs);
     run_for(engine, WARM_UP, 1, stop)?;
@@ -389,7 +389,7 @@ fn run_back_to_back(
     Ok(Done { runs, other_cores: busy.zip(idle).map(|(busy, idle)| busy - idle) })
 }
 
-/// Invokes the engine back to back for that time, and at least so often.
+/// Invokes the engine back to back for at least that time and that number of inferences.
 fn run_for(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Run, CalibrateError> {
     let start = MonoTime::now();
     let (until, batch) = (start + length, engine.batch() as u64);

@@ -1,8 +1,8 @@
-//! The calibrations in the state directory: of which model by which delegate under which meter.
+//! The calibrations in the state directory, by model, delegate and meter.
 //!
-//! Owns the file `calibrations.json` and what must be the same for an entry to count. The types here are those of the file,
-//! apart from the configuration's, so that these can change. The file is read at the start and at each reload; if it cannot
-//! be read, that is logged and never fatal.
+//! Owns the file `calibrations.json`, and what must be the same for an entry to count. The file has its own types here, so
+//! that the configuration's types can change. The file is read at the start and at each reload; if it cannot be read, that
+//! is logged and not fatal.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,10 +20,10 @@ use crate::publish::payload::DelegateState;
 use crate::units::WallTime;
 
 const FILE: &str = "calibrations.json";
-/// The version of the file's form. A change that an older edgewatt would misread needs the next one.
+/// The version of the file's format. Increase it with a change that an older edgewatt would misread.
 const VERSION: u32 = 1;
 
-/// The engine that was calibrated. An entry counts only for an engine that is the same in all of this.
+/// The engine that was calibrated. An entry counts only for an engine with the same values in all fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineIdentity {
     pub model_sha256: String,
@@ -34,7 +34,7 @@ pub struct EngineIdentity {
     pub library_version: Option<String>,
     pub runtime_version: String,
     pub batch: usize,
-    /// What the delegate was seen to take of the model, as it is published.
+    /// Which part of the model the delegate was observed to run, as it is published.
     pub proof: serde_json::Value,
 }
 
@@ -43,7 +43,7 @@ pub struct EngineIdentity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DelegateIdentity(BTreeMap<String, serde_json::Value>);
 
-/// The meter: the same kind under the same name covers the same part of the machine.
+/// Identifies a meter. The same kind with the same name covers the same part of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterIdentity {
     pub name: String,
@@ -77,7 +77,7 @@ pub struct CalibrationEntry {
 }
 
 impl CalibrationEntry {
-    /// Returns whether its figures are possible.
+    /// Returns whether its values are possible.
     fn is_sound(&self) -> bool {
         [self.net_j, self.u_j, self.busy_ns].iter().all(|value| value.is_finite() && *value > 0.0)
     }
@@ -88,7 +88,7 @@ impl CalibrationEntry {
 pub enum CalibrationsError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// The file is left as it is: a newer edgewatt or a person may be able to use it.
+    /// The file is not changed, because a newer edgewatt may be able to use it.
     #[error("{}: {reason}; move it away, and calibrate again", path.display())]
     Unreadable { path: PathBuf, reason: String },
 }
@@ -100,7 +100,7 @@ struct File {
     entries: Vec<CalibrationEntry>,
 }
 
-/// The part of a file that tells its version.
+/// The part of a file that holds its version.
 #[derive(Debug, Deserialize)]
 struct Version {
     v: u32,
@@ -124,7 +124,7 @@ impl EngineIdentity {
             kind,
             isolation: state.proof.isolation.to_owned(),
             library_version: state.proof.library_version.clone(),
-            runtime_version: builder.tools.runtime.version.clone(),
+            runtime_version: builder.context.runtime.version.clone(),
             batch: builder.batch,
             // A map with strings as keys can always be encoded.
             proof: serde_json::to_value(&state.proof.engine).unwrap_or_default(),
@@ -148,7 +148,7 @@ impl MeterIdentity {
 }
 
 impl CalibrationEntry {
-    /// Returns what the attribution of energy uses of it.
+    /// Returns the part that the attribution of energy uses.
     pub fn calibrated(&self) -> Calibrated {
         Calibrated { net_j: self.net_j, u_j: self.u_j, busy_s: self.busy_ns / 1e9, time: self.time_ms }
     }
@@ -176,14 +176,14 @@ impl Calibrations {
         let file: File = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
         match file.entries.iter().find(|entry| !entry.is_sound()) {
             Some(entry) => Err(unreadable(format!(
-                "the entry of {} by {} has impossible figures",
+                "the entry of {} by {} has impossible values",
                 entry.engine.delegate, entry.meter.name
             ))),
             None => Ok(Self(file.entries)),
         }
     }
 
-    /// As [`read`](Self::read); an error is logged, and there are no calibrations then.
+    /// Like [`read`](Self::read), but logs an error and then returns no calibrations.
     pub fn read_or_none(folder: &Path) -> Self {
         Self::read(folder).unwrap_or_else(|error| {
             tracing::warn!("cannot use the calibrations: {error}");
@@ -200,7 +200,7 @@ impl Calibrations {
     pub fn add(folder: &Path, entries: &[CalibrationEntry]) -> Result<PathBuf, CalibrationsError> {
         let path = folder.join(FILE);
         let failed = |source: io::Error| CalibrationsError::Io { path, source };
-        // `edgewatt calibrate` may run at the same time as the daemon: neither may undo what the other has written.
+        // `edgewatt calibrate` may run at the same time as the daemon, and neither must overwrite the other's entries.
         let _lock = match state_dir::lock(folder) {
             Ok(lock) => lock,
             Err(error) => return Err(failed(error)),

@@ -7,15 +7,18 @@ use super::schema::{buffer, model};
 pub struct Buffers<'s, 'a> {
     source: &'s Source<'a>,
     tables: Tables<'s, 'a>,
-    /// Buffers that hold anything.
+    /// Number of buffers that hold data.
     pub filled: usize,
     pub bytes: u64,
-    /// Buffers that `offset` and `size` place outside the flatbuffer.
+    /// Number of buffers that `offset` and `size` place outside the flatbuffer.
     pub outside: usize,
 }
 
 impl<'s, 'a> Buffers<'s, 'a> {
-    /// Finds all buffers of `root`; errors: `Truncated` when one doesn't end within the file.
+    /// Finds all buffers of `root`.
+    ///
+    /// # Errors
+    /// `Truncated` if one does not end within the file.
     pub fn read(source: &'s Source<'a>, root: Table<'s, 'a>) -> Result<Self, ModelError> {
         let tables = root.tables(model::BUFFERS)?;
         let mut buffers = Self { source, tables, filled: 0, bytes: 0, outside: 0 };
@@ -29,7 +32,7 @@ impl<'s, 'a> Buffers<'s, 'a> {
         Ok(buffers)
     }
 
-    /// The bytes of buffer `index`; `from` is the place and the field that name it.
+    /// Returns the bytes of buffer `index`; `from` is the position and the field that name it.
     pub fn data(&self, index: u32, from: (usize, &'static str)) -> Result<&'a [u8], ModelError> {
         self.contents(self.tables.get(i64::from(index), from)?)
     }
@@ -47,7 +50,8 @@ impl<'s, 'a> Buffers<'s, 'a> {
     }
 }
 
-/// Offset from the start of the file and size of data outside the flatbuffer; the schema says that offsets up to 1 mean none.
+/// Returns the offset from the start of the file and the size of data outside the flatbuffer. By the schema, offsets up to 1
+/// mean none.
 fn placed_outside(table: Table) -> Result<Option<(u64, u64)>, ModelError> {
     let offset = table.u64(buffer::OFFSET)?.filter(|&offset| offset > 1);
     let size = table.u64(buffer::SIZE)?.unwrap_or(0);

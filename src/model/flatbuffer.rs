@@ -1,4 +1,4 @@
-//! A flatbuffer read in place: tables, vectors and strings of bytes that nobody has verified.
+//! Reads a flatbuffer in place: tables, vectors and strings in unverified bytes.
 //!
 //! Every offset is checked against the file. Every table and vector is also charged to a budget of a few times the file's
 //! length: a file written by an encoder reaches each of its bytes about once, so only a file whose vectors point again
@@ -16,17 +16,17 @@ pub struct Field {
     pub name: &'static str,
 }
 
-/// The bytes of a flatbuffer and what reading them may still cost.
+/// The bytes of a flatbuffer, and the budget that is left for reading them.
 pub struct Source<'a> {
     bytes: &'a [u8],
     budget: Cell<usize>,
 }
 
-/// The least that a table is charged. An empty one takes 8 bytes of the file with its place in a vector, so that a file
-/// of nothing but those still stays within the budget.
+/// The least charge for a table. An empty table takes 8 bytes of the file with its entry in a vector, so a file of only
+/// such tables stays within the budget.
 const TABLE_COST: usize = 16;
 const BUDGET_PER_BYTE: usize = 4;
-/// For what a tiny file costs beyond its own bytes.
+/// Added to the budget for tiny files, which cost more than their own bytes.
 const BUDGET_FLOOR: usize = 64 << 10;
 
 impl<'a> Source<'a> {
@@ -35,12 +35,12 @@ impl<'a> Source<'a> {
         Self { bytes, budget }
     }
 
-    /// The table that the file's first four bytes point at.
+    /// Returns the table that the file's first four bytes point at.
     pub fn root<'s>(&'s self, name: &'static str) -> Result<Table<'s, 'a>, ModelError> {
         self.follow(0, name).and_then(|at| self.table(at, name))
     }
 
-    /// `len` bytes at `at`, charged to the budget.
+    /// Returns `len` bytes at `at`, and charges them to the budget.
     pub fn slice(&self, at: usize, len: usize, field: &'static str) -> Result<&'a [u8], ModelError> {
         let slice = self.peek(at, len, field)?;
         self.charge(at, len, field)?;
@@ -68,7 +68,7 @@ impl<'a> Source<'a> {
         slice.try_into().map_err(|_| ModelError::malformed(at, field, format!("{N} bytes")))
     }
 
-    /// The place that the unsigned offset stored at `at` points to.
+    /// Returns the position that the unsigned offset stored at `at` points to.
     fn follow(&self, at: usize, field: &'static str) -> Result<usize, ModelError> {
         let offset = u32::from_le_bytes(self.array(at, field)?) as usize;
         if offset == 0 {
@@ -92,7 +92,7 @@ impl<'a> Source<'a> {
         Ok(Table { source: self, at, slots })
     }
 
-    /// The place and the bytes of a vector's entries, each of `width` bytes.
+    /// Returns the position and the bytes of a vector's entries, each of `width` bytes.
     fn vector(&self, at: usize, width: usize, field: &'static str) -> Result<(usize, &'a [u8]), ModelError> {
         let count = u32::from_le_bytes(self.array(at, field)?) as usize;
         let len = count.checked_mul(width);
@@ -111,7 +111,7 @@ pub struct Table<'s, 'a> {
 }
 
 impl<'s, 'a> Table<'s, 'a> {
-    /// Where `field` is stored, if it is.
+    /// Returns the position of `field`, if it is present.
     fn place(&self, field: Field) -> Option<usize> {
         let entry = 4 + 2 * field.slot;
         match self.slots.get(entry..entry + 2) {
@@ -149,7 +149,7 @@ impl<'s, 'a> Table<'s, 'a> {
         self.source.charge(self.at, bytes, field)
     }
 
-    /// True when the file holds the table, vector or string `field`.
+    /// Returns whether the table, vector or string `field` is present.
     pub fn has(&self, field: Field) -> bool {
         self.place(field).is_some()
     }
@@ -160,12 +160,12 @@ impl<'s, 'a> Table<'s, 'a> {
         self.source.vector(at, width, field.name).map(Some)
     }
 
-    /// The bytes of a vector of bytes, empty when absent.
+    /// Returns the bytes of a vector of bytes; empty if it is absent.
     pub fn bytes(&self, field: Field) -> Result<&'a [u8], ModelError> {
         Ok(self.vector(field, 1)?.map_or(&[], |(_, bytes)| bytes))
     }
 
-    /// A string; what is not UTF-8 in it is replaced.
+    /// Returns a string, in which invalid UTF-8 is replaced.
     pub fn string(&self, field: Field) -> Result<Option<String>, ModelError> {
         let bytes = self.vector(field, 1)?;
         Ok(bytes.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()))
@@ -188,7 +188,7 @@ impl<'s, 'a> Table<'s, 'a> {
         self.scalars(field, f32::from_le_bytes)
     }
 
-    /// A vector of tables, empty when absent.
+    /// Returns a vector of tables; empty if it is absent.
     pub fn tables(&self, field: Field) -> Result<Tables<'s, 'a>, ModelError> {
         let (at, entries) = self.vector(field, 4)?.unwrap_or((self.at, &[]));
         Ok(Tables { source: self.source, at, count: entries.len() / 4, name: field.name })
@@ -201,7 +201,7 @@ impl<'s, 'a> Table<'s, 'a> {
     }
 }
 
-/// A vector of tables, each read when it is asked for.
+/// A vector of tables, each of which is read on access.
 #[derive(Clone, Copy)]
 pub struct Tables<'s, 'a> {
     source: &'s Source<'a>,
@@ -211,7 +211,7 @@ pub struct Tables<'s, 'a> {
 }
 
 impl<'s, 'a> Tables<'s, 'a> {
-    /// Entry `index`; an error names `from`, the place and field that hold the index.
+    /// Returns entry `index`. An error names `from`, the position and field that hold the index.
     pub fn get(&self, index: i64, from: (usize, &'static str)) -> Result<Table<'s, 'a>, ModelError> {
         let inside = usize::try_from(index).ok().filter(|&index| index < self.count);
         let Some(inside) = inside else {

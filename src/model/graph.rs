@@ -1,4 +1,4 @@
-//! One subgraph: its inputs and outputs, its operators, and which constants they use as weights.
+//! Describes a subgraph: its inputs and outputs, its operators, and which constants they use as weights.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,9 +11,9 @@ use super::schema::{model, operator as op_schema, operator_code, subgraph, tenso
 use super::tensor::TensorSummary;
 use super::weights::{Collector, Use};
 
-/// In place of an input that an operator does without.
+/// The index of an optional input that is not given.
 const NO_TENSOR: i32 = -1;
-/// Operators in a row that only pass values on; converters write two or three.
+/// Most operators in a row that only pass values on; converters write two or three.
 const MAX_HOPS: usize = 8;
 
 /// A subgraph's description.
@@ -47,14 +47,14 @@ impl Subgraph {
 pub struct OutputSummary {
     #[serde(flatten)]
     pub tensor: TensorSummary,
-    /// The operator that writes this tensor; `None` when it is an input or a constant.
+    /// The operator that writes this tensor; `None` if it is an input or a constant.
     pub produced_by: Option<String>,
     /// The operator that computed the values, looking through those that only change layout or number format:
     /// with `SOFTMAX` or `LOGISTIC` they are probabilities already.
     pub computed_by: Option<String>,
 }
 
-/// How often an operator occurs.
+/// The number of times that an operator occurs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OperatorCount {
     /// The schema's name, a custom operator's own, or `UNKNOWN_<code>`.
@@ -131,7 +131,7 @@ struct Operator<'c> {
 struct Graph<'c, 's, 'a> {
     tensors: Tables<'s, 'a>,
     operators: Vec<Operator<'c>>,
-    /// The place in `operators` of the one that writes a tensor.
+    /// For each tensor, the index in `operators` of the one that writes it.
     producers: HashMap<i32, usize>,
 }
 
@@ -157,7 +157,7 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
         Ok(graph)
     }
 
-    /// An operator's tensor indices, each checked or -1.
+    /// Returns an operator's tensor indices, each checked or -1.
     fn indices(&self, table: Table, field: Field) -> Result<Vec<i32>, ModelError> {
         let indices = table.i32s(field)?;
         let inside = |index: i32| usize::try_from(index).is_ok_and(|index| index < self.tensors.count);
@@ -176,7 +176,7 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
         self.producers.get(&tensor).and_then(|&position| self.operators.get(position))
     }
 
-    /// The tensor whose values `tensor` holds, looking through operators for which `passes` is true.
+    /// Returns the tensor whose values `tensor` holds: follows it back through operators for which `passes` is true.
     fn origin(&self, tensor: i32, passes: fn(&str) -> bool) -> i32 {
         let mut origin = tensor;
         for _ in 0..MAX_HOPS {

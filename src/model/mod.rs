@@ -1,4 +1,4 @@
-//! What a .tflite file says of itself, read from untrusted bytes without running it.
+//! Reads the description of a model from a .tflite file: untrusted bytes, which are not run.
 //!
 //! Owns the reading of the file format; leaves running to the engine and printing to `cli::inspect`. Nothing here panics,
 //! recurses, or allocates more than a small multiple of the file's length. Runs once for each model, at start.
@@ -29,10 +29,10 @@ pub use weights::{Kernel, Weights};
 const IDENTIFIER: &[u8; 4] = b"TFL3";
 const SCHEMA_VERSION: u32 = 3;
 const MIN_RUNTIME_VERSION: &str = "min_runtime_version";
-/// A flatbuffer's offsets reach no further; the largest model that a device of this class holds is far smaller.
+/// The limit of a flatbuffer's offsets. Models for edge devices are far smaller.
 const MAX_FILE_BYTES: u64 = 2 << 30;
 
-/// Why a model file could not be read; in every case the model is to be refused.
+/// Why a model file could not be read. The caller refuses the model in every case.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("cannot read model {}: {error}", path.display())]
@@ -55,7 +55,7 @@ impl ModelError {
     }
 }
 
-/// A model's description of itself.
+/// The description of a model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelSummary {
     pub file_bytes: usize,
@@ -69,19 +69,19 @@ pub struct ModelSummary {
     pub other_subgraphs: Vec<Subgraph>,
     pub weights: Weights,
     pub buffers: BufferSummary,
-    /// Keeps values from one invoke to the next, in variable tensors or resource variables of any subgraph.
-    /// A custom operator may do so unseen.
+    /// The model keeps values from one invoke to the next, in variable tensors or resource variables of any subgraph. State
+    /// inside a custom operator cannot be detected.
     pub stateful: bool,
     pub signatures: Vec<Signature>,
     pub metadata: Vec<String>,
 }
 
-/// What the file stores as data: weights, other constants and metadata.
+/// The data in the file: weights, other constants and metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct BufferSummary {
     pub filled: usize,
     pub bytes: u64,
-    /// Stored in the file behind the flatbuffer, as in models over 2 GiB.
+    /// Number of buffers in the file after the flatbuffer, as in models over 2 GiB.
     pub outside_flatbuffer: usize,
 }
 
@@ -93,13 +93,19 @@ pub struct Signature {
 }
 
 impl ModelSummary {
-    /// Reads the regular file at `path`; errors are `Read`, or `InFile` around what [`Self::from_bytes`] says.
+    /// Reads the regular file at `path`.
+    ///
+    /// # Errors
+    /// `Read`, or `InFile` around an error of [`Self::from_bytes`].
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
         let bytes = read_file(path).map_err(|error| ModelError::Read { path: path.to_owned(), error })?;
         Self::from_bytes(&bytes).map_err(|error| ModelError::InFile { path: path.to_owned(), error: Box::new(error) })
     }
 
-    /// Reads a whole .tflite file; errors: `NotTflite`, `Truncated`, `Index`, `Malformed`.
+    /// Reads the bytes of a whole .tflite file.
+    ///
+    /// # Errors
+    /// `NotTflite`, `Truncated`, `Index`, `Malformed`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ModelError> {
         check_identifier(bytes)?;
         let source = Source::new(bytes);
@@ -134,9 +140,9 @@ impl ModelSummary {
     }
 }
 
-/// Reads a regular file that is not absurdly large.
+/// Reads a regular file of at most [`MAX_FILE_BYTES`].
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a FIFO would wait for its writer, and a device never ends.
+    // Checked first, because opening a FIFO waits for a writer, and reading a device never ends.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
@@ -180,7 +186,7 @@ fn read_signatures(root: Table) -> Result<Vec<Signature>, ModelError> {
     root.tables(model::SIGNATURE_DEFS)?.iter().map(|table| signature(table?)).collect()
 }
 
-/// The names of all metadata, and the content of the one that names a runtime version.
+/// Returns the names of all metadata, and the runtime version if one of them holds it.
 fn read_metadata(root: Table, buffers: &Buffers) -> Result<(Vec<String>, Option<String>), ModelError> {
     let mut names = Vec::new();
     let mut min_runtime_version = None;

@@ -8,7 +8,7 @@ pub const CUSTOM: i32 = 32;
 /// The operator that opens a variable which outlives an invoke.
 pub const VAR_HANDLE: &str = "VAR_HANDLE";
 
-/// What a constant input is to the operator that reads it.
+/// The role of a constant input in the operator that reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operand {
     /// Multiplied with activations, or looked up row by row: a weight.
@@ -19,7 +19,7 @@ pub enum Operand {
     Other,
 }
 
-/// The role of input `position` of the builtin operator `name`.
+/// Returns the role of input `position` of the builtin operator `name`.
 pub fn operand(name: &str, position: usize) -> Operand {
     let (kernels, biases): (&[usize], &[usize]) = match name {
         "CONV_2D" | "DEPTHWISE_CONV_2D" | "FULLY_CONNECTED" | "CONV_3D" => (&[1], &[2]),
@@ -44,17 +44,17 @@ pub fn operand(name: &str, position: usize) -> Operand {
     }
 }
 
-/// True for builtin operators that store the same values in another number format.
+/// Returns whether a builtin operator only stores the same values in another number format.
 pub fn unpacks(name: &str) -> bool {
     matches!(name, "DEQUANTIZE" | "DENSIFY")
 }
 
-/// True for builtin operators whose output holds their first input's values in another layout or number format.
+/// Returns whether a builtin operator's output holds its first input's values in another layout or number format.
 pub fn passes_values(name: &str) -> bool {
     unpacks(name) || matches!(name, "QUANTIZE" | "RESHAPE" | "SQUEEZE" | "EXPAND_DIMS")
 }
 
-/// The schema's name of a builtin operator, `UNKNOWN_<code>` for one that came later.
+/// Returns the schema's name of a builtin operator; `UNKNOWN_<code>` for one that is newer.
 pub fn name(code: i32) -> String {
     usize::try_from(code)
         .ok()

@@ -1,4 +1,4 @@
-//! Where the TFLite schema keeps what the summary needs: vtable slots by table.
+//! The vtable slots of the fields that the summary reads, by table of the TFLite schema.
 //!
 //! A slot is a field's position in its table, unions counting twice; from `schema.fbs` 3c in
 //! `tensorflow/compiler/mlir/lite/schema`, `EXTERNAL_BUFFER` from the schema that ai-edge-litert 2.3.0 carries.

@@ -1,4 +1,4 @@
-//! One tensor as the file describes it: name, element type, shape and quantisation.
+//! Describes one tensor as in the file: name, element type, shape and quantisation.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl ElementType {
         usize::try_from(self.0).ok().and_then(|code| ELEMENT_TYPES.get(code)).copied()
     }
 
-    /// Bits that one element takes, `None` where that isn't fixed or the type is unknown.
+    /// Returns the bits of one element; `None` if they are not fixed or the type is unknown.
     pub fn bits(self) -> Option<u8> {
         self.facts().and_then(|(_, bits)| bits)
     }
@@ -58,7 +58,7 @@ impl Serialize for ElementType {
     }
 }
 
-/// How stored integers stand for real values: `real = scale * (stored - zero_point)`.
+/// How stored integers represent real values: `real = scale * (stored - zero_point)`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantization {
@@ -72,12 +72,12 @@ pub enum Quantization {
         scales: Vec<f32>,
         zero_points: Vec<i64>,
     },
-    /// Blockwise or custom: scale and zero point don't describe it.
+    /// Blockwise or custom; not described by scale and zero point.
     Other,
 }
 
 impl Quantization {
-    /// The stored value of the real number 0 where all channels share one.
+    /// Returns the stored value of the real number 0, if all channels share one.
     pub fn zero_point(&self) -> Option<i64> {
         match self {
             Self::PerTensor { zero_point, .. } => Some(*zero_point),
@@ -89,7 +89,8 @@ impl Quantization {
         }
     }
 
-    /// Errors: `Malformed` when scales and zero points differ in number, which the runtime refuses too.
+    /// # Errors
+    /// `Malformed` if scales and zero points differ in number, which the runtime refuses too.
     fn read(table: Table) -> Result<Option<Self>, ModelError> {
         if table.has(quantization::DETAILS) {
             return Ok(Some(Self::Other));
@@ -111,7 +112,7 @@ impl Quantization {
     }
 }
 
-/// A tensor's own description, without its data.
+/// The description of a tensor, without its data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorSummary {
     /// Position in its subgraph's tensor list.
@@ -123,7 +124,7 @@ pub struct TensorSummary {
     /// The dimensions with -1 where the caller may choose; equal to `shape` when the file marks none.
     pub shape_signature: Vec<i32>,
     pub quantization: Option<Quantization>,
-    /// Keeps its value from one invoke to the next.
+    /// The tensor keeps its value from one invoke to the next.
     pub variable: bool,
     /// Stored in TFLite's sparse format: only the non-zero blocks are in the file.
     pub sparse_format: bool,

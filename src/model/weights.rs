@@ -1,9 +1,9 @@
 //! The trained values in a model: how many, in how many bytes, and how many of them are zero.
 //!
 //! A *kernel* is a constant that an operator multiplies with activations or looks up row by row, directly or through
-//! DEQUANTIZE or DENSIFY; its values are the weights. Biases are counted apart, shapes, axes and other constants not at
-//! all. A buffer that several tensors share counts once. A weight is zero when it is stored as the zero point, or left
-//! out by TFLite's sparse format. What a custom operator carries in its own options cannot be seen.
+//! DEQUANTIZE or DENSIFY; its values are the weights. Biases are counted separately; shapes, axes and other constants are
+//! not counted. A buffer that several tensors share counts once. A weight is zero if it is stored as the zero point, or left
+//! out by TFLite's sparse format. Weights in the options of a custom operator cannot be seen.
 
 use std::collections::HashSet;
 
@@ -26,11 +26,11 @@ pub struct Kernel {
     pub tensor: TensorSummary,
     /// Elements of the tensor's shape.
     pub weights: u64,
-    /// `None` when they cannot be counted: data in another file, or a type or zero point that has no single zero.
+    /// `None` if they cannot be counted: data in another file, or a type or zero point without a single zero.
     pub zero_weights: Option<u64>,
-    /// Zero weights of this kernel's weights, 0 to 1.
+    /// The share of zero weights in this kernel, 0 to 1.
     pub sparsity: Option<f64>,
-    /// `None` when the data is in another file.
+    /// `None` if the data is in another file.
     pub bytes: Option<u64>,
 }
 
@@ -39,9 +39,9 @@ pub struct Kernel {
 pub struct Weights {
     pub kernels: Vec<Kernel>,
     pub kernel_weights: u64,
-    /// `None` when there is a kernel whose zeros cannot be counted.
+    /// `None` if there is a kernel whose zeros cannot be counted.
     pub kernel_zero_weights: Option<u64>,
-    /// Zero weights of all weights, 0 to 1; `None` without kernels or without their zeros.
+    /// The share of zero weights, 0 to 1; `None` if there are no kernels or their zeros cannot be counted.
     pub sparsity: Option<f64>,
     pub kernel_bytes: u64,
     pub biases: usize,
@@ -55,7 +55,7 @@ pub struct Collector<'s, 'a> {
     weights: Weights,
 }
 
-/// Where a constant was found.
+/// A constant, and where it was found.
 pub struct Use<'t> {
     pub subgraph: usize,
     pub tensor_index: usize,
@@ -116,7 +116,7 @@ impl<'s, 'a> Collector<'s, 'a> {
     pub fn finish(self) -> Weights {
         let mut weights = self.weights;
         let zeros = weights.kernels.iter().map(|kernel| kernel.zero_weights);
-        // Shapes in sparse format are claims that no data backs, so their sum may be absurd.
+        // In sparse format a shape can claim any size, so the sum may overflow.
         weights.kernel_zero_weights = zeros.reduce(|sum, zeros| Some(sum?.saturating_add(zeros?))).unwrap_or(Some(0));
         weights.sparsity = weights.kernel_zero_weights.and_then(|zeros| fraction(zeros, weights.kernel_weights));
         weights
@@ -135,7 +135,7 @@ fn element_count(summary: &TensorSummary, at: usize) -> Result<u64, ModelError> 
     })
 }
 
-/// The runtime refuses such a tensor too, so a count over what is there would describe a model that nobody can run.
+/// Returns an error if the data does not have the size of the shape. The runtime refuses such a model too.
 fn check_size(summary: &TensorSummary, weights: u64, found: u64, at: usize) -> Result<(), ModelError> {
     let Some(bits) = summary.element.bits() else { return Ok(()) };
     let needed = weights.checked_mul(u64::from(bits)).map(|bits| bits.div_ceil(8));
@@ -146,7 +146,7 @@ fn check_size(summary: &TensorSummary, weights: u64, found: u64, at: usize) -> R
     Err(ModelError::malformed(at, tensor::BUFFER.name, expected))
 }
 
-/// Weights of value zero: those stored so, and those that a sparse format leaves out.
+/// Returns the number of weights that are zero: those stored as zero, and those that a sparse format leaves out.
 fn count_zeros(summary: &TensorSummary, weights: u64, data: &[u8]) -> Option<u64> {
     let zero_point = match &summary.quantization {
         Some(quantization) => quantization.zero_point()?,
@@ -173,7 +173,7 @@ fn count<const N: usize>(data: &[u8], is_zero: impl Fn([u8; N]) -> bool) -> u64 
     data.as_chunks().0.iter().filter(|&&word| is_zero(word)).count() as u64
 }
 
-/// Two elements a byte, the first in the low half.
+/// Unpacks two elements from each byte, the first from the low half.
 fn count_int4(data: &[u8], elements: u64, zero_point: i64) -> u64 {
     let halves = data.iter().flat_map(|&byte| [(byte << 4).cast_signed() >> 4, byte.cast_signed() >> 4]);
     let elements = usize::try_from(elements).unwrap_or(usize::MAX);

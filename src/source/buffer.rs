@@ -3,10 +3,10 @@
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::StreamSpec;
 
-/// Far above any real use, far below what memory cannot hold.
+/// Far above any real use, and still fits into memory.
 const MAX_FRAMES: usize = 1 << 22;
 const DEFAULT_SECONDS: f64 = 2.0;
-/// A buffer that is sized by time has at least this: it costs little and saves wake-ups.
+/// The least size of a buffer that is sized by time. It costs little and saves wake-ups.
 const MIN_BYTES: usize = 128 * 1024;
 
 choice! {

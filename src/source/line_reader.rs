@@ -1,4 +1,4 @@
-//! Bytes to lines, and the lines of one writer to frames.
+//! Cuts bytes into lines, and feeds the lines of one writer as frames.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -10,10 +10,10 @@ use super::{FrameSink, SourceError};
 use crate::stop::Waited;
 use crate::units::MonoTime;
 
-/// A longer line is rejected, and skipped without being kept.
+/// A longer line is rejected and skipped; it is not stored.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Cuts what it reads into lines; holds at most one that is not complete.
+/// Cuts what it reads into lines; holds at most one incomplete line.
 pub struct LineReader {
     buffer: Vec<u8>,
     start: usize,
@@ -22,7 +22,7 @@ pub struct LineReader {
     skipping: bool,
 }
 
-/// What the bytes read so far hold.
+/// What was found in the bytes read so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// A line, with its newline.
@@ -81,7 +81,7 @@ impl LineReader {
         }
     }
 
-    /// What is left behind the last newline, once the stream has ended.
+    /// Returns what follows the last newline, after the stream has ended.
     pub fn rest(&mut self) -> Line<'_> {
         let rest = self.start..self.end;
         self.start = self.end;
@@ -95,7 +95,7 @@ impl LineReader {
     }
 }
 
-/// Reads one writer's lines until it leaves or the program is to stop.
+/// Reads one writer's lines until it closes the stream or a stop is requested.
 pub fn stream(
     from: &mut (impl Read + AsFd),
     name: &Path,

@@ -20,7 +20,7 @@ use crate::stop::Waited;
 use crate::stream::StreamSpec;
 use crate::units::MonoTime;
 
-/// After a writer's fault, how long the next one waits: a writer that tries for ever must not take a core.
+/// The pause after a writer's fault, so that a writer that keeps reconnecting does not use a whole core.
 const AFTER_FAULT: Duration = Duration::from_millis(100);
 
 table! {
@@ -105,7 +105,7 @@ impl SourceKind for Lines {
 pub struct LinesSource {
     from: Opened,
     parser: RecordParser,
-    /// End with the first writer instead of waiting for the next.
+    /// End after the first writer instead of waiting for the next one.
     once: bool,
 }
 
@@ -142,8 +142,8 @@ impl FrameProducer for LinesSource {
                 }
                 Opened::Fifo { fifo, path } => {
                     let streamed = stream(fifo, path, &mut self.parser, feed);
-                    // Opened anew for each writer, since an old descriptor reports the last one's end for ever; and
-                    // before the old one is closed, so that a writer in between finds a reader.
+                    // Opened again for each writer, because the old descriptor keeps reporting the last writer's end.
+                    // Opened before the old one is closed, so that a writer in between finds a reader.
                     *fifo = open_fifo(path)?;
                     streamed
                 }
@@ -163,7 +163,7 @@ impl FrameProducer for LinesSource {
                 Ok(ControlFlow::Continue(())) if self.once => return Ok(()),
                 Err(error) if self.once => return Err(error),
                 Ok(ControlFlow::Continue(())) => {}
-                // One writer's fault is not the next one's.
+                // After one writer's fault, the next one may do better.
                 Err(error) => {
                     feed.writer_refused(&error, MonoTime::now());
                     if feed
@@ -184,13 +184,13 @@ impl FrameProducer for LinesSource {
 impl Drop for LinesSource {
     fn drop(&mut self) {
         if let Opened::Socket { path, .. } = &self.from {
-            // The next daemon replaces a stale one too.
+            // A failure is harmless: the next daemon replaces a stale socket.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Errors where `path` is not a FIFO.
+/// Checks that `path` is a FIFO.
 pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|e| SourceError::io("open", path, e))?;
     if metadata.file_type().is_fifo() { Ok(()) } else { Err(SourceError::NotAFifo { path: path.to_owned() }) }
@@ -204,10 +204,10 @@ fn open_fifo(path: &Path) -> Result<File, SourceError> {
         .map_err(|e| SourceError::io("open", path, e))
 }
 
-/// Listens on a socket file of its own; one that nobody listens on any more is replaced.
+/// Creates a socket file and listens on it. Replaces a stale one, on which no process listens any more.
 ///
-/// A lock beside it tells a second daemon that the first one lives, without a connection to it, which the first would
-/// take for a writer.
+/// A lock file next to it shows a second daemon that the first one runs. A connection would show it too, but the first
+/// daemon would take that for a writer.
 fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");

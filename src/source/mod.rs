@@ -1,7 +1,7 @@
-//! Where frames come from. A source blocks in a thread of its own, `acquire`, and feeds one pipeline's ring.
+//! The sources of frames. A source blocks on its own thread, `acquire`, and feeds one pipeline's ring.
 //!
-//! Owns the family of sources and what each must say of itself before the start; how frames go over to the pipeline is
-//! `sink`'s business. What a window is, and what a gap does to it, is decided in `infer`.
+//! Owns the family of sources, and what each must describe before the start. Leaves to `sink` how frames reach the
+//! pipeline, and to `infer` what a window is and what a gap does to it.
 
 pub mod buffer;
 pub mod fields;
@@ -38,19 +38,19 @@ pub trait SourceKind {
     /// Returns the buffer's keys, and what happens when it is full unless they say otherwise.
     fn buffer(&self) -> (&Buffer, WhenFull);
 
-    /// Takes the source's place: opens the file, listens on the socket.
+    /// Opens the source: its file, its socket.
     ///
     /// # Errors
-    /// The stream cannot be had; the configuration is refused.
+    /// The source cannot be opened; the configuration is refused.
     fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError>;
 
-    /// Finds what would make [`SourceKind::open`] fail, without taking the source's place.
+    /// Finds what would make [`SourceKind::open`] fail, without opening the source.
     ///
     /// # Errors
-    /// As [`SourceKind::open`].
+    /// The same as those of [`SourceKind::open`].
     fn check_access(&self) -> Result<(), SourceError>;
 
-    /// Returns what only one pipeline can read, and the key that names it.
+    /// Returns the resource that only one pipeline can read, and the key that names it.
     fn exclusive(&self) -> Option<(String, &'static str)> {
         None
     }
@@ -60,7 +60,7 @@ pub trait SourceKind {
         None
     }
 
-    /// Returns the recording that the source plays, from which windows can be taken before the start.
+    /// Returns the recording that the source plays, if it does; windows can be taken from it before the start.
     fn recording(&self) -> Option<&Path> {
         None
     }
@@ -75,7 +75,7 @@ pub trait SourceKind {
         false
     }
 
-    /// Returns the smallest number of frames that come together.
+    /// Returns the smallest number of frames that arrive together.
     fn frames_per_block(&self) -> usize {
         1
     }
@@ -88,12 +88,12 @@ impl Source {
         buffer.when_full.unwrap_or(otherwise)
     }
 
-    /// Returns whether the stream has a time of its own.
+    /// Returns whether the stream has its own time.
     pub fn has_time(&self) -> bool {
         self.kind().records().is_none_or(|records| records.time.is_some())
     }
 
-    /// Returns whether the two cannot be open at the same time.
+    /// Returns whether the two sources exclude each other: they read the same resource.
     pub fn shares_with(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.kind().exclusive(), other.kind().exclusive());
         matches!((ours, theirs), (Some((ours, _)), Some((theirs, _))) if ours == theirs)
@@ -105,12 +105,12 @@ impl Source {
     }
 }
 
-/// What a source is opened with.
+/// The settings with which a source is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// The classes that a truth column may name.
     pub labels: Vec<String>,
-    /// A stream from outside ends with its first writer.
+    /// A stream from another program ends with its first writer.
     pub once: bool,
 }
 
@@ -119,11 +119,11 @@ pub trait FrameProducer: Send {
     /// Blocks until the stream has ended.
     ///
     /// # Errors
-    /// The stream ends; what was fed before stays good.
+    /// The stream has failed; frames that were fed before are good.
     fn run(self: Box<Self>, feed: &mut FrameSink) -> Result<(), SourceError>;
 }
 
-/// Why a stream cannot be had, or has ended; before the start it refuses the configuration.
+/// Why a source cannot be opened, or its stream has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("cannot {action} {}: {error}", path.display())]
@@ -132,11 +132,11 @@ pub enum SourceError {
     Header { path: PathBuf, error: HeaderError },
     #[error("{0} is not a FIFO; remove it and run `mkfifo {0}`", path.display())]
     NotAFifo { path: PathBuf },
-    #[error("{} is in use: another edgewatt listens there", path.display())]
+    #[error("{} is in use: another edgewatt listens on it", path.display())]
     SocketInUse { path: PathBuf },
     #[error("{} is not a regular file, as a recording must be", path.display())]
     NotAFile { path: PathBuf },
-    #[error("{} has no usable record; see the rejects in the log", path.display())]
+    #[error("{} has no usable record; the log says why records were rejected", path.display())]
     NothingAccepted { path: PathBuf },
 }
 

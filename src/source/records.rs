@@ -1,7 +1,7 @@
-//! One line of text to one sample: CSV or NDJSON, judged channel by channel.
+//! Turns a line of text, CSV or NDJSON, into a sample, and checks each channel.
 //!
-//! Lines come from outside: whatever they hold, the result is a sample or a reason to reject it. Nothing is
-//! allocated for a line once the buffers have grown to the longest one.
+//! Lines are untrusted: whatever they contain, the result is a sample or a reason to reject it. Allocates nothing for a
+//! line once the buffers have grown to the longest one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +40,7 @@ choice! {
 }
 
 impl TimeUnit {
-    /// Returns the nanoseconds in one.
+    /// Returns the number of nanoseconds in this unit.
     pub fn ns(self) -> f64 {
         match self {
             Self::S => 1e9,
@@ -133,7 +133,7 @@ impl Records {
         self.format == Format::Csv && self.header.unwrap_or(self.columns.is_none())
     }
 
-    /// Returns the stream that such lines make.
+    /// Returns the stream that is made from such lines.
     pub fn spec(&self) -> StreamSpec {
         StreamSpec {
             frame: Shape::new([self.channels.len()]),
@@ -145,12 +145,12 @@ impl Records {
     }
 }
 
-/// Why a line is no sample.
+/// Why a line is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reject {
-    /// Not CSV with the right number of columns, not a JSON object, or a value that is no number.
+    /// Not CSV with the right number of columns, not a JSON object, or a value that is not a number.
     Malformed,
-    /// A channel or the time is not there.
+    /// A channel or the time is missing.
     Missing,
     /// NaN or infinite.
     NotFinite,
@@ -160,7 +160,7 @@ pub enum Reject {
     TooLong,
     /// The stream ended inside the line.
     Unterminated,
-    /// A writer's first line does not name the columns.
+    /// A writer's first line does not name the columns in use.
     Header,
 }
 
@@ -175,7 +175,7 @@ impl Reject {
         Self::Header,
     ];
 
-    /// The name under which it is counted.
+    /// Returns the name under which it is counted.
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -201,11 +201,11 @@ pub struct HeaderError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     pub stream_ns: Option<i64>,
-    /// Index into the model's labels; `None` when the record has none or an unknown one.
+    /// Index into the model's labels; `None` if the record has no label or an unknown one.
     pub truth: Option<u16>,
 }
 
-/// What a column is used for.
+/// The use of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Channel(usize),
@@ -220,7 +220,7 @@ pub struct RecordParser {
     limits: Vec<[f32; 2]>,
     time_unit_ns: f64,
     labels: Vec<String>,
-    /// One role a CSV column; empty until the header was read.
+    /// One role for each CSV column; empty until the header was read.
     roles: Vec<Role>,
     values: Vec<f32>,
     fields: Fields,
@@ -250,12 +250,12 @@ impl RecordParser {
         self.records.has_header()
     }
 
-    /// Records carry a time of their own.
+    /// Returns whether records have their own time.
     pub fn has_time(&self) -> bool {
         self.records.time.is_some()
     }
 
-    /// The values of the last sample, one a channel.
+    /// Returns the values of the last sample, one for each channel.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
@@ -275,7 +275,7 @@ impl RecordParser {
         Ok(())
     }
 
-    /// Reads a line, with or without its newline.
+    /// Reads a line, with or without its newline; [`RecordParser::values`] then returns its values.
     pub fn parse(&mut self, line: &[u8]) -> Result<Record, Reject> {
         let record = match self.records.format {
             Format::Csv => self.parse_csv(line)?,
@@ -330,7 +330,7 @@ impl RecordParser {
     }
 
     fn parse_json(&mut self, line: &[u8]) -> Result<Record, Reject> {
-        // NaN marks what the object did not name; a JSON number is never NaN.
+        // NaN marks channels that are missing in the object; a JSON number is never NaN.
         self.values.fill(f32::NAN);
         let mut deserializer = serde_json::Deserializer::from_slice(line);
         let seed = JsonRecord {
@@ -367,7 +367,7 @@ fn nanoseconds(time: f64, unit_ns: f64) -> Result<i64, Reject> {
     Ok(ns.round() as i64)
 }
 
-/// The index of `text` among `labels`. Neighbouring records mostly have the same one, so the last is tried first.
+/// Returns the index of `text` among `labels`. Tries the last one first, because neighbouring records mostly have the same.
 fn known_label(labels: &[String], text: &[u8], last: &mut usize) -> Option<u16> {
     if labels.get(*last).is_none_or(|label| label.as_bytes() != text) {
         *last = labels.iter().position(|label| label.as_bytes() == text)?;
@@ -419,7 +419,7 @@ impl<'de> Visitor<'de> for JsonRecord<'_> {
     }
 }
 
-/// A string, borrowed from the line where it has no escapes.
+/// A string; borrowed from the line if it has no escapes.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -442,7 +442,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// The true class as a string; a null or a number names no class.
+/// The true class if it is a string; a null or a number does not name a class.
 struct Truth;
 
 impl<'de> DeserializeSeed<'de> for Truth {

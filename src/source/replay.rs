@@ -1,4 +1,4 @@
-//! A recording played back: at its own pace, at a multiple of it, or as fast as the pipeline takes it.
+//! Plays a recording: at its own pace, at a multiple of it, or as fast as the pipeline takes it.
 
 use std::fmt;
 use std::fs::File;
@@ -100,7 +100,7 @@ impl SourceKind for Replay {
     }
 
     fn buffer(&self) -> (&Buffer, WhenFull) {
-        // A recording at its own pace stands for a live sensor, which cannot be held back.
+        // A recording at its own pace takes the part of a live sensor, which cannot be held back.
         let when_full = match self.speed {
             Speed::Times(_) => WhenFull::Drop,
             Speed::Max => WhenFull::Wait,
@@ -150,7 +150,7 @@ impl ReplaySource {
     pub fn open(replay: &Replay, mut parser: RecordParser) -> Result<Self, SourceError> {
         let path = replay.path.clone();
         let io_error = |e| SourceError::io("open the recording", &path, e);
-        // Asked before it is opened: opening a FIFO would wait for a writer.
+        // Checked before it is opened, because opening a FIFO would wait for a writer.
         if !std::fs::metadata(&path).map_err(io_error)?.is_file() {
             return Err(SourceError::NotAFile { path });
         }
@@ -160,7 +160,7 @@ impl ReplaySource {
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         let pace = match replay.speed {
             Speed::Max => Pace::Max,
-            // A stream with a time of its own needs no nominal rate for its pace.
+            // A stream with its own time needs no nominal rate for its pace.
             Speed::Times(factor) => {
                 Pace::Times { factor, rate_hz: replay.records.rate_hz.filter(|_| !parser.has_time()) }
             }
@@ -229,7 +229,7 @@ impl FrameProducer for ReplaySource {
     }
 }
 
-/// Reads up to the end of the first line and takes it as the header, where one is expected.
+/// Reads the first line as the header, if one is expected.
 fn read_header(
     file: &mut File,
     reader: &mut LineReader,
@@ -263,7 +263,7 @@ enum Pace {
     Times { factor: f64, rate_hz: Option<f64> },
 }
 
-/// When each sample of one playing is due.
+/// The time at which each sample is due, for one pass through the recording.
 struct PaceClock {
     pace: Pace,
     start: MonoTime,
@@ -276,7 +276,7 @@ impl PaceClock {
         Self { pace, start: MonoTime::now(), first_ns: None, count: 0 }
     }
 
-    /// By the sample's own time, else by the nominal rate.
+    /// Returns the due time by the sample's own time, else by the nominal rate.
     fn due(&mut self, stream_ns: Option<i64>) -> Option<MonoTime> {
         let Pace::Times { factor, rate_hz } = self.pace else { return None };
         let elapsed_s = match (stream_ns, rate_hz) {

@@ -1,7 +1,7 @@
-//! The way of frames from a source to its pipeline: the two ends of a ring, and the rules for what cannot go over.
+//! Passes frames from a source to its pipeline: the two ends of a ring, and the rules for bad records and a full ring.
 //!
-//! Owns the rejection of bad records, the counting of what was taken and lost, and the waking of the pipeline. The
-//! writing end lives on the acquire thread, the reading end on the infer thread; nothing is allocated between two frames.
+//! Owns the rejection of bad records, the counts of accepted and lost frames, and the waking of the pipeline. The writing
+//! end lives on the acquire thread, the reading end on the infer thread. Allocates nothing after it is built.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::stop::Stop;
 use crate::stream::{SampleType, StreamSpec};
 use crate::units::MonoTime;
 
-/// Why the frames before do not belong with those after: a window that spans it is thrown away.
+/// Why frames do not follow each other. A window that spans a gap is thrown away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
     /// The stream's time jumped ahead by more than the longest allowed gap.
@@ -42,7 +42,7 @@ impl Gap {
     }
 }
 
-/// What is known of a block of frames.
+/// The times, the truth and the gap of a block of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
     /// When the block arrived.
@@ -58,17 +58,17 @@ pub struct FrameHeader {
 /// Frames of one block that follow each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Frames<'a> {
-    /// What is known of the first of these frames.
+    /// The times, the truth and the gap of the first of these frames.
     pub header: FrameHeader,
     pub count: usize,
-    /// From one frame to the next, within a block.
+    /// The time from one frame to the next within a block.
     pub period_ns: i64,
     /// `[count, frame]`, row-major.
     pub values: Pieces<'a>,
 }
 
 impl Frames<'_> {
-    /// Returns what is known of the last of these frames.
+    /// Returns the times and the truth of the last of these frames.
     pub fn last(&self) -> FrameHeader {
         let steps = i64::try_from(self.count.saturating_sub(1)).unwrap_or(i64::MAX);
         let behind = steps.saturating_mul(self.period_ns);
@@ -76,7 +76,7 @@ impl Frames<'_> {
     }
 }
 
-/// Values in the stream's own type, in two pieces where the ring wraps.
+/// Values in the type of the stream; in two pieces if they wrap around the end of the ring.
 #[derive(Debug, Clone, Copy)]
 pub enum Pieces<'a> {
     F32(&'a [f32], &'a [f32]),
@@ -115,7 +115,7 @@ macro_rules! samples {
 
 samples!(f32 => F32, i16 => I16, u8 => U8);
 
-/// Does the same with the ring of each type.
+/// Runs the same expression with the ring of whichever type it is.
 macro_rules! each {
     ($enum:ident, $ring:expr, $name:ident => $do:expr) => {
         match $ring {
@@ -132,7 +132,7 @@ pub struct SourceStats {
     /// Frames handed to the pipeline; neither rejected nor dropped.
     pub samples: AtomicU64,
     pub overflow: AtomicU64,
-    /// Frames are thrown away until it is taken back.
+    /// While it is set, frames are thrown away.
     pub paused: AtomicBool,
     /// Frames thrown away while paused.
     pub while_paused: AtomicU64,
@@ -145,7 +145,7 @@ impl SourceStats {
     }
 }
 
-/// How the two ends of a ring wake each other.
+/// The state with which the two ends of a ring wake each other.
 #[derive(Debug, Default)]
 pub struct Wake {
     reader: OnceLock<Thread>,
@@ -159,7 +159,7 @@ impl Wake {
         let _ = self.reader.set(std::thread::current());
     }
 
-    /// Returns whether the source is held back: the pipeline has no room for more.
+    /// Returns whether the source is waiting because the ring is full.
     pub fn writer_waits(&self) -> bool {
         self.writer_waits.load(Ordering::Relaxed)
     }
@@ -181,7 +181,7 @@ impl Drop for WakeAtEnd {
     }
 }
 
-/// How the ring between a source and its pipeline is made.
+/// The size and type of the ring between a source and its pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkSettings {
     pub spec: StreamSpec,
@@ -191,7 +191,7 @@ pub struct SinkSettings {
     pub when_full: WhenFull,
 }
 
-/// Makes the two ends of a source's ring; `stats` go on counting where they are.
+/// Makes the two ends of a source's ring; the counts in `stats` continue.
 pub fn frame_ring(
     settings: &SinkSettings,
     pipeline: &str,
@@ -211,7 +211,7 @@ pub fn frame_ring(
         ring: ring_tx,
         frame_values,
         period_ns: period_ns(settings.spec.rate_hz),
-        // The reader can be inside one block while the next is written.
+        // One block more, because the reader can be inside a block while the next one is written.
         block_frames: (settings.frames / 2).max(1),
         stats: stats.clone(),
         wake: WakeAtEnd(wake.clone()),
@@ -256,7 +256,7 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// Hands the oldest frames to `read`: at most `most`, and all of one block.
+    /// Passes the oldest frames to `read`: at most `most`, and only from one block.
     pub fn pop<R>(&mut self, most: usize, read: impl FnOnce(Frames<'_>) -> R) -> Option<R> {
         let (frame_values, period_ns) = (self.frame_values, self.period_ns);
         let within = if each!(RingRx, &self.ring, ring => ring.is_within_block()) { self.within } else { 0 };
@@ -289,12 +289,12 @@ impl FrameReader {
         each!(RingRx, &self.ring, ring => ring.is_empty())
     }
 
-    /// Returns whether the source is gone: when the ring is empty too, the stream has ended.
+    /// Returns whether the source has ended. If the ring is empty too, the stream has ended.
     pub fn is_abandoned(&self) -> bool {
         each!(RingRx, &self.ring, ring => ring.is_abandoned())
     }
 
-    /// Lets a writer go on that waits for room; cheap when there is none. Call after reading.
+    /// Wakes a writer that waits for room; cheap if none does. Call it after reading.
     pub fn room_made(&self) {
         if self.wake.writer_waits.load(Ordering::Relaxed)
             && self.len() * 2 <= self.capacity
@@ -314,7 +314,7 @@ pub struct FrameSink {
     /// Frames of the longest block.
     block_frames: usize,
     stats: Arc<SourceStats>,
-    /// Behind the ring: dropped after it, it lets the reader find the ring abandoned.
+    /// Declared after the ring, so dropped after it: the reader that it wakes then finds the writer gone.
     wake: WakeAtEnd,
     when_full: WhenFull,
     stop: Arc<Stop>,
@@ -325,9 +325,9 @@ pub struct FrameSink {
     overflow_log: LogLimit,
 }
 
-/// Rejected records in a row that make a gap where the stream has no time of its own to show it.
+/// This many rejected records in a row make a gap, if the stream has no time that shows it.
 const REJECTS_PER_GAP: u32 = 3;
-/// A writer that waits for room looks again after this long, should a wake-up have been missed.
+/// How often a writer that waits for room checks again, in case it missed a wake-up.
 const ROOM_CHECK: Duration = Duration::from_millis(20);
 
 impl FrameSink {
@@ -345,15 +345,15 @@ impl FrameSink {
         self.gap = Some(Gap::Interrupted);
     }
 
-    /// Tells the reader of what was taken. Call before anything that may wait: a wake-up for each frame costs more
-    /// than the frame does.
+    /// Wakes the reader for the frames fed so far. Call it before anything that may wait. It is not done for each frame,
+    /// because a wake-up costs more than a frame.
     pub fn wake_reader(&self) {
         self.wake.0.reader();
     }
 
     /// Takes a block of frames, `[n, frame]` row-major; `stream_ns` is the stream's own time of the first one.
     ///
-    /// Values of another type or number than the stream was announced with are a mistake of the source: they are
+    /// If the type or number of values is not that of the stream's description, which is a fault in the source, they are
     /// dropped and counted as malformed.
     pub fn frames<T: Sample>(&mut self, values: &[T], arrival: MonoTime, stream_ns: Option<i64>) -> ControlFlow<()> {
         if T::ring(&mut self.ring).is_none() || !values.len().is_multiple_of(self.frame_values.max(1)) {
@@ -436,7 +436,7 @@ impl FrameSink {
         }
     }
 
-    /// Counts a writer whose stream could not be read; the next one may do better.
+    /// Counts and logs a writer whose stream could not be read.
     pub fn writer_refused(&mut self, error: &SourceError, now: MonoTime) {
         self.stats.rejects[Reject::Header as usize].fetch_add(1, Ordering::Relaxed);
         if self.reject_log[Reject::Header as usize].allows(now) {
@@ -454,7 +454,7 @@ impl FrameSink {
     }
 }
 
-/// One line of log in ten seconds.
+/// Allows one log line every ten seconds.
 #[derive(Debug, Default)]
 struct LogLimit {
     last: Option<MonoTime>,
@@ -510,7 +510,7 @@ mod tests {
         assert_eq!(gaps, [Some(Gap::Interrupted), None, None, None], "a gap is before the block alone");
         let read: Vec<i16> = parts.into_iter().flat_map(|(_, _, values)| values).collect();
         assert_eq!(read, values);
-        // The next block begins with its own time.
+        // The next block starts with its own time.
         assert!(sink.frames(&[7i16, 8], MonoTime(6), Some(77)).is_continue());
         assert_eq!(all(&mut reader, 3)[0].0.stream_ns, Some(77));
     }

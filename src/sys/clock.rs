@@ -1,11 +1,11 @@
-//! Whether the wall clock follows a time server or another reference.
+//! Finds out whether the wall clock follows a time server or another reference.
 #![allow(unsafe_code)]
 
 use std::io;
 
 use nix::libc::{self, STA_UNSYNC, TIME_ERROR};
 
-/// What the kernel knows of it (`adjtimex(2)`): a time daemon clears the flag once it has set the clock.
+/// Returns whether the kernel considers the clock set (`adjtimex(2)`): a time daemon clears the flag once it has set it.
 pub fn is_synchronised() -> io::Result<bool> {
     // SAFETY: `timex` is integers alone, for which zero is a value; no mode is set, so the kernel only writes to it.
     let (state, timex) = unsafe {

@@ -1,4 +1,4 @@
-//! Processor time: what this daemon and its engines' processes have used, and what everybody else has.
+//! Processor time of this daemon, of its engines' processes, and of all other programs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,12 +12,12 @@ use nix::unistd::Pid;
 
 use crate::units::process_cpu_time;
 
-/// `USER_HZ`, which is 100 on every architecture that we run on (proc_stat(5)).
+/// `USER_HZ`, which is 100 on every supported architecture (proc_stat(5)).
 const TICKS_PER_S: f64 = 100.0;
-/// The first line of `/proc/stat`, which sums up all processors, is shorter.
+/// Longer than the first line of `/proc/stat`, which sums up all processors.
 const LINE_MAX: usize = 256;
 
-/// The processes of our engines that live, to count their time as ours.
+/// The running processes of engines, whose processor time counts as the daemon's.
 #[derive(Debug, Clone, Default)]
 pub struct Children(Arc<Mutex<Vec<Pid>>>);
 
@@ -26,28 +26,28 @@ impl Children {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
     }
 
-    /// After it was reaped: from then on the kernel counts its time as that of ended children.
+    /// Call it after the process was reaped: from then on the kernel counts its time among the ended children's.
     pub fn remove(&self, pid: Pid) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != pid);
     }
 
-    /// Of those that live and those that were reaped.
+    /// Returns the processor time of the running and the reaped processes.
     pub fn cpu_time(&self) -> Duration {
-        // The living first: one that is reaped meanwhile counts twice for once, and never not at all.
-        let living: Duration = {
-            let living = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The running ones first: a process that is reaped meanwhile is counted twice this time, but never missed.
+        let running: Duration = {
+            let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let time = |pid: &Pid| clock_getcpuclockid(*pid).and_then(clock_gettime).map(Duration::from);
-            living.iter().filter_map(|pid| time(pid).ok()).sum()
+            running.iter().filter_map(|pid| time(pid).ok()).sum()
         };
         let reaped = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
             let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
             Duration::from_micros(u64::try_from(micros).unwrap_or(0))
         });
-        reaped + living
+        reaped + running
     }
 }
 
-/// Reads the processor time of all programs but ours.
+/// Reads the processor time of all other programs.
 #[derive(Debug)]
 pub struct Others {
     stat: Option<File>,
@@ -59,7 +59,8 @@ impl Others {
         Self { stat: File::open("/proc/stat").ok(), ours }
     }
 
-    /// Since boot, in the kernel's ticks of 10 ms less our own time; `None` when the kernel does not tell.
+    /// Returns the time since boot: the kernel's total, in ticks of 10 ms, less the daemon's own time. `None` if the kernel
+    /// does not report it.
     pub fn cpu_time(&self) -> Option<Duration> {
         let mut line = [0; LINE_MAX];
         let length = self.stat.as_ref()?.read_at(&mut line, 0).ok()?;
@@ -68,7 +69,7 @@ impl Others {
     }
 }
 
-/// From the first line of `/proc/stat`: user nice system idle iowait irq softirq steal; guest time is in user already.
+/// Reads the first line of `/proc/stat`: user nice system idle iowait irq softirq steal; user includes guest time.
 fn busy_time(stat: &str) -> Option<Duration> {
     let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let mut busy = 0u64;
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_waiting_and_stolen_time_is_nobodys() {
+    fn idle_waiting_and_stolen_time_is_not_busy() {
         let stat = "cpu  100 10 50 9000 700 5 35 66 40 0\ncpu0 1 1 1 1\n";
         assert_eq!(busy_time(stat), Some(Duration::from_secs(2)));
         assert_eq!(busy_time("intr 1"), None);

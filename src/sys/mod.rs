@@ -1,5 +1,5 @@
-//! What the kernel tells of this process and machine: memory, temperature, processor time, an identity for this start;
-//! memory that processes share, real time.
+//! Reads from the kernel: memory, temperature, processor time, an identity of this start. Also shared memory and real-time
+//! scheduling.
 
 pub mod clock;
 pub mod cpu;
@@ -11,7 +11,7 @@ pub mod vcio;
 
 use std::path::{Path, PathBuf};
 
-/// Resident memory in MiB; `None` when the kernel does not tell.
+/// Returns the resident memory in MiB; `None` if the kernel does not report it.
 pub fn rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -19,14 +19,14 @@ pub fn rss_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// The thermal zone of the processor: the first whose type names one, else the first that can be read.
+/// The thermal zone of the processor: the first zone whose type names a processor, else the first that can be read.
 #[derive(Debug, Clone)]
 pub struct SocTemperature {
     file: Option<PathBuf>,
 }
 
 impl SocTemperature {
-    /// Looks below `sysfs`, usually `/sys`.
+    /// Finds the zone below `sysfs`, usually `/sys`.
     pub fn find(sysfs: &Path) -> Self {
         let zones = std::fs::read_dir(sysfs.join("class/thermal")).into_iter().flatten().flatten();
         let mut files: Vec<(bool, PathBuf)> = zones
@@ -42,7 +42,7 @@ impl SocTemperature {
         Self { file: files.into_iter().next().map(|(_, file)| file) }
     }
 
-    /// Degrees Celsius; `None` where there is no zone or it cannot be read now.
+    /// Returns the temperature in degrees Celsius; `None` if there is no zone or it cannot be read now.
     pub fn read_c(&self) -> Option<f64> {
         read_millidegrees(self.file.as_deref()?)
     }
@@ -53,13 +53,13 @@ fn read_millidegrees(file: &Path) -> Option<f64> {
     Some(millidegrees / 1000.0)
 }
 
-/// Eight hex digits that differ at each start.
+/// Returns eight hex digits that differ at each start.
 pub fn boot_id() -> std::io::Result<String> {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(uuid.chars().take(8).collect())
 }
 
-/// The host's name, unless it is empty or not text.
+/// Returns the host's name, unless it is empty or not UTF-8.
 pub fn hostname() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
 }

@@ -33,9 +33,10 @@ struct Attributes {
 pub struct EventCounter(File);
 
 impl EventCounter {
-    /// Starts counting event `config` of the source `kind` (its `type` in sysfs) on `cpu`.
+    /// Starts to count event `config` of the source `kind` (its `type` in sysfs) on `cpu`.
     ///
-    /// Errors: `PermissionDenied` without CAP_PERFMON at a `perf_event_paranoid` above 0.
+    /// # Errors
+    /// `PermissionDenied` without CAP_PERFMON, if `perf_event_paranoid` is above 0.
     pub fn open(kind: u32, config: u64, cpu: u32) -> io::Result<Self> {
         let size = u32::try_from(size_of::<Attributes>()).map_err(io::Error::other)?;
         let mut attributes = Attributes { kind, size, config, ..Attributes::default() };
@@ -50,14 +51,14 @@ impl EventCounter {
             return Err(io::Error::last_os_error());
         }
         let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        // SAFETY: the kernel has just opened this descriptor, and no other code has it.
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// The count since the opening.
+    /// Returns the count since the event was opened.
     pub fn read(&self) -> io::Result<u64> {
         let mut bytes = [0; size_of::<u64>()];
-        // An event that was lost, as with its CPU, gives no bytes: that is an error here.
+        // If the event was lost, for example because its CPU went offline, no bytes come: an error here.
         (&self.0).read_exact(&mut bytes)?;
         Ok(u64::from_ne_bytes(bytes))
     }

@@ -1,7 +1,6 @@
-//! A piece of memory that two processes see at once: a file without a name, its size sealed, mapped by both.
+//! Memory that two processes share: a file without a name and with a sealed size, mapped by both.
 //!
-//! Owns the mapping and its bounds. Who writes where and when is the business of those who share it: see
-//! `engine::process`.
+//! Owns the mapping and its bounds. Leaves to the processes who writes where and when: see `engine::process`.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +18,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-/// Without them the other process could make the file shorter, and whoever then looked at its end would die of SIGBUS.
+/// Without these seals the other process could shorten the file, and reading its end would kill this process (SIGBUS).
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// A mapping of the whole file.
@@ -28,26 +27,26 @@ pub struct Shared {
     len: NonZeroUsize,
 }
 
-// SAFETY: the mapping belongs to no thread.
+// SAFETY: the mapping does not belong to a particular thread.
 unsafe impl Send for Shared {}
 
-/// An empty file, to hand to another process before its size is known.
+/// An empty file that can be passed to another process before its size is known.
 pub fn file() -> io::Result<OwnedFd> {
     Ok(memfd_create("edgewatt", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
 }
 
 impl Shared {
-    /// Gives the file its size for ever, filled with zeros, and maps it.
+    /// Sets the final size of the file, filled with zeros, and maps it.
     pub fn create(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let size = libc::off_t::try_from(len.get()).map_err(io::Error::other)?;
         ftruncate(file, size)?;
-        // A lack of memory shall be an error here, not a SIGBUS at the first touch.
+        // Allocates now, so that a lack of memory is an error here and not a SIGBUS at the first access.
         posix_fallocate(file, 0, size)?;
         fcntl(file, FcntlArg::F_ADD_SEALS(SEALS))?;
         Self::open(file, len)
     }
 
-    /// Maps a file that somebody else has created with that size.
+    /// Maps a file of that size which another process has created.
     pub fn open(file: &OwnedFd, len: NonZeroUsize) -> io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
         if !seals.contains(SEALS) || usize::try_from(fstat(file)?.st_size) != Ok(len.get()) {
@@ -60,7 +59,7 @@ impl Shared {
         Ok(Self { start: start.cast(), len })
     }
 
-    /// Word `index` of the memory.
+    /// Returns word `index` of the memory.
     pub fn word(&self, index: usize) -> &AtomicU32 {
         let at = index * size_of::<AtomicU32>();
         self.check(&(at..at + size_of::<AtomicU32>()));
@@ -71,14 +70,14 @@ impl Shared {
 
     pub fn bytes(&self, place: Range<usize>) -> &[u8] {
         self.check(&place);
-        // SAFETY: within the mapping, and any bits are bytes. The other process does not write here while it is not its
-        // turn; if it did all the same, values would be wrong that nobody indexes by.
+        // SAFETY: within the mapping, and any bits are valid bytes. The other process writes here only when it is its turn;
+        // if it did so at another time, values would be wrong, but none of them is used as an index.
         unsafe { std::slice::from_raw_parts(self.start.add(place.start).as_ptr(), place.len()) }
     }
 
     pub fn bytes_mut(&mut self, place: Range<usize>) -> &mut [u8] {
         self.check(&place);
-        // SAFETY: as above, and nobody else in this process while `self` is borrowed.
+        // SAFETY: as above, and no other code of this process has access while `self` is borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(place.start).as_ptr(), place.len()) }
     }
 
@@ -89,7 +88,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: mapped by `open`, and nothing borrows from it any more. An error changes nothing.
+        // SAFETY: mapped by `open`, and nothing borrows from it any more. An error has no effect.
         let _ = unsafe { munmap(self.start.cast(), self.len.get()) };
     }
 }

@@ -29,7 +29,10 @@ impl Firmware {
         File::open(path).map(Self)
     }
 
-    /// What the firmware answers to `command`; an error where it has no such command.
+    /// Returns the firmware's answer to `command`.
+    ///
+    /// # Errors
+    /// The firmware does not know the command.
     pub fn ask(&self, command: &str) -> io::Result<String> {
         let mut message = request(command)?;
         // SAFETY: the driver reads and writes the bytes that the first word counts, which are those of `message`; it is
@@ -59,7 +62,7 @@ fn answer(message: &[u32; WORDS]) -> io::Result<String> {
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = String::from_utf8_lossy(text).trim().to_owned();
     if message[RESULT] != 0 || text.starts_with("error=") {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the firmware answers {text:?}")));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the firmware answered {text:?}")));
     }
     Ok(text)
 }

@@ -467,7 +467,7 @@ fn neither_a_bad_writer_nor_a_second_daemon_spoils_the_socket() {
     };
     write("hello\n");
     daemon.in_log("the refusal of the writer", |log| log.contains("a writer is refused").then_some(()));
-    setup.start(&["--once"]).wait().expect(1).says(&["another edgewatt listens there"]);
+    setup.start(&["--once"]).wait().expect(1).says(&["another edgewatt listens on it"]);
     write(&csv);
     let last = format!("\"seq\":{},", expected.len() - 1);
     let mut lines = subscriber.until(|line| line.contains("/prediction ") && line.contains(&last));

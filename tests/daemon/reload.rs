@@ -62,7 +62,7 @@ fn a_delegate_that_does_not_work_leaves_the_old_one_at_work_and_says_where() {
         ("refuses", &["declines to start"][..]),
         ("aborts", &["SIGABRT"]),
         ("absent", &["/nowhere/libnpu.so"]),
-        ("lies", &["does not answer as the reference does: over 32 windows", "(0.1 is allowed)", "(95.0 % is wanted)"]),
+        ("lies", &["outputs differ from the reference's: over 32 windows", "(0.1 is allowed)", "(95.0 % is wanted)"]),
         ("misspelt", &["misspelt"]),
     ] {
         let new = delegate(name);

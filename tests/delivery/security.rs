@@ -160,7 +160,7 @@ fn a_broker_that_asks_for_our_certificate_gets_it_and_its_key_must_be_private() 
     assert!(without.contains("check the client certificate (mqtt.cert_file, mqtt.key_file)"), "{without}");
     std::fs::set_permissions(&ours.1, std::fs::Permissions::from_mode(0o644)).unwrap();
     let exposed = refusal(&with(Some(ours)));
-    assert!(exposed.contains("ours.key: anybody may read it (mode 0644)"), "{exposed}");
+    assert!(exposed.contains("ours.key: all users may read it (mode 0644)"), "{exposed}");
 }
 
 /// A broker that knows the user `edge`, whose password is `s3cret`, and lets it do what `acl` says.

@@ -289,7 +289,7 @@ fn what_cannot_be_kept_is_shown_and_is_an_error() {
     machine.follows(&daemon);
     let ended = daemon.wait().expect(1);
     assert!(ended.stdout.contains("  package      rapl     package "), "{}", ended.stdout);
-    ended.says(&["the calibration of shoulder is not kept: ", "edgewatt.toml/state/calibrations.json: "]);
+    ended.says(&["cannot save the calibration of shoulder: ", "edgewatt.toml/state/calibrations.json: "]);
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn a_delegate_that_claims_nothing_leaves_all_to_the_cpu() {
     let delegate = &metrics["delegate"];
     assert_eq!((&delegate["requested"], &delegate["active"]), (&"npu".into(), &"npu".into()));
     assert_eq!((&delegate["nodes_total"], &delegate["nodes_delegated"]), (&9.into(), &0.into()));
-    assert!(delegate["warnings"][0].as_str().is_some_and(|w| w.contains("took no node")), "{delegate}");
+    assert!(delegate["warnings"][0].as_str().is_some_and(|w| w.contains("runs no node")), "{delegate}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn wrong_answers_reach_no_topic() {
     npu(1, &wrong, "", "")
         .check()
         .expect(78)
-        .says(&["pipelines.shoulder.delegate", "does not answer as the reference"]);
+        .says(&["pipelines.shoulder.delegate", "outputs differ from the reference"]);
     let (ended, wire) = once(|port| npu(port, &wrong, "", "\"cpu\""));
     ended.expect(0);
     assert_eq!(wire.metrics()["delegate"]["active"], "cpu");
@@ -197,7 +197,7 @@ fn a_delegate_that_answers_wrongly_after_a_restart_does_not_take_over() {
     let pid = processes.lines().last().unwrap().parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let lines = subscriber.until(|line| line.contains("\"event\":\"recovered\""));
-    daemon.in_log("the refusal", |log| log.contains("does not answer as the reference").then_some(()));
+    daemon.in_log("the refusal", |log| log.contains("outputs differ from the reference").then_some(()));
     subscriber.until(|line| line.contains("/prediction "));
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0);

@@ -164,7 +164,7 @@ impl Daemon {
     async fn restart_metering(&mut self) {
         self.metering.finish(metering::PATIENCE).await;
         self.publish_metrics().await;
-        let children = self.tools.launcher.children.clone();
+        let children = self.engine_context.launcher.children.clone();
         match Metering::start(&self.config.power, self.pipeline_ids(), children, Some(&self.metering)) {
             Ok((metering, spans)) => {
                 self.metering = metering;

@@ -31,13 +31,18 @@ impl Daemon {
         }
         tracing::info!("reading {} again", self.options.config.display());
         self.service.reloading();
-        let (path, tools, old) = (self.options.config.clone(), self.tools.clone(), self.config.clone());
+        let (path, engine_context, old) =
+            (self.options.config.clone(), self.engine_context.clone(), self.config.clone());
         let (engines, events) = (self.running_engines(), self.context.events.clone());
         tokio::task::spawn_blocking(move || {
             let load = || {
                 load::load_with(&path, |new, document| {
                     let problems = refused(&old, new);
-                    if problems.is_empty() { Ok((tools, engines)) } else { Err(Unusable::new(document, &problems)) }
+                    if problems.is_empty() {
+                        Ok((engine_context, engines))
+                    } else {
+                        Err(Unusable::new(document, &problems))
+                    }
                 })
             };
             let result = catch_panic(load).map(|(config, prepared)| Reloaded { config, prepared });

@@ -55,7 +55,7 @@ impl DelegateBackend for External {
     }
 
     fn warning(&self, summary: &ModelSummary, proof: &Proof) -> Option<&'static str> {
-        let idle = "the delegate took no node of the model: all of it runs on the CPU";
+        let idle = "the delegate runs no node of the model: all of it runs on the CPU";
         proof.takes_no_node().then(|| edge_tpu::idle(&self.library, summary).unwrap_or(idle))
     }
 

@@ -60,7 +60,7 @@ impl DelegateBackend for Litert {
         let on_cpu = proof.litert.as_ref().is_some_and(|litert| litert.fully_off_cpu != Some(true));
         let wants_more = self.accelerators.iter().any(|accelerator| *accelerator != Accelerator::Cpu);
         (on_cpu && wants_more)
-            .then_some("an accelerator was asked for, and LiteRT runs some or all of the model on the CPU")
+            .then_some("an accelerator was requested, but LiteRT runs some or all of the model on the CPU")
     }
 }
 

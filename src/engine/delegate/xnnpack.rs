@@ -73,7 +73,7 @@ impl DelegateBackend for Xnnpack {
     }
 
     fn warning(&self, _: &ModelSummary, proof: &Proof) -> Option<&'static str> {
-        proof.takes_no_node().then_some("XNNPACK took no node of the model: all of it runs on the reference kernels")
+        proof.takes_no_node().then_some("XNNPACK runs no node of the model: all of it runs on the reference kernels")
     }
 }
 

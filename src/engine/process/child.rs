@@ -19,7 +19,7 @@ use crate::engine::delegate::LibraryIdentity;
 use crate::engine::{self, Engine, EngineError, Runtime};
 use crate::sys::shared::Shared;
 
-/// Exit codes: all is said and done, the model is refused, the host is not there or does not make sense.
+/// Exit codes: done, the model is refused, the host is gone or breaks the protocol.
 const DONE: u8 = 0;
 const REFUSED: u8 = 3;
 const NO_HOST: u8 = 4;
@@ -38,12 +38,12 @@ pub fn run(task: &str) -> u8 {
             Err(_) => NO_HOST,
         },
     };
-    // Closed by the kernel at the very end: then the host knows that the libraries' own clean-up is through.
+    // The kernel closes it at the very end, which shows the host that the libraries have cleaned up.
     std::mem::forget(socket);
     code
 }
 
-/// Why it does not go on.
+/// Why the child ends.
 enum Stop {
     Host,
     Engine(EngineError),
@@ -61,9 +61,9 @@ impl From<std::io::Error> for Stop {
     }
 }
 
-/// The socket and the shared memory, out of the reach of those who read from and write to the standard streams.
+/// Moves the socket and the shared memory away from the standard streams, which libraries may read and write.
 fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
-    // Ctrl-C and a service's stop reach the whole family, but the host still has windows to finish.
+    // Ctrl-C and a service's stop also reach the child, but the host still has windows to finish.
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw() != parent {
@@ -102,7 +102,7 @@ fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Re
         serve(engine.as_mut(), socket, memory, &layout)
     } else {
         let invoke = try_out(engine.as_mut())?;
-        // A library that crashes when it is freed is found out, too.
+        // This also finds a library that crashes when it is freed.
         drop(engine);
         tell(socket, &built(Some(invoke))).map_err(Stop::from)
     }
@@ -124,7 +124,7 @@ fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
     socket.write_all(&line)
 }
 
-/// Invokes on zeros, with all that belongs to it. Returns how long the invocation took.
+/// Writes zeros to the input, invokes, and reads the outputs. Returns how long the invocation took.
 fn try_out(engine: &mut dyn Engine) -> Result<Duration, EngineError> {
     engine.input_bytes()?.fill(0);
     let start = Instant::now();
@@ -166,7 +166,7 @@ fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Resu
     Ok(())
 }
 
-/// A tensor may have changed its size when it was invoked.
+/// Copies a tensor, whose size may have changed when the model was invoked.
 fn copy(to: &mut [u8], from: &[u8]) -> Result<(), EngineError> {
     if to.len() != from.len() {
         let message = format!("a tensor of {} bytes now has {}", to.len(), from.len());

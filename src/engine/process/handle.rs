@@ -1,8 +1,8 @@
-//! A child process: its start, the thread that watches it, and why it ended.
+//! Starts a child process, watches it on a thread, and finds out why it ended.
 //!
-//! That thread starts the child, reads its output and reaps it. So no zombie is left, and no other thread waits for a
-//! process that the kernel cannot end. The kernel ends the child with the thread that started it (`PR_SET_PDEATHSIG`), so
-//! that must be a thread that lives as long as the child.
+//! The thread starts the child, reads its output and reaps it. So no zombie is left, and no other thread waits for a
+//! process that the kernel cannot end. The kernel ends the child together with the thread that started it
+//! (`PR_SET_PDEATHSIG`), so this thread must live as long as the child.
 
 use std::io::{self, PipeReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -19,10 +19,10 @@ use nix::unistd::Pid;
 use super::log::Said;
 use crate::sys::cpu::Children;
 
-/// From the end of a process's connection to the end of the process.
+/// The longest time from the end of a process's connection to the end of the process.
 pub const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A process that has been started and is killed when this is dropped.
+/// A started process. Dropping this kills it.
 pub struct Handle {
     child: Arc<Mutex<Child>>,
     pid: u32,
@@ -32,12 +32,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts `command`, whose outputs are the other end of `output`; it is one of `children` while it lives.
+    /// Starts `command`, which writes to the other end of `output`. It is listed in `children` while it runs.
     pub fn start(mut command: Command, output: PipeReader, children: Children) -> io::Result<Self> {
         let said = Arc::<Said>::default();
         let (started, has_started) = channel();
         let (ends, ended) = channel();
-        // A group of its own: what the child forks is killed with it, and the terminal's Ctrl-C is the daemon's alone.
+        // In its own process group, so that what the child forks is killed with it, and Ctrl-C reaches the daemon only.
         command.process_group(0);
         let listener = said.clone();
         std::thread::Builder::new()
@@ -52,7 +52,7 @@ impl Handle {
         self.pid
     }
 
-    /// How it ended, if it does so in time.
+    /// Returns how it ended, if it ends within the time.
     pub fn status(&mut self, patience: Duration) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.ended.recv_timeout(patience).ok();
@@ -60,10 +60,10 @@ impl Handle {
         self.status
     }
 
-    /// Ends it, and what it has forked.
+    /// Kills it and what it has forked.
     pub fn kill(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that the number is not yet another process's.
+        // Under the lock: until the process is reaped, no other process can have its id.
         if matches!(child.try_wait(), Ok(None))
             && let Ok(pid) = i32::try_from(self.pid)
         {
@@ -72,9 +72,9 @@ impl Handle {
         }
     }
 
-    /// Why it ended by itself. `memory_bytes` was its limit.
+    /// Returns why it ended by itself. `memory_bytes` was its limit.
     pub fn reason(&mut self, memory_bytes: u64) -> String {
-        // What closes its connection is about to end, unless it does so on purpose.
+        // A process that has closed its connection is normally about to end.
         if self.status(END_PATIENCE).is_none() {
             self.kill();
             return "it closed its connection".into();
@@ -100,7 +100,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.kill();
-        // With a limit: a device's driver may hold the process.
+        // With a time limit, because a device's driver may keep the process from ending.
         self.status(END_PATIENCE);
     }
 }
@@ -120,7 +120,7 @@ fn watch(
     ends: &Sender<ExitStatus>,
 ) {
     let spawned = command.spawn();
-    // With it go our copies of the child's ends, so that the child's own are the last.
+    // This also closes the daemon's copies of the child's ends, so that only the child's own are left.
     drop(command);
     let child = match spawned {
         Ok(child) => child,
@@ -135,7 +135,7 @@ fn watch(
     let child = Arc::new(Mutex::new(child));
     let _ = started.send(Ok((child.clone(), pid)));
     said.collect(output);
-    // Waits without reaping: that is done under the lock.
+    // Waits without reaping; the reaping is done under the lock.
     while waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait();
     children.remove(process);

@@ -24,19 +24,19 @@ use crate::sys::shared::{self, Shared};
 
 /// Trying a model takes seconds at most on the slowest board.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
-/// Address space of a child that only tries a model: what no model for an edge device needs.
+/// Address space of a child that only tries a model: more than any model for an edge device needs.
 const PROBE_MEMORY_BYTES: u64 = 8 << 30;
-/// For a child to free its device when it is asked to end.
+/// The time for a child to free its device when it is asked to end.
 const END_LIMIT: Duration = Duration::from_millis(200);
-/// Of a message of the start; a model's tensors have names and shapes.
+/// The largest message during the start; it contains the names and shapes of a model's tensors.
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Variables from systemd that are meant for the daemon only.
 const NOT_INHERITED: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"];
 
-/// How a process for an engine is started.
+/// Starts the processes of engines.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    /// This very binary.
+    /// The path of this binary.
     pub program: PathBuf,
     /// The TensorFlow Lite library.
     pub runtime: PathBuf,
@@ -44,23 +44,24 @@ pub struct Launcher {
     pub children: Children,
 }
 
-/// What a child has shown of a model and a delegate.
+/// What a child reported of a model and a delegate.
 #[derive(Debug, Clone)]
 pub struct Ready {
     pub proof: Proof,
     pub hello: Hello,
     pub inputs: Vec<TensorInfo>,
     pub outputs: Vec<TensorInfo>,
-    /// How long one invocation took, if one was tried out.
+    /// Time of one invocation, if the model was invoked.
     pub invoke: Option<Duration>,
-    /// What the runtime and the delegate have said.
+    /// The output of the runtime and of the delegate.
     pub log: Vec<String>,
 }
 
 impl Launcher {
     /// Loads, allocates and invokes `bytes` (those of `model`) in a child that then ends.
     ///
-    /// Errors: [`EngineError::Refused`] with the runtime's reason, or that it crashes or hangs.
+    /// # Errors
+    /// [`EngineError::Refused`] with the runtime's reason; else the model or the delegate, if it crashes or hangs.
     pub fn probe(
         &self,
         model: &Path,
@@ -77,7 +78,10 @@ impl Launcher {
         Ok(ready)
     }
 
-    /// Builds the engine in a child that stays. Errors as for [`Launcher::probe`].
+    /// Builds the engine in a child that stays.
+    ///
+    /// # Errors
+    /// As for [`Launcher::probe`].
     pub fn start(
         &self,
         model: &Path,
@@ -91,7 +95,7 @@ impl Launcher {
         task.serve = true;
         let mut start = Start::new(self, task, blamed(delegate, model))?;
         let ready = start.ready(bytes, limits.start)?;
-        // What cannot be read counts as stateful, as in the child.
+        // A model that cannot be read counts as stateful, as in the child.
         let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
         let engine = IsolatedEngine::new(start, &ready, limits, stateful)?;
         Ok((engine, ready))
@@ -118,7 +122,7 @@ impl Launcher {
     }
 }
 
-/// A child that has been started and not yet proved itself.
+/// A child that is started, but whose engine is not ready yet.
 struct Start {
     task: Task,
     blamed: Blamed,
@@ -129,13 +133,13 @@ struct Start {
     hello: Option<Hello>,
 }
 
-/// Why a start comes to nothing.
+/// Why the engine process failed to start.
 enum Failure {
     Refused(String),
     TimedOut,
     /// The child has closed its end.
     Gone,
-    Nonsense(String),
+    Protocol(String),
 }
 
 impl Start {
@@ -152,7 +156,7 @@ impl Start {
             for variable in NOT_INHERITED {
                 command.env_remove(variable);
             }
-            // When it is out of memory, a backtrace would fail too, before the message is written.
+            // If memory runs out, a backtrace would fail too, before the message is written.
             command.env("RUST_BACKTRACE", "0");
             Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
@@ -168,21 +172,22 @@ impl Start {
             Ok((hello, built)) => return checked(hello, built),
             Err(failure) => failure,
         };
-        if matches!(failure, Failure::TimedOut | Failure::Nonsense(_)) {
+        if matches!(failure, Failure::TimedOut | Failure::Protocol(_)) {
             self.handle.kill();
         }
-        // Its last words are read by when it is gone.
+        // All of its output has been read when it has ended.
         let status = self.handle.status(END_PATIENCE);
         let says = self.handle.said.first_error();
         let reason = match failure {
             Failure::Refused(message) => return Err(EngineError::Refused(format!("{message}{says}"))),
-            Failure::TimedOut => format!("the runtime was not done with it in {} s{says}", limit.as_secs_f64()),
-            Failure::Nonsense(what) => format!("the process that tries it makes no sense: {what}{says}"),
+            Failure::TimedOut => format!("the runtime did not finish with it within {} s{says}", limit.as_secs_f64()),
+            Failure::Protocol(what) => format!("the process that tries it broke the protocol: {what}{says}"),
             Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
                 Some(name) if name != Signal::SIGKILL.as_str() => {
                     let batch = self.task.batch;
-                    let libraries = self.hello.as_ref().map_or(String::new(), |hello| format!("It was {hello}"));
+                    let libraries =
+                        self.hello.as_ref().map_or(String::new(), |hello| format!("The runtime is {hello}"));
                     let batches = if batch > 1 { format!(" with batches of {batch}") } else { String::new() };
                     format!(
                         "it makes the runtime crash ({name}){batches}, so it is not loaded; is it damaged, or made for \
@@ -198,7 +203,7 @@ impl Start {
     fn exchange(&mut self, bytes: &[u8], limit: Duration) -> Result<(Hello, Built), Failure> {
         let deadline = Instant::now() + limit;
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_ne_bytes();
-        // A child that dies before it has read everything, or does not read, is found out below.
+        // If the child ends before it has read everything, or does not read, the next message is missing.
         let _ = self.socket.set_write_timeout(Some(limit));
         let _ = self.socket.write_all(&len).and_then(|()| self.socket.write_all(bytes));
         let mut reader = BufReader::new(&self.socket);
@@ -206,7 +211,7 @@ impl Start {
             Message::Refused(reason) => Err(Failure::Refused(reason)),
             message => Ok(message),
         };
-        let out_of_order = || Failure::Nonsense("its messages are out of order".into());
+        let out_of_order = || Failure::Protocol("its messages are out of order".into());
         let Message::Hello(hello) = next()? else { return Err(out_of_order()) };
         if hello.delegate_library.is_some() {
             tracing::info!("{hello}");
@@ -219,9 +224,9 @@ impl Start {
     }
 }
 
-/// What comes from a child is checked before it is built upon.
+/// Checks what a child reports, because it may be wrong.
 fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Result<Ready, EngineError> {
-    // First, since a tensor whose size overflows has no length.
+    // First, because the length of a tensor may overflow.
     Layout::new(&inputs, &outputs)?;
     let checked = |tensor: TensorInfo| {
         let bytes = tensor.len() * tensor.element.bytes();
@@ -232,7 +237,7 @@ fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Res
     Ok(Ready { proof, hello, inputs, outputs, invoke, log: Vec::new() })
 }
 
-/// The next line of JSON.
+/// Reads the next message, a line of JSON.
 fn message(reader: &mut BufReader<&UnixStream>, deadline: Instant) -> Result<Message, Failure> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -250,10 +255,10 @@ fn message(reader: &mut BufReader<&UnixStream>, deadline: Instant) -> Result<Mes
         line.extend_from_slice(&piece[..count]);
         reader.consume(count);
         if line.len() > MESSAGE_BYTES {
-            return Err(Failure::Nonsense("its message is too long".into()));
+            return Err(Failure::Protocol("its message is too long".into()));
         }
     }
-    serde_json::from_slice(&line).map_err(|e| Failure::Nonsense(e.to_string()))
+    serde_json::from_slice(&line).map_err(|e| Failure::Protocol(e.to_string()))
 }
 
 /// What is named when something goes wrong in a child.
@@ -283,7 +288,7 @@ impl Blamed {
     }
 }
 
-/// Tells the child that nothing more will come, and gives it a moment to be gone.
+/// Closes the connection to the child, and gives it a moment to end.
 fn end(mut socket: &UnixStream) {
     let _ = socket.shutdown(Shutdown::Write);
     let deadline = Instant::now() + END_LIMIT;
@@ -299,10 +304,10 @@ fn end(mut socket: &UnixStream) {
     }
 }
 
-/// An engine whose work is done by a child. Dropped, it ends the child.
+/// An engine that runs in a child process. Dropping it ends the child.
 pub struct IsolatedEngine {
     link: Link,
-    /// Also in the link; kept to say goodbye.
+    /// The same socket as the link's; needed to end the connection.
     socket: UnixStream,
     handle: Handle,
     inputs: Vec<TensorInfo>,
@@ -311,9 +316,9 @@ pub struct IsolatedEngine {
     batch: usize,
     limits: ProcessLimits,
     stateful: bool,
-    /// It has been invoked since it was built: from then on the deadline holds.
+    /// It has been invoked since it was built; from then on the deadline applies.
     proven: bool,
-    /// Why the child has ended.
+    /// Why the child ended, if it did.
     lost: Option<String>,
 }
 
@@ -331,7 +336,7 @@ impl IsolatedEngine {
         let shared = |e: io::Error| blamed.error(format!("cannot share memory with its process: {e}"));
         let mapped = Shared::create(&memory, layout.total).map_err(shared)?;
         let link = Link::new(Side::Host, socket.try_clone().map_err(shared)?, mapped).map_err(shared)?;
-        // From here on it may look into the memory.
+        // After this byte the child uses the memory.
         (&socket).write_all(&[0]).map_err(shared)?;
         handle.said.serves();
         Ok(Self {
@@ -349,7 +354,7 @@ impl IsolatedEngine {
         })
     }
 
-    /// The child's process id.
+    /// Returns the child's process id.
     pub fn pid(&self) -> u32 {
         self.handle.pid()
     }
@@ -365,7 +370,7 @@ impl IsolatedEngine {
             Ok(FAILED) => return Err(EngineError::runtime(step, self.link.message())),
             Ok(other) => {
                 self.handle.kill();
-                format!("it answered with a status that there is not, {other}")
+                format!("protocol error: unknown status {other}")
             }
             Err(Waited::TimedOut) => {
                 self.handle.kill();

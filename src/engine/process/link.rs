@@ -1,9 +1,9 @@
-//! The way of one inference between two processes: words in shared memory, and a byte on a socket for who sleeps.
+//! Passes inferences between two processes: with words in shared memory, and a byte on a socket to wake a sleeper.
 //!
 //! Each side has a sequence number, a word (the command, or the status) and a flag `waits`. To post, a side writes its
-//! word, then its number; to wait, it looks at the other's number, for a short while without sleeping, since to be woken
-//! takes longer than many a model. Before it sleeps it puts up its flag and looks once more; who takes the flag down
-//! decides: the sleeper itself, then no byte comes, or the other, then exactly one does. Used on the infer thread.
+//! word, then its number. To wait, it polls the other's number for a short while before it sleeps, because a wake-up takes
+//! longer than many models. Before it sleeps, it sets its flag and polls once more. If the sleeper clears the flag itself,
+//! no byte comes; if the other side clears it, exactly one byte comes. Used on the infer thread.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use crate::sys::shared::Shared;
 
-/// Where the tensors may begin.
+/// The offset after which the tensors are placed.
 pub const WORDS_BYTES: usize = 1024;
-/// The index of each side's first word: 64 bytes apart, so that the sides do not fight for a cache line.
+/// The index of each side's first word: 64 bytes apart, so that the sides do not share a cache line.
 const HOST: usize = 0;
 const CHILD: usize = 16;
 const SEQUENCE: usize = 0;
 const WORD: usize = 1;
 const WAITS: usize = 2;
-/// The length of the child's last error message; the message itself is behind it.
+/// The index of the length of the child's last error message; the message follows it.
 const MESSAGE_LEN: usize = 32;
 const MESSAGE_START: usize = 4 * (MESSAGE_LEN + 1);
 
@@ -30,7 +30,7 @@ pub enum Side {
     Child,
 }
 
-/// How waiting has ended.
+/// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
     Arrived,
@@ -45,22 +45,22 @@ pub struct Link {
     pub memory: Shared,
     ours: usize,
     theirs: usize,
-    /// The inference that is under way or was the last.
+    /// The sequence number of the current or last inference.
     sequence: u32,
     spin: Spin,
-    /// The socket's own.
+    /// The read timeout that is set on the socket.
     timeout: Option<Duration>,
 }
 
 impl Link {
     pub fn new(side: Side, socket: UnixStream, memory: Shared) -> std::io::Result<Self> {
-        // The child looks for a shorter time: it does so after each inference, though none may follow.
+        // The child polls for a shorter time, because it does so after each inference even if none follows.
         let (ours, theirs, spin_us) = match side {
             Side::Host => (HOST, CHILD, 150),
             Side::Child => (CHILD, HOST, 50),
         };
         socket.set_read_timeout(None)?;
-        // One byte always finds room with an honest child.
+        // There is always room for one byte, unless the child breaks the protocol.
         socket.set_write_timeout(Some(Duration::from_secs(1)))?;
         Ok(Self {
             socket,
@@ -73,7 +73,7 @@ impl Link {
         })
     }
 
-    /// The host's whole exchange: the child's status.
+    /// Called by the host: posts a command and returns the child's status.
     pub fn call(&mut self, command: u32, limit: Duration) -> Result<u32, Waited> {
         self.sequence = self.sequence.wrapping_add(1);
         self.post(command);
@@ -83,7 +83,7 @@ impl Link {
         }
     }
 
-    /// The child's half: the next command, `None` at the end.
+    /// Called by the child: returns the next command, `None` at the end.
     pub fn next_command(&mut self) -> Option<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         match self.wait(self.sequence, None) {
@@ -92,12 +92,12 @@ impl Link {
         }
     }
 
-    /// The child's other half.
+    /// Called by the child: posts its status.
     pub fn answer(&mut self, status: u32) {
         self.post(status);
     }
 
-    /// Leaves a message for the host, cut to what there is room for.
+    /// Leaves a message for the host, cut to the room for it.
     pub fn leave_message(&mut self, message: &str) {
         let len = message.len().min(WORDS_BYTES - MESSAGE_START);
         self.memory.bytes_mut(MESSAGE_START..MESSAGE_START + len).copy_from_slice(&message.as_bytes()[..len]);
@@ -112,10 +112,10 @@ impl Link {
 
     fn post(&mut self, word: u32) {
         self.memory.word(self.ours + WORD).store(word, Relaxed);
-        // Everything written before is seen by who sees this.
+        // Release: a side that sees this number also sees everything written before it.
         self.memory.word(self.ours + SEQUENCE).store(self.sequence, SeqCst);
         if self.memory.word(self.theirs + WAITS).swap(0, SeqCst) == 1 {
-            // Who cannot be woken is gone, which waiting will find out.
+            // If the other side cannot be woken, it has ended; the next wait finds that out.
             let _ = self.socket.write_all(&[0]);
         }
     }
@@ -142,12 +142,12 @@ impl Link {
         self.memory.word(self.theirs + SEQUENCE).load(SeqCst) == sequence
     }
 
-    /// Until a byte comes, or `limit` has passed since `begun`.
+    /// Sleeps until a byte comes, or `limit` has passed since `begun`.
     fn sleep(&mut self, begun: Instant, limit: Option<Duration>) -> Waited {
         if limit.is_some_and(|limit| begun.elapsed() >= limit) {
             return Waited::TimedOut;
         }
-        // The whole limit, not what is left of it, which would be another system call each time.
+        // The whole limit, because setting what is left of it would be another system call each time.
         if self.timeout != limit {
             if self.socket.set_read_timeout(limit).is_err() {
                 return Waited::Gone;
@@ -166,12 +166,12 @@ impl Link {
     }
 }
 
-/// Looking again and again instead of sleeping, for a short while, and only as long as it helps.
+/// Polls for a short while instead of sleeping, as long as that helps.
 ///
-/// It does not where the pauses are long, nor where both sides share a core: then it keeps the other from answering.
+/// It does not help if the pauses are long, or if both sides share a core, because it then keeps the other from answering.
 struct Spin {
     limit: Duration,
-    /// Waits until it is tried again, and how many those were after the last failure.
+    /// The number of waits until polling is tried again, and that number after the last failure.
     skip: u32,
     skipped: u32,
 }
@@ -180,12 +180,12 @@ impl Spin {
     const MOST_SKIPPED: u32 = 31;
 
     fn new(limit: Duration) -> Self {
-        // On a single core the other side cannot run meanwhile.
+        // On a single core the other side cannot run at the same time.
         let several_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
         Self { limit: if several_cores { limit } else { Duration::ZERO }, skip: 0, skipped: 0 }
     }
 
-    /// Whether what is waited for came in time.
+    /// Returns whether the other side posted in time.
     fn until(&mut self, begun: Instant, arrived: impl Fn() -> bool) -> bool {
         if self.skip > 0 {
             self.skip -= 1;
@@ -248,7 +248,7 @@ mod tests {
         u64::from_ne_bytes(host.memory.bytes(place).try_into().unwrap())
     }
 
-    /// Every way of waiting meets every other: both spin, one sleeps, both sleep.
+    /// Tries every combination of waits: both spin, one sleeps, both sleep.
     #[test]
     fn no_wake_up_is_lost_and_no_byte_is_left_over() {
         for (host_spins, child_spins) in [(true, true), (true, false), (false, true), (false, false)] {

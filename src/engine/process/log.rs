@@ -1,4 +1,4 @@
-//! What the child's libraries say: its output, line by line, into the log, and the last of it kept for reasons.
+//! Logs the output of a child's libraries line by line, and keeps the last lines to explain failures.
 //!
 //! Bounded in each direction: the length of a line, the lines kept, the lines logged in a second. Fed by the thread that
 //! watches the process.
@@ -16,7 +16,7 @@ const LINES_A_SECOND: u32 = 20;
 /// The output of a process.
 #[derive(Debug, Default)]
 pub struct Said {
-    /// It has started; until then the code that starts it reports its errors.
+    /// The engine has started; until then the code that starts it reports the errors.
     serving: AtomicBool,
     lines: Mutex<Lines>,
 }
@@ -28,7 +28,7 @@ struct Lines {
 }
 
 impl Said {
-    /// Reads until all who could write are gone.
+    /// Reads until all writers have closed the pipe.
     pub fn collect(&self, mut from: impl Read) {
         let mut limiter = Limiter::new(Instant::now());
         let mut pending = Vec::with_capacity(LINE_BYTES);
@@ -84,7 +84,7 @@ impl Said {
         }
     }
 
-    /// The last lines.
+    /// Returns the last lines.
     pub fn lines(&self) -> Vec<String> {
         self.lock().last.iter().cloned().collect()
     }
@@ -99,7 +99,7 @@ impl Said {
         error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))
     }
 
-    /// The last line that tells of an end, in parentheses.
+    /// Returns the last line that looks like the message of a crash, in parentheses.
     pub fn last_words(&self) -> String {
         let telling =
             |line: &&String| ["ERROR", "terminate", "what():", "panicked", "alloc"].iter().any(|w| line.contains(w));
@@ -107,7 +107,7 @@ impl Said {
         line.map_or(String::new(), |line| format!(" (it says: {})", line.trim()))
     }
 
-    /// C++ and Rust each say it in their own way before they abort.
+    /// Returns whether the process ran out of memory: C++ and Rust write different messages before they abort.
     pub fn ran_out_of_memory(&self) -> bool {
         let signs = ["bad_alloc", "memory allocation of", "Cannot allocate memory"];
         self.lock().last.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
@@ -118,7 +118,7 @@ impl Said {
     }
 }
 
-/// Admits so many lines in each second.
+/// Limits the number of lines that are logged in a second.
 #[derive(Debug)]
 struct Limiter {
     begun: Instant,
@@ -131,7 +131,7 @@ impl Limiter {
         Self { begun: now, admitted: 0, left_out: 0 }
     }
 
-    /// Whether to log a line, and how many were left out before it.
+    /// Returns how many lines were left out before this one; `None` if this one is left out too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.begun) >= Duration::from_secs(1) {
             (self.begun, self.admitted) = (now, 0);

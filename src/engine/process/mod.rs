@@ -1,11 +1,11 @@
-//! An engine in a process of its own: what a vendor's delegate, or a damaged model, does there cannot reach the daemon.
+//! Runs an engine in its own process, so that a crash of a vendor's delegate or a damaged model cannot harm the daemon.
 //!
-//! [`host`] is the daemon's side and [`child`] the whole of the other; [`link`] is the way between them, [`sandbox`]
-//! what the child may not do, [`handle`] the life and death of the process. Here is what both sides know: the messages
-//! of the start, which are lines of JSON on a socket, and the layout of the memory that they share afterwards.
+//! [`host`] is the daemon's side, [`child`] the other one; [`link`] passes inferences between them, [`sandbox`] restricts
+//! the child, [`handle`] starts, watches and ends the process. This module owns what both sides share: the messages during
+//! the start, which are lines of JSON on a socket, and the layout of the shared memory.
 //!
-//! The start: the host sends the model; the child says [`Hello`] when the libraries are loaded, then [`Built`] or
-//! `Refused`. The host then gives the shared memory its size and sends one byte, and from there on they use the link.
+//! The start: the host sends the model; the child sends [`Hello`] when the libraries are loaded, then [`Built`] or
+//! `Refused`. The host then sets the size of the shared memory and sends one byte. After that both use the link.
 
 pub mod child;
 mod handle;
@@ -30,7 +30,7 @@ use super::{EngineError, Proof, TensorInfo};
 /// The hidden subcommand that the daemon calls its own binary with.
 pub const SUBCOMMAND: &str = "engine-process";
 
-/// What the host asks for over the link, and how the child has fared.
+/// The host's commands on the link, and the child's statuses.
 const INVOKE: u32 = 1;
 const RESET: u32 = 2;
 const OK: u32 = 0;
@@ -57,17 +57,17 @@ pub struct ProcessLimits {
 struct Task {
     version: u32,
     runtime_library: PathBuf,
-    /// For messages only.
+    /// The path, for messages only.
     model: PathBuf,
     delegate: DelegateSpec,
     batch: usize,
     /// The limit of its address space.
     memory_bytes: u64,
-    /// Folders and files that it may write to, besides devices and temporary files.
+    /// Folders and files that the child may write to, in addition to devices and temporary files.
     writable: Vec<PathBuf>,
-    /// Stay and answer; else invoke once and end.
+    /// Whether the child stays and serves inferences; else it invokes once and ends.
     serve: bool,
-    /// The process that started it, without which it shall not be.
+    /// The process that started it. If that has ended, the child ends too.
     parent: i32,
 }
 
@@ -99,16 +99,16 @@ enum Message {
     Refused(String),
 }
 
-/// The libraries, before a model meets them.
+/// The first message: the libraries are loaded, and have not seen a model yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     pub runtime: PathBuf,
     pub runtime_version: String,
-    /// The file behind the name in the configuration, for a delegate that is one.
+    /// The file that was found for the library's name in the configuration, for a delegate with a library.
     pub delegate_library: Option<PathBuf>,
     /// The version that it states, if it states one.
     pub delegate_version: Option<String>,
-    /// What keeps the process in its place, such as `landlock`; what this kernel lacks is not there.
+    /// The restrictions in force, such as `landlock`; without those that this kernel lacks.
     pub sandbox: Vec<String>,
 }
 
@@ -125,17 +125,17 @@ impl fmt::Display for Hello {
     }
 }
 
-/// The model is built.
+/// The second message: the model is built.
 #[derive(Debug, Serialize, Deserialize)]
 struct Built {
     proof: Proof,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
-    /// How long one invocation took, if one was tried out.
+    /// Time of one invocation, if the model was invoked.
     invoke: Option<Duration>,
 }
 
-/// Where the tensors lie in the shared memory, behind the link's own words.
+/// The places of the tensors in the shared memory, after the words of the link.
 #[derive(Debug, PartialEq, Eq)]
 struct Layout {
     input: Range<usize>,
@@ -144,10 +144,10 @@ struct Layout {
 }
 
 impl Layout {
-    /// A cache line, and what vectorised kernels like.
+    /// A cache line; also good for vectorised kernels.
     const ALIGNMENT: usize = 64;
 
-    /// The same for both sides, since it follows from what the model is. The numbers may be a liar's.
+    /// Computes the same layout on both sides, from the tensors alone. On the host the numbers are untrusted.
     fn new(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Result<Self, EngineError> {
         let mut end = link::WORDS_BYTES;
         let mut place = |tensor: &TensorInfo| {

@@ -1,4 +1,4 @@
-//! What a child gives up before it loads a vendor's library: writing files, running programs, the network.
+//! Restricts a child before it loads a vendor's library: it cannot write files, run programs or use the network.
 //!
 //! It protects against accidents and against harmful models and libraries. Each part is used if the kernel has it, and
 //! the parts in force are reported. Run in the child, before it has a second thread.
@@ -12,18 +12,18 @@ use landlock::{
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 
-/// Devices, and what libraries keep for the time being.
+/// Where the child may always write: devices, and places for temporary files.
 const WRITABLE: [&str; 3] = ["/dev", "/tmp", "/var/tmp"];
-/// The newest kernel interface whose restrictions were tested; it is of Linux 6.12.
+/// The newest kernel interface whose restrictions were tested; it came with Linux 6.12.
 const TESTED: ABI = ABI::V6;
 
-/// No core dump, and no more address space than that.
+/// Disables core dumps, and limits the address space.
 pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
-    // When the machine runs out of memory, the child goes before the daemon. First, since /proc/self belongs to root as
-    // soon as there is no core dump.
+    // If the machine runs out of memory, the kernel kills the child before the daemon. This comes first, because
+    // /proc/self belongs to root once core dumps are disabled.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // A core dump that goes to a program, such as systemd's, is not subject to the limit.
+    // The limit does not stop core dumps that go to a program, such as systemd's.
     prctl::set_dumpable(false)?;
     #[allow(clippy::useless_conversion, reason = "it is 32 bits wide on some")]
     let memory = rlim_t::try_from(memory_bytes).unwrap_or(rlim_t::MAX);
@@ -31,7 +31,7 @@ pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
     Ok(())
 }
 
-/// Gives up what it can, and tells what is in force.
+/// Applies the restrictions that this kernel has. Returns those in force.
 pub fn enter(writable: &[PathBuf]) -> Vec<String> {
     let mut in_force = Vec::new();
     if prctl::set_no_new_privs().is_ok() {
@@ -42,13 +42,13 @@ pub fn enter(writable: &[PathBuf]) -> Vec<String> {
     in_force
 }
 
-/// Everything may still be read.
+/// Forbids writing, except to `writable`. Reading stays allowed.
 fn restrict_files_and_network(writable: &[PathBuf]) -> Option<String> {
     let write = AccessFs::from_write(TESTED);
     let places = WRITABLE.iter().map(Path::new).chain(writable.iter().map(PathBuf::as_path));
     let rules = places.filter_map(|path| {
         let access = if path.is_dir() { write } else { write & AccessFs::from_file(TESTED) };
-        // What does not exist needs no permission.
+        // Paths that do not exist need no permission.
         Some(PathBeneath::new(PathFd::new(path).ok()?, access))
     });
     let status = Ruleset::default()
@@ -75,8 +75,8 @@ mod system_calls {
         BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     };
 
-    /// Answered with EPERM: running programs, other processes' memory, mounts, the kernel itself, keys, and what would
-    /// lead around the rest.
+    /// System calls that fail with EPERM: running programs, other processes' memory, mounts, the kernel itself, keys, and
+    /// those that would bypass the other restrictions.
     const DENIED: [libc::c_long; 39] = [
         libc::SYS_execve,
         libc::SYS_execveat,
@@ -118,7 +118,7 @@ mod system_calls {
         libc::SYS_request_key,
         libc::SYS_keyctl,
     ];
-    /// Local sockets, and those by which libusb learns of devices.
+    /// The allowed socket families: local ones, and the one through which libusb learns of devices.
     const FAMILIES: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
     pub fn restrict() -> Option<String> {
@@ -152,7 +152,7 @@ mod system_calls {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod system_calls {
-    /// The compiler of filters knows no other processor.
+    /// The filter compiler does not support this processor.
     pub fn restrict() -> Option<String> {
         None
     }

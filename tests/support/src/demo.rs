@@ -44,8 +44,9 @@ pub fn recording(config: &Config, labels: &[String]) -> Vec<(Record, Vec<f32>)> 
 
 /// A configuration with all that it names, or what is wrong with it.
 pub fn try_to_prepare(config: &Config) -> Result<Prepared, Vec<Problem>> {
-    let tools = load::tools(config.runtime_library.as_deref(), &program()).map_err(|problem| vec![problem])?;
-    load::prepare(config, &tools, &[])
+    let context =
+        load::engine_context(config.runtime_library.as_deref(), &program()).map_err(|problem| vec![problem])?;
+    load::prepare(config, &context, &[])
 }
 
 /// The first pipeline of a configuration, loaded.
