@@ -115,7 +115,7 @@ fn check_judges_every_kind_of_meter() {
     // What is absent is no fault of the configuration; where and why is said.
     for (meter, part) in [
         ("ina219 = { bus = 250, shunt_ohms = 0.1, max_amperes = 3.2 }", "/dev/i2c-250: no such bus; load"),
-        ("iio = { chip = \"ina226\", shunt_ohms = 0.1 }", "bus/iio/devices: no device \"ina226\"; there is: none"),
+        ("iio = { chip = \"ina226\", shunt_ohms = 0.1 }", "bus/iio/devices: no device \"ina226\"; found: none"),
         ("replay = { path = \"none.csv\", time = \"t\", watts = \"p\" }", "/none.csv: no such file"),
     ] {
         let stdout = check(meter).expect(0).stdout;

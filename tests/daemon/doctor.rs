@@ -246,7 +246,7 @@ fn what_the_configuration_names_and_is_not_there_is_broken() {
     machine.report(&["-c", config, "state"]).is(
         machine.path("state").to_str().unwrap(),
         "broken",
-        &["may not write there", "install -d -o "],
+        &["may not write to it", "install -d -o "],
     );
     fs::set_permissions(machine.path("state"), Permissions::from_mode(0o755)).unwrap();
     let setup = setup.with("hop = 50", "hop = 0");
