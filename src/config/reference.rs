@@ -380,6 +380,9 @@ mod tests {
         ("sha256", ""),
     ];
 
+    /// A delegate without a kind is none.
+    const OF_SOME_KIND: &str = "[delegates.tpu.external]\nlibrary = \"a\"";
+
     #[test]
     fn the_example_is_valid_and_every_default_in_it_is_the_programs() {
         let text = example();
@@ -399,6 +402,9 @@ mod tests {
             let mut with: Vec<&str> = all.clone();
             if let Some(place) = all.iter().position(|line| *line == table) {
                 with[place] = header;
+            }
+            if header.starts_with("[delegates.tpu") {
+                with.push(OF_SOME_KIND);
             }
             // That a table is written can mean something too.
             let plain = parse(&with.join("\n"));
@@ -441,8 +447,8 @@ mod tests {
                         uncommented.lines().filter(|l| !l.starts_with("joules")).collect::<Vec<_>>().join("\n");
                 }
                 if uncommented.contains("[delegates.tpu]") || uncommented.contains(".restarts]") {
-                    // A delegate without a kind is none.
-                    uncommented.push_str("\n[delegates.tpu.external]\nlibrary = \"a\"");
+                    uncommented.push('\n');
+                    uncommented.push_str(OF_SOME_KIND);
                 }
                 parse(&format!("{text}\n{uncommented}\n")).unwrap_or_else(|refusal| panic!("{uncommented}: {refusal}"));
                 seen += 1;
