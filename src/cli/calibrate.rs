@@ -23,7 +23,7 @@ use crate::units::Joules;
 /// If other programs use more processor cores than this during the runs, a warning is shown.
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// Calibrate only this pipeline; can be given several times
@@ -77,7 +77,7 @@ struct Refused {
 
 /// Calibrates the pipelines, and shows and saves the results. Returns success if every meter gave a result for every
 /// pipeline and all were saved.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
     let (config, mut prepared) = match check::load(&args.config)? {
         Ok(loaded) => loaded,

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::load::{self, Prepared, Unusable};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// Also test the broker: host name, TCP, TLS, login, and whether a message on BASE/NODE/check comes back
@@ -18,7 +18,7 @@ pub struct Args {
     online: bool,
 }
 
-pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     let (config, prepared) = match load(&args.config)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
@@ -66,7 +66,7 @@ pub fn check(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Loads a configuration and all that it names. Prints the problems if it cannot be used.
-pub fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
+pub(crate) fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     // The exit code must be right even if standard error is a full disk.
     Ok(load::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))

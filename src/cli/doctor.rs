@@ -17,7 +17,7 @@ use crate::doctor::{self, Finding, Part, Roots, State};
 const SCHEMA_VERSION: u32 = 2;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The parts to examine; without any, all of them
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 /// Shows all findings; failure when something is broken.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let roots = Roots { sysfs: args.sysfs.clone(), dev: args.dev.clone() };
     let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
     let (configuration, config) = doctor::configuration(path, args.config.is_some());

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use crate::engine::process::child;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     task: String,
 }
 
-pub fn run(args: &Args) -> ExitCode {
+pub(crate) fn run(args: &Args) -> ExitCode {
     ExitCode::from(child::run(&args.task))
 }

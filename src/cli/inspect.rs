@@ -17,7 +17,7 @@ use crate::model::{
 const NAME_WIDTH: usize = 40;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The model, a .tflite file
     model: PathBuf,
     /// Print JSON, with the quantisation of every tensor and with every kernel
@@ -32,7 +32,7 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = ModelSummary::from_file(&args.model)?;
     let tried = match &args.delegate {
         Some(name) => Some(try_delegate(&args.model, name, args.config.as_deref())?),
@@ -95,7 +95,7 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result<()> {
     let main = &summary.main;
     writeln!(out, "file        {}, schema {}", bytes(summary.file_bytes as u64), summary.schema_version)?;
     if let Some(description) = &summary.description {

@@ -11,7 +11,7 @@ use crate::publish::mqtt::broker;
 const VARIABLE: &str = "EDGEWATT_LOG";
 
 /// Starts logging; `quiet` is for commands whose output is what matters.
-pub fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
+pub(crate) fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
     let level = match (verbose, quiet) {
         (0, true) => format!("warn,{}", broker::LOG_FILTER),
         (0, false) => format!("info,{}", broker::LOG_FILTER),

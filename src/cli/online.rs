@@ -19,7 +19,7 @@ const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
 /// Shows each step. Returns whether all of them succeeded.
-pub fn run(config: &Config) -> anyhow::Result<bool> {
+pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
     if config.mqtt.broker == Broker::Embedded {
         writeln!(io::stdout(), "  broker: embedded; it exists only while the daemon runs")?;
         return Ok(true);
@@ -41,7 +41,7 @@ pub fn run(config: &Config) -> anyhow::Result<bool> {
 
 /// Connects to the broker, which is not the embedded one, and publishes a message; calls `report` after each step.
 /// Returns the address, and why a step failed.
-pub fn connect_and_publish(
+pub(crate) fn connect_and_publish(
     config: &Config,
     report: impl FnMut(&str, Duration, &str),
 ) -> anyhow::Result<(String, Result<(), Lost>)> {

@@ -15,7 +15,7 @@ use super::{ConfigArg, EX_CONFIG, check, watch};
 use crate::daemon::{self, Outcome, RunOptions, Service};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigArg,
     /// Exit when all sources have ended and all messages are delivered; then print a summary
@@ -29,7 +29,7 @@ pub struct Args {
     calibrate: bool,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // First, because it feeds the watchdog: after a restart to calibrate, systemd already watches this process.
     let service = Service::start()?;
     // Read now: once an upgrade has replaced the file, the kernel gives no path that could be started.

@@ -24,7 +24,7 @@ use crate::sys::hostname;
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The address of the broker
     #[arg(short, long, default_value = "mqtt://127.0.0.1:1883", value_name = "URL")]
     broker: String,
@@ -43,7 +43,7 @@ const LAST_MESSAGES: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let embedded =
         "\"embedded\" is a broker inside the daemon; give its address instead, such as mqtt://127.0.0.1:1883";
     let options = match &args.config {
@@ -72,13 +72,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A view that runs on a thread in the daemon's process.
-pub struct Viewer {
+pub(crate) struct Viewer {
     thread: JoinHandle<()>,
     finish: Arc<AtomicBool>,
 }
 
 /// Starts a view on its own thread.
-pub fn spawn(options: ConnectOptions, filter: String) -> Viewer {
+pub(crate) fn spawn(options: ConnectOptions, filter: String) -> Viewer {
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
@@ -99,7 +99,7 @@ pub fn spawn(options: ConnectOptions, filter: String) -> Viewer {
 
 impl Viewer {
     /// Waits until the daemon's `offline` is shown, but at most one second.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         self.finish.store(true, Ordering::Relaxed);
         // The thread has logged why it ended.
         let _ = self.thread.join();

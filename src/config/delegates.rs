@@ -109,7 +109,12 @@ impl DelegateKeys {
 }
 
 /// Returns the delegate that is named at `key`, if there is one.
-pub fn find(key: &Key, name: &str, delegates: &BTreeMap<String, Delegate>, checker: &mut Checker) -> Option<Delegate> {
+pub(crate) fn find(
+    key: &Key,
+    name: &str,
+    delegates: &BTreeMap<String, Delegate>,
+    checker: &mut Checker,
+) -> Option<Delegate> {
     let found = Delegate::built_in(name).or_else(|| delegates.get(name).cloned());
     if found.is_none() {
         let built_in = DelegateKind::built_in_names();

@@ -261,7 +261,7 @@ impl MqttKeys {
 }
 
 /// Checks a quality of service.
-pub fn check_qos(key: &Key, qos: u8, checker: &mut Checker) {
+pub(crate) fn check_qos(key: &Key, qos: u8, checker: &mut Checker) {
     if qos > 1 {
         checker.problem(key, format!("{qos} is not supported; use 0 (at most once) or 1 (at least once)"));
     }

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 1024;
 
 /// Something that the daemon can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Stop,
     /// Read the configuration file again.
     Reload,
@@ -39,7 +39,7 @@ struct Arguments {
 impl Action {
     /// Parses a message on `cmd/VERB`. `retained`: the broker has kept it from an earlier time. The error says why it is
     /// refused.
-    pub fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
+    pub(crate) fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
         if retained {
             return Err("retained commands are refused, because they would run again on every reconnect".into());
         }
@@ -90,7 +90,7 @@ impl Daemon {
     ///
     /// # Errors
     /// A second signal to stop ends the daemon at once.
-    pub fn signal_received(&mut self, signal: i32) -> anyhow::Result<()> {
+    pub(crate) fn signal_received(&mut self, signal: i32) -> anyhow::Result<()> {
         let action = if signal == SIGHUP { Action::Reload } else { Action::Stop };
         if action == Action::Stop {
             if self.phase.stops_for() == Some(DrainFor::Stop) {
@@ -104,7 +104,7 @@ impl Daemon {
     }
 
     /// Performs what a message on `cmd/VERB` asks for, and answers with an event.
-    pub fn command_received(&mut self, verb: &str, message: &Received) {
+    pub(crate) fn command_received(&mut self, verb: &str, message: &Received) {
         let result = Action::parse(verb, &message.payload, message.retained).and_then(|action| self.perform(action));
         let (event, answer) = match result {
             Ok(answer) => ("command", format!("{verb}: {answer}")),

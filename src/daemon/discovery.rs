@@ -14,7 +14,7 @@ use crate::publish::publisher::NodePublisher;
 const BIRTH: &[u8] = b"online";
 
 /// See the module's doc.
-pub struct Discovery {
+pub(crate) struct Discovery {
     topic: Arc<str>,
     birth_topic: String,
     /// Entities that the broker keeps a description of, each with its kind.
@@ -23,7 +23,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(prefix: &str, node: &str) -> Self {
+    pub(crate) fn new(prefix: &str, node: &str) -> Self {
         Self {
             topic: discovery::topic(prefix, node).into(),
             birth_topic: discovery::birth_topic(prefix),
@@ -33,12 +33,12 @@ impl Discovery {
     }
 
     /// Returns the topics to subscribe to.
-    pub fn filters(&self) -> [String; 2] {
+    pub(crate) fn filters(&self) -> [String; 2] {
         [self.topic.to_string(), self.birth_topic.clone()]
     }
 
     /// Publishes the description of the node that `config` makes, if it has changed or if `again` is set.
-    pub fn publish(&mut self, node_publisher: &NodePublisher, config: &Config, again: bool) {
+    pub(crate) fn publish(&mut self, node_publisher: &NodePublisher, config: &Config, again: bool) {
         let node = Node {
             id: &config.node_id,
             topics: &node_publisher.topics,
@@ -58,7 +58,7 @@ impl Discovery {
     }
 
     /// Takes a message. Returns whether the description has to be published again.
-    pub fn message_received(&mut self, topic: &str, payload: &[u8]) -> bool {
+    pub(crate) fn message_received(&mut self, topic: &str, payload: &[u8]) -> bool {
         if topic == self.birth_topic {
             return payload == BIRTH;
         }

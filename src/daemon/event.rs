@@ -11,10 +11,10 @@ use crate::load::Prepared;
 use crate::load::engines::{BuildError, BuiltEngine};
 
 /// The way to the async thread. A send fails only after the daemon has given up waiting for the sender.
-pub type EventSender = UnboundedSender<DaemonEvent>;
+pub(crate) type EventSender = UnboundedSender<DaemonEvent>;
 
 /// Something that the async thread has to react to.
-pub enum DaemonEvent {
+pub(crate) enum DaemonEvent {
     ThreadEnded(ThreadEnd),
     Infer(PipelineId, InferEvent),
     EngineReady(PipelineId, Box<EngineReady>),
@@ -26,7 +26,7 @@ pub enum DaemonEvent {
 
 /// A thread of a pipeline that has ended.
 #[derive(Debug)]
-pub struct ThreadEnd {
+pub(crate) struct ThreadEnd {
     pub pipeline: PipelineId,
     pub stage: Stage,
     /// Why it ended early.
@@ -35,13 +35,13 @@ pub struct ThreadEnd {
 
 /// A thread of a pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Acquire,
     Infer,
 }
 
 /// The result of a build that an engine supervisor has ordered.
-pub struct EngineReady {
+pub(crate) struct EngineReady {
     /// The number of the order.
     pub order: u64,
     /// The delegate's place in the pipeline's list.
@@ -50,7 +50,7 @@ pub struct EngineReady {
 }
 
 /// A configuration that was read again, with everything loaded that it needs.
-pub struct Reloaded {
+pub(crate) struct Reloaded {
     pub config: Config,
     pub prepared: Prepared,
 }

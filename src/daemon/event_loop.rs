@@ -22,7 +22,7 @@ impl Daemon {
     ///
     /// # Errors
     /// A second signal has ended the daemon at once.
-    pub async fn run(&mut self, inputs: Inputs) -> anyhow::Result<()> {
+    pub(crate) async fn run(&mut self, inputs: Inputs) -> anyhow::Result<()> {
         let Inputs { mut signals, mut events, mut received } = inputs;
         let decisions = self.context.decisions.clone();
         let mut connection = self.delivery.handle.status();

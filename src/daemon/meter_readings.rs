@@ -11,7 +11,7 @@ use crate::units::{Joules, MonoTime, Watts};
 
 /// The latest reading of every meter, shared by the two threads.
 #[derive(Debug, Clone)]
-pub struct MeterReadings(Arc<Mutex<Vec<Latest>>>);
+pub(crate) struct MeterReadings(Arc<Mutex<Vec<Latest>>>);
 
 /// The latest reading of one meter.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +25,7 @@ struct Latest {
 
 /// What is new of one meter.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NewReading {
+pub(crate) struct NewReading {
     /// The meter's place among the meters.
     pub meter: usize,
     /// The reading and the mean power since the last message, or why there is none.
@@ -33,12 +33,12 @@ pub struct NewReading {
 }
 
 impl MeterReadings {
-    pub fn new(meter_count: usize) -> Self {
+    pub(crate) fn new(meter_count: usize) -> Self {
         Self(Arc::new(Mutex::new(vec![Latest::default(); meter_count])))
     }
 
     /// Notes a reading, or why there is none.
-    pub fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
+    pub(crate) fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(latest) = all.get_mut(meter) else { return };
         match result {
@@ -56,7 +56,7 @@ impl MeterReadings {
     }
 
     /// Returns what is new since the last call, by meter.
-    pub fn take(&self) -> Vec<NewReading> {
+    pub(crate) fn take(&self) -> Vec<NewReading> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = |(meter, latest): (usize, &mut Latest)| {
             if !std::mem::take(&mut latest.is_new) {
@@ -74,7 +74,7 @@ impl MeterReadings {
 }
 
 /// Publishes what is new of each meter. The messages are retained, so that an outage costs one message a meter.
-pub fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], new: Vec<NewReading>) {
+pub(crate) fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], new: Vec<NewReading>) {
     for NewReading { meter, reading } in new {
         let Some(info) = infos.get(meter) else { continue };
         let (time, scope) = reading.as_ref().map_or((MonoTime::now(), info.scope), |(r, _)| (r.time, r.scope));

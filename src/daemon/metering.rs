@@ -27,13 +27,13 @@ use crate::units::{MonoTime, Watts};
 const SPANS: usize = 16 * 1024;
 
 /// How long the last reading of a meter is waited for.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often the processor time of other programs is read, which is in ticks of 10 ms.
 const OTHERS_PERIOD: Duration = Duration::from_millis(100);
 
 /// The energy side of a running daemon.
-pub struct Metering {
+pub(crate) struct Metering {
     /// The pipelines that are metered, in the order of the attribution.
     pipelines: Vec<PipelineId>,
     power: Power,
@@ -48,7 +48,7 @@ pub struct Metering {
 impl Metering {
     /// Starts the meter thread if there is a meter, and returns a sender for the busy spans of each pipeline. The processor
     /// time of `children` counts as ours. What is known of idle power is carried over from the metering `before`.
-    pub fn start(
+    pub(crate) fn start(
         power: &Power,
         pipelines: Vec<PipelineId>,
         children: Children,
@@ -100,24 +100,24 @@ impl Metering {
     }
 
     /// Takes over new settings for the same meters.
-    pub fn set_power(&mut self, power: &Power) {
+    pub(crate) fn set_power(&mut self, power: &Power) {
         self.attribution.lock().unwrap_or_else(PoisonError::into_inner).set_settings(settings(power));
         self.power = power.clone();
     }
 
     /// Returns whether `power` has the meters that are read now, read in the same way.
-    pub fn has_meters_of(&self, power: &Power) -> bool {
+    pub(crate) fn has_meters_of(&self, power: &Power) -> bool {
         let of = |power: &Power| (power.meters.clone(), power.sysfs.clone(), power.sample_period);
         of(power) == of(&self.power)
     }
 
     /// Sets which delegates are loaded, because idle power differs with them.
-    pub fn set_delegates(&self, active: &str) {
+    pub(crate) fn set_delegates(&self, active: &str) {
         self.attribution.lock().unwrap_or_else(PoisonError::into_inner).set_delegates(active);
     }
 
     /// Sets the calibrations of a pipeline; `find` returns the one of each meter.
-    pub fn set_calibrations(&self, pipeline: PipelineId, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
+    pub(crate) fn set_calibrations(&self, pipeline: PipelineId, find: impl Fn(&MeterInfo) -> Option<Calibrated>) {
         let Some(place) = self.pipelines.iter().position(|metered| *metered == pipeline) else { return };
         let mut attribution = self.attribution.lock().unwrap_or_else(PoisonError::into_inner);
         for (meter, info) in self.infos.iter().enumerate() {
@@ -126,13 +126,13 @@ impl Metering {
     }
 
     /// Returns the estimates since the last call, by pipeline.
-    pub fn figures(&self) -> BTreeMap<PipelineId, Vec<EnergyEstimate>> {
+    pub(crate) fn figures(&self) -> BTreeMap<PipelineId, Vec<EnergyEstimate>> {
         let figures = self.attribution.lock().unwrap_or_else(PoisonError::into_inner).estimates();
         self.pipelines.iter().copied().zip(figures).collect()
     }
 
     /// Reads every meter a last time and ends the thread; waits at most `patience` for a meter that hangs.
-    pub async fn finish(&mut self, patience: Duration) {
+    pub(crate) async fn finish(&mut self, patience: Duration) {
         self.stop.request();
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());

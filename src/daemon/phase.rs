@@ -10,7 +10,7 @@ const STUCK: Duration = Duration::from_secs(1);
 
 /// Why the daemon drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrainFor {
+pub(crate) enum DrainFor {
     Stop,
     /// It starts again afterwards, and calibrates first.
     Calibrate,
@@ -18,7 +18,7 @@ pub enum DrainFor {
 
 /// What the daemon does at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     Running,
     /// The configuration is being read; `again`: it has to be read once more after that.
     Reloading {
@@ -38,7 +38,7 @@ pub enum Phase {
 
 /// What follows the end of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterReload {
+pub(crate) enum AfterReload {
     Serve,
     ReadAgain,
     /// The daemon is stopping: the new configuration is not used.
@@ -47,23 +47,23 @@ pub enum AfterReload {
 
 impl Phase {
     /// Returns why the daemon is stopping, if it is.
-    pub fn stops_for(self) -> Option<DrainFor> {
+    pub(crate) fn stops_for(self) -> Option<DrainFor> {
         match self {
             Self::Draining { reason, .. } | Self::Overdue { reason, .. } => Some(reason),
             Self::Running | Self::Reloading { .. } => None,
         }
     }
 
-    pub fn is_stopping(self) -> bool {
+    pub(crate) fn is_stopping(self) -> bool {
         self.stops_for().is_some()
     }
 
-    pub fn is_overdue(self) -> bool {
+    pub(crate) fn is_overdue(self) -> bool {
         matches!(self, Self::Overdue { .. })
     }
 
     /// Returns when the phase has to end.
-    pub fn deadline(self) -> Option<Instant> {
+    pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Self::Draining { deadline, .. } | Self::Overdue { deadline, .. } => Some(deadline),
             Self::Running | Self::Reloading { .. } => None,
@@ -71,7 +71,7 @@ impl Phase {
     }
 
     /// Asks for a reload. Returns whether the configuration has to be read now.
-    pub fn request_reload(&mut self) -> bool {
+    pub(crate) fn request_reload(&mut self) -> bool {
         match self {
             Self::Running => {
                 *self = Self::Reloading { again: false };
@@ -86,7 +86,7 @@ impl Phase {
     }
 
     /// Ends a reload. `incomplete`: it could not be carried out as it was read, and has to be read again.
-    pub fn end_reload(&mut self, incomplete: bool) -> AfterReload {
+    pub(crate) fn end_reload(&mut self, incomplete: bool) -> AfterReload {
         match *self {
             Self::Reloading { again } => {
                 *self = Self::Running;
@@ -99,7 +99,7 @@ impl Phase {
 
     /// Starts to drain until `deadline`. A drain that has begun keeps its deadline and gets the new reason. Returns whether
     /// the sources have to be stopped now.
-    pub fn drain(&mut self, new_reason: DrainFor, new_deadline: Instant) -> bool {
+    pub(crate) fn drain(&mut self, new_reason: DrainFor, new_deadline: Instant) -> bool {
         match self {
             Self::Draining { reason, .. } | Self::Overdue { reason, .. } => {
                 *reason = new_reason;
@@ -113,7 +113,7 @@ impl Phase {
     }
 
     /// The deadline has passed. Breaks if there is nothing more to wait for.
-    pub fn pass_deadline(&mut self, now: Instant) -> ControlFlow<()> {
+    pub(crate) fn pass_deadline(&mut self, now: Instant) -> ControlFlow<()> {
         match *self {
             Self::Draining { reason, .. } => {
                 *self = Self::Overdue { reason, deadline: now + STUCK };

@@ -7,14 +7,14 @@ const MAX_PER_S: u32 = 20;
 
 /// Counts the commands of the present second.
 #[derive(Debug, Default)]
-pub struct CommandLimit {
+pub(crate) struct CommandLimit {
     since: Option<Instant>,
     accepted: u32,
 }
 
 impl CommandLimit {
     /// Returns whether one more command is accepted at `now`. The first refusal in a second is logged.
-    pub fn accept(&mut self, now: Instant) -> bool {
+    pub(crate) fn accept(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
             *self = Self { since: Some(now), accepted: 0 };
         }

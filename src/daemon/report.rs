@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Daemon {
     /// Publishes what the node runs, and its description for Home Assistant.
-    pub fn publish_info(&mut self) {
+    pub(crate) fn publish_info(&mut self) {
         let pipelines: BTreeMap<&str, PipelineInfo<'_>> = self
             .pipelines
             .iter()
@@ -55,7 +55,7 @@ impl Daemon {
     }
 
     /// Publishes the figures since the last call, of each pipeline.
-    pub async fn publish_metrics(&mut self) {
+    pub(crate) async fn publish_metrics(&mut self) {
         let stages = join_all(self.pipelines.iter().map(|pipeline| pipeline.take_stage_times(PATIENCE))).await;
         let process = Process {
             cpu_s: process_cpu_time().as_secs_f64(),
@@ -77,13 +77,13 @@ impl Daemon {
     }
 
     /// Publishes what the meters have shown since the last call.
-    pub fn publish_power(&self) {
+    pub(crate) fn publish_power(&self) {
         let readings = self.metering.readings.take();
         meter_readings::publish(&self.context.node_publisher, &self.metering.infos, readings);
     }
 
     /// Checks whether everything makes progress, and tells the watchdog.
-    pub fn check_progress(&mut self) {
+    pub(crate) fn check_progress(&mut self) {
         let (now, limit) = (MonoTime::now(), self.service.limit());
         let node_publisher = &self.context.node_publisher;
         let mut hung = self.delivery.task.is_finished().then(|| "the task that delivers has ended".to_owned());
@@ -95,7 +95,7 @@ impl Daemon {
     }
 
     /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached.
-    pub fn update_status_line(&mut self) {
+    pub(crate) fn update_status_line(&mut self) {
         let client = self.delivery.handle.status();
         let client = client.borrow();
         let broker = match (&client.state, &client.last_error) {
@@ -108,7 +108,7 @@ impl Daemon {
     }
 
     /// A reconnect is an event for the subscribers that are connected again.
-    pub fn connection_changed(&self, client: &ClientStatus) {
+    pub(crate) fn connection_changed(&self, client: &ClientStatus) {
         if client.state == ClientState::Connected && client.connections > 1 {
             let cause = client.last_error.as_deref().unwrap_or("unknown");
             let message = format!("connection {} to the broker; the one before was lost: {cause}", client.connections);
@@ -117,7 +117,7 @@ impl Daemon {
     }
 
     /// Publishes when messages no longer survive a crash, and when they do again.
-    pub fn store_changed(&mut self, state: &StoreState) {
+    pub(crate) fn store_changed(&mut self, state: &StoreState) {
         let message = match state {
             StoreState::Failing(reason) => format!("messages are kept in memory only: {reason}"),
             StoreState::Working if self.reported.store_failed => "messages are kept on disk again".to_owned(),
@@ -128,7 +128,7 @@ impl Daemon {
     }
 
     /// Tells the metering which delegates are active, because idle power differs with them, and their calibrations.
-    pub fn inform_metering(&self) {
+    pub(crate) fn inform_metering(&self) {
         let active: Vec<&str> = self.pipelines.iter().map(|p| p.delegate().active.as_str()).collect();
         self.metering.set_delegates(&active.join(","));
         for pipeline in &self.pipelines {

@@ -21,7 +21,7 @@ const END: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Lets every pipeline come to its end.
-    pub fn stop(&mut self, reason: DrainFor) {
+    pub(crate) fn stop(&mut self, reason: DrainFor) {
         if reason == DrainFor::Stop {
             self.service.stopping(self.config.mqtt.stop_timeout + END);
         }
@@ -32,7 +32,7 @@ impl Daemon {
     }
 
     /// The deadline of the phase has passed. Breaks if there is nothing more to wait for.
-    pub fn deadline_passed(&mut self) -> ControlFlow<()> {
+    pub(crate) fn deadline_passed(&mut self) -> ControlFlow<()> {
         let flow = self.phase.pass_deadline(Instant::now());
         if flow.is_break() {
             tracing::warn!("an inference does not end; the decisions that it would have made are lost");
@@ -43,7 +43,7 @@ impl Daemon {
     }
 
     /// Returns whether the event loop has nothing more to wait for.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         if !self.pipelines.iter().all(PipelineHandle::has_ended) {
             return false;
         }
@@ -59,7 +59,7 @@ impl Daemon {
     }
 
     /// Publishes the last figures, delivers what is queued, publishes `offline`, and returns what the run has done.
-    pub async fn drain(mut self) -> Summary {
+    pub(crate) async fn drain(mut self) -> Summary {
         let timeout = self.config.mqtt.stop_timeout / 2;
         let restart_to_calibrate = self.phase.stops_for() == Some(DrainFor::Calibrate);
         if restart_to_calibrate {

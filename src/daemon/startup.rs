@@ -32,7 +32,7 @@ use crate::sys;
 const INBOX: usize = 64;
 
 /// Returns how to connect to the broker; starts the embedded one if the configuration asks for it.
-pub fn connect_options(config: &Mqtt) -> anyhow::Result<ConnectOptions> {
+pub(crate) fn connect_options(config: &Mqtt) -> anyhow::Result<ConnectOptions> {
     match &config.broker {
         Broker::Embedded => {
             let address: SocketAddr = broker::start(MQTT_PORT)?;
@@ -45,7 +45,7 @@ pub fn connect_options(config: &Mqtt) -> anyhow::Result<ConnectOptions> {
     }
 }
 
-pub fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {
+pub(crate) fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen for signals")?;
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, options.stop.clone()).context("cannot listen for signals")?;
@@ -54,7 +54,7 @@ pub fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {
 }
 
 /// What was loaded, after the calibrations, and what has come of these.
-pub struct Calibrated {
+pub(crate) struct Calibrated {
     pub config: Config,
     pub prepared: Prepared,
     pub outcomes: Vec<Outcome>,
@@ -62,7 +62,7 @@ pub struct Calibrated {
 
 /// Calibrates if the configuration or the options ask for it. Returns `None` if a signal has ended it. `progress` is called
 /// before each pipeline.
-pub async fn calibrate(
+pub(crate) async fn calibrate(
     config: Config,
     mut prepared: Prepared,
     signals: &mut Signals,
@@ -98,13 +98,13 @@ pub async fn calibrate(
 }
 
 /// The task that delivers messages to the broker.
-pub struct DeliveryTask {
+pub(crate) struct DeliveryTask {
     pub handle: Handle,
     pub task: AbortHandle,
 }
 
 /// The delivery to the broker: the task that does it, and the ways to and from it.
-pub struct Delivery {
+pub(crate) struct Delivery {
     pub task: DeliveryTask,
     pub node_publisher: NodePublisher,
     pub publish_latency: PublishLatency,
@@ -114,7 +114,7 @@ pub struct Delivery {
 }
 
 /// Starts to deliver. The broker need not be there.
-pub fn start_delivery(config: &Config, connect: &ConnectOptions) -> anyhow::Result<Delivery> {
+pub(crate) fn start_delivery(config: &Config, connect: &ConnectOptions) -> anyhow::Result<Delivery> {
     let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
     let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
     let publish_latency = PublishLatency::default();

@@ -36,7 +36,7 @@ use crate::units::MonoTime;
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// A daemon that runs.
-pub struct Daemon {
+pub(crate) struct Daemon {
     pub phase: Phase,
     pub config: Config,
     pub options: RunOptions,
@@ -58,7 +58,7 @@ pub struct Daemon {
 }
 
 /// What is done periodically.
-pub struct Timers {
+pub(crate) struct Timers {
     pub metrics: Interval,
     /// `None`: readings of the meters are not published.
     pub power: Option<Interval>,
@@ -66,7 +66,7 @@ pub struct Timers {
 }
 
 /// What the next report goes on from.
-pub struct Reported {
+pub(crate) struct Reported {
     pub started: MonoTime,
     pub last_metrics: MonoTime,
     /// Messages that were dropped, of all pipelines together.
@@ -77,7 +77,7 @@ pub struct Reported {
 }
 
 /// What the event loop waits for, apart from timers and what the delivery reports.
-pub struct Inputs {
+pub(crate) struct Inputs {
     pub signals: Signals,
     pub events: UnboundedReceiver<DaemonEvent>,
     /// Messages from the broker.
@@ -86,7 +86,7 @@ pub struct Inputs {
 
 impl Daemon {
     /// Starts the meters and all pipelines.
-    pub fn start(
+    pub(crate) fn start(
         config: Config,
         prepared: Prepared,
         options: RunOptions,
@@ -151,7 +151,7 @@ impl Daemon {
     }
 
     /// Publishes that the daemon has started, and what came of calibrations before.
-    pub fn begin(&mut self, calibrations: Vec<Outcome>) {
+    pub(crate) fn begin(&mut self, calibrations: Vec<Outcome>) {
         self.publish_info();
         self.inform_metering();
         self.update_status_line();
@@ -166,12 +166,12 @@ impl Daemon {
 }
 
 /// Returns the pipeline with that id, unless it is gone.
-pub fn find(pipelines: &mut [PipelineHandle], id: PipelineId) -> Option<&mut PipelineHandle> {
+pub(crate) fn find(pipelines: &mut [PipelineHandle], id: PipelineId) -> Option<&mut PipelineHandle> {
     pipelines.iter_mut().find(|pipeline| pipeline.id == id)
 }
 
 /// Ticks with that period; the first tick comes after one period.
-pub fn every(period: Duration) -> Interval {
+pub(crate) fn every(period: Duration) -> Interval {
     let mut tick = tokio::time::interval_at(Instant::now() + period, period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick

@@ -115,7 +115,7 @@ impl Service {
 }
 
 /// Sets the line that `systemctl status` shows before anything runs.
-pub fn set_starting_status(what: &str) {
+pub(crate) fn set_starting_status(what: &str) {
     notify(&[NotifyState::Status(what)]);
 }
 

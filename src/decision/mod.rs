@@ -150,7 +150,7 @@ pub(crate) mod tests {
     use crate::engine::Element;
 
     /// Outputs of so many values each.
-    pub fn outputs(lengths: &[usize]) -> Vec<TensorInfo> {
+    pub(crate) fn outputs(lengths: &[usize]) -> Vec<TensorInfo> {
         let info = |(i, n): (usize, &usize)| TensorInfo {
             name: format!("out{i}"),
             element: Element::Float32,
@@ -162,7 +162,7 @@ pub(crate) mod tests {
     }
 
     /// What the kind says against a model.
-    pub fn refusal(kind: &dyn DecisionKind, lengths: &[usize], classes: &[&str]) -> String {
+    pub(crate) fn refusal(kind: &dyn DecisionKind, lengths: &[usize], classes: &[&str]) -> String {
         let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
         let outputs = outputs(lengths);
         let model = ModelOutputs { outputs: &outputs, classes: &classes, ends_in_probabilities: &[true, true] };
@@ -170,7 +170,12 @@ pub(crate) mod tests {
     }
 
     /// The JSON of a verdict.
-    pub fn json(presentation: &dyn Presentation, verdict: &Verdict, values: &[f32], truth: Option<u16>) -> String {
+    pub(crate) fn json(
+        presentation: &dyn Presentation,
+        verdict: &Verdict,
+        values: &[f32],
+        truth: Option<u16>,
+    ) -> String {
         let mut json = Vec::new();
         write_object(&mut json, |fields| presentation.fields(verdict, values, truth, fields)).unwrap();
         String::from_utf8(json).unwrap()

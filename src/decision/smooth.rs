@@ -2,7 +2,7 @@
 
 /// A moving average of vectors; the first few are averaged over as many as there are.
 #[derive(Debug)]
-pub struct Smoother {
+pub(crate) struct Smoother {
     width: usize,
     depth: usize,
     /// The last `depth` vectors, one after the other, oldest overwritten first.
@@ -13,21 +13,21 @@ pub struct Smoother {
 
 impl Smoother {
     /// Averages vectors of `width` over `depth` windows; a depth of 1 changes nothing.
-    pub fn new(width: usize, depth: usize) -> Self {
+    pub(crate) fn new(width: usize, depth: usize) -> Self {
         Self { width, depth, history: vec![0.0; width * depth], held: 0, next: 0 }
     }
 
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.held = 0;
         self.next = 0;
     }
 
     /// Replaces `values` by the mean of them and those before.
-    pub fn smooth(&mut self, values: &mut [f32]) {
+    pub(crate) fn smooth(&mut self, values: &mut [f32]) {
         if self.depth == 1 {
             return;
         }

@@ -5,7 +5,7 @@ use crate::config::{Config, Delegate};
 use crate::engine::delegate::survey::{self, Host, configured_library, survey};
 
 /// Examines what each kind of delegate looks for, and the configured libraries.
-pub fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+pub(crate) fn examine(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let delegates = config.map(delegates).unwrap_or_default();
     let libraries: Vec<_> =
         delegates.iter().filter_map(|delegate| Some(delegate.kind.kind().library()?.to_owned())).collect();

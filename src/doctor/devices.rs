@@ -9,7 +9,7 @@ use crate::sys::folder::{names, text};
 const SERIAL: [&str; 4] = ["ttyUSB", "ttyACM", "ttyAMA", "ttyS"];
 
 /// Examines all kinds of sensors.
-pub fn sensors(roots: &Roots) -> Vec<Finding> {
+pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
     let groups = [
         (
             iio(roots),

@@ -10,15 +10,15 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::{Finding, Part, Roots, State, node};
 use crate::config::Config;
-use crate::sys::folder::text;
 use crate::load::state_dir;
 use crate::sys::clock;
+use crate::sys::folder::text;
 
 const MIB: u64 = 1 << 20;
 const UNIT: &str = "edgewatt.service";
 
 /// Examines whether the wall clock is synchronised.
-pub fn clock() -> Finding {
+pub(crate) fn clock() -> Finding {
     const WHAT: &str = "wall clock";
     match clock::is_synchronised() {
         Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
@@ -29,7 +29,7 @@ pub fn clock() -> Finding {
 }
 
 /// Examines the state folder, and the free space for the store in it.
-pub fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+pub(crate) fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let folder = state_dir::folder(config.and_then(|config| config.state_dir.as_deref()));
     let store = config.and_then(|config| config.mqtt.store.as_ref());
     let file = store.map(|store| store.path.clone().unwrap_or_else(|| folder.join(state_dir::STORE_FILE)));
@@ -105,7 +105,7 @@ fn is_card(name: &str) -> bool {
 }
 
 /// Examines the unit, if there is systemd.
-pub fn service() -> Finding {
+pub(crate) fn service() -> Finding {
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     let asked = Command::new("systemctl")
         .args(["show", UNIT, "--property=LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts"])

@@ -14,7 +14,7 @@ const GROUP_MAY: u32 = 0o060;
 /// Returns the finding for a device file: ok if it may be read and written. `rule` is the udev rule for a file that
 /// belongs to no group. The file is not opened: opening a serial port resets the device at its other end, and some devices
 /// drop another program.
-pub fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) -> Finding {
+pub(crate) fn finding(part: Part, what: String, says: &str, path: &Path, rule: &str) -> Finding {
     let shown = format!("{says}, {}", path.display());
     match eaccess(path, AccessFlags::R_OK | AccessFlags::W_OK) {
         Ok(()) => Finding::new(part, State::Ok, what, shown),
@@ -51,7 +51,7 @@ fn group_of(path: &Path) -> Option<String> {
 }
 
 /// Returns the name of the user who runs this process.
-pub fn user() -> String {
+pub(crate) fn user() -> String {
     let uid = geteuid();
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }

@@ -11,7 +11,7 @@ const SWEEPS_MAX: usize = 1000;
 
 /// The sums of a fit. Unknown 0 is idle power, with time as its column; then one unknown for each pipeline.
 #[derive(Debug, Clone)]
-pub struct PowerFit {
+pub(crate) struct PowerFit {
     size: usize,
     intervals: u64,
     /// Products of columns, row-major `[size, size]`.
@@ -23,20 +23,20 @@ pub struct PowerFit {
 
 /// The power of each pipeline in watts above idle, with its standard uncertainty.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FittedPowers {
+pub(crate) struct FittedPowers {
     pub watts: Vec<f64>,
     pub u_w: Vec<f64>,
     pub intervals: u64,
 }
 
 impl PowerFit {
-    pub fn new(pipeline_count: usize) -> Self {
+    pub(crate) fn new(pipeline_count: usize) -> Self {
         let size = pipeline_count + 1;
         Self { size, intervals: 0, gram: vec![0.0; size * size], moment: vec![0.0; size], energy_squared: 0.0 }
     }
 
     /// Adds an interval of `time_s` with `joules`, and the busy seconds of each pipeline in it.
-    pub fn add(&mut self, time_s: f64, joules: f64, busy_s: &[f64]) {
+    pub(crate) fn add(&mut self, time_s: f64, joules: f64, busy_s: &[f64]) {
         let column = |index: usize| if index == 0 { time_s } else { busy_s.get(index - 1).copied().unwrap_or(0.0) };
         for (row, (line, moment)) in self.gram.chunks_mut(self.size).zip(&mut self.moment).enumerate() {
             for (index, cell) in line.iter_mut().enumerate() {
@@ -57,7 +57,7 @@ impl PowerFit {
     }
 
     /// Returns the powers of the pipelines `active` above `idle_w`, or `None` if the intervals do not determine them.
-    pub fn solve(&self, idle_w: f64, active: &[usize]) -> Option<FittedPowers> {
+    pub(crate) fn solve(&self, idle_w: f64, active: &[usize]) -> Option<FittedPowers> {
         let unknowns = active.len();
         if unknowns == 0 || self.intervals < INTERVALS_PER_UNKNOWN * unknowns as u64 {
             return None;

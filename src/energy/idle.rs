@@ -23,13 +23,13 @@ const TRUST: f64 = 0.75;
 /// For the same reason, the variance of a forecast is this factor larger than the hypothesis says.
 const HYPOTHESIS_ERROR: f64 = 1.2;
 /// Fewer observations than this say too little about the drift.
-pub const OBSERVATIONS_MIN: u32 = 8;
+pub(crate) const OBSERVATIONS_MIN: u32 = 8;
 /// The probability that the expanded uncertainty leaves out.
 const OUTSIDE: f64 = 0.05;
 
 /// Idle power over a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct IdlePower {
+pub(crate) struct IdlePower {
     pub watts: f64,
     /// Standard uncertainty in watts, `drift_w` included; 0 for a power from the configuration.
     pub u_w: f64,
@@ -41,7 +41,7 @@ pub struct IdlePower {
 
 /// Mean power over idle intervals.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// The middle of the intervals.
     pub time: MonoTime,
     pub watts: f64,
@@ -53,7 +53,7 @@ pub struct Observation {
 
 /// Idle power, learned from idle intervals.
 #[derive(Debug, Clone, Default)]
-pub struct IdleModel {
+pub(crate) struct IdleModel {
     last: Option<MonoTime>,
     observations: u32,
     hypotheses: Vec<Hypothesis>,
@@ -76,7 +76,7 @@ struct Hypothesis {
 
 impl IdleModel {
     /// Updates the model with the next observation.
-    pub fn observe(&mut self, observation: Observation) {
+    pub(crate) fn observe(&mut self, observation: Observation) {
         let noise = observation.u_w.powi(2).max((1e-6 * observation.watts).powi(2)).max(1e-18);
         self.other_cores = match (self.other_cores, observation.other_cores) {
             (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
@@ -98,7 +98,7 @@ impl IdleModel {
     }
 
     /// Returns the mean idle power between two times, if it has been observed often enough.
-    pub fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
+    pub(crate) fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
         let last = self.last.filter(|_| self.observations >= OBSERVATIONS_MIN)?;
         let age = to.since(last);
         let (before_s, after_s) = (signed_s(last, from), signed_s(last, to));
@@ -141,7 +141,7 @@ impl IdleModel {
     }
 
     /// Returns the cores that other programs kept busy while idle power was measured.
-    pub fn other_cores(&self) -> Option<f64> {
+    pub(crate) fn other_cores(&self) -> Option<f64> {
         self.other_cores
     }
 }

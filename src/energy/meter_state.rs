@@ -40,7 +40,7 @@ pub const OTHER_CORES_MAX: f64 = 0.02;
 
 /// One meter and what the pipelines did while it was read.
 #[derive(Debug)]
-pub struct MeterState {
+pub(crate) struct MeterState {
     pub info: MeterInfo,
     pub accuracy: Accuracy,
     /// By pipeline.
@@ -106,7 +106,7 @@ impl OtherCpuTime {
 }
 
 impl MeterState {
-    pub fn new(info: MeterInfo, pipeline_count: usize) -> Self {
+    pub(crate) fn new(info: MeterInfo, pipeline_count: usize) -> Self {
         Self {
             info,
             accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
@@ -133,7 +133,7 @@ impl MeterState {
     ///
     /// If the inference took too long to be waited for, the window becomes void, and so does the idle power learned
     /// meanwhile.
-    pub fn add_span(&mut self, pipeline: usize, span: BusySpan) {
+    pub(crate) fn add_span(&mut self, pipeline: usize, span: BusySpan) {
         let counted_until = self.last.map(|last| last.reading.time);
         let is_in_segment = |segment: &(MonoTime, MonoTime)| span.start < segment.1 && span.end > segment.0;
         if counted_until.is_some_and(|until| span.start < until && span.start >= self.metered_from)
@@ -151,7 +151,7 @@ impl MeterState {
     }
 
     /// Adds a reading, or the reason why there is none, with the processor seconds of other programs since boot.
-    pub fn add_reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
+    pub(crate) fn add_reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
         let reading = match reading {
             Ok(reading) => reading,
             Err(error) => return self.lose(error.to_string()),
@@ -176,7 +176,7 @@ impl MeterState {
     }
 
     /// Counts the readings up to the first one for which an inference may still be running; all of them if `forced`.
-    pub fn settle(&mut self, now: MonoTime, forced: bool) {
+    pub(crate) fn settle(&mut self, now: MonoTime, forced: bool) {
         while let Some(first) = self.waiting.front() {
             if !forced && !self.spans.iter().all(|spans| spans.is_settled(first.time, now)) {
                 return;
@@ -311,7 +311,7 @@ impl MeterState {
     }
 
     /// Returns the idle power in the active part of the window, if it is known.
-    pub fn idle_power(&self, settings: &Settings) -> Option<IdlePower> {
+    pub(crate) fn idle_power(&self, settings: &Settings) -> Option<IdlePower> {
         let modelled = match self.accuracy.resolution {
             Resolution::Model { idle } => idle,
             _ => None,
@@ -327,7 +327,7 @@ impl MeterState {
 
     /// Returns the cores that other programs used in the window beyond what they used while idle power was measured;
     /// `None` if that is unknown or if the meter does not cover them.
-    pub fn other_cores(&self) -> Option<f64> {
+    pub(crate) fn other_cores(&self) -> Option<f64> {
         if self.info.scope == Scope::Process {
             return None;
         }
@@ -336,22 +336,22 @@ impl MeterState {
     }
 
     /// Copies what the state of another instance of this meter has learned of idle power.
-    pub fn inherit_idle_power(&mut self, other: &Self) {
+    pub(crate) fn inherit_idle_power(&mut self, other: &Self) {
         self.idle_models.clone_from(&other.idle_models);
         self.snapshot_variance = other.snapshot_variance;
     }
 
     /// Whether readings wait for inferences that may be running at their time.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    pub fn snapshot_variance(&self) -> Option<f64> {
+    pub(crate) fn snapshot_variance(&self) -> Option<f64> {
         self.snapshot_variance
     }
 
     /// Sets which delegates are active: idle power depends on them, so a change starts a new window.
-    pub fn set_delegates(&mut self, active: &str) {
+    pub(crate) fn set_delegates(&mut self, active: &str) {
         if self.delegates == active {
             return;
         }
@@ -381,7 +381,7 @@ impl MeterState {
     }
 
     /// Returns why the window has no estimate, whatever is in it.
-    pub fn no_estimate_reason(&self) -> Option<&str> {
+    pub(crate) fn no_estimate_reason(&self) -> Option<&str> {
         let is_empty = self.window.segments.is_empty();
         match (&self.void_reason, &self.lost_reason) {
             (Some(reason), _) => Some(reason),
@@ -392,7 +392,7 @@ impl MeterState {
     }
 
     /// Starts a new window at the last reading.
-    pub fn start_window(&mut self) {
+    pub(crate) fn start_window(&mut self) {
         self.window = Window::new(self.spans.len());
         self.void_reason = None;
         self.lost_reason.take_if(|_| self.last.is_some());

@@ -18,7 +18,7 @@ use crate::meter::Resolution;
 const IDLE_FRESH: Duration = Duration::from_secs(2);
 
 /// Returns one estimate a pipeline, and starts a new window unless this one should still grow.
-pub fn estimates(meter: &mut MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
+pub(crate) fn estimates(meter: &mut MeterState, settings: &Settings) -> Vec<EnergyEstimate> {
     let reason = meter.no_estimate_reason();
     let has_estimate = reason.is_none();
     let mut estimates = match reason {

@@ -10,7 +10,7 @@ use crate::engine::span::BusySpan;
 use crate::units::MonoTime;
 
 /// Most spans that wait for a reading, for each pair of pipeline and meter: at most 160 KiB, at any rate.
-pub const PENDING_MAX: usize = 4096;
+pub(crate) const PENDING_MAX: usize = 4096;
 
 /// A reading waits no longer than this for a running inference to end.
 const HOLD_MAX: Duration = Duration::from_secs(10);
@@ -20,13 +20,13 @@ const HOLD_FIRST: Duration = Duration::from_secs(2);
 
 /// What a pipeline did during some time.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct Work {
+pub(crate) struct Work {
     pub inferences: f64,
     pub busy_s: f64,
 }
 
 impl Work {
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.inferences += other.inferences;
         self.busy_s += other.busy_s;
     }
@@ -34,7 +34,7 @@ impl Work {
 
 /// Work that no reading has covered yet, in order of time.
 #[derive(Debug, Default)]
-pub struct Spans {
+pub(crate) struct Spans {
     pending: VecDeque<Pending>,
     /// All spans that ended before this time are known.
     known: MonoTime,
@@ -51,7 +51,7 @@ struct Pending {
 
 impl Spans {
     /// Adds a span; the part of it before `from` was not metered and is left out.
-    pub fn push(&mut self, span: BusySpan, from: MonoTime) {
+    pub(crate) fn push(&mut self, span: BusySpan, from: MonoTime) {
         self.known = self.known.max(span.end);
         self.longest_ns = self.longest_ns.max(span.busy_ns);
         if span.end <= from {
@@ -70,7 +70,7 @@ impl Spans {
     ///
     /// An inference is reported when it ends. So one that may be running at `time` is waited for 1.5 times as long as the
     /// longest one so far took.
-    pub fn is_settled(&self, time: MonoTime, now: MonoTime) -> bool {
+    pub(crate) fn is_settled(&self, time: MonoTime, now: MonoTime) -> bool {
         let hold = match self.longest_ns {
             0 => HOLD_FIRST,
             longest_ns => Duration::from_nanos(longest_ns.saturating_mul(3) / 2).min(HOLD_MAX),
@@ -79,7 +79,7 @@ impl Spans {
     }
 
     /// Removes and returns the work done until `time`.
-    pub fn take_until(&mut self, time: MonoTime) -> Work {
+    pub(crate) fn take_until(&mut self, time: MonoTime) -> Work {
         let mut work = Work::default();
         while let Some(first) = self.pending.front_mut() {
             if first.end > time {
@@ -98,7 +98,7 @@ impl Spans {
     }
 
     /// Returns when the last removed work ended.
-    pub fn last_taken(&self) -> MonoTime {
+    pub(crate) fn last_taken(&self) -> MonoTime {
         self.last_taken
     }
 
@@ -117,7 +117,7 @@ impl Spans {
     }
 
     #[cfg(test)]
-    pub fn pending_bytes(&self) -> (usize, usize) {
+    pub(crate) fn pending_bytes(&self) -> (usize, usize) {
         (self.pending.len(), self.pending.capacity() * size_of::<Pending>())
     }
 }

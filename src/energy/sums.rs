@@ -23,7 +23,7 @@ const EXPLAINED_MIN: f64 = 0.9;
 
 /// What a reading covers of the time before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LookBack {
+pub(crate) struct LookBack {
     /// Watts of a snapshot; `None` for a counter.
     pub watts: Option<f64>,
     /// Busy fraction of the time that the reading looks back on: a counter's update period or a snapshot's conversion.
@@ -34,7 +34,7 @@ pub struct LookBack {
 
 /// The time between two readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
+pub(crate) struct Interval {
     pub start: MonoTime,
     pub end: MonoTime,
     pub joules: f64,
@@ -45,14 +45,14 @@ pub struct Interval {
 }
 
 impl Interval {
-    pub fn time_s(&self) -> f64 {
+    pub(crate) fn time_s(&self) -> f64 {
         self.end.since(self.start).as_secs_f64()
     }
 }
 
 /// Sums over intervals.
 #[derive(Debug, Clone, Default)]
-pub struct Sums {
+pub(crate) struct Sums {
     pub time_s: f64,
     pub joules: f64,
     pub busy_s: f64,
@@ -98,7 +98,7 @@ struct Snapshots {
 
 /// Why the readings are not enough to tell the energy.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Insufficient {
+pub(crate) enum Insufficient {
     /// There is no energy at all.
     Readings { count: f64 },
     /// Too few snapshots fell on inferences; `energy` has an uncertainty that is wide enough to allow for that.
@@ -122,7 +122,7 @@ impl fmt::Display for Insufficient {
 
 /// An energy with its standard uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Energy {
+pub(crate) struct Energy {
     pub joules: f64,
     pub u_j: f64,
 }
@@ -151,7 +151,7 @@ impl Snapshots {
 
 impl Sums {
     /// Adds an interval, which follows the last one without a break or starts a new segment.
-    pub fn add(&mut self, interval: &Interval) {
+    pub(crate) fn add(&mut self, interval: &Interval) {
         let time_s = interval.time_s();
         let half_s = time_s / 2.0;
         if self.tail.is_some_and(|(end, _)| end == interval.start) {
@@ -187,7 +187,7 @@ impl Sums {
     }
 
     /// Returns the energy, or why the readings cannot tell it.
-    pub fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    pub(crate) fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
         match resolution {
             Resolution::Counter { update, quantum } => Ok(self.counted(update.as_secs_f64(), quantum.0, idle_w)),
             Resolution::Sampled { conversion, .. } => self.sampled(conversion.as_secs_f64(), idle_w),
@@ -256,13 +256,13 @@ impl Sums {
     }
 
     /// Returns the variance of a single snapshot while nothing runs.
-    pub fn snapshot_variance(&self) -> Option<f64> {
+    pub(crate) fn snapshot_variance(&self) -> Option<f64> {
         let Snapshots { count, watts, watts_squared, .. } = self.snapshots;
         (count >= 3.0).then(|| (watts_squared - watts.powi(2) / count).max(0.0) / (count - 1.0))
     }
 
     /// Returns the standard uncertainty of the mean power of idle intervals.
-    pub fn idle_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
+    pub(crate) fn idle_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
         match resolution {
             Resolution::Counter { update, quantum } => {
                 let mean_w = self.joules / self.time_s;
@@ -280,7 +280,7 @@ impl Sums {
 /// neighbouring values scatter by at most a quarter of a squared quantum; of half a squared quantum, a twelfth is due to
 /// rounding, and the rest is noise that smooths the steps (Widrow and Kollar, Quantization Noise, 2008: the first harmonic
 /// of the rounding error under Gaussian noise). Between the two it is a straight line.
-pub fn rounding_w(resolution: Resolution, variance: f64) -> f64 {
+pub(crate) fn rounding_w(resolution: Resolution, variance: f64) -> f64 {
     let Resolution::Sampled { quantum, .. } = resolution else { return 0.0 };
     if quantum.0 <= 0.0 {
         return 0.0;

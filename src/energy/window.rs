@@ -12,7 +12,7 @@ const FIT_INTERVAL_UPDATES: f64 = 20.0;
 
 /// The sums over a window.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     /// First and last reading of each segment; the meter was lost between segments.
     pub segments: Vec<(MonoTime, MonoTime)>,
     pub all: Sums,
@@ -37,7 +37,7 @@ struct FitInterval {
 }
 
 impl Window {
-    pub fn new(pipeline_count: usize) -> Self {
+    pub(crate) fn new(pipeline_count: usize) -> Self {
         Self {
             segments: Vec::new(),
             all: Sums::default(),
@@ -51,7 +51,7 @@ impl Window {
     }
 
     /// Adds an interval with the work of each pipeline and the processor seconds of other programs in it.
-    pub fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>, resolution: Resolution) {
+    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>, resolution: Resolution) {
         match self.segments.last_mut() {
             Some((_, end)) if *end == interval.start => *end = interval.end,
             _ => self.segments.push((interval.start, interval.end)),
@@ -65,14 +65,14 @@ impl Window {
     }
 
     /// Counts an interval, already added, among the active ones.
-    pub fn add_active(&mut self, interval: &Interval) {
+    pub(crate) fn add_active(&mut self, interval: &Interval) {
         let from = self.active_bounds.map_or(interval.start, |(from, _)| from);
         self.active_bounds = Some((from, interval.end));
         self.active.add(interval);
     }
 
     /// Returns the seconds within the window that were not metered.
-    pub fn unmetered_s(&self) -> f64 {
+    pub(crate) fn unmetered_s(&self) -> f64 {
         let next = self.segments.iter().skip(1);
         self.segments.iter().zip(next).map(|(segment, next)| next.0.since(segment.1).as_secs_f64()).sum()
     }

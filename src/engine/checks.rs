@@ -12,13 +12,13 @@ use crate::model::{ModelSummary, OperatorCount};
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
 
 /// Returns an error's message followed by those of its causes; the last one is the loader's own.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Refuses a model that edgewatt cannot feed or that has no outputs.
-pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
+pub(crate) fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
     match (inputs, outputs) {
         (1, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
         (1, _) => Ok(()),
@@ -27,14 +27,14 @@ pub fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
 }
 
 /// Returns the error for a tensor of an unsupported type.
-pub fn unreadable(name: &str, element: &str) -> EngineError {
+pub(crate) fn unreadable(name: &str, element: &str) -> EngineError {
     EngineError::Mismatch(format!(
         "tensor `{name}` is {element}; edgewatt reads and writes float32, int8, uint8 and int16"
     ))
 }
 
 /// Returns the dimensions of `input` for `batch` windows.
-pub fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineError> {
+pub(crate) fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineError> {
     let too_large = |_| EngineError::Mismatch(format!("a batch of {batch} is too large"));
     let mut dims =
         input.shape.iter().map(|dim| i32::try_from(*dim)).collect::<Result<Vec<_>, _>>().map_err(too_large)?;
@@ -46,12 +46,12 @@ pub fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineEr
 }
 
 /// Returns the error if the runtime does not allocate the model for an input of `dims`.
-pub fn batch_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
+pub(crate) fn batch_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
     EngineError::Mismatch(format!("the model does not take batches of {batch}, an input of {dims:?}: {reason}"))
 }
 
 /// Checks that the first dimension of each output is the batch, so that it can be cut into windows.
-pub fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineError> {
+pub(crate) fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineError> {
     match outputs.iter().find(|output| output.shape.first() != Some(&batch)) {
         None => Ok(()),
         Some(output) => Err(EngineError::Mismatch(format!(
@@ -63,7 +63,7 @@ pub fn check_batch(outputs: &[TensorInfo], batch: usize) -> Result<(), EngineErr
 
 /// Returns why the runtime does not build an interpreter, with the delegate in `library` or a built-in one. The runtime
 /// gives little reason; the file shows more.
-pub fn not_built(summary: Option<&ModelSummary>, library: Option<&Path>, failure: Failure) -> String {
+pub(crate) fn not_built(summary: Option<&ModelSummary>, library: Option<&Path>, failure: Failure) -> String {
     let as_it_says = format!("its tensors cannot be allocated: {failure}");
     let Some(summary) = summary else { return as_it_says };
     let foreign = foreign_operators(summary);

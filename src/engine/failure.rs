@@ -8,16 +8,16 @@ use super::ffi::{
 
 /// A status of the C API other than success, or null instead of a pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     Null,
     Status(TfLiteStatus),
 }
 
 impl Failure {
-    pub const UNRESOLVED_OPERATORS: Self = Self::Status(TF_LITE_UNRESOLVED_OPS);
+    pub(crate) const UNRESOLVED_OPERATORS: Self = Self::Status(TF_LITE_UNRESOLVED_OPS);
 
     /// Turns a status into a result.
-    pub fn check(status: TfLiteStatus) -> Result<(), Self> {
+    pub(crate) fn check(status: TfLiteStatus) -> Result<(), Self> {
         if status == TF_LITE_OK { Ok(()) } else { Err(Self::Status(status)) }
     }
 }

@@ -20,14 +20,14 @@ use super::runtime::Library;
 use super::{Element, EngineError, TensorInfo, checks};
 
 /// A model that the runtime has accepted, with the bytes that it points into.
-pub struct Model {
+pub(crate) struct Model {
     pointer: NonNull<TfLiteModel>,
     _bytes: Box<[u8]>,
     tflite: &'static TfLite,
 }
 
 impl Model {
-    pub fn new(library: &'static Library, bytes: &[u8]) -> Result<Self, Failure> {
+    pub(crate) fn new(library: &'static Library, bytes: &[u8]) -> Result<Self, Failure> {
         let bytes: Box<[u8]> = bytes.into();
         let tflite = &library.tflite;
         // SAFETY: the bytes live as long as the model, and their box is never moved out of.
@@ -78,7 +78,7 @@ fn load_plugin(path: &Path) -> Result<(DelegatePlugin, Option<EdgeTpu>), String>
 }
 
 /// The file that the system's search finds for a vendor's plugin, which is loaded, and the version that it states.
-pub fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
+pub(crate) fn plugin_identity(library: &Path) -> Result<(PathBuf, Option<String>), String> {
     let (plugin, edge_tpu) = load_plugin(library)?;
     let address = plugin.create as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| format!("/proc/self/maps: {e}"))?;
@@ -133,7 +133,7 @@ impl Delegate {
 }
 
 /// An interpreter with its tensors allocated.
-pub struct Interpreter {
+pub(crate) struct Interpreter {
     pointer: NonNull<TfLiteInterpreter>,
     tflite: &'static TfLite,
     /// Dropped after the interpreter, which uses it.
@@ -164,7 +164,7 @@ impl Interpreter {
     ///
     /// # Safety
     /// `model` and `profiler` outlive the interpreter.
-    pub unsafe fn new(
+    pub(crate) unsafe fn new(
         library: &'static Library,
         model: &Model,
         threads: u16,
@@ -190,50 +190,50 @@ impl Interpreter {
         Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, tflite, _delegate: delegate })
     }
 
-    pub fn allocate(&mut self) -> Result<(), Failure> {
+    pub(crate) fn allocate(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive.
         Failure::check(unsafe { (self.tflite.allocate_tensors)(self.pointer.as_ptr()) })
     }
 
     /// Gives the input another shape; allocate afterwards.
-    pub fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
+    pub(crate) fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
         let count = i32::try_from(dims.len()).unwrap_or(i32::MAX);
         // SAFETY: `count` dimensions, which the call copies.
         Failure::check(unsafe { (self.tflite.resize_input)(self.pointer.as_ptr(), 0, dims.as_ptr(), count) })
     }
 
-    pub fn invoke(&mut self) -> Result<(), Failure> {
+    pub(crate) fn invoke(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive, and no slice of its tensors is, for those borrow it.
         Failure::check(unsafe { (self.tflite.invoke)(self.pointer.as_ptr()) })
     }
 
-    pub fn input_count(&self) -> usize {
+    pub(crate) fn input_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
         usize::try_from(unsafe { (self.tflite.input_count)(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
-    pub fn output_count(&self) -> usize {
+    pub(crate) fn output_count(&self) -> usize {
         // SAFETY: the interpreter is alive.
         usize::try_from(unsafe { (self.tflite.output_count)(self.pointer.as_ptr()) }).unwrap_or(0)
     }
 
-    pub fn input_info(&self) -> Result<TensorInfo, EngineError> {
+    pub(crate) fn input_info(&self) -> Result<TensorInfo, EngineError> {
         self.info(self.input()?)
     }
 
-    pub fn output_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
+    pub(crate) fn output_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
         self.info(self.output(index)?)
     }
 
     /// Returns the first input's bytes.
-    pub fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+    pub(crate) fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
         let (data, bytes) = self.data(self.input()?)?;
         // SAFETY: the tensor's own memory, which nothing else touches while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) })
     }
 
     /// Returns an output's bytes. Their address is read each time, because an output of dynamic size may move when invoked.
-    pub fn output_bytes(&self, index: usize) -> Result<&[u8], EngineError> {
+    pub(crate) fn output_bytes(&self, index: usize) -> Result<&[u8], EngineError> {
         let (data, bytes) = self.data(self.output(index)?)?;
         // SAFETY: as for the input.
         Ok(unsafe { std::slice::from_raw_parts(data.as_ptr(), bytes) })

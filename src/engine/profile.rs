@@ -51,7 +51,7 @@ struct Watched {
 }
 
 /// Listens to one interpreter, which it must outlive.
-pub struct Profiler {
+pub(crate) struct Profiler {
     /// Boxed, since the runtime keeps their addresses.
     callbacks: Box<TelemetryProfiler>,
     watched: *mut Watched,
@@ -62,11 +62,11 @@ unsafe impl Send for Profiler {}
 
 impl Profiler {
     /// Whether that runtime reports to a profiler.
-    pub fn is_supported(library: &Library) -> bool {
+    pub(crate) fn is_supported(library: &Library) -> bool {
         library.telemetry.is_some()
     }
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let watched = Box::into_raw(Box::<Watched>::default());
         let callbacks = TelemetryProfiler {
             data: watched.cast(),
@@ -82,7 +82,11 @@ impl Profiler {
 
     /// # Safety
     /// `options` are alive, and the profiler outlives every interpreter made from them.
-    pub unsafe fn attach(&mut self, library: &Library, options: *mut TfLiteInterpreterOptions) -> Result<(), Failure> {
+    pub(crate) unsafe fn attach(
+        &mut self,
+        library: &Library,
+        options: *mut TfLiteInterpreterOptions,
+    ) -> Result<(), Failure> {
         let telemetry = library.telemetry.ok_or(Failure::Null)?;
         // SAFETY: the caller's promise; the callbacks are boxed, so their address stays the same.
         unsafe { (telemetry.set_profiler)(options, &raw mut *self.callbacks) };
@@ -93,7 +97,7 @@ impl Profiler {
     /// reports.
     ///
     /// A delegate's nodes are appended to the graph, so their indices are beyond those of the model.
-    pub fn delegation(&mut self, nodes_total: usize) -> Delegation {
+    pub(crate) fn delegation(&mut self, nodes_total: usize) -> Delegation {
         // SAFETY: no interpreter runs, so nobody else has a reference.
         let watched = unsafe { &mut *self.watched };
         watched.closed = true;

@@ -14,7 +14,7 @@ pub struct Batch {
 
 /// A window that waits for its batch to run.
 #[derive(Clone, Copy)]
-pub struct PendingWindow {
+pub(crate) struct PendingWindow {
     /// Its last sample.
     pub last: FrameHeader,
     /// When it was full, and when its features were in the engine's input.
@@ -23,48 +23,48 @@ pub struct PendingWindow {
 }
 
 /// The windows of the next invoke, in order.
-pub struct PendingBatch {
+pub(crate) struct PendingBatch {
     windows: Vec<PendingWindow>,
     limits: Batch,
 }
 
 impl PendingBatch {
-    pub fn new(limits: Batch) -> Self {
+    pub(crate) fn new(limits: Batch) -> Self {
         Self { windows: Vec::with_capacity(limits.max), limits }
     }
 
-    pub fn push(&mut self, window: PendingWindow) {
+    pub(crate) fn push(&mut self, window: PendingWindow) {
         self.windows.push(window);
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.windows.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.windows.is_empty()
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.windows.len() == self.limits.max
     }
 
     /// Returns when the batch must run at the latest, however few windows it has; `None` if it has none.
-    pub fn due(&self) -> Option<MonoTime> {
+    pub(crate) fn due(&self) -> Option<MonoTime> {
         self.windows.first().map(|first| first.taken + self.limits.wait)
     }
 
     /// Returns the window in that row, which is below [`len`](Self::len).
-    pub fn window(&self, row: usize) -> PendingWindow {
+    pub(crate) fn window(&self, row: usize) -> PendingWindow {
         self.windows[row]
     }
 
     /// Removes the first windows, which are decided.
-    pub fn remove_first(&mut self, count: usize) {
+    pub(crate) fn remove_first(&mut self, count: usize) {
         self.windows.drain(..count);
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.windows.clear();
     }
 }

@@ -15,7 +15,7 @@ const GAP_MIN: Duration = Duration::from_millis(100);
 
 /// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
-pub struct Integral {
+pub(crate) struct Integral {
     max_gap: Duration,
     last: Option<(MonoTime, Watts)>,
     joules: Joules,
@@ -23,7 +23,7 @@ pub struct Integral {
 
 impl Integral {
     /// Starts at zero; `period` is the time that normally passes between two powers.
-    pub fn new(period: Duration) -> Self {
+    pub(crate) fn new(period: Duration) -> Self {
         Self { max_gap: (period * GAP_PERIODS).max(GAP_MIN), last: None, joules: Joules(0.0) }
     }
 
@@ -31,7 +31,7 @@ impl Integral {
     ///
     /// # Errors
     /// [`MeterError::Rebaselined`] after too long a gap.
-    pub fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
+    pub(crate) fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
         if let Some((then, before)) = self.last.replace((now, power)) {
             let gap = now.since(then);
             if gap > self.max_gap {
@@ -45,7 +45,7 @@ impl Integral {
     }
 
     /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
-    pub fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.last = None;
     }
 }

@@ -9,11 +9,11 @@ use crate::units::Watts;
 const OFFSET_VOLTS: f64 = 200e-6;
 
 /// Scale error of an INA219 and similar chips: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
-pub const GAIN_ERROR_REL: f64 = 0.01;
+pub(crate) const GAIN_ERROR_REL: f64 = 0.01;
 
 /// What flows to the load.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Flow {
+pub(crate) struct Flow {
     pub volts: f64,
     pub amperes: f64,
     pub watts: Watts,
@@ -21,7 +21,7 @@ pub struct Flow {
 
 impl Flow {
     /// Returns the step of power if current and voltage come in steps of `amperes` and `volts`.
-    pub fn quantum(&self, amperes: f64, volts: f64) -> Watts {
+    pub(crate) fn quantum(&self, amperes: f64, volts: f64) -> Watts {
         Watts((self.volts * amperes).hypot(self.amperes * volts))
     }
 }
@@ -30,7 +30,7 @@ impl Flow {
 /// backwards by more than the chip's offset.
 ///
 /// A negative voltage within the offset cannot be distinguished from no current, and counts as none.
-pub fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Option<Flow> {
+pub(crate) fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Option<Flow> {
     if shunt_volts < -OFFSET_VOLTS || bus_volts < 0.0 {
         return None;
     }

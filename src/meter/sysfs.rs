@@ -16,26 +16,26 @@ const NUMBER_BYTES: usize = 32;
 
 /// One open attribute that holds one number.
 #[derive(Debug)]
-pub struct Attribute {
+pub(crate) struct Attribute {
     path: PathBuf,
     file: File,
 }
 
 impl Attribute {
     /// Opens `path`; `fix` says how to get permission to read it, for the error.
-    pub fn open(path: PathBuf, fix: &str) -> Result<Self, MeterError> {
+    pub(crate) fn open(path: PathBuf, fix: &str) -> Result<Self, MeterError> {
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
             Err(error) => Err(classify(&path, error, fix)),
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Reads the number that the attribute holds now.
-    pub fn read<T: FromStr>(&self, expected: &'static str) -> Result<T, MeterError> {
+    pub(crate) fn read<T: FromStr>(&self, expected: &'static str) -> Result<T, MeterError> {
         let mut buffer = [0; NUMBER_BYTES];
         let length = loop {
             match self.file.read_at(&mut buffer, 0) {
@@ -55,17 +55,17 @@ impl Attribute {
 }
 
 /// Returns the text of a small attribute without its line end, or `None` if it cannot be read.
-pub fn text(path: &Path) -> Option<String> {
+pub(crate) fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
 }
 
 /// Returns the names in `directory`, unsorted.
-pub fn names(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// Returns the error for a failed open or read of `path`, which says what to do.
-pub fn classify(path: &Path, error: io::Error, fix: &str) -> MeterError {
+pub(crate) fn classify(path: &Path, error: io::Error, fix: &str) -> MeterError {
     let path = path.to_owned();
     match error.kind() {
         io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },

@@ -4,7 +4,7 @@ use super::ModelError;
 use super::flatbuffer::{Source, Table, Tables};
 use super::schema::{buffer, model};
 
-pub struct Buffers<'s, 'a> {
+pub(crate) struct Buffers<'s, 'a> {
     source: &'s Source<'a>,
     tables: Tables<'s, 'a>,
     /// Number of buffers that hold data.
@@ -19,7 +19,7 @@ impl<'s, 'a> Buffers<'s, 'a> {
     ///
     /// # Errors
     /// `Truncated` if one does not end within the file.
-    pub fn read(source: &'s Source<'a>, root: Table<'s, 'a>) -> Result<Self, ModelError> {
+    pub(crate) fn read(source: &'s Source<'a>, root: Table<'s, 'a>) -> Result<Self, ModelError> {
         let tables = root.tables(model::BUFFERS)?;
         let mut buffers = Self { source, tables, filled: 0, bytes: 0, outside: 0 };
         for table in tables.iter() {
@@ -33,7 +33,7 @@ impl<'s, 'a> Buffers<'s, 'a> {
     }
 
     /// Returns the bytes of buffer `index`; `from` is the position and the field that name it.
-    pub fn data(&self, index: u32, from: (usize, &'static str)) -> Result<&'a [u8], ModelError> {
+    pub(crate) fn data(&self, index: u32, from: (usize, &'static str)) -> Result<&'a [u8], ModelError> {
         self.contents(self.tables.get(i64::from(index), from)?)
     }
 

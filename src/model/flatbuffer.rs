@@ -11,13 +11,13 @@ use super::ModelError;
 
 /// One field of a table: its vtable slot and the name that errors show.
 #[derive(Clone, Copy)]
-pub struct Field {
+pub(crate) struct Field {
     pub slot: usize,
     pub name: &'static str,
 }
 
 /// The bytes of a flatbuffer, and the budget that is left for reading them.
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     bytes: &'a [u8],
     budget: Cell<usize>,
 }
@@ -30,18 +30,18 @@ const BUDGET_PER_BYTE: usize = 4;
 const BUDGET_FLOOR: usize = 64 << 10;
 
 impl<'a> Source<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         let budget = Cell::new(bytes.len().saturating_mul(BUDGET_PER_BYTE).saturating_add(BUDGET_FLOOR));
         Self { bytes, budget }
     }
 
     /// Returns the table that the file's first four bytes point at.
-    pub fn root<'s>(&'s self, name: &'static str) -> Result<Table<'s, 'a>, ModelError> {
+    pub(crate) fn root<'s>(&'s self, name: &'static str) -> Result<Table<'s, 'a>, ModelError> {
         self.follow(0, name).and_then(|at| self.table(at, name))
     }
 
     /// Returns `len` bytes at `at`, and charges them to the budget.
-    pub fn slice(&self, at: usize, len: usize, field: &'static str) -> Result<&'a [u8], ModelError> {
+    pub(crate) fn slice(&self, at: usize, len: usize, field: &'static str) -> Result<&'a [u8], ModelError> {
         let slice = self.peek(at, len, field)?;
         self.charge(at, len, field)?;
         Ok(slice)
@@ -103,7 +103,7 @@ impl<'a> Source<'a> {
 
 /// A table; absent fields read as `None` or empty.
 #[derive(Clone, Copy)]
-pub struct Table<'s, 'a> {
+pub(crate) struct Table<'s, 'a> {
     source: &'s Source<'a>,
     /// Where the table starts, in bytes from the start of the file.
     pub at: usize,
@@ -124,33 +124,33 @@ impl<'s, 'a> Table<'s, 'a> {
         self.place(field).map(|at| self.source.array(at, field.name)).transpose()
     }
 
-    pub fn i8(&self, field: Field) -> Result<Option<i8>, ModelError> {
+    pub(crate) fn i8(&self, field: Field) -> Result<Option<i8>, ModelError> {
         Ok(self.scalar(field)?.map(i8::from_le_bytes))
     }
 
-    pub fn bool(&self, field: Field) -> Result<bool, ModelError> {
+    pub(crate) fn bool(&self, field: Field) -> Result<bool, ModelError> {
         Ok(self.i8(field)?.is_some_and(|byte| byte != 0))
     }
 
-    pub fn i32(&self, field: Field) -> Result<Option<i32>, ModelError> {
+    pub(crate) fn i32(&self, field: Field) -> Result<Option<i32>, ModelError> {
         Ok(self.scalar(field)?.map(i32::from_le_bytes))
     }
 
-    pub fn u32(&self, field: Field) -> Result<Option<u32>, ModelError> {
+    pub(crate) fn u32(&self, field: Field) -> Result<Option<u32>, ModelError> {
         Ok(self.scalar(field)?.map(u32::from_le_bytes))
     }
 
-    pub fn u64(&self, field: Field) -> Result<Option<u64>, ModelError> {
+    pub(crate) fn u64(&self, field: Field) -> Result<Option<u64>, ModelError> {
         Ok(self.scalar(field)?.map(u64::from_le_bytes))
     }
 
     /// Charges `bytes` of memory that the caller is about to use on this table's behalf.
-    pub fn charge(&self, bytes: usize, field: &'static str) -> Result<(), ModelError> {
+    pub(crate) fn charge(&self, bytes: usize, field: &'static str) -> Result<(), ModelError> {
         self.source.charge(self.at, bytes, field)
     }
 
     /// Returns whether the table, vector or string `field` is present.
-    pub fn has(&self, field: Field) -> bool {
+    pub(crate) fn has(&self, field: Field) -> bool {
         self.place(field).is_some()
     }
 
@@ -161,12 +161,12 @@ impl<'s, 'a> Table<'s, 'a> {
     }
 
     /// Returns the bytes of a vector of bytes; empty if it is absent.
-    pub fn bytes(&self, field: Field) -> Result<&'a [u8], ModelError> {
+    pub(crate) fn bytes(&self, field: Field) -> Result<&'a [u8], ModelError> {
         Ok(self.vector(field, 1)?.map_or(&[], |(_, bytes)| bytes))
     }
 
     /// Returns a string, in which invalid UTF-8 is replaced.
-    pub fn string(&self, field: Field) -> Result<Option<String>, ModelError> {
+    pub(crate) fn string(&self, field: Field) -> Result<Option<String>, ModelError> {
         let bytes = self.vector(field, 1)?;
         Ok(bytes.map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()))
     }
@@ -176,25 +176,25 @@ impl<'s, 'a> Table<'s, 'a> {
         Ok(bytes.as_chunks().0.iter().copied().map(decode).collect())
     }
 
-    pub fn i32s(&self, field: Field) -> Result<Vec<i32>, ModelError> {
+    pub(crate) fn i32s(&self, field: Field) -> Result<Vec<i32>, ModelError> {
         self.scalars(field, i32::from_le_bytes)
     }
 
-    pub fn i64s(&self, field: Field) -> Result<Vec<i64>, ModelError> {
+    pub(crate) fn i64s(&self, field: Field) -> Result<Vec<i64>, ModelError> {
         self.scalars(field, i64::from_le_bytes)
     }
 
-    pub fn f32s(&self, field: Field) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn f32s(&self, field: Field) -> Result<Vec<f32>, ModelError> {
         self.scalars(field, f32::from_le_bytes)
     }
 
     /// Returns a vector of tables; empty if it is absent.
-    pub fn tables(&self, field: Field) -> Result<Tables<'s, 'a>, ModelError> {
+    pub(crate) fn tables(&self, field: Field) -> Result<Tables<'s, 'a>, ModelError> {
         let (at, entries) = self.vector(field, 4)?.unwrap_or((self.at, &[]));
         Ok(Tables { source: self.source, at, count: entries.len() / 4, name: field.name })
     }
 
-    pub fn table(&self, field: Field) -> Result<Option<Table<'s, 'a>>, ModelError> {
+    pub(crate) fn table(&self, field: Field) -> Result<Option<Table<'s, 'a>>, ModelError> {
         let Some(at) = self.place(field) else { return Ok(None) };
         let at = self.source.follow(at, field.name)?;
         self.source.table(at, field.name).map(Some)
@@ -203,7 +203,7 @@ impl<'s, 'a> Table<'s, 'a> {
 
 /// A vector of tables, each of which is read on access.
 #[derive(Clone, Copy)]
-pub struct Tables<'s, 'a> {
+pub(crate) struct Tables<'s, 'a> {
     source: &'s Source<'a>,
     at: usize,
     pub count: usize,
@@ -212,7 +212,7 @@ pub struct Tables<'s, 'a> {
 
 impl<'s, 'a> Tables<'s, 'a> {
     /// Returns entry `index`. An error names `from`, the position and field that hold the index.
-    pub fn get(&self, index: i64, from: (usize, &'static str)) -> Result<Table<'s, 'a>, ModelError> {
+    pub(crate) fn get(&self, index: i64, from: (usize, &'static str)) -> Result<Table<'s, 'a>, ModelError> {
         let inside = usize::try_from(index).ok().filter(|&index| index < self.count);
         let Some(inside) = inside else {
             let (at, field) = from;
@@ -222,7 +222,7 @@ impl<'s, 'a> Tables<'s, 'a> {
         self.source.table(at, self.name)
     }
 
-    pub fn iter(self) -> impl Iterator<Item = Result<Table<'s, 'a>, ModelError>> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = Result<Table<'s, 'a>, ModelError>> {
         (0..self.count).map(move |index| {
             let at = self.source.follow(self.at + 4 * index, self.name)?;
             self.source.table(at, self.name)

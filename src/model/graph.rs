@@ -64,7 +64,7 @@ pub struct OperatorCount {
 }
 
 /// An operator that the model's subgraphs refer to by index.
-pub struct OperatorCode {
+pub(crate) struct OperatorCode {
     name: String,
     custom: bool,
 }
@@ -77,7 +77,7 @@ impl OperatorCode {
 }
 
 /// All operator codes of the model `root`.
-pub fn operator_codes(root: Table) -> Result<Vec<OperatorCode>, ModelError> {
+pub(crate) fn operator_codes(root: Table) -> Result<Vec<OperatorCode>, ModelError> {
     let read = |table: Table| {
         // Codes from 127 on don't fit the old field, which then holds 127; old files lack the new one.
         let old = i32::from(table.i8(operator_code::DEPRECATED_BUILTIN_CODE)?.unwrap_or(0));
@@ -90,7 +90,7 @@ pub fn operator_codes(root: Table) -> Result<Vec<OperatorCode>, ModelError> {
 }
 
 /// Reads subgraph `index` and adds the weights that it uses to `collector`.
-pub fn read_subgraph<'s, 'a>(
+pub(crate) fn read_subgraph<'s, 'a>(
     index: usize,
     table: Table<'s, 'a>,
     codes: &[OperatorCode],

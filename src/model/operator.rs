@@ -4,13 +4,13 @@
 //! order that each kernel under `tensorflow/lite/kernels` declares.
 
 /// The code of an operator that the file names itself.
-pub const CUSTOM: i32 = 32;
+pub(crate) const CUSTOM: i32 = 32;
 /// The operator that opens a variable which outlives an invoke.
-pub const VAR_HANDLE: &str = "VAR_HANDLE";
+pub(crate) const VAR_HANDLE: &str = "VAR_HANDLE";
 
 /// The role of a constant input in the operator that reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operand {
+pub(crate) enum Operand {
     /// Multiplied with activations, or looked up row by row: a weight.
     Kernel,
     /// Added once for each output channel.
@@ -20,7 +20,7 @@ pub enum Operand {
 }
 
 /// Returns the role of input `position` of the builtin operator `name`.
-pub fn operand(name: &str, position: usize) -> Operand {
+pub(crate) fn operand(name: &str, position: usize) -> Operand {
     let (kernels, biases): (&[usize], &[usize]) = match name {
         "CONV_2D" | "DEPTHWISE_CONV_2D" | "FULLY_CONNECTED" | "CONV_3D" => (&[1], &[2]),
         "TRANSPOSE_CONV" | "CONV_3D_TRANSPOSE" => (&[1], &[3]),
@@ -45,17 +45,17 @@ pub fn operand(name: &str, position: usize) -> Operand {
 }
 
 /// Returns whether a builtin operator only stores the same values in another number format.
-pub fn unpacks(name: &str) -> bool {
+pub(crate) fn unpacks(name: &str) -> bool {
     matches!(name, "DEQUANTIZE" | "DENSIFY")
 }
 
 /// Returns whether a builtin operator's output holds its first input's values in another layout or number format.
-pub fn passes_values(name: &str) -> bool {
+pub(crate) fn passes_values(name: &str) -> bool {
     unpacks(name) || matches!(name, "QUANTIZE" | "RESHAPE" | "SQUEEZE" | "EXPAND_DIMS")
 }
 
 /// Returns the schema's name of a builtin operator; `UNKNOWN_<code>` for one that is newer.
-pub fn name(code: i32) -> String {
+pub(crate) fn name(code: i32) -> String {
     usize::try_from(code)
         .ok()
         .and_then(|code| NAMES.get(code))

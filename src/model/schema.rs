@@ -9,76 +9,76 @@ const fn field(slot: usize, name: &'static str) -> Field {
     Field { slot, name }
 }
 
-pub mod model {
+pub(crate) mod model {
     use super::*;
-    pub const VERSION: Field = field(0, "Model.version");
-    pub const OPERATOR_CODES: Field = field(1, "Model.operator_codes");
-    pub const SUBGRAPHS: Field = field(2, "Model.subgraphs");
-    pub const DESCRIPTION: Field = field(3, "Model.description");
-    pub const BUFFERS: Field = field(4, "Model.buffers");
-    pub const METADATA: Field = field(6, "Model.metadata");
-    pub const SIGNATURE_DEFS: Field = field(7, "Model.signature_defs");
+    pub(crate) const VERSION: Field = field(0, "Model.version");
+    pub(crate) const OPERATOR_CODES: Field = field(1, "Model.operator_codes");
+    pub(crate) const SUBGRAPHS: Field = field(2, "Model.subgraphs");
+    pub(crate) const DESCRIPTION: Field = field(3, "Model.description");
+    pub(crate) const BUFFERS: Field = field(4, "Model.buffers");
+    pub(crate) const METADATA: Field = field(6, "Model.metadata");
+    pub(crate) const SIGNATURE_DEFS: Field = field(7, "Model.signature_defs");
 }
 
-pub mod operator_code {
+pub(crate) mod operator_code {
     use super::*;
-    pub const DEPRECATED_BUILTIN_CODE: Field = field(0, "OperatorCode.deprecated_builtin_code");
-    pub const CUSTOM_CODE: Field = field(1, "OperatorCode.custom_code");
-    pub const BUILTIN_CODE: Field = field(3, "OperatorCode.builtin_code");
+    pub(crate) const DEPRECATED_BUILTIN_CODE: Field = field(0, "OperatorCode.deprecated_builtin_code");
+    pub(crate) const CUSTOM_CODE: Field = field(1, "OperatorCode.custom_code");
+    pub(crate) const BUILTIN_CODE: Field = field(3, "OperatorCode.builtin_code");
 }
 
-pub mod subgraph {
+pub(crate) mod subgraph {
     use super::*;
-    pub const TENSORS: Field = field(0, "SubGraph.tensors");
-    pub const INPUTS: Field = field(1, "SubGraph.inputs");
-    pub const OUTPUTS: Field = field(2, "SubGraph.outputs");
-    pub const OPERATORS: Field = field(3, "SubGraph.operators");
-    pub const NAME: Field = field(4, "SubGraph.name");
+    pub(crate) const TENSORS: Field = field(0, "SubGraph.tensors");
+    pub(crate) const INPUTS: Field = field(1, "SubGraph.inputs");
+    pub(crate) const OUTPUTS: Field = field(2, "SubGraph.outputs");
+    pub(crate) const OPERATORS: Field = field(3, "SubGraph.operators");
+    pub(crate) const NAME: Field = field(4, "SubGraph.name");
 }
 
-pub mod operator {
+pub(crate) mod operator {
     use super::*;
-    pub const OPCODE_INDEX: Field = field(0, "Operator.opcode_index");
-    pub const INPUTS: Field = field(1, "Operator.inputs");
-    pub const OUTPUTS: Field = field(2, "Operator.outputs");
+    pub(crate) const OPCODE_INDEX: Field = field(0, "Operator.opcode_index");
+    pub(crate) const INPUTS: Field = field(1, "Operator.inputs");
+    pub(crate) const OUTPUTS: Field = field(2, "Operator.outputs");
 }
 
-pub mod tensor {
+pub(crate) mod tensor {
     use super::*;
-    pub const SHAPE: Field = field(0, "Tensor.shape");
-    pub const TYPE: Field = field(1, "Tensor.type");
-    pub const BUFFER: Field = field(2, "Tensor.buffer");
-    pub const NAME: Field = field(3, "Tensor.name");
-    pub const QUANTIZATION: Field = field(4, "Tensor.quantization");
-    pub const IS_VARIABLE: Field = field(5, "Tensor.is_variable");
-    pub const SPARSITY: Field = field(6, "Tensor.sparsity");
-    pub const SHAPE_SIGNATURE: Field = field(7, "Tensor.shape_signature");
-    pub const EXTERNAL_BUFFER: Field = field(10, "Tensor.external_buffer");
+    pub(crate) const SHAPE: Field = field(0, "Tensor.shape");
+    pub(crate) const TYPE: Field = field(1, "Tensor.type");
+    pub(crate) const BUFFER: Field = field(2, "Tensor.buffer");
+    pub(crate) const NAME: Field = field(3, "Tensor.name");
+    pub(crate) const QUANTIZATION: Field = field(4, "Tensor.quantization");
+    pub(crate) const IS_VARIABLE: Field = field(5, "Tensor.is_variable");
+    pub(crate) const SPARSITY: Field = field(6, "Tensor.sparsity");
+    pub(crate) const SHAPE_SIGNATURE: Field = field(7, "Tensor.shape_signature");
+    pub(crate) const EXTERNAL_BUFFER: Field = field(10, "Tensor.external_buffer");
 }
 
-pub mod quantization {
+pub(crate) mod quantization {
     use super::*;
-    pub const SCALE: Field = field(2, "QuantizationParameters.scale");
-    pub const ZERO_POINT: Field = field(3, "QuantizationParameters.zero_point");
-    pub const DETAILS: Field = field(5, "QuantizationParameters.details");
-    pub const QUANTIZED_DIMENSION: Field = field(6, "QuantizationParameters.quantized_dimension");
+    pub(crate) const SCALE: Field = field(2, "QuantizationParameters.scale");
+    pub(crate) const ZERO_POINT: Field = field(3, "QuantizationParameters.zero_point");
+    pub(crate) const DETAILS: Field = field(5, "QuantizationParameters.details");
+    pub(crate) const QUANTIZED_DIMENSION: Field = field(6, "QuantizationParameters.quantized_dimension");
 }
 
-pub mod buffer {
+pub(crate) mod buffer {
     use super::*;
-    pub const DATA: Field = field(0, "Buffer.data");
-    pub const OFFSET: Field = field(1, "Buffer.offset");
-    pub const SIZE: Field = field(2, "Buffer.size");
+    pub(crate) const DATA: Field = field(0, "Buffer.data");
+    pub(crate) const OFFSET: Field = field(1, "Buffer.offset");
+    pub(crate) const SIZE: Field = field(2, "Buffer.size");
 }
 
-pub mod metadata {
+pub(crate) mod metadata {
     use super::*;
-    pub const NAME: Field = field(0, "Metadata.name");
-    pub const BUFFER: Field = field(1, "Metadata.buffer");
+    pub(crate) const NAME: Field = field(0, "Metadata.name");
+    pub(crate) const BUFFER: Field = field(1, "Metadata.buffer");
 }
 
-pub mod signature_def {
+pub(crate) mod signature_def {
     use super::*;
-    pub const KEY: Field = field(2, "SignatureDef.signature_key");
-    pub const SUBGRAPH_INDEX: Field = field(4, "SignatureDef.subgraph_index");
+    pub(crate) const KEY: Field = field(2, "SignatureDef.signature_key");
+    pub(crate) const SUBGRAPH_INDEX: Field = field(4, "SignatureDef.subgraph_index");
 }

@@ -49,14 +49,14 @@ pub struct Weights {
 }
 
 /// Gathers weights while the subgraphs are read.
-pub struct Collector<'s, 'a> {
+pub(crate) struct Collector<'s, 'a> {
     buffers: &'s Buffers<'s, 'a>,
     seen: HashSet<u32>,
     weights: Weights,
 }
 
 /// A constant, and where it was found.
-pub struct Use<'t> {
+pub(crate) struct Use<'t> {
     pub subgraph: usize,
     pub tensor_index: usize,
     pub operator: &'t str,
@@ -64,12 +64,12 @@ pub struct Use<'t> {
 }
 
 impl<'s, 'a> Collector<'s, 'a> {
-    pub fn new(buffers: &'s Buffers<'s, 'a>) -> Self {
+    pub(crate) fn new(buffers: &'s Buffers<'s, 'a>) -> Self {
         Self { buffers, seen: HashSet::new(), weights: Weights::default() }
     }
 
     /// Counts `table`'s tensor if it is a constant that was not counted before.
-    pub fn add(&mut self, table: Table<'s, 'a>, used: &Use) -> Result<(), ModelError> {
+    pub(crate) fn add(&mut self, table: Table<'s, 'a>, used: &Use) -> Result<(), ModelError> {
         let elsewhere = table.u32(tensor::EXTERNAL_BUFFER)?.unwrap_or(0) != 0;
         let buffer = table.u32(tensor::BUFFER)?.unwrap_or(0);
         if !elsewhere && (buffer == 0 || !self.seen.insert(buffer)) {
@@ -113,7 +113,7 @@ impl<'s, 'a> Collector<'s, 'a> {
         Ok(())
     }
 
-    pub fn finish(self) -> Weights {
+    pub(crate) fn finish(self) -> Weights {
         let mut weights = self.weights;
         let zeros = weights.kernels.iter().map(|kernel| kernel.zero_weights);
         // In sparse format a shape can claim any size, so the sum may overflow.

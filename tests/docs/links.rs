@@ -309,10 +309,10 @@ fn test_commands_run_something() {
                 if !folder.with_extension("rs").exists() {
                     report(format!("there is no test binary for: {command}"));
                 }
-            } else if let Some(filter) = filter.filter(|filter| is_name(filter)) {
-                if !functions(&folder).iter().any(|name| name.contains(filter)) {
-                    report(format!("no test is called so: {command}"));
-                }
+            } else if let Some(filter) = filter.filter(|filter| is_name(filter))
+                && !functions(&folder).iter().any(|name| name.contains(filter))
+            {
+                report(format!("no test is called so: {command}"));
             }
         }
     });

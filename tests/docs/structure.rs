@@ -168,7 +168,8 @@ fn deepest(path: &Module, known: &BTreeSet<Module>) -> Option<Module> {
 fn rooms() -> Vec<String> {
     let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let room = |line: &str| {
-        let declared = line.strip_prefix("pub mod ").or(line.strip_prefix("mod ")).or(line.strip_prefix("pub(crate) mod "))?;
+        let declared =
+            line.strip_prefix("pub mod ").or(line.strip_prefix("mod ")).or(line.strip_prefix("pub(crate) mod "))?;
         Some(declared.strip_suffix(';')?.to_owned())
     };
     text.lines().filter_map(room).collect()

@@ -3,9 +3,9 @@
 //! Owns the start, the change and the end of a pipeline's threads, and its published status. Leaves its engine to
 //! `supervisor`, and what counts as progress to `progress`. Runs on the async thread.
 
-pub mod progress;
+pub(crate) mod progress;
 mod supervisor;
-pub mod threads;
+pub(crate) mod threads;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -46,7 +46,7 @@ const DECISIONS: usize = 1024;
 const AFTER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What all pipelines of a daemon share.
-pub struct PipelineContext {
+pub(crate) struct PipelineContext {
     /// Notified when there are new decisions.
     pub decisions: Arc<Notify>,
     pub events: EventSender,
@@ -59,19 +59,19 @@ pub struct PipelineContext {
 
 /// What a pipeline continues from an ended one of the same name.
 #[derive(Default)]
-pub struct CarriedOver {
+pub(crate) struct CarriedOver {
     publisher: PublisherHistory,
     energy: EnergyTotal,
 }
 
 /// A pipeline that starts after another has ended.
-pub struct Replacement {
+pub(crate) struct Replacement {
     pub config: Pipeline,
     pub prepared: PreparedPipeline,
 }
 
 /// What a reload does once a pipeline has ended.
-pub enum AfterEnd {
+pub(crate) enum AfterEnd {
     /// Nothing: the pipeline is kept for its figures.
     Keep,
     /// Remove it: it is no longer in the configuration.
@@ -81,7 +81,7 @@ pub enum AfterEnd {
 }
 
 /// A pipeline that runs, or that has ended and is kept for its figures.
-pub struct PipelineHandle {
+pub(crate) struct PipelineHandle {
     pub id: PipelineId,
     pub config: Pipeline,
     pub after_end: AfterEnd,
@@ -105,7 +105,7 @@ pub struct PipelineHandle {
 
 impl PipelineHandle {
     /// Starts the threads of a pipeline.
-    pub fn start(
+    pub(crate) fn start(
         id: PipelineId,
         Replacement { config, prepared }: Replacement,
         spans: Option<SpanSender>,
@@ -186,48 +186,48 @@ impl PipelineHandle {
         Ok(handle)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.publisher.name
     }
 
     /// Returns the delegate that runs, and what is known of it.
-    pub fn delegate(&self) -> &DelegateState {
+    pub(crate) fn delegate(&self) -> &DelegateState {
         &self.publisher.delegate
     }
 
-    pub fn builder(&self) -> &EngineBuilder {
+    pub(crate) fn builder(&self) -> &EngineBuilder {
         self.supervisor.builder()
     }
 
-    pub fn tensors(&self) -> &Tensors {
+    pub(crate) fn tensors(&self) -> &Tensors {
         self.supervisor.tensors()
     }
 
-    pub fn labels(&self) -> &[String] {
+    pub(crate) fn labels(&self) -> &[String] {
         &self.labels
     }
 
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.error.is_some()
     }
 
     /// Returns whether its infer thread has ended, so that it takes no more samples.
-    pub fn infer_has_ended(&self) -> bool {
+    pub(crate) fn infer_has_ended(&self) -> bool {
         self.infer_ended
     }
 
     /// Returns whether all its decisions are published and none will follow.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.infer_ended && self.publisher.has_ended()
     }
 
     /// Returns whether it has ended for a reload, and its source can be opened again.
-    pub fn is_to_be_reaped(&self) -> bool {
+    pub(crate) fn is_to_be_reaped(&self) -> bool {
         self.has_ended() && self.acquire_ended && !matches!(self.after_end, AfterEnd::Keep)
     }
 
     /// Returns its engine for a reload to keep, if it is the one that the configuration asks for and will stay.
-    pub fn running_engine(&self, release: Box<dyn Fn() + Send>) -> Option<RunningEngine> {
+    pub(crate) fn running_engine(&self, release: Box<dyn Fn() + Send>) -> Option<RunningEngine> {
         let stays = self.error.is_none() && matches!(self.after_end, AfterEnd::Keep);
         (stays && self.supervisor.is_as_configured()).then(|| RunningEngine {
             config: self.config.clone(),
@@ -240,12 +240,12 @@ impl PipelineHandle {
     }
 
     /// Sends busy spans to a meter thread that has started again.
-    pub fn send_spans_to(&self, spans: Option<SpanSender>) {
+    pub(crate) fn send_spans_to(&self, spans: Option<SpanSender>) {
         self.infer.send(InferCommand::Spans(spans));
     }
 
     /// Gives the running pipeline new stages; its source continues.
-    pub fn change_stages(&mut self, Replacement { config, prepared }: Replacement) {
+    pub(crate) fn change_stages(&mut self, Replacement { config, prepared }: Replacement) {
         let (route, decisions) = route(&config, &prepared);
         self.publisher.add_route(route);
         self.supervisor.replace(prepared.builder, prepared.tensors, prepared.built.as_ref());
@@ -257,7 +257,7 @@ impl PipelineHandle {
     }
 
     /// Discards the samples of the source, or uses them again. Returns the answer for whoever asked.
-    pub fn set_paused(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
+    pub(crate) fn set_paused(&mut self, node_publisher: &NodePublisher, paused: bool) -> Result<String, String> {
         let name = &self.config.name;
         if self.infer_ended || self.acquire_ended || self.error.is_some() {
             return Err(format!("pipeline {name} has ended"));
@@ -270,18 +270,18 @@ impl PipelineHandle {
     }
 
     /// Stops the source; what has arrived is decided.
-    pub fn request_stop(&self) {
+    pub(crate) fn request_stop(&self) {
         self.stop.request();
     }
 
     /// Has the samples that are still undecided given up.
-    pub fn give_up_samples(&self) {
+    pub(crate) fn give_up_samples(&self) {
         self.stop.overdue();
         self.wake.reader();
     }
 
     /// Ends the pipeline: what has arrived is decided, for at most `patience`.
-    pub fn end(&mut self, after_end: AfterEnd, patience: Duration) {
+    pub(crate) fn end(&mut self, after_end: AfterEnd, patience: Duration) {
         self.after_end = after_end;
         self.stop.request();
         // Without an engine there is nothing to wait for.
@@ -295,12 +295,12 @@ impl PipelineHandle {
     }
 
     /// Returns what a pipeline of the same name continues.
-    pub fn carry_over(self) -> CarriedOver {
+    pub(crate) fn carry_over(self) -> CarriedOver {
         CarriedOver { publisher: self.publisher.into_history(), energy: self.energy }
     }
 
     /// A thread of this pipeline has ended; `stopping`: the daemon has stopped it.
-    pub fn thread_ended(&mut self, node_publisher: &NodePublisher, end: ThreadEnd, stopping: bool) {
+    pub(crate) fn thread_ended(&mut self, node_publisher: &NodePublisher, end: ThreadEnd, stopping: bool) {
         let name = &self.publisher.name;
         let stage = match end.stage {
             Stage::Acquire => {
@@ -334,7 +334,7 @@ impl PipelineHandle {
     }
 
     /// Reacts to an event of the infer thread. Returns whether the node's published info has changed.
-    pub fn infer_event(&mut self, node_publisher: &NodePublisher, event: InferEvent) -> bool {
+    pub(crate) fn infer_event(&mut self, node_publisher: &NodePublisher, event: InferEvent) -> bool {
         match event {
             InferEvent::EngineFailed { engine, error } => {
                 let active = &self.publisher.delegate.active;
@@ -369,7 +369,7 @@ impl PipelineHandle {
     }
 
     /// An engine that the supervisor has ordered is ready, or could not be built.
-    pub fn engine_ready(&mut self, node_publisher: &NodePublisher, ready: EngineReady) {
+    pub(crate) fn engine_ready(&mut self, node_publisher: &NodePublisher, ready: EngineReady) {
         if self.infer_ended {
             return discard(ready.result);
         }
@@ -378,20 +378,25 @@ impl PipelineHandle {
     }
 
     /// Frees the engine for another that needs the same device; tells `waiter` when it is gone.
-    pub fn release_engine(&mut self, waiter: mpsc::Sender<()>) {
+    pub(crate) fn release_engine(&mut self, waiter: mpsc::Sender<()>) {
         if !self.infer_ended {
             self.supervisor.release(waiter);
         }
     }
 
     /// Builds the engine again that was freed for a reload that failed.
-    pub fn take_engine_back(&mut self) {
+    pub(crate) fn take_engine_back(&mut self) {
         self.supervisor.take_back();
     }
 
     /// Checks whether the pipeline makes progress, and publishes a change. Returns what hangs if an inference has taken
     /// longer than `limit` and than its delegate's process may take: that does not recover by itself.
-    pub fn check_progress(&mut self, node_publisher: &NodePublisher, now: MonoTime, limit: Duration) -> Option<String> {
+    pub(crate) fn check_progress(
+        &mut self,
+        node_publisher: &NodePublisher,
+        now: MonoTime,
+        limit: Duration,
+    ) -> Option<String> {
         if self.infer_ended {
             return None;
         }
@@ -438,18 +443,18 @@ impl PipelineHandle {
     }
 
     /// Encodes what has been decided, at most a batch. `may_hold`: the source may be held back while the broker is slow.
-    pub fn publish_decisions(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
+    pub(crate) fn publish_decisions(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
         self.publisher.drain(node_publisher, may_hold)
     }
 
     /// Returns the stage times since the last call; waits at most `patience` for an infer thread that is inside an inference.
-    pub async fn take_stage_times(&self, patience: Duration) -> StageTimes {
+    pub(crate) async fn take_stage_times(&self, patience: Duration) -> StageTimes {
         let patience = if self.infer_ended { Duration::ZERO } else { patience };
         self.stage_times.take(|| self.wake.reader(), patience).await
     }
 
     /// Publishes the figures of an interval; `delivery` and `process` are the node's.
-    pub fn publish_metrics(
+    pub(crate) fn publish_metrics(
         &mut self,
         node_publisher: &NodePublisher,
         interval: Duration,
@@ -509,7 +514,7 @@ impl PipelineHandle {
     }
 
     /// Returns what the pipeline has done in the whole run, which took `wall_s` seconds.
-    pub fn into_summary(self, wall_s: f64) -> PipelineSummary {
+    pub(crate) fn into_summary(self, wall_s: f64) -> PipelineSummary {
         let Totals { stages, end_to_end, known, right } = self.publisher.totals();
         PipelineSummary {
             counts: self.publisher.counts(),

@@ -16,7 +16,7 @@ const SILENCE_PERIODS: f64 = 10.0;
 
 /// The progress of a pipeline so far.
 #[derive(Debug)]
-pub struct ProgressWatch {
+pub(crate) struct ProgressWatch {
     /// The longest time without a sample; `None` if the rate of the samples is unknown.
     silence_max: Option<Duration>,
     samples: u64,
@@ -27,7 +27,7 @@ pub struct ProgressWatch {
 
 impl ProgressWatch {
     /// Watches a source that begins at that time.
-    pub fn new(source: &Source, begin: MonoTime) -> Self {
+    pub(crate) fn new(source: &Source, begin: MonoTime) -> Self {
         let source = source.kind();
         Self {
             silence_max: source.spec().rate_hz.map(|rate| silence_max(rate * source.speed())),
@@ -39,7 +39,7 @@ impl ProgressWatch {
 
     /// Notes the count of samples so far. `excused`: the source has a reason to give none. Returns the longest time that the
     /// source may be silent, if it has been silent for longer.
-    pub fn note_samples(&mut self, samples: u64, excused: bool, now: MonoTime) -> Option<Duration> {
+    pub(crate) fn note_samples(&mut self, samples: u64, excused: bool, now: MonoTime) -> Option<Duration> {
         if excused || samples != self.samples {
             self.samples = samples;
             self.last_progress = self.last_progress.max(now);
@@ -48,7 +48,7 @@ impl ProgressWatch {
     }
 
     /// Notes whether the infer thread has answered. Returns how long its answer has been missing.
-    pub fn note_answer(&mut self, answered: bool, now: MonoTime) -> Duration {
+    pub(crate) fn note_answer(&mut self, answered: bool, now: MonoTime) -> Duration {
         if answered {
             self.unanswered_since = None;
             return Duration::ZERO;
@@ -63,7 +63,7 @@ fn silence_max(rate_hz: f64) -> Duration {
 
 /// What a pipeline did in the last metrics interval, for `systemctl status`.
 #[derive(Debug, Clone, Copy)]
-pub struct IntervalFigures {
+pub(crate) struct IntervalFigures {
     predictions_per_s: f64,
     /// Joules an inference and how they were obtained; `None` if energy is unavailable.
     energy: Option<(Joules, Status)>,
@@ -71,13 +71,13 @@ pub struct IntervalFigures {
 
 impl IntervalFigures {
     /// `energy` is the first meter's estimate.
-    pub fn new(predictions_per_s: f64, energy: Option<&EnergyEstimate>) -> Self {
+    pub(crate) fn new(predictions_per_s: f64, energy: Option<&EnergyEstimate>) -> Self {
         let energy = energy.and_then(|estimate| Some((Joules(estimate.gross_j?), estimate.status)));
         Self { predictions_per_s, energy }
     }
 
     /// Writes them in a few words; `active` is the delegate that runs.
-    pub fn write(&self, f: &mut fmt::Formatter<'_>, active: &str) -> fmt::Result {
+    pub(crate) fn write(&self, f: &mut fmt::Formatter<'_>, active: &str) -> fmt::Result {
         write!(f, "{:.1}/s by {active}, ", self.predictions_per_s)?;
         match self.energy {
             Some((joules, status)) => write!(f, "{} mJ an inference ({})", joules.in_mj(), status.name()),

@@ -25,7 +25,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// What the pipeline's engine does. A `place` is a delegate's place in the pipeline's list.
 #[derive(Debug, Clone, PartialEq)]
-pub enum EngineState {
+pub(crate) enum EngineState {
     /// That delegate works.
     Working { place: usize },
     /// The reference works until the delegate at `candidate` has been compared with it. `reason`: why the delegates before
@@ -94,7 +94,7 @@ impl EngineState {
 }
 
 /// An engine on its way to the infer thread: what becomes true when that thread uses it.
-pub struct EngineSwitch {
+pub(crate) struct EngineSwitch {
     pub state: DelegateState,
     /// When the engine before it failed, if it did.
     pub failed_at: Option<Instant>,
@@ -103,13 +103,13 @@ pub struct EngineSwitch {
 /// Whether the pipeline's status has to be published again.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StatusUpdate {
+pub(crate) enum StatusUpdate {
     NotNeeded,
     Needed,
 }
 
 /// The supervised pipeline, and the ways to its infer thread and to the async thread.
-pub struct Supervised {
+pub(crate) struct Supervised {
     pub pipeline: PipelineId,
     pub name: String,
     pub infer: InferSender,
@@ -117,7 +117,7 @@ pub struct Supervised {
 }
 
 /// See the module's doc.
-pub struct EngineSupervisor {
+pub(crate) struct EngineSupervisor {
     supervised: Supervised,
     builder: Arc<EngineBuilder>,
     tensors: Arc<Tensors>,
@@ -134,7 +134,7 @@ pub struct EngineSupervisor {
 
 impl EngineSupervisor {
     /// Supervises an engine that was built by `builder`.
-    pub fn new(
+    pub(crate) fn new(
         supervised: Supervised,
         builder: Arc<EngineBuilder>,
         tensors: Arc<Tensors>,
@@ -153,31 +153,31 @@ impl EngineSupervisor {
         }
     }
 
-    pub fn builder(&self) -> &Arc<EngineBuilder> {
+    pub(crate) fn builder(&self) -> &Arc<EngineBuilder> {
         &self.builder
     }
 
-    pub fn tensors(&self) -> &Arc<Tensors> {
+    pub(crate) fn tensors(&self) -> &Arc<Tensors> {
         &self.tensors
     }
 
     /// Returns whether the engine in use is the one that the configuration asks for, as far as that can be known yet.
-    pub fn is_as_configured(&self) -> bool {
+    pub(crate) fn is_as_configured(&self) -> bool {
         matches!(self.state, EngineState::Working { place: 0 } | EngineState::Comparing { candidate: 0, .. })
     }
 
     /// Returns whether the engine was freed for a reload, so that there is none now.
-    pub fn is_released(&self) -> bool {
+    pub(crate) fn is_released(&self) -> bool {
         matches!(self.state, EngineState::Released { .. })
     }
 
     /// Returns why the pipeline does not work as configured, if its engine is the cause at present.
-    pub fn reason(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         self.state.reason()
     }
 
     /// Returns how long one inference may take in the delegate's process, if it has one.
-    pub fn deadline(&self) -> Option<Duration> {
+    pub(crate) fn deadline(&self) -> Option<Duration> {
         let place = match self.state {
             EngineState::Working { place } | EngineState::Released { place, has_worked: true } => place,
             _ => return None,
@@ -186,7 +186,7 @@ impl EngineSupervisor {
     }
 
     /// Takes over what a reload has prepared. The infer thread gets `built` with its new stages.
-    pub fn replace(&mut self, builder: Arc<EngineBuilder>, tensors: Arc<Tensors>, built: Option<&BuiltEngine>) {
+    pub(crate) fn replace(&mut self, builder: Arc<EngineBuilder>, tensors: Arc<Tensors>, built: Option<&BuiltEngine>) {
         self.builder = builder;
         self.tensors = tensors;
         if let Some(built) = built {
@@ -200,21 +200,21 @@ impl EngineSupervisor {
     }
 
     /// Asks for windows to compare a delegate on, if one waits for them.
-    pub fn request_windows(&self) {
+    pub(crate) fn request_windows(&self) {
         if matches!(self.state, EngineState::Comparing { .. }) {
             self.supervised.infer.send(InferCommand::Windows);
         }
     }
 
     /// The windows that were asked for have come; after a reload they may no longer be needed.
-    pub fn windows_received(&mut self, windows: Vec<f32>) {
+    pub(crate) fn windows_received(&mut self, windows: Vec<f32>) {
         if let EngineState::Comparing { candidate, .. } = self.state {
             self.order(candidate, Duration::ZERO, Some(windows), None);
         }
     }
 
     /// Frees the engine for another that needs the same device; tells `waiter` when it is gone.
-    pub fn release(&mut self, waiter: mpsc::Sender<()>) {
+    pub(crate) fn release(&mut self, waiter: mpsc::Sender<()>) {
         self.release_waiter = Some(waiter);
         let released = match self.state {
             EngineState::Working { place } => Some(EngineState::Released { place, has_worked: true }),
@@ -233,7 +233,7 @@ impl EngineSupervisor {
     }
 
     /// The infer thread has given its engine back.
-    pub fn released(&mut self, engine: Option<Box<dyn Engine>>) {
+    pub(crate) fn released(&mut self, engine: Option<Box<dyn Engine>>) {
         let waiter = self.release_waiter.take();
         tokio::task::spawn_blocking(move || {
             drop(engine);
@@ -243,7 +243,7 @@ impl EngineSupervisor {
     }
 
     /// Builds the engine again that was freed for a reload that failed.
-    pub fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         if let EngineState::Released { place, has_worked } = self.state {
             self.state = EngineState::TakingBack { place, has_worked };
             self.order(place, Duration::ZERO, None, None);
@@ -251,7 +251,7 @@ impl EngineSupervisor {
     }
 
     /// The engine has failed; `active` is the name of its delegate.
-    pub fn engine_failed(
+    pub(crate) fn engine_failed(
         &mut self,
         node_publisher: &NodePublisher,
         active: &str,
@@ -275,7 +275,7 @@ impl EngineSupervisor {
     }
 
     /// An engine that was ordered is ready, or could not be built.
-    pub fn engine_ready(&mut self, node_publisher: &NodePublisher, ready: EngineReady) -> StatusUpdate {
+    pub(crate) fn engine_ready(&mut self, node_publisher: &NodePublisher, ready: EngineReady) -> StatusUpdate {
         let EngineReady { order, place, result } = ready;
         if order != self.order {
             discard(result);
@@ -305,7 +305,7 @@ impl EngineSupervisor {
     }
 
     /// Returns the engine that the infer thread has just turned to.
-    pub fn take_switch(&mut self) -> Option<EngineSwitch> {
+    pub(crate) fn take_switch(&mut self) -> Option<EngineSwitch> {
         self.switch.take()
     }
 
@@ -381,7 +381,7 @@ impl EngineSupervisor {
 }
 
 /// Frees an engine that is not needed, on a thread that may block.
-pub fn discard(result: Result<BuiltEngine, BuildError>) {
+pub(crate) fn discard(result: Result<BuiltEngine, BuildError>) {
     tokio::task::spawn_blocking(move || drop(result));
 }
 

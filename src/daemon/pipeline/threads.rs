@@ -16,7 +16,7 @@ use crate::units::MonoTime;
 
 /// What both threads of a pipeline need to start, and to report their end.
 #[derive(Clone)]
-pub struct ThreadContext {
+pub(crate) struct ThreadContext {
     pub pipeline: PipelineId,
     pub name: String,
     pub realtime: Realtime,
@@ -25,7 +25,7 @@ pub struct ThreadContext {
 
 impl ThreadContext {
     /// Starts the acquire thread. The source begins at `begin`, unless it is stopped before.
-    pub fn spawn_acquire(
+    pub(crate) fn spawn_acquire(
         self,
         source: Box<dyn FrameProducer>,
         mut sink: FrameSink,
@@ -42,7 +42,7 @@ impl ThreadContext {
     }
 
     /// Starts the infer thread.
-    pub fn spawn_infer(self, infer: Infer) -> io::Result<()> {
+    pub(crate) fn spawn_infer(self, infer: Infer) -> io::Result<()> {
         self.spawn("infer", Stage::Infer, move || catch_panic(|| infer.run()))
     }
 
@@ -80,7 +80,7 @@ fn thread_name(kind: &str, pipeline: &str) -> String {
 }
 
 /// Turns a panic into an error: a bug of ours in one pipeline must not end the others.
-pub fn catch_panic<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(crate) fn catch_panic<T, E: std::fmt::Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("it panicked; this is a bug in edgewatt, please report it with the log".into()),

@@ -16,7 +16,7 @@ use crate::sys::SocTemperature;
 
 /// How far a configuration was put in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
+pub(crate) enum Applied {
     Complete,
     /// Nothing was changed: an engine that was to be kept has ended while the file was read.
     EngineMissing,
@@ -141,7 +141,7 @@ impl Daemon {
     }
 
     /// Removes the pipelines that have ended for a reload, and starts those that replace them.
-    pub async fn reap(&mut self) {
+    pub(crate) async fn reap(&mut self) {
         // At a stop all are kept for their figures.
         while !self.phase.is_stopping()
             && let Some(place) = self.pipelines.iter().position(PipelineHandle::is_to_be_reaped)

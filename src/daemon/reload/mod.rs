@@ -25,7 +25,7 @@ const RELEASE: Duration = Duration::from_secs(10);
 
 impl Daemon {
     /// Has the configuration read again, now or after the reload that is under way.
-    pub fn reload(&mut self) {
+    pub(crate) fn reload(&mut self) {
         if !self.phase.request_reload() {
             return;
         }
@@ -51,7 +51,7 @@ impl Daemon {
     }
 
     /// Puts the configuration in place that was read again, if it can be used.
-    pub async fn reloaded(&mut self, result: Result<Reloaded, String>) {
+    pub(crate) async fn reloaded(&mut self, result: Result<Reloaded, String>) {
         let mut incomplete = false;
         match result {
             _ if self.phase.is_stopping() => self.take_engines_back(),

@@ -11,7 +11,7 @@ use crate::config::{Config, Key, Mqtt, Pipeline, Power, Store};
 
 /// One thing that a reload does. Pipelines go by their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     RemovePipeline(String),
     AddPipeline(String),
     /// New stages around the running source.
@@ -40,7 +40,7 @@ impl fmt::Display for Step {
 }
 
 /// A pipeline that runs, or has ended and is kept.
-pub struct PresentPipeline<'a> {
+pub(crate) struct PresentPipeline<'a> {
     pub config: &'a Pipeline,
     /// It takes samples, and nothing has asked it to end.
     pub is_live: bool,
@@ -50,7 +50,7 @@ pub struct PresentPipeline<'a> {
 }
 
 /// Returns the steps from the `old` configuration, with the pipelines that there are, to the `new` one.
-pub fn plan(old: &Config, new: &Config, present: &[PresentPipeline<'_>]) -> Vec<Step> {
+pub(crate) fn plan(old: &Config, new: &Config, present: &[PresentPipeline<'_>]) -> Vec<Step> {
     let names: BTreeSet<&str> = new.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     let gone = present.iter().filter(|present| !names.contains(present.config.name.as_str()));
     let removals = gone.map(|present| Step::RemovePipeline(present.config.name.clone()));
@@ -64,7 +64,7 @@ pub fn plan(old: &Config, new: &Config, present: &[PresentPipeline<'_>]) -> Vec<
 }
 
 /// Returns the keys that differ and that only a restart can change.
-pub fn restart_only(old: &Config, new: &Config) -> Vec<Key> {
+pub(crate) fn restart_only(old: &Config, new: &Config) -> Vec<Key> {
     Differences::find(old, new).restart_only
 }
 

@@ -18,7 +18,7 @@ use crate::engine::ffi::{
 type SignatureTensor = unsafe extern "C" fn(*mut LiteRtSignature, usize, *mut *mut LiteRtModelTensor) -> LiteRtStatus;
 
 /// A model that LiteRT has read, with the bytes that it points into, and one of its signatures.
-pub struct Model {
+pub(crate) struct Model {
     owned: Owned<LiteRtModel>,
     _bytes: Box<[u8]>,
     environment: Environment,
@@ -26,7 +26,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(environment: Environment, bytes: &[u8], signature: usize) -> Result<Self, Failure> {
+    pub(crate) fn new(environment: Environment, bytes: &[u8], signature: usize) -> Result<Self, Failure> {
         let bytes: Box<[u8]> = bytes.into();
         let functions = environment.litert.functions;
         // SAFETY: the bytes and the environment live as long as the model.
@@ -37,7 +37,7 @@ impl Model {
     }
 
     /// The signature's inputs and outputs in its order, as indices into the list of the file's tensors.
-    pub fn tensor_indices(&self) -> Result<(Vec<usize>, Vec<usize>), Failure> {
+    pub(crate) fn tensor_indices(&self) -> Result<(Vec<usize>, Vec<usize>), Failure> {
         let functions = self.environment.litert.functions;
         let signature = self.signature()?;
         let (mut inputs, mut outputs) = (0, 0);
@@ -153,7 +153,7 @@ impl Drop for Buffer {
 }
 
 /// A model compiled for accelerators, with its buffers. The fields are in the order in which they are to be freed.
-pub struct CompiledModel {
+pub(crate) struct CompiledModel {
     /// Absent only after compiling it again has failed.
     compiled: Option<Owned<LiteRtCompiledModel>>,
     /// The input's, then those of the outputs.
@@ -170,7 +170,7 @@ pub struct CompiledModel {
 unsafe impl Send for CompiledModel {}
 
 impl CompiledModel {
-    pub fn new(model: Model, accelerators: &[Accelerator]) -> Result<Self, Failure> {
+    pub(crate) fn new(model: Model, accelerators: &[Accelerator]) -> Result<Self, Failure> {
         let functions = model.environment.litert.functions;
         // SAFETY: the call has no other arguments.
         let options = Owned::new("LiteRtCreateOptions", functions.destroy_options, |handle| unsafe {
@@ -184,7 +184,7 @@ impl CompiledModel {
     }
 
     /// Gives the one input another shape, before the buffers are made.
-    pub fn resize_input(&mut self, dims: &[c_int]) -> Result<(), Failure> {
+    pub(crate) fn resize_input(&mut self, dims: &[c_int]) -> Result<(), Failure> {
         let resize = self.functions().resize_input;
         // SAFETY: as many dimensions as stated, which the call copies.
         let status = unsafe { resize(self.handle()?, self.model.signature, 0, dims.as_ptr(), dims.len()) };
@@ -194,7 +194,7 @@ impl CompiledModel {
     }
 
     /// The shapes of `count` outputs, all that the signature has; allocates the tensors for them.
-    pub fn output_shapes(&mut self, count: usize) -> Result<Vec<Vec<c_int>>, Failure> {
+    pub(crate) fn output_shapes(&mut self, count: usize) -> Result<Vec<Vec<c_int>>, Failure> {
         let mut layouts = vec![LiteRtLayout::default(); count];
         let get = self.functions().output_layouts;
         // SAFETY: room for as many layouts as stated.
@@ -205,7 +205,7 @@ impl CompiledModel {
     }
 
     /// Makes the buffers for an input and outputs of these shapes; gives their sizes in bytes, the input's first.
-    pub fn allocate(&mut self, input: &[c_int], outputs: &[Vec<c_int>]) -> Result<Vec<usize>, Failure> {
+    pub(crate) fn allocate(&mut self, input: &[c_int], outputs: &[Vec<c_int>]) -> Result<Vec<usize>, Failure> {
         let (model, compiled, functions) = (&self.model, self.handle()?, self.functions());
         let mut requirements = null_mut();
         let get = functions.input_requirements;
@@ -225,7 +225,7 @@ impl CompiledModel {
         Ok(self.buffers.iter().map(|buffer| buffer.bytes).collect())
     }
 
-    pub fn run(&mut self) -> Result<(), Failure> {
+    pub(crate) fn run(&mut self) -> Result<(), Failure> {
         for buffer in &mut self.buffers {
             buffer.unmap()?;
         }
@@ -237,7 +237,7 @@ impl CompiledModel {
     }
 
     /// Compiles the model again, which forgets its state; the buffers are kept.
-    pub fn renew(&mut self) -> Result<(), Failure> {
+    pub(crate) fn renew(&mut self) -> Result<(), Failure> {
         // A device may not let itself be opened twice.
         self.compiled = None;
         self.compiled = Some(compile(&self.model, &self.options)?);
@@ -248,7 +248,7 @@ impl CompiledModel {
     }
 
     /// Whether each operator runs on an accelerator that was asked for; the CPU is one.
-    pub fn fully_accelerated(&self) -> Result<bool, Failure> {
+    pub(crate) fn fully_accelerated(&self) -> Result<bool, Failure> {
         let mut fully = false;
         let get = self.functions().is_fully_accelerated;
         // SAFETY: the compiled model is alive.
@@ -257,7 +257,7 @@ impl CompiledModel {
     }
 
     /// Whether none of it runs on the CPU; `None` if this LiteRT does not report it.
-    pub fn fully_off_cpu(&self) -> Result<Option<bool>, Failure> {
+    pub(crate) fn fully_off_cpu(&self) -> Result<Option<bool>, Failure> {
         let Some(functions) = self.model.environment.litert.off_cpu else { return Ok(None) };
         let mut fully = false;
         // SAFETY: the compiled model is alive.
@@ -268,7 +268,7 @@ impl CompiledModel {
     }
 
     /// The input, to be written.
-    pub fn input_bytes(&mut self) -> Result<&mut [u8], Failure> {
+    pub(crate) fn input_bytes(&mut self) -> Result<&mut [u8], Failure> {
         let buffer = self.buffers.first_mut().ok_or(NO_BUFFERS)?;
         let data = buffer.map(LITERT_LOCK_WRITE)?;
         // SAFETY: mapped until `self` is next borrowed, and as long as the buffer says.
@@ -276,7 +276,7 @@ impl CompiledModel {
     }
 
     /// Output `index` in the signature's order.
-    pub fn output_bytes(&mut self, index: usize) -> Result<&[u8], Failure> {
+    pub(crate) fn output_bytes(&mut self, index: usize) -> Result<&[u8], Failure> {
         let buffer = self.buffers.get_mut(index + 1).ok_or(NO_BUFFERS)?;
         let data = buffer.map(LITERT_LOCK_READ)?;
         // SAFETY: as above.

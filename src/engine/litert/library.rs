@@ -33,7 +33,7 @@ const DISPATCH_LIBRARY: &str = "libLiteRtDispatch";
 
 /// A call that failed, with its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub call: &'static str,
     pub status: LiteRtStatus,
 }
@@ -56,19 +56,19 @@ impl fmt::Display for Failure {
     }
 }
 
-pub fn ok(call: &'static str, status: LiteRtStatus) -> Result<(), Failure> {
+pub(crate) fn ok(call: &'static str, status: LiteRtStatus) -> Result<(), Failure> {
     if status == status::OK { Ok(()) } else { Err(Failure { call, status }) }
 }
 
 /// An object of the C API and the function that frees it.
-pub struct Owned<T> {
+pub(crate) struct Owned<T> {
     pub handle: *mut T,
     free: unsafe extern "C" fn(*mut T),
 }
 
 impl<T> Owned<T> {
     /// Takes the object that `create` makes; `free` is the function that goes with it.
-    pub fn new(
+    pub(crate) fn new(
         call: &'static str,
         free: unsafe extern "C" fn(*mut T),
         create: impl FnOnce(&mut *mut T) -> LiteRtStatus,
@@ -88,7 +88,7 @@ impl<T> Drop for Owned<T> {
 
 /// The functions of a loaded library, which is never unloaded.
 #[derive(Clone, Copy)]
-pub struct Litert {
+pub(crate) struct Litert {
     pub functions: &'static LiteRt,
     pub off_cpu: Option<LiteRtOffCpu>,
 }
@@ -97,7 +97,7 @@ pub struct Litert {
 static LOADED: Mutex<Vec<(PathBuf, Litert)>> = Mutex::new(Vec::new());
 
 impl Litert {
-    pub fn load(path: &Path) -> Result<Self, String> {
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, litert)) = loaded.iter().find(|(known, _)| known == path) {
             return Ok(*litert);
@@ -115,7 +115,7 @@ impl Litert {
 }
 
 /// An accelerator that an environment has.
-pub struct Registered {
+pub(crate) struct Registered {
     pub name: String,
     pub kinds: Vec<Accelerator>,
 }
@@ -128,7 +128,7 @@ fn bit(accelerator: Accelerator) -> LiteRtHwAcceleratorSet {
     }
 }
 
-pub fn bits(accelerators: &[Accelerator]) -> LiteRtHwAcceleratorSet {
+pub(crate) fn bits(accelerators: &[Accelerator]) -> LiteRtHwAcceleratorSet {
     accelerators.iter().fold(0, |bits, accelerator| bits | bit(*accelerator))
 }
 
@@ -142,7 +142,7 @@ fn has_dispatch_library(folder: &Path) -> bool {
 }
 
 /// The root of all other handles; finds the accelerators when it is made.
-pub struct Environment {
+pub(crate) struct Environment {
     pub owned: Owned<LiteRtEnvironment>,
     pub litert: Litert,
 }
@@ -150,7 +150,7 @@ pub struct Environment {
 impl Environment {
     /// With those of `accelerators` that are there, and the CPU. Looks for vendors' libraries in `folder`, besides where
     /// the loader looks; of an accelerator that is not asked for none is loaded.
-    pub fn new(litert: Litert, folder: &Path, accelerators: &[Accelerator]) -> Result<Self, Failure> {
+    pub(crate) fn new(litert: Litert, folder: &Path, accelerators: &[Accelerator]) -> Result<Self, Failure> {
         const CALL: &str = "LiteRtCreateEnvironment";
         let invalid = |_| Failure { call: CALL, status: status::ERROR_INVALID_ARGUMENT };
         let path = CString::new(folder.as_os_str().as_bytes()).map_err(invalid)?;
@@ -171,7 +171,7 @@ impl Environment {
         Ok(Self { owned, litert })
     }
 
-    pub fn accelerators(&self) -> Result<Vec<Registered>, Failure> {
+    pub(crate) fn accelerators(&self) -> Result<Vec<Registered>, Failure> {
         let (functions, environment) = (self.litert.functions, self.owned.handle);
         let mut count = 0;
         // SAFETY: the environment is alive.

@@ -20,10 +20,10 @@ use super::log::Said;
 use crate::sys::cpu::Children;
 
 /// The longest time from the end of a process's connection to the end of the process.
-pub const END_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A started process. Dropping this kills it.
-pub struct Handle {
+pub(crate) struct Handle {
     child: Arc<Mutex<Child>>,
     pid: u32,
     pub said: Arc<Said>,
@@ -33,7 +33,7 @@ pub struct Handle {
 
 impl Handle {
     /// Starts `command`, which writes to the other end of `output`. It is listed in `children` while it runs.
-    pub fn start(mut command: Command, output: PipeReader, children: Children) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command, output: PipeReader, children: Children) -> io::Result<Self> {
         let said = Arc::<Said>::default();
         let (started, has_started) = channel();
         let (ends, ended) = channel();
@@ -48,12 +48,12 @@ impl Handle {
         Ok(Self { child, pid, said, ended, status: None })
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Returns how it ended, if it ends within the time.
-    pub fn status(&mut self, patience: Duration) -> Option<ExitStatus> {
+    pub(crate) fn status(&mut self, patience: Duration) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.ended.recv_timeout(patience).ok();
         }
@@ -61,7 +61,7 @@ impl Handle {
     }
 
     /// Kills it and what it has forked.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: until the process is reaped, no other process can have its id.
         if matches!(child.try_wait(), Ok(None))
@@ -73,7 +73,7 @@ impl Handle {
     }
 
     /// Returns why it ended by itself. `memory_bytes` was its limit.
-    pub fn reason(&mut self, memory_bytes: u64) -> String {
+    pub(crate) fn reason(&mut self, memory_bytes: u64) -> String {
         // A process that has closed its connection is normally about to end.
         if self.status(END_PATIENCE).is_none() {
             self.kill();
@@ -105,7 +105,7 @@ impl Drop for Handle {
     }
 }
 
-pub fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string())
 }
 

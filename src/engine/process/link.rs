@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::sys::shared::Shared;
 
 /// The offset after which the tensors are placed.
-pub const WORDS_BYTES: usize = 1024;
+pub(crate) const WORDS_BYTES: usize = 1024;
 /// The index of each side's first word: 64 bytes apart, so that the sides do not share a cache line.
 const HOST: usize = 0;
 const CHILD: usize = 16;
@@ -25,14 +25,14 @@ const MESSAGE_LEN: usize = 32;
 const MESSAGE_START: usize = 4 * (MESSAGE_LEN + 1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Host,
     Child,
 }
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
+pub(crate) enum Waited {
     Arrived,
     TimedOut,
     /// The other side has closed its end.
@@ -40,7 +40,7 @@ pub enum Waited {
 }
 
 /// One side's end.
-pub struct Link {
+pub(crate) struct Link {
     socket: UnixStream,
     pub memory: Shared,
     ours: usize,
@@ -53,7 +53,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(side: Side, socket: UnixStream, memory: Shared) -> std::io::Result<Self> {
+    pub(crate) fn new(side: Side, socket: UnixStream, memory: Shared) -> std::io::Result<Self> {
         // The child polls for a shorter time, because it does so after each inference even if none follows.
         let (ours, theirs, spin_us) = match side {
             Side::Host => (HOST, CHILD, 150),
@@ -74,7 +74,7 @@ impl Link {
     }
 
     /// Called by the host: posts a command and returns the child's status.
-    pub fn call(&mut self, command: u32, limit: Duration) -> Result<u32, Waited> {
+    pub(crate) fn call(&mut self, command: u32, limit: Duration) -> Result<u32, Waited> {
         self.sequence = self.sequence.wrapping_add(1);
         self.post(command);
         match self.wait(self.sequence, Some(limit)) {
@@ -84,7 +84,7 @@ impl Link {
     }
 
     /// Called by the child: returns the next command, `None` at the end.
-    pub fn next_command(&mut self) -> Option<u32> {
+    pub(crate) fn next_command(&mut self) -> Option<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         match self.wait(self.sequence, None) {
             Waited::Arrived => Some(self.memory.word(self.theirs + WORD).load(Relaxed)),
@@ -93,18 +93,18 @@ impl Link {
     }
 
     /// Called by the child: posts its status.
-    pub fn answer(&mut self, status: u32) {
+    pub(crate) fn answer(&mut self, status: u32) {
         self.post(status);
     }
 
     /// Leaves a message for the host, cut to the room for it.
-    pub fn leave_message(&mut self, message: &str) {
+    pub(crate) fn leave_message(&mut self, message: &str) {
         let len = message.len().min(WORDS_BYTES - MESSAGE_START);
         self.memory.bytes_mut(MESSAGE_START..MESSAGE_START + len).copy_from_slice(&message.as_bytes()[..len]);
         self.memory.word(MESSAGE_LEN).store(u32::try_from(len).unwrap_or(0), Relaxed);
     }
 
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let len = usize::try_from(self.memory.word(MESSAGE_LEN).load(Relaxed)).unwrap_or(0);
         let end = MESSAGE_START.saturating_add(len).min(WORDS_BYTES);
         String::from_utf8_lossy(self.memory.bytes(MESSAGE_START..end)).into_owned()

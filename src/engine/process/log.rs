@@ -15,7 +15,7 @@ const LINES_A_SECOND: u32 = 20;
 
 /// The output of a process.
 #[derive(Debug, Default)]
-pub struct Said {
+pub(crate) struct Said {
     /// The engine has started; until then the code that starts it reports the errors.
     serving: AtomicBool,
     lines: Mutex<Lines>,
@@ -29,7 +29,7 @@ struct Lines {
 
 impl Said {
     /// Reads until all writers have closed the pipe.
-    pub fn collect(&self, mut from: impl Read) {
+    pub(crate) fn collect(&self, mut from: impl Read) {
         let mut limiter = Limiter::new(Instant::now());
         let mut pending = Vec::with_capacity(LINE_BYTES);
         let mut piece = [0; LINE_BYTES];
@@ -85,22 +85,22 @@ impl Said {
     }
 
     /// Returns the last lines.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.lock().last.iter().cloned().collect()
     }
 
-    pub fn serves(&self) {
+    pub(crate) fn serves(&self) {
         self.serving.store(true, Relaxed);
     }
 
     /// Returns the first error that the runtime itself wrote, in parentheses.
-    pub fn first_error(&self) -> String {
+    pub(crate) fn first_error(&self) -> String {
         let error = self.lock().first_error.clone();
         error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))
     }
 
     /// Returns the last line that looks like the message of a crash, in parentheses.
-    pub fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let telling =
             |line: &&String| ["ERROR", "terminate", "what():", "panicked", "alloc"].iter().any(|w| line.contains(w));
         let line = self.lock().last.iter().rev().find(telling).cloned();
@@ -108,7 +108,7 @@ impl Said {
     }
 
     /// Returns whether the process ran out of memory: C++ and Rust write different messages before they abort.
-    pub fn ran_out_of_memory(&self) -> bool {
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
         let signs = ["bad_alloc", "memory allocation of", "Cannot allocate memory"];
         self.lock().last.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
     }

@@ -18,7 +18,7 @@ const WRITABLE: [&str; 3] = ["/dev", "/tmp", "/var/tmp"];
 const TESTED: ABI = ABI::V6;
 
 /// Disables core dumps, and limits the address space.
-pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
+pub(crate) fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
     // If the machine runs out of memory, the kernel kills the child before the daemon. This comes first, because
     // /proc/self belongs to root once core dumps are disabled.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
@@ -32,7 +32,7 @@ pub fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
 }
 
 /// Applies the restrictions that this kernel has. Returns those in force.
-pub fn enter(writable: &[PathBuf]) -> Vec<String> {
+pub(crate) fn enter(writable: &[PathBuf]) -> Vec<String> {
     let mut in_force = Vec::new();
     if prctl::set_no_new_privs().is_ok() {
         in_force.push("no_new_privs".to_owned());
@@ -121,7 +121,7 @@ mod system_calls {
     /// The allowed socket families: local ones, and the one through which libusb learns of devices.
     const FAMILIES: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
-    pub fn restrict() -> Option<String> {
+    pub(crate) fn restrict() -> Option<String> {
         let program = filter().ok()?;
         seccompiler::apply_filter(&program).ok()?;
         Some("seccomp".into())

@@ -48,14 +48,14 @@ mod ioctl {
 }
 
 /// A chip on a bus, under the address that was taken when it was opened.
-pub struct I2c(File);
+pub(crate) struct I2c(File);
 
 impl I2c {
     /// Opens the bus at `path` and takes the chip's 7-bit `address`.
     ///
     /// # Errors
     /// Those of the kernel; `EBUSY` means that a kernel driver has the chip.
-    pub fn open(path: &Path, address: u16) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, address: u16) -> io::Result<Self> {
         let bus = File::options().read(true).write(true).open(path)?;
         // SAFETY: the argument is a number.
         unsafe { ioctl::i2c_slave(bus.as_raw_fd(), i32::from(address)) }?;
@@ -63,12 +63,12 @@ impl I2c {
     }
 
     /// Reads the word in `register`; SMBus sends its low byte first.
-    pub fn read_word(&self, register: u8) -> io::Result<u16> {
+    pub(crate) fn read_word(&self, register: u8) -> io::Result<u16> {
         self.transfer(Direction::Read, register, 0)
     }
 
     /// Writes `word` to `register`, low byte first.
-    pub fn write_word(&self, register: u8, word: u16) -> io::Result<()> {
+    pub(crate) fn write_word(&self, register: u8, word: u16) -> io::Result<()> {
         self.transfer(Direction::Write, register, word).map(drop)
     }
 

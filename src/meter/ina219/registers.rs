@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A register by its pointer address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Register {
+pub(crate) enum Register {
     Configuration = 0,
     ShuntVoltage = 1,
     BusVoltage = 2,
@@ -28,8 +28,8 @@ const SHUNT_RANGES_VOLTS: [f64; 4] = [0.040, 0.080, 0.160, 0.320];
 
 const BUS_RANGES_VOLTS: [f64; 2] = [16.0, 32.0];
 
-pub const SHUNT_STEP_VOLTS: f64 = 10e-6;
-pub const BUS_STEP_VOLTS: f64 = 4e-3;
+pub(crate) const SHUNT_STEP_VOLTS: f64 = 10e-6;
+pub(crate) const BUS_STEP_VOLTS: f64 = 4e-3;
 
 const MODE_SHUNT_AND_BUS_CONTINUOUS: u16 = 0b111;
 const TWELVE_BITS: u16 = 0b0011;
@@ -104,7 +104,7 @@ impl Setup {
 }
 
 /// Converts the shunt voltage register to volts: steps of 10 uV, in two's complement.
-pub fn shunt_volts(word: u16) -> f64 {
+pub(crate) fn shunt_volts(word: u16) -> f64 {
     f64::from(word.cast_signed()) * SHUNT_STEP_VOLTS
 }
 
@@ -119,7 +119,7 @@ pub struct Bus {
 }
 
 /// Converts the bus voltage register: steps of 4 mV above three bits, of which two are flags.
-pub fn bus(word: u16) -> Bus {
+pub(crate) fn bus(word: u16) -> Bus {
     Bus { volts: f64::from(word >> 3) * BUS_STEP_VOLTS, ready: word & 0b10 != 0, overflow: word & 0b01 != 0 }
 }
 

@@ -4,7 +4,7 @@ use super::super::flatbuffer::Field;
 use super::super::schema::{buffer, model, operator, operator_code, subgraph, tensor};
 use super::super::tensor::ElementType;
 
-pub enum Value {
+pub(crate) enum Value {
     I8(i8),
     I32(i32),
     U64(u64),
@@ -18,21 +18,21 @@ pub enum Value {
 
 use Value::{I8, I32, Repeated, Table, Tables, U64, Vector};
 
-pub type Fields = Vec<(Field, Value)>;
+pub(crate) type Fields = Vec<(Field, Value)>;
 
-pub fn bytes(bytes: &[u8]) -> Value {
+pub(crate) fn bytes(bytes: &[u8]) -> Value {
     Vector(bytes.len(), bytes.to_vec())
 }
 
-pub fn ints(values: &[i32]) -> Value {
+pub(crate) fn ints(values: &[i32]) -> Value {
     Vector(values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
-pub fn longs(values: &[i64]) -> Value {
+pub(crate) fn longs(values: &[i64]) -> Value {
     Vector(values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
-pub fn floats(values: &[f32]) -> Value {
+pub(crate) fn floats(values: &[f32]) -> Value {
     Vector(values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
@@ -99,14 +99,14 @@ fn write_count(out: &mut Vec<u8>, count: usize) -> usize {
 }
 
 /// A file whose root table has `fields`.
-pub fn file(fields: &Fields) -> Vec<u8> {
+pub(crate) fn file(fields: &Fields) -> Vec<u8> {
     let mut out = b"\0\0\0\0TFL3".to_vec();
     let root = write_table(&mut out, fields);
     point(&mut out, 0, root);
     out
 }
 
-pub fn tensor_of(element: ElementType, shape: &[i32], buffer: i32) -> Fields {
+pub(crate) fn tensor_of(element: ElementType, shape: &[i32], buffer: i32) -> Fields {
     vec![
         (tensor::NAME, bytes(b"t")),
         (tensor::TYPE, I8(element.0)),
@@ -115,7 +115,7 @@ pub fn tensor_of(element: ElementType, shape: &[i32], buffer: i32) -> Fields {
     ]
 }
 
-pub fn op(code_index: i32, inputs: &[i32], outputs: &[i32]) -> Fields {
+pub(crate) fn op(code_index: i32, inputs: &[i32], outputs: &[i32]) -> Fields {
     vec![
         (operator::OPCODE_INDEX, I32(code_index)),
         (operator::INPUTS, ints(inputs)),
@@ -123,16 +123,16 @@ pub fn op(code_index: i32, inputs: &[i32], outputs: &[i32]) -> Fields {
     ]
 }
 
-pub fn builtin(code: i32) -> Fields {
+pub(crate) fn builtin(code: i32) -> Fields {
     vec![(operator_code::BUILTIN_CODE, I32(code))]
 }
 
-pub fn data(content: &[u8]) -> Fields {
+pub(crate) fn data(content: &[u8]) -> Fields {
     vec![(buffer::DATA, bytes(content))]
 }
 
 /// A subgraph whose input is tensor 0 and whose output is the last tensor.
-pub fn graph_of(tensors: Vec<Fields>, ops: Vec<Fields>) -> Fields {
+pub(crate) fn graph_of(tensors: Vec<Fields>, ops: Vec<Fields>) -> Fields {
     let last = i32::try_from(tensors.len()).unwrap() - 1;
     vec![
         (subgraph::INPUTS, ints(&[0])),
@@ -143,7 +143,7 @@ pub fn graph_of(tensors: Vec<Fields>, ops: Vec<Fields>) -> Fields {
 }
 
 /// A model with one subgraph.
-pub fn model_of(codes: Vec<Fields>, graph: Fields, buffers: Vec<Fields>) -> Fields {
+pub(crate) fn model_of(codes: Vec<Fields>, graph: Fields, buffers: Vec<Fields>) -> Fields {
     vec![
         (model::VERSION, I32(3)),
         (model::OPERATOR_CODES, Tables(codes)),
@@ -153,7 +153,7 @@ pub fn model_of(codes: Vec<Fields>, graph: Fields, buffers: Vec<Fields>) -> Fiel
 }
 
 /// A fully connected layer whose kernel is tensor 1, in buffer 1, and whose bias is tensor 2, in buffer 2.
-pub fn dense(kernel: Fields, kernel_data: Fields) -> Fields {
+pub(crate) fn dense(kernel: Fields, kernel_data: Fields) -> Fields {
     let float = |buffer| tensor_of(ElementType::FLOAT32, &[2], buffer);
     let graph = graph_of(vec![float(0), kernel, float(2), float(0)], vec![op(0, &[0, 1, 2], &[3])]);
     model_of(vec![builtin(9)], graph, vec![vec![], kernel_data, data(&[0; 8])])

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Delays that double from `min` to `max` until [`Backoff::reset`].
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
@@ -16,25 +16,25 @@ pub struct Backoff {
 
 impl Backoff {
     /// Returns delays that start at `min`.
-    pub fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, next: min }
     }
 
     /// Returns the next delay: half of it is fixed, the other half is scaled by `random`, whose whole range is used.
-    pub fn next(&mut self, random: u32) -> Duration {
+    pub(crate) fn next(&mut self, random: u32) -> Duration {
         let whole = self.next;
         self.next = whole.saturating_mul(2).min(self.max);
         whole / 2 + (whole / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 
     /// Starts again at `min`.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.min;
     }
 }
 
 /// Returns a random number, good enough to spread attempts in time; the standard library seeds its hash maps with it.
-pub fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     (RandomState::new().build_hasher().finish() >> 32) as u32
 }
 

@@ -89,14 +89,14 @@ impl AgeClock {
         Self { started, started_ms: Clocks::now().wall_ms(started) }
     }
 
-    pub fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         let passed = MonoTime::now().since(self.started);
         self.started_ms.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
 impl Shared {
-    pub fn new(queues: Queues) -> Self {
+    pub(crate) fn new(queues: Queues) -> Self {
         let state = ClientState::Connecting;
         let status = ClientStatus { state, since: MonoTime::now(), connections: 0, last_error: None };
         Self {
@@ -108,13 +108,13 @@ impl Shared {
         }
     }
 
-    pub fn queues(&self) -> MutexGuard<'_, Queues> {
+    pub(crate) fn queues(&self) -> MutexGuard<'_, Queues> {
         // No code under the lock can panic half-way through a change, so a poisoned lock still guards sound queues.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes the store's thread, if there is a store: the outbox wants a page.
-    pub fn wake_store(&self) {
+    pub(crate) fn wake_store(&self) {
         if let Some(store) = self.store.get() {
             store.thread.unpark();
         }

@@ -9,7 +9,7 @@ const BURST: f64 = 0.1;
 
 /// A token bucket, one token for each message; it never runs dry if no pace is set.
 #[derive(Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     per_s: Option<f64>,
     tokens: f64,
     filled: Option<Instant>,
@@ -19,12 +19,12 @@ pub struct Pace {
 
 impl Pace {
     /// Returns a pace of `per_s` messages in a second, or of any number.
-    pub fn new(per_s: Option<u32>) -> Self {
+    pub(crate) fn new(per_s: Option<u32>) -> Self {
         Self { per_s: per_s.map(f64::from), tokens: 0.0, filled: None, next: None }
     }
 
     /// Takes a token at `now`; returns whether a message may be sent.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let Some(per_s) = self.per_s else { return true };
         let most = (per_s * BURST).max(1.0);
         let passed = self.filled.replace(now).map(|then| now.duration_since(then).as_secs_f64());
@@ -39,7 +39,7 @@ impl Pace {
     }
 
     /// Returns when to ask again, if the last answer was no. Only once: by then there may be nothing to send.
-    pub fn next(&mut self) -> Option<Instant> {
+    pub(crate) fn next(&mut self) -> Option<Instant> {
         self.next.take()
     }
 }

@@ -17,7 +17,7 @@ const BACKLOG_MS: u64 = 1_000;
 
 /// See the module's doc.
 #[derive(Debug)]
-pub struct Queues {
+pub(crate) struct Queues {
     pub outbox: Outbox,
     pub retained: Retained,
     pub connected: bool,
@@ -28,7 +28,7 @@ pub struct Queues {
 
 /// When a stop ends.
 #[derive(Debug, Clone, Copy)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Until then queued messages are sent; after it `offline` only.
     pub flush_until: Instant,
     pub deadline: Instant,
@@ -36,21 +36,21 @@ pub struct Stop {
 
 /// The moment at which messages are sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Turn {
+pub(crate) struct Turn {
     /// Pings sent on this connection.
     pub round: u32,
     pub now_ms: u64,
 }
 
 impl Queues {
-    pub fn new(outbox: Outbox, retained: Retained) -> Self {
+    pub(crate) fn new(outbox: Outbox, retained: Retained) -> Self {
         Self { outbox, retained, connected: false, status_only: false, stop: None }
     }
 
     /// Returns the next message to send, or `None` if there is none or the limits allow no more. Drops messages over
     /// which the broker would close the connection. The pace applies to a backlog only: a client that is up to date
     /// does not flood the broker.
-    pub fn next_to_send(&mut self, turn: Turn, limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
+    pub(crate) fn next_to_send(&mut self, turn: Turn, limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
         // Checked before each message: the one that is next now was behind another one before.
         self.outbox.drop_larger(largest_message(limits));
         if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
@@ -75,25 +75,25 @@ impl Queues {
     }
 
     /// Drops retained values that the broker does not allow.
-    pub fn drop_larger_retained(&mut self, limits: &Limits) {
+    pub(crate) fn drop_larger_retained(&mut self, limits: &Limits) {
         self.retained.drop_larger(largest_message(limits));
     }
 
     /// Notes that the connection is lost.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.connected = false;
         self.outbox.rewind();
         self.retained.rewind();
     }
 
     /// Notes an acknowledgement. The two ranges of ids do not overlap; an id that is not in use is ignored.
-    pub fn on_puback(&mut self, packet_id: u16, refused: bool) {
+    pub(crate) fn on_puback(&mut self, packet_id: u16, refused: bool) {
         if !self.outbox.on_puback(packet_id, refused) {
             self.retained.on_puback(packet_id, refused);
         }
     }
 
-    pub fn oldest_round(&self) -> Option<u32> {
+    pub(crate) fn oldest_round(&self) -> Option<u32> {
         self.outbox.oldest_round().into_iter().chain(self.retained.oldest_round()).min()
     }
 }

@@ -5,24 +5,24 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-pub use edgewatt::engine::ffi::{
+pub(crate) use edgewatt::engine::ffi::{
     ReportError, TF_LITE_DELEGATE_ERROR, TF_LITE_FLOAT32, TF_LITE_INT8, TF_LITE_INT32, TF_LITE_OK,
     TfLiteQuantizationParams, TfLiteStatus, TfLiteType,
 };
 
 /// Values of `TfLiteBuiltinOperator`.
-pub const BUILTIN_ADD: c_int = 0;
-pub const BUILTIN_CONV_2D: c_int = 3;
-pub const BUILTIN_FULLY_CONNECTED: c_int = 9;
-pub const BUILTIN_RESHAPE: c_int = 22;
-pub const BUILTIN_SOFTMAX: c_int = 25;
+pub(crate) const BUILTIN_ADD: c_int = 0;
+pub(crate) const BUILTIN_CONV_2D: c_int = 3;
+pub(crate) const BUILTIN_FULLY_CONNECTED: c_int = 9;
+pub(crate) const BUILTIN_RESHAPE: c_int = 22;
+pub(crate) const BUILTIN_SOFTMAX: c_int = 25;
 
 /// Values of `TfLiteAllocationType`: in the model's file, and of a size that is known only while the graph runs.
-pub const MMAP_RO: c_uint = 1;
-pub const DYNAMIC: c_uint = 4;
+pub(crate) const MMAP_RO: c_uint = 1;
+pub(crate) const DYNAMIC: c_uint = 4;
 
 /// `kTfLiteAffineQuantization`.
-pub const AFFINE_QUANTIZATION: c_uint = 1;
+pub(crate) const AFFINE_QUANTIZATION: c_uint = 1;
 
 /// A size, followed by as many elements.
 #[repr(C)]
@@ -32,12 +32,12 @@ pub struct TfLiteIntArray {
 
 /// A size, followed by as many elements.
 #[repr(C)]
-pub struct TfLiteFloatArray {
+pub(crate) struct TfLiteFloatArray {
     pub size: c_int,
 }
 
 #[repr(C)]
-pub struct TfLiteAffineQuantization {
+pub(crate) struct TfLiteAffineQuantization {
     pub scale: *const TfLiteFloatArray,
     pub zero_point: *const TfLiteIntArray,
     pub quantized_dimension: i32,
@@ -102,7 +102,7 @@ pub struct TfLiteRegistration {
 
 /// What a kernel's `init` is given of its partition.
 #[repr(C)]
-pub struct TfLiteDelegateParams {
+pub(crate) struct TfLiteDelegateParams {
     pub delegate: *mut TfLiteDelegate,
     pub nodes_to_replace: *mut TfLiteIntArray,
     pub input_tensors: *mut TfLiteIntArray,
@@ -123,7 +123,7 @@ pub struct TfLiteDelegate {
 }
 
 /// A function of the context that the plugin does not call.
-pub type Uncalled = *const c_void;
+pub(crate) type Uncalled = *const c_void;
 
 /// The start of the runtime's context; the plugin reads nothing behind `resize_tensor_explicit`.
 #[repr(C)]

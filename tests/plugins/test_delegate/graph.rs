@@ -25,7 +25,7 @@ pub(crate) struct Node {
 impl Graph {
     /// # Safety
     /// The runtime passed `context` to the call that uses this, and has not returned from it.
-    pub unsafe fn new(context: *mut TfLiteContext) -> Self {
+    pub(crate) unsafe fn new(context: *mut TfLiteContext) -> Self {
         Self { context }
     }
 
@@ -123,7 +123,7 @@ impl Node {
     ///
     /// # Safety
     /// `T` is the C struct of this operator.
-    pub unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
+    pub(crate) unsafe fn parameters<T: Copy>(&self) -> Result<T, String> {
         if self.parameters.is_null() {
             return Err("it has no parameters".into());
         }
@@ -294,7 +294,7 @@ fn stored(steps: f64, zero_point: f64) -> f64 {
 ///
 /// # Safety
 /// The array is valid for as long as the result is used.
-pub unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
+pub(crate) unsafe fn integers<'a>(array: *const TfLiteIntArray) -> &'a [c_int] {
     if array.is_null() {
         return &[];
     }

@@ -11,7 +11,7 @@ use super::graph::{Graph, Grid, Node, Tensor};
 use super::kernels::{Limits, Operation, Value};
 
 /// What the delegate can compute, as the schema names it.
-pub const OPERATORS: [(&str, c_int); 5] = [
+pub(crate) const OPERATORS: [(&str, c_int); 5] = [
     ("ADD", BUILTIN_ADD),
     ("CONV_2D", BUILTIN_CONV_2D),
     ("FULLY_CONNECTED", BUILTIN_FULLY_CONNECTED),

@@ -50,7 +50,7 @@ pub struct Row {
 }
 
 /// First and last id; `None`: no id.
-pub type IdRange = Option<(u64, u64)>;
+pub(crate) type IdRange = Option<(u64, u64)>;
 
 /// What one transaction does.
 #[derive(Debug, Default)]

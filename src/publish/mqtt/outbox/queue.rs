@@ -70,7 +70,7 @@ impl QueueId {
 }
 
 /// Returns the bytes of pages that a message of this size takes, as if all messages were of its size.
-pub fn stored_bytes(size_bytes: usize) -> u64 {
+pub(crate) fn stored_bytes(size_bytes: usize) -> u64 {
     let row = size_bytes as u64 + ROW_BYTES;
     match USABLE_BYTES / row {
         0 => (row / USABLE_BYTES + 2) * PAGE_BYTES,
@@ -80,7 +80,7 @@ pub fn stored_bytes(size_bytes: usize) -> u64 {
 
 /// Whether the store has a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Persisted {
+pub(crate) enum Persisted {
     No,
     /// It is being written.
     Writing,
@@ -88,7 +88,7 @@ pub enum Persisted {
 }
 
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub message: Message,
     /// The order of arrival, and the id in the store.
     pub sequence: u64,
@@ -99,18 +99,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn queue(&self) -> QueueId {
+    pub(crate) fn queue(&self) -> QueueId {
         QueueId::of(&self.message)
     }
 
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         stored_bytes(self.message.size_bytes())
     }
 }
 
 /// Messages that only the store has: all of its ids from `first` to `last`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     pub first: u64,
     pub last: u64,
     pub count: u64,
@@ -122,14 +122,14 @@ pub struct Segment {
 
 /// How much of what is stored a queue keeps in memory; half of it goes into one segment.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadLimits {
+pub(crate) struct HeadLimits {
     pub messages: usize,
     pub bytes: usize,
 }
 
 impl HeadLimits {
     /// Adds a message behind all others in `parked`.
-    pub fn park(&self, parked: &mut VecDeque<Segment>, id: u64, born_ms: u64, bytes: u64) {
+    pub(crate) fn park(&self, parked: &mut VecDeque<Segment>, id: u64, born_ms: u64, bytes: u64) {
         let (most, most_bytes) = (self.messages.div_ceil(2) as u64, self.bytes as u64 / 2);
         if let Some(back) = parked.back_mut()
             && back.count < most
@@ -148,7 +148,7 @@ impl HeadLimits {
 }
 
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     pub head: VecDeque<Entry>,
     pub parked: VecDeque<Segment>,
     pub tail: VecDeque<Entry>,
@@ -162,15 +162,15 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn in_memory(&self) -> usize {
+    pub(crate) fn in_memory(&self) -> usize {
         self.head.len() + self.tail.len()
     }
 
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         self.in_memory() as u64 + self.parked_count
     }
 
-    pub fn push(&mut self, entry: Entry) {
+    pub(crate) fn push(&mut self, entry: Entry) {
         self.bytes += entry.message.size_bytes();
         if self.parked.is_empty() && self.tail.is_empty() {
             self.head_bytes += entry.message.size_bytes();
@@ -181,7 +181,7 @@ impl Queue {
     }
 
     /// Puts an unacknowledged message back; to be called with the latest first.
-    pub fn give_back(&mut self, entry: Entry) {
+    pub(crate) fn give_back(&mut self, entry: Entry) {
         self.bytes += entry.message.size_bytes();
         if self.parked.back().is_some_and(|segment| entry.sequence > segment.last) {
             self.tail.push_front(entry);
@@ -192,12 +192,12 @@ impl Queue {
     }
 
     /// Returns the next message to send. Parked messages hold up later ones, unless the store cannot be read.
-    pub fn front(&self, store_is_up: bool) -> Option<&Entry> {
+    pub(crate) fn front(&self, store_is_up: bool) -> Option<&Entry> {
         let behind = || if self.parked.is_empty() || !store_is_up { self.tail.front() } else { None };
         self.head.front().or_else(behind)
     }
 
-    pub fn pop_front(&mut self, store_is_up: bool) -> Option<Entry> {
+    pub(crate) fn pop_front(&mut self, store_is_up: bool) -> Option<Entry> {
         if self.head.is_empty() && (!store_is_up || self.parked.is_empty()) {
             return self.pop_tail_front();
         }
@@ -214,7 +214,7 @@ impl Queue {
     }
 
     /// Takes the last message in memory.
-    pub fn pop_back(&mut self) -> Option<Entry> {
+    pub(crate) fn pop_back(&mut self) -> Option<Entry> {
         let entry = match self.tail.pop_back() {
             Some(entry) => entry,
             None => {
@@ -227,16 +227,16 @@ impl Queue {
         Some(entry)
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.head.iter().chain(&self.tail)
     }
 
-    pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.head.iter_mut().chain(&mut self.tail)
     }
 
     /// Frees memory of messages that are stored and not sent soon. Returns the bytes that this frees.
-    pub fn park(&mut self, limits: &HeadLimits) -> usize {
+    pub(crate) fn park(&mut self, limits: &HeadLimits) -> usize {
         let before = self.bytes;
         if self.parked.is_empty() {
             let mut bytes = 0;
@@ -259,13 +259,13 @@ impl Queue {
     }
 
     /// Returns the segment to read next, if the head runs low.
-    pub fn wanted(&self, limits: &HeadLimits) -> Option<&Segment> {
+    pub(crate) fn wanted(&self, limits: &HeadLimits) -> Option<&Segment> {
         let low = self.head.len() <= limits.messages / 2 && self.head_bytes <= limits.bytes / 2;
         if low { self.parked.front() } else { None }
     }
 
     /// Takes the messages of the first segment back into memory.
-    pub fn unpark(&mut self, entries: impl Iterator<Item = Entry>) {
+    pub(crate) fn unpark(&mut self, entries: impl Iterator<Item = Entry>) {
         for entry in entries {
             self.bytes += entry.message.size_bytes();
             self.head_bytes += entry.message.size_bytes();
@@ -275,7 +275,7 @@ impl Queue {
     }
 
     /// Removes the oldest segment, or the newest.
-    pub fn pop_segment(&mut self, newest: bool) -> Option<Segment> {
+    pub(crate) fn pop_segment(&mut self, newest: bool) -> Option<Segment> {
         let segment = if newest { self.parked.pop_back() } else { self.parked.pop_front() }?;
         self.parked_count -= segment.count;
         if self.parked.is_empty() {
@@ -287,7 +287,7 @@ impl Queue {
 
     /// Replaces the parked segments by others, which come before everything in memory. Returns how many messages were
     /// parked before.
-    pub fn replace_parked(&mut self, parked: VecDeque<Segment>) -> u64 {
+    pub(crate) fn replace_parked(&mut self, parked: VecDeque<Segment>) -> u64 {
         let count = |segments: &VecDeque<Segment>| segments.iter().map(|segment| segment.count).sum();
         let before = std::mem::replace(&mut self.parked_count, count(&parked));
         self.parked = parked;
@@ -301,7 +301,7 @@ impl Queue {
     }
 
     /// Notes that nothing in memory is in the store.
-    pub fn forget_stored(&mut self) {
+    pub(crate) fn forget_stored(&mut self) {
         self.entries_mut().for_each(|entry| entry.persisted = Persisted::No);
         self.stored = self.parked_count;
         self.stored_bytes = self.parked.iter().map(|segment| segment.bytes).sum();

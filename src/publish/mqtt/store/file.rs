@@ -23,7 +23,7 @@ const WORTH_SHRINKING: u64 = 1 << 20;
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub(crate) enum FileError {
     /// It is damaged or not a database: put it aside and make a new one.
     #[error("{0}")]
     Corrupt(String),
@@ -53,7 +53,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
 }
 
 /// An open file, locked for this process.
-pub struct File {
+pub(crate) struct File {
     path: PathBuf,
     db: Connection,
     /// Device and inode: by now another file may be at the path.
@@ -64,7 +64,7 @@ pub struct File {
 
 impl File {
     /// Opens the file, or creates it and its folder; it grows to `max_bytes` at most, SQLite's log included.
-    pub fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("cannot create the folder", folder))?;
         }
@@ -133,7 +133,7 @@ impl File {
     }
 
     /// Checks that the file is still in its place; SQLite would go on writing into a deleted one.
-    pub fn check_place(&self) -> Result<(), FileError> {
+    pub(crate) fn check_place(&self) -> Result<(), FileError> {
         match place(&self.path) {
             Ok(found) if found == self.place => Ok(()),
             Ok(_) => Err(FileError::Failed("another file was put in its place".into())),
@@ -142,7 +142,7 @@ impl File {
     }
 
     /// Lists everything that the file holds; that also finds most kinds of damage.
-    pub fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
+    pub(crate) fn take_stock(&self, inventory: &mut Inventory) -> Result<(), FileError> {
         for queue in QueueId::STORED {
             let query =
                 format!("SELECT id, time_ms, octet_length(topic) + length(payload) FROM {} ORDER BY id", table(queue));
@@ -157,7 +157,7 @@ impl File {
     }
 
     /// Does all of the work or nothing; it is on the disk when this returns.
-    pub fn commit(&mut self, work: &Work) -> Result<(), FileError> {
+    pub(crate) fn commit(&mut self, work: &Work) -> Result<(), FileError> {
         let all = self.db.transaction()?;
         for (queue, range) in work.reset.iter().flatten() {
             let (first, last) = range.unwrap_or((1, 0));
@@ -186,7 +186,7 @@ impl File {
     }
 
     /// Returns the rows asked for, in order.
-    pub fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
+    pub(crate) fn read(&self, request: PageRequest) -> Result<Vec<Row>, FileError> {
         let PageRequest { queue, first, last } = request;
         let query =
             format!("SELECT id, time_ms, topic, payload FROM {} WHERE id BETWEEN ?1 AND ?2 ORDER BY id", table(queue));
@@ -204,7 +204,7 @@ impl File {
     }
 
     /// Gives the space of an empty file back to the disk, if it is large.
-    pub fn shrink(&mut self) -> Result<(), FileError> {
+    pub(crate) fn shrink(&mut self) -> Result<(), FileError> {
         let pages: i64 = self.db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         if pages.unsigned_abs() * PAGE_BYTES > WORTH_SHRINKING {
             self.db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
@@ -240,7 +240,7 @@ fn family(path: &Path) -> [PathBuf; 3] {
 }
 
 /// Moves a damaged file to `NAME.corrupt-TIME`, and deletes the one moved before. Returns the new path.
-pub fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
+pub(crate) fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".corrupt-");
     let prefix = PathBuf::from(&aside);
