@@ -112,13 +112,6 @@ const CHANGES: &[(&str, &str)] = &[
     ("power.target_rel", "0.06"),
     ("power.window_max_s", "59.0"),
     ("power.calibrate_at_start", "true"),
-    ("delegates.reference.cpu.threads", "2"),
-    ("delegates.fast.xnnpack.threads", "2"),
-    ("delegates.fast.xnnpack.flags", "['force_fp16']"),
-    ("delegates.tpu.external.library", "'libother.so'"),
-    ("delegates.tpu.external.options", "{ device = 'usb' }"),
-    ("delegates.lite.litert.library", "'libother.so'"),
-    ("delegates.lite.litert.accelerators", "['gpu']"),
     ("delegates.tpu.isolation", "'thread'"),
     ("delegates.tpu.start_timeout_s", "61.0"),
     ("delegates.tpu.deadline_ms", "2001.0"),
@@ -285,7 +278,8 @@ fn keys_of_kind(at: &str, table: &TableDoc) -> Vec<(String, KeyDoc)> {
 fn candidates(doc: &KeyDoc) -> Vec<Value> {
     let range = doc.range.iter().flat_map(|(low, high)| [low.as_str(), high]);
     let named = doc.example.into_iter().chain(doc.default.as_deref()).chain(doc.choices.iter().map(String::as_str));
-    let named: Vec<Value> = named.chain(range).map(value).collect();
+    let mut named: Vec<Value> = named.chain(range).map(value).collect();
+    named.extend(doc.choices.iter().map(|choice| Value::Array(vec![value(choice)])));
     named.iter().cloned().chain(named.iter().flat_map(others)).collect()
 }
 
