@@ -335,15 +335,29 @@ fn surroundings(root: &Table, key: &str, keys: &[(String, KeyDoc)]) -> Vec<Table
     std::iter::once(root.clone()).chain(changes.map(|(other, value)| with(root, other, value))).collect()
 }
 
-/// Whether two values of the key, with all else the same, are told apart by a step, and none is refused.
-fn takes_effect(root: &Table, key: &str, doc: &KeyDoc) -> bool {
+/// The valid files that have one of the key's values each, or none.
+fn with_each_value(root: &Table, key: &str, doc: &KeyDoc) -> Vec<Config> {
     let values = std::iter::once(None).chain(candidates(doc).into_iter().map(Some));
-    let configs: Vec<Config> = values.filter_map(|value| parse(&with(root, key, value)).ok()).collect();
+    values.filter_map(|value| parse(&with(root, key, value)).ok()).collect()
+}
+
+/// Whether a step tells the first of the files from another; none is refused.
+fn are_told_apart(configs: &[Config], key: &str) -> bool {
     let Some((first, others)) = configs.split_first() else { return false };
     for other in others {
         assert_eq!(restart_only(first, other), [], "{key}");
     }
     others.iter().any(|other| !steps(first, other).is_empty())
+}
+
+/// Whether two values of the key, with all else the same, are told apart by a step. Where each value needs another key,
+/// as a format needs its columns, that key differs too.
+fn takes_effect(surroundings: &[Table], key: &str, doc: &KeyDoc) -> bool {
+    let files: Vec<Vec<Config>> = surroundings.iter().map(|root| with_each_value(root, key, doc)).collect();
+    if files.iter().all(|configs| configs.len() < 2) {
+        return are_told_apart(&files.concat(), key);
+    }
+    files.iter().any(|configs| are_told_apart(configs, key))
 }
 
 #[test]
@@ -358,7 +372,7 @@ fn each_key_of_each_kind_takes_effect() {
             let root = with_kind(&at, kind.name, &keys);
             for (key, doc) in &keys {
                 let surroundings = surroundings(&root, key, &keys);
-                assert!(surroundings.iter().any(|root| takes_effect(root, key, doc)), "{key} is ignored");
+                assert!(takes_effect(&surroundings, key, doc), "{key} is ignored");
                 tried += 1;
             }
             let file = config(&root);
