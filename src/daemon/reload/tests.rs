@@ -3,7 +3,7 @@
 //! Keys that belong to no kind are listed here with another value. The keys of kinds come from their declarations alone, and
 //! so do the values to try: a new kind needs no edit here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use toml::{Table, Value};
@@ -335,10 +335,15 @@ fn surroundings(root: &Table, key: &str, keys: &[(String, KeyDoc)]) -> Vec<Table
     std::iter::once(root.clone()).chain(changes.map(|(other, value)| with(root, other, value))).collect()
 }
 
-/// The valid files that have one of the key's values each, or none.
+/// The valid files that have one of the key's values each, or none; a value that is the default is no other file.
 fn with_each_value(root: &Table, key: &str, doc: &KeyDoc) -> Vec<Config> {
     let values = std::iter::once(None).chain(candidates(doc).into_iter().map(Some));
-    values.filter_map(|value| parse(&with(root, key, value)).ok()).collect()
+    let configs = values.filter_map(|value| parse(&with(root, key, value)).ok());
+    let shown = |mut config: Config| {
+        config.hash.clear();
+        (format!("{config:?}"), config)
+    };
+    configs.map(shown).collect::<BTreeMap<String, Config>>().into_values().collect()
 }
 
 /// Whether a step tells the first of the files from another; none is refused.
@@ -353,11 +358,15 @@ fn are_told_apart(configs: &[Config], key: &str) -> bool {
 /// Whether two values of the key, with all else the same, are told apart by a step. Where each value needs another key,
 /// as a format needs its columns, that key differs too.
 fn takes_effect(surroundings: &[Table], key: &str, doc: &KeyDoc) -> bool {
-    let files: Vec<Vec<Config>> = surroundings.iter().map(|root| with_each_value(root, key, doc)).collect();
-    if files.iter().all(|configs| configs.len() < 2) {
-        return are_told_apart(&files.concat(), key);
+    let mut files = Vec::new();
+    for root in surroundings {
+        let configs = with_each_value(root, key, doc);
+        if are_told_apart(&configs, key) {
+            return true;
+        }
+        files.push(configs);
     }
-    files.iter().any(|configs| are_told_apart(configs, key))
+    files.iter().all(|configs| configs.len() < 2) && are_told_apart(&files.concat(), key)
 }
 
 #[test]
