@@ -24,6 +24,7 @@ family! {
     pub enum Source: SourceKind {
         mod replay: Replay;
         mod lines: Lines;
+        mod udp: Udp;
     }
 }
 

@@ -1,0 +1,214 @@
+//! Records in UDP datagrams, one or more lines in each.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::{Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, SourceError, SourceKind, WhenFull};
+use crate::schema::{Checker, Key, table};
+use crate::stop::Waited;
+use crate::stream::StreamSpec;
+use crate::units::MonoTime;
+
+/// No datagram is longer.
+const MAX_DATAGRAM_BYTES: usize = 65_535;
+
+table! {
+    /// Reads records from UDP datagrams. A datagram has one line or several, each complete; a lost datagram shows as a gap
+    /// only if the records have a time. There is no header: CSV needs `records.columns`.
+    pub struct Udp {
+        /// The address and port to receive on. "0.0.0.0" receives on every network; anybody who can reach the port can send.
+        pub listen: String, limits("ADDRESS:PORT"), example("\"127.0.0.1:5005\"");
+        /// What one line holds.
+        pub records: Records;
+        /// The buffer between the source and the pipeline.
+        pub buffer: Buffer;
+    }
+}
+
+impl Udp {
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.listen.parse().map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))
+    }
+
+    fn bind(&self) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(self.address()?)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn error(&self, action: &'static str, error: io::Error) -> SourceError {
+        SourceError::io(action, Path::new(&self.listen), error)
+    }
+}
+
+impl SourceKind for Udp {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if self.address().is_err() {
+            let message = format!("`{}` is not an address with a port; write it as \"127.0.0.1:5005\"", self.listen);
+            checker.problem(&key.child("listen"), message);
+        }
+        if self.records.has_header() {
+            let message =
+                "datagrams have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"";
+            checker.problem(&key.child("records"), message);
+        }
+        self.records.check(&key.child("records"), checker);
+        self.buffer.check(&key.child("buffer"), checker);
+    }
+
+    fn spec(&self) -> StreamSpec {
+        self.records.spec()
+    }
+
+    fn buffer(&self) -> (&Buffer, WhenFull) {
+        // A sender of datagrams cannot be held back.
+        (&self.buffer, WhenFull::Drop)
+    }
+
+    fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
+        let socket = self.bind().map_err(|error| self.error("receive on", error))?;
+        let parser = RecordParser::new(self.records.clone(), options.labels);
+        Ok(Box::new(UdpSource { socket, parser, name: self.listen.clone() }))
+    }
+
+    fn check_access(&self) -> Result<(), SourceError> {
+        match self.bind() {
+            // The daemon that runs may be the one that has it; if not, opening it says so.
+            Err(error) if error.kind() != ErrorKind::AddrInUse => Err(self.error("receive on", error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn exclusive(&self) -> Option<(String, &'static str)> {
+        Some((format!("UDP {}", self.listen), "listen"))
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(&self.records)
+    }
+}
+
+/// The socket, and what its datagrams become.
+struct UdpSource {
+    socket: UdpSocket,
+    parser: RecordParser,
+    name: String,
+}
+
+impl FrameProducer for UdpSource {
+    fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
+        let mut datagram = vec![0; MAX_DATAGRAM_BYTES];
+        loop {
+            let failed = |error| SourceError::io("receive on", Path::new(&self.name), error);
+            if sink.stop().wait_readable(self.socket.as_fd()).map_err(failed)? == Waited::Stopped {
+                return Ok(());
+            }
+            let length = match self.socket.recv(&mut datagram) {
+                Ok(length) => length,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            let arrival = MonoTime::now();
+            for line in datagram[..length].split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+                if sink.take(self.parser.parse(line), self.parser.values(), arrival).is_break() {
+                    return Ok(());
+                }
+            }
+            sink.wake_reader();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::sink::frame_ring;
+    use super::super::{FrameReader, Pieces, Reject, SinkSettings, Source, SourceStats};
+    use super::*;
+    use crate::stop::Stop;
+
+    fn udp(listen: &str, records: &str) -> Result<Udp, Vec<String>> {
+        let text = format!("udp = {{ listen = \"{listen}\", records = {{ {records} }} }}");
+        let mut source: Source = toml::from_str(&text).map_err(|error| vec![error.to_string()])?;
+        let mut checker = Checker::new(Path::new(""));
+        source.check(&Key::new(&["source"]), &mut checker);
+        let Source::Udp(udp) = source else { panic!("{source:?}") };
+        let shown = |problem: crate::schema::Problem| format!("{}: {}", problem.key, problem.message);
+        checker.finish(Some(udp)).map_err(|problems| problems.into_iter().map(shown).collect())
+    }
+
+    #[test]
+    fn a_bad_address_and_a_header_are_refused_with_what_is_right() {
+        let problems = udp("localhost", "channels = [\"x\"]").unwrap_err().join("\n");
+        assert!(problems.contains("source.udp.listen: `localhost` is not an address with a port"), "{problems}");
+        assert!(problems.contains("source.udp.records: datagrams have no header; name all columns"), "{problems}");
+        assert!(udp("[::1]:5005", "channels = [\"x\"], columns = [\"x\"]").is_ok());
+    }
+
+    /// A source on a free port of the loopback, with its reading end.
+    struct Rig {
+        port: u16,
+        stop: Arc<Stop>,
+        stats: Arc<SourceStats>,
+        reader: FrameReader,
+        thread: std::thread::JoinHandle<Result<(), String>>,
+    }
+
+    fn rig(records: &str) -> Rig {
+        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let udp = udp(&format!("127.0.0.1:{port}"), records).unwrap();
+        udp.check_access().unwrap();
+        let source = udp.open(OpenOptions::default()).unwrap();
+        udp.check_access().unwrap();
+        assert!(udp.open(OpenOptions::default()).is_err(), "the port is taken");
+        let settings = SinkSettings { spec: udp.spec(), frames: 64, frames_per_block: 1, when_full: WhenFull::Drop };
+        let (stop, stats) = (Arc::new(Stop::new().unwrap()), Arc::<SourceStats>::default());
+        let (mut sink, reader) = frame_ring(&settings, "test", stop.clone(), stats.clone());
+        let thread = std::thread::spawn(move || source.run(&mut sink).map_err(|error| error.to_string()));
+        Rig { port, stop, stats, reader, thread }
+    }
+
+    impl Rig {
+        /// Sends datagrams, and reads as many frames as they have.
+        fn frames(mut self, datagrams: &[&str], count: usize) -> (Vec<Vec<f32>>, Arc<SourceStats>) {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for datagram in datagrams {
+                sender.send_to(datagram.as_bytes(), ("127.0.0.1", self.port)).unwrap();
+            }
+            let mut frames = Vec::new();
+            let deadline = MonoTime::now() + std::time::Duration::from_secs(20);
+            while frames.len() < count && MonoTime::now() < deadline {
+                let frame = self.reader.pop(1, |frames| match frames.values {
+                    Pieces::F32(first, second) => [first, second].concat(),
+                    other => panic!("{other:?}"),
+                });
+                frames.extend(frame);
+                std::thread::yield_now();
+            }
+            self.stop.request();
+            self.thread.join().unwrap().unwrap();
+            (frames, self.stats)
+        }
+    }
+
+    #[test]
+    fn each_line_of_each_datagram_is_a_record() {
+        let datagrams = ["1,2\n3,4\n", "5,6", "\n", "7,eight\n9,10\r\n"];
+        let (frames, stats) = rig("channels = [\"y\", \"x\"], columns = [\"x\", \"y\"]").frames(&datagrams, 4);
+        assert_eq!(frames, [[2.0, 1.0], [4.0, 3.0], [6.0, 5.0], [10.0, 9.0]]);
+        assert_eq!(stats.rejects(Reject::Malformed), 1);
+    }
+
+    #[test]
+    fn ndjson_comes_in_datagrams_too() {
+        let datagrams = ["{\"x\": 1.5}\n{\"x\": 2.5}", "{\"x\":", "{\"x\": 3.5}"];
+        let (frames, stats) = rig("channels = [\"x\"], format = \"ndjson\"").frames(&datagrams, 3);
+        assert_eq!(frames, [[1.5], [2.5], [3.5]]);
+        assert_eq!(stats.rejects(Reject::Malformed), 1, "a datagram cut short is no part of the next one");
+    }
+}
