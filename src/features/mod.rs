@@ -17,6 +17,7 @@ family! {
         mod standardize: Standardize;
         mod scale: Scale;
         mod detrend: Detrend;
+        mod diff: Diff;
     }
 }
 
