@@ -24,6 +24,7 @@ family! {
         mod classify: Classify;
         mod regress: Regress;
         mod raw: Raw;
+        mod threshold: Threshold;
     }
 }
 
