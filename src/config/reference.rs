@@ -169,7 +169,9 @@ impl Page {
         match self.form {
             Form::Markdown => _ = write!(self.text, "\n## {name}\n\n{}\n", wrapped(text, "", WIDTH)),
             Form::Toml => {
-                let is_active = WRITTEN.iter().any(|(key, _)| key.starts_with(&format!("{name}.")) || *key == name);
+                // A table of the file itself may stand empty, so that a key below it can be written by itself.
+                let is_active = !name.contains('.')
+                    || WRITTEN.iter().any(|(key, _)| key.starts_with(&format!("{name}.")) || *key == name);
                 // A list of kinds is written as one element of an array.
                 let list = name.contains(".features.") || name.contains(".frontend.");
                 let (array, kind) = name.rsplit_once('.').unwrap_or((name, ""));

@@ -317,7 +317,7 @@ fn what_cannot_be_calibrated_is_said_before_anything_runs() {
         Daemon::start(setup.command("calibrate", args)).wait().expect(code).says(&[part]);
     };
     let demo = Setup::demo(1);
-    refused(&demo, &[], 1, "no meter of this configuration can calibrate; `edgewatt doctor` shows");
+    refused(&demo, &[], 1, "no meter of this configuration can calibrate; `edgewatt doctor` lists");
     refused(&demo, &["--pipeline", "knee"], 2, "there is no pipeline knee; there are shoulder");
     refused(&demo, &["--bouts", "4"], 2, "4 is not in 5..=1000");
     refused(&demo, &["--bout-s", "0"], 2, "not from 0.1 to 600");
