@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// Also run the model once with this delegate in a separate process, and show which operators it runs: "cpu",
-    /// "xnnpack", or a name from [delegates] in the configuration
+    /// "xnnpack", or a name from `delegates` in the configuration
     #[arg(long, value_name = "NAME")]
     delegate: Option<String>,
     /// The configuration that defines the delegate and names the runtime

@@ -17,7 +17,7 @@ const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
 table! {
     /// The broker, and how edgewatt connects to it.
     pub struct MqttKeys {
-        /// The broker's address: mqtt://HOST[:PORT], mqtts:// with TLS, ws://HOST/PATH or wss:// over a WebSocket. Or
+        /// The broker's address: `mqtt://HOST[:PORT]`, `mqtts://` with TLS, `ws://HOST/PATH` or `wss://` over a WebSocket. Or
         /// "embedded" for a broker inside the daemon, which listens on loopback only.
         pub broker: String, example("\"mqtt://127.0.0.1:1883\"");
         /// The version of MQTT. With "3.1.1" a broker cannot say that it refuses a message.
@@ -41,7 +41,7 @@ table! {
         /// The most messages sent in a second while there is a backlog, for example after an outage. Set it above what the
         /// node produces.
         pub drain_per_s: Option<u32>, range(1, 1_000_000), unit("1/s"), otherwise("no limit"), example("1000");
-        /// Whether the daemon takes the commands reload, pause, resume and calibrate on <base_topic>/<node id>/cmd/...,
+        /// Whether the daemon takes the commands reload, pause, resume and calibrate on `<base_topic>/<node id>/cmd/...`,
         /// from everybody who may publish there.
         pub commands: bool = false;
         /// Whether Home Assistant is told of this node, its pipelines and meters.
@@ -50,7 +50,7 @@ table! {
         pub discovery_prefix: String = "homeassistant".to_owned();
         /// The client identifier, which must be unique at the broker.
         pub client_id: Option<String>, otherwise("edgewatt-<node id>"), example("\"edgewatt-porch\"");
-        /// The first part of every topic: <base_topic>/<node id>/...
+        /// The first part of every topic: `<base_topic>/<node id>/...`.
         pub base_topic: String = "edgewatt".to_owned();
         /// The quality of service of predictions: 0 for at most once, 1 for at least once.
         pub qos: u8 = 1, limits("0 (at most once) or 1 (at least once)");

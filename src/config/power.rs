@@ -18,7 +18,7 @@ table! {
         pub sysfs: PathBuf = PathBuf::from("/sys");
         /// The time between two readings of the meters.
         pub sample_ms: u64 = 100, range(1, 60_000), unit("ms");
-        /// The time between two messages of what each meter shows, on power/<meter>; 0 for no such messages.
+        /// The time between two messages of what each meter shows, on `power/<meter>`; 0 for no such messages.
         pub interval_s: f64 = 1.0, limits("0, or 0.001 to 86400"), unit("s");
         /// The time before any source starts, in which idle power is measured with everything loaded.
         pub idle_s: Option<f64>, range(0.0, 3600.0), unit("s"), example("12.0"),

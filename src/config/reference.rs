@@ -281,7 +281,11 @@ fn comment(key: &KeyDoc) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('<', "&lt;").replace('|', "\\|").replace("\n\n", " ")
+    let text = text.replace('|', "\\|").replace("\n\n", " ");
+    // Between backticks a `<` is itself.
+    let escape =
+        |(index, part): (usize, &str)| if index % 2 == 0 { part.replace('<', "&lt;") } else { part.to_owned() };
+    text.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 
 /// The anchor that Markdown makes from a header.

@@ -34,7 +34,7 @@ pub trait Family: Sized {
 /// ```
 ///
 /// As the last line, `each pub const SURVEYS: fn(&Machine) -> Vec<Finding> = survey;` collects a function that every kind's
-/// file has. `mod replay: Replay;` takes `replay.rs` in, whose struct `Replay` was declared by [`table!`] and implements the trait
+/// file has. `mod replay: Replay;` takes `replay.rs` in, whose struct `Replay` was declared by `table!` and implements the trait
 /// `SourceKind`; in TOML the kind is called `replay`. The trait must have `fn check(&mut self, &Key, &mut Checker)`.
 macro_rules! family {
     (

@@ -156,7 +156,7 @@ pub enum Reject {
     NotFinite,
     /// Outside the channel's limits.
     OutOfRange,
-    /// Longer than [`super::lines::MAX_LINE_BYTES`].
+    /// Longer than [`super::line_reader::MAX_LINE_BYTES`].
     TooLong,
     /// The stream ended inside the line.
     Unterminated,

@@ -282,7 +282,11 @@ fn the_way_to_a_broker_and_the_runtime_are_tried() {
     let setup = Setup::demo(broker.port);
     let config = setup.config();
     let report = machine.report(&["-c", config.to_str().unwrap(), "broker", "runtime", "meters"]);
-    report.is(&format!("MQTT broker 127.0.0.1:{}", broker.port), "ok", &["it accepts messages", "the message came back"]);
+    report.is(
+        &format!("MQTT broker 127.0.0.1:{}", broker.port),
+        "ok",
+        &["it accepts messages", "the message came back"],
+    );
     machine.write("password", "s3cret");
     machine.deny("password");
     let login = format!("user = \"porch\"\npassword_file = \"{}\"", machine.path("password").display());
