@@ -318,9 +318,9 @@ fn what_cannot_be_calibrated_is_said_before_anything_runs() {
     };
     let demo = Setup::demo(1);
     refused(&demo, &[], 1, "no meter of this configuration can calibrate; `edgewatt doctor` lists");
-    refused(&demo, &["--pipeline", "knee"], 2, "there is no pipeline knee; there are shoulder");
+    refused(&demo, &["--pipeline", "knee"], 2, "there is no pipeline knee; the pipelines are shoulder");
     refused(&demo, &["--bouts", "4"], 2, "4 is not in 5..=1000");
-    refused(&demo, &["--bout-s", "0"], 2, "not from 0.1 to 600");
+    refused(&demo, &["--bout-s", "0"], 2, "must be from 0.1 to 600");
     refused(&demo.with("\"xnnpack\" ", "\"npu\" "), &[], 78, "pipelines.shoulder.delegate");
     assert!(!Path::new("state").exists());
 }
