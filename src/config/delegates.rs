@@ -19,7 +19,7 @@ table! {
     /// A delegate, under a name that you choose: one kind, and how it is kept apart from the daemon. "cpu" and "xnnpack" with
     /// one thread each are built in and need no table.
     pub struct DelegateKeys {
-        /// Where the delegate runs: in a process of its own, or in a thread of the daemon. A crash in a thread ends the
+        /// Where the delegate runs: in a separate process, or in a thread of the daemon. A crash in a thread ends the
         /// daemon.
         pub isolation: Option<Isolation>, example("\"process\""),
             otherwise("\"thread\" for cpu and xnnpack, which come with the runtime; else \"process\"");

@@ -80,10 +80,8 @@ struct Level {
     is_high: bool,
 }
 
-impl Level {
-    fn level(&self, is_high: bool) -> u16 {
-        if is_high { HIGH } else { LOW }
-    }
+fn level(is_high: bool) -> u16 {
+    if is_high { HIGH } else { LOW }
 }
 
 impl Decider for Level {
@@ -92,11 +90,11 @@ impl Decider for Level {
         outputs.read(self.config.output, values)?;
         values.swap(0, self.config.value);
         values.truncate(1);
-        let raw_class = self.level(values[0] >= self.config.above);
+        let raw_class = level(values[0] >= self.config.above);
         self.smoother.smooth(values);
         let margin = if self.is_high { self.config.hysteresis } else { 0.0 };
         self.is_high = values[0] >= self.config.above - margin;
-        Ok(Verdict { class: Some(self.level(self.is_high)), raw_class: Some(raw_class), score: values[0] })
+        Ok(Verdict { class: Some(level(self.is_high)), raw_class: Some(raw_class), score: values[0] })
     }
 
     fn most_values(&self) -> usize {

@@ -12,7 +12,7 @@ use crate::schema::{Checker, Key, choice, table};
 const DEVICES: [(&str, &str); 1] = [("dri/renderD128", "GPU")];
 
 table! {
-    /// LiteRT's compiled models, through libLiteRt.so, which is a runtime of its own. `make runtime` fetches one.
+    /// LiteRT's compiled models, through libLiteRt.so, which is a separate runtime. `make runtime` fetches one.
     pub struct Litert {
         /// The library: a path, or a name that ldconfig knows.
         pub library: PathBuf, example("\"libLiteRt.so\"");

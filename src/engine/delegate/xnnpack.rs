@@ -10,13 +10,13 @@ table! {
     pub struct Xnnpack {
         /// The number of threads that one inference may use.
         pub threads: u16 = 1, range(1, 256);
-        /// What XNNPACK may do in addition to its defaults, by the names of its own header.
+        /// What XNNPACK may do in addition to its defaults, by the names in its header.
         pub flags: Vec<XnnpackFlag> = Vec::new();
     }
 }
 
 choice! {
-    /// What XNNPACK may do in addition to its defaults, by the names of its own header.
+    /// What XNNPACK may do in addition to its defaults, by the names in its header.
     pub enum XnnpackFlag {
         ForceFp16 = "force_fp16",
         DynamicFullyConnected = "dynamic_fully_connected",

@@ -365,4 +365,4 @@ async fn leave(mut connection: Connection, offline_acknowledged: bool) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

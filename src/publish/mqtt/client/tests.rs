@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// CONNACK of 3.1.1.
 const WELCOME: [u8; 4] = [0x20, 2, 0, 0];
 
-fn settings(port: u16, version: Version) -> Settings {
+/// Settings for a broker on the loopback, with short pauses and room for every message.
+pub(crate) fn settings(port: u16, version: Version) -> Settings {
     Settings {
         connect: ConnectOptions {
             endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None, websocket: None },

@@ -7,11 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::publish::message::{Class, Message, Qos};
-use crate::publish::mqtt::MqttClient;
-use crate::publish::mqtt::Version;
-use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::mqtt::client::tests::settings;
 use crate::publish::mqtt::outbox::{Limits, Reason, Stats, WhenFull};
-use crate::publish::mqtt::transport::Endpoint;
+use crate::publish::mqtt::{self, MqttClient, Version};
 
 mod failures;
 mod outage;
@@ -39,22 +37,7 @@ fn limits(max_bytes: u64) -> Limits {
 
 /// A client that is never run: the test plays the broker.
 fn client(limits: Limits) -> Handle {
-    let settings = crate::publish::mqtt::Settings {
-        connect: ConnectOptions {
-            endpoint: Endpoint { host: "127.0.0.1".into(), port: 1, tls: None, websocket: None },
-            version: Version::Five,
-            login: None,
-            client_id: "edgewatt-test".into(),
-            keep_alive: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-        },
-        status_topic: "t/status".into(),
-        drain_per_s: None,
-        retry_min: Duration::from_secs(1),
-        retry_max: Duration::from_secs(1),
-        outbox: limits,
-        max_retained_topics: 4,
-    };
+    let settings = mqtt::Settings { outbox: limits, ..settings(1, Version::Five) };
     MqttClient::new(settings, |_, _| {}).unwrap().handle()
 }
 
