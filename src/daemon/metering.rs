@@ -105,12 +105,6 @@ impl Metering {
         self.power = power.clone();
     }
 
-    /// Returns whether `power` has the meters that are read now, read in the same way.
-    pub(crate) fn has_meters_of(&self, power: &Power) -> bool {
-        let of = |power: &Power| (power.meters.clone(), power.sysfs.clone(), power.sample_period);
-        of(power) == of(&self.power)
-    }
-
     /// Sets which delegates are loaded, because idle power differs with them.
     pub(crate) fn set_delegates(&self, active: &str) {
         self.attribution.lock().unwrap_or_else(PoisonError::into_inner).set_delegates(active);

@@ -312,7 +312,13 @@ fn meters_and_the_metrics_interval_change() {
     rig.reloaded(": metrics interval changed");
     metrics(&mut rig, &|m| m["interval_s"].as_f64().unwrap() < 0.2);
 
-    let mut rig = rig.edit(meter, "# no meter\n");
+    // Another meter, together with a setting that alone would leave the meters as they are.
+    let other = "[power.meters.second]\nestimate = { watts_per_core = 1.0, idle_watts = 1.0 }\n";
+    let mut rig = rig.edit(meter, &format!("{other}[power]\ntarget_rel = 0.1\n"));
+    rig.reloaded(": meters changed, power settings changed");
+    metrics(&mut rig, &|m| m["energy"][0]["meter"] == "second");
+
+    let mut rig = rig.edit(other, "# no meter\n");
     rig.reloaded(": meters changed");
     metrics(&mut rig, &|m| m["energy"][0]["meter"].is_null());
     let (_, wire) = rig.stop();

@@ -41,12 +41,14 @@ impl Daemon {
         for step in &steps {
             self.take_step(step, &config, &mut replacements);
         }
-        let restart_meters = !self.metering.has_meters_of(&config.power) || self.pipeline_ids() != ids;
+        let restart_meters = steps.contains(&Step::RestartMeters) || self.pipeline_ids() != ids;
         self.reported.temperature = SocTemperature::find(&config.power.sysfs);
         self.config = config;
         self.calibrations = Calibrations::read_or_none(&state_dir::folder(self.config.state_dir.as_deref()));
         if restart_meters {
             self.restart_metering().await;
+        } else if steps.contains(&Step::SetPowerSettings) {
+            self.metering.set_power(&self.config.power);
         }
         self.publish_info();
         let changes: Vec<String> = steps.iter().map(Step::to_string).collect();
@@ -94,9 +96,8 @@ impl Daemon {
                     pipeline.end(AfterEnd::Replace(Box::new(new)), patience);
                 }
             }
-            // After all steps, when the pipelines to measure are known.
-            Step::RestartMeters => {}
-            Step::SetPowerSettings => self.metering.set_power(&config.power),
+            // After all steps, when the pipelines to measure are known; meters that start again take the settings over.
+            Step::RestartMeters | Step::SetPowerSettings => {}
             Step::SetPowerInterval => self.timers.power = config.power.interval.map(every),
             Step::SetMetricsInterval => self.timers.metrics = every(config.metrics_interval),
         }
