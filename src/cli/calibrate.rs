@@ -20,8 +20,6 @@ use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity
 use crate::stop::Stop;
 use crate::units::Joules;
 
-/// If other programs use more processor cores than this during the runs, a warning is shown.
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -2,8 +2,8 @@
 //!
 //! Owns the tables that belong to no kind, and the checks between tables; a kind's keys and checks are in its own file.
 //! Syntax errors stop at the first one; if the file parses, all invalid values are reported together, each with file,
-//! line, column and what would be right. Relative paths count from the folder of the configuration file. No I/O but the
-//! reading of the file.
+//! line, column and what would be right. Relative paths count from the folder of the configuration file. Its only I/O is
+//! to read the file and, for a user without a password file, to look for the password's credential.
 
 mod address;
 mod delegates;
@@ -56,7 +56,7 @@ table! {
     }
 }
 
-/// A configuration that can be run, as far as can be told without touching anything outside it.
+/// A configuration that can be run, as far as can be told without loading what it names.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// SHA-256 of the file's text, shortened.
@@ -144,12 +144,12 @@ impl Document {
         })
     }
 
-    fn refusal(&self, problems: &[Problem]) -> ConfigError {
+    /// Shows each problem with the value at its key.
+    pub(crate) fn refusal(&self, problems: &[Problem]) -> ConfigError {
         ConfigError { problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect() }
     }
 
-    /// Shows a problem with the value at its key.
-    pub fn show(&self, key: &Key, message: &str) -> String {
+    fn show(&self, key: &Key, message: &str) -> String {
         show(&self.path, &self.text, span_of(&self.text, key), &format!("{key}: {message}"))
     }
 

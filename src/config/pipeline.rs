@@ -25,6 +25,7 @@ const MAX_CPU: usize = 1023;
 const DEFAULT_GAP_PERIODS: f64 = 3.0;
 const MIB: f64 = 1_048_576.0;
 const CLASSES_ONLY: &str = "only a decision on classes uses it; remove it";
+const LABELS_ONLY: &str = "only a decision that takes its classes from model.labels uses it; remove it";
 
 table! {
     /// A pipeline, under a name that you choose: from a source through a model to decisions. The name is a level of its
@@ -326,10 +327,10 @@ impl PipelineKeys {
         }
         if !decision.needs_labels() {
             if self.model.labels.is_some() {
-                checker.problem(&key.child("model").child("labels"), CLASSES_ONLY);
+                checker.problem(&key.child("model").child("labels"), LABELS_ONLY);
             }
             if self.publish.scores {
-                checker.problem(&key.child("publish").child("scores"), CLASSES_ONLY);
+                checker.problem(&key.child("publish").child("scores"), LABELS_ONLY);
             }
         }
     }

@@ -134,11 +134,16 @@ impl Page {
 
     /// A key that takes one kind, or several.
     fn family(&mut self, path: &[String], text: &str, family: &FamilyDoc) {
+        self.title(&path.join("."), text);
+        self.kinds(path, family);
+    }
+
+    /// The name, which TOML writes with the keys, and the text below it.
+    fn title(&mut self, name: &str, text: &str) {
         if self.form == Form::Markdown {
-            let _ = write!(self.text, "\n## {}\n", path.join("."));
+            let _ = write!(self.text, "\n## {name}\n");
         }
         self.paragraph(text);
-        self.kinds(path, family);
     }
 
     fn kinds(&mut self, path: &[String], family: &FamilyDoc) {
@@ -166,24 +171,22 @@ impl Page {
     }
 
     fn header(&mut self, name: &str, text: &str, is_empty: bool) {
-        match self.form {
-            Form::Markdown => _ = write!(self.text, "\n## {name}\n\n{}\n", wrapped(text, "", WIDTH)),
-            Form::Toml => {
-                // A table of the file itself may stand empty, so that a key below it can be written by itself.
-                let is_active = !name.contains('.')
-                    || WRITTEN.iter().any(|(key, _)| key.starts_with(&format!("{name}.")) || *key == name);
-                // A list of kinds is written as one element of an array.
-                let list = name.contains(".features.") || name.contains(".frontend.");
+        self.title(name, text);
+        if self.form == Form::Markdown {
+            return;
+        }
+        // A table of the file itself may stand empty, so that a key below it can be written by itself.
+        let is_active =
+            !name.contains('.') || WRITTEN.iter().any(|(key, _)| key.starts_with(&format!("{name}.")) || *key == name);
+        let hidden = if is_active { "" } else { "#" };
+        match (is_element(name), is_empty) {
+            // Written with its keys.
+            (true, false) => {}
+            (true, true) => {
                 let (array, kind) = name.rsplit_once('.').unwrap_or((name, ""));
-                let _ = write!(self.text, "\n{}\n", wrapped(text, "# ", WIDTH));
-                let hidden = if is_active { "" } else { "#" };
-                match (list, is_empty) {
-                    // Written with its keys.
-                    (true, false) => {}
-                    (true, true) => _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{}}"),
-                    (false, _) => _ = writeln!(self.text, "{hidden}[{name}]"),
-                }
+                let _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{}}");
             }
+            (false, _) => _ = writeln!(self.text, "{hidden}[{name}]"),
         }
     }
 
@@ -204,11 +207,11 @@ impl Page {
                         writeln!(self.text, "| `{name}` | {type_name} | {unit} | {default} | {allowed} | {meaning} |");
                 }
             }
-            Form::Toml if table.contains(".features.") || table.contains(".frontend.") => self.element(table, keys),
+            Form::Toml if is_element(table) => self.element(table, keys),
             Form::Toml => {
                 for key in keys {
                     let name = format!("{table}.{}", key.key);
-                    let written = WRITTEN.iter().find(|(written, _)| *written == name).map(|(_, value)| *value);
+                    let written = written(&name);
                     let value = written.unwrap_or_else(|| shown(key));
                     let _ = writeln!(self.text, "{}", wrapped(&comment(key), "# ", WIDTH));
                     let hidden = if written.is_some() { "" } else { "#" };
@@ -225,7 +228,7 @@ impl Page {
         let mut values = Vec::new();
         for key in keys {
             let name = format!("{table}.{}", key.key);
-            let written = WRITTEN.iter().find(|(written, _)| *written == name).map(|(_, value)| *value);
+            let written = written(&name);
             is_active |= written.is_some();
             let value = written.unwrap_or_else(|| shown(key));
             values.push(format!("{} = {value}", key.key));
@@ -234,6 +237,16 @@ impl Page {
         let hidden = if is_active { "" } else { "#" };
         let _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{ {} }}", values.join(", "));
     }
+}
+
+/// Whether the table is a kind in a list, which is written as one element of an array.
+fn is_element(table: &str) -> bool {
+    table.contains(".features.") || table.contains(".frontend.")
+}
+
+/// The value that the example has for a key, if the key is not commented out there.
+fn written(name: &str) -> Option<&'static str> {
+    WRITTEN.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
 }
 
 /// The value to show: the default, or an example if the default is not one value.

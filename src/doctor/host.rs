@@ -32,7 +32,7 @@ pub(crate) fn clock() -> Finding {
 pub(crate) fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     let folder = state_dir::folder(config.and_then(|config| config.state_dir.as_deref()));
     let store = config.and_then(|config| config.mqtt.store.as_ref());
-    let file = store.map(|store| store.path.clone().unwrap_or_else(|| folder.join(state_dir::STORE_FILE)));
+    let file = store.map(|store| state_dir::store_file(store.path.as_deref(), &folder));
     let mut findings = vec![writable(&folder, config.is_some())];
     findings.extend(store.zip(file).map(|(store, file)| room(roots, &file, store.max_bytes)));
     findings

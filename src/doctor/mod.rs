@@ -1,6 +1,6 @@
 //! Examines what this machine has of what edgewatt needs, for `edgewatt doctor`; changes nothing.
 //!
-//! Each part is a list of findings; a finding that is not ok says how to fix it. Something that does not exist is *absent*.
+//! Each part is a list of findings; a finding that is not ok says how to fix it, if that is known. Something that does not exist is *absent*.
 //! It is *broken* if the configuration names it, or if it exists and does not work.
 
 mod delegates;

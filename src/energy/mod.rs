@@ -6,8 +6,9 @@
 //! - `attribution` keeps the state of every meter and returns the estimates of all pipelines
 //! - `metered` turns the window of one meter into estimates (`estimate`)
 //! - `meter_state` turns readings into intervals, fills the `window`, and learns idle power (`idle`)
-//! - `runs` computes net energy from a calibration (`calibrated`)
-//! - `sums` (uncertainty), `fit` (sharing among pipelines), `spans` (busy times) and `settings` depend on nothing else here
+//! - `runs` computes net energy from the runs of a calibration
+//! - `sums` (uncertainty), `fit` (sharing among pipelines), `spans` (busy times), `calibrated` (what a calibration found) and
+//!   `settings` depend on nothing else here
 
 mod attribution;
 mod calibrated;

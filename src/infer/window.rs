@@ -85,11 +85,6 @@ impl<T: Copy + Default> Windower<T> {
         self.skip = other.skip;
     }
 
-    /// Returns the number of values in a window.
-    pub fn window_values(&self) -> usize {
-        self.window_values
-    }
-
     /// Returns the number of frames that complete the window, or that are to be skipped before it begins; at least 1.
     pub fn frames_wanted(&self) -> usize {
         let values = if self.skip > 0 { self.skip } else { self.window_values.saturating_sub(self.end - self.start) };

@@ -118,6 +118,11 @@ const REFERENCE_LIMITS: ProcessLimits = ProcessLimits {
 pub const REFERENCE: DelegateKind = DelegateKind::Cpu(Cpu { threads: 1 });
 
 impl EngineBuilder {
+    /// Returns whether all its delegates come with the runtime.
+    pub fn is_built_in(&self) -> bool {
+        self.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in())
+    }
+
     /// Builds an engine with the first delegate that works.
     pub fn build_first(&self) -> Result<BuiltEngine, EngineError> {
         let mut refusals = Vec::new();
@@ -133,9 +138,8 @@ impl EngineBuilder {
                 }
             }
         }
-        let built_in = self.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in());
         Err(EngineError::Refused(match refusals.as_slice() {
-            [only] if built_in => only.reason.clone(),
+            [only] if self.is_built_in() => only.reason.clone(),
             _ => reasons(&refusals).unwrap_or_default(),
         }))
     }

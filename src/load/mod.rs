@@ -76,7 +76,7 @@ pub struct Unusable {
 
 impl Unusable {
     pub fn new(document: &Document, problems: &[Problem]) -> Self {
-        let text = problems.iter().map(|p| document.show(&p.key, &p.message)).collect::<Vec<_>>().join("\n");
+        let text = document.refusal(problems).to_string();
         Self { text, may_pass: problems.iter().all(|problem| problem.may_pass) }
     }
 
@@ -255,7 +255,7 @@ fn build(
         (running.release)();
     }
     // If a built-in delegate fails, the fault is in the model.
-    let built_in = builder.delegates.iter().all(|delegate| delegate.kind.kind().is_built_in());
+    let built_in = builder.is_built_in();
     let built = builder.build_first().map_err(|error| {
         match error {
             EngineError::Window(_) => Problem::new(key.child("window"), error),

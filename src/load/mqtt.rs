@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::state_dir::{self, STORE_FILE};
+use super::state_dir;
 use crate::config::{Broker, Config, Mqtt};
 use crate::publish::bus::RetainedLimits;
 use crate::publish::mqtt::connection::ConnectOptions;
@@ -64,8 +64,7 @@ pub fn settings(mqtt: &Mqtt, connect: ConnectOptions, topics: &NodeTopics) -> Se
 /// Starts the store of a client, if the configuration has one.
 pub fn start_store(config: &Config, mqtt: Handle) -> anyhow::Result<Option<Store>> {
     let Some(wanted) = &config.mqtt.store else { return Ok(None) };
-    let default = || state_dir::folder(config.state_dir.as_deref()).join(STORE_FILE);
-    let path = wanted.path.clone().unwrap_or_else(default);
+    let path = state_dir::store_file(wanted.path.as_deref(), &state_dir::folder(config.state_dir.as_deref()));
     let settings = store::Settings { path, commit: wanted.commit, max_bytes: wanted.max_bytes };
     Ok(Some(Store::start(settings, mqtt).context("cannot start the store's thread")?))
 }

@@ -9,11 +9,16 @@ use nix::fcntl::{Flock, FlockArg};
 
 const DEFAULT: &str = "/var/lib/edgewatt";
 /// The name of the store of messages in the state directory.
-pub const STORE_FILE: &str = "outbox.db";
+const STORE_FILE: &str = "outbox.db";
 
 /// Returns the configured folder; else the first one from systemd (`StateDirectory=`); else the one in `/var/lib`.
 pub fn folder(configured: Option<&Path>) -> PathBuf {
     from(configured, std::env::var_os("STATE_DIRECTORY").and_then(|value| value.into_string().ok()).as_deref())
+}
+
+/// Returns the file of the store of messages: the configured one, else the one in the state directory `folder`.
+pub fn store_file(configured: Option<&Path>, folder: &Path) -> PathBuf {
+    configured.map_or_else(|| folder.join(STORE_FILE), Path::to_owned)
 }
 
 fn from(configured: Option<&Path>, systemd: Option<&str>) -> PathBuf {

@@ -4,7 +4,6 @@
 //! Units: `Documentation/hwmon/sysfs-interface.rst` (uW, uJ, mV, mA); the shunt: `Documentation/hwmon/ina2xx.rst`.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -324,12 +323,7 @@ fn measures_nothing(folder: &Path) -> MeterError {
 
 /// Returns the folder of the only chip that matches.
 fn find_chip(class: &Path, selector: &HwmonKeys) -> Result<PathBuf, MeterError> {
-    let mut chips = match sysfs::names(class) {
-        Ok(chips) => chips,
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(sysfs::classify(class, error, "give this user permission to list the folder")),
-    };
-    chips.sort();
+    let chips = sysfs::sorted_names(class)?;
     let mut seen = Vec::new();
     let mut fitting = Vec::new();
     for chip in chips {

@@ -5,7 +5,6 @@
 //! open and a read does not allocate. Sources: `drivers/iio/adc/ina2xx-adc.c` (channel 0 is the shunt, 1 the bus),
 //! `Documentation/ABI/testing/sysfs-bus-iio` (raw times scale is mV).
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -217,12 +216,7 @@ impl Meter for Iio {
 /// Returns the folder of the only device that matches.
 fn find(buses: &Path, selector: &IioKeys) -> Result<PathBuf, MeterError> {
     let devices = buses.join("iio/devices");
-    let mut names = match sysfs::names(&devices) {
-        Ok(names) => names,
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(sysfs::classify(&devices, error, "give this user permission to list the folder")),
-    };
-    names.sort();
+    let names = sysfs::sorted_names(&devices)?;
     let mut seen = Vec::new();
     let mut fitting = Vec::new();
     for folder in names.iter().filter(|name| name.starts_with("iio:device")).map(|name| devices.join(name)) {

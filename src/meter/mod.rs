@@ -1,7 +1,9 @@
 //! Meters: they read cumulative energy from the machine, each behind one small trait.
 //!
 //! Owns how a reading is taken, how wraps and gaps are handled, and how a meter that was absent is found again. Leaves the
-//! meaning of the joules to `energy`. Everything here runs on the meter thread (`sampler`), with its files kept open.
+//! meaning of the joules to `energy`. The meter thread (`sampler`) reads the meters
+//! again and again, with their files kept open; who builds them reads them once before. Doctor reads them on the main
+//! thread.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -117,7 +117,7 @@ impl Powercap {
     fn discover(&mut self) -> Result<(), MeterError> {
         let found = list(&self.class).map_err(|error| match error.kind() {
             ErrorKind::NotFound => self.absent("the kernel shows no powercap zones"),
-            _ => sysfs::classify(&self.class, error, "give this user permission to list the folder"),
+            _ => sysfs::classify(&self.class, error, sysfs::LIST_FIX),
         })?;
         let (chosen, mut left_out) = choose(found, &self.dead);
         if chosen.is_empty() {

@@ -64,6 +64,21 @@ pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
+/// What to do if a folder cannot be listed.
+pub(crate) const LIST_FIX: &str = "give this user permission to list the folder";
+
+/// Returns the names in `directory`, sorted; none if there is no such directory.
+pub(crate) fn sorted_names(directory: &Path) -> Result<Vec<String>, MeterError> {
+    match names(directory) {
+        Ok(mut names) => {
+            names.sort();
+            Ok(names)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(classify(directory, error, LIST_FIX)),
+    }
+}
+
 /// Returns the error for a failed open or read of `path`, which says what to do.
 pub(crate) fn classify(path: &Path, error: io::Error, fix: &str) -> MeterError {
     let path = path.to_owned();

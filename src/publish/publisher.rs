@@ -404,8 +404,7 @@ impl PipelinePublisher {
     /// Publishes whether the pipeline works.
     pub fn status(&self, node_publisher: &NodePublisher, state: PipelineState, reason: Option<&str>) {
         let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
-        let state =
-            if at_work && self.source_stats.paused.load(Ordering::Relaxed) { PipelineState::Paused } else { state };
+        let state = if at_work && self.is_paused() { PipelineState::Paused } else { state };
         node_publisher.status(&self.topics, state, reason, &self.delegate);
     }
 }

@@ -51,7 +51,7 @@ impl Buffer {
             Some(seconds) => by_time(seconds),
             None => by_time(DEFAULT_SECONDS).max(MIN_BYTES / bytes).max(window),
         };
-        frames.clamp(16.min(MAX_FRAMES), MAX_FRAMES)
+        frames.clamp(16, MAX_FRAMES)
     }
 }
 

@@ -77,12 +77,17 @@ table! {
 }
 
 impl Records {
+    /// Returns the columns in use: the channels, the time and the truth.
+    fn used(&self) -> impl Iterator<Item = &String> {
+        self.channels.iter().chain(&self.time).chain(&self.truth)
+    }
+
     pub fn check(&mut self, key: &Key, checker: &mut Checker) {
         let count = self.channels.len();
         if count == 0 || count > MAX_CHANNELS {
             checker.problem(&key.child("channels"), format!("name 1 to {MAX_CHANNELS} columns; there are {count}"));
         }
-        let mut names: Vec<&String> = self.channels.iter().chain(&self.time).chain(&self.truth).collect();
+        let mut names: Vec<&String> = self.used().collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             checker.problem(key, format!("column `{}` is used twice in channels, time and truth", twice[0]));
@@ -115,7 +120,7 @@ impl Records {
                 checker.problem(&key.child("columns"), message);
             }
             (Some(columns), Format::Csv) => {
-                for name in self.channels.iter().chain(&self.time).chain(&self.truth) {
+                for name in self.used() {
                     if !columns.contains(name) {
                         checker.problem(&key.child("columns"), format!("`{name}` is used but not among the columns"));
                     }
@@ -250,11 +255,6 @@ impl RecordParser {
         self.records.has_header()
     }
 
-    /// Returns whether records have their own time.
-    pub fn has_time(&self) -> bool {
-        self.records.time.is_some()
-    }
-
     /// Returns the values of the last sample, one for each channel.
     pub fn values(&self) -> &[f32] {
         &self.values
@@ -265,8 +265,8 @@ impl RecordParser {
         let count = self.fields.split(line);
         let names: Vec<String> =
             (0..count).map(|i| String::from_utf8_lossy(self.fields.get(i)).trim().to_owned()).collect();
-        let used = self.records.channels.iter().chain(&self.records.time).chain(&self.records.truth);
-        let missing: Vec<String> = used.filter(|name| !names.contains(name)).map(|name| format!("`{name}`")).collect();
+        let missing: Vec<String> =
+            self.records.used().filter(|name| !names.contains(name)).map(|name| format!("`{name}`")).collect();
         if !missing.is_empty() {
             let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(HeaderError { missing: missing.join(", "), found });

@@ -162,7 +162,7 @@ impl ReplaySource {
             Speed::Max => Pace::Max,
             // A stream with its own time needs no nominal rate for its pace.
             Speed::Times(factor) => {
-                Pace::Times { factor, rate_hz: replay.records.rate_hz.filter(|_| !parser.has_time()) }
+                Pace::Times { factor, rate_hz: replay.records.rate_hz.filter(|_| replay.records.time.is_none()) }
             }
         };
         Ok(Self { file, path, parser, pace, repeat: replay.repeat })

@@ -211,7 +211,7 @@ pub fn frame_ring(
         ring: ring_tx,
         frame_values,
         period_ns: period_ns(settings.spec.rate_hz),
-        // One block more, because the reader can be inside a block while the next one is written.
+        // Half the ring, because the reader can be inside a block while the next one is written.
         block_frames: (settings.frames / 2).max(1),
         stats: stats.clone(),
         wake: WakeAtEnd(wake.clone()),

@@ -1,6 +1,6 @@
 //! What is to be sent, and which message is next: the outbox, the retained topics, and how a stop changes the order.
 //!
-//! Pure but for the pace, which reads the clock. Guarded by the lock in `handle`.
+//! Pure, except that it reads the clock for the pace. Guarded by the lock in `handle`.
 
 use tokio::time::Instant;
 

@@ -10,17 +10,11 @@ use std::sync::Arc;
 use super::outbox::{self, Drops, Pushed, Reason};
 use crate::publish::message::{Bytes, Class, Message, Qos};
 
-/// Figures of the retained topics: totals since the start, except `topics`, which is as of now.
+/// Figures of the retained topics: totals since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Topics known.
-    pub topics: u64,
-    /// Values set.
-    pub produced: u64,
     /// Values replaced by a newer one before they were sent.
     pub superseded: u64,
-    /// Values sent, repetitions after a reconnect included.
-    pub sent: u64,
     /// Values refused.
     pub drops: Drops,
 }
@@ -69,7 +63,6 @@ impl Retained {
 
     /// Sets the latest value of a topic; refused with [`Reason::Full`] if that would be one topic too many.
     pub fn set(&mut self, message: Message) -> Pushed {
-        self.stats.produced += 1;
         if let Err(reason) = outbox::check(&message, self.max_payload_bytes) {
             return self.refuse(message.class, reason);
         }
@@ -134,7 +127,6 @@ impl Retained {
         let slot = self.slots.get_mut(place)?;
         slot.due = false;
         self.due_count -= 1;
-        self.stats.sent += 1;
         if slot.message.qos == Qos::AtMostOnce {
             return Some((0, &slot.message));
         }
@@ -180,7 +172,7 @@ impl Retained {
 
     /// Returns the figures as of now.
     pub fn stats(&self) -> Stats {
-        Stats { topics: self.slots.len() as u64, ..self.stats.clone() }
+        self.stats.clone()
     }
 }
 

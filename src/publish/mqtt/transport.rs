@@ -39,6 +39,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Returns the host without the brackets of an IPv6 address in a URL.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// Returns host and port as in a URL.
     pub fn address(&self) -> String {
         let Self { host, port, .. } = self;
@@ -176,7 +181,7 @@ async fn in_time<T>(step: Step, until: Instant, work: impl Future<Output = Resul
 }
 
 async fn resolve(endpoint: &Endpoint, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
-    let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
+    let host = endpoint.bare_host();
     in_time(Step::Name, until, async {
         let found = lookup_host((host, endpoint.port)).await.map_err(|error| format!("{host}: {error}"))?;
         let addresses: Vec<SocketAddr> = found.collect();
@@ -219,7 +224,7 @@ async fn encrypt(
         let files = tls.clone();
         let config = tokio::task::spawn_blocking(move || client_config(&files)).await;
         let config = config.map_err(|error| error.to_string())??;
-        let host = endpoint.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = endpoint.bare_host().to_owned();
         let name =
             ServerName::try_from(host.clone()).map_err(|_| format!("{host} is not a valid name for a certificate"))?;
         let connected = TlsConnector::from(Arc::new(config)).connect(name, socket).await;

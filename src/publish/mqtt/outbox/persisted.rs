@@ -138,7 +138,7 @@ impl Outbox {
         let shift = inventory.next_id;
         self.pending = Pending { new_from: shift, ..Pending::default() };
         self.next_sequence += shift;
-        let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
+        let waiting = self.queues.iter_mut().flat_map(|queue| queue.entries_mut());
         let in_flight = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
         waiting.chain(in_flight).for_each(|entry| entry.sequence += shift);
         for (id, parked) in QueueId::ALL.into_iter().zip(inventory.parked) {
@@ -228,7 +228,7 @@ impl Outbox {
 
     /// Notes that the work last taken is done.
     pub fn stored(&mut self) {
-        let waiting = self.queues.iter_mut().flat_map(|queue| queue.head.iter_mut().chain(&mut queue.tail));
+        let waiting = self.queues.iter_mut().flat_map(|queue| queue.entries_mut());
         for entry in waiting.chain(self.unacked.iter_mut().flatten()) {
             if entry.persisted == Persisted::Writing {
                 entry.persisted = Persisted::Yes;
