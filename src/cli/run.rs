@@ -43,9 +43,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
     if args.once
-        && let Some(endless) = config.pipelines.iter().find(|p| p.source.kind().is_endless())
+        && let Some((name, why)) =
+            config.pipelines.iter().find_map(|p| p.source.kind().endless().map(|why| (&p.name, why)))
     {
-        bail!("--once never ends: pipeline {} plays its recording in a loop; set loop = false", endless.name);
+        bail!("--once would never end: pipeline {name} {why}");
     }
     let stop = Arc::<AtomicBool>::default();
     let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());

@@ -119,6 +119,8 @@ fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>)
                 Ok(()) => return Ok(()),
                 Err(Ended::Unwritable(error)) => return Err(error).context("cannot write"),
                 Err(Ended::Lost(lost)) if !connected && finish.is_none() => bail!("{}: {lost}", options.address()),
+                // The broker was never reached, or is lost: nothing more can come.
+                Err(Ended::Lost(_)) if finish.is_some_and(|finish| finish.load(Ordering::Relaxed)) => return Ok(()),
                 Err(Ended::Lost(lost)) => {
                     // The daemon in this process logs the same about its own connection.
                     tracing::debug!("{}: {lost}; connecting again", options.address());

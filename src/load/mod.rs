@@ -9,6 +9,7 @@ pub mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -232,15 +233,14 @@ fn warnings(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Vec<String> {
     let (Some(rate_hz), Some(invoke), WhenFull::Drop) = (sink.spec.rate_hz, invoke, sink.when_full) else {
         return Vec::new();
     };
-    let held_s = sink.frames as f64 / rate_hz;
-    if held_s >= invoke.as_secs_f64() {
+    let frames = sink.frames;
+    let held = Duration::from_secs_f64(frames as f64 / rate_hz);
+    if held >= invoke {
         return Vec::new();
     }
-    let (frames, invoke_ms) = (sink.frames, invoke.as_secs_f64() * 1e3);
     vec![format!(
-        "the source's buffer holds {frames} samples, which is {:.0} ms of the stream; one inference takes {invoke_ms:.0} ms, so \
-         samples will be dropped: raise buffer.seconds",
-        held_s * 1e3
+        "the source's buffer holds {frames} samples, which is {held:.1?} of the stream; one inference takes {invoke:.1?}, so \
+         samples will be dropped: raise buffer.seconds"
     )]
 }
 

@@ -71,9 +71,9 @@ pub trait SourceKind {
         1.0
     }
 
-    /// Returns whether the stream starts over whenever it ends.
-    fn is_endless(&self) -> bool {
-        false
+    /// Returns why the stream never ends, and what to do for one that ends; None if it can end.
+    fn endless(&self) -> Option<&'static str> {
+        None
     }
 
     /// Returns the smallest number of frames that arrive together.

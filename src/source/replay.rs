@@ -132,8 +132,8 @@ impl SourceKind for Replay {
         }
     }
 
-    fn is_endless(&self) -> bool {
-        self.repeat
+    fn endless(&self) -> Option<&'static str> {
+        self.repeat.then_some("plays its recording in a loop; set loop = false")
     }
 }
 

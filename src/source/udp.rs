@@ -81,6 +81,10 @@ impl SourceKind for Udp {
         }
     }
 
+    fn endless(&self) -> Option<&'static str> {
+        Some("receives datagrams, which have no end; start it without --once, or use the source lines or replay")
+    }
+
     fn exclusive(&self) -> Option<(String, &'static str)> {
         Some((format!("UDP {}", self.listen), "listen"))
     }

@@ -51,6 +51,21 @@ fn check_reports_each_mistake_at_its_place() {
 }
 
 #[test]
+fn once_is_refused_if_a_source_never_ends() {
+    let path = format!("path = \"{}\"", root().join("models/shoulder_recording.csv").display());
+    let refused = |setup: Setup, fix: &str| {
+        setup.start(&["--once"]).wait().expect(1).says(&["--once would never end: pipeline shoulder ", fix]);
+    };
+    refused(Setup::demo(1).with(&path, &format!("{path}\nloop = true")), "set loop = false");
+    let udp = Setup::demo(1)
+        .with("source.replay", "source.udp")
+        .with(&path, "listen = \"127.0.0.1:5005\"")
+        .with("speed = 1.0 ", "# ")
+        .with("truth = \"exercise\"", "format = \"ndjson\"");
+    refused(udp, "start it without --once");
+}
+
+#[test]
 fn check_names_both_sides_of_what_does_not_fit() {
     let refused = |change: &dyn Fn(Setup) -> Setup, parts: &[&str]| {
         let setup = change(Setup::demo(1));

@@ -23,7 +23,7 @@ fn what_does_not_fit_is_said_as_the_page_quotes_it() {
 #[test]
 fn a_buffer_that_is_too_short_for_one_inference_is_a_warning() {
     let setup = Setup::demo(1)
-        .with("rate_hz = 50.0", "rate_hz = 1000000.0")
+        .with("rate_hz = 50.0", "rate_hz = 1000000000.0")
         .with_keys("[pipelines.shoulder.source.replay]", "buffer = { samples = 16 }");
     let ended = setup.check().expect(0);
     assert!(ended.stdout.contains("warning: the source's buffer holds 16 samples"), "{}", ended.stdout);
