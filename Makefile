@@ -35,7 +35,8 @@ test: tools runtime ## Run all tests; installs mosquitto and an exporter with ap
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
 
-test-tflitec: tools ## Test the engine on a linked runtime (feature tflitec); installs libclang with apt-get if it may
+test-tflitec: tools ## Test the features tflitec and embedded-broker; installs libclang with apt-get if it may
+	@scripts/need mosquitto_sub:mosquitto-clients
 	@scripts/test-tflitec
 
 test-vm: tools runtime ## Test the meters with the kernel's drivers, in a Debian under QEMU; installs QEMU with apt-get if it may
@@ -81,10 +82,9 @@ RUST_FILES = $(shell git ls-files '*.rs')
 fmt: tools ## Format every Rust file
 	@rustfmt $(RUST_FILES)
 
-lint: tools ## Check format and clippy, with the default features and with none; warnings are errors
+lint: tools ## Check format and clippy; warnings are errors
 	@rustfmt --check $(RUST_FILES)
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --workspace --all-targets --no-default-features -- -D warnings
 
 doc: tools ## Build the library's documentation into target/doc; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

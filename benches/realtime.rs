@@ -51,7 +51,7 @@ fn main() {
 fn run(keys: &str) -> Vec<f64> {
     let realtime = format!("[pipelines.shoulder.realtime]\n{keys}\n\n[pipelines.shoulder.model]");
     let setup = Setup::demo(1)
-        .with("\"mqtt://127.0.0.1:1\"", "\"embedded\"")
+        .with("\"mqtt://127.0.0.1:1\"", "\"none\"")
         .at_speed("10.0")
         .with("[pipelines.shoulder.model]", &realtime);
     let ended = setup.start(&["--once", "--watch"]).wait().expect(0);

@@ -170,7 +170,7 @@ impl Producer {
         let process = Process { cpu_s: process_cpu_time().as_secs_f64(), rss_mib: None, soc_temperature_c: None };
         let delivery = self.handle.delivery();
         let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
-        let node = NodeFigures { delivery: &delivery, process: &process };
+        let node = NodeFigures { delivery: Some(&delivery), process: &process };
         self.publisher.metrics(&self.node_publisher, since, &stages, &energy, &node);
     }
 

@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use serde_json::json;
 
 use super::{DEFAULT_CONFIG, online};
-use crate::config::{Broker, Config};
+use crate::config::Config;
 use crate::doctor::{self, Finding, Part, Roots, State};
 
 /// The version of the JSON. A change that readers must know about increases it.
@@ -75,14 +75,15 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     let Some(config) = config else {
         return Ok(of(State::Absent, "MQTT broker", "no configuration names one".into()));
     };
-    if config.mqtt.broker == Broker::Embedded {
-        return Ok(of(State::Ok, "MQTT broker", "embedded; it exists only while the daemon runs".into()));
-    }
+    let options = match online::to_try(config) {
+        Ok(options) => options,
+        Err(why) => return Ok(of(State::Ok, "MQTT broker", why.into())),
+    };
     let mut steps = Vec::new();
-    let (address, walked) = online::connect_and_publish(config, |step, took, detail| {
+    let walked = online::connect_and_publish(config, &options, |step, took, detail| {
         steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
     })?;
-    let what = format!("MQTT broker {address}");
+    let what = format!("MQTT broker {}", options.address());
     Ok(match walked {
         Ok(()) => of(State::Ok, &what, "it accepts messages".into()).detail(steps),
         Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).fix(match &config.mqtt.login {

@@ -20,13 +20,15 @@ const PUBLISH_ID: u16 = 2;
 
 /// Shows each step. Returns whether all of them succeeded.
 pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
-    if config.mqtt.broker == Broker::Embedded {
-        writeln!(io::stdout(), "  broker: embedded; it exists only while the daemon runs")?;
-        return Ok(true);
-    }
-    let options = connect_options(&config.mqtt);
+    let options = match to_try(config) {
+        Ok(options) => options,
+        Err(why) => {
+            writeln!(io::stdout(), "  broker: {why}")?;
+            return Ok(true);
+        }
+    };
     writeln!(io::stdout(), "  broker {}, MQTT {}", options.address(), options.version.name())?;
-    let (_, outcome) = connect_and_publish(config, |step, took, detail| {
+    let outcome = connect_and_publish(config, &options, |step, took, detail| {
         // A closed terminal is not an error.
         let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
     })?;
@@ -39,21 +41,29 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
     }
 }
 
-/// Connects to the broker, which is not the embedded one, and publishes a message; calls `report` after each step.
-/// Returns the address, and why a step failed.
+/// Returns how to connect to the broker for a test; the error says why there is nothing to test.
+pub(crate) fn to_try(config: &Config) -> Result<ConnectOptions, &'static str> {
+    let none = "none: nothing is published over MQTT";
+    let options = connect_options(&config.mqtt).ok_or(none)?;
+    if config.mqtt.broker == Broker::Embedded {
+        return Err("embedded; it exists only while the daemon runs");
+    }
+    // A daemon may be running with the plain id, and the broker would disconnect it for a second client.
+    Ok(ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..options })
+}
+
+/// Connects to the broker and publishes a message; calls `report` after each step. Returns why a step failed.
 pub(crate) fn connect_and_publish(
     config: &Config,
+    options: &ConnectOptions,
     report: impl FnMut(&str, Duration, &str),
-) -> anyhow::Result<(String, Result<(), Lost>)> {
-    // A daemon may be running with the plain id, and the broker would disconnect it for a second client.
-    let options =
-        ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..connect_options(&config.mqtt) };
+) -> anyhow::Result<Result<(), Lost>> {
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let outcome = runtime.block_on(steps(&options, &topic, report));
+    let outcome = runtime.block_on(steps(options, &topic, report));
     // A name look-up that hangs must not delay the exit.
     runtime.shutdown_background();
-    Ok((options.address(), outcome))
+    Ok(outcome)
 }
 
 async fn steps(

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use signal_hook::consts::SIGHUP;
 
 use super::{ConfigArg, EX_CONFIG, check, watch};
-use crate::daemon::{self, Outcome, RunOptions, Service};
+use crate::daemon::{self, Delivered, Outcome, RunOptions, Service};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -52,10 +52,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());
     let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop };
     let mut viewer = None;
-    let summary = daemon::run(config, prepared, options, service, |connect, topics| {
-        if args.watch {
-            viewer = Some(watch::spawn(connect.clone(), topics.filter()));
-        }
+    let summary = daemon::run(config, prepared, options, service, |started| {
+        viewer = args.watch.then(|| watch::spawn(&started.bus));
     })?;
     if let Some(viewer) = viewer {
         viewer.finish();
@@ -67,10 +65,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mut out = io::stdout();
         writeln!(out, "{summary}")?;
     }
-    if summary.kept > 0 {
-        tracing::info!(undelivered = summary.undelivered, kept = summary.kept, "stopped");
-    } else {
-        tracing::info!(undelivered = summary.undelivered, "stopped");
+    match &summary.delivered {
+        Some(Delivered { undelivered, kept: 0, .. }) => tracing::info!(undelivered, "stopped"),
+        Some(Delivered { undelivered, kept, .. }) => tracing::info!(undelivered, kept, "stopped"),
+        None => tracing::info!("stopped"),
     }
     // A daemon that was asked to stop has done so, even if the broker is away; a single run has to deliver everything.
     Ok(match summary.outcome {

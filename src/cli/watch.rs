@@ -1,25 +1,27 @@
 //! `edgewatt watch`: subscribes to a broker, and shows a line for each prediction and a block for each metrics message.
 //!
-//! Everything shown came over MQTT, also with `run --watch`, where it runs on its own thread in the daemon's process.
+//! `run --watch` shows the same of the daemon in this process, from its bus, on a thread of its own.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 
 use crate::config::{Broker, Document, parse_broker};
 use crate::load::mqtt::connect_options;
+use crate::publish::bus::Bus;
+use crate::publish::mqtt::Version;
 use crate::publish::mqtt::codec::Incoming;
 use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
-use crate::publish::mqtt::{Endpoint, Version};
 use crate::sys::hostname;
 use crate::units::Joules;
 
@@ -36,26 +38,30 @@ pub(crate) struct Args {
     topic: String,
 }
 
-/// How often a connection without messages checks whether it must end.
-const FINISH_POLL: Duration = Duration::from_millis(100);
-/// How long the last messages may take to arrive after a stop.
-const LAST_MESSAGES: Duration = Duration::from_secs(1);
+/// Messages that wait to be shown.
+const CAPACITY: usize = 4096;
+/// How often a view in the daemon's process looks for messages.
+const POLL: Duration = Duration::from_millis(20);
 const RECONNECT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let embedded =
-        "\"embedded\" is a broker inside the daemon; give its address instead, such as mqtt://127.0.0.1:1883";
+    let address = args.config.as_ref().map_or(args.broker.clone(), |file| file.display().to_string());
+    let no_broker = |what: &str| {
+        anyhow::anyhow!("{address}: {what}; give the address of a broker instead, such as mqtt://127.0.0.1:1883")
+    };
+    let none = "\"none\" is no broker: use `edgewatt run --watch`";
+    let embedded = "\"embedded\" is a broker inside the daemon";
     let options = match &args.config {
         Some(file) => {
             let config = Document::read(file)?.parse(hostname().as_deref())?;
-            if config.mqtt.broker == Broker::Embedded {
-                bail!("{}: {embedded}", file.display());
-            }
-            connect_options(&config.mqtt)
+            let options = connect_options(&config.mqtt).ok_or_else(|| no_broker(none))?;
+            ensure!(config.mqtt.broker != Broker::Embedded, no_broker(embedded));
+            options
         }
         None => match parse_broker(&args.broker).map_err(anyhow::Error::msg)? {
-            Broker::Embedded => bail!(embedded),
+            Broker::None => return Err(no_broker(none)),
+            Broker::Embedded => return Err(no_broker(embedded)),
             Broker::At(endpoint) => ConnectOptions {
                 endpoint,
                 // Every broker supports it.
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             },
         },
     };
-    watch(options, &args.topic, None)?;
+    watch(options, &args.topic)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,28 +83,34 @@ pub(crate) struct Viewer {
     finish: Arc<AtomicBool>,
 }
 
-/// Starts a view on its own thread.
-pub(crate) fn spawn(options: ConnectOptions, filter: String) -> Viewer {
+/// Starts a view of the daemon in this process, on its own thread.
+pub(crate) fn spawn(bus: &Bus) -> Viewer {
+    let mut messages = bus.subscribe(CAPACITY);
     let finish = Arc::<AtomicBool>::default();
     let ours = finish.clone();
     let thread = std::thread::spawn(move || {
-        let mut out = io::stdout();
-        let Endpoint { host, port, .. } = &options.endpoint;
-        // A closed terminal ends the view, not the daemon.
-        let _ = writeln!(
-            out,
-            "Watching {host}:{port}. To see the messages themselves, run in a second terminal:\n  \
-             mosquitto_sub -h {host} -p {port} -t '{filter}' -v\n"
-        );
-        if let Err(error) = watch(options, &filter, Some(&ours)) {
-            tracing::warn!("--watch has stopped: {error:#}");
+        let mut view = View::default();
+        loop {
+            // Asked first: what was published before is shown.
+            let is_last = ours.load(Ordering::Relaxed);
+            while let Some(message) = messages.try_next() {
+                // A closed terminal ends the view, not the daemon.
+                if let Err(error) = view.show(&message.topic, &message.payload, &mut io::stdout().lock()) {
+                    tracing::warn!("--watch has stopped: cannot write: {error}");
+                    return;
+                }
+            }
+            if is_last {
+                return;
+            }
+            std::thread::sleep(POLL);
         }
     });
     Viewer { thread, finish }
 }
 
 impl Viewer {
-    /// Waits until the daemon's `offline` is shown, but at most one second.
+    /// Waits until what was published is shown.
     pub(crate) fn finish(self) {
         self.finish.store(true, Ordering::Relaxed);
         // The thread has logged why it ended.
@@ -106,23 +118,19 @@ impl Viewer {
     }
 }
 
-/// Subscribes and shows messages until `finish` is set. Without `finish`, it returns only if the first connection fails or
-/// the output cannot be written.
-fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>) -> anyhow::Result<()> {
+/// Subscribes and shows messages. Returns only if the first connection fails or the output cannot be written.
+fn watch(mut options: ConnectOptions, filter: &str) -> anyhow::Result<()> {
     options.client_id = format!("edgewatt-watch-{}", std::process::id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     runtime.block_on(async {
         let mut view = View::default();
         let mut connected = false;
         loop {
-            match session(&options, filter, finish, &mut view, &mut connected).await {
-                Ok(()) => return Ok(()),
+            match session(&options, filter, &mut view, &mut connected).await {
+                Ok(never) => match never {},
                 Err(Ended::Unwritable(error)) => return Err(error).context("cannot write"),
-                Err(Ended::Lost(lost)) if !connected && finish.is_none() => bail!("{}: {lost}", options.address()),
-                // The broker was never reached, or is lost: nothing more can come.
-                Err(Ended::Lost(_)) if finish.is_some_and(|finish| finish.load(Ordering::Relaxed)) => return Ok(()),
+                Err(Ended::Lost(lost)) if !connected => bail!("{}: {lost}", options.address()),
                 Err(Ended::Lost(lost)) => {
-                    // The daemon in this process logs the same about its own connection.
                     tracing::debug!("{}: {lost}; connecting again", options.address());
                     sleep(RECONNECT).await;
                 }
@@ -131,7 +139,7 @@ fn watch(mut options: ConnectOptions, filter: &str, finish: Option<&AtomicBool>)
     })
 }
 
-/// Why a session ended before it was asked to.
+/// Why a session has ended.
 enum Ended {
     Lost(Lost),
     Unwritable(io::Error),
@@ -143,31 +151,23 @@ impl From<Lost> for Ended {
     }
 }
 
+/// Shows messages until the connection is lost.
 async fn session(
     options: &ConnectOptions,
     filter: &str,
-    finish: Option<&AtomicBool>,
     view: &mut View,
     connected: &mut bool,
-) -> Result<(), Ended> {
-    let is_finishing = || finish.is_some_and(|finish| finish.load(Ordering::Relaxed));
+) -> Result<Infallible, Ended> {
     let until = tokio::time::Instant::now() + options.connect_timeout;
     let mut connection = Connection::open(options, None, until, |_, _, _| {}).await?;
     *connected = true;
     connection.subscribe(filter, 1)?;
-    let mut deadline: Option<Instant> = None;
     loop {
-        if is_finishing() {
-            let end = *deadline.get_or_insert_with(|| Instant::now() + LAST_MESSAGES);
-            if view.offline || Instant::now() >= end {
-                return Ok(());
-            }
-        }
         connection.write().await?;
         let ping_at = connection.ping_at();
         let incoming = tokio::select! {
             biased;
-            incoming = timeout(FINISH_POLL, connection.read()) => incoming.ok().transpose()?,
+            incoming = connection.read() => Some(incoming?),
             () = sleep_until(ping_at) => { connection.ping()?; None }
         };
         match incoming {
@@ -189,7 +189,6 @@ async fn session(
 /// The state between messages.
 #[derive(Debug, Default)]
 struct View {
-    offline: bool,
     /// By topic: the number of right predictions, and of those whose truth is known.
     agreement: BTreeMap<String, (u64, u64)>,
 }
@@ -201,7 +200,6 @@ impl View {
         let (kind, name) = (levels.next().unwrap_or(""), levels.next().unwrap_or(""));
         let in_pipeline = levels.next() == Some("p");
         if kind == "status" && !in_pipeline && matches!(payload, b"online" | b"offline") {
-            self.offline = payload == b"offline";
             return writeln!(out, "{} is {}", plain(name), plain(&String::from_utf8_lossy(payload)));
         }
         let Ok(message) = serde_json::from_slice::<Value>(payload) else {

@@ -8,16 +8,20 @@ use crate::publish::mqtt::transport::Tls;
 /// The broker to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
+    /// Nothing goes over MQTT.
+    None,
     Embedded,
     At(Endpoint),
 }
 
 const SCHEMES: &str = "mqtt://, mqtts:// (with TLS), ws:// or wss:// (over a WebSocket, as wss://host/mqtt)";
 
-/// `embedded`, or `SCHEME://host[:port]`, for WebSockets with a path.
+/// `none`, `embedded`, or `SCHEME://host[:port]`, for WebSockets with a path.
 pub fn parse_broker(text: &str) -> Result<Broker, String> {
-    if text == "embedded" {
-        return Ok(Broker::Embedded);
+    match text {
+        "none" => return Ok(Broker::None),
+        "embedded" => return Ok(Broker::Embedded),
+        _ => {}
     }
     if text.contains('@') {
         // The address is not shown, because it may contain a password.
@@ -26,7 +30,7 @@ pub fn parse_broker(text: &str) -> Result<Broker, String> {
             .into());
     }
     let wrong =
-        |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"embedded\"; the schemes are {SCHEMES}");
+        |why: &str| format!("`{text}`: {why}; write \"mqtt://host:1883\" or \"none\"; the schemes are {SCHEMES}");
     let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("the scheme is missing"))?;
     let (tls, websocket, default_port) = match scheme {
         "mqtt" => (false, false, 1883),
@@ -78,6 +82,7 @@ mod tests {
         };
         let tcp = |host, port| at(host, port, false, None);
         assert_eq!(parse_broker("embedded"), Ok(Broker::Embedded));
+        assert_eq!(parse_broker("none"), Ok(Broker::None));
         assert_eq!(parse_broker("mqtt://broker.lan"), tcp("broker.lan", 1883));
         assert_eq!(parse_broker("mqtt://10.0.0.2:1884"), tcp("10.0.0.2", 1884));
         assert_eq!(parse_broker("mqtt://[::1]:1884"), tcp("::1", 1884));

@@ -115,14 +115,19 @@ pub(crate) fn find(
     delegates: &BTreeMap<String, Delegate>,
     checker: &mut Checker,
 ) -> Option<Delegate> {
+    named(name, delegates).map_err(|message| checker.problem(key, message)).ok()
+}
+
+/// Returns the delegate of that name, built in or one of `delegates`; the error says which ones there are.
+pub(crate) fn named(name: &str, delegates: &BTreeMap<String, Delegate>) -> Result<Delegate, String> {
     let found = Delegate::built_in(name).or_else(|| delegates.get(name).cloned());
-    if found.is_none() {
-        let built_in = DelegateKind::built_in_names();
-        let known: Vec<&str> =
-            built_in.map(|name| -> &str { name }).chain(delegates.keys().map(String::as_str)).collect();
-        checker.problem(key, format!("there is no delegate `{name}`; there are {}", known.join(", ")));
-    }
-    found
+    let known = || names(delegates).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("there is no delegate `{name}`; there are {}", known()))
+}
+
+/// Returns the names of the built-in delegates, then of these.
+pub(crate) fn names(delegates: &BTreeMap<String, Delegate>) -> impl Iterator<Item = &str> {
+    DelegateKind::built_in_names().map(|name| -> &str { name }).chain(delegates.keys().map(String::as_str))
 }
 
 #[cfg(test)]

@@ -71,7 +71,31 @@ pub struct Config {
     pub mqtt: Mqtt,
     pub metrics_interval: Duration,
     pub power: Power,
+    /// The delegates of the file, by name; besides them there are the built-in ones.
+    pub delegates: BTreeMap<String, Delegate>,
     pub pipelines: Vec<Pipeline>,
+}
+
+impl Config {
+    /// Returns the names of all delegates that a pipeline may ask for: the built-in ones first.
+    pub fn delegate_names(&self) -> impl Iterator<Item = &str> {
+        delegates::names(&self.delegates)
+    }
+
+    /// Returns this configuration with another delegate for a pipeline. The one that it had is the first fallback then.
+    ///
+    /// # Errors
+    /// There is no such pipeline, or no such delegate.
+    pub fn with_delegate(&self, pipeline: &str, delegate: &str) -> Result<Self, String> {
+        let mut config = self.clone();
+        let Some(pipeline) = config.pipelines.iter_mut().find(|candidate| candidate.name == pipeline) else {
+            return Err(format!("there is no pipeline {pipeline:?}"));
+        };
+        let delegate = delegates::named(delegate, &self.delegates)?;
+        pipeline.delegates.retain(|present| present.name != delegate.name);
+        pipeline.delegates.insert(0, delegate);
+        Ok(config)
+    }
 }
 
 /// A configuration that cannot be used; `Display` shows each problem at its place.
@@ -166,7 +190,7 @@ fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker
     root.metrics.check_ranges(&Key::new(&["metrics"]), checker);
     let power = root.power.checked(&Key::new(&["power"]), checker);
     let checked = |(name, keys): (String, DelegateKeys)| (name.clone(), keys.checked(name, checker));
-    let delegates = root.delegates.into_iter().map(checked).collect();
+    let delegates: BTreeMap<String, Delegate> = root.delegates.into_iter().map(checked).collect();
     if root.pipelines.is_empty() {
         checker.problem(&Key::new(&["pipelines"]), "there is none; add a table such as [pipelines.shoulder]");
     }
@@ -183,6 +207,7 @@ fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker
         mqtt: mqtt?,
         metrics_interval: seconds(root.metrics.interval_s),
         power,
+        delegates,
         pipelines,
     })
 }
@@ -206,8 +231,8 @@ fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
 /// Returns what to write, which the parser's message does not say.
 fn hint(message: &str) -> &'static str {
     let hints = [
-        ("missing field `mqtt`", "; write [mqtt] with broker = \"mqtt://host:1883\" or \"embedded\""),
-        ("missing field `broker`", "; write broker = \"mqtt://host:1883\" or \"embedded\""),
+        ("missing field `mqtt`", "; write [mqtt] with broker = \"mqtt://host:1883\" or \"none\""),
+        ("missing field `broker`", "; write broker = \"mqtt://host:1883\" or \"none\""),
         ("missing field `pipelines`", "; write a table such as [pipelines.shoulder]"),
         ("missing field `source`", "; write source.replay = { path = \"...\" } or source.lines = { from = \"stdin\" }"),
         ("missing field `records`", "; write what a line holds, at least records = { channels = [\"...\"] }"),

@@ -18,7 +18,8 @@ table! {
     /// The broker, and how edgewatt connects to it.
     pub struct MqttKeys {
         /// The broker's address: `mqtt://HOST[:PORT]`, `mqtts://` with TLS, `ws://HOST/PATH` or `wss://` over a WebSocket. Or
-        /// "embedded" for a broker inside the daemon, which listens on loopback only.
+        /// "none": nothing is published over MQTT, and `run --watch` shows what the daemon does. Or, if edgewatt was built
+        /// with the feature `embedded-broker`, "embedded" for a broker inside the daemon, which listens on loopback only.
         pub broker: String, example("\"mqtt://127.0.0.1:1883\"");
         /// The version of MQTT. With "3.1.1" a broker cannot say that it refuses a message.
         pub version: Version = Version::Five;
@@ -41,8 +42,8 @@ table! {
         /// The most messages sent in a second while there is a backlog, for example after an outage. Set it above what the
         /// node produces.
         pub drain_per_s: Option<u32>, range(1, 1_000_000), unit("1/s"), otherwise("no limit"), example("1000");
-        /// Whether the daemon takes the commands reload, pause, resume and calibrate on `<base_topic>/<node id>/cmd/...`,
-        /// from everybody who may publish there.
+        /// Whether the daemon takes the commands reload, pause, resume, delegate and calibrate on
+        /// `<base_topic>/<node id>/cmd/...`, from everybody who may publish there.
         pub commands: bool = false;
         /// Whether Home Assistant is told of this node, its pipelines and meters.
         pub discovery: bool = false;

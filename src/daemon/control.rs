@@ -1,71 +1,15 @@
-//! What may be asked of the daemon, and who may ask for it.
-//!
-//! Owns [`Action`] and the one place that carries actions out and answers. Signals and MQTT commands send actions; a command
-//! changes no path, no model and no broker. Runs on the async thread.
+//! Carries out what is asked of the daemon, and answers. Signals, MQTT commands and a view in this process ask. Runs on the
+//! async thread.
 
-use serde::Deserialize;
 use signal_hook::consts::SIGHUP;
 
+use super::action::Action;
 use super::phase::DrainFor;
 use super::state::Daemon;
 use crate::config::{Broker, Document};
 use crate::measure::calibrations::can_calibrate;
 use crate::publish::mqtt::Received;
 use crate::sys;
-
-/// More than any command needs.
-const MAX_BYTES: usize = 1024;
-
-/// Something that the daemon can be asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
-    Stop,
-    /// Read the configuration file again.
-    Reload,
-    /// Discard the samples of that pipeline until it is resumed.
-    Pause(String),
-    Resume(String),
-    /// Calibrate all pipelines, for which the daemon has to start again.
-    Calibrate,
-}
-
-/// The payload of a command.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Arguments {
-    pipeline: Option<String>,
-}
-
-impl Action {
-    /// Parses a message on `cmd/VERB`. `retained`: the broker has kept it from an earlier time. The error says why it is
-    /// refused.
-    pub(crate) fn parse(verb: &str, payload: &[u8], retained: bool) -> Result<Self, String> {
-        if retained {
-            return Err("retained commands are refused, because they would run again on every reconnect".into());
-        }
-        if payload.len() > MAX_BYTES {
-            return Err(format!("payload is {} bytes; the limit is {MAX_BYTES}", payload.len()));
-        }
-        let arguments: Arguments = match payload.trim_ascii() {
-            [] => Arguments::default(),
-            json => serde_json::from_slice(json).map_err(|error| format!("invalid payload: {error}"))?,
-        };
-        let named = |command: fn(String) -> Self| {
-            let needed = || "the command needs a payload such as {\"pipeline\": \"shoulder\"}".to_owned();
-            arguments.pipeline.clone().map(command).ok_or_else(needed)
-        };
-        match verb {
-            "reload" | "calibrate" if arguments.pipeline.is_some() => {
-                Err("the command is for the whole node and takes no pipeline".into())
-            }
-            "reload" => Ok(Self::Reload),
-            "calibrate" => Ok(Self::Calibrate),
-            "pause" => named(Self::Pause),
-            "resume" => named(Self::Resume),
-            _ => Err("no such command; the commands are reload, pause, resume and calibrate".into()),
-        }
-    }
-}
 
 impl Daemon {
     /// Carries an action out. Returns the answer for whoever asked; the error says why it is refused.
@@ -82,8 +26,25 @@ impl Daemon {
             }
             Action::Pause(name) => self.set_paused(&name, true),
             Action::Resume(name) => self.set_paused(&name, false),
+            Action::SetDelegate { pipeline, delegate } => self.set_delegate(&pipeline, &delegate),
             Action::Calibrate => self.calibrate(),
         }
+    }
+
+    /// Performs what a view in this process asks for, and answers with an event.
+    pub(crate) fn action_received(&mut self, action: Action) {
+        let verb = action.to_string();
+        let result = self.perform(action);
+        self.answer("in this terminal", &verb, result);
+    }
+
+    fn answer(&self, place: &str, verb: &str, result: Result<String, String>) {
+        let (event, answer) = match result {
+            Ok(answer) => ("command", format!("{verb}: {answer}")),
+            Err(reason) => ("command_refused", format!("{verb}: {reason}")),
+        };
+        tracing::info!("{event} {place}: {answer}");
+        self.context.node_publisher.event(event, None, answer);
     }
 
     /// Performs what a signal asks for.
@@ -106,12 +67,7 @@ impl Daemon {
     /// Performs what a message on `cmd/VERB` asks for, and answers with an event.
     pub(crate) fn command_received(&mut self, verb: &str, message: &Received) {
         let result = Action::parse(verb, &message.payload, message.retained).and_then(|action| self.perform(action));
-        let (event, answer) = match result {
-            Ok(answer) => ("command", format!("{verb}: {answer}")),
-            Err(reason) => ("command_refused", format!("{verb}: {reason}")),
-        };
-        tracing::info!("{event} over MQTT: {answer}");
-        self.context.node_publisher.event(event, None, answer);
+        self.answer("over MQTT", verb, result);
     }
 
     /// A calibration needs an idle machine and all engines, which only a start has: drains, and starts again.
@@ -137,36 +93,5 @@ impl Daemon {
             return Err(format!("there is no pipeline {name:?}"));
         };
         pipeline.set_paused(&self.context.node_publisher, paused)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_parsed_strictly() {
-        let parse = |verb: &str, payload: &str| Action::parse(verb, payload.as_bytes(), false);
-        assert_eq!(parse("reload", ""), Ok(Action::Reload));
-        assert_eq!(parse("reload", " {}\n"), Ok(Action::Reload));
-        assert_eq!(parse("calibrate", ""), Ok(Action::Calibrate));
-        assert_eq!(parse("pause", r#"{"pipeline":"arm"}"#), Ok(Action::Pause("arm".into())));
-        assert_eq!(parse("resume", r#"{"pipeline":"arm"}"#), Ok(Action::Resume("arm".into())));
-        for (verb, payload, word) in [
-            ("pause", "", "needs a payload"),
-            ("pause", "arm", "payload"),
-            ("pause", r#"{"pipeline":7}"#, "invalid type"),
-            ("pause", r#"{"pipeline":"arm","model":"/tmp/x"}"#, "unknown field `model`"),
-            ("reload", r#"{"pipeline":"arm"}"#, "no pipeline"),
-            ("calibrate", r#"{"pipeline":"arm"}"#, "no pipeline"),
-            ("stop", "", "no such command"),
-            ("reboot", "", "no such command"),
-            ("pause/arm", "", "no such command"),
-        ] {
-            let reason = parse(verb, payload).unwrap_err();
-            assert!(reason.contains(word), "{reason}");
-        }
-        assert!(Action::parse("reload", b"", true).unwrap_err().contains("retained"));
-        assert!(Action::parse("reload", &[b' '; 2000], false).unwrap_err().contains("2000 bytes"));
     }
 }

@@ -20,8 +20,17 @@ pub(crate) enum DaemonEvent {
     EngineReady(PipelineId, Box<EngineReady>),
     /// A reload needs the device of that pipeline's engine; the sender is told when the engine is gone.
     ReleaseEngine(PipelineId, mpsc::Sender<()>),
-    /// The configuration was read again; the error says what is wrong with it.
-    Reloaded(Box<Result<Reloaded, String>>),
+    /// Another configuration was loaded; the error says what is wrong with it.
+    Reloaded(Cause, Box<Result<Reloaded, String>>),
+}
+
+/// Why another configuration is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The file is to be read again.
+    Reload,
+    /// A pipeline is to have another delegate.
+    SetDelegate { pipeline: String, delegate: String },
 }
 
 /// A thread of a pipeline that has ended.
@@ -49,7 +58,7 @@ pub(crate) struct EngineReady {
     pub result: Result<BuiltEngine, BuildError>,
 }
 
-/// A configuration that was read again, with everything loaded that it needs.
+/// Another configuration, with everything loaded that it needs.
 pub(crate) struct Reloaded {
     pub config: Config,
     pub prepared: Prepared,

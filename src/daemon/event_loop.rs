@@ -9,7 +9,6 @@ use tokio::time::{Instant, Interval};
 use super::event::DaemonEvent;
 use super::state::{Daemon, Inputs, find};
 use crate::publish::mqtt::Received;
-use crate::publish::mqtt::store::State as StoreState;
 use crate::publish::publisher::Drained;
 
 /// How long decisions are held back until the outbox is checked again.
@@ -23,15 +22,15 @@ impl Daemon {
     /// # Errors
     /// A second signal has ended the daemon at once.
     pub(crate) async fn run(&mut self, inputs: Inputs) -> anyhow::Result<()> {
-        let Inputs { mut signals, mut events, mut received } = inputs;
+        let Inputs { mut signals, mut events, mut received, mut actions } = inputs;
         let decisions = self.context.decisions.clone();
-        let mut connection = self.delivery.handle.status();
-        let mut store = self.delivery.handle.store_state();
+        let mut connection = self.delivery.as_ref().map(|delivery| delivery.handle.status());
+        let mut store = self.delivery.as_ref().and_then(|delivery| delivery.handle.store_state());
         let mut held = false;
         loop {
             let deadline = self.phase.deadline();
             tokio::select! {
-                Ok(()) = connection.changed() => self.connection_changed(&connection.borrow_and_update()),
+                client = changed(&mut connection) => self.connection_changed(&client),
                 state = changed(&mut store) => self.store_changed(&state),
                 () = decisions.notified() => {}
                 () = tokio::time::sleep(HELD), if held => {}
@@ -43,6 +42,7 @@ impl Daemon {
                 () = next(&mut self.timers.power) => self.publish_power(),
                 Some(event) = events.recv() => self.handle(event).await,
                 Some(message) = received.recv() => self.message_received(&message),
+                Some(action) = actions.recv() => self.action_received(action),
                 Some(signal) = signals.next() => self.signal_received(signal)?,
             }
             held = self.publish_decisions().await;
@@ -77,7 +77,7 @@ impl Daemon {
                     pipeline.release_engine(waiter);
                 }
             }
-            DaemonEvent::Reloaded(result) => self.reloaded(*result).await,
+            DaemonEvent::Reloaded(cause, result) => self.reloaded(cause, *result).await,
         }
         self.inform_metering();
     }
@@ -130,13 +130,13 @@ async fn reached(deadline: Option<Instant>) {
     }
 }
 
-/// Returns the next state of the store; waits without end if there is no store.
-async fn changed(store: &mut Option<watch::Receiver<StoreState>>) -> StoreState {
-    if let Some(receiver) = store {
+/// Returns the next state; waits without end if there is nothing to watch.
+async fn changed<T: Clone>(state: &mut Option<watch::Receiver<T>>) -> T {
+    if let Some(receiver) = state {
         match receiver.changed().await {
             Ok(()) => return receiver.borrow_and_update().clone(),
-            // The store's thread has ended.
-            Err(_) => *store = None,
+            // What it is the state of has ended.
+            Err(_) => *state = None,
         }
     }
     std::future::pending().await

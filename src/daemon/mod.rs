@@ -1,9 +1,10 @@
 //! The running service: builds what was loaded, runs it, and drains it at the end.
 //!
-//! One async thread runs the daemon (`event_loop`); each pipeline has two threads of its own, and the meters have one. Who
-//! wants something of the daemon asks through `control`; what other threads report arrives as an `event`; what changes
-//! at a reload is decided by `reload::plan`. `pipeline` has all that concerns one pipeline.
+//! One async thread runs the daemon (`event_loop`); each pipeline has two threads of its own, and the meters have one. What
+//! may be asked of the daemon is an `action`, which `control` carries out; what other threads report arrives as an `event`;
+//! what changes at a reload is decided by `reload::plan`. `pipeline` has all that concerns one pipeline.
 
+mod action;
 mod control;
 mod discovery;
 mod event;
@@ -26,16 +27,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
+use tokio::sync::mpsc::unbounded_channel;
 
 use self::startup::Calibrated;
 use self::state::Daemon;
 use crate::config::Config;
 use crate::load::Prepared;
-use crate::publish::mqtt::connection::ConnectOptions;
+use crate::publish::bus::Bus;
+use crate::publish::publisher::NodePublisher;
 use crate::publish::topic::NodeTopics;
 use crate::sys;
 
-pub use summary::{Outcome, PipelineSummary, Summary};
+pub use action::{Action, ActionSender};
+pub use summary::{Delivered, Outcome, PipelineSummary, Summary};
 pub use systemd::Service;
 
 #[derive(Debug, Clone)]
@@ -52,13 +56,21 @@ pub struct RunOptions {
     pub stop: Arc<AtomicBool>,
 }
 
-/// Runs until a signal comes or, with `once`, all sources have ended. Calls `started` with the way to the broker.
+/// What a view in this process needs of the daemon.
+pub struct Started {
+    pub bus: Bus,
+    pub topics: NodeTopics,
+    pub actions: ActionSender,
+}
+
+/// Runs until a signal comes or, with `once`, all sources have ended. Calls `started` once it
+/// publishes.
 pub fn run(
     config: Config,
     prepared: Prepared,
     options: RunOptions,
     service: Service,
-    started: impl FnOnce(&ConnectOptions, &NodeTopics),
+    started: impl FnOnce(Started),
 ) -> anyhow::Result<Summary> {
     let connect = startup::connect_options(&config.mqtt)?;
     if config.lock_memory
@@ -74,9 +86,11 @@ pub fn run(
         let Some(Calibrated { config, prepared, outcomes }) = calibrated.await? else {
             return Ok(Summary::nothing_done());
         };
-        let delivery = startup::start_delivery(&config, &connect)?;
-        let (mut daemon, inputs) = Daemon::start(config, prepared, options, service, delivery, signals)?;
-        started(&connect, &daemon.context.node_publisher.topics);
+        let delivery = startup::start_delivery(&config, connect)?;
+        let (sender, actions) = unbounded_channel();
+        let (mut daemon, inputs) = Daemon::start(config, prepared, options, service, delivery, signals, actions)?;
+        let NodePublisher { bus, topics, .. } = daemon.context.node_publisher.clone();
+        started(Started { bus, topics, actions: ActionSender(sender) });
         daemon.begin(outcomes);
         daemon.run(inputs).await?;
         anyhow::Ok(daemon.drain().await)

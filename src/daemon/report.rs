@@ -46,6 +46,7 @@ impl Daemon {
             runtime: self.engine_context.runtime.path.display().to_string(),
             runtime_version: &self.engine_context.runtime.version,
             pipelines,
+            delegates: self.config.delegate_names().collect(),
             meters: &self.metering.infos,
         };
         node_publisher.retain(&node_publisher.topics.info, &info);
@@ -66,14 +67,16 @@ impl Daemon {
         let interval = now.since(self.reported.last_metrics);
         self.reported.last_metrics = now;
         let node_publisher = &self.context.node_publisher;
-        let delivery = self.delivery.handle.delivery();
-        let node = NodeFigures { delivery: &delivery, process: &process };
+        let delivery = self.delivery.as_ref().map(|delivery| delivery.handle.delivery());
+        let node = NodeFigures { delivery: delivery.as_ref(), process: &process };
         let energy = self.metering.figures();
         for (pipeline, stages) in self.pipelines.iter_mut().zip(stages) {
             let energy = energy.get(&pipeline.id).map_or(&[][..], Vec::as_slice);
             pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
         }
-        self.reported.drops.report(node_publisher, None, &delivery.drops);
+        if let Some(delivery) = delivery {
+            self.reported.drops.report(node_publisher, None, &delivery.drops);
+        }
     }
 
     /// Publishes what the meters have shown since the last call.
@@ -86,7 +89,8 @@ impl Daemon {
     pub(crate) fn check_progress(&mut self) {
         let (now, limit) = (MonoTime::now(), self.service.limit());
         let node_publisher = &self.context.node_publisher;
-        let mut hung = self.delivery.task.is_finished().then(|| "the task that delivers has ended".to_owned());
+        let has_ended = self.delivery.as_ref().is_some_and(|delivery| delivery.task.is_finished());
+        let mut hung = has_ended.then(|| "the task that delivers has ended".to_owned());
         for pipeline in &mut self.pipelines {
             hung = pipeline.check_progress(node_publisher, now, limit).or(hung);
         }
@@ -96,13 +100,12 @@ impl Daemon {
 
     /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached.
     pub(crate) fn update_status_line(&mut self) {
-        let client = self.delivery.handle.status();
-        let client = client.borrow();
-        let broker = match (&client.state, &client.last_error) {
-            (ClientState::Waiting, Some(error)) => Some(format!("no broker: {error}")),
-            _ => None,
-        };
-        drop(client);
+        let client = self.delivery.as_ref().map(|delivery| delivery.handle.status());
+        let broker = client.and_then(|client| {
+            let client = client.borrow();
+            let error = client.last_error.as_ref().filter(|_| client.state == ClientState::Waiting);
+            error.map(|error| format!("no broker: {error}"))
+        });
         let lines: Vec<String> = self.pipelines.iter().map(|pipeline| pipeline.to_string()).chain(broker).collect();
         self.service.set_status(lines.join("; "));
     }

@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use super::metering;
 use super::phase::{DrainFor, Phase};
 use super::pipeline::{AfterEnd, PipelineHandle};
+use super::startup::DeliveryTask;
 use super::state::Daemon;
-use super::summary::{Outcome, PipelineSummary, Summary};
+use super::summary::{Delivered, Outcome, PipelineSummary, Summary};
+use crate::publish::mqtt::store::Store;
 use crate::units::MonoTime;
 
 /// The store's share of the time for delivery.
@@ -74,13 +76,33 @@ impl Daemon {
             self.publish_power();
         }
         self.publish_metrics().await;
-        let handle = &self.delivery.handle;
-        let for_store = self.store.as_ref().map_or(Duration::ZERO, |_| timeout / STORE_SHARE);
-        let left = handle.drain(timeout - for_store).await;
-        if let Some(store) = self.store.take() {
+        let delivered = match self.delivery.take() {
+            Some(task) => Some(task.finish(self.store.take(), timeout).await),
+            None => None,
+        };
+        let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.into_summary(wall_s)).collect();
+        let all_delivered = delivered.as_ref().is_none_or(Delivered::is_complete);
+        let dropped = pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);
+        let outcome = if pipelines.iter().any(|p| p.error.is_some()) {
+            Outcome::Failed
+        } else if !all_delivered || dropped {
+            Outcome::Undelivered
+        } else {
+            Outcome::Complete
+        };
+        Summary { outcome, delivered, pipelines, restart_to_calibrate }
+    }
+}
+
+impl DeliveryTask {
+    /// Delivers what is queued, within that time, and ends.
+    async fn finish(self, store: Option<Store>, timeout: Duration) -> Delivered {
+        let for_store = store.as_ref().map_or(Duration::ZERO, |_| timeout / STORE_SHARE);
+        let left = self.handle.drain(timeout - for_store).await;
+        if let Some(store) = store {
             store.finish(for_store).await;
         }
-        let stored = handle.stats().outbox.stored;
+        let stored = self.handle.stats().outbox.stored;
         let kept = left.min(usize::try_from(stored).unwrap_or(usize::MAX));
         let undelivered = left - kept;
         if undelivered > 0 {
@@ -88,18 +110,8 @@ impl Daemon {
         } else if kept > 0 {
             tracing::info!(kept, "the broker has not taken all messages; the next start sends those that are kept");
         }
-        let delivery = self.delivery.handle.delivery();
-        self.delivery.task.abort();
-        let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.into_summary(wall_s)).collect();
-        let dropped = delivery.drops.values().sum::<u64>() > 0
-            || pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);
-        let outcome = if pipelines.iter().any(|p| p.error.is_some()) {
-            Outcome::Failed
-        } else if left > 0 || dropped {
-            Outcome::Undelivered
-        } else {
-            Outcome::Complete
-        };
-        Summary { outcome, undelivered, kept, delivery, pipelines, restart_to_calibrate }
+        let figures = self.handle.delivery();
+        self.task.abort();
+        Delivered { undelivered, kept, figures }
     }
 }

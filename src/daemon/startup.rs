@@ -31,18 +31,15 @@ use crate::sys;
 /// Messages from the broker that wait for the async thread.
 const INBOX: usize = 64;
 
-/// Returns how to connect to the broker; starts the embedded one if the configuration asks for it.
-pub(crate) fn connect_options(config: &Mqtt) -> anyhow::Result<ConnectOptions> {
-    match &config.broker {
-        Broker::Embedded => {
-            let address: SocketAddr = broker::start(MQTT_PORT)?;
-            let (host, port) = (address.ip().to_string(), address.port());
-            let endpoint = Endpoint { host, port, tls: None, websocket: None };
-            // It speaks no other version.
-            Ok(ConnectOptions { endpoint, version: Version::Three, login: None, ..mqtt::connect_options(config) })
-        }
-        Broker::At(_) => Ok(mqtt::connect_options(config)),
-    }
+/// Returns how to connect to the broker, if there is one; starts the embedded one if the configuration asks for it.
+pub(crate) fn connect_options(config: &Mqtt) -> anyhow::Result<Option<ConnectOptions>> {
+    let options = mqtt::connect_options(config);
+    let (Broker::Embedded, Some(options)) = (&config.broker, &options) else { return Ok(options) };
+    let address: SocketAddr = broker::start(MQTT_PORT)?;
+    let (host, port) = (address.ip().to_string(), address.port());
+    let endpoint = Endpoint { host, port, tls: None, websocket: None };
+    // It speaks no other version.
+    Ok(Some(ConnectOptions { endpoint, version: Version::Three, login: None, ..options.clone() }))
 }
 
 pub(crate) fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {
@@ -103,9 +100,10 @@ pub(crate) struct DeliveryTask {
     pub task: AbortHandle,
 }
 
-/// The delivery to the broker: the task that does it, and the ways to and from it.
+/// The bus, and the delivery to the broker: the task that does it, and the ways to and from it.
 pub(crate) struct Delivery {
-    pub task: DeliveryTask,
+    /// `None`: there is no broker.
+    pub task: Option<DeliveryTask>,
     pub node_publisher: NodePublisher,
     pub publish_latency: PublishLatency,
     pub received: Receiver<Received>,
@@ -113,23 +111,28 @@ pub(crate) struct Delivery {
     pub store: Option<Store>,
 }
 
-/// Starts to deliver. The broker need not be there.
-pub(crate) fn start_delivery(config: &Config, connect: &ConnectOptions) -> anyhow::Result<Delivery> {
+/// Makes the bus, and starts to deliver what is on it. The broker need not be there; without `connect` there is none.
+pub(crate) fn start_delivery(config: &Config, connect: Option<ConnectOptions>) -> anyhow::Result<Delivery> {
     let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
     let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
     let publish_latency = PublishLatency::default();
+    let (inbox, received) = mpsc::channel(INBOX);
+    let bus = Bus::new(RETAINED);
+    let Some(connect) = connect else {
+        tracing::info!("mqtt.broker is \"none\": nothing is published over MQTT");
+        let node_publisher = NodePublisher { bus, boot, topics };
+        return Ok(Delivery { task: None, node_publisher, publish_latency, received, discovery: None, store: None });
+    };
     let recorder = publish_latency.clone();
-    let settings = settings(&config.mqtt, connect.clone(), &topics);
+    let settings = settings(&config.mqtt, connect, &topics);
     let mut client = MqttClient::new(settings, move |marks, now| recorder.record(marks, now))?;
     let discovery = config.mqtt.discovery.as_ref().map(|prefix| Discovery::new(prefix, &config.node_id));
-    let (inbox, received) = mpsc::channel(INBOX);
     let commands = config.mqtt.commands.then(|| format!("{}#", topics.commands()));
     client.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
     let handle = client.handle();
     let store = start_store(config, handle.clone())?;
-    let bus = Bus::new(RETAINED);
     bus.add(handle.clone());
     let node_publisher = NodePublisher { bus, boot, topics };
-    let task = DeliveryTask { handle, task: tokio::spawn(client.run()).abort_handle() };
+    let task = Some(DeliveryTask { handle, task: tokio::spawn(client.run()).abort_handle() });
     Ok(Delivery { task, node_publisher, publish_latency, received, discovery, store })
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::RunOptions;
+use super::action::Action;
 use super::discovery::Discovery;
 use super::event::DaemonEvent;
 use super::metering::Metering;
@@ -52,8 +53,8 @@ pub(crate) struct Daemon {
     pub service: Service,
     pub timers: Timers,
     pub reported: Reported,
-    /// The task that delivers.
-    pub delivery: DeliveryTask,
+    /// The task that delivers; `None`: there is no broker.
+    pub delivery: Option<DeliveryTask>,
     pub store: Option<Store>,
 }
 
@@ -82,6 +83,8 @@ pub(crate) struct Inputs {
     pub events: UnboundedReceiver<DaemonEvent>,
     /// Messages from the broker.
     pub received: Receiver<Received>,
+    /// What a view in this process asks for.
+    pub actions: UnboundedReceiver<Action>,
 }
 
 impl Daemon {
@@ -93,6 +96,7 @@ impl Daemon {
         service: Service,
         delivery: Delivery,
         signals: Signals,
+        actions: UnboundedReceiver<Action>,
     ) -> anyhow::Result<(Self, Inputs)> {
         let Delivery { task, node_publisher, publish_latency, received, discovery, store } = delivery;
         let (events_tx, events) = unbounded_channel();
@@ -147,7 +151,7 @@ impl Daemon {
             service,
             store,
         };
-        Ok((daemon, Inputs { signals, events, received }))
+        Ok((daemon, Inputs { signals, events, received, actions }))
     }
 
     /// Publishes that the daemon has started, and what came of calibrations before.

@@ -23,11 +23,8 @@ pub enum Outcome {
 pub struct Summary {
     pub outcome: Outcome,
     pub pipelines: Vec<PipelineSummary>,
-    /// Messages that the broker has not acknowledged and that are lost.
-    pub undelivered: usize,
-    /// Messages that the broker has not acknowledged and that the next start sends.
-    pub kept: usize,
-    pub delivery: Delivery,
+    /// What the broker has taken; `None`: there is no broker.
+    pub delivered: Option<Delivered>,
     /// The daemon has to be started again with [`RunOptions::calibrate`](super::RunOptions::calibrate).
     pub restart_to_calibrate: bool,
 }
@@ -35,14 +32,24 @@ pub struct Summary {
 impl Summary {
     /// Returns the summary of a run that ended before any pipeline had started.
     pub fn nothing_done() -> Self {
-        Self {
-            outcome: Outcome::Complete,
-            pipelines: Vec::new(),
-            undelivered: 0,
-            kept: 0,
-            delivery: Delivery::default(),
-            restart_to_calibrate: false,
-        }
+        Self { outcome: Outcome::Complete, pipelines: Vec::new(), delivered: None, restart_to_calibrate: false }
+    }
+}
+
+/// What has come of the messages to the broker.
+#[derive(Debug)]
+pub struct Delivered {
+    /// Messages that the broker has not acknowledged and that are lost.
+    pub undelivered: usize,
+    /// Messages that the broker has not acknowledged and that the next start sends.
+    pub kept: usize,
+    pub figures: Delivery,
+}
+
+impl Delivered {
+    /// Returns whether the broker has taken all messages.
+    pub fn is_complete(&self) -> bool {
+        self.undelivered + self.kept == 0 && self.figures.drops.values().sum::<u64>() == 0
     }
 }
 
@@ -118,13 +125,21 @@ impl fmt::Display for Summary {
         for pipeline in &self.pipelines {
             writeln!(f, "{pipeline}")?;
         }
-        let d = &self.delivery;
-        write!(f, "delivery: {} undelivered, ", self.undelivered)?;
+        match &self.delivered {
+            Some(delivered) => write!(f, "delivery: {delivered}"),
+            None => f.write_str("delivery: none, because mqtt.broker is \"none\""),
+        }
+    }
+}
+
+impl fmt::Display for Delivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} undelivered, ", self.undelivered)?;
         if self.kept > 0 {
             write!(f, "{} kept for the next start, ", self.kept)?;
         }
-        write!(f, "{} reconnects, {} sent again", d.reconnects, d.resent)?;
-        write!(f, "; dropped: {}", nonzero(&d.drops))
+        let Delivery { reconnects, resent, drops, .. } = &self.figures;
+        write!(f, "{reconnects} reconnects, {resent} sent again; dropped: {}", nonzero(drops))
     }
 }
 

@@ -109,6 +109,16 @@ pub fn load_with(
     Ok((config, prepared))
 }
 
+/// Loads everything for a configuration that is in no file, because a running daemon has changed it.
+///
+/// # Errors
+/// All problems, each with its key.
+pub fn load_changed(config: &Config, context: &EngineContext, running: &[RunningEngine]) -> Result<Prepared, String> {
+    let in_words = |problem: Problem| format!("{}: {}", problem.key, problem.message);
+    prepare(config, context, running)
+        .map_err(|problems| problems.into_iter().map(in_words).collect::<Vec<_>>().join("; "))
+}
+
 /// Loads the runtime, and returns what engines are built with.
 pub fn engine_context(library: Option<&Path>, program: &Path) -> Result<EngineContext, Problem> {
     let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;

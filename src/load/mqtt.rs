@@ -23,21 +23,22 @@ const RETAINED_TOPICS: u16 = 2 + 2 * 511;
 pub const RETAINED: RetainedLimits =
     RetainedLimits { topics: RETAINED_TOPICS as usize, payload_bytes: MAX_PAYLOAD_BYTES };
 
-/// Returns how to connect to the configured broker; for the embedded one, its usual address.
-pub fn connect_options(mqtt: &Mqtt) -> ConnectOptions {
+/// Returns how to connect to the configured broker; for the embedded one, its usual address. `None`: there is no broker.
+pub fn connect_options(mqtt: &Mqtt) -> Option<ConnectOptions> {
     let tls = Tls { ca_file: mqtt.ca_file.clone(), client: mqtt.identity.clone(), alpn: mqtt.alpn.clone() };
     let endpoint = match &mqtt.broker {
+        Broker::None => return None,
         Broker::Embedded => Endpoint { host: "127.0.0.1".into(), port: MQTT_PORT, tls: None, websocket: None },
         Broker::At(endpoint) => Endpoint { tls: endpoint.tls.is_some().then_some(tls), ..endpoint.clone() },
     };
-    ConnectOptions {
+    Some(ConnectOptions {
         endpoint,
         version: mqtt.version,
         login: mqtt.login.clone(),
         client_id: mqtt.client_id.clone(),
         keep_alive: mqtt.keep_alive,
         connect_timeout: mqtt.connect_timeout,
-    }
+    })
 }
 
 /// Returns the settings of the client.

@@ -145,8 +145,8 @@ pub struct Metrics<'a> {
     pub latency_us: Latencies,
     /// Since the start of the daemon.
     pub counts: &'a Counts,
-    /// Of the node, all pipelines together.
-    pub delivery: &'a Delivery,
+    /// Of the node, all pipelines together; null without a broker.
+    pub delivery: Option<&'a Delivery>,
     pub energy: &'a [EnergyEstimate],
     pub process: &'a Process,
 }
@@ -234,6 +234,8 @@ pub struct Info<'a> {
     pub runtime: String,
     pub runtime_version: &'a str,
     pub pipelines: BTreeMap<&'a str, PipelineInfo<'a>>,
+    /// The delegates that a pipeline may be switched to.
+    pub delegates: Vec<&'a str>,
     pub meters: &'a [MeterInfo],
 }
 

@@ -208,7 +208,7 @@ impl DropReport {
 /// Figures of the node as a whole, which the metrics of each pipeline carry.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeFigures<'a> {
-    pub delivery: &'a Delivery,
+    pub delivery: Option<&'a Delivery>,
     pub process: &'a Process,
 }
 

@@ -137,6 +137,8 @@ pub enum SourceError {
     SocketInUse { path: PathBuf },
     #[error("{} is not a regular file, as a recording must be", path.display())]
     NotAFile { path: PathBuf },
+    #[error("{}: the recording ends before start_s = {start_s}", path.display())]
+    StartsTooLate { path: PathBuf, start_s: f64 },
     #[error("{} has no usable record; the log says why records were rejected", path.display())]
     NothingAccepted { path: PathBuf },
 }

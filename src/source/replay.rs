@@ -14,6 +14,7 @@ use super::line_reader::{Line, LineReader};
 use super::{
     Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, Reject, SourceError, SourceKind, WhenFull,
 };
+use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, Value, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
@@ -26,6 +27,8 @@ table! {
         pub path: PathBuf, example("\"recording.csv\"");
         /// How fast the recording is played: a factor of real time above 0, or "max" for as fast as the pipeline takes it.
         pub speed: Speed = Speed::Times(1.0), limits("above 0, or `\"max\"`");
+        /// Where to start, after the first sample of the recording. What is before is skipped.
+        pub start_s: f64 = 0.0, range(0.0, 1e9), unit("s");
         /// Whether the recording starts over at its end.
         pub repeat as "loop": bool = false;
         /// What one line holds.
@@ -87,9 +90,17 @@ impl<'de> Deserialize<'de> for Speed {
 impl SourceKind for Replay {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         self.path = checker.path(&self.path);
-        if matches!(self.speed, Speed::Times(_)) && self.records.rate_hz.is_none() && self.records.time.is_none() {
-            let message = "the recording's pace is unknown: add records.time or records.rate_hz, or speed = \"max\"";
-            checker.problem(key, message);
+        self.check_ranges(key, checker);
+        if self.records.rate_hz.is_none() && self.records.time.is_none() {
+            if matches!(self.speed, Speed::Times(_)) {
+                let message =
+                    "the recording's pace is unknown: add records.time or records.rate_hz, or speed = \"max\"";
+                checker.problem(key, message);
+            }
+            if self.start_s > 0.0 {
+                let message = "the times of the samples are unknown: add records.time or records.rate_hz";
+                checker.problem(&key.child("start_s"), message);
+            }
         }
         self.records.check(&key.child("records"), checker);
         self.buffer.check(&key.child("buffer"), checker);
@@ -141,7 +152,7 @@ pub struct ReplaySource {
     file: File,
     path: PathBuf,
     parser: RecordParser,
-    pace: Pace,
+    clock: ReplayClock,
     repeat: bool,
 }
 
@@ -158,14 +169,10 @@ impl ReplaySource {
         let mut reader = LineReader::new();
         read_header(&mut file, &mut reader, &mut parser, &path)?;
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
-        let pace = match replay.speed {
-            Speed::Max => Pace::Max,
-            // A stream with its own time needs no nominal rate for its pace.
-            Speed::Times(factor) => {
-                Pace::Times { factor, rate_hz: replay.records.rate_hz.filter(|_| replay.records.time.is_none()) }
-            }
-        };
-        Ok(Self { file, path, parser, pace, repeat: replay.repeat })
+        // A stream with its own time needs no nominal rate.
+        let rate_hz = replay.records.rate_hz.filter(|_| replay.records.time.is_none());
+        let clock = ReplayClock::new(replay.speed, replay.start_s, rate_hz);
+        Ok(Self { file, path, parser, clock, repeat: replay.repeat })
     }
 
     /// Plays the recording once.
@@ -174,7 +181,7 @@ impl ReplaySource {
         let mut reader = LineReader::new();
         self.file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         read_header(&mut self.file, &mut reader, &mut self.parser, &self.path)?;
-        let mut clock = PaceClock::new(self.pace);
+        self.clock.restart(MonoTime::now());
         let mut arrival = MonoTime::now();
         loop {
             let complete = match reader.next_line() {
@@ -194,11 +201,18 @@ impl ReplaySource {
                         // A file's last line may lack its newline.
                         Line::Complete(line) => (self.parser.parse(line), true),
                         Line::TooLong => (Err(Reject::TooLong), true),
-                        Line::More => return Ok(ControlFlow::Continue(())),
+                        Line::More => return self.end(),
                     }
                 }
             };
-            if let Some(due) = clock.due(parsed.ok().and_then(|r| r.stream_ns)) {
+            let due = self.clock.due(parsed.ok().and_then(|r| r.stream_ns));
+            if due == Due::Skipped {
+                if ended {
+                    return self.end();
+                }
+                continue;
+            }
+            if let Due::At(due) = due {
                 feed.wake_reader();
                 if feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped {
                     return Ok(ControlFlow::Break(()));
@@ -209,9 +223,17 @@ impl ReplaySource {
                 return Ok(ControlFlow::Break(()));
             }
             if ended {
-                return Ok(ControlFlow::Continue(()));
+                return self.end();
             }
         }
+    }
+
+    /// The recording has been played to its end.
+    fn end(&self) -> Result<ControlFlow<()>, SourceError> {
+        if self.clock.skipping {
+            return Err(SourceError::StartsTooLate { path: self.path.clone(), start_s: self.clock.start_s });
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -257,39 +279,54 @@ fn read_header(
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Pace {
-    Max,
-    Times { factor: f64, rate_hz: Option<f64> },
+/// When a sample is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// It is before the start.
+    Skipped,
+    Now,
+    At(MonoTime),
 }
 
 /// The time at which each sample is due, for one pass through the recording.
-struct PaceClock {
-    pace: Pace,
-    start: MonoTime,
+struct ReplayClock {
+    speed: Speed,
+    start_s: f64,
+    /// The nominal rate, if the stream has no time.
+    rate_hz: Option<f64>,
+    begun: MonoTime,
     first_ns: Option<i64>,
     count: u64,
+    /// No sample at or after the start has come yet.
+    skipping: bool,
 }
 
-impl PaceClock {
-    fn new(pace: Pace) -> Self {
-        Self { pace, start: MonoTime::now(), first_ns: None, count: 0 }
+impl ReplayClock {
+    fn new(speed: Speed, start_s: f64, rate_hz: Option<f64>) -> Self {
+        Self { speed, start_s, rate_hz, begun: MonoTime(0), first_ns: None, count: 0, skipping: start_s > 0.0 }
     }
 
-    /// Returns the due time by the sample's own time, else by the nominal rate.
-    fn due(&mut self, stream_ns: Option<i64>) -> Option<MonoTime> {
-        let Pace::Times { factor, rate_hz } = self.pace else { return None };
-        let elapsed_s = match (stream_ns, rate_hz) {
-            (Some(now), _) => {
-                let first = *self.first_ns.get_or_insert(now);
-                now.saturating_sub(first) as f64 / 1e9
-            }
-            (None, Some(rate)) => self.count as f64 / rate,
-            (None, None) => return None,
+    fn restart(&mut self, now: MonoTime) {
+        *self = Self { begun: now, ..Self::new(self.speed, self.start_s, self.rate_hz) };
+    }
+
+    /// Returns when the next sample is due, by its own time, else by the nominal rate; a line that was rejected has no time.
+    fn due(&mut self, stream_ns: Option<i64>) -> Due {
+        let elapsed_s = match (stream_ns, self.rate_hz) {
+            (Some(now), _) => Some(now.saturating_sub(*self.first_ns.get_or_insert(now)) as f64 / 1e9),
+            (None, Some(rate)) => Some(self.count as f64 / rate),
+            (None, None) => None,
         };
         self.count += 1;
-        let elapsed = Duration::try_from_secs_f64(elapsed_s.max(0.0) / factor).unwrap_or(Duration::MAX);
-        Some(self.start + elapsed)
+        self.skipping &= elapsed_s.is_none_or(|elapsed_s| elapsed_s < self.start_s);
+        match (self.speed, elapsed_s) {
+            _ if self.skipping => Due::Skipped,
+            (Speed::Times(factor), Some(elapsed_s)) => {
+                let wait_s = (elapsed_s - self.start_s).max(0.0) / factor;
+                Due::At(self.begun + Duration::try_from_secs_f64(wait_s).unwrap_or(Duration::MAX))
+            }
+            _ => Due::Now,
+        }
     }
 }
 
@@ -297,18 +334,39 @@ impl PaceClock {
 mod tests {
     use super::*;
 
+    fn clock(speed: Speed, start_s: f64, rate_hz: Option<f64>) -> ReplayClock {
+        ReplayClock::new(speed, start_s, rate_hz)
+    }
+
     #[test]
     fn the_pace_follows_the_recordings_time_or_the_rate() {
         let second = Duration::from_secs(1);
-        let mut by_time = PaceClock::new(Pace::Times { factor: 2.0, rate_hz: None });
-        assert_eq!(by_time.due(Some(5_000_000_000)), Some(by_time.start));
-        assert_eq!(by_time.due(Some(9_000_000_000)), Some(by_time.start + 2 * second));
-        assert_eq!(by_time.due(None), None, "a rejected line waits for nothing");
-        assert_eq!(by_time.due(Some(0)), Some(by_time.start), "time that goes back is not waited for");
+        let mut by_time = clock(Speed::Times(2.0), 0.0, None);
+        assert_eq!(by_time.due(Some(5_000_000_000)), Due::At(by_time.begun));
+        assert_eq!(by_time.due(Some(9_000_000_000)), Due::At(by_time.begun + 2 * second));
+        assert_eq!(by_time.due(None), Due::Now, "a rejected line waits for nothing");
+        assert_eq!(by_time.due(Some(0)), Due::At(by_time.begun), "time that goes back is not waited for");
 
-        let mut by_rate = PaceClock::new(Pace::Times { factor: 1.0, rate_hz: Some(0.5) });
-        assert_eq!(by_rate.due(None), Some(by_rate.start));
-        assert_eq!(by_rate.due(None), Some(by_rate.start + 2 * second));
-        assert_eq!(PaceClock::new(Pace::Max).due(Some(1)), None);
+        let mut by_rate = clock(Speed::Times(1.0), 0.0, Some(0.5));
+        assert_eq!(by_rate.due(None), Due::At(by_rate.begun));
+        assert_eq!(by_rate.due(None), Due::At(by_rate.begun + 2 * second));
+        assert_eq!(clock(Speed::Max, 0.0, None).due(Some(1)), Due::Now);
+    }
+
+    #[test]
+    fn what_is_before_the_start_is_skipped() {
+        let second = Duration::from_secs(1);
+        let mut by_time = clock(Speed::Times(2.0), 3.0, None);
+        let due: Vec<Due> = [Some(10), None, Some(12), Some(13), None, Some(17)]
+            .map(|s: Option<i64>| by_time.due(s.map(|s| s * 1_000_000_000)))
+            .into();
+        let begun = by_time.begun;
+        let (skipped, later) = (Due::Skipped, Due::At(begun + 2 * second));
+        assert_eq!(due, [skipped, skipped, skipped, Due::At(begun), Due::Now, later]);
+
+        let mut by_rate = clock(Speed::Max, 1.0, Some(2.0));
+        assert_eq!([(); 3].map(|()| by_rate.due(None)), [skipped, skipped, Due::Now]);
+        by_rate.restart(begun);
+        assert_eq!(by_rate.due(None), skipped, "each pass starts there");
     }
 }

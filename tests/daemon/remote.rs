@@ -52,6 +52,58 @@ fn a_pipeline_is_paused_and_goes_on_and_nonsense_is_refused() {
     daemon.wait().expect(0);
 }
 
+/// The status with that delegate, from `lines` or from those that follow.
+fn status_of(subscriber: &mut Subscriber, lines: &[String], delegate: &str) -> String {
+    let active = format!("\"requested\":\"{delegate}\",\"active\":\"{delegate}\"");
+    let is_status = |line: &str| line.contains("/p/shoulder/status ") && line.contains(&active);
+    let found = lines.iter().find(|line| is_status(line)).cloned();
+    found.unwrap_or_else(|| subscriber.until(is_status).pop().unwrap())
+}
+
+#[test]
+fn a_pipeline_changes_its_delegate_until_the_configuration_is_read_again() {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let broken = "[delegates.broken]\nexternal = { library = \"/nowhere/delegate.so\" }\n\n[delegates.isolated]";
+    let setup = Setup::demo(broker.port)
+        .at_speed("20.0")
+        .with_keys("[mqtt]", "commands = true")
+        .with("[delegates.isolated]", broken);
+    let daemon = setup.start(&[]);
+    let choices = "\"delegates\":[\"cpu\",\"xnnpack\",\"broken\",\"isolated\"]";
+    subscriber.until(|line| line.starts_with("edgewatt/demo/info ") && line.contains(choices));
+    subscriber.until(|line| line.contains("/prediction "));
+    let set = |delegate: &str| {
+        command(&broker, "delegate", &format!("{{\"pipeline\": \"shoulder\", \"delegate\": \"{delegate}\"}}"));
+    };
+
+    for (delegate, isolation) in [("cpu", "thread"), ("isolated", "process"), ("xnnpack", "thread"), ("cpu", "thread")]
+    {
+        set(delegate);
+        answer(&mut subscriber, &format!("trying {delegate} for shoulder"));
+        let lines =
+            subscriber.until(|line| line.contains("\"event\":\"command\"") && line.contains("until the config"));
+        let status = status_of(&mut subscriber, &lines, delegate);
+        assert!(status.contains(&format!("\"isolation\":\"{isolation}\"")), "{status}");
+        subscriber.until(|line| line.contains("/prediction "));
+    }
+
+    set("broken");
+    answer(&mut subscriber, "shoulder cannot run by broken: ");
+    set("npu");
+    answer(&mut subscriber, "there is no delegate `npu`; there are cpu, xnnpack, broken, isolated");
+    command(&broker, "delegate", "{\"pipeline\": \"shoulder\"}");
+    answer(&mut subscriber, "the command needs a payload");
+    subscriber.until(|line| line.contains("/prediction "));
+
+    // The file wins.
+    daemon.signal(Signal::SIGHUP);
+    let lines = subscriber.until(|line| line.contains("\"event\":\"reload\"") && line.contains("shoulder changed"));
+    status_of(&mut subscriber, &lines, "xnnpack");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+}
+
 #[test]
 fn what_is_published_as_retained_is_refused_from_the_first_time() {
     let broker = Mosquitto::running();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::plan::{PresentPipeline, Step, plan};
 use crate::config::{Config, Pipeline};
-use crate::daemon::event::Reloaded;
+use crate::daemon::event::{Cause, Reloaded};
 use crate::daemon::metering::{self, Metering};
 use crate::daemon::pipeline::{AfterEnd, CarriedOver, PipelineHandle, Replacement};
 use crate::daemon::state::{Daemon, every};
@@ -24,7 +24,7 @@ pub(crate) enum Applied {
 
 impl Daemon {
     /// Puts a configuration in place, and announces what has changed.
-    pub(super) async fn apply(&mut self, Reloaded { config, prepared }: Reloaded) -> Applied {
+    pub(super) async fn apply(&mut self, cause: &Cause, Reloaded { config, prepared }: Reloaded) -> Applied {
         let Prepared { pipelines: prepared, .. } = prepared;
         if config.pipelines.iter().zip(&prepared).any(|(config, prepared)| self.lacks_engine(config, prepared)) {
             return Applied::EngineMissing;
@@ -53,9 +53,18 @@ impl Daemon {
         self.publish_info();
         let changes: Vec<String> = steps.iter().map(Step::to_string).collect();
         let changes = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join(", ") };
-        let hash = &self.config.hash;
-        tracing::info!(config = hash, "reloaded: {changes}");
-        self.context.node_publisher.event("reload", None, format!("configuration {hash}: {changes}"));
+        match cause {
+            Cause::Reload => {
+                let hash = &self.config.hash;
+                tracing::info!(config = hash, "reloaded: {changes}");
+                self.context.node_publisher.event("reload", None, format!("configuration {hash}: {changes}"));
+            }
+            Cause::SetDelegate { pipeline, delegate } => {
+                let message = format!("delegate: {pipeline} runs by {delegate} until the configuration is read again");
+                tracing::info!("{message}");
+                self.context.node_publisher.event("command", Some(pipeline), message);
+            }
+        }
         Applied::Complete
     }
 

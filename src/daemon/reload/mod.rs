@@ -1,6 +1,6 @@
-//! Reading the configuration again while the daemon runs.
+//! Another configuration while the daemon runs: the file read again, or the same one with another delegate.
 //!
-//! `plan` decides what a difference needs, `apply` does it. The reading, and everything that it loads, happens on a thread
+//! `plan` decides what a difference needs, `apply` does it. Reading the file, and everything that it loads, happens on a thread
 //! that may block; only what is complete is put in place, on the async thread. Any error leaves everything as it was.
 
 mod apply;
@@ -12,13 +12,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use self::apply::Applied;
-use super::event::{DaemonEvent, Reloaded};
-use super::phase::AfterReload;
+use super::event::{Cause, DaemonEvent, Reloaded};
+use super::phase::{AfterReload, Phase};
 use super::pipeline::PipelineHandle;
 use super::pipeline::threads::catch_panic;
 use super::state::Daemon;
 use crate::config::{Config, Problem};
-use crate::load::{self, RunningEngine, Unusable};
+use crate::load::engines::EngineContext;
+use crate::load::{self, Prepared, RunningEngine, Unusable};
 
 /// How long a reload waits for a device to be freed.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -31,47 +32,90 @@ impl Daemon {
         }
         tracing::info!("reading {} again", self.options.config.display());
         self.service.reloading();
-        let (path, engine_context, old) =
-            (self.options.config.clone(), self.engine_context.clone(), self.config.clone());
-        let (engines, events) = (self.running_engines(), self.context.events.clone());
-        tokio::task::spawn_blocking(move || {
-            let load = || {
-                load::load_with(&path, |new, document| {
-                    let problems = refused(&old, new);
-                    if problems.is_empty() {
-                        Ok((engine_context, engines))
-                    } else {
-                        Err(Unusable::new(document, &problems))
-                    }
-                })
-            };
-            let result = catch_panic(load).map(|(config, prepared)| Reloaded { config, prepared });
-            let _ = events.send(DaemonEvent::Reloaded(Box::new(result)));
+        let (path, old) = (self.options.config.clone(), self.config.clone());
+        self.load(Cause::Reload, move |engine_context, engines| {
+            load::load_with(&path, |new, document| {
+                let problems = refused(&old, new);
+                if problems.is_empty() {
+                    Ok((engine_context, engines))
+                } else {
+                    Err(Unusable::new(document, &problems))
+                }
+            })
+            .map_err(|unusable| unusable.to_string())
         });
     }
 
-    /// Puts the configuration in place that was read again, if it can be used.
-    pub(crate) async fn reloaded(&mut self, result: Result<Reloaded, String>) {
-        let mut incomplete = false;
+    /// Has a pipeline's model run by another delegate, which must work and agree with the reference first. Returns the
+    /// answer for whoever asked; the error says why it is refused.
+    pub(crate) fn set_delegate(&mut self, pipeline: &str, delegate: &str) -> Result<String, String> {
+        if self.phase != Phase::Running {
+            return Err("the daemon is reloading or stopping; try again later".to_owned());
+        }
+        let config = self.config.with_delegate(pipeline, delegate)?;
+        self.phase.request_reload();
+        self.service.reloading();
+        let cause = Cause::SetDelegate { pipeline: pipeline.to_owned(), delegate: delegate.to_owned() };
+        self.load(cause, move |engine_context, engines| {
+            let prepared = load::load_changed(&config, &engine_context, &engines)?;
+            Ok((config, prepared))
+        });
+        Ok(format!("trying {delegate} for {pipeline}"))
+    }
+
+    /// Loads another configuration on a thread that may block; the result comes back as an event.
+    fn load(
+        &self,
+        cause: Cause,
+        work: impl FnOnce(EngineContext, Vec<RunningEngine>) -> Result<(Config, Prepared), String> + Send + 'static,
+    ) {
+        let (engine_context, engines) = (self.engine_context.clone(), self.running_engines());
+        let events = self.context.events.clone();
+        tokio::task::spawn_blocking(move || {
+            let loaded = catch_panic(|| work(engine_context, engines));
+            let result = loaded.map(|(config, prepared)| Reloaded { config, prepared });
+            let _ = events.send(DaemonEvent::Reloaded(cause, Box::new(result)));
+        });
+    }
+
+    /// Puts another configuration in place, if it can be used.
+    pub(crate) async fn reloaded(&mut self, cause: Cause, result: Result<Reloaded, String>) {
+        let mut read_again = false;
         match result {
             _ if self.phase.is_stopping() => self.take_engines_back(),
-            Ok(reloaded) => match self.apply(reloaded).await {
-                Applied::Complete => {}
-                Applied::EngineMissing => {
+            Ok(reloaded) => match (self.apply(&cause, reloaded).await, cause) {
+                (Applied::Complete, _) => {}
+                (Applied::EngineMissing, Cause::Reload) => {
                     self.take_engines_back();
-                    incomplete = true;
+                    read_again = true;
+                }
+                (Applied::EngineMissing, cause @ Cause::SetDelegate { .. }) => {
+                    self.refused(&cause, "an engine has ended in the meantime; try again".to_owned());
                 }
             },
-            Err(reason) => {
-                self.take_engines_back();
-                tracing::error!("the configuration stays as it is:\n{reason}");
-                self.context.node_publisher.event("reload_failed", None, reason);
-            }
+            Err(reason) => self.refused(&cause, reason),
         }
-        match self.phase.end_reload(incomplete) {
+        match self.phase.end_reload(read_again) {
             AfterReload::Serve => self.service.ready(),
             AfterReload::ReadAgain => self.reload(),
             AfterReload::Stop => {}
+        }
+    }
+
+    /// The other configuration cannot be used: everything stays as it is.
+    fn refused(&mut self, cause: &Cause, reason: String) {
+        self.take_engines_back();
+        let node_publisher = &self.context.node_publisher;
+        match cause {
+            Cause::Reload => {
+                tracing::error!("the configuration stays as it is:\n{reason}");
+                node_publisher.event("reload_failed", None, reason);
+            }
+            Cause::SetDelegate { pipeline, delegate } => {
+                let message = format!("delegate: {pipeline} cannot run by {delegate}: {reason}");
+                tracing::error!("{message}");
+                node_publisher.event("command_refused", Some(pipeline), message);
+            }
         }
     }
 

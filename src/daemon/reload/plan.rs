@@ -100,6 +100,8 @@ impl Differences {
             mqtt,
             metrics_interval,
             power,
+            // A pipeline has those that it names.
+            delegates: _,
             // See `pipeline_step`.
             pipelines: _,
         } = new;

@@ -70,11 +70,13 @@ impl Setup {
         Self { dir: TempDir::new().unwrap(), text: std::fs::read_to_string(path).unwrap() }
     }
 
-    /// `config/demo.toml` with absolute paths and a broker on that port of loopback.
+    /// `config/demo.toml` with absolute paths and a broker on that port of loopback, from the start of the recording.
     pub fn demo(port: u16) -> Self {
         let models = root().join("models");
         Self::of(&root().join("config/demo.toml"))
-            .with("\"embedded\"", &format!("\"mqtt://127.0.0.1:{port}\""))
+            .with("\"none\"", &format!("\"mqtt://127.0.0.1:{port}\""))
+            .with("interval_s = 2.0", "interval_s = 10.0")
+            .with("\nstart_s = 21.0 ", "\n# ")
             .with("../models/", &format!("{}/", models.display()))
     }
 
