@@ -4,10 +4,12 @@ mod calibrate;
 mod check;
 mod doctor;
 mod engine_process;
+mod health;
 mod inspect;
 mod logging;
 mod online;
 mod run;
+mod support;
 mod watch;
 
 use std::io::Write;
@@ -35,6 +37,8 @@ First steps:
   edgewatt check -c edgewatt.toml          check that the configuration works on this machine
   edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
   edgewatt calibrate -c edgewatt.toml      measure the energy of models that run too briefly or too rarely
+  edgewatt health -c edgewatt.toml         see whether the daemon runs and works
+  edgewatt support -c edgewatt.toml        write an archive for a bug report
 
 Environment:
   EDGEWATT_LOG       log filter, such as `debug` or `edgewatt::source=trace`; overrides -v
@@ -76,8 +80,23 @@ enum Command {
     /// for the current user; to check them for the service, run: sudo -u edgewatt edgewatt doctor. Exits with 1 if a finding
     /// is broken.
     Doctor(doctor::Args),
+    /// Say whether the daemon with this configuration runs and works
+    ///
+    /// Asks the daemon on a local socket; needs no broker and no systemd. Exits with 0 if it works, and with 1 if it does
+    /// not run, starts, stops, hangs, or if a pipeline has failed. What works but not as configured is a warning: a
+    /// fallback, a silent source, no connection to the broker. Use the user and the -c FILE of the daemon; root can ask the
+    /// service, too.
+    Health(health::Args),
     /// Show the contents of a model file: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
+    /// Write one archive for a bug report: what doctor finds, the configuration, the log, versions
+    ///
+    /// Holds: doctor's report, the daemon's health and info, the configuration, the service's last log lines, the versions
+    /// of the system, and sizes and hashes of the models. Password files are not read; comments of the configuration, the
+    /// names of MQTT user and client, the broker's host, and what looks like a secret are hidden. What cannot be had is a
+    /// file that says why. Nothing is sent, except doctor's one message to the configured broker. Lists the content before
+    /// it writes; look through the archive before you send it.
+    Support(support::Args),
     /// Subscribe to a broker, and show predictions, metrics and events as they arrive
     Watch(watch::Args),
     #[command(name = SUBCOMMAND, hide = true)]
@@ -106,7 +125,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Support(args) => support::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::EngineProcess(args) => Ok(engine_process::run(&args)),
         Command::Completions { shell } => completions(shell),

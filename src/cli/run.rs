@@ -12,7 +12,10 @@ use anyhow::{Context, bail};
 use signal_hook::consts::SIGHUP;
 
 use super::{ConfigArg, EX_CONFIG, check, watch};
+use crate::daemon::health::HealthBoard;
+use crate::daemon::health_socket::HealthSocket;
 use crate::daemon::{self, Delivered, Outcome, RunOptions, Service};
+use crate::units::MonoTime;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,6 +35,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // First, because it feeds the watchdog: after a restart to calibrate, systemd already watches this process.
     let service = Service::start()?;
+    let health = HealthBoard::new(MonoTime::now());
+    // Early, so that a start that takes long is seen. Kept until the end.
+    let _socket = HealthSocket::start(&args.config.config, health.clone(), service.hang_detector())
+        .inspect_err(|reason| tracing::warn!("`edgewatt health` cannot see this daemon: {reason}"));
     // Read now: once an upgrade has replaced the file, the kernel gives no path that could be started.
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     // Loading takes seconds with some devices, and by default the signal would end the program.
@@ -50,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let stop = Arc::<AtomicBool>::default();
     let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());
-    let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop };
+    let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop, health };
     let mut viewer = None;
     let summary = daemon::run(config, prepared, options, service, |started| {
         viewer = args.watch.then(|| watch::spawn(&started.bus));

@@ -26,6 +26,7 @@ use crate::schema::{Checker, seconds, show, span_of, table};
 pub use crate::schema::{Key, Problem};
 pub use address::{Broker, parse_broker};
 pub use delegates::Delegate;
+pub(crate) use mqtt::CREDENTIAL_FILE;
 pub use mqtt::{Mqtt, Store};
 pub use pipeline::{Parity, Pipeline, Realtime, Shapes};
 pub use power::{Meter, Power};

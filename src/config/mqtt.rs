@@ -12,7 +12,7 @@ use crate::schema::{Checker, Key, milliseconds, seconds, table};
 /// The service's credential that holds the password if no file is named.
 const CREDENTIAL: &str = "mqtt-password";
 /// The file from which the unit makes the credential. `check` and `doctor` read it when a user runs them.
-const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
+pub(crate) const CREDENTIAL_FILE: &str = "/etc/edgewatt/mqtt-password";
 
 table! {
     /// The broker, and how edgewatt connects to it.

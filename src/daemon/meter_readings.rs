@@ -55,6 +55,12 @@ impl MeterReadings {
         }
     }
 
+    /// Returns when each meter was last read, or why it could not be; `None` if that was not tried yet.
+    pub(crate) fn latest(&self) -> Vec<Option<Result<MonoTime, String>>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|latest| latest.now.clone().map(|now| now.map(|reading| reading.time))).collect()
+    }
+
     /// Returns what is new since the last call, by meter.
     pub(crate) fn take(&self) -> Vec<NewReading> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

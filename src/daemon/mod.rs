@@ -2,13 +2,16 @@
 //!
 //! One async thread runs the daemon (`event_loop`); each pipeline has two threads of its own, and the meters have one. What
 //! may be asked of the daemon is an `action`, which `control` carries out; what other threads report arrives as an `event`;
-//! what changes at a reload is decided by `reload::plan`. `pipeline` has all that concerns one pipeline.
+//! what changes at a reload is decided by `reload::plan`. A thread of its own answers how the daemon is
+//! (`health_socket`). `pipeline` has all that concerns one pipeline.
 
 mod action;
 mod control;
 mod discovery;
 mod event;
 mod event_loop;
+pub mod health;
+pub mod health_socket;
 mod meter_readings;
 mod metering;
 mod phase;
@@ -29,6 +32,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use tokio::sync::mpsc::unbounded_channel;
 
+use self::health::HealthBoard;
 use self::startup::Calibrated;
 use self::state::Daemon;
 use crate::config::Config;
@@ -54,6 +58,8 @@ pub struct RunOptions {
     pub reload: Arc<AtomicBool>,
     /// Becomes true with the first SIGTERM or SIGINT that the daemon receives.
     pub stop: Arc<AtomicBool>,
+    /// Where the daemon writes how it is.
+    pub health: HealthBoard,
 }
 
 /// What a view in this process needs of the daemon.

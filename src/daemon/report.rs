@@ -6,12 +6,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::health::{
+    self, BrokerHealth, BrokerState, DaemonState, MeterHealth, MeterState, NodeHealth, PipelineHealth, StoreHealth,
+};
 use super::meter_readings;
+use super::phase::{DrainFor, Phase};
+use super::pipeline::{AfterEnd, PipelineHandle};
 use super::state::Daemon;
+use crate::config::Broker;
+use crate::load::mqtt::connect_options;
 use crate::measure::calibrations::{EngineIdentity, MeterIdentity};
+use crate::meter::MeterInfo;
 use crate::publish::mqtt::store::State as StoreState;
 use crate::publish::mqtt::{ClientState, ClientStatus};
-use crate::publish::payload::{Info, PipelineInfo, Process};
+use crate::publish::payload::{Info, PipelineInfo, PipelineState, Process};
 use crate::publish::publisher::NodeFigures;
 use crate::sys;
 use crate::units::{MonoTime, process_cpu_time};
@@ -50,6 +58,10 @@ impl Daemon {
             meters: &self.metering.infos,
         };
         node_publisher.retain(&node_publisher.topics.info, &info);
+        match serde_json::to_value(&info) {
+            Ok(info) => self.options.health.set_info(info),
+            Err(error) => tracing::error!(%error, "the node's info could not be encoded"),
+        }
         if let Some(discovery) = &mut self.discovery {
             discovery.publish(node_publisher, &self.config, false);
         }
@@ -96,6 +108,7 @@ impl Daemon {
         }
         self.service.alive(hung);
         self.update_status_line();
+        self.update_health();
     }
 
     /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached.
@@ -108,6 +121,98 @@ impl Daemon {
         });
         let lines: Vec<String> = self.pipelines.iter().map(|pipeline| pipeline.to_string()).chain(broker).collect();
         self.service.set_status(lines.join("; "));
+    }
+
+    /// Writes on the board how the daemon is, for `edgewatt health`.
+    pub(crate) fn update_health(&self) {
+        let board = &self.options.health;
+        match self.phase {
+            Phase::Running => board.set_state(DaemonState::Running, None),
+            Phase::Reloading { .. } => board.set_state(DaemonState::Reloading, None),
+            Phase::Draining { reason, .. } | Phase::Overdue { reason, .. } => {
+                self.set_stopping(reason == DrainFor::Calibrate);
+            }
+        }
+        let now = MonoTime::now();
+        board.set_node(now, self.node_health(now));
+    }
+
+    /// Writes on the board that the daemon stops.
+    pub(crate) fn set_stopping(&self, to_calibrate: bool) {
+        let reason = to_calibrate.then_some("it calibrates, and then starts again");
+        self.options.health.set_state(DaemonState::Stopping, reason);
+    }
+
+    fn node_health(&self, now: MonoTime) -> NodeHealth {
+        let meter = |(info, latest): (&MeterInfo, Option<Result<MonoTime, String>>)| {
+            let (state, reason, reading) = match latest {
+                None => (MeterState::Starting, None, None),
+                Some(Ok(at)) => (MeterState::Working, None, Some(at)),
+                Some(Err(error)) => (MeterState::Failing, Some(error), None),
+            };
+            let reading_s = reading.map(|at| now.since(at).as_secs_f64());
+            MeterHealth { name: info.name.clone(), state, reason, reading_s }
+        };
+        NodeHealth {
+            id: self.config.node_id.clone(),
+            config_sha256: self.config.hash.clone(),
+            pipelines: self.config.pipelines.iter().map(|config| self.pipeline_health(&config.name, now)).collect(),
+            broker: self.broker_health(now),
+            store: self.store_health(),
+            meters: self.metering.infos.iter().zip(self.metering.readings.latest()).map(meter).collect(),
+        }
+    }
+
+    /// Returns how the configured pipeline of that name is.
+    fn pipeline_health(&self, name: &str, now: MonoTime) -> PipelineHealth {
+        let stays = |handle: &&PipelineHandle| !matches!(handle.after_end, AfterEnd::Remove);
+        if let Some(handle) = self.pipelines.iter().filter(stays).find(|handle| handle.config.name == name) {
+            return handle.health(now);
+        }
+        let waits =
+            |handle: &PipelineHandle| matches!(&handle.after_end, AfterEnd::Replace(new) if new.config.name == name);
+        let (state, reason) = if self.pipelines.iter().any(waits) {
+            (PipelineState::Degraded, "it starts when the pipeline before it has ended")
+        } else {
+            (PipelineState::Failed, "it could not be started; the log says why")
+        };
+        let (name, reason) = (name.to_owned(), Some(reason.to_owned()));
+        PipelineHealth { name, state, reason, delegate: None, predictions: 0, last_prediction_s: None }
+    }
+
+    /// Returns whether messages reach the broker.
+    fn broker_health(&self, now: MonoTime) -> BrokerHealth {
+        let Some(delivery) = &self.delivery else {
+            return BrokerHealth { state: BrokerState::None, address: None, reason: None, for_s: None, queued: 0 };
+        };
+        let status = delivery.handle.status();
+        let status = status.borrow();
+        let (state, reason) = match &status.state {
+            ClientState::Connecting => (BrokerState::Connecting, None),
+            ClientState::Connected => (BrokerState::Connected, None),
+            ClientState::Waiting | ClientState::Stopped(_) => (BrokerState::Unreachable, status.last_error.clone()),
+        };
+        let outbox = delivery.handle.stats().outbox;
+        BrokerHealth {
+            state,
+            address: match self.config.mqtt.broker {
+                Broker::Embedded => Some("embedded".to_owned()),
+                Broker::None | Broker::At(_) => connect_options(&self.config.mqtt).map(|options| options.address()),
+            },
+            reason: reason.map(|reason| reason.as_ref().to_owned()),
+            for_s: Some(now.since(status.since).as_secs_f64()),
+            queued: outbox.queued + outbox.in_flight,
+        }
+    }
+
+    fn store_health(&self) -> StoreHealth {
+        let store = self.delivery.as_ref().and_then(|delivery| delivery.handle.store_state());
+        let (state, reason) = match store.map(|state| state.borrow().clone()) {
+            None => (health::StoreState::Off, None),
+            Some(StoreState::Opening | StoreState::Working) => (health::StoreState::Working, None),
+            Some(StoreState::Failing(reason)) => (health::StoreState::Failing, Some(reason.as_ref().to_owned())),
+        };
+        StoreHealth { state, reason }
     }
 
     /// A reconnect is an event for the subscribers that are connected again.

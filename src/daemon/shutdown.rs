@@ -31,6 +31,7 @@ impl Daemon {
         if self.phase.drain(reason, deadline) {
             self.pipelines.iter().for_each(PipelineHandle::request_stop);
         }
+        self.update_health();
     }
 
     /// The deadline of the phase has passed. Breaks if there is nothing more to wait for.
@@ -69,6 +70,7 @@ impl Daemon {
         } else {
             self.service.stopping(timeout + END);
         }
+        self.set_stopping(restart_to_calibrate);
         let started = self.context.idle_until.max(self.reported.started);
         let wall_s = MonoTime::now().since(started).as_secs_f64();
         self.metering.finish(metering::PATIENCE).await;

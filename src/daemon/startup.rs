@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::RunOptions;
 use super::discovery::Discovery;
+use super::health::DaemonState;
 use super::systemd;
 use crate::config::{Broker, Config, Mqtt};
 use crate::load::Prepared;
@@ -71,7 +72,9 @@ pub(crate) async fn calibrate(
     }
     let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
     let (until, again) = (stop.clone(), options.calibrate);
-    systemd::set_starting_status("calibrating, before any source starts");
+    let what = "calibrating, before any source starts";
+    systemd::set_starting_status(what);
+    options.health.set_state(DaemonState::Starting, Some(what));
     let mut work = tokio::task::spawn_blocking(move || {
         let outcomes = calibrate::at_start(&config, &mut prepared, again, &until, progress);
         Calibrated { config, prepared, outcomes }

@@ -159,6 +159,7 @@ impl Daemon {
         self.publish_info();
         self.inform_metering();
         self.update_status_line();
+        self.update_health();
         for Outcome { pipeline, text } in calibrations {
             self.context.node_publisher.event("calibrated", Some(&pipeline), text);
         }

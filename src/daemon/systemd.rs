@@ -61,6 +61,15 @@ impl Service {
         limit(self.period.unwrap_or(PERIOD))
     }
 
+    /// Returns a function that returns what hangs, by the rules of the watchdog, also if there is none.
+    pub fn hang_detector(&self) -> impl Fn() -> Option<String> + Send + use<> {
+        let (pulse, limit) = (self.pulse.clone(), self.limit());
+        move || {
+            let pulse = pulse.lock().unwrap_or_else(PoisonError::into_inner);
+            if pulse.stopping { None } else { verdict(&pulse, MonoTime::now(), limit).err() }
+        }
+    }
+
     /// Notes that the async thread is alive; `hung` is what hangs.
     pub fn alive(&self, hung: Option<String>) {
         let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);

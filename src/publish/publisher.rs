@@ -236,6 +236,16 @@ impl PipelinePublisher {
         self.source_stats.paused.load(Ordering::Relaxed)
     }
 
+    /// Returns how many predictions there were so far.
+    pub fn prediction_count(&self) -> u64 {
+        self.stats.predictions.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the last prediction was made, to [`STATE_PERIOD`]; `None` if there is none.
+    pub fn last_prediction(&self) -> Option<MonoTime> {
+        self.progress.last_state.map(|(_, at)| at)
+    }
+
     /// Returns how many samples the source has given, including those for which there was no room.
     pub fn samples_received(&self) -> u64 {
         self.source_stats.samples.load(Ordering::Relaxed) + self.source_stats.overflow.load(Ordering::Relaxed)

@@ -10,3 +10,5 @@ mod reload;
 mod reload_races;
 mod service;
 mod doctor;
+mod health;
+mod support;

@@ -19,6 +19,7 @@ use self::progress::{IntervalFigures, ProgressWatch};
 use self::supervisor::{EngineSupervisor, StatusUpdate, Supervised, discard};
 use self::threads::ThreadContext;
 use super::event::{DaemonEvent, EngineReady, EventSender, Stage, ThreadEnd};
+use super::health::PipelineHealth;
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
 use crate::energy::EnergyEstimate;
@@ -474,6 +475,27 @@ impl PipelineHandle {
         let delegate = self.supervisor.reason().or(self.publisher.delegate.reason.as_deref());
         let reasons: Vec<&str> = delegate.into_iter().chain(self.stalled.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Returns how the pipeline is, as far as it is known without asking its threads.
+    pub(crate) fn health(&self, now: MonoTime) -> PipelineHealth {
+        let degraded = self.degraded();
+        let (state, reason) = match (&self.error, degraded) {
+            (Some(error), _) => (PipelineState::Failed, Some(error.clone())),
+            _ if self.infer_ended && self.stop.is_requested() => (PipelineState::Stopped, None),
+            _ if self.infer_ended => (PipelineState::Ended, None),
+            (None, reason) if self.publisher.is_paused() => (PipelineState::Paused, reason),
+            (None, Some(reason)) => (PipelineState::Degraded, Some(reason)),
+            (None, None) => (PipelineState::Running, None),
+        };
+        PipelineHealth {
+            name: self.publisher.name.clone(),
+            state,
+            reason,
+            delegate: Some(self.publisher.delegate.active.clone()),
+            predictions: self.publisher.prediction_count(),
+            last_prediction_s: self.publisher.last_prediction().map(|at| now.since(at).as_secs_f64()),
+        }
     }
 
     fn publish_if_needed(&self, node_publisher: &NodePublisher, update: StatusUpdate) {

@@ -32,6 +32,7 @@ impl Daemon {
         }
         tracing::info!("reading {} again", self.options.config.display());
         self.service.reloading();
+        self.update_health();
         let (path, old) = (self.options.config.clone(), self.config.clone());
         self.load(Cause::Reload, move |engine_context, engines| {
             load::load_with(&path, |new, document| {
@@ -55,6 +56,7 @@ impl Daemon {
         let config = self.config.with_delegate(pipeline, delegate)?;
         self.phase.request_reload();
         self.service.reloading();
+        self.update_health();
         let cause = Cause::SetDelegate { pipeline: pipeline.to_owned(), delegate: delegate.to_owned() };
         self.load(cause, move |engine_context, engines| {
             let prepared = load::load_changed(&config, &engine_context, &engines)?;
@@ -100,6 +102,7 @@ impl Daemon {
             AfterReload::ReadAgain => self.reload(),
             AfterReload::Stop => {}
         }
+        self.update_health();
     }
 
     /// The other configuration cannot be used: everything stays as it is.

@@ -121,6 +121,8 @@ impl Setup {
     pub fn command(&self, subcommand: &str, args: &[&str]) -> Command {
         let mut command = edgewatt(&[subcommand, "--config"]);
         command.arg(self.config()).args(args);
+        // Apart from the daemons of other tests, and of this machine.
+        command.env("RUNTIME_DIRECTORY", self.dir.path().join("run"));
         command
     }
 
