@@ -66,7 +66,9 @@ fn configuration() -> String {
     for line in CONFIG.lines().filter(|line| !line.starts_with("<!--") && !line.starts_with("# ")) {
         let cells: Vec<&str> = line.split(" |").map(|cell| cell.trim_start_matches('|').trim()).collect();
         if let Some(heading) = line.strip_prefix("## ") {
-            page.control("SH", [format!("[{heading}]").as_str()]);
+            // The names of tables begin with a small letter, other headings do not.
+            let is_table = heading.starts_with(char::is_lowercase);
+            page.control("SH", [if is_table { format!("[{heading}]") } else { heading.to_uppercase() }.as_str()]);
         } else if cells.len() == CELLS {
             if cells[0].starts_with('`') {
                 entry(&mut page, &cells);

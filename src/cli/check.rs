@@ -25,6 +25,9 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut out = io::stdout();
     writeln!(out, "{}: ok", args.config.config.display())?;
+    for file in &config.files {
+        writeln!(out, "  read {}", file.display())?;
+    }
     let runtime = &prepared.engine_context.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {

@@ -2,14 +2,17 @@
 
 mod calibrate;
 mod check;
+mod diff;
 mod doctor;
 mod engine_process;
 mod health;
 mod inspect;
 mod logging;
+mod migrate;
 mod online;
 mod run;
 mod support;
+mod schema;
 mod watch;
 
 use std::io::Write;
@@ -87,6 +90,18 @@ enum Command {
     /// fallback, a silent source, no connection to the broker. Use the user and the -c FILE of the daemon; root can ask the
     /// service, too.
     Health(health::Args),
+    /// Bring a configuration and its fragments to the version that this edgewatt reads
+    ///
+    /// A configuration of an older version gets the new names of keys and its `version`; comments and layout stay. The old
+    /// file is kept as FILE.bak-1, or with the next number that is free. Mode, owner and symbolic links stay. If a file
+    /// cannot be migrated, none is changed. If a file or its folder is read-only, its new text is printed on standard
+    /// output, and the exit code is 0. Everything else is said on standard error.
+    Migrate(migrate::Args),
+    /// Print a JSON Schema of the configuration, for editors and other tools
+    ///
+    /// It refuses unknown keys, wrong types and values out of range. `edgewatt check` finds more: what depends on several
+    /// keys, and on the files that the configuration names.
+    Schema(schema::Args),
     /// Show the contents of a model file: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
     /// Write one archive for a bug report: what doctor finds, the configuration, the log, versions
@@ -107,7 +122,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// The configuration file
+    /// The configuration file; one named edgewatt.toml is read with its fragments, conf.d/*.toml beside it
     #[arg(short, long, default_value = DEFAULT_CONFIG, value_name = "FILE")]
     config: PathBuf,
 }
@@ -126,6 +141,8 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Health(args) => health::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Support(args) => support::run(&args),
         Command::Watch(args) => watch::run(&args),

@@ -136,7 +136,7 @@ mod tests {
 
     fn refusal(delegate: &str) -> String {
         let text = format!("[mqtt]\nbroker = \"embedded\"\n[pipelines]\n[delegates.tpu]\n{delegate}\n");
-        Document { path: "f.toml".into(), text }.delegate("tpu").map(drop).unwrap_err().to_string()
+        Document::new("f.toml", text).delegate("tpu").map(drop).unwrap_err().to_string()
     }
 
     #[test]

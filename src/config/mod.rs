@@ -1,31 +1,35 @@
-//! The configuration file as a whole: node, MQTT, power, delegates, pipelines.
+//! The configuration as a whole: node, MQTT, power, delegates, pipelines.
 //!
 //! Owns the tables that belong to no kind, and the checks between tables; a kind's keys and checks are in its own file.
-//! Syntax errors stop at the first one; if the file parses, all invalid values are reported together, each with file,
-//! line, column and what would be right. Relative paths count from the folder of the configuration file. Its only I/O is
-//! to read the file and, for a user without a password file, to look for the password's credential.
+//! Syntax errors stop at the first one of each file; if the files parse, all invalid values are reported together, each
+//! with file, line, column and what would be right. Relative paths count from the folder of the configuration file. Its
+//! only I/O is to read the files and, for a user without a password file, to look for the password's credential.
 
 mod address;
 mod delegates;
+mod document;
+mod json_schema;
 mod mqtt;
 mod node;
 mod pipeline;
 mod power;
 pub mod reference;
+pub mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::schema::expanded::Table;
-use crate::schema::{Checker, seconds, show, span_of, table};
+use crate::schema::{Checker, seconds, table};
 
 pub use crate::schema::{Key, Problem};
 pub use address::{Broker, parse_broker};
 pub use delegates::Delegate;
+pub use document::Document;
+pub(crate) use document::fragments;
+pub use json_schema::json_schema;
 pub(crate) use mqtt::CREDENTIAL_FILE;
 pub use mqtt::{Mqtt, Store};
 pub use pipeline::{Parity, Pipeline, Realtime, Shapes};
@@ -40,6 +44,8 @@ use power::PowerKeys;
 table! {
     /// The configuration file.
     pub struct Root {
+        /// The version of the configuration's format. A file without it has version 1.
+        pub version: u32 = version::CURRENT, range(version::CURRENT, version::CURRENT), limits("1");
         /// The device that edgewatt runs on.
         pub node: Node;
         /// The TensorFlow Lite runtime.
@@ -60,8 +66,10 @@ table! {
 /// A configuration that can be run, as far as can be told without loading what it names.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// SHA-256 of the file's text, shortened.
+    /// SHA-256 of the text of all files, shortened.
     pub hash: String,
+    /// The files that were read, in order: each replaces values of those before it.
+    pub files: Vec<PathBuf>,
     pub node_id: String,
     /// Where the daemon keeps what must survive a restart; `None`: where systemd says, else in `/var/lib`.
     pub state_dir: Option<PathBuf>,
@@ -113,36 +121,18 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The text of a configuration file, kept so that later stages can point into it.
-#[derive(Debug)]
-pub struct Document {
-    pub path: PathBuf,
-    pub text: String,
-}
-
 impl Document {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is not UTF-8 text.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
-            problems: vec![format!("{}: cannot read the configuration: {e}", path.display())],
-        })?;
-        Ok(Self { path: path.to_owned(), text })
-    }
-
     /// Parses and checks; `hostname` names the node if the file does not.
     ///
     /// # Errors
     /// The first syntax error, or all invalid values.
     pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
         let mut checker = self.checker();
-        let config = check(self.root()?, hostname, self.hash(), &mut checker);
+        let config = check(self.root()?, hostname, self, &mut checker);
         checker.finish(config).map_err(|problems| self.refusal(&problems))
     }
 
-    /// Returns the delegate of that name, and the runtime library if one is named; nothing else of the file is checked.
+    /// Returns the delegate of that name, and the runtime library if one is named; nothing else is checked.
     ///
     /// # Errors
     /// As [`Document::parse`], for the delegate.
@@ -157,35 +147,10 @@ impl Document {
         let library = root.runtime.checked_library(&checker);
         checker.finish(delegate.map(|delegate| (delegate, library))).map_err(|problems| self.refusal(&problems))
     }
-
-    fn checker(&self) -> Checker {
-        Checker::new(self.path.parent().unwrap_or(Path::new("")))
-    }
-
-    fn root(&self) -> Result<Root, ConfigError> {
-        toml::from_str(&self.text).map_err(|e| {
-            let message = format!("{}{}", e.message(), hint(e.message()));
-            ConfigError { problems: vec![show(&self.path, &self.text, e.span(), &message)] }
-        })
-    }
-
-    /// Shows each problem with the value at its key.
-    pub(crate) fn refusal(&self, problems: &[Problem]) -> ConfigError {
-        ConfigError { problems: problems.iter().map(|p| self.show(&p.key, &p.message)).collect() }
-    }
-
-    fn show(&self, key: &Key, message: &str) -> String {
-        show(&self.path, &self.text, span_of(&self.text, key), &format!("{key}: {message}"))
-    }
-
-    /// Returns the SHA-256 of the text, the first 12 hex digits.
-    fn hash(&self) -> String {
-        Sha256::digest(self.text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
-/// Checks the whole file. `None` if it cannot be used; the problems say why.
-fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker) -> Option<Config> {
+/// Checks the whole configuration. `None` if it cannot be used; the problems say why.
+fn check(root: Root, hostname: Option<&str>, document: &Document, checker: &mut Checker) -> Option<Config> {
     let node_id = root.node.checked_id(&Key::new(&["node"]), hostname, checker);
     let mqtt = root.mqtt.checked(&Key::new(&["mqtt"]), &node_id, checker);
     root.metrics.check_ranges(&Key::new(&["metrics"]), checker);
@@ -200,7 +165,8 @@ fn check(root: Root, hostname: Option<&str>, hash: String, checker: &mut Checker
         root.pipelines.into_iter().map(|(name, pipeline)| pipeline.checked(name, &common, checker)).collect();
     check_exclusive(&pipelines, checker);
     Some(Config {
-        hash,
+        hash: document.hash(),
+        files: document.files().map(|(path, _)| path.to_owned()).collect(),
         node_id,
         state_dir: root.node.state_dir.map(|dir| checker.path(&dir)),
         lock_memory: root.node.lock_memory,

@@ -1,7 +1,7 @@
 //! The reference of keys, made from the tables and kinds as they are declared: docs/config.md and config/edgewatt.toml.
 //!
-//! Owns the layout of the two files, and the values of the example pipeline in the second. Whatever a table or a kind says
-//! of itself appears in both; there is no other text.
+//! Owns the layout of the two files, what docs/config.md says about files, and the values of the example pipeline in the
+//! second. Whatever a table or a kind says of itself appears in both.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,7 +20,8 @@ const KIND_NAMES: [(&str, &str); 3] = [
     ("delegates.tpu.litert", "delegates.lite.litert"),
 ];
 /// What is written in config/edgewatt.toml; every other key is shown behind a `#`.
-const WRITTEN: [(&str, &str); 17] = [
+const WRITTEN: [(&str, &str); 18] = [
+    ("version", "1"),
     ("mqtt.broker", "\"mqtt://127.0.0.1:1883\""),
     ("pipelines.shoulder.source.replay.path", "\"../models/shoulder_recording.csv\""),
     ("pipelines.shoulder.source.replay.records.channels", "[\"ax\", \"ay\", \"az\", \"wx\", \"wy\", \"wz\"]"),
@@ -46,16 +47,56 @@ const WRITTEN: [(&str, &str); 17] = [
     ("pipelines.shoulder.decision.classify", ""),
 ];
 const WIDTH: usize = 118;
+/// What docs/config.md says about the files, before the keys.
+const FILES: &str = "
+## Fragments
+
+A configuration file that is named `edgewatt.toml` may have a folder `conf.d` beside it. Every file in it whose name ends
+in `.toml` is a fragment, except hidden files. Fragments are merged over the file in the order of their names' bytes, so
+`10-broker.toml` comes before `20-meters.toml`, and `9-x.toml` comes last:
+
+- Tables are merged key by key. A value in a later file replaces the value before it; an array is replaced as a whole.
+- Where one kind stands (a source, a decision, a meter, a delegate's kind), another kind in a later file replaces it.
+- Nothing can be taken away: a table that a file has written stays.
+- Relative paths count from the folder of the configuration file, in fragments too. A line means the same wherever it
+  stands.
+- An error names the file, line and column where the value was written; if it is about a whole table that is in several
+  files, where the table begins first. A fragment that cannot be read is an error.
+
+A file with another name, such as `demo.toml`, is read alone. So a copy can be tried out under another name.
+
+## Versions
+
+`version` is the version of the file's format. If a later edgewatt calls a key by another name, the version gets higher,
+and `edgewatt migrate` brings the file and its fragments to it: comments and layout stay, and the old file is kept as
+`FILE.bak-1`, or the next number that is free. `--dry-run` shows the difference and changes nothing. If a file or its
+folder is read-only, the new text is printed instead. A file of a newer version is refused.
+
+## Editors
+
+`edgewatt schema` prints a JSON Schema of the configuration. It is also in `docs/edgewatt.schema.json`, and in the package
+as `/usr/share/edgewatt/edgewatt.schema.json`. Editors with a TOML language server (taplo, or Even Better TOML for VS Code)
+complete keys and mark mistakes if the file's first line is:
+
+    #:schema /usr/share/edgewatt/edgewatt.schema.json
+
+In a fragment no key is required: `edgewatt schema --fragment` prints the schema for it. JSON does not tell `1.0` from
+`1`, and has no dates; that, and what depends on several keys, only `edgewatt check` finds.
+
+## Keys
+";
 
 /// Returns docs/config.md.
 pub fn markdown() -> String {
     let mut page = Page { text: String::new(), form: Form::Markdown, seen: BTreeMap::new() };
     page.text.push_str(concat!(
         "<!-- Made from the program's own declarations: EDGEWATT_BLESS=1 cargo test --lib config::reference -->\n\n# Configuration\n\n",
-        "edgewatt reads one TOML file. This page lists every key. [config/edgewatt.toml](../config/edgewatt.toml) is the same\n",
-        "as a file to edit. Relative paths count from the folder of the file. `edgewatt check -c FILE` finds what is wrong,\n",
-        "with line and column, without running.\n",
+        "edgewatt reads a TOML file, `/etc/edgewatt/edgewatt.toml` if `-c` names no other, and its [fragments](#fragments).\n",
+        "This page lists every key. [config/edgewatt.toml](../config/edgewatt.toml) is the same as a file to edit, and\n",
+        "`config/template.toml` is a short file to start from. `edgewatt check -c FILE` lists the files that it reads, and finds\n",
+        "what is wrong, with file, line and column, without running.\n",
     ));
+    page.text.push_str(FILES);
     page.table(&[], &Root::doc());
     page.text
 }
@@ -67,7 +108,7 @@ pub fn example() -> String {
         "# edgewatt.toml: every key, with its default and unit.\n#\n",
         "# A line that begins with `#key = ` shows a key that can be left out: at its default or, if the default is not one\n",
         "# value, at an example. A header that begins with `#[` shows a table that can be left out. Relative paths count from\n",
-        "# the folder of this file. `edgewatt check -c FILE` finds what is wrong, with line and column, without running.\n",
+        "# the folder of this file. `edgewatt check -c FILE` finds what is wrong, with line and column, without running.\n\n",
     ));
     page.table(&[], &Root::doc());
     page.text
@@ -210,7 +251,7 @@ impl Page {
             Form::Toml if is_element(table) => self.element(table, keys),
             Form::Toml => {
                 for key in keys {
-                    let name = format!("{table}.{}", key.key);
+                    let name = if table.is_empty() { key.key.to_owned() } else { format!("{table}.{}", key.key) };
                     let written = written(&name);
                     let value = written.unwrap_or_else(|| shown(key));
                     let _ = writeln!(self.text, "{}", wrapped(&comment(key), "# ", WIDTH));
@@ -275,7 +316,7 @@ fn allowed(key: &KeyDoc) -> String {
 }
 
 /// The sentences above a key in edgewatt.toml.
-fn comment(key: &KeyDoc) -> String {
+pub(super) fn comment(key: &KeyDoc) -> String {
     let mut text = key.text.clone();
     let allowed = allowed(key).replace('`', "");
     let is_bool = key.type_name == "boolean";
@@ -330,9 +371,9 @@ fn wrapped(text: &str, prefix: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
-    use super::super::Document;
+    use super::super::{Document, json_schema};
     use super::*;
     use crate::engine::delegate::DelegateKind;
     use crate::meter::MeterConfig;
@@ -361,11 +402,12 @@ mod tests {
     fn the_reference_is_current() {
         assert_current("docs/config.md", &markdown());
         assert_current("config/edgewatt.toml", &example());
+        assert_current("docs/edgewatt.schema.json", &json_schema(false));
     }
 
     /// What the program makes of a text, but for the hash of it.
     fn parse(text: &str) -> Result<String, String> {
-        let document = Document { path: PathBuf::from("edgewatt.toml"), text: text.to_owned() };
+        let document = Document::new("edgewatt.toml", text);
         let mut config = document.parse(Some("host")).map_err(|error| error.to_string())?;
         config.hash.clear();
         Ok(format!("{config:?}"))

@@ -95,7 +95,8 @@ pub fn configuration(path: &Path, named: bool) -> (Finding, Option<Config>) {
             let pipelines: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
             let says = format!("node {}, pipelines {}", config.node_id, pipelines.join(", "));
             let more = format!("edgewatt check -c {} also loads the models and delegates", path.display());
-            (of(State::Ok, says).detail(vec![more]), Some(config))
+            let fragments = config.files.iter().skip(1).map(|file| format!("with the fragment {}", file.display()));
+            (of(State::Ok, says).detail(fragments.chain([more]).collect()), Some(config))
         }
         Err(error) => {
             let text = error.to_string();

@@ -4,6 +4,7 @@ pub mod engines;
 pub mod inspect;
 pub mod meters;
 pub mod mqtt;
+pub mod rewrite;
 pub mod state_dir;
 pub mod windows;
 
@@ -104,6 +105,9 @@ pub fn load_with(
 ) -> Result<(Config, Prepared), Unusable> {
     let document = Document::read(path).map_err(Unusable::of_file)?;
     let config = document.parse(sys::hostname().as_deref()).map_err(Unusable::of_file)?;
+    for fragment in config.files.iter().skip(1) {
+        tracing::debug!("the configuration has the fragment {}", fragment.display());
+    }
     let (context, running) = running(&config, &document)?;
     let prepared = prepare(&config, &context, &running).map_err(|problems| Unusable::new(&document, &problems))?;
     Ok((config, prepared))

@@ -30,6 +30,9 @@ macro_rules! choice {
             fn type_name() -> String {
                 "string".to_owned()
             }
+            fn form() -> $crate::schema::Form {
+                $crate::schema::Form::Words(vec![$( $word.to_owned() ),+])
+            }
             fn to_toml(&self) -> String {
                 format!("{:?}", self.name())
             }

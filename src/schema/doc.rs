@@ -19,6 +19,7 @@ pub struct KeyDoc {
     pub key: &'static str,
     pub text: String,
     pub type_name: String,
+    pub form: Form,
     /// The key must be written.
     pub required: bool,
     /// The default as TOML.
@@ -34,6 +35,34 @@ pub struct KeyDoc {
     pub limits: Option<&'static str>,
     pub choices: Vec<String>,
     pub children: Children,
+}
+
+/// What a value can be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    Integer {
+        low: i64,
+        high: i64,
+    },
+    Number,
+    /// A number above 0.
+    Positive,
+    Boolean,
+    Text,
+    /// One of several words.
+    Words(Vec<String>),
+    List {
+        of: Box<Form>,
+        /// The number of elements; `None`: any.
+        length: Option<usize>,
+    },
+    /// Values under names that the user chooses.
+    Map(Box<Form>),
+    /// A table with this one key.
+    Keyed(&'static str, Box<Form>),
+    Any(Vec<Form>),
+    /// A table or a kind: see [`Children`].
+    Table,
 }
 
 /// What stands below a key.
@@ -68,6 +97,7 @@ impl KeyDoc {
             key,
             text: joined(text),
             type_name: T::type_name(),
+            form: T::form(),
             required: T::missing().is_none(),
             default: None,
             otherwise: None,

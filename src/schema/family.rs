@@ -109,6 +109,9 @@ macro_rules! family {
             fn type_name() -> String {
                 "table".to_owned()
             }
+            fn form() -> $crate::schema::Form {
+                $crate::schema::Form::Table
+            }
             fn children() -> $crate::schema::Children {
                 $crate::schema::Children::Family(<Self as $crate::schema::expanded::Family>::doc())
             }

@@ -28,14 +28,13 @@ impl fmt::Display for Key {
     }
 }
 
-/// The span of `key` in `text`, or of the nearest table around it when the key is not written there.
-pub fn span_of(text: &str, key: &Key) -> Option<Range<usize>> {
-    let root = DeTable::parse(text).ok()?;
+/// The span of `key` in a document, or of the nearest table around it when the key is not written there.
+pub fn span_of(root: &DeTable<'_>, key: &Key) -> Option<Range<usize>> {
     let mut span = None;
     let mut value: Option<&DeValue<'_>> = None;
     for segment in &key.0 {
         let found = match value {
-            None => root.get_ref().get(segment.as_str()),
+            None => root.get(segment.as_str()),
             Some(DeValue::Table(table)) => table.get(segment.as_str()),
             Some(DeValue::Array(array)) => segment.parse::<usize>().ok().and_then(|i| array.get(i)),
             Some(_) => None,
@@ -96,11 +95,15 @@ fn without_credentials(line: &str) -> String {
 mod tests {
     use super::*;
 
+    fn span_in(text: &str, segments: &[&str]) -> Option<Range<usize>> {
+        span_of(DeTable::parse(text).unwrap().get_ref(), &Key::new(segments))
+    }
+
     const TEXT: &str = "[a]\nb = { c = [1, 20] }\n\n[a.x.y]\nz = 'é'\n";
 
     #[test]
     fn a_key_is_found_where_it_stands() {
-        let at = |segments: &[&str]| span_of(TEXT, &Key::new(segments)).map(|s| TEXT[s].to_owned());
+        let at = |segments: &[&str]| span_in(TEXT, segments).map(|s| TEXT[s].to_owned());
         assert_eq!(at(&["a", "b", "c", "1"]).as_deref(), Some("20"));
         assert_eq!(at(&["a", "x", "y", "z"]).as_deref(), Some("'é'"));
         assert_eq!(at(&["a", "b", "missing"]).as_deref(), Some("{ c = [1, 20] }"));
@@ -110,7 +113,7 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         let text = "broker = \"mqtt://bob:s3cret@h\"";
-        let shown = show(Path::new("f.toml"), text, span_of(text, &Key::new(&["broker"])), "no");
+        let shown = show(Path::new("f.toml"), text, span_in(text, &["broker"]), "no");
         assert!(shown.contains("mqtt://**********@h") && !shown.contains("s3cret"), "{shown}");
     }
 
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_problem_shows_line_and_column() {
-        let span = span_of(TEXT, &Key::new(&["a", "b", "c", "1"]));
+        let span = span_in(TEXT, &["a", "b", "c", "1"]);
         let shown = show(Path::new("f.toml"), TEXT, span, "too much");
         assert_eq!(shown, "f.toml:2:15: too much\n 2 | b = { c = [1, 20] }\n   |               ^^");
     }

@@ -9,12 +9,14 @@ mod choice;
 mod doc;
 mod family;
 mod locate;
+mod merge;
 mod table;
 mod value;
 
 pub use checker::{Checker, Problem, milliseconds, seconds};
-pub use doc::{Children, FamilyDoc, KeyDoc, KindDoc, TableDoc};
+pub use doc::{Children, FamilyDoc, Form, KeyDoc, KindDoc, TableDoc};
 pub use locate::{Key, show, span_of};
+pub use merge::{Offsets, merge, parse};
 pub use value::Value;
 
 pub(crate) use choice::choice;

@@ -79,6 +79,9 @@ macro_rules! table {
             fn type_name() -> String {
                 "table".to_owned()
             }
+            fn form() -> $crate::schema::Form {
+                $crate::schema::Form::Table
+            }
             fn missing() -> Option<Self> {
                 $crate::schema::expanded::from_nothing()
             }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Children;
+use super::{Children, Form};
 
 /// The type of a key.
 pub trait Value: Sized {
     /// Returns the type's name in the reference.
     fn type_name() -> String;
+
+    /// Returns what the value can be.
+    fn form() -> Form;
 
     /// Returns the value as TOML text; empty if it has no short form.
     fn to_toml(&self) -> String {
@@ -31,11 +34,14 @@ pub trait Value: Sized {
     }
 }
 
-macro_rules! scalar {
-    ($name:literal: $($type:ty),+) => { $(
+macro_rules! integer {
+    ($($type:ty: $high:expr),+) => { $(
         impl Value for $type {
             fn type_name() -> String {
-                $name.to_owned()
+                "integer".to_owned()
+            }
+            fn form() -> Form {
+                Form::Integer { low: 0, high: $high }
             }
             fn to_toml(&self) -> String {
                 self.to_string()
@@ -44,11 +50,15 @@ macro_rules! scalar {
     )+ };
 }
 
-scalar!("integer": u8, u16, u32, u64, usize);
+// TOML has integers of 64 bits with a sign. A `usize` is the same on every machine, and so is the schema.
+integer!(u8: 0xff, u16: 0xffff, u32: 0xffff_ffff, u64: i64::MAX, usize: i64::MAX);
 
 impl Value for f64 {
     fn type_name() -> String {
         "number".to_owned()
+    }
+    fn form() -> Form {
+        Form::Number
     }
     fn to_toml(&self) -> String {
         format!("{self:?}")
@@ -59,6 +69,9 @@ impl Value for f32 {
     fn type_name() -> String {
         "number".to_owned()
     }
+    fn form() -> Form {
+        Form::Number
+    }
     fn to_toml(&self) -> String {
         format!("{self:?}")
     }
@@ -67,6 +80,9 @@ impl Value for f32 {
 impl Value for bool {
     fn type_name() -> String {
         "boolean".to_owned()
+    }
+    fn form() -> Form {
+        Form::Boolean
     }
     fn to_toml(&self) -> String {
         self.to_string()
@@ -80,6 +96,9 @@ impl Value for String {
     fn type_name() -> String {
         "string".to_owned()
     }
+    fn form() -> Form {
+        Form::Text
+    }
     fn to_toml(&self) -> String {
         format!("{self:?}")
     }
@@ -89,6 +108,9 @@ impl Value for PathBuf {
     fn type_name() -> String {
         "path".to_owned()
     }
+    fn form() -> Form {
+        Form::Text
+    }
     fn to_toml(&self) -> String {
         format!("{:?}", self.display().to_string())
     }
@@ -97,6 +119,9 @@ impl Value for PathBuf {
 impl<T: Value> Value for Option<T> {
     fn type_name() -> String {
         T::type_name()
+    }
+    fn form() -> Form {
+        T::form()
     }
     fn choices() -> Vec<String> {
         T::choices()
@@ -112,6 +137,9 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value> Value for Vec<T> {
     fn type_name() -> String {
         format!("list of {}s", T::type_name())
+    }
+    fn form() -> Form {
+        Form::List { of: Box::new(T::form()), length: None }
     }
     fn to_toml(&self) -> String {
         let items: Vec<String> = self.iter().map(Value::to_toml).collect();
@@ -132,6 +160,9 @@ impl<T: Value, const N: usize> Value for [T; N] {
     fn type_name() -> String {
         format!("list of {N} {}s", T::type_name())
     }
+    fn form() -> Form {
+        Form::List { of: Box::new(T::form()), length: Some(N) }
+    }
     fn to_toml(&self) -> String {
         let items: Vec<String> = self.iter().map(Value::to_toml).collect();
         format!("[{}]", items.join(", "))
@@ -142,6 +173,9 @@ impl<T: Value, const N: usize> Value for [T; N] {
 impl<T: Value> Value for BTreeMap<String, T> {
     fn type_name() -> String {
         "table".to_owned()
+    }
+    fn form() -> Form {
+        Form::Map(Box::new(T::form()))
     }
     fn to_toml(&self) -> String {
         let items: Vec<String> = self.iter().map(|(name, value)| format!("{name} = {}", value.to_toml())).collect();

@@ -1,5 +1,6 @@
 //! The buffer between a source and its pipeline: its keys, and how many frames it holds.
 
+use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::StreamSpec;
 
@@ -35,6 +36,7 @@ table! {
 
 impl Buffer {
     pub fn check(&self, key: &Key, checker: &mut Checker) {
+        self.check_ranges(key, checker);
         if self.samples.is_some() && self.seconds.is_some() {
             checker.problem(&key.child("samples"), "write either samples or seconds");
         }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::line_reader::stream;
 use super::{Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, SourceError, SourceKind, WhenFull};
-use crate::schema::{Checker, Key, Value, table};
+use crate::schema::{Checker, Form, Key, Value, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
 use crate::units::MonoTime;
@@ -48,6 +48,10 @@ pub enum From {
 impl Value for From {
     fn type_name() -> String {
         "string or table".to_owned()
+    }
+    fn form() -> Form {
+        let path = |key| Form::Keyed(key, Box::new(Form::Text));
+        Form::Any(vec![Form::Words(vec!["stdin".to_owned()]), path("fifo"), path("socket")])
     }
     fn choices() -> Vec<String> {
         ["\"stdin\"", "{ fifo = \"PATH\" }", "{ socket = \"PATH\" }"].map(str::to_owned).to_vec()

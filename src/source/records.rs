@@ -10,6 +10,7 @@ use fast_float2::FastFloat;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::fields::Fields;
+use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::{SampleType, Shape, StreamSpec};
 
@@ -83,6 +84,7 @@ impl Records {
     }
 
     pub fn check(&mut self, key: &Key, checker: &mut Checker) {
+        self.check_ranges(key, checker);
         let count = self.channels.len();
         if count == 0 || count > MAX_CHANNELS {
             checker.problem(&key.child("channels"), format!("name 1 to {MAX_CHANNELS} columns; there are {count}"));

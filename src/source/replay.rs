@@ -15,7 +15,7 @@ use super::{
     Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, Reject, SourceError, SourceKind, WhenFull,
 };
 use crate::schema::expanded::Table;
-use crate::schema::{Checker, Key, Value, table};
+use crate::schema::{Checker, Form, Key, Value, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
 use crate::units::MonoTime;
@@ -48,6 +48,9 @@ pub enum Speed {
 impl Value for Speed {
     fn type_name() -> String {
         "number or string".to_owned()
+    }
+    fn form() -> Form {
+        Form::Any(vec![Form::Positive, Form::Words(vec!["max".to_owned()])])
     }
     fn to_toml(&self) -> String {
         match self {

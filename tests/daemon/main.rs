@@ -5,6 +5,7 @@
 mod e2e;
 mod faults;
 mod commands;
+mod config;
 mod remote;
 mod reload;
 mod reload_races;

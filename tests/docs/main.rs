@@ -8,3 +8,4 @@ mod examples;
 mod structure;
 mod links;
 mod pipeline;
+mod schema;

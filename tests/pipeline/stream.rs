@@ -122,7 +122,7 @@ fn uint8_rig(sample: SampleType) -> Rig {
          records = {{ channels = ['a', 'b', 'c', 'd'] }}\n",
         runtime_library()
     );
-    let config = Document { path: root().join("test.toml"), text }.parse(Some("test")).unwrap();
+    let config = Document::new(root().join("test.toml"), text).parse(Some("test")).unwrap();
     let mut prepared = demo::prepare(&config);
     let built = prepared.built.take().unwrap();
     let spec = StreamSpec { frame: Shape::new([4]), sample, ..prepared.sink.spec.clone() };

@@ -16,7 +16,7 @@ use super::command::run;
 use super::redact::Redactor;
 use crate::cli::DEFAULT_CONFIG;
 use crate::cli::health::{Asked, Report, ask};
-use crate::config::{CREDENTIAL_FILE, Config, Document};
+use crate::config::{CREDENTIAL_FILE, Config, Document, fragments};
 use crate::load::state_dir;
 use crate::sys;
 
@@ -102,13 +102,9 @@ pub(super) fn collect(config_file: &Path) -> Vec<Entry> {
     all.entries
 }
 
-/// Returns the files of a configuration: the file itself, and the fragments in `conf.d` next to it, by name.
+/// Returns the files of a configuration: the file itself and its fragments. If these cannot be listed, doctor says so.
 fn config_files(config_file: &Path) -> Vec<PathBuf> {
-    let folder = config_file.parent().unwrap_or(Path::new("")).join("conf.d");
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut fragments: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
-    fragments.sort();
+    let mut fragments = fragments(config_file).unwrap_or_default();
     fragments.truncate(MAX_FRAGMENTS);
     std::iter::once(config_file.to_owned()).chain(fragments).collect()
 }

@@ -93,6 +93,7 @@ impl Differences {
         let Config {
             // Of the text, comments included.
             hash: _,
+            files: _,
             node_id,
             state_dir,
             lock_memory,

@@ -4,7 +4,6 @@
 //! so do the values to try: a new kind needs no edit here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use toml::{Table, Value};
 
@@ -189,7 +188,7 @@ fn with(root: &Table, key: &str, value: Option<Value>) -> Table {
 }
 
 fn parse(root: &Table) -> Result<Config, String> {
-    let document = Document { path: PathBuf::from("/etc/edgewatt/edgewatt.toml"), text: root.to_string() };
+    let document = Document::new("/etc/edgewatt/edgewatt.toml", root.to_string());
     document.parse(Some("host")).map_err(|error| error.to_string())
 }
 
@@ -224,6 +223,8 @@ impl Declared {
     fn find() -> Self {
         let mut declared = Self::default();
         declared.table("", &Root::doc());
+        // Every file that this program reads has the same version.
+        declared.keys.remove("version");
         declared
     }
 

@@ -23,7 +23,7 @@ pub fn config(replacements: &[(&str, &str)]) -> Config {
         assert!(text.contains(old), "config/demo.toml no longer has {old}");
         text = text.replace(old, new);
     }
-    let mut config = Document { path, text }.parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
+    let mut config = Document::new(path, text).parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
     config.runtime_library.get_or_insert_with(runtime_library);
     config
 }
