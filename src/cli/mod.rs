@@ -112,7 +112,11 @@ enum Command {
     /// file that says why. Nothing is sent, except doctor's one message to the configured broker. Lists the content before
     /// it writes; look through the archive before you send it.
     Support(support::Args),
-    /// Subscribe to a broker, and show predictions, metrics and events as they arrive
+    /// Show what the nodes of a broker do: predictions, energy, latency, power and events
+    ///
+    /// In a terminal this is a full-screen view; else, and with --lines, plain lines of at most 80 columns. Keys: q ends, p
+    /// pauses the pipeline that is shown, d chooses its delegate, arrows or Tab show another pipeline or node, ? explains the
+    /// words. A node takes commands only if its mqtt.commands is true. NO_COLOR turns colours off.
     Watch(watch::Args),
     #[command(name = SUBCOMMAND, hide = true)]
     EngineProcess(engine_process::Args),

@@ -1,7 +1,7 @@
 //! `edgewatt run`: loads the configuration and runs the daemon until it is stopped.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use signal_hook::consts::SIGHUP;
 
-use super::{ConfigArg, EX_CONFIG, check, watch};
+use super::{ConfigArg, EX_CONFIG, check};
 use crate::daemon::health::HealthBoard;
 use crate::daemon::health_socket::HealthSocket;
 use crate::daemon::{self, Delivered, Outcome, RunOptions, Service};
+use crate::source::STANDARD_INPUT;
 use crate::units::MonoTime;
+use crate::view::{self, Mode};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     /// Exit when all sources have ended and all messages are delivered; then print a summary
     #[arg(long)]
     once: bool,
-    /// Show the published messages in the terminal
+    /// Show what is published: a full-screen view in a terminal, else plain lines; q or Ctrl-C stops the daemon
     #[arg(long)]
     pub watch: bool,
     /// Calibrate every pipeline before any source starts, even if a calibration is saved
@@ -55,12 +57,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     {
         bail!("--once would never end: pipeline {name} {why}");
     }
+    // What is typed goes to the source then, and there are no keys for the full-screen view.
+    let reads_keyboard = io::stdin().is_terminal()
+        && config
+            .pipelines
+            .iter()
+            .any(|pipeline| pipeline.source.kind().exclusive().is_some_and(|(resource, _)| resource == STANDARD_INPUT));
     let stop = Arc::<AtomicBool>::default();
     let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());
     let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop, health };
     let mut viewer = None;
     let summary = daemon::run(config, prepared, options, service, |started| {
-        viewer = args.watch.then(|| watch::spawn(&started.bus));
+        if args.watch {
+            let mode = if reads_keyboard { Mode::Lines } else { Mode::choose() };
+            match view::start(mode, started) {
+                Ok(shown) => viewer = Some(shown),
+                Err(error) => tracing::warn!("--watch shows nothing: cannot start a thread: {error}"),
+            }
+        }
     })?;
     if let Some(viewer) = viewer {
         viewer.finish();
@@ -69,8 +83,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(restart_to_calibrate(&program));
     }
     if args.once || args.watch {
-        let mut out = io::stdout();
-        writeln!(out, "{summary}")?;
+        let printed = writeln!(io::stdout(), "{summary}");
+        // Who has closed the terminal of a view does not want it.
+        if args.once {
+            printed?;
+        }
     }
     match &summary.delivered {
         Some(Delivered { undelivered, kept: 0, .. }) => tracing::info!(undelivered, "stopped"),

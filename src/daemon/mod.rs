@@ -62,21 +62,21 @@ pub struct RunOptions {
     pub health: HealthBoard,
 }
 
-/// What a view in this process needs of the daemon.
+/// A daemon that has started, for who wants to see what it publishes and to act on it.
+#[derive(Clone)]
 pub struct Started {
     pub bus: Bus,
     pub topics: NodeTopics,
     pub actions: ActionSender,
 }
 
-/// Runs until a signal comes or, with `once`, all sources have ended. Calls `started` once it
-/// publishes.
+/// Runs until a signal comes or, with `once`, all sources have ended. Calls `started` before the first message.
 pub fn run(
     config: Config,
     prepared: Prepared,
     options: RunOptions,
     service: Service,
-    started: impl FnOnce(Started),
+    started: impl FnOnce(&Started),
 ) -> anyhow::Result<Summary> {
     let connect = startup::connect_options(&config.mqtt)?;
     if config.lock_memory
@@ -96,7 +96,7 @@ pub fn run(
         let (sender, actions) = unbounded_channel();
         let (mut daemon, inputs) = Daemon::start(config, prepared, options, service, delivery, signals, actions)?;
         let NodePublisher { bus, topics, .. } = daemon.context.node_publisher.clone();
-        started(Started { bus, topics, actions: ActionSender(sender) });
+        started(&Started { bus, topics, actions: ActionSender(sender) });
         daemon.begin(outcomes);
         daemon.run(inputs).await?;
         anyhow::Ok(daemon.drain().await)

@@ -6,7 +6,11 @@ use std::fmt;
 use crate::energy::{EnergyEstimate, Status};
 use crate::infer::stage_times::LatencySummary;
 use crate::publish::payload::{Counts, Delivery};
+use crate::text::wrap;
 use crate::units::Joules;
+
+/// No line is wider.
+const COLUMNS: usize = 80;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,27 +100,19 @@ impl EnergyTotal {
     }
 }
 
-/// Net energy of the last window, in words.
-fn net(figure: &EnergyEstimate) -> String {
-    let Some(net_j) = figure.net_j else { return String::new() };
-    let expanded = figure.net_expanded_j.map_or(String::new(), |j| format!(" +- {}", Joules(j).in_mj()));
-    format!(", {}{expanded} mJ net in the last window", Joules(net_j).in_mj())
-}
-
 impl fmt::Display for EnergyTotal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.figure {
-            Some(figure) => write!(
-                f,
-                "{} mJ gross{} an inference, {} by {} over {:.0} inferences",
-                Joules((self.joules + self.open.0) / (self.inferences + self.open.1)).in_mj(),
-                net(figure),
-                figure.status.name(),
-                figure.meter.as_deref().unwrap_or("no meter"),
-                self.inferences + self.open.1
-            ),
-            None => write!(f, "unavailable: {}", self.last_reason.as_deref().unwrap_or("no metrics were due")),
-        }
+        let Some(figure) = &self.figure else {
+            return write!(f, "not known: {}", self.last_reason.as_deref().unwrap_or("no metrics were due"));
+        };
+        let inferences = self.inferences + self.open.1;
+        let (status, meter) = (figure.status.name(), figure.meter.as_deref().unwrap_or("no meter"));
+        write!(f, "{status} by {meter} over {inferences:.0} inferences: ")?;
+        let gross = Joules((self.joules + self.open.0) / inferences);
+        write!(f, "{} mJ for each, idle power included (gross)", gross.in_mj())?;
+        let Some(net_j) = figure.net_j else { return Ok(()) };
+        let expanded = figure.net_expanded_j.map_or(String::new(), |j| format!(" ± {}", Joules(j).in_mj()));
+        write!(f, "; {}{expanded} mJ more than idle (net), in the last window", Joules(net_j).in_mj())
     }
 }
 
@@ -125,10 +121,11 @@ impl fmt::Display for Summary {
         for pipeline in &self.pipelines {
             writeln!(f, "{pipeline}")?;
         }
-        match &self.delivered {
-            Some(delivered) => write!(f, "delivery: {delivered}"),
-            None => f.write_str("delivery: none, because mqtt.broker is \"none\""),
-        }
+        let delivery = match &self.delivered {
+            Some(delivered) => format!("delivery: {delivered}"),
+            None => "delivery: none, because mqtt.broker is \"none\"".to_owned(),
+        };
+        f.write_str(&wrapped("", &delivery).join("\n"))
     }
 }
 
@@ -146,39 +143,78 @@ impl fmt::Display for Delivered {
 impl fmt::Display for PipelineSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.counts;
-        writeln!(
-            f,
-            "{}: {} samples, {} windows, {} predictions in {:.2} s ({:.1} /s)",
-            self.name,
-            c.samples,
-            c.windows,
-            c.predictions,
-            self.wall_s,
-            c.predictions as f64 / self.wall_s
-        )?;
+        let rate = c.predictions as f64 / self.wall_s;
+        let title = format!("{}: {} predictions in {:.1} s, {rate:.1} a second", self.name, c.predictions, self.wall_s);
+        let mut lines = wrapped("", &title);
+        let mut add = |line: String| lines.extend(wrapped("  ", &line));
+        add(format!("read {} samples, in {} windows", c.samples, c.windows));
         if let Some(error) = &self.error {
-            writeln!(f, "  failed: {error}")?;
+            add(format!("failed: {error}"));
         }
         if self.known > 0 {
             let percent = 100.0 * self.right as f64 / self.known as f64;
-            writeln!(
-                f,
-                "  agrees with the recording's own labels in {} of {} ({percent:.1} %)",
-                self.right, self.known
-            )?;
+            add(format!("agrees with the recording's own labels in {} of {} ({percent:.1} %)", self.right, self.known));
         }
-        for (what, latency) in [("invoke", self.invoke_us), ("end to end", self.end_to_end_us)] {
+        for (what, latency) in [("the model", self.invoke_us), ("from sample to message", self.end_to_end_us)] {
             if let Some(l) = latency {
-                writeln!(f, "  {what}: p50 {:.1} us, p99 {:.1} us, max {:.1} us", l.p50, l.p99, l.max)?;
+                add(format!(
+                    "{what}: half within {:.0} us, 99 % within {:.0} us, longest {:.0} us",
+                    l.p50, l.p99, l.max
+                ));
             }
         }
-        writeln!(f, "  energy: {}", self.energy)?;
-        write!(f, "  rejected: {}; gaps: {}; dropped: {}", nonzero(&c.rejects), nonzero(&c.gaps), nonzero(&c.drops))
+        add(format!("energy: {}", self.energy));
+        let (rejected, gaps, dropped) = (nonzero(&c.rejects), nonzero(&c.gaps), nonzero(&c.drops));
+        add(format!("rejected: {rejected}; gaps: {gaps}; dropped: {dropped}"));
+        f.write_str(&lines.join("\n"))
     }
+}
+
+/// Returns a sentence as lines that fit into a terminal; those after the first are indented further.
+fn wrapped(indent: &str, text: &str) -> Vec<String> {
+    let lines = wrap(text, COLUMNS - indent.len() - 2).into_iter().enumerate();
+    lines
+        .map(|(place, line)| if place == 0 { format!("{indent}{line}") } else { format!("{indent}  {line}") })
+        .collect()
 }
 
 /// The counts that are not zero, or "none".
 fn nonzero<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
     let shown: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
     if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_fits_into_a_terminal() {
+        let counts = |names: &[&'static str]| names.iter().map(|name| (*name, 123_456_789)).collect();
+        let latency = LatencySummary { p50: 1.2e6, p90: 1.3e6, p99: 1.4e6, max: 1.5e6 };
+        let pipeline = PipelineSummary {
+            name: "a-name-of-a-pipeline-that-is-quite-long".to_owned(),
+            counts: Counts {
+                samples: u64::MAX,
+                windows: u64::MAX,
+                predictions: u64::MAX,
+                rejects: counts(&["malformed", "not_finite", "out_of_range"]),
+                gaps: counts(&["time_jump"]),
+                drops: counts(&["source_overflow", "source_paused"]),
+            },
+            wall_s: 86_400.0,
+            right: 98,
+            known: 124,
+            invoke_us: Some(latency),
+            end_to_end_us: Some(latency),
+            energy: EnergyTotal { last_reason: Some("a reason ".repeat(30)), ..EnergyTotal::default() },
+            error: Some("/a/path/without/a/blank".repeat(8)),
+        };
+        let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default() });
+        let summary = Summary { pipelines: vec![pipeline], delivered, ..Summary::nothing_done() };
+        let text = summary.to_string();
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+        assert!(text.contains("energy: not known: a reason") && text.contains("98 of 124 (79.0 %)"), "{text}");
+        assert!(text.contains("\ndelivery: 7 undelivered, 3 kept for the next start"), "{text}");
+    }
 }

@@ -4,7 +4,7 @@
 //! Runs on the async thread; it takes decisions off the rings as fast as they come, whether or not a broker is there.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Debug;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -190,7 +190,7 @@ pub struct DropReport {
 
 impl DropReport {
     /// Compares with the last report; `drops` are totals since the start, of a pipeline or of the whole node.
-    pub fn report<K: Debug>(
+    pub fn report<K: Display>(
         &mut self,
         node_publisher: &NodePublisher,
         pipeline: Option<&str>,
@@ -199,7 +199,10 @@ impl DropReport {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            node_publisher.event("drops", pipeline, format!("{new} dropped since the last report; in all {drops:?}"));
+            let all: Vec<String> =
+                drops.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{reason} {n}")).collect();
+            let message = format!("{new} dropped since the last report; in all: {}", all.join(", "));
+            node_publisher.event("drops", pipeline, message);
         }
         self.last = total;
     }

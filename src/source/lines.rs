@@ -14,7 +14,10 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
 use super::line_reader::stream;
-use super::{Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, SourceError, SourceKind, WhenFull};
+use super::{
+    Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, STANDARD_INPUT, SourceError, SourceKind,
+    WhenFull,
+};
 use crate::schema::{Checker, Form, Key, Value, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
@@ -94,7 +97,7 @@ impl SourceKind for Lines {
 
     fn exclusive(&self) -> Option<(String, &'static str)> {
         let resource = match &self.from {
-            From::Stdin => "standard input".to_owned(),
+            From::Stdin => STANDARD_INPUT.to_owned(),
             From::Fifo(path) | From::Socket(path) => path.display().to_string(),
         };
         Some((resource, "from"))
@@ -142,7 +145,7 @@ impl FrameProducer for LinesSource {
             let streamed = match &mut self.from {
                 Opened::Stdin => {
                     let mut stdin = io::stdin().lock();
-                    return stream(&mut stdin, Path::new("standard input"), &mut self.parser, feed).map(drop);
+                    return stream(&mut stdin, Path::new(STANDARD_INPUT), &mut self.parser, feed).map(drop);
                 }
                 Opened::Fifo { fifo, path } => {
                     let streamed = stream(fifo, path, &mut self.parser, feed);

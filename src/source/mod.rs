@@ -19,6 +19,9 @@ pub use buffer::{Buffer, WhenFull};
 pub use records::{HeaderError, Record, RecordParser, Records, Reject};
 pub use sink::{FrameHeader, FrameReader, FrameSink, Frames, Gap, Pieces, SinkSettings, SourceStats, Wake};
 
+/// What a source that reads standard input takes for itself.
+pub const STANDARD_INPUT: &str = "standard input";
+
 family! {
     /// The source is one of these kinds.
     pub enum Source: SourceKind {

@@ -13,3 +13,4 @@ mod service;
 mod doctor;
 mod health;
 mod support;
+mod view;

@@ -1,0 +1,238 @@
+//! The plain lines that are written where there is no terminal: at most 80 columns wide, without colour. Pure.
+
+use super::model::{Change, Decision, Model, Pipeline, STAGES};
+use super::words::{self, clock, micros, number};
+use crate::text::{cut, plain, width, wrap};
+
+/// No line is wider.
+const COLUMNS: usize = 80;
+
+/// What was written before, so that a header is written once.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    has_header: bool,
+}
+
+impl Lines {
+    /// Returns the lines about what a message has changed in the model.
+    pub(crate) fn of(&mut self, model: &Model, change: &Change, topic: &str) -> Vec<String> {
+        match change {
+            Change::None => Vec::new(),
+            Change::Unreadable => sentence("", &format!("{}: not JSON", plain(topic))),
+            Change::Online(prefix) => match model.nodes.get(prefix) {
+                Some(node) => {
+                    let presence = if node.online == Some(false) { "offline" } else { "online" };
+                    sentence("", &format!("{} is {presence}", node.name))
+                }
+                None => Vec::new(),
+            },
+            Change::Event(prefix) => {
+                let Some(event) = model.nodes.get(prefix).and_then(|node| node.events.back()) else {
+                    return Vec::new();
+                };
+                let about = event.pipeline.as_ref().map_or(String::new(), |pipeline| format!(" {pipeline}"));
+                sentence(&clock(event.time_ms), &format!("event {}{about}: {}", event.event, event.message))
+            }
+            Change::Prediction(prefix, name) => {
+                let Some(pipeline) = pipeline(model, prefix, name) else { return Vec::new() };
+                let Some(decision) = &pipeline.decision else { return Vec::new() };
+                let mut lines = Vec::new();
+                if !self.has_header {
+                    self.has_header = true;
+                    let columns = ["time UTC", "number", "pipeline", "decision", "score", "truth", "latency"];
+                    lines.push(row(columns.map(str::to_owned)));
+                }
+                lines.extend(prediction(name_of(model, prefix, name), pipeline, decision));
+                lines
+            }
+            Change::PipelineStatus(prefix, name) => {
+                let Some(pipeline) = pipeline(model, prefix, name) else { return Vec::new() };
+                let state = pipeline.state.as_deref().unwrap_or("in an unknown state");
+                let reason = pipeline.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+                sentence("", &format!("{} is {state}{reason}", name_of(model, prefix, name)))
+            }
+            Change::Metrics(prefix, name) => metrics(model, prefix, name).unwrap_or_default(),
+        }
+    }
+}
+
+fn pipeline<'a>(model: &'a Model, prefix: &str, name: &str) -> Option<&'a Pipeline> {
+    model.nodes.get(prefix)?.pipelines.get(name)
+}
+
+/// Returns the pipeline's name, with that of its node if there are several.
+fn name_of(model: &Model, prefix: &str, name: &str) -> String {
+    match model.nodes.get(prefix) {
+        Some(node) if model.nodes.len() > 1 => format!("{}/{name}", node.name),
+        _ => name.to_owned(),
+    }
+}
+
+/// Returns a text that is broken into lines; the later ones are indented.
+fn sentence(first: &str, text: &str) -> Vec<String> {
+    let first = if first.is_empty() { String::new() } else { format!("{first} ") };
+    let indent = " ".repeat(first.len().max(2));
+    let lines = wrap(text, COLUMNS - indent.len()).into_iter().enumerate();
+    lines.map(|(place, line)| if place == 0 { format!("{first}{line}") } else { format!("{indent}{line}") }).collect()
+}
+
+/// Returns a row of the table of predictions.
+fn row([time, seq, name, decision, score, truth, latency]: [String; 7]) -> String {
+    let columns = [
+        pad(&time, 8),
+        left(&seq, 7),
+        pad(&name, 14),
+        pad(&decision, 12),
+        left(&score, 6),
+        pad(&truth, 14),
+        left(&latency, 11),
+    ];
+    columns.join(" ").trim_end().to_owned()
+}
+
+fn pad(text: &str, columns: usize) -> String {
+    let text = cut(text, columns);
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(&text))))
+}
+
+fn left(text: &str, columns: usize) -> String {
+    let text = cut(text, columns);
+    format!("{}{text}", " ".repeat(columns.saturating_sub(width(&text))))
+}
+
+fn prediction(name: String, pipeline: &Pipeline, decision: &Decision) -> Vec<String> {
+    use super::model::Verdict::{Label, Values};
+    let time = clock(decision.time_ms);
+    let seq = decision.seq.map_or("-".to_owned(), |seq| format!("#{seq}"));
+    let latency = decision.latency_us.map_or("-".to_owned(), micros);
+    let verdict = words::verdict(&decision.verdict);
+    let score = match &decision.verdict {
+        Label { score: Some(score), .. } if pipeline.is_measure => words::value(*score),
+        Label { score: Some(score), .. } => format!("{score:.2}"),
+        _ => String::new(),
+    };
+    let right = pipeline.history.back().and_then(|past| past.right);
+    let truth = match (&decision.truth, right) {
+        (Some(truth), Some(true)) => format!("= {truth}"),
+        (Some(truth), _) => format!("! {truth}"),
+        (None, _) => String::new(),
+    };
+    if matches!(decision.verdict, Values(_)) {
+        let before = format!("{} {} {} ", pad(&time, 8), left(&seq, 7), pad(&name, 14));
+        let room = COLUMNS - width(&before) - 12;
+        return vec![format!("{before}{} {}", pad(&verdict, room), left(&latency, 11)).trim_end().to_owned()];
+    }
+    vec![row([time, seq, name, verdict, score, truth, latency])]
+}
+
+fn metrics(model: &Model, prefix: &str, name: &str) -> Option<Vec<String>> {
+    let node = model.nodes.get(prefix)?;
+    let pipeline = node.pipelines.get(name)?;
+    let metrics = pipeline.metrics.as_ref()?;
+    let rate = metrics.predictions_per_s.map_or("-".to_owned(), number);
+    let seconds = metrics.interval_s.map_or("-".to_owned(), number);
+    let title = format!("--- {}: {rate} predictions a second in the last {seconds} s ", name_of(model, prefix, name));
+    let mut lines = vec![cut(&format!("{title}{}", "-".repeat(COLUMNS.saturating_sub(width(&title)))), COLUMNS)];
+    let mut block = |name: &str, text: &str| {
+        let wrapped = wrap(text, COLUMNS - 12).into_iter().enumerate();
+        lines.extend(wrapped.map(|(place, line)| format!("  {:<10}{line}", if place == 0 { name } else { "" })));
+    };
+    if let Some(percent) = pipeline.right_percent() {
+        block("right", &format!("{percent:.1} % right of {} shown here", pipeline.known));
+    }
+    let of = |pick: fn(&(f64, f64)) -> f64| {
+        let known = (0..STAGES.len()).filter_map(|place| Some((place, metrics.latency_us[place].as_ref().map(pick)?)));
+        known.map(|(place, us)| format!("{} {}", words::stage(place), micros(us))).collect::<Vec<_>>().join(", ")
+    };
+    if metrics.latency_us.iter().any(Option::is_some) {
+        block("half in", &of(|(p50, _)| *p50));
+        block("99 % in", &of(|(_, p99)| *p99));
+    }
+    for figure in &metrics.energy {
+        words::energy(figure)
+            .iter()
+            .enumerate()
+            .for_each(|(place, text)| block(if place == 0 { "energy" } else { "" }, text));
+    }
+    if let Some(delegate) = &pipeline.delegate {
+        block("delegate", &words::delegate(delegate).join("; "));
+    }
+    let lost = words::lost(node, pipeline).unwrap_or("nothing".to_owned());
+    block("lost", &lost);
+    let process = &node.process;
+    let cpu = process.cpu_s.map(|s| format!("{} s of processor time since the start", number(s)));
+    let rss = process.rss_mib.map(|mib| format!("{} MiB of memory", number(mib)));
+    let soc = process.soc_temperature_c.map(|celsius| format!("processor at {celsius:.1} °C"));
+    block("daemon", &[cpu, rss, soc].into_iter().flatten().collect::<Vec<_>>().join(", "));
+    Some(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(messages: &[(&str, &str)]) -> String {
+        let (mut model, mut lines) = (Model::default(), Lines::default());
+        let mut text = String::new();
+        for (topic, payload) in messages {
+            let change = model.take(topic, payload.as_bytes(), 0);
+            for line in lines.of(&model, &change, topic) {
+                assert!(width(&line) <= COLUMNS && line == line.trim_end(), "{line}");
+                text.push_str(&line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn a_prediction_is_a_line_below_one_header() {
+        let payload = |seq| {
+            format!(r#"{{"time_ms":1000,"seq":{seq},"label":"curl","score":0.925,"truth":"press","latency_us":120.5}}"#)
+        };
+        let text = shown(&[("e/n/p/arm/prediction", &payload(7)), ("e/n/p/arm/prediction", &payload(8))]);
+        assert_eq!(
+            text,
+            "time UTC  number pipeline       decision      score truth              latency\n\
+             00:00:01      #7 arm            curl           0.93 ! press             120 us\n\
+             00:00:01      #8 arm            curl           0.93 ! press             120 us\n"
+        );
+        let text = shown(&[("e/n/p/arm/prediction", r#"{"seq":1,"values":{"t":21.5,"h":0.4}}"#)]);
+        assert!(text.contains("h 0.400  t 21.50"), "{text}");
+    }
+
+    #[test]
+    fn metrics_are_a_block_that_says_what_is_unknown() {
+        let payload = r#"{"predictions_per_s":4.0,"interval_s":10,"energy":[{"status":"unavailable","reason":"no meter"}],
+            "latency_us":{"invoke":{"p50":300,"p99":400}},"counts":{"drops":{"source_paused":51}},"delegate":
+            {"active":"cpu","requested":"npu","reason":"it is broken"}}"#;
+        let text = shown(&[("e/n/p/arm/metrics", payload)]);
+        for part in [
+            "--- arm: 4.00 predictions a second",
+            "half in   model 300 us",
+            "energy    Not known: no meter",
+            "cpu instead of npu; because it is broken",
+            "lost      samples while paused: 51",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!shown(&[("e/n/p/arm/metrics", "{}")]).is_empty());
+    }
+
+    #[test]
+    fn what_comes_in_cannot_control_the_terminal() {
+        let long = "x".repeat(500);
+        let text = shown(&[
+            ("e/n\u{1b}[2J/event", "{\"event\":\"\\u001b[2J\",\"message\":\"x\"}"),
+            ("e/n/event", &format!(r#"{{"event":"e","message":"{long}"}}"#)),
+            (
+                &format!("e/n/p/{long}/prediction"),
+                &format!(r#"{{"seq":1,"label":"{long}","score":1e300,"truth":"{long}"}}"#),
+            ),
+            ("e/n/p/x/metrics", "{"),
+            ("e/n/status", "online"),
+        ]);
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(text.contains("e/n/p/x/metrics: not JSON\n") && text.contains("n is online\n"), "{text}");
+    }
+}
