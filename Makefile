@@ -7,7 +7,7 @@ PYTHON := $(or $(PYTHON),python3)
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man fmt \
-	lint doc msrv check-armv7 deny bench compare throughput fleet footprint train clean tools
+	lint doc msrv check-armv7 deny bench compare throughput fleet footprint first-minute train clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -20,10 +20,11 @@ tools:
 runtime: ## Fetch TensorFlow Lite and LiteRT for this machine into runtime/
 	@scripts/fetch-runtime
 
-# The daemon replaces make's shell (exec), so that it alone answers Ctrl-C.
-demo: tools runtime ## Build, and run the recorded demo with live output; Ctrl-C stops it
-	cargo build --release --locked
-	@exec "$(TARGET_DIR)/release/edgewatt" run --config config/demo.toml --watch
+# The program replaces make's shell (exec), so that it alone answers Ctrl-C.
+demo: tools runtime ## Build quickly, and show the recorded demo; q stops it. MQTT=1: through mosquitto
+	cargo build --profile demo --locked --bin edgewatt
+	@exec $(if $(MQTT),tools/demo-mqtt "$(TARGET_DIR)/demo/edgewatt",\
+		"$(TARGET_DIR)/demo/edgewatt" run --config config/demo.toml --watch)
 
 test: tools runtime ## Run all tests; installs mosquitto and an exporter with apt-get if it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
@@ -130,6 +131,10 @@ footprint: tools runtime ## Measure the daemon's start, memory, and processor ti
 	cargo build --release --locked
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
 		$(PYTHON) benches/system/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+first-minute: tools ## Measure what `make demo` costs in a bare Debian 12 with empty caches; needs root
+	@scripts/need mmdebstrap:mmdebstrap git:git
+	benches/system/first_minute
 
 train: ## Train the demo's models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use nix::sys::stat::fstat;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -19,11 +19,10 @@ pub(crate) fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
         (1, _) => format!("info,edgewatt=debug,{}", broker::LOG_FILTER),
         _ => "trace".to_owned(),
     };
-    let filter = match std::env::var(VARIABLE) {
-        Ok(directives) => EnvFilter::try_new(&directives)
-            .with_context(|| format!("{VARIABLE}=\"{directives}\" is not a filter; write a level such as debug"))?,
-        Err(_) => EnvFilter::new(level),
-    };
+    let directives = std::env::var(VARIABLE).unwrap_or(level);
+    let filter: Targets = directives
+        .parse()
+        .with_context(|| format!("{VARIABLE}=\"{directives}\" is not a filter; write a level such as debug"))?;
     let registry = tracing_subscriber::registry().with(filter);
     // If the journal cannot be reached, the log goes to standard error, which systemd reads as well.
     let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };

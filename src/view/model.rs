@@ -154,6 +154,8 @@ pub(crate) struct Metrics {
     pub predictions_per_s: Option<f64>,
     /// By stage, as in [`STAGES`]: p50 and p99.
     pub latency_us: [Option<(f64, f64)>; 5],
+    /// The node has no broker, so nothing is sent.
+    pub no_broker: bool,
     pub energy: Vec<Energy>,
     pub samples: Option<u64>,
     pub predictions: Option<u64>,
@@ -470,6 +472,7 @@ fn metrics(message: &Value) -> Metrics {
         interval_s: message["interval_s"].as_f64(),
         predictions_per_s: message["predictions_per_s"].as_f64(),
         latency_us: STAGES.map(latency),
+        no_broker: message.get("delivery").is_some_and(Value::is_null),
         energy: message["energy"].as_array().into_iter().flatten().take(MAX_FIGURES).map(energy).collect(),
         samples: counts["samples"].as_u64(),
         predictions: counts["predictions"].as_u64(),

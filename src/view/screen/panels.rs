@@ -374,7 +374,9 @@ pub(super) fn latency(canvas: &mut Canvas<'_>, pipeline: &Pipeline) {
     canvas.rule(0, "Latency");
     canvas.right(most + 1, 0, " half in  99 % in ", look.quiet());
     let whole = latencies.iter().flatten().map(|(p50, _)| *p50).fold(0.0, f64::max);
-    for (place, latency) in latencies.iter().enumerate() {
+    // The last two stages are those of the messages.
+    let rows = if pipeline.metrics.as_ref().is_some_and(|metrics| metrics.no_broker) { 3 } else { STAGES.len() };
+    for (place, latency) in latencies.iter().enumerate().take(rows) {
         let y = place + 1;
         let style = if place == 2 || place == 4 { look.strong() } else { Style::new() };
         canvas.text(1, y, words::stage(place), look.quiet());

@@ -76,7 +76,7 @@ impl Setup {
         Self::of(&root().join("config/demo.toml"))
             .with("\"none\"", &format!("\"mqtt://127.0.0.1:{port}\""))
             .with("interval_s = 2.0", "interval_s = 10.0")
-            .with("\nstart_s = 21.0 ", "\n# ")
+            .with("\nstart_s = 21.36 ", "\n# ")
             .with("../models/", &format!("{}/", models.display()))
     }
 
