@@ -48,11 +48,13 @@ test-vm: tools runtime ## Test the meters with the kernel's drivers, in a Debian
 	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
 		runtime/x86_64/libtensorflowlite_c.so config models
 
-test-vm-service: tools runtime ## Test the package and its service in the same Debian; needs cargo-deb
+test-vm-service: tools runtime ## Test the package, its upgrades and its service in the same Debian; needs cargo-deb
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian
 	cargo build --locked --example test_delegate
-	deb=$$(scripts/make-deb amd64 dev) && lintian --allow-root --fail-on error "$$deb" && \
-		tests/vm/run -t 900 tests/vm/service tests/vm/checks.sh "$$deb" "$(TARGET_DIR)/debug/examples/libtest_delegate.so"
+	deb=$$(scripts/make-deb amd64 dev) && tests/package "$$deb" && \
+		tests/vm/conffile-package/make "$$deb" "$(TARGET_DIR)/conffile.deb" && \
+		tests/vm/run -t 1800 tests/vm/service tests/vm/checks.sh tests/vm/upgrade "$$deb" "$(TARGET_DIR)/conffile.deb" \
+			"$(TARGET_DIR)/debug/examples/libtest_delegate.so"
 
 test-vm-arm64: tools runtime ## Run the package's demo on 64-bit Arm under QEMU, and compare its predictions with this machine's
 	@scripts/need qemu-system-aarch64:qemu-system-arm mmdebstrap:mmdebstrap cpio:cpio jq:jq mosquitto:mosquitto \
@@ -77,7 +79,7 @@ wear: tools runtime ## Measure what the store writes to the disk for each predic
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test delivery store::wear -- --ignored --nocapture
 
 man: tools ## Write man pages and completions into target/manual
-	cargo run --locked --example manual -- "$(TARGET_DIR)/manual"
+	cargo run --locked --bin edgewatt -- manual "$(TARGET_DIR)/manual"
 
 # Lists every file, because cargo fmt does not see modules that a macro declares.
 RUST_FILES = $(shell git ls-files '*.rs')

@@ -9,6 +9,7 @@ mod health;
 mod inspect;
 mod logging;
 mod migrate;
+mod manual;
 mod online;
 mod run;
 mod support;
@@ -122,6 +123,9 @@ enum Command {
     EngineProcess(engine_process::Args),
     /// Print the completion script for a shell
     Completions { shell: clap_complete::Shell },
+    /// Write the man pages and the completions into a folder, for packages
+    #[command(hide = true)]
+    Manual(manual::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Watch(args) => watch::run(&args),
         Command::EngineProcess(args) => Ok(engine_process::run(&args)),
         Command::Completions { shell } => completions(shell),
+        Command::Manual(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {
         print_error(&error);
@@ -160,15 +165,19 @@ pub fn main() -> ExitCode {
 }
 
 /// Returns the definition of the command line, from which its manual is made.
-pub fn command() -> clap::Command {
+fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Prints a completion script. The generator panics if it cannot write, so it writes to memory first.
-fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+/// Returns a completion script. It is made in memory, because the generator panics if it cannot write.
+fn completion_script(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "edgewatt", &mut script);
-    std::io::stdout().write_all(&script)?;
+    script
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    std::io::stdout().write_all(&completion_script(shell))?;
     Ok(ExitCode::SUCCESS)
 }
 

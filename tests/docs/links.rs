@@ -160,24 +160,38 @@ fn files_and_modules_that_are_named_exist() {
     });
 }
 
-/// Returns the files of the Debian package, each with its places there.
+/// Returns the files of the Debian package, each with its place there. What scripts/make-deb makes of a file of the
+/// repository counts as that file.
 fn packaged() -> Vec<(PathBuf, PathBuf)> {
     let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let entries = |folder: fs::ReadDir| folder.map(|entry| entry.unwrap().path()).collect();
     let mut places = Vec::new();
     for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
         let (pattern, folder) = (Path::new(asset[0].as_str().unwrap()), Path::new(asset[1].as_str().unwrap()));
+        let pattern = pattern.strip_prefix("target/release/deb").unwrap_or(pattern);
         let name = pattern.file_name().unwrap().to_str().unwrap();
-        let parent = pattern.parent().unwrap();
+        let (parent, is_deep) = match pattern.parent().unwrap() {
+            parent if parent.ends_with("**") => (parent.parent().unwrap(), true),
+            parent => (parent, false),
+        };
         let (before, after) = name.split_once('*').unwrap_or((name, ""));
-        let Ok(entries) = fs::read_dir(root().join(parent)) else { continue };
-        for entry in entries {
-            let file = entry.unwrap().file_name().into_string().unwrap();
+        let top = root().join(parent);
+        let found = if is_deep { files(&top, after) } else { fs::read_dir(&top).map_or(Vec::new(), entries) };
+        for path in found {
+            let (below, file) = (path.strip_prefix(&top).unwrap(), path.file_name().unwrap().to_str().unwrap());
             if file == name || name.contains('*') && file.starts_with(before) && file.ends_with(after) {
-                places.push((parent.join(&file), folder.join(&file)));
+                places.push((parent.join(below), folder.join(below)));
             }
         }
     }
     places
+}
+
+/// Returns the folders into which scripts/make-deb leaves no link in CONTRIBUTING.md.
+fn not_installed() -> Vec<String> {
+    let script = fs::read_to_string(root().join("scripts/make-deb")).unwrap();
+    let line = script.lines().find_map(|line| line.strip_prefix("not_installed='")).unwrap();
+    line.trim_end_matches('\'').split('|').map(|folder| format!("{folder}/")).collect()
 }
 
 /// Resolves `.` and `..` without looking at the file system.
@@ -192,16 +206,18 @@ fn resolved(path: &Path) -> PathBuf {
     })
 }
 
-/// What is installed can be read there; only CONTRIBUTING.md is about the source.
+/// tests/package looks at the links of a package that was built.
 #[test]
 fn links_of_packaged_pages_stay_in_the_package() {
     let packaged = packaged();
     assert!(packaged.len() > 50, "{packaged:?}");
+    let not_installed = not_installed();
     check(|page, report| {
         let path = page.path.strip_prefix(root()).unwrap();
-        let found = packaged.iter().find(|(source, _)| source == path && !path.ends_with("CONTRIBUTING.md"));
-        let Some((_, place)) = found else { return };
-        for link in page.links().filter(|link| !link.contains("://") && !link.starts_with('#')) {
+        let Some((_, place)) = packaged.iter().find(|(source, _)| source == path) else { return };
+        let is_cut =
+            |link: &str| path == "CONTRIBUTING.md" && not_installed.iter().any(|folder| link.starts_with(folder));
+        for link in page.links().filter(|link| !link.contains("://") && !link.starts_with('#') && !is_cut(link)) {
             let link = link.split('#').next().unwrap();
             let target = resolved(&place.parent().unwrap().join(link));
             if !packaged.iter().any(|(_, known)| known.starts_with(&target)) {

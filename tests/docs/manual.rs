@@ -1,9 +1,5 @@
 //! The manual that `make man` writes: a page for each subcommand, one for the configuration, completions.
 
-#[path = "../../tools/manual.rs"]
-#[allow(dead_code, reason = "its main")]
-mod tool;
-
 use std::process::Command;
 
 use edgewatt_support::program;
@@ -12,7 +8,8 @@ use tempfile::TempDir;
 #[test]
 fn there_is_a_page_for_each_subcommand_and_for_the_configuration() {
     let dir = TempDir::new().unwrap();
-    tool::write_manual(&dir.path().join("not/yet")).unwrap();
+    let written = Command::new(program()).arg("manual").arg(dir.path().join("not/yet")).output().unwrap();
+    assert!(written.status.success(), "{written:?}");
     let read = |path: &str| std::fs::read_to_string(dir.path().join("not/yet").join(path)).unwrap();
 
     let help = Command::new(program()).arg("--help").output().unwrap();
@@ -41,4 +38,14 @@ fn there_is_a_page_for_each_subcommand_and_for_the_configuration() {
     for script in ["edgewatt", "_edgewatt", "edgewatt.fish"] {
         assert!(read(&format!("completions/{script}")).contains("doctor"), "{script}");
     }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let written = Command::new(program()).arg("manual").arg(&file).output().unwrap();
+    let said = String::from_utf8(written.stderr).unwrap();
+    assert!(!written.status.success() && said.contains(&file.display().to_string()), "{said}");
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# In the guest: checks that go on after one that failed, and end with a line like cargo test's.
+# Checks that go on after one that failed, and end with a line like cargo test's; `checks_of` says what they are about.
 
 checks_passed=0
 checks_failed=0
@@ -15,10 +15,10 @@ check() {
     set -e
     if [[ $status -eq 0 ]]; then
         checks_passed=$((checks_passed + 1))
-        echo "test vm: $name ... ok"
+        echo "test ${checks_of:-vm}: $name ... ok"
     else
         checks_failed=$((checks_failed + 1))
-        printf 'test vm: %s ... FAILED\n%s\n' "$name" "$said"
+        printf 'test %s: %s ... FAILED\n%s\n' "${checks_of:-vm}" "$name" "$said"
     fi
 }
 
@@ -43,7 +43,7 @@ contains() {
 # to the last bit: is(NUMBER) allows a billionth.
 published() {
     local topic=$1 filter="def is(n): . != null and (. - n | fabs) < 1e-9; $2" message last=none messages
-    exec {messages}< <(exec mosquitto_sub -t "$topic" -W 60)
+    exec {messages}< <(exec mosquitto_sub -t "$topic" -W 120)
     local subscriber=$!
     while read -r -u "$messages" message; do
         if jq -e "$filter" <<<"$message" >/dev/null; then
@@ -55,4 +55,14 @@ published() {
     done
     printf 'waited in vain for: %s\non %s; the last message: %s\n' "$2" "$topic" "$last"
     return 1
+}
+
+# dpkg_is_content: has nothing to say about edgewatt: it is installed, no file differs, no conffile is left, nor is a file
+# that a script has put aside. The guest installs no documents.
+dpkg_is_content() {
+    local said
+    [[ $(dpkg-query -Wf '${db:Status-Status} ${Conffiles}' edgewatt) == 'installed ' ]]
+    said=$(dpkg --verify edgewatt | grep -v '^missing  *c* */usr/share/doc/' || true; dpkg --audit)
+    [[ -z $said ]] || { echo "$said" && return 1; }
+    [[ -z $(find /etc/edgewatt -name '*.dpkg-*') ]] || { ls -la /etc/edgewatt && return 1; }
 }

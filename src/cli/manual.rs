@@ -1,33 +1,36 @@
-//! Writes the manual into a folder: `man1/edgewatt.1` and a page for each subcommand, `man5/edgewatt.toml.5` from
-//! docs/config.md, and completions for bash, zsh and fish under the names that the shells look for.
+//! `edgewatt manual`: man pages and completions, written into a folder for `make man` and the Debian package.
 //!
-//! `cargo run --example manual -- FOLDER`; the folder is made.
+//! The folder gets `man1/edgewatt.1` and a page for each subcommand, `man5/edgewatt.toml.5` from docs/config.md, and
+//! completions for bash, zsh and fish under the names that the shells look for.
 
 use std::fs::{create_dir_all, write};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-const CONFIG: &str = include_str!("../docs/config.md");
+const CONFIG: &str = include_str!("../../docs/config.md");
 /// One more cell than columns, because a line ends with a bar.
 const CELLS: usize = 7;
 
-fn main() -> io::Result<()> {
-    let Some(folder) = std::env::args_os().nth(1) else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "name the folder: cargo run --example manual -- FOLDER",
-        ));
-    };
-    write_manual(Path::new(&folder))
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder; it is made if it is missing
+    folder: PathBuf,
 }
 
-pub(crate) fn write_manual(folder: &Path) -> io::Result<()> {
-    let mut command = edgewatt::cli::command().disable_help_subcommand(true);
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    write_manual(&args.folder).with_context(|| format!("cannot write the manual into {}", args.folder.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_manual(folder: &Path) -> io::Result<()> {
+    let mut command = super::command().disable_help_subcommand(true);
     command.build();
     pages(&folder.join("man1"), &command)?;
     let man5 = folder.join("man5");
@@ -36,9 +39,7 @@ pub(crate) fn write_manual(folder: &Path) -> io::Result<()> {
     let completions = folder.join("completions");
     create_dir_all(&completions)?;
     for (shell, name) in [(Shell::Bash, "edgewatt"), (Shell::Zsh, "_edgewatt"), (Shell::Fish, "edgewatt.fish")] {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut edgewatt::cli::command(), "edgewatt", &mut script);
-        write(completions.join(name), script)?;
+        write(completions.join(name), super::completion_script(shell))?;
     }
     Ok(())
 }
