@@ -389,7 +389,8 @@ mod tests {
     #[test]
     fn what_is_not_as_configured_is_a_warning_and_counts_with_strict() {
         let reason = Some("it \u{1b}[31mbroke".to_owned());
-        let warned: [(&str, Box<dyn Fn(&mut NodeHealth)>); 7] = [
+        type Change = Box<dyn Fn(&mut NodeHealth)>;
+        let warned: [(&str, Change); 7] = [
             ("pipeline arm is degraded: it", Box::new(|node| node.pipelines[0].state = PipelineState::Degraded)),
             ("pipeline arm is paused", Box::new(|node| node.pipelines[0].state = PipelineState::Paused)),
             ("source has ended", Box::new(|node| node.pipelines[0].state = PipelineState::Ended)),
@@ -436,7 +437,8 @@ mod tests {
     fn no_answer_is_said_with_its_kind() {
         let at = || PathBuf::from("/run/x.sock");
         let second = Duration::from_secs(1);
-        let kinds: [(Box<dyn Fn() -> Asked>, &str, &str); 6] = [
+        type Ask = Box<dyn Fn() -> Asked>;
+        let kinds: [(Ask, &str, &str); 6] = [
             (
                 Box::new(|| Asked::NoSocket { folders: vec!["/run/edgewatt".into()] }),
                 "not running",
