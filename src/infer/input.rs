@@ -114,7 +114,7 @@ impl InputStage {
         }
         self.last = Some(last);
         if self.frontends.is_empty() {
-            self.windower.push(frames.values);
+            self.windower.push(frames.count, frames.values);
             return InputEvent { gap, full: self.full() };
         }
         let processed = self.frontends.process(|block| append(block, frames.values));
@@ -126,10 +126,11 @@ impl InputStage {
 
     fn fill_from_pending(&mut self) -> Option<FrameHeader> {
         while self.taken < self.pending.len() {
-            let values = self.windower.frames_wanted() * self.frame_values;
-            let end = (self.taken + values).min(self.pending.len());
-            self.windower.push(Pieces::F32(&self.pending[self.taken..end], &[]));
-            self.taken = end;
+            let waiting = &self.pending[self.taken..];
+            let frames = self.windower.frames_wanted().min(waiting.len() / self.frame_values);
+            let values = frames * self.frame_values;
+            self.windower.push(frames, Pieces::F32(&waiting[..values], &[]));
+            self.taken += values;
             if let Some(full) = self.full() {
                 return Some(full);
             }
@@ -166,12 +167,12 @@ impl Windows {
         }
     }
 
-    fn push(&mut self, values: Pieces<'_>) {
+    fn push(&mut self, frames: usize, values: Pieces<'_>) {
         match (self, values) {
-            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(first, second, |value| value),
-            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
-            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
-            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
+            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(frames, first, second, |value| value),
+            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(frames, first, second, f32::from),
+            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(frames, first, second, f32::from),
+            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(frames, first, second, |value| value),
             // Unreachable: the ring has the type that the stages were built for.
             (Self::U8(_), _) => {}
         }

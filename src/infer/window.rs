@@ -56,6 +56,8 @@ pub struct Windower<T> {
     end: usize,
     /// Values still to skip, if the hop is longer than the window.
     skip: usize,
+    /// See [`Windower::frames_wanted`]; counted along, because a division for each frame costs more than the frame.
+    wanted: usize,
 }
 
 impl<T: Copy + Default> Windower<T> {
@@ -70,6 +72,7 @@ impl<T: Copy + Default> Windower<T> {
             start: 0,
             end: 0,
             skip: 0,
+            wanted: samples,
         }
     }
 
@@ -83,21 +86,30 @@ impl<T: Copy + Default> Windower<T> {
         self.buffer[..kept].copy_from_slice(&held[held.len() - kept..]);
         self.end = kept;
         self.skip = other.skip;
+        self.count_wanted();
     }
 
     /// Returns the number of frames that complete the window, or that are to be skipped before it begins; at least 1.
     pub fn frames_wanted(&self) -> usize {
-        let values = if self.skip > 0 { self.skip } else { self.window_values.saturating_sub(self.end - self.start) };
-        (values / self.frame_values).max(1)
+        self.wanted
     }
 
-    /// Takes at most [`Windower::frames_wanted`] frames, which may come in two pieces.
+    fn count_wanted(&mut self) {
+        let values = if self.skip > 0 { self.skip } else { self.window_values.saturating_sub(self.end - self.start) };
+        self.wanted = (values / self.frame_values).max(1);
+    }
+
+    /// Takes `frames` frames, at most [`Windower::frames_wanted`], which may come in two pieces.
     ///
     /// Ask [`Windower::ready`] after each call.
-    pub fn push<S: Copy>(&mut self, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
+    pub fn push<S: Copy>(&mut self, frames: usize, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
         let values = first.len() + second.len();
+        self.wanted = self.wanted.saturating_sub(frames);
         if self.skip > 0 {
             self.skip = self.skip.saturating_sub(values);
+            if self.skip == 0 {
+                self.count_wanted();
+            }
             return;
         }
         if self.end + values > self.buffer.len() {
@@ -117,6 +129,7 @@ impl<T: Copy + Default> Windower<T> {
         self.start = 0;
         self.end = 0;
         self.skip = 0;
+        self.count_wanted();
     }
 
     /// Returns the full window, `[samples, frame]` row-major, if there is one. Call [`Windower::advance`] when done with it.
@@ -134,6 +147,7 @@ impl<T: Copy + Default> Windower<T> {
             self.start = 0;
             self.end = 0;
         }
+        self.count_wanted();
     }
 }
 
@@ -155,7 +169,7 @@ mod tests {
         while next < stream {
             let count = w.frames_wanted().min(block).min(stream - next);
             let frames: Vec<u16> = (next..next + count).map(|i| i as u16).collect();
-            w.push(&frames[..count / 2], &frames[count / 2..], f32::from);
+            w.push(count, &frames[..count / 2], &frames[count / 2..], f32::from);
             next += count;
             if let Some(window) = w.ready() {
                 let first = window[0] as usize;
@@ -191,11 +205,11 @@ mod tests {
     #[test]
     fn a_gap_empties_the_window() {
         let mut w = Windower::<f32>::new(2, 1, 3);
-        w.push(&[1.0], &[2.0, 3.0], |v| v);
+        w.push(1, &[1.0], &[2.0, 3.0], |v| v);
         w.clear();
-        w.push(&[4.0, 5.0, 6.0], &[], |v| v);
+        w.push(1, &[4.0, 5.0, 6.0], &[], |v| v);
         assert_eq!(w.ready(), None);
-        w.push(&[7.0, 8.0, 9.0], &[], |v| v);
+        w.push(1, &[7.0, 8.0, 9.0], &[], |v| v);
         assert_eq!(w.ready(), Some(&[4.0, 5.0, 6.0, 7.0, 8.0, 9.0][..]));
     }
 

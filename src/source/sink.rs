@@ -262,7 +262,8 @@ impl FrameReader {
         let within = if each!(RingRx, &self.ring, ring => ring.is_within_block()) { self.within } else { 0 };
         let values = most.saturating_mul(frame_values);
         let frames = |header: FrameHeader, length: usize, values: Pieces<'_>| {
-            let count = length / frame_values.max(1);
+            // A division costs more than a frame.
+            let count = if length == frame_values { 1 } else { length / frame_values.max(1) };
             let passed = i64::try_from(within).unwrap_or(i64::MAX).saturating_mul(period_ns);
             let header = FrameHeader {
                 stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)),
