@@ -6,8 +6,8 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 deb energy-simulation outage kills wear runtime man fmt \
-	lint doc msrv check-armv7 deny bench compare throughput fleet footprint first-minute train clean tools
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages deb energy-simulation outage kills \
+	wear runtime man fmt lint doc msrv check-armv7 deny bench compare throughput fleet footprint first-minute train clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -60,6 +60,11 @@ test-vm-arm64: tools runtime ## Run the package's demo on 64-bit Arm under QEMU,
 	@scripts/need qemu-system-aarch64:qemu-system-arm mmdebstrap:mmdebstrap cpio:cpio jq:jq mosquitto:mosquitto \
 		mosquitto_sub:mosquitto-clients
 	arm64=$$(scripts/make-deb arm64) && amd64=$$(scripts/make-deb amd64 dev) && tests/vm/arm64 "$$arm64" "$$amd64"
+
+test-pages: tools runtime ## Follow docs/your-sensor.md and docs/your-model.md to the letter in a bare Debian, as root; needs cargo-deb
+	@scripts/need mmdebstrap:mmdebstrap unshare:util-linux ip:iproute2
+	@cargo deb --version >/dev/null 2>&1 || { echo "cargo-deb is missing: scripts/make-deb says which" >&2; exit 1; }
+	deb=$$(scripts/make-deb amd64 dev) && tests/vm/pages "$$deb"
 
 deb: tools ## Build a Debian package for ARCH (amd64 or arm64; default: this machine's), PROFILE=release; needs cargo-deb
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
