@@ -10,7 +10,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 pub fn block_ring<H: Copy, T: Copy + Default>(blocks: usize, values: usize) -> (BlockTx<H, T>, BlockRx<H, T>) {
     let (headers_tx, headers_rx) = RingBuffer::new(blocks);
     let (values_tx, values_rx) = RingBuffer::new(values);
-    (BlockTx { headers: headers_tx, values: values_tx }, BlockRx { headers: headers_rx, values: values_rx, left: None })
+    (BlockTx { headers: headers_tx, values: values_tx }, BlockRx { headers: headers_rx, values: values_rx, taken: 0 })
 }
 
 /// The writing end.
@@ -39,7 +39,7 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
 
     /// Returns whether a block of `values` values would find no room.
     pub fn is_full(&self, values: usize) -> bool {
-        // The reader takes a header before its values, and keeps the room of those until it is through with them.
+        // The reader frees a block's values before its header.
         self.headers.is_full() || self.values.slots() < values
     }
 
@@ -53,38 +53,42 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
 pub struct BlockRx<H, T> {
     headers: Consumer<(H, usize)>,
     values: Consumer<T>,
-    /// The block that was read in part: its header, and its values still to come.
-    left: Option<(H, usize)>,
+    /// Values of the oldest block that were read before.
+    taken: usize,
 }
 
 impl<H: Copy, T: Copy> BlockRx<H, T> {
     /// Hands the oldest block to `read`; its values may lie in two pieces where the ring wraps.
     pub fn pop<R>(&mut self, read: impl FnOnce(H, &[T], &[T]) -> R) -> Option<R> {
-        self.pop_part(usize::MAX, read)
+        self.pop_part(usize::MAX, |header, first, second| read(*header, first, second))
     }
 
     /// Hands up to `most` values of the oldest block to `read`; the rest of the block stays for the next call.
-    pub fn pop_part<R>(&mut self, most: usize, read: impl FnOnce(H, &[T], &[T]) -> R) -> Option<R> {
-        let (header, held) = match self.left.take() {
-            Some(left) => left,
-            None => self.headers.pop().ok()?,
-        };
-        let count = held.min(most);
-        let chunk = self.values.read_chunk(count).ok()?;
+    pub fn pop_part<R>(&mut self, most: usize, read: impl FnOnce(&H, &[T], &[T]) -> R) -> Option<R> {
+        let (header, held) = self.headers.peek().ok()?;
+        let (left, is_last) = (held - self.taken, held - self.taken <= most);
+        let chunk = self.values.read_chunk(left.min(most)).ok()?;
         let (first, second) = chunk.as_slices();
         let result = read(header, first, second);
         chunk.commit_all();
-        self.left = (held > count).then_some((header, held - count));
+        if is_last {
+            self.taken = 0;
+            if let Ok(header) = self.headers.read_chunk(1) {
+                header.commit_all();
+            }
+        } else {
+            self.taken += most;
+        }
         Some(result)
     }
 
     /// Returns whether the next part is the rest of a block that was begun.
     pub fn is_within_block(&self) -> bool {
-        self.left.is_some()
+        self.taken > 0
     }
 
     pub fn is_empty(&self) -> bool {
-        self.left.is_none() && self.headers.is_empty()
+        self.headers.is_empty()
     }
 
     /// Returns the number of values that wait to be read.
@@ -124,10 +128,10 @@ mod tests {
     fn a_block_can_be_read_in_parts() {
         let (mut tx, mut rx) = block_ring::<u32, i16>(2, 8);
         assert!(tx.push(1, &[1, 2, 3, 4, 5]) && tx.push(2, &[]));
-        assert_eq!(rx.pop_part(2, |h, a, b| (h, [a, b].concat())), Some((1, vec![1, 2])));
+        assert_eq!(rx.pop_part(2, |h, a, b| (*h, [a, b].concat())), Some((1, vec![1, 2])));
         assert!(rx.is_within_block() && !rx.is_empty());
         assert_eq!(rx.values(), 3);
-        assert_eq!(rx.pop_part(9, |h, a, b| (h, [a, b].concat())), Some((1, vec![3, 4, 5])));
+        assert_eq!(rx.pop_part(9, |h, a, b| (*h, [a, b].concat())), Some((1, vec![3, 4, 5])));
         assert!(!rx.is_within_block() && !rx.is_empty());
         assert_eq!(rx.pop(|h, a, b| (h, [a, b].concat())), Some((2, Vec::new())));
         assert!(rx.is_empty());

@@ -19,6 +19,7 @@ pub struct InputStage {
     /// Frames after the front ends; those from `taken` on are not in a window yet.
     pending: Vec<f32>,
     taken: usize,
+    /// The times and truth of the last frame of the window that is full, or that went into the front ends.
     last: Option<FrameHeader>,
 }
 
@@ -41,8 +42,8 @@ pub enum Window<'a> {
 pub struct InputEvent {
     /// There was a gap before the frames that were taken.
     pub gap: Option<Gap>,
-    /// The window is full; these are the times and truth of its last frame.
-    pub full: Option<FrameHeader>,
+    /// The window is full.
+    pub full: bool,
 }
 
 /// How windows are cut.
@@ -106,17 +107,20 @@ impl InputStage {
     }
 
     fn take(&mut self, frames: &Frames<'_>) -> InputEvent {
-        let last = frames.last();
-        let gap = self.gaps.before(&frames.header, &last);
+        let gap = self.gaps.before(&frames.header, frames.last_stream_ns());
         if gap.is_some() {
             self.frontends.reset();
             self.windower.clear();
         }
-        self.last = Some(last);
         if self.frontends.is_empty() {
             self.windower.push(frames.count, frames.values);
-            return InputEvent { gap, full: self.full() };
+            let full = self.window().is_some();
+            if full {
+                self.last = Some(frames.last());
+            }
+            return InputEvent { gap, full };
         }
+        self.last = Some(frames.last());
         let processed = self.frontends.process(|block| append(block, frames.values));
         self.pending.clear();
         self.pending.extend_from_slice(processed);
@@ -124,21 +128,23 @@ impl InputStage {
         InputEvent { gap, full: self.fill_from_pending() }
     }
 
-    fn fill_from_pending(&mut self) -> Option<FrameHeader> {
+    /// Returns whether the window is full.
+    fn fill_from_pending(&mut self) -> bool {
         while self.taken < self.pending.len() {
             let waiting = &self.pending[self.taken..];
             let frames = self.windower.frames_wanted().min(waiting.len() / self.frame_values);
             let values = frames * self.frame_values;
             self.windower.push(frames, Pieces::F32(&waiting[..values], &[]));
             self.taken += values;
-            if let Some(full) = self.full() {
-                return Some(full);
+            if self.window().is_some() {
+                return true;
             }
         }
-        None
+        false
     }
 
-    fn full(&self) -> Option<FrameHeader> {
+    /// Returns the times and truth of the last frame of the full window.
+    pub fn last(&self) -> Option<FrameHeader> {
         self.window().and(self.last)
     }
 

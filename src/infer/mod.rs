@@ -28,7 +28,7 @@ use crate::engine::span::{BusySpan, SpanSender};
 use crate::engine::{Engine, EngineError};
 use crate::features::Chain;
 use crate::ring::BlockTx;
-use crate::source::{FrameHeader, FrameReader, Gap};
+use crate::source::{FrameReader, Gap};
 use crate::stop::Stop;
 use crate::units::{MonoTime, duration_ns};
 
@@ -184,8 +184,8 @@ impl Infer {
             if let Some(gap) = gap {
                 self.gap(gap);
             }
-            if let Some(last) = full {
-                self.take_window(last);
+            if full {
+                self.take_window();
                 self.channels.samples.room_made();
                 self.channels.stage_times.serve(&mut self.times);
                 if self.channels.stop.is_overdue() || self.channels.mailbox.is_pending() {
@@ -215,8 +215,8 @@ impl Infer {
     }
 
     /// Puts the full window into the batch, and runs the engine when the batch is full.
-    fn take_window(&mut self, last: FrameHeader) {
-        let Some(window) = self.stages.input.window() else { return };
+    fn take_window(&mut self) {
+        let Some((window, last)) = self.stages.input.window().zip(self.stages.input.last()) else { return };
         let taken = MonoTime::now();
         self.channels.stats.windows.fetch_add(1, Ordering::Relaxed);
         // The engine may have failed in the reset that a gap before this window's only sample caused.

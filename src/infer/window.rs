@@ -22,8 +22,8 @@ impl GapDetector {
         Self { max_gap_ns: max_gap.map(ns), last_stream_ns: None }
     }
 
-    /// Returns the gap before frames that follow each other, if there is one.
-    pub fn before(&mut self, first: &FrameHeader, last: &FrameHeader) -> Option<Gap> {
+    /// Returns the gap before frames that follow each other, if there is one; `last_stream_ns` is the time of the last one.
+    pub fn before(&mut self, first: &FrameHeader, last_stream_ns: Option<i64>) -> Option<Gap> {
         let gap = first.gap.or_else(|| {
             let step = first.stream_ns?.checked_sub(self.last_stream_ns?)?;
             if step <= 0 {
@@ -34,7 +34,7 @@ impl GapDetector {
                 None
             }
         });
-        self.last_stream_ns = last.stream_ns;
+        self.last_stream_ns = last_stream_ns;
         gap
     }
 
@@ -189,17 +189,17 @@ mod tests {
         let mut gaps = GapDetector::new(Some(Duration::from_millis(60)));
         let mut at = |t: i64| {
             let header = header(Some(t * ms), None);
-            gaps.before(&header, &header)
+            gaps.before(&header, header.stream_ns)
         };
         assert_eq!([at(0), at(60), at(121)], [None, None, Some(Gap::TimeJump)]);
         assert_eq!([at(121), at(141), at(100)], [Some(Gap::TimeBack), None, Some(Gap::TimeBack)]);
         let lost = header(Some(161 * ms), Some(Gap::Overflow));
-        assert_eq!(gaps.before(&lost, &header(Some(400 * ms), None)), Some(Gap::Overflow));
+        assert_eq!(gaps.before(&lost, Some(400 * ms)), Some(Gap::Overflow));
         let next = header(Some(420 * ms), None);
-        assert_eq!(gaps.before(&next, &next), None, "counted from the last frame of the block");
+        assert_eq!(gaps.before(&next, next.stream_ns), None, "counted from the last frame of the block");
         let mut without_time = GapDetector::new(None);
         let header = header(None, None);
-        assert_eq!(without_time.before(&header, &header), None);
+        assert_eq!(without_time.before(&header, header.stream_ns), None);
     }
 
     #[test]

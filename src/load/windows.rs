@@ -47,7 +47,7 @@ pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f3
             // The ring always has room for one frame, and no stop is requested.
             let _ = sink.take(Ok(record), parser.values(), MonoTime(0));
             while let Some(event) = input.step(&mut reader) {
-                if event.full.is_some()
+                if event.full
                     && let Some(Window::F32(window)) = input.window()
                 {
                     spread.take(|place| place.copy_from_slice(features.apply(window)));

@@ -70,9 +70,14 @@ pub struct Frames<'a> {
 impl Frames<'_> {
     /// Returns the times and the truth of the last of these frames.
     pub fn last(&self) -> FrameHeader {
+        FrameHeader { stream_ns: self.last_stream_ns(), ..self.header }
+    }
+
+    /// Returns the stream's own time of the last of these frames.
+    pub fn last_stream_ns(&self) -> Option<i64> {
         let steps = i64::try_from(self.count.saturating_sub(1)).unwrap_or(i64::MAX);
         let behind = steps.saturating_mul(self.period_ns);
-        FrameHeader { stream_ns: self.header.stream_ns.map(|ns| ns.saturating_add(behind)), ..self.header }
+        self.header.stream_ns.map(|ns| ns.saturating_add(behind))
     }
 }
 
@@ -261,14 +266,14 @@ impl FrameReader {
         let (frame_values, period_ns) = (self.frame_values, self.period_ns);
         let within = if each!(RingRx, &self.ring, ring => ring.is_within_block()) { self.within } else { 0 };
         let values = most.saturating_mul(frame_values);
-        let frames = |header: FrameHeader, length: usize, values: Pieces<'_>| {
+        let frames = |header: &FrameHeader, length: usize, values: Pieces<'_>| {
             // A division costs more than a frame.
             let count = if length == frame_values { 1 } else { length / frame_values.max(1) };
             let passed = i64::try_from(within).unwrap_or(i64::MAX).saturating_mul(period_ns);
             let header = FrameHeader {
                 stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)),
                 gap: header.gap.filter(|_| within == 0),
-                ..header
+                ..*header
             };
             (read(Frames { header, count, period_ns, values }), count)
         };
