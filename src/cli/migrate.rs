@@ -8,7 +8,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{ConfigArg, EX_CONFIG, diff, print_error};
+use similar::TextDiff;
+
+use super::{ConfigArg, EX_CONFIG, print_error};
 use crate::config::Document;
 use crate::config::version::{CURRENT, migrated};
 use crate::load::rewrite::{Rewritten, rewrite};
@@ -70,7 +72,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn show_changes(changes: &[Change<'_>]) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
     for Change { path, old, new } in changes {
-        out.write_all(diff::unified(path, old, new).as_bytes())?;
+        let name = path.display().to_string();
+        write!(out, "{}", TextDiff::from_lines(*old, new.as_str()).unified_diff().header(&name, &name))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,6 @@
 
 mod calibrate;
 mod check;
-mod diff;
 mod doctor;
 mod engine_process;
 mod health;
