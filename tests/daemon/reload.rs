@@ -206,13 +206,13 @@ fn stages_change_around_an_engine_that_goes_on() {
         turn >= 24 && steps.iter().enumerate().all(|(at, step)| *step == if at < turn { 50 } else { 25 }),
         "{steps:?}"
     );
-    // Each change is to be seen, in its order.
+    // Each change is to be seen, in its order. It takes effect a few predictions after its event.
     let first = |holds: fn(&Value) -> bool| predictions.iter().position(holds).unwrap();
     let unsure = first(|p| p["label"].is_null());
     let lower = first(|p| p["raw_label"].as_str().is_some_and(|label| label == label.to_lowercase()));
     let scored = first(|p| p["scores"].is_object());
     assert!(
-        5 <= unsure && unsure + 20 <= turn && turn + 20 <= lower && lower + 40 <= scored,
+        5 <= unsure && unsure + 10 <= turn && turn + 10 <= lower && lower + 30 <= scored,
         "{unsure} {turn} {lower} {scored}"
     );
     // Next to nothing before the standardization is one answer for ever.
