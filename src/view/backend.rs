@@ -1,6 +1,6 @@
 //! Writes what has changed on the screen as escape sequences, for ratatui. Any terminal of the last decades knows these.
 //!
-//! Small enough to be here: the usual crates for it bring ten times as many.
+//! Why not a crate: decision 0010.
 
 use std::fmt::Write as _;
 use std::fs::File;
