@@ -49,6 +49,21 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
     }
 }
 
+/// Blocks that are read together, or a part of one.
+pub struct Run<'a, H, T> {
+    pub first: &'a H,
+    pub last: &'a H,
+    /// In two pieces if they wrap around the end of the ring.
+    pub values: (&'a [T], &'a [T]),
+}
+
+impl<H, T> Run<'_, H, T> {
+    /// Returns the number of values.
+    pub fn count(&self) -> usize {
+        self.values.0.len() + self.values.1.len()
+    }
+}
+
 /// The reading end.
 pub struct BlockRx<H, T> {
     headers: Consumer<(H, usize)>,
@@ -60,25 +75,38 @@ pub struct BlockRx<H, T> {
 impl<H: Copy, T: Copy> BlockRx<H, T> {
     /// Hands the oldest block to `read`; its values may lie in two pieces where the ring wraps.
     pub fn pop<R>(&mut self, read: impl FnOnce(H, &[T], &[T]) -> R) -> Option<R> {
-        self.pop_part(usize::MAX, |header, first, second| read(*header, first, second))
+        self.pop_run(usize::MAX, |_, _| false, |run| read(*run.first, run.values.0, run.values.1))
     }
 
-    /// Hands up to `most` values of the oldest block to `read`; the rest of the block stays for the next call.
-    pub fn pop_part<R>(&mut self, most: usize, read: impl FnOnce(&H, &[T], &[T]) -> R) -> Option<R> {
-        let (header, held) = self.headers.peek().ok()?;
-        let (left, is_last) = (held - self.taken, held - self.taken <= most);
-        let chunk = self.values.read_chunk(left.min(most)).ok()?;
-        let (first, second) = chunk.as_slices();
-        let result = read(header, first, second);
-        chunk.commit_all();
-        if is_last {
-            self.taken = 0;
-            if let Ok(header) = self.headers.read_chunk(1) {
-                header.commit_all();
+    /// Hands up to `most` values to `read`: of the oldest block, and of those after it as long as `joins` says that one
+    /// block goes with the next. What is left of the oldest block stays for the next call.
+    ///
+    /// `joins` gets the header and the number of values of each. A block is joined only if it fits as a whole.
+    pub fn pop_run<R>(
+        &mut self,
+        most: usize,
+        joins: impl Fn(&(H, usize), &(H, usize)) -> bool,
+        read: impl FnOnce(Run<'_, H, T>) -> R,
+    ) -> Option<R> {
+        let blocks = self.headers.read_chunk(self.headers.slots()).ok()?;
+        let (front, wrapped) = blocks.as_slices();
+        let mut waiting = front.iter().chain(wrapped);
+        let first = waiting.next()?;
+        let (mut last, mut count, mut whole) = (first, (first.1 - self.taken).min(most), 0);
+        if self.taken + count == first.1 {
+            whole = 1;
+            for next in waiting {
+                if count + next.1 > most || !joins(last, next) {
+                    break;
+                }
+                (last, count, whole) = (next, count + next.1, whole + 1);
             }
-        } else {
-            self.taken += most;
         }
+        let chunk = self.values.read_chunk(count).ok()?;
+        let result = read(Run { first: &first.0, last: &last.0, values: chunk.as_slices() });
+        chunk.commit_all();
+        blocks.commit(whole);
+        self.taken = if whole == 0 { self.taken + count } else { 0 };
         Some(result)
     }
 
@@ -124,14 +152,35 @@ mod tests {
         assert_eq!(rx.pop(|h, _, _| h), None);
     }
 
+    fn part(rx: &mut BlockRx<u32, i16>, most: usize) -> Option<(u32, Vec<i16>)> {
+        rx.pop_run(most, |_, _| false, |run| (*run.first, [run.values.0, run.values.1].concat()))
+    }
+
+    #[test]
+    fn blocks_that_go_together_are_read_together() {
+        let (mut tx, mut rx) = block_ring::<u32, i16>(4, 8);
+        // So that the headers and the values wrap.
+        assert!(tx.push(9, &[0; 5]) && tx.push(9, &[0; 2]));
+        assert_eq!((part(&mut rx, 9), part(&mut rx, 9)), (Some((9, vec![0; 5])), Some((9, vec![0; 2]))));
+        assert!(tx.push(1, &[1, 2]) && tx.push(2, &[3]) && tx.push(3, &[4, 5]) && tx.push(7, &[6]));
+        let mut run = |most: usize| {
+            let joins = |last: &(u32, usize), next: &(u32, usize)| last.0 + 1 == next.0;
+            rx.pop_run(most, joins, |run| (*run.first, *run.last, [run.values.0, run.values.1].concat()))
+        };
+        assert_eq!(run(1), Some((1, 1, vec![1])), "a part of a block");
+        assert_eq!(run(3), Some((1, 2, vec![2, 3])), "the rest of it and a whole one; the third does not fit");
+        assert_eq!(run(9), Some((3, 3, vec![4, 5])), "7 does not go with 3");
+        assert_eq!((run(9), run(9)), (Some((7, 7, vec![6])), None));
+    }
+
     #[test]
     fn a_block_can_be_read_in_parts() {
         let (mut tx, mut rx) = block_ring::<u32, i16>(2, 8);
         assert!(tx.push(1, &[1, 2, 3, 4, 5]) && tx.push(2, &[]));
-        assert_eq!(rx.pop_part(2, |h, a, b| (*h, [a, b].concat())), Some((1, vec![1, 2])));
+        assert_eq!(part(&mut rx, 2), Some((1, vec![1, 2])));
         assert!(rx.is_within_block() && !rx.is_empty());
         assert_eq!(rx.values(), 3);
-        assert_eq!(rx.pop_part(9, |h, a, b| (*h, [a, b].concat())), Some((1, vec![3, 4, 5])));
+        assert_eq!(part(&mut rx, 9), Some((1, vec![3, 4, 5])));
         assert!(!rx.is_within_block() && !rx.is_empty());
         assert_eq!(rx.pop(|h, a, b| (h, [a, b].concat())), Some((2, Vec::new())));
         assert!(rx.is_empty());

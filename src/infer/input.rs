@@ -97,17 +97,20 @@ impl InputStage {
         self.taken == self.pending.len()
     }
 
-    /// Takes frames out of the ring until a gap, a full window, or the end of a block. `None`: there are no more frames.
+    /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are no more frames.
     pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {
         if self.taken < self.pending.len() {
             return Some(InputEvent { gap: None, full: self.fill_from_pending() });
         }
         let most = if self.frontends.is_empty() { self.windower.frames_wanted() } else { BLOCK_FRAMES };
-        reader.pop(most, |frames| self.take(&frames))
+        let (rule, joins) = (self.gaps.rule, self.frontends.is_empty());
+        // What comes out of the front ends has the times of what went in last, so frames go in one by one.
+        let joins = |last: &FrameHeader, next: &FrameHeader| joins && rule.between(last.stream_ns, next).is_none();
+        reader.pop(most, joins, |frames| self.take(&frames))
     }
 
     fn take(&mut self, frames: &Frames<'_>) -> InputEvent {
-        let gap = self.gaps.before(&frames.header, frames.last_stream_ns());
+        let gap = self.gaps.before(&frames.first, frames.last.stream_ns);
         if gap.is_some() {
             self.frontends.reset();
             self.windower.clear();
@@ -116,11 +119,11 @@ impl InputStage {
             self.windower.push(frames.count, frames.values);
             let full = self.window().is_some();
             if full {
-                self.last = Some(frames.last());
+                self.last = Some(frames.last);
             }
             return InputEvent { gap, full };
         }
-        self.last = Some(frames.last());
+        self.last = Some(frames.last);
         let processed = self.frontends.process(|block| append(block, frames.values));
         self.pending.clear();
         self.pending.extend_from_slice(processed);

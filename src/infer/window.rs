@@ -8,10 +8,33 @@ use std::time::Duration;
 use crate::source::{FrameHeader, Gap};
 use crate::units::duration_ns;
 
+/// What a gap is.
+#[derive(Debug, Clone, Copy)]
+pub struct GapRule {
+    max_gap_ns: Option<i64>,
+}
+
+impl GapRule {
+    /// Returns the gap between a frame at that time of the stream and the next frame, if there is one.
+    pub fn between(self, stream_ns: Option<i64>, next: &FrameHeader) -> Option<Gap> {
+        if next.gap.is_some() {
+            return next.gap;
+        }
+        let step = next.stream_ns?.checked_sub(stream_ns?)?;
+        if step <= 0 {
+            Some(Gap::TimeBack)
+        } else if self.max_gap_ns.is_some_and(|max| step > max) {
+            Some(Gap::TimeJump)
+        } else {
+            None
+        }
+    }
+}
+
 /// Finds the gaps in a stream.
 #[derive(Debug)]
 pub struct GapDetector {
-    max_gap_ns: Option<i64>,
+    pub rule: GapRule,
     last_stream_ns: Option<i64>,
 }
 
@@ -19,21 +42,12 @@ impl GapDetector {
     /// A step in time of more than `max_gap` is a gap; `None`: the stream has no time.
     pub fn new(max_gap: Option<Duration>) -> Self {
         let ns = |gap| i64::try_from(duration_ns(gap)).unwrap_or(i64::MAX);
-        Self { max_gap_ns: max_gap.map(ns), last_stream_ns: None }
+        Self { rule: GapRule { max_gap_ns: max_gap.map(ns) }, last_stream_ns: None }
     }
 
     /// Returns the gap before frames that follow each other, if there is one; `last_stream_ns` is the time of the last one.
     pub fn before(&mut self, first: &FrameHeader, last_stream_ns: Option<i64>) -> Option<Gap> {
-        let gap = first.gap.or_else(|| {
-            let step = first.stream_ns?.checked_sub(self.last_stream_ns?)?;
-            if step <= 0 {
-                Some(Gap::TimeBack)
-            } else if self.max_gap_ns.is_some_and(|max| step > max) {
-                Some(Gap::TimeJump)
-            } else {
-                None
-            }
-        });
+        let gap = self.rule.between(self.last_stream_ns, first);
         self.last_stream_ns = last_stream_ns;
         gap
     }

@@ -55,30 +55,16 @@ pub struct FrameHeader {
     pub gap: Option<Gap>,
 }
 
-/// Frames of one block that follow each other.
+/// Frames that follow each other without a gap.
 #[derive(Debug, Clone, Copy)]
 pub struct Frames<'a> {
     /// The times, the truth and the gap of the first of these frames.
-    pub header: FrameHeader,
+    pub first: FrameHeader,
+    /// The times and the truth of the last one.
+    pub last: FrameHeader,
     pub count: usize,
-    /// The time from one frame to the next within a block.
-    pub period_ns: i64,
     /// `[count, frame]`, row-major.
     pub values: Pieces<'a>,
-}
-
-impl Frames<'_> {
-    /// Returns the times and the truth of the last of these frames.
-    pub fn last(&self) -> FrameHeader {
-        FrameHeader { stream_ns: self.last_stream_ns(), ..self.header }
-    }
-
-    /// Returns the stream's own time of the last of these frames.
-    pub fn last_stream_ns(&self) -> Option<i64> {
-        let steps = i64::try_from(self.count.saturating_sub(1)).unwrap_or(i64::MAX);
-        let behind = steps.saturating_mul(self.period_ns);
-        self.header.stream_ns.map(|ns| ns.saturating_add(behind))
-    }
 }
 
 /// Values in the type of the stream; in two pieces if they wrap around the end of the ring.
@@ -261,26 +247,40 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// Passes the oldest frames to `read`: at most `most`, and only from one block.
-    pub fn pop<R>(&mut self, most: usize, read: impl FnOnce(Frames<'_>) -> R) -> Option<R> {
-        let (frame_values, period_ns) = (self.frame_values, self.period_ns);
+    /// Passes the oldest frames to `read`, at most `most`: from one block, or from blocks of one frame as long as `joins`
+    /// says that a frame goes with the next.
+    pub fn pop<R>(
+        &mut self,
+        most: usize,
+        joins: impl Fn(&FrameHeader, &FrameHeader) -> bool,
+        read: impl FnOnce(Frames<'_>) -> R,
+    ) -> Option<R> {
+        let (frame_values, period_ns) = (self.frame_values.max(1), self.period_ns);
         let within = if each!(RingRx, &self.ring, ring => ring.is_within_block()) { self.within } else { 0 };
         let values = most.saturating_mul(frame_values);
-        let frames = |header: &FrameHeader, length: usize, values: Pieces<'_>| {
-            // A division costs more than a frame.
-            let count = if length == frame_values { 1 } else { length / frame_values.max(1) };
-            let passed = i64::try_from(within).unwrap_or(i64::MAX).saturating_mul(period_ns);
-            let header = FrameHeader {
-                stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)),
-                gap: header.gap.filter(|_| within == 0),
-                ..*header
+        let joins = |last: &(FrameHeader, usize), next: &(FrameHeader, usize)| {
+            last.1 == frame_values && next.1 == frame_values && joins(&last.0, &next.0)
+        };
+        let frames = |first: &FrameHeader, last: &FrameHeader, length: usize, values: Pieces<'_>| {
+            let count = length / frame_values;
+            let after = |header: &FrameHeader, frames: usize| {
+                let passed = i64::try_from(frames).unwrap_or(i64::MAX).saturating_mul(period_ns);
+                FrameHeader { stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)), ..*header }
             };
-            (read(Frames { header, count, period_ns, values }), count)
+            let last = if std::ptr::eq(first, last) { after(first, within + count.saturating_sub(1)) } else { *last };
+            let first = FrameHeader { gap: first.gap.filter(|_| within == 0), ..after(first, within) };
+            (read(Frames { first, last, count, values }), count)
         };
         let (result, count) = match &mut self.ring {
-            RingRx::F32(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::F32(a, b))),
-            RingRx::I16(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::I16(a, b))),
-            RingRx::U8(ring) => ring.pop_part(values, |h, a, b| frames(h, a.len() + b.len(), Pieces::U8(a, b))),
+            RingRx::F32(ring) => ring.pop_run(values, joins, |run| {
+                frames(run.first, run.last, run.count(), Pieces::F32(run.values.0, run.values.1))
+            }),
+            RingRx::I16(ring) => ring.pop_run(values, joins, |run| {
+                frames(run.first, run.last, run.count(), Pieces::I16(run.values.0, run.values.1))
+            }),
+            RingRx::U8(ring) => ring.pop_run(values, joins, |run| {
+                frames(run.first, run.last, run.count(), Pieces::U8(run.values.0, run.values.1))
+            }),
         }?;
         self.within = within + count;
         Some(result)
@@ -492,10 +492,14 @@ mod tests {
 
     fn all(reader: &mut FrameReader, most: usize) -> Vec<(FrameHeader, FrameHeader, Vec<i16>)> {
         let mut read = Vec::new();
-        while let Some(part) = reader.pop(most, |frames| {
-            let Pieces::I16(first, second) = frames.values else { panic!("{frames:?}") };
-            (frames.header, frames.last(), [first, second].concat())
-        }) {
+        while let Some(part) = reader.pop(
+            most,
+            |_, _| true,
+            |frames| {
+                let Pieces::I16(first, second) = frames.values else { panic!("{frames:?}") };
+                (frames.first, frames.last, [first, second].concat())
+            },
+        ) {
             read.push(part);
         }
         read
@@ -538,6 +542,6 @@ mod tests {
         assert!(sink.frames(&[1.0f32, 2.0], MonoTime(0), None).is_continue());
         assert!(sink.frames(&[1u8, 2, 3], MonoTime(0), None).is_continue());
         assert_eq!(reader.stats.rejects(Reject::Malformed), 2);
-        assert!(reader.pop(1, |_| ()).is_none() && reader.is_empty());
+        assert!(reader.pop(1, |_, _| true, |_| ()).is_none() && reader.is_empty());
     }
 }

@@ -187,10 +187,14 @@ mod tests {
             let mut frames = Vec::new();
             let deadline = MonoTime::now() + std::time::Duration::from_secs(20);
             while frames.len() < count && MonoTime::now() < deadline {
-                let frame = self.reader.pop(1, |frames| match frames.values {
-                    Pieces::F32(first, second) => [first, second].concat(),
-                    other => panic!("{other:?}"),
-                });
+                let frame = self.reader.pop(
+                    1,
+                    |_, _| false,
+                    |frames| match frames.values {
+                        Pieces::F32(first, second) => [first, second].concat(),
+                        other => panic!("{other:?}"),
+                    },
+                );
                 frames.extend(frame);
                 std::thread::yield_now();
             }
