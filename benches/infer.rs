@@ -37,7 +37,7 @@ fn stages(c: &mut Criterion) {
     group.bench_function("window of 50 new samples", |b| {
         b.iter(|| {
             for (_, values) in &samples[..HOP] {
-                windower.push(1, values, &[], |value| value);
+                windower.push(values, &[], |value| value);
             }
             if black_box(windower.ready()).is_some() {
                 windower.advance();

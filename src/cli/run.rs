@@ -76,9 +76,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     })?;
-    if let Some(viewer) = viewer {
-        viewer.finish();
-    }
+    // Waits until everything is shown and the terminal is restored.
+    drop(viewer);
     if summary.restart_to_calibrate && !stopped.load(Ordering::Relaxed) {
         return Err(restart_to_calibrate(&program));
     }

@@ -18,6 +18,7 @@ use toml::de::DeTable;
 use super::{ConfigError, Root, hint, version};
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, Offsets, Problem, merge, parse, show, span_of};
+use crate::text::hex;
 
 /// The name that a file must have to be read with fragments.
 const WITH_FRAGMENTS: &str = "edgewatt.toml";
@@ -150,7 +151,7 @@ impl Document {
             }
             hash.update(text.as_bytes());
         }
-        hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize()[..6])
     }
 }
 

@@ -63,7 +63,7 @@ table! {
     }
 }
 
-/// A configuration that can be run, as far as can be told without loading what it names.
+/// A configuration that was checked, except for what it names: files, models and devices are not loaded yet.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// SHA-256 of the text of all files, shortened.

@@ -1,6 +1,6 @@
-//! What may be asked of the daemon, and how a command over MQTT says it. A leaf: it imports neither senders nor receivers.
+//! What may be asked of the daemon, how a command over MQTT says it, and how a view in this process sends it.
 //!
-//! No action changes a path, a model or the broker.
+//! No action changes a path, a model or the broker. A leaf: it imports nothing of the daemon.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What the daemon says of its own health: the types of the answer, and the board from which it is given.
+//! What the daemon says about its health: the types of the answer, and the board that the answer is made from.
 //!
 //! The async thread writes its state on the board once a second; the thread of the socket (`health_socket`) reads it. So
 //! there is an answer also while the daemon starts, and while its async thread hangs. Pure: time is passed in.
@@ -76,7 +76,7 @@ pub struct PipelineHealth {
     /// The delegate that runs; `None` if the pipeline has none.
     pub delegate: Option<String>,
     pub predictions: u64,
-    /// The age of the last prediction, to a second; `None` if there is none.
+    /// The age of the last prediction, exact to one second; `None` if there is no prediction yet.
     pub last_prediction_s: Option<f64>,
 }
 
@@ -195,7 +195,7 @@ impl HealthBoard {
     pub(crate) fn answer(&self, now: MonoTime, hung: Option<String>) -> Answer {
         let board = self.board();
         let (state, reason) = match hung {
-            // The end has limits of its own.
+            // A stop has other time limits.
             Some(hung) if board.state != DaemonState::Stopping => (DaemonState::Hung, Some(hung)),
             _ => (board.state, board.reason.clone()),
         };

@@ -18,6 +18,7 @@ use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::health::HealthBoard;
+use crate::text::hex;
 use crate::units::MonoTime;
 
 /// The service's folder, from its `RuntimeDirectory=`.
@@ -58,8 +59,7 @@ fn file_name(config: &Path) -> String {
     let folder = config.parent().and_then(|folder| folder.canonicalize().ok());
     let path = folder.zip(config.file_name()).map_or_else(|| config.clone(), |(folder, name)| folder.join(name));
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("health-{digits}.sock")
+    format!("health-{}.sock", hex(&digest[..6]))
 }
 
 /// A folder below /tmp could have been made by another user, who would then answer for the daemon.
@@ -136,8 +136,8 @@ fn listen(folder: &Path, path: &Path) -> Result<(UnixListener, Flock<File>), Ref
     if !is_trusted(folder) {
         return Err(Refused::Io(io::Error::other("the folder belongs to another user")));
     }
-    // With the lock nobody else listens, so what is left is stale. It ends with the process, however that ends.
-    // Only for this user: who can open it can lock it.
+    // Who has the lock is the only one that listens, so a socket that is left is stale. The kernel frees the lock when the
+    // process ends. Mode 0600, because another user who can open the file could lock it.
     let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.with_extension("lock"))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| Refused::InUse)?;
     match std::fs::remove_file(path) {

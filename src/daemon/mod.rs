@@ -2,7 +2,7 @@
 //!
 //! One async thread runs the daemon (`event_loop`); each pipeline has two threads of its own, and the meters have one. What
 //! may be asked of the daemon is an `action`, which `control` carries out; what other threads report arrives as an `event`;
-//! what changes at a reload is decided by `reload::plan`. A thread of its own answers how the daemon is
+//! what changes at a reload is decided by `reload::plan`. A separate thread answers how the daemon is
 //! (`health_socket`). `pipeline` has all that concerns one pipeline.
 
 mod action;

@@ -1,11 +1,10 @@
 //! What a run has done, for the person who started it. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::energy::{EnergyEstimate, Status};
 use crate::infer::stage_times::LatencySummary;
-use crate::publish::payload::{Counts, Delivery};
+use crate::publish::payload::{Counts, Delivery, nonzero};
 use crate::text::wrap;
 use crate::units::Joules;
 
@@ -176,12 +175,6 @@ fn wrapped(indent: &str, text: &str) -> Vec<String> {
     lines
         .map(|(place, line)| if place == 0 { format!("{indent}{line}") } else { format!("{indent}  {line}") })
         .collect()
-}
-
-/// The counts that are not zero, or "none".
-fn nonzero<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
-    let shown: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
-    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
 }
 
 #[cfg(test)]

@@ -97,15 +97,16 @@ impl InputStage {
         self.taken == self.pending.len()
     }
 
-    /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are no more frames.
+    /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are
+    /// no more frames.
     pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {
         if self.taken < self.pending.len() {
             return Some(InputEvent { gap: None, full: self.fill_from_pending() });
         }
-        let most = if self.frontends.is_empty() { self.windower.frames_wanted() } else { BLOCK_FRAMES };
-        let (rule, joins) = (self.gaps.rule, self.frontends.is_empty());
+        let (rule, direct) = (self.gaps.rule, self.frontends.is_empty());
+        let most = if direct { self.windower.frames_wanted() } else { BLOCK_FRAMES };
         // What comes out of the front ends has the times of what went in last, so frames go in one by one.
-        let joins = |last: &FrameHeader, next: &FrameHeader| joins && rule.between(last.stream_ns, next).is_none();
+        let joins = |last: &FrameHeader, next: &FrameHeader| direct && rule.between(last.stream_ns, next).is_none();
         reader.pop(most, joins, |frames| self.take(&frames))
     }
 
@@ -116,7 +117,7 @@ impl InputStage {
             self.windower.clear();
         }
         if self.frontends.is_empty() {
-            self.windower.push(frames.count, frames.values);
+            self.windower.push(frames.values);
             let full = self.window().is_some();
             if full {
                 self.last = Some(frames.last);
@@ -134,11 +135,10 @@ impl InputStage {
     /// Returns whether the window is full.
     fn fill_from_pending(&mut self) -> bool {
         while self.taken < self.pending.len() {
-            let waiting = &self.pending[self.taken..];
-            let frames = self.windower.frames_wanted().min(waiting.len() / self.frame_values);
-            let values = frames * self.frame_values;
-            self.windower.push(frames, Pieces::F32(&waiting[..values], &[]));
-            self.taken += values;
+            let values = self.windower.frames_wanted() * self.frame_values;
+            let end = (self.taken + values).min(self.pending.len());
+            self.windower.push(Pieces::F32(&self.pending[self.taken..end], &[]));
+            self.taken = end;
             if self.window().is_some() {
                 return true;
             }
@@ -176,12 +176,12 @@ impl Windows {
         }
     }
 
-    fn push(&mut self, frames: usize, values: Pieces<'_>) {
+    fn push(&mut self, values: Pieces<'_>) {
         match (self, values) {
-            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(frames, first, second, |value| value),
-            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(frames, first, second, f32::from),
-            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(frames, first, second, f32::from),
-            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(frames, first, second, |value| value),
+            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(first, second, |value| value),
+            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
+            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
+            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
             // Unreachable: the ring has the type that the stages were built for.
             (Self::U8(_), _) => {}
         }

@@ -45,7 +45,8 @@ impl GapDetector {
         Self { rule: GapRule { max_gap_ns: max_gap.map(ns) }, last_stream_ns: None }
     }
 
-    /// Returns the gap before frames that follow each other, if there is one; `last_stream_ns` is the time of the last one.
+    /// Returns the gap before frames that follow each other, if there is one. `last_stream_ns` is the time of the last
+    /// frame.
     pub fn before(&mut self, first: &FrameHeader, last_stream_ns: Option<i64>) -> Option<Gap> {
         let gap = self.rule.between(self.last_stream_ns, first);
         self.last_stream_ns = last_stream_ns;
@@ -70,8 +71,6 @@ pub struct Windower<T> {
     end: usize,
     /// Values still to skip, if the hop is longer than the window.
     skip: usize,
-    /// See [`Windower::frames_wanted`]; counted along, because a division for each frame costs more than the frame.
-    wanted: usize,
 }
 
 impl<T: Copy + Default> Windower<T> {
@@ -86,7 +85,6 @@ impl<T: Copy + Default> Windower<T> {
             start: 0,
             end: 0,
             skip: 0,
-            wanted: samples,
         }
     }
 
@@ -100,30 +98,21 @@ impl<T: Copy + Default> Windower<T> {
         self.buffer[..kept].copy_from_slice(&held[held.len() - kept..]);
         self.end = kept;
         self.skip = other.skip;
-        self.count_wanted();
     }
 
     /// Returns the number of frames that complete the window, or that are to be skipped before it begins; at least 1.
     pub fn frames_wanted(&self) -> usize {
-        self.wanted
-    }
-
-    fn count_wanted(&mut self) {
         let values = if self.skip > 0 { self.skip } else { self.window_values.saturating_sub(self.end - self.start) };
-        self.wanted = (values / self.frame_values).max(1);
+        (values / self.frame_values).max(1)
     }
 
-    /// Takes `frames` frames, at most [`Windower::frames_wanted`], which may come in two pieces.
+    /// Takes at most [`Windower::frames_wanted`] frames, which may come in two pieces.
     ///
     /// Ask [`Windower::ready`] after each call.
-    pub fn push<S: Copy>(&mut self, frames: usize, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
+    pub fn push<S: Copy>(&mut self, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
         let values = first.len() + second.len();
-        self.wanted = self.wanted.saturating_sub(frames);
         if self.skip > 0 {
             self.skip = self.skip.saturating_sub(values);
-            if self.skip == 0 {
-                self.count_wanted();
-            }
             return;
         }
         if self.end + values > self.buffer.len() {
@@ -143,7 +132,6 @@ impl<T: Copy + Default> Windower<T> {
         self.start = 0;
         self.end = 0;
         self.skip = 0;
-        self.count_wanted();
     }
 
     /// Returns the full window, `[samples, frame]` row-major, if there is one. Call [`Windower::advance`] when done with it.
@@ -161,7 +149,6 @@ impl<T: Copy + Default> Windower<T> {
             self.start = 0;
             self.end = 0;
         }
-        self.count_wanted();
     }
 }
 
@@ -183,7 +170,7 @@ mod tests {
         while next < stream {
             let count = w.frames_wanted().min(block).min(stream - next);
             let frames: Vec<u16> = (next..next + count).map(|i| i as u16).collect();
-            w.push(count, &frames[..count / 2], &frames[count / 2..], f32::from);
+            w.push(&frames[..count / 2], &frames[count / 2..], f32::from);
             next += count;
             if let Some(window) = w.ready() {
                 let first = window[0] as usize;
@@ -219,11 +206,11 @@ mod tests {
     #[test]
     fn a_gap_empties_the_window() {
         let mut w = Windower::<f32>::new(2, 1, 3);
-        w.push(1, &[1.0], &[2.0, 3.0], |v| v);
+        w.push(&[1.0], &[2.0, 3.0], |v| v);
         w.clear();
-        w.push(1, &[4.0, 5.0, 6.0], &[], |v| v);
+        w.push(&[4.0, 5.0, 6.0], &[], |v| v);
         assert_eq!(w.ready(), None);
-        w.push(1, &[7.0, 8.0, 9.0], &[], |v| v);
+        w.push(&[7.0, 8.0, 9.0], &[], |v| v);
         assert_eq!(w.ready(), Some(&[4.0, 5.0, 6.0, 7.0, 8.0, 9.0][..]));
     }
 

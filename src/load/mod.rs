@@ -25,6 +25,7 @@ use crate::model::{self, ModelSummary};
 use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
 use crate::sys::cpu::Children;
+use crate::text::hex;
 
 /// Everything that a configuration names, loaded and ready to run.
 pub struct Prepared {
@@ -340,7 +341,7 @@ fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
 /// Reads a file. Returns its bytes and their SHA-256.
 fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
     let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(&bytes));
     Ok((bytes, sha256))
 }
 

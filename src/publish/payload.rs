@@ -215,6 +215,12 @@ pub struct Delivery {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// Returns the counts that are not zero, such as `full 3, expired 1`, or "none".
+pub fn nonzero<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
+    let shown: Vec<String> = counts.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
+
 /// The daemon as a process; null: the kernel does not provide the value.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Process {

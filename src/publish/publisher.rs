@@ -15,7 +15,7 @@ use super::bus::Bus;
 use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, PipelineState, PipelineStatus,
-    Prediction, Process, SCHEMA_VERSION, encode_prediction,
+    Prediction, Process, SCHEMA_VERSION, encode_prediction, nonzero,
 };
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::{Fields, Presentation};
@@ -199,9 +199,7 @@ impl DropReport {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            let all: Vec<String> =
-                drops.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{reason} {n}")).collect();
-            let message = format!("{new} dropped since the last report; in all: {}", all.join(", "));
+            let message = format!("{new} dropped since the last report; in all: {}", nonzero(drops));
             node_publisher.event("drops", pipeline, message);
         }
         self.last = total;

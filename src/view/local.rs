@@ -1,4 +1,4 @@
-//! The view in the daemon's process: on a thread of its own, fed by the bus.
+//! The view in the daemon's process: on a separate thread, fed by the bus.
 
 use std::io;
 use std::sync::Arc;
@@ -48,13 +48,6 @@ pub(crate) fn start(mode: Mode, started: &Started) -> io::Result<LocalView> {
         }
     })?;
     Ok(LocalView { thread: Some(thread), finish })
-}
-
-impl LocalView {
-    /// Waits until everything is shown and the terminal is restored.
-    pub(crate) fn finish(self) {
-        drop(self);
-    }
 }
 
 impl Drop for LocalView {

@@ -19,6 +19,7 @@ use crate::cli::health::{Asked, Report, ask};
 use crate::config::{CREDENTIAL_FILE, Config, Document, fragments};
 use crate::load::state_dir;
 use crate::sys;
+use crate::text::hex;
 
 /// The folder in the archive.
 pub(super) const FOLDER: &str = "edgewatt-support";
@@ -50,7 +51,7 @@ struct Collection {
 }
 
 impl Collection {
-    /// Adds a text, with what is to be hidden in it hidden; or why there is none.
+    /// Adds a text without its secrets, or the reason why there is no text.
     fn add(&mut self, name: &str, content: Result<String, String>) {
         let text = content.unwrap_or_else(|reason| format!("not available: {reason}\n"));
         let text = self.redactor.text(&text);
@@ -145,7 +146,7 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Runs `edgewatt doctor` as a process of its own, because it loads libraries of others.
+/// Runs `edgewatt doctor` in a separate process, because it loads vendors' libraries, which can crash.
 fn doctor(config_file: &Path, args: &[&str]) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| format!("the path of this program: {error}"))?;
     let mut command = Command::new(program);
@@ -235,7 +236,7 @@ fn digest(path: &Path) -> Result<(u64, String), String> {
             }
         }
     }
-    Ok((bytes, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok((bytes, hex(&hash.finalize())))
 }
 
 /// Returns the service's last log lines.

@@ -65,7 +65,7 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
     }
 }
 
-/// Reads an output to its end, on a thread of its own. What is beyond the limit is read and forgotten, so that the program
+/// Reads an output to its end, on a separate thread. Bytes beyond the limit are read and thrown away, so that the program
 /// does not wait.
 fn collect(output: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (sender, pieces) = channel();

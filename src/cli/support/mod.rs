@@ -1,4 +1,4 @@
-//! `edgewatt support`: one archive for a bug report, without secrets as far as a program can tell.
+//! `edgewatt support`: one archive for a bug report, without the secrets that a program can recognise.
 
 mod archive;
 mod collect;

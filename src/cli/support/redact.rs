@@ -1,8 +1,7 @@
-//! Hides what does not belong into a bug report: names, addresses, and what looks like a secret.
+//! Hides what does not belong in a bug report: names, addresses, and what looks like a secret.
 //!
-//! Pure. In doubt it hides: a comment, and all of a file that is not valid TOML. Password files are nobody's business here,
-//! because they are never read. What it cannot find is a secret in a place where nothing says so, so the user is asked to
-//! look through the archive.
+//! Pure. In doubt it hides: every comment, and the whole of a file that is not valid TOML. Password files are never read.
+//! It cannot recognise a secret that looks like ordinary text, so the user is asked to look through the archive.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -201,7 +200,7 @@ impl Redactor {
         }
     }
 
-    /// Replaces what was learnt, where it is a word of its own.
+    /// Replaces what was learnt, where it stands as a separate word.
     fn replace_known(&self, text: &str) -> String {
         self.known.iter().fold(text.to_owned(), |text, (known, place)| replace_word(&text, known, place))
     }

@@ -1,7 +1,8 @@
 //! Another configuration while the daemon runs: the file read again, or the same one with another delegate.
 //!
-//! `plan` decides what a difference needs, `apply` does it. Reading the file, and everything that it loads, happens on a thread
-//! that may block; only what is complete is put in place, on the async thread. Any error leaves everything as it was.
+//! `plan` decides what a difference needs, `apply` does it. Reading the file, and loading what it names, happens on
+//! a thread that may block; only what is complete is put in place, on the async thread. Any error leaves everything as it
+//! was.
 
 mod apply;
 mod plan;
