@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use edgewatt::engine::delegate::DelegateKind;
 use edgewatt::engine::delegate::cpu::Cpu;
 use edgewatt::engine::delegate::xnnpack::Xnnpack;
-use edgewatt::engine::{Engine, Runtime, TfliteEngine};
+use edgewatt::engine::{Engine, ModelPlan, Runtime, TfliteEngine};
 use edgewatt_support::{root, runtime_library};
 
 const SIZES: [usize; 3] = [1, 8, 64];
@@ -52,7 +52,7 @@ fn main() {
 fn build(model: &Path, delegate: &DelegateKind, batch: usize) -> TfliteEngine {
     let runtime = Runtime::load(Some(&runtime_library())).unwrap_or_else(|e| panic!("{e}"));
     let bytes = std::fs::read(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
-    TfliteEngine::new(&runtime, model, &bytes, delegate, batch).unwrap_or_else(|e| panic!("{e}"))
+    TfliteEngine::new(&runtime, model, &bytes, delegate, &ModelPlan::of_batch(batch)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn micros_a_window(engine: &mut TfliteEngine) -> f64 {

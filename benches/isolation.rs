@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use edgewatt::engine::delegate::DelegateKind;
 use edgewatt::engine::delegate::xnnpack::Xnnpack;
 use edgewatt::engine::process::{Launcher, ProcessLimits};
-use edgewatt::engine::{Engine, Runtime, TfliteEngine};
+use edgewatt::engine::{Engine, ModelPlan, Runtime, TfliteEngine};
 use edgewatt::sys::cpu::Children;
 use edgewatt_support::{program, root, runtime_library};
 
@@ -59,11 +59,13 @@ fn main() {
     let model = model.unwrap_or_else(|| root().join("tests/models/wide.tflite"));
     let bytes = std::fs::read(&model).unwrap();
     let library = runtime_library();
-    let thread = TfliteEngine::new(&Runtime::load(Some(&library)).unwrap(), &model, &bytes, &XNNPACK, 1).unwrap();
+    let thread =
+        TfliteEngine::new(&Runtime::load(Some(&library)).unwrap(), &model, &bytes, &XNNPACK, &ModelPlan::of_batch(1))
+            .unwrap();
     let launcher = Launcher { program: program(), runtime: library, children: Children::default() };
     let limit = Duration::from_secs(60);
     let limits = ProcessLimits { start: limit, deadline: limit, memory_bytes: 4 << 30, writable: Vec::new() };
-    let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &limits, 1).unwrap();
+    let (process, _) = launcher.start(&model, &bytes, &XNNPACK, &limits, &ModelPlan::of_batch(1)).unwrap();
     let mut benches = [Bench::new(Box::new(thread)), Bench::new(Box::new(process))];
 
     println!("{}\n              thread p50   process p50    added p50   process p99", model.display());

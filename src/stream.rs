@@ -120,6 +120,11 @@ impl ShapePath {
         self.steps.push((name.into(), shape));
     }
 
+    /// Returns the shape after the step `name`, if there is one.
+    pub fn after(&self, name: &str) -> Option<&Shape> {
+        self.steps.iter().find(|(step, _)| step == name).map(|(_, shape)| shape)
+    }
+
     /// Returns the shape after the last step.
     pub fn last(&self) -> &Shape {
         // The source's shape is always there.

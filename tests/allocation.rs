@@ -61,12 +61,12 @@ fn allocations(work: impl FnOnce()) -> u64 {
 #[test]
 fn litert_invokes_without_an_allocation_of_ours() {
     use edgewatt::engine::delegate::litert::Accelerator;
-    use edgewatt::engine::{Engine, LitertEngine};
+    use edgewatt::engine::{Engine, LitertEngine, ModelPlan};
 
     let library = root().join("runtime").join(std::env::consts::ARCH).join("libLiteRt.so");
     let path = root().join("models/shoulder_int8.tflite");
     let bytes = std::fs::read(&path).unwrap();
-    let mut engine = LitertEngine::new(&library, &path, &bytes, &[Accelerator::Cpu], 1).unwrap();
+    let mut engine = LitertEngine::new(&library, &path, &bytes, &[Accelerator::Cpu], &ModelPlan::of_batch(1)).unwrap();
     let features = vec![0.5; engine.inputs()[0].len()];
     let mut scores = vec![0.0; engine.outputs()[0].len()];
     let count = allocations(|| {

@@ -13,7 +13,7 @@ use edgewatt::engine::delegate::DelegateKind;
 use edgewatt::engine::delegate::external::External;
 use edgewatt::engine::delegate::litert::{Accelerator, Litert};
 use edgewatt::engine::delegate::xnnpack::{Xnnpack, XnnpackFlag};
-use edgewatt::engine::{Element, Engine, EngineError, TfliteEngine, TflitecEngine};
+use edgewatt::engine::{Element, Engine, EngineError, ModelPlan, TfliteEngine, TflitecEngine};
 use edgewatt::model::ModelSummary;
 use edgewatt_support::demo;
 use edgewatt_support::root;
@@ -23,11 +23,11 @@ use edgewatt_support::vectors::{
 };
 
 fn linked(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TflitecEngine, EngineError> {
-    TflitecEngine::new(path, &fs::read(path).unwrap(), delegate, batch)
+    TflitecEngine::new(path, &fs::read(path).unwrap(), delegate, &ModelPlan::of_batch(batch))
 }
 
 fn loaded(path: &Path, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
-    TfliteEngine::new(&RUNTIME, path, &fs::read(path).unwrap(), delegate, batch)
+    TfliteEngine::new(&RUNTIME, path, &fs::read(path).unwrap(), delegate, &ModelPlan::of_batch(batch))
 }
 
 fn demo_model(name: &str) -> std::path::PathBuf {
@@ -166,7 +166,7 @@ fn a_damaged_model_is_an_error() {
         let bytes = fs::read(&path).unwrap();
         for len in (0..bytes.len()).step_by(1024) {
             for (delegate, kind, _) in DELEGATES {
-                let error = TflitecEngine::new(&path, &bytes[..len], &kind, 1).err();
+                let error = TflitecEngine::new(&path, &bytes[..len], &kind, &ModelPlan::of_batch(1)).err();
                 let Some(EngineError::Model { reason, .. }) = error else {
                     panic!("{model} cut at {len} by {delegate}: {error:?}")
                 };
@@ -186,7 +186,7 @@ fn a_tensor_whose_name_is_not_utf8_is_an_error() {
         let mut bytes = bytes.clone();
         let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
         bytes[at] = 0xff;
-        let error = TflitecEngine::new(&path, &bytes, &CPU, 1).err().unwrap().to_string();
+        let error = TflitecEngine::new(&path, &bytes, &CPU, &ModelPlan::of_batch(1)).err().unwrap().to_string();
         assert!(error.contains("is not UTF-8") && error.contains(&name[1..]), "{error}");
     }
 }

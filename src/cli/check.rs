@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::inspect::shown;
 use super::{ConfigArg, EX_CONFIG, online};
 use crate::config::Config;
-use crate::load::{self, Prepared, Unusable};
+use crate::engine::plan::dimension_names;
+use crate::load::{self, Prepared, PreparedPipeline, Unusable};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -43,6 +45,7 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
             outputs.collect::<Vec<_>>().join(", "),
         )?;
         writeln!(out, "    {}", prepared.builder.path)?;
+        describe_plan(prepared, &mut out)?;
         for warning in &prepared.warnings {
             writeln!(out, "    warning: {warning}")?;
         }
@@ -66,6 +69,23 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let reached = !args.online || online::run(&config)?;
     Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes what each dimension of the model's input holds, and what of the model is run.
+fn describe_plan(prepared: &PreparedPipeline, out: &mut impl Write) -> io::Result<()> {
+    let builder = &prepared.builder;
+    let (plan, input, path) = (&builder.model.plan, &prepared.tensors.inputs[0], &builder.path);
+    let dims = dimension_names(&input.shape, plan.batch, path.after("window").unwrap_or(path.last()), path.last());
+    writeln!(out, "    input {}: {}", shown(&input.name), dims.join(", "))?;
+    if let Some(signature) = &plan.signature {
+        writeln!(out, "    signature {}", shown(signature))?;
+    }
+    let main = &builder.model.summary.main;
+    for state in &plan.states {
+        let (input, output) = (&main.inputs[state.input], &main.outputs[state.output].tensor);
+        writeln!(out, "    state {}, which is 0 at first, then what {} was", shown(&input.name), shown(&output.name))?;
+    }
+    Ok(())
 }
 
 /// Loads a configuration and all that it names. Prints the problems if it cannot be used.

@@ -8,9 +8,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::engine::ModelPlan;
+use crate::engine::plan;
 use crate::load::inspect::{Tried, try_delegate};
 use crate::model::{
-    Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Subgraph, TensorSummary, Weights,
+    Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Signature, Subgraph, TensorSummary, Weights,
 };
 
 /// Most characters of a name that a line shows.
@@ -27,6 +29,12 @@ pub(crate) struct Args {
     /// "xnnpack", or a name from `delegates` in the configuration
     #[arg(long, value_name = "NAME")]
     delegate: Option<String>,
+    /// The signature to describe and run, of a model that has several
+    #[arg(long, value_name = "NAME")]
+    signature: Option<String>,
+    /// The shape that the model's input gets, for one that leaves it open, as in 1,16000
+    #[arg(long, value_name = "DIMENSIONS", value_delimiter = ',', requires = "delegate")]
+    input_shape: Option<Vec<i32>>,
     /// The configuration that defines the delegate and names the runtime
     #[arg(short, long, value_name = "FILE", requires = "delegate")]
     config: Option<PathBuf>,
@@ -34,8 +42,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = ModelSummary::from_file(&args.model)?;
+    let (signature, which) = chosen(&summary, args)?;
+    let plan = ModelPlan { signature, dims: args.input_shape.clone(), ..ModelPlan::of_batch(1) };
     let tried = match &args.delegate {
-        Some(name) => Some(try_delegate(&args.model, name, args.config.as_deref())?),
+        Some(name) => Some(try_delegate(&args.model, name, args.config.as_deref(), &plan)?),
         None => None,
     };
     let mut out = io::stdout().lock();
@@ -44,12 +54,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         serde_json::to_writer_pretty(&mut out, &described)?;
         writeln!(out)?;
     } else {
-        render(&summary, &mut out)?;
+        render(&plan.entered(summary)?, &which, &mut out)?;
         if let Some(tried) = &tried {
             partition(tried, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the signature that is run, unless it is that of the first subgraph, and what to say of the choice.
+fn chosen(summary: &ModelSummary, args: &Args) -> anyhow::Result<(Option<String>, String)> {
+    let several = summary.signatures.len() > 1;
+    match plan::signature(summary, args.signature.as_deref()) {
+        Ok(Some(signature)) => {
+            let name = (signature.subgraph != 0).then(|| signature.name.clone());
+            Ok((name, if several { format!("signature {}", shown(&signature.name)) } else { String::new() }))
+        }
+        Ok(None) => Ok((None, String::new())),
+        Err(message) if args.signature.is_some() || args.delegate.is_some() => Err(anyhow::anyhow!(message)),
+        Err(message) => Ok((None, message)),
+    }
 }
 
 /// The JSON form.
@@ -91,11 +115,11 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
     tried.log.iter().try_for_each(|line| writeln!(out, "  log: {}", line.escape_debug()))
 }
 
-/// Writes `summary` as aligned text.
+/// Writes `summary` as aligned text. `which` says which signature is described, if there are several.
 ///
 /// # Errors
 /// `out` cannot be written.
-pub(crate) fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn render(summary: &ModelSummary, which: &str, out: &mut impl Write) -> io::Result<()> {
     let main = &summary.main;
     writeln!(out, "file        {}, schema {}", bytes(summary.file_bytes as u64), summary.schema_version)?;
     if let Some(description) = &summary.description {
@@ -105,8 +129,11 @@ pub(crate) fn render(summary: &ModelSummary, out: &mut impl Write) -> io::Result
         writeln!(out, "runtime     {} or later", shown(version))?;
     }
     writeln!(out, "state       {}", state(summary))?;
-    let signatures: Vec<_> = summary.signatures.iter().map(|signature| shown(&signature.name)).collect();
+    let signatures: Vec<_> = summary.signatures.iter().map(|signature| entry_point(summary, signature)).collect();
     list(out, "signatures", &signatures)?;
+    if !which.is_empty() {
+        writeln!(out, "{:<12}{which}", "runs")?;
+    }
     let metadata: Vec<_> = summary.metadata.iter().map(|name| shown(name)).collect();
     list(out, "metadata", &metadata)?;
     writeln!(out, "\ninputs")?;
@@ -129,6 +156,16 @@ fn state(summary: &ModelSummary) -> String {
         }
         false => "none kept between inferences".into(),
     }
+}
+
+/// Returns a signature's name, with its subgraph if that is not the first one, and whether it changes variables.
+fn entry_point(summary: &ModelSummary, signature: &Signature) -> String {
+    let subgraph = signature.subgraph;
+    let of = if subgraph == 0 { String::new() } else { format!("subgraph {subgraph}") };
+    let changes = if summary.changes_variables(subgraph as usize) { "changes variables" } else { "" };
+    let notes = [of.as_str(), changes].into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join(", ");
+    let name = shown(&signature.name);
+    if notes.is_empty() { name } else { format!("{name} ({notes})") }
 }
 
 fn tensor_row(tensor: &TensorSummary) -> Vec<String> {
@@ -226,7 +263,7 @@ fn list(out: &mut impl Write, title: &str, names: &[String]) -> io::Result<()> {
 }
 
 /// Returns `name` escaped and cut, so that it fits on one line of a terminal.
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let mut shown: String = name.chars().take(NAME_WIDTH + 1).flat_map(char::escape_debug).collect();
     if name.chars().nth(NAME_WIDTH).is_some() {
         let cut = shown.char_indices().nth(NAME_WIDTH - 1).map_or(shown.len(), |(at, _)| at);
@@ -271,7 +308,7 @@ mod tests {
     fn the_demo_model_reads_well() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/shoulder_int8.tflite");
         let mut text = Vec::new();
-        render(&ModelSummary::from_file(&path).unwrap(), &mut text).unwrap();
+        render(&ModelSummary::from_file(&path).unwrap(), "", &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("  int8  [-1, 7]  scale 0.00390625, zero point -128  by SOFTMAX\n"), "{text}");
         assert!(text.contains("\n      5  CONV_2D\n"), "{text}");

@@ -82,6 +82,12 @@ table! {
         pub max_mib: Option<f64>, range(0.001, 1e6), unit("MiB"), otherwise("no limit"), example("16.0");
         /// The file with the labels: one label a line, in the order of the scores. `classify` needs it.
         pub labels: Option<PathBuf>, otherwise("none"), example("\"labels.txt\"");
+        /// The signature to run, of a model that has several. Without the key it is "serving_default", or the only one that
+        /// changes no variables.
+        pub signature: Option<String>, otherwise("the only one, or \"serving_default\""), example("\"infer\"");
+        /// For each input that holds a state, the output that gives its next value, by their names in the model. A state
+        /// starts as 0, and is 0 again after a gap.
+        pub state: BTreeMap<String, String> = BTreeMap::new(), otherwise("none"), example("{ state_in = \"state_out\" }");
     }
 }
 
@@ -145,6 +151,10 @@ pub struct Pipeline {
     pub features: Vec<Feature>,
     pub model: PathBuf,
     pub labels: Option<PathBuf>,
+    /// The signature to run; `None`: see [`crate::engine::plan::signature`].
+    pub signature: Option<String>,
+    /// For each input that holds a state, the output that gives its next value.
+    pub states: BTreeMap<String, String>,
     /// The SHA-256 that the model file must have, in lower-case hex.
     pub model_sha256: Option<String>,
     /// The most bytes that the model file may have.
@@ -191,6 +201,8 @@ impl Pipeline {
             features: _,
             model: _,
             labels: _,
+            signature: _,
+            states: _,
             model_sha256: _,
             model_max_bytes: _,
             delegates: _,
@@ -305,6 +317,8 @@ impl PipelineKeys {
             model_sha256: model.sha256.as_deref().map(|digest| sha256(&at("model").child("sha256"), digest, checker)),
             labels: model.labels.map(|path| checker.path(&path)),
             model: checker.path(&model.path),
+            signature: model.signature,
+            states: model.state,
             delegates: wanted,
             publish_scores: self.publish.scores,
             qos,

@@ -89,12 +89,14 @@ impl ModelOutputs<'_> {
     /// Returns output `index`.
     ///
     /// # Errors
-    /// The model does not have it.
+    /// The model does not have it, or its values cannot be read.
     pub fn output(&self, index: usize) -> Result<&TensorInfo, EngineError> {
-        self.outputs.get(index).ok_or_else(|| {
+        let output = self.outputs.get(index).ok_or_else(|| {
             let last = self.outputs.len().saturating_sub(1);
             EngineError::Mismatch(format!("output = {index}, but the model's outputs are 0 to {last}"))
-        })
+        })?;
+        output.readable()?;
+        Ok(output)
     }
 }
 

@@ -9,25 +9,50 @@ use crate::engine::{EngineError, TensorInfo};
 use crate::schema::{Checker, Key, table};
 
 table! {
-    /// Publishes all outputs as they are. It has no keys.
-    pub struct Raw {}
+    /// Publishes outputs as they are.
+    pub struct Raw {
+        /// The indices of the outputs to publish, in this order.
+        pub outputs: Option<Vec<usize>>, otherwise("all"), example("[0]");
+    }
 }
 
 impl DecisionKind for Raw {
-    fn check(&mut self, _: &Key, _: &mut Checker) {}
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if self.outputs.as_ref().is_some_and(Vec::is_empty) {
+            checker.problem(&key.child("outputs"), "name at least one output, or leave the key out");
+        }
+    }
+
+    fn output(&self) -> usize {
+        self.outputs.as_ref().and_then(|outputs| outputs.first()).copied().unwrap_or(0)
+    }
 
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
-        Ok(Box::new(RawOutputs { lengths: lengths(model) }))
+        let outputs = self.chosen(model);
+        outputs.iter().try_for_each(|output| model.output(output.index).map(drop))?;
+        Ok(Box::new(RawOutputs { outputs }))
     }
 
     fn presentation(&self, model: &ModelOutputs<'_>, _: bool) -> Arc<dyn Presentation> {
-        Arc::new(OutputsPresentation { lengths: lengths(model) })
+        let lengths = self.chosen(model).iter().map(|output| output.length).collect();
+        Arc::new(OutputsPresentation { lengths })
     }
 }
 
-/// Returns the length of each output.
-fn lengths(model: &ModelOutputs<'_>) -> Vec<usize> {
-    model.outputs.iter().map(TensorInfo::len).collect()
+impl Raw {
+    fn chosen(&self, model: &ModelOutputs<'_>) -> Vec<Chosen> {
+        let all = || (0..model.outputs.len()).collect();
+        let indices: Vec<usize> = self.outputs.clone().unwrap_or_else(all);
+        let length = |index: usize| model.outputs.get(index).map_or(0, TensorInfo::len);
+        indices.into_iter().map(|index| Chosen { index, length: length(index) }).collect()
+    }
+}
+
+/// An output that is published.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    index: usize,
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -65,23 +90,23 @@ impl Serialize for Cut<'_> {
 }
 
 struct RawOutputs {
-    lengths: Vec<usize>,
+    outputs: Vec<Chosen>,
 }
 
 impl Decider for RawOutputs {
     fn decide(&mut self, outputs: &mut dyn Outputs, values: &mut Vec<f32>) -> Result<Verdict, EngineError> {
         values.resize(self.most_values(), 0.0);
         let mut rest = &mut values[..];
-        for (output, length) in self.lengths.iter().enumerate() {
-            let (own, behind) = rest.split_at_mut(*length);
-            outputs.read(output, own)?;
+        for output in &self.outputs {
+            let (own, behind) = rest.split_at_mut(output.length);
+            outputs.read(output.index, own)?;
             rest = behind;
         }
         Ok(Verdict::VALUES)
     }
 
     fn most_values(&self) -> usize {
-        self.lengths.iter().sum()
+        self.outputs.iter().map(|output| output.length).sum()
     }
 }
 
@@ -94,7 +119,7 @@ mod tests {
     fn every_output_is_published_in_order() {
         let outputs = outputs(&[2, 1]);
         let model = ModelOutputs { outputs: &outputs, classes: &[], ends_in_probabilities: &[] };
-        let mut decider = Raw {}.build(&model).unwrap();
+        let mut decider = Raw { outputs: None }.build(&model).unwrap();
         let mut values = Vec::new();
         let mut read = |output: usize, values: &mut [f32]| {
             values.fill(output as f32 + 1.0);
@@ -102,7 +127,7 @@ mod tests {
         };
         let verdict = decider.decide(&mut read, &mut values).unwrap();
         assert_eq!(values, [1.0, 1.0, 2.0]);
-        let shown = json(&*Raw {}.presentation(&model, false), &verdict, &values, None);
+        let shown = json(&*Raw { outputs: None }.presentation(&model, false), &verdict, &values, None);
         assert_eq!(shown, r#"{"outputs":[[1.0,1.0],[2.0]]}"#);
     }
 }

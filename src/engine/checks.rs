@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::failure::Failure;
+use super::plan::ModelPlan;
 use super::{EngineError, TensorInfo, edge_tpu};
 use crate::model::{ModelSummary, OperatorCount};
 
@@ -17,37 +18,34 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Refuses a model that edgewatt cannot feed or that has no outputs.
-pub(crate) fn counts(inputs: usize, outputs: usize) -> Result<(), EngineError> {
+/// Refuses a model that edgewatt cannot feed by `plan` or that has no outputs.
+pub(crate) fn counts(plan: &ModelPlan, inputs: usize, outputs: usize) -> Result<(), EngineError> {
+    let fed = 1 + plan.states.len();
+    let exist = plan.fed < inputs && plan.states.iter().all(|state| state.input < inputs && state.output < outputs);
     match (inputs, outputs) {
-        (1, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
-        (1, _) => Ok(()),
-        _ => Err(EngineError::Mismatch(format!("the model has {inputs} inputs; edgewatt feeds models with 1"))),
+        (_, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
+        _ if inputs == fed && exist => Ok(()),
+        _ => Err(EngineError::Mismatch(format!("the model has {inputs} inputs; edgewatt feeds models with {fed}"))),
     }
 }
 
-/// Returns the error for a tensor of an unsupported type.
-pub(crate) fn unreadable(name: &str, element: &str) -> EngineError {
-    EngineError::Mismatch(format!(
-        "tensor `{name}` is {element}; edgewatt reads and writes float32, int8, uint8 and int16"
-    ))
-}
-
-/// Returns the dimensions of `input` for `batch` windows.
-pub(crate) fn batch_dims(input: &TensorInfo, batch: usize) -> Result<Vec<i32>, EngineError> {
-    let too_large = |_| EngineError::Mismatch(format!("a batch of {batch} is too large"));
-    let mut dims =
-        input.shape.iter().map(|dim| i32::try_from(*dim)).collect::<Result<Vec<_>, _>>().map_err(too_large)?;
-    match dims.first_mut() {
-        Some(first) => *first = i32::try_from(batch).map_err(too_large)?,
-        None => return Err(EngineError::Mismatch("the model's input has no batch dimension".into())),
+/// Returns the shape that the fed input must be given before the tensors are allocated; `None`: it has it already.
+pub(crate) fn planned_dims(plan: &ModelPlan, shape: &[i32]) -> Result<Option<Vec<i32>>, EngineError> {
+    let batch = plan.batch;
+    if plan.dims.is_some() || batch == 1 {
+        return Ok(plan.dims.clone());
     }
-    Ok(dims)
+    let mut dims = shape.to_vec();
+    let first =
+        dims.first_mut().ok_or_else(|| EngineError::Mismatch("the model's input has no batch dimension".into()))?;
+    *first = i32::try_from(batch).map_err(|_| EngineError::Mismatch(format!("a batch of {batch} is too large")))?;
+    Ok(Some(dims))
 }
 
 /// Returns the error if the runtime does not allocate the model for an input of `dims`.
-pub(crate) fn batch_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
-    EngineError::Mismatch(format!("the model does not take batches of {batch}, an input of {dims:?}: {reason}"))
+pub(crate) fn dims_refused(batch: usize, dims: &[i32], reason: impl Display) -> EngineError {
+    let batches = if batch > 1 { format!("batches of {batch}, ") } else { String::new() };
+    EngineError::Mismatch(format!("the model does not take {batches}an input of {dims:?}: {reason}"))
 }
 
 /// Checks that the first dimension of each output is the batch, so that it can be cut into windows.

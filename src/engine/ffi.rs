@@ -66,6 +66,7 @@ opaque! {
     TfLiteInterpreterOptions;
     TfLiteTensor;
     TfLiteDelegate;
+    TfLiteSignatureRunner;
 }
 
 /// A status of TensorFlow Lite; 0 is success.
@@ -84,6 +85,8 @@ pub type TfLiteType = c_uint;
 pub const TF_LITE_FLOAT32: TfLiteType = 1;
 pub const TF_LITE_INT32: TfLiteType = 2;
 pub const TF_LITE_UINT8: TfLiteType = 3;
+pub const TF_LITE_INT64: TfLiteType = 4;
+pub const TF_LITE_BOOL: TfLiteType = 6;
 pub const TF_LITE_INT16: TfLiteType = 7;
 pub const TF_LITE_INT8: TfLiteType = 9;
 
@@ -99,7 +102,6 @@ functions! {
     /// The interpreter's functions.
     TfLite {
         version: TfLiteVersion() -> *const c_char;
-        type_name: TfLiteTypeGetName(TfLiteType) -> *const c_char;
         model_create: TfLiteModelCreate(*const c_void, usize) -> *mut TfLiteModel;
         model_delete: TfLiteModelDelete(*mut TfLiteModel);
         options_create: TfLiteInterpreterOptionsCreate() -> *mut TfLiteInterpreterOptions;
@@ -124,6 +126,27 @@ functions! {
         tensor_data: TfLiteTensorData(*const TfLiteTensor) -> *mut c_void;
         tensor_name: TfLiteTensorName(*const TfLiteTensor) -> *const c_char;
         tensor_quantization: TfLiteTensorQuantizationParams(*const TfLiteTensor) -> TfLiteQuantizationParams;
+    }
+}
+
+functions! {
+    /// The functions that run one of a model's signatures, which an older runtime lacks.
+    Signatures {
+        runner:
+            TfLiteInterpreterGetSignatureRunner(*const TfLiteInterpreter, *const c_char) -> *mut TfLiteSignatureRunner;
+        delete: TfLiteSignatureRunnerDelete(*mut TfLiteSignatureRunner);
+        resize_input: TfLiteSignatureRunnerResizeInputTensor(
+            *mut TfLiteSignatureRunner,
+            *const c_char,
+            *const c_int,
+            i32
+        ) -> TfLiteStatus;
+        allocate_tensors: TfLiteSignatureRunnerAllocateTensors(*mut TfLiteSignatureRunner) -> TfLiteStatus;
+        invoke: TfLiteSignatureRunnerInvoke(*mut TfLiteSignatureRunner) -> TfLiteStatus;
+        input_tensor:
+            TfLiteSignatureRunnerGetInputTensor(*mut TfLiteSignatureRunner, *const c_char) -> *mut TfLiteTensor;
+        output_tensor:
+            TfLiteSignatureRunnerGetOutputTensor(*const TfLiteSignatureRunner, *const c_char) -> *const TfLiteTensor;
     }
 }
 

@@ -12,12 +12,15 @@ use std::ptr::NonNull;
 
 use super::failure::Failure;
 use super::ffi::{
-    DelegatePlugin, EdgeTpu, TF_LITE_FLOAT32, TF_LITE_INT8, TF_LITE_INT16, TF_LITE_UINT8, TfLite, TfLiteDelegate,
-    TfLiteInterpreter, TfLiteInterpreterOptions, TfLiteModel, TfLiteTensor,
+    DelegatePlugin, EdgeTpu, Signatures, TF_LITE_BOOL, TF_LITE_FLOAT32, TF_LITE_INT8, TF_LITE_INT16, TF_LITE_INT32,
+    TF_LITE_INT64, TF_LITE_UINT8, TfLite, TfLiteDelegate, TfLiteInterpreter, TfLiteInterpreterOptions, TfLiteModel,
+    TfLiteSignatureRunner, TfLiteTensor,
 };
+use super::plan::StatePair;
 use super::profile::Profiler;
 use super::runtime::Library;
 use super::{Element, EngineError, TensorInfo, checks};
+use crate::model::{NamedTensor, Signature, Subgraph};
 
 /// A model that the runtime has accepted, with the bytes that it points into.
 pub(crate) struct Model {
@@ -132,12 +135,30 @@ impl Delegate {
     }
 }
 
-/// An interpreter with its tensors allocated.
+/// An interpreter, and what of the model it runs.
 pub(crate) struct Interpreter {
+    /// Declared before the interpreter's own fields: it is freed first.
+    runner: Option<SignatureRunner>,
     pointer: NonNull<TfLiteInterpreter>,
     tflite: &'static TfLite,
     /// Dropped after the interpreter, which uses it.
     _delegate: Option<Delegate>,
+}
+
+/// Runs one signature of a model, whose subgraph is not the first one.
+struct SignatureRunner {
+    pointer: NonNull<TfLiteSignatureRunner>,
+    functions: Signatures,
+    /// The names of its inputs and outputs, in the order of the subgraph.
+    inputs: Vec<CString>,
+    outputs: Vec<CString>,
+}
+
+impl Drop for SignatureRunner {
+    fn drop(&mut self) {
+        // SAFETY: made by TfLiteInterpreterGetSignatureRunner; its interpreter is still there.
+        unsafe { (self.functions.delete)(self.pointer.as_ptr()) }
+    }
 }
 
 // SAFETY: the interpreter has no thread of its own that it must be called from, and everything is behind `&mut self` or
@@ -187,47 +208,109 @@ impl Interpreter {
             }
             (tflite.interpreter_create)(model.pointer.as_ptr(), options.pointer.as_ptr())
         };
-        Ok(Self { pointer: NonNull::new(pointer).ok_or(Failure::Null)?, tflite, _delegate: delegate })
+        Ok(Self { runner: None, pointer: NonNull::new(pointer).ok_or(Failure::Null)?, tflite, _delegate: delegate })
+    }
+
+    /// Runs `signature` from now on, whose tensors are those of the subgraph `main`, in its order.
+    ///
+    /// # Errors
+    /// The runtime is too old for it, or refuses it.
+    pub(crate) fn enter(
+        &mut self,
+        library: &'static Library,
+        signature: &Signature,
+        main: &Subgraph,
+    ) -> Result<(), EngineError> {
+        let name = signature.name.escape_debug();
+        let functions = library.signatures.ok_or_else(|| {
+            EngineError::Mismatch(format!(
+                "this runtime is too old to run the signature `{name}`; it needs TensorFlow Lite 2.16"
+            ))
+        })?;
+        let text = |text: &str| {
+            let has_zero = |_| EngineError::Mismatch(format!("the signature `{name}` has a name with a zero in it"));
+            CString::new(text).map_err(has_zero)
+        };
+        let names = |named: &[NamedTensor], indices: &mut dyn Iterator<Item = usize>| {
+            let name_of = |index: usize| named.iter().find(|tensor| tensor.index == index).map_or("", |t| &t.name);
+            indices.map(|index| text(name_of(index))).collect::<Result<Vec<_>, _>>()
+        };
+        let inputs = names(&signature.inputs, &mut main.inputs.iter().map(|input| input.index))?;
+        let outputs = names(&signature.outputs, &mut main.outputs.iter().map(|output| output.tensor.index))?;
+        let key = text(&signature.name)?;
+        // SAFETY: the interpreter is alive; the key is a C string, which the call reads.
+        let pointer = unsafe { (functions.runner)(self.pointer.as_ptr(), key.as_ptr()) };
+        let pointer = NonNull::new(pointer)
+            .ok_or_else(|| EngineError::Mismatch(format!("the runtime does not run the signature `{name}`")))?;
+        self.runner = Some(SignatureRunner { pointer, functions, inputs, outputs });
+        Ok(())
     }
 
     pub(crate) fn allocate(&mut self) -> Result<(), Failure> {
-        // SAFETY: the interpreter is alive.
-        Failure::check(unsafe { (self.tflite.allocate_tensors)(self.pointer.as_ptr()) })
+        // SAFETY: the interpreter and the runner are alive.
+        Failure::check(unsafe {
+            match &self.runner {
+                None => (self.tflite.allocate_tensors)(self.pointer.as_ptr()),
+                Some(runner) => (runner.functions.allocate_tensors)(runner.pointer.as_ptr()),
+            }
+        })
     }
 
-    /// Gives the input another shape; allocate afterwards.
-    pub(crate) fn resize_input(&mut self, dims: &[i32]) -> Result<(), Failure> {
+    /// Gives an input another shape; allocate afterwards.
+    pub(crate) fn resize_input(&mut self, index: usize, dims: &[i32]) -> Result<(), Failure> {
         let count = i32::try_from(dims.len()).unwrap_or(i32::MAX);
-        // SAFETY: `count` dimensions, which the call copies.
-        Failure::check(unsafe { (self.tflite.resize_input)(self.pointer.as_ptr(), 0, dims.as_ptr(), count) })
+        // SAFETY: `count` dimensions, which the call copies; the runtime refuses an index that it does not have.
+        Failure::check(unsafe {
+            match &self.runner {
+                None => {
+                    let index = i32::try_from(index).unwrap_or(i32::MAX);
+                    (self.tflite.resize_input)(self.pointer.as_ptr(), index, dims.as_ptr(), count)
+                }
+                Some(runner) => {
+                    let name = runner.inputs.get(index).ok_or(Failure::Null)?;
+                    (runner.functions.resize_input)(runner.pointer.as_ptr(), name.as_ptr(), dims.as_ptr(), count)
+                }
+            }
+        })
     }
 
     pub(crate) fn invoke(&mut self) -> Result<(), Failure> {
         // SAFETY: the interpreter is alive, and no slice of its tensors is, for those borrow it.
-        Failure::check(unsafe { (self.tflite.invoke)(self.pointer.as_ptr()) })
+        Failure::check(unsafe {
+            match &self.runner {
+                None => (self.tflite.invoke)(self.pointer.as_ptr()),
+                Some(runner) => (runner.functions.invoke)(runner.pointer.as_ptr()),
+            }
+        })
     }
 
     pub(crate) fn input_count(&self) -> usize {
-        // SAFETY: the interpreter is alive.
-        usize::try_from(unsafe { (self.tflite.input_count)(self.pointer.as_ptr()) }).unwrap_or(0)
+        match &self.runner {
+            // SAFETY: the interpreter is alive.
+            None => usize::try_from(unsafe { (self.tflite.input_count)(self.pointer.as_ptr()) }).unwrap_or(0),
+            Some(runner) => runner.inputs.len(),
+        }
     }
 
     pub(crate) fn output_count(&self) -> usize {
-        // SAFETY: the interpreter is alive.
-        usize::try_from(unsafe { (self.tflite.output_count)(self.pointer.as_ptr()) }).unwrap_or(0)
+        match &self.runner {
+            // SAFETY: the interpreter is alive.
+            None => usize::try_from(unsafe { (self.tflite.output_count)(self.pointer.as_ptr()) }).unwrap_or(0),
+            Some(runner) => runner.outputs.len(),
+        }
     }
 
-    pub(crate) fn input_info(&self) -> Result<TensorInfo, EngineError> {
-        self.info(self.input()?)
+    pub(crate) fn input_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
+        self.info(self.input(index)?)
     }
 
     pub(crate) fn output_info(&self, index: usize) -> Result<TensorInfo, EngineError> {
         self.info(self.output(index)?)
     }
 
-    /// Returns the first input's bytes.
-    pub(crate) fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
-        let (data, bytes) = self.data(self.input()?)?;
+    /// Returns an input's bytes.
+    pub(crate) fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError> {
+        let (data, bytes) = self.data(self.input(index)?)?;
         // SAFETY: the tensor's own memory, which nothing else touches while `self` is borrowed.
         Ok(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), bytes) })
     }
@@ -239,18 +322,47 @@ impl Interpreter {
         Ok(unsafe { std::slice::from_raw_parts(data.as_ptr(), bytes) })
     }
 
-    fn input(&self) -> Result<NonNull<TfLiteTensor>, EngineError> {
-        // SAFETY: the interpreter is alive, and returns null for an index that does not exist.
-        let tensor = unsafe { (self.tflite.input_tensor)(self.pointer.as_ptr(), 0) };
+    /// Copies an output's bytes to an input of the same size.
+    pub(crate) fn carry(&mut self, state: StatePair) -> Result<(), EngineError> {
+        let (from, from_bytes) = self.data(self.output(state.output)?)?;
+        let (to, to_bytes) = self.data(self.input(state.input)?)?;
+        if from_bytes != to_bytes {
+            return Err(EngineError::Mismatch(format!("a state of {from_bytes} bytes does not fit {to_bytes}")));
+        }
+        // SAFETY: two tensors of that size, which may share memory, so `copy` and not its non-overlapping kin.
+        unsafe { std::ptr::copy(from.as_ptr(), to.as_ptr(), to_bytes) };
+        Ok(())
+    }
+
+    fn input(&self, index: usize) -> Result<NonNull<TfLiteTensor>, EngineError> {
+        // SAFETY: the interpreter is alive, and returns null for an index or a name that does not exist.
+        let tensor = unsafe {
+            match &self.runner {
+                None => {
+                    let index = i32::try_from(index).unwrap_or(i32::MAX);
+                    (self.tflite.input_tensor)(self.pointer.as_ptr(), index)
+                }
+                Some(runner) => runner.inputs.get(index).map_or(std::ptr::null_mut(), |name| {
+                    (runner.functions.input_tensor)(runner.pointer.as_ptr(), name.as_ptr())
+                }),
+            }
+        };
         NonNull::new(tensor).ok_or_else(|| EngineError::runtime("reach the input", Failure::Null))
     }
 
     fn output(&self, index: usize) -> Result<NonNull<TfLiteTensor>, EngineError> {
         let count = self.output_count();
         let known = i32::try_from(index).ok().filter(|_| index < count);
-        let index = known.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {count}")))?;
-        // SAFETY: the index is that of an output.
-        let tensor = unsafe { (self.tflite.output_tensor)(self.pointer.as_ptr(), index) };
+        let place = known.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {count}")))?;
+        // SAFETY: the index is that of an output; the runtime returns null for a name that does not exist.
+        let tensor = unsafe {
+            match &self.runner {
+                None => (self.tflite.output_tensor)(self.pointer.as_ptr(), place),
+                Some(runner) => {
+                    (runner.functions.output_tensor)(runner.pointer.as_ptr(), runner.outputs[index].as_ptr())
+                }
+            }
+        };
         NonNull::new(tensor.cast_mut()).ok_or_else(|| EngineError::runtime("reach an output", Failure::Null))
     }
 
@@ -262,38 +374,61 @@ impl Interpreter {
         Ok((data, bytes))
     }
 
-    fn info(&self, tensor: NonNull<TfLiteTensor>) -> Result<TensorInfo, EngineError> {
-        let (tflite, tensor) = (self.tflite, tensor.as_ptr());
+    fn info(&self, pointer: NonNull<TfLiteTensor>) -> Result<TensorInfo, EngineError> {
+        let (tflite, tensor) = (self.tflite, pointer.as_ptr());
         // SAFETY: a tensor of this interpreter; its name is a C string or null.
-        let (name, kind, rank, quantization, bytes) = unsafe {
+        let (name, kind, quantization, bytes) = unsafe {
             let name = (tflite.tensor_name)(tensor);
             let name = if name.is_null() { Cow::Borrowed("") } else { CStr::from_ptr(name).to_string_lossy() };
             let quantization = (tflite.tensor_quantization)(tensor);
-            let (kind, rank) = ((tflite.tensor_type)(tensor), (tflite.tensor_num_dims)(tensor));
-            (name.into_owned(), kind, rank, quantization, (tflite.tensor_byte_size)(tensor))
+            (name.into_owned(), (tflite.tensor_type)(tensor), quantization, (tflite.tensor_byte_size)(tensor))
         };
+        let shape: Result<Vec<usize>, _> = self.dims(pointer).into_iter().map(usize::try_from).collect();
+        let shape = shape.map_err(|_| EngineError::Mismatch(format!("tensor `{name}` has a dimension below 0")))?;
         let element = match kind {
             TF_LITE_FLOAT32 => Element::Float32,
             TF_LITE_INT8 => Element::Int8,
             TF_LITE_UINT8 => Element::Uint8,
             TF_LITE_INT16 => Element::Int16,
-            other => {
-                // SAFETY: it returns a C string for any number.
-                let other = unsafe { CStr::from_ptr((tflite.type_name)(other)) }.to_string_lossy().to_lowercase();
-                return Err(checks::unreadable(&name, &other));
-            }
+            TF_LITE_INT32 => Element::Int32,
+            TF_LITE_INT64 => Element::Int64,
+            TF_LITE_BOOL => Element::Bool,
+            _ => Element::Other,
         };
-        // SAFETY: dimensions that the tensor has.
-        let dim = |index| usize::try_from(unsafe { (tflite.tensor_dim)(tensor, index) });
-        let shape: Result<Vec<usize>, _> = (0..rank).map(dim).collect();
-        let shape = shape.map_err(|_| EngineError::Mismatch(format!("tensor `{name}` has a dimension below 0")))?;
         TensorInfo { name, element, shape, scale: quantization.scale, zero_point: quantization.zero_point }
             .checked(bytes)
+    }
+
+    /// Returns whether an output has no memory, although the tensors are allocated: its size may depend on the data.
+    pub(crate) fn is_dynamic(&self, index: usize) -> Result<bool, EngineError> {
+        let tensor = self.output(index)?;
+        // SAFETY: a tensor of this interpreter.
+        Ok(unsafe { (self.tflite.tensor_data)(tensor.as_ptr()) }.is_null())
+    }
+
+    /// Returns an input's shape as it is now.
+    pub(crate) fn input_dims(&self, index: usize) -> Result<Vec<i32>, EngineError> {
+        Ok(self.dims(self.input(index)?))
+    }
+
+    /// Returns an output's shape as it is now.
+    pub(crate) fn output_dims(&self, index: usize) -> Result<Vec<i32>, EngineError> {
+        Ok(self.dims(self.output(index)?))
+    }
+
+    fn dims(&self, tensor: NonNull<TfLiteTensor>) -> Vec<i32> {
+        let tensor = tensor.as_ptr();
+        // SAFETY: a tensor of this interpreter, and dimensions that it has.
+        unsafe {
+            let rank = (self.tflite.tensor_num_dims)(tensor);
+            (0..rank).map(|dim| (self.tflite.tensor_dim)(tensor, dim)).collect()
+        }
     }
 }
 
 impl Drop for Interpreter {
     fn drop(&mut self) {
+        self.runner = None;
         // SAFETY: made by TfLiteInterpreterCreate; its delegate and model are still there.
         unsafe { (self.tflite.interpreter_delete)(self.pointer.as_ptr()) }
     }

@@ -13,6 +13,7 @@ pub mod ffi;
 mod interpreter;
 mod litert;
 pub mod parity;
+pub mod plan;
 pub mod process;
 mod profile;
 pub mod quantize;
@@ -32,6 +33,7 @@ use crate::stream::ShapePath;
 pub use checks::foreign_operators;
 pub use delegate::DelegateKind;
 pub use litert::{LitertEngine, LitertFacts};
+pub use plan::ModelPlan;
 pub use profile::Delegation;
 pub use runtime::Runtime;
 pub use tensor::{Coding, Element, TensorInfo};
@@ -41,7 +43,7 @@ pub use tflitec::TflitecEngine;
 
 /// Runs one model on a batch of windows. Nothing here allocates after the engine was built, but for `reset`.
 pub trait Engine: Send {
-    /// One entry an input; the first dimension of its shape is the batch.
+    /// The input that gets the windows, alone; the first dimension of its shape is the batch, if it has one.
     fn inputs(&self) -> &[TensorInfo];
 
     fn outputs(&self) -> &[TensorInfo];
@@ -132,16 +134,16 @@ pub fn build(
     path: &Path,
     bytes: &[u8],
     delegate: &DelegateKind,
-    batch: usize,
+    plan: &ModelPlan,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    if let Some(built) = delegate.kind().build_own(path, bytes, batch) {
+    if let Some(built) = delegate.kind().build_own(path, bytes, plan) {
         return built.map(|(engine, _)| engine);
     }
     #[cfg(feature = "tflitec")]
     if runtime.is_linked() {
-        return Ok(Box::new(TflitecEngine::new(path, bytes, delegate, batch)?));
+        return Ok(Box::new(TflitecEngine::new(path, bytes, delegate, plan)?));
     }
-    Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, batch)?))
+    Ok(Box::new(TfliteEngine::new(runtime, path, bytes, delegate, plan)?))
 }
 
 /// Evidence of which hardware an engine uses; a part is absent if the runtime does not report it.
@@ -166,70 +168,33 @@ pub fn build_proven(
     path: &Path,
     bytes: &[u8],
     delegate: &DelegateKind,
-    batch: usize,
+    plan: &ModelPlan,
 ) -> Result<(Box<dyn Engine>, Proof), EngineError> {
-    if let Some(built) = delegate.kind().build_own(path, bytes, batch) {
+    if let Some(built) = delegate.kind().build_own(path, bytes, plan) {
         return built;
     }
     if runtime.is_linked() {
-        return Ok((build(runtime, path, bytes, delegate, batch)?, Proof::default()));
+        return Ok((build(runtime, path, bytes, delegate, plan)?, Proof::default()));
     }
-    let (engine, delegation) = TfliteEngine::proven(runtime, path, bytes, delegate, batch)?;
+    let (engine, delegation) = TfliteEngine::proven(runtime, path, bytes, delegate, plan)?;
     Ok((Box::new(engine), Proof { delegation, litert: None }))
 }
 
-/// Checks that what comes along `path` is what `input` takes, `batch` of them at a time.
-///
-/// The model's dimensions after the batch must be those of the path's end, with ones anywhere, or all of it in one row.
+/// Checks that an engine takes what the plan promised: `batch` times what comes along `path`.
 ///
 /// # Errors
-/// They differ; the message names both sides and every step.
+/// It takes another number of values; the message names both sides and every step.
 pub fn check_input(input: &TensorInfo, batch: usize, path: &ShapePath) -> Result<(), EngineError> {
     let features = path.last();
-    let without_ones = |dims: &[usize]| dims.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
-    let wanted = without_ones(input.shape.get(1..).unwrap_or(&[]));
-    let batch_fits = input.shape.first() == Some(&batch);
-    if batch_fits && (wanted == without_ones(features.dims()) || wanted == without_ones(&[features.values()])) {
+    let values = features.values().saturating_mul(batch);
+    if input.len() == values {
         return Ok(());
     }
     Err(EngineError::Window(format!(
-        "the model's input `{}` is {:?}, which is {} values; it gets {}, which is {} ({path})",
+        "the model's input `{}` is {:?}, which is {} values; it gets {}, which is {values} ({path})",
         input.name,
         input.shape,
         input.len(),
         features.repeated(batch),
-        features.values().saturating_mul(batch),
     )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stream::Shape;
-
-    #[test]
-    fn a_window_fits_by_shape_not_only_by_size() {
-        let input = |shape: &[usize]| TensorInfo {
-            name: "x".into(),
-            element: Element::Float32,
-            shape: shape.to_vec(),
-            scale: 0.0,
-            zero_point: 0,
-        };
-        let path = |window: &[usize]| {
-            let mut path = ShapePath::new("source.lines", Shape::new(&window[1..]));
-            path.then("window", Shape::new(window));
-            path
-        };
-        for good in [&[1, 200, 6][..], &[1, 200, 1, 6], &[1, 1, 200, 6], &[1, 1200], &[1, 1200, 1]] {
-            assert!(check_input(&input(good), 1, &path(&[200, 6])).is_ok(), "{good:?}");
-        }
-        for bad in [&[1, 6, 200][..], &[200, 6], &[1, 199, 6], &[2, 200, 6], &[1200], &[]] {
-            let error = check_input(&input(bad), 1, &path(&[200, 6])).unwrap_err().to_string();
-            assert!(error.contains("[1, 200, 6]") && error.contains("1200"), "{error}");
-            assert!(error.contains("(source.lines [6] -> window [200, 6])"), "{error}");
-        }
-        assert!(check_input(&input(&[8, 200, 6]), 8, &path(&[200, 6])).is_ok());
-        assert!(check_input(&input(&[1, 640]), 1, &path(&[640, 1])).is_ok());
-    }
 }

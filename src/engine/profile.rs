@@ -48,6 +48,8 @@ struct Watched {
     stepwise: usize,
     /// The invocation is over: whatever comes is ignored.
     closed: bool,
+    /// The subgraph that is run.
+    subgraph: i64,
 }
 
 /// Listens to one interpreter, which it must outlive.
@@ -66,8 +68,9 @@ impl Profiler {
         library.telemetry.is_some()
     }
 
-    pub(crate) fn new() -> Self {
-        let watched = Box::into_raw(Box::<Watched>::default());
+    /// Watches the subgraph at that index in the file.
+    pub(crate) fn new(subgraph: u32) -> Self {
+        let watched = Box::into_raw(Box::new(Watched { subgraph: i64::from(subgraph), ..Watched::default() }));
         let callbacks = TelemetryProfiler {
             data: watched.cast(),
             event: ignore_event,
@@ -125,7 +128,7 @@ unsafe extern "C" fn record(callbacks: *mut TelemetryProfiler, name: *const c_ch
     // SAFETY: the runtime hands back what it was given, on the thread that invokes.
     let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
     if !watched.closed
-        && subgraph == 0
+        && subgraph == watched.subgraph
         && !name.is_null()
         && let Ok(node) = usize::try_from(node)
     {

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::ffi::{Telemetry, TfLite, Xnnpack};
+use super::ffi::{Signatures, Telemetry, TfLite, Xnnpack};
 use super::{EngineError, checks};
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
@@ -25,6 +25,8 @@ pub(super) struct Library {
     pub xnnpack: Option<Xnnpack>,
     /// `None`: the runtime does not report what it runs.
     pub telemetry: Option<Telemetry>,
+    /// `None`: the runtime runs a model's first subgraph only.
+    pub signatures: Option<Signatures>,
 }
 
 impl Library {
@@ -39,6 +41,7 @@ impl Library {
                 tflite: TfLite::load(library).map_err(|e| e.to_string())?,
                 xnnpack: Xnnpack::load(library).ok(),
                 telemetry: Telemetry::load(library).ok(),
+                signatures: Signatures::load(library).ok(),
             })
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::EngineError;
 use super::quantize::{Stored, dequantize, quantize};
 
-/// The element types that edgewatt can read and write.
+/// The type of a tensor's elements. All but the last two can be read; windows can be written to the first four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Element {
@@ -18,14 +18,24 @@ pub enum Element {
     Int8,
     Uint8,
     Int16,
+    Int32,
+    Int64,
+    Bool,
+    /// Any other type.
+    Other,
+    /// Of any type, in an output whose size depends on the data.
+    Open,
 }
 
 impl Element {
+    /// Returns the bytes of one element; 0 if it is not read.
     pub fn bytes(self) -> usize {
         match self {
-            Self::Float32 => 4,
+            Self::Int64 => 8,
+            Self::Float32 | Self::Int32 => 4,
             Self::Int16 => 2,
-            Self::Int8 | Self::Uint8 => 1,
+            Self::Int8 | Self::Uint8 | Self::Bool => 1,
+            Self::Other | Self::Open => 0,
         }
     }
 }
@@ -37,6 +47,11 @@ impl fmt::Display for Element {
             Self::Int8 => "int8",
             Self::Uint8 => "uint8",
             Self::Int16 => "int16",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::Bool => "bool",
+            Self::Other => "of another type",
+            Self::Open => "of open size",
         })
     }
 }
@@ -63,13 +78,42 @@ impl TensorInfo {
         self.len() == 0
     }
 
-    /// Returns an error if the tensor cannot be read: a scale is missing, or the shape does not fit the `bytes` allocated.
+    /// Returns the tensor if windows can be written to it.
+    ///
+    /// # Errors
+    /// Its type is not one of those, or a scale is missing.
+    pub fn fillable(self) -> Result<Self, EngineError> {
+        let Self { name, element, .. } = &self;
+        match element {
+            Element::Float32 => Ok(self),
+            Element::Int8 | Element::Uint8 | Element::Int16 if self.scale.is_normal() => Ok(self),
+            Element::Int8 | Element::Uint8 | Element::Int16 => {
+                Err(EngineError::Mismatch(format!("tensor `{name}` is {element} but carries no quantisation scale")))
+            }
+            _ => Err(EngineError::Mismatch(format!(
+                "the model's input `{name}` is {element}; edgewatt fills inputs of float32, int8, uint8 and int16"
+            ))),
+        }
+    }
+
+    /// # Errors
+    /// The values cannot be read, and why.
+    pub fn readable(&self) -> Result<(), EngineError> {
+        let why = match self.element {
+            Element::Other => {
+                "is of a type that edgewatt does not read; it reads float32, int8, uint8, int16, int32, int64 and bool"
+            }
+            Element::Open => "has a size that is known only after an inference, which edgewatt does not read",
+            _ => return Ok(()),
+        };
+        Err(EngineError::Mismatch(format!("the model's output `{}` {why}", self.name)))
+    }
+
+    /// Returns an error if the shape does not fit the `bytes` allocated.
     pub fn checked(self, bytes: usize) -> Result<Self, EngineError> {
         let Self { name, element, shape, .. } = &self;
-        if *element != Element::Float32 && !self.scale.is_normal() {
-            return Err(EngineError::Mismatch(format!(
-                "tensor `{name}` is {element} but carries no quantisation scale"
-            )));
+        if element.bytes() == 0 {
+            return Ok(self);
         }
         // A damaged file can claim any shape, so the allocated size is checked.
         let claimed = shape.iter().try_fold(element.bytes(), |bytes, dim| bytes.checked_mul(*dim));
@@ -81,7 +125,14 @@ impl TensorInfo {
 
     /// Returns how the elements are stored.
     pub fn coding(&self) -> Coding {
-        Coding { element: self.element, scale: self.scale, zero_point: self.zero_point }
+        // Integers without a scale are the numbers themselves.
+        let (scale, zero_point) = if self.scale.is_normal() { (self.scale, self.zero_point) } else { (1.0, 0) };
+        Coding { element: self.element, scale, zero_point }
+    }
+
+    /// Returns the bytes that it is stored in; 0 if it is not read.
+    pub fn stored_bytes(&self) -> usize {
+        self.len() * self.element.bytes()
     }
 }
 
@@ -103,6 +154,7 @@ impl Coding {
             Element::Int8 => quantize(values, self.scale, self.zero_point, typed_mut::<i8>(stored)?),
             Element::Uint8 => quantize(values, self.scale, self.zero_point, stored),
             Element::Int16 => quantize(values, self.scale, self.zero_point, typed_mut::<i16>(stored)?),
+            other => return Err(not_written(other)),
         }
         Ok(())
     }
@@ -124,6 +176,7 @@ impl Coding {
             Element::Int8 => quantize(bytes, scale, zero_point, typed_mut::<i8>(stored)?),
             Element::Uint8 => quantize(bytes, scale, zero_point, stored),
             Element::Int16 => quantize(bytes, scale, zero_point, typed_mut::<i16>(stored)?),
+            other => return Err(not_written(other)),
         }
         Ok(())
     }
@@ -136,6 +189,12 @@ impl Coding {
             Element::Int8 => self.dequantized::<i8>(stored, values)?,
             Element::Uint8 => self.dequantized::<u8>(stored, values)?,
             Element::Int16 => self.dequantized::<i16>(stored, values)?,
+            Element::Int32 => self.converted(typed::<i32>(stored)?, |stored| f64::from(stored), values),
+            Element::Int64 => self.converted(typed::<i64>(stored)?, |stored| stored as f64, values),
+            Element::Bool => self.converted(stored, |stored| f64::from(u8::from(stored != 0)), values),
+            Element::Other | Element::Open => {
+                return Err(EngineError::Mismatch(format!("values {} cannot be read", self.element)));
+            }
         }
         Ok(())
     }
@@ -152,6 +211,14 @@ impl Coding {
         )))
     }
 
+    /// Reads integers that `f32` cannot hold.
+    fn converted<T: Copy>(self, stored: &[T], number: impl Fn(T) -> f64, values: &mut [f32]) {
+        let (scale, zero_point) = (f64::from(self.scale), f64::from(self.zero_point));
+        for (value, stored) in values.iter_mut().zip(stored) {
+            *value = (scale * (number(*stored) - zero_point)) as f32;
+        }
+    }
+
     fn dequantized<T: Stored + bytemuck::AnyBitPattern>(
         self,
         stored: &[u8],
@@ -160,6 +227,10 @@ impl Coding {
         dequantize(typed::<T>(stored)?, self.scale, self.zero_point, values);
         Ok(())
     }
+}
+
+fn not_written(element: Element) -> EngineError {
+    EngineError::Mismatch(format!("windows are not written to values {element}"))
 }
 
 fn typed<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<&[T], EngineError> {

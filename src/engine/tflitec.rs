@@ -14,7 +14,7 @@ use tflitec::model::Model;
 use tflitec::tensor::{DataType, Shape, Tensor};
 
 use super::failure::Failure;
-use super::{DelegateKind, Element, Engine, EngineError, TensorInfo, checks};
+use super::{DelegateKind, Element, Engine, EngineError, ModelPlan, TensorInfo, checks};
 use crate::model::{ModelSummary, Quantization, TensorSummary};
 
 self_cell! {
@@ -35,6 +35,10 @@ self_cell! {
     }
 }
 
+/// The error for what the crate does not reach.
+const LINKED_PLAN: &str = "the linked runtime (runtime.library = \"linked\") runs a model's first subgraph with one input; name a \
+     library in runtime.library to run another signature or a model with a state";
+
 /// A model in the linked runtime's interpreter.
 pub struct TflitecEngine {
     interpreter: OwnedInterpreter,
@@ -51,15 +55,18 @@ struct Recipe {
     summary: ModelSummary,
     path: PathBuf,
     options: Options,
-    batch: usize,
+    plan: ModelPlan,
 }
 
 impl TflitecEngine {
-    /// Loads `bytes` (those of `path`) and allocates its tensors for `batch` windows at a time; `delegate` is `cpu` or
+    /// Loads `bytes` (those of `path`) and allocates its tensors as `plan` has them; `delegate` is `cpu` or
     /// `xnnpack` without flags.
-    pub fn new(path: &Path, bytes: &[u8], delegate: &DelegateKind, batch: usize) -> Result<Self, EngineError> {
+    pub fn new(path: &Path, bytes: &[u8], delegate: &DelegateKind, plan: &ModelPlan) -> Result<Self, EngineError> {
         let options = delegate.kind().linked_options()?;
-        let recipe = Recipe::new(path, bytes, options, batch)?;
+        if plan.signature.is_some() || !plan.states.is_empty() {
+            return Err(EngineError::Mismatch(LINKED_PLAN.into()));
+        }
+        let recipe = Recipe::new(path, bytes, options, plan)?;
         let owned = recipe.interpreter()?;
         let interpreter = owned.borrow_dependent();
         let input_info = recipe.input_info(interpreter)?;
@@ -70,8 +77,8 @@ impl TflitecEngine {
         }
         let outputs = 0..interpreter.output_tensor_count();
         let output_info = outputs.map(|index| recipe.output_info(interpreter, index)).collect::<Result<Vec<_>, _>>()?;
-        if batch != 1 {
-            checks::check_batch(&output_info, batch)?;
+        if plan.batch != 1 {
+            checks::check_batch(&output_info, plan.batch)?;
         }
         let outputs = output_info.iter().map(Buffer::new).collect();
         Ok(Self { interpreter: owned, recipe, input, outputs, input_info: vec![input_info], output_info })
@@ -79,7 +86,7 @@ impl TflitecEngine {
 }
 
 impl Recipe {
-    fn new(path: &Path, bytes: &[u8], options: Options, batch: usize) -> Result<Self, EngineError> {
+    fn new(path: &Path, bytes: &[u8], options: Options, plan: &ModelPlan) -> Result<Self, EngineError> {
         let in_model = |reason: String| EngineError::Model { path: path.to_owned(), reason };
         let model = OwnedModel::try_new(bytes.to_vec(), |bytes| Model::from_bytes(bytes))
             .map_err(|_| in_model(format!("the runtime refuses it: {}", Failure::Null)))?;
@@ -89,7 +96,7 @@ impl Recipe {
         if let Some(tensor) = tensors.into_iter().find(|tensor| tensor.name.contains(char::REPLACEMENT_CHARACTER)) {
             return Err(in_model(format!("the name of its tensor `{}` is not UTF-8", tensor.name.escape_debug())));
         }
-        Ok(Self { model: Arc::new(model), summary, path: path.to_owned(), options, batch })
+        Ok(Self { model: Arc::new(model), summary, path: path.to_owned(), options, plan: plan.clone() })
     }
 
     fn interpreter(&self) -> Result<OwnedInterpreter, EngineError> {
@@ -98,15 +105,19 @@ impl Recipe {
         });
         let owned = owned.map_err(|_| self.not_built())?;
         let interpreter = owned.borrow_dependent();
-        checks::counts(interpreter.input_tensor_count(), interpreter.output_tensor_count())?;
-        interpreter.allocate_tensors().map_err(|_| self.not_built())?;
-        if self.batch != 1 {
-            let dims = checks::batch_dims(&self.input_info(interpreter)?, self.batch)?;
+        checks::counts(&self.plan, interpreter.input_tensor_count(), interpreter.output_tensor_count())?;
+        let shape = self.summary.main.inputs.first().map_or(&[][..], |input| &input.shape);
+        let dims = checks::planned_dims(&self.plan, shape)?;
+        let refused = |dims: &[i32]| checks::dims_refused(self.plan.batch, dims, Failure::Null);
+        if let Some(dims) = &dims {
             let shape = Shape::new(dims.iter().map(|dim| dim.unsigned_abs() as usize).collect());
-            let refused = |_| checks::batch_refused(self.batch, &dims, Failure::Null);
-            interpreter.resize_input(0, shape).map_err(refused)?;
-            interpreter.allocate_tensors().map_err(refused)?;
+            interpreter.resize_input(0, shape).map_err(|_| refused(dims))?;
         }
+        let foreign = !checks::foreign_operators(&self.summary).is_empty();
+        interpreter.allocate_tensors().map_err(|_| match &dims {
+            Some(dims) if !foreign => refused(dims),
+            _ => self.not_built(),
+        })?;
         Ok(owned)
     }
 
@@ -118,7 +129,7 @@ impl Recipe {
 
     fn input_info(&self, interpreter: &Interpreter) -> Result<TensorInfo, EngineError> {
         let tensor = interpreter.input(0).map_err(|e| EngineError::runtime("reach the input", e))?;
-        describe(&tensor, self.summary.main.inputs.first())
+        describe(&tensor, self.summary.main.inputs.first())?.fillable()
     }
 
     fn output_info(&self, interpreter: &Interpreter, index: usize) -> Result<TensorInfo, EngineError> {
@@ -135,7 +146,10 @@ fn describe(tensor: &Tensor, in_file: Option<&TensorSummary>) -> Result<TensorIn
         DataType::Int8 => Element::Int8,
         DataType::UInt8 => Element::Uint8,
         DataType::Int16 => Element::Int16,
-        other => return Err(checks::unreadable(&name, &format!("{other:?}").to_lowercase())),
+        DataType::Int32 => Element::Int32,
+        DataType::Int64 => Element::Int64,
+        DataType::Bool => Element::Bool,
+        _ => Element::Other,
     };
     let (scale, zero_point) = match (tensor.quantization_parameters(), in_file.and_then(|t| t.quantization.as_ref())) {
         (Some(given), _) => (given.scale, given.zero_point),
@@ -165,7 +179,7 @@ impl Engine for TflitecEngine {
     }
 
     fn batch(&self) -> usize {
-        self.recipe.batch
+        self.recipe.plan.batch
     }
 
     fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
@@ -175,7 +189,7 @@ impl Engine for TflitecEngine {
     fn invoke(&mut self) -> Result<(), EngineError> {
         let interpreter = self.interpreter.borrow_dependent();
         invoke(interpreter, self.input.bytes())?;
-        for (index, output) in self.outputs.iter_mut().enumerate() {
+        for (index, output) in self.outputs.iter_mut().enumerate().filter(|(_, output)| output.len > 0) {
             let tensor = interpreter.output(index).map_err(|e| EngineError::runtime("reach an output", e))?;
             output.fill_from(tensor.data(), tensor.name())?;
         }
@@ -205,7 +219,7 @@ struct Buffer {
 
 impl Buffer {
     fn new(info: &TensorInfo) -> Self {
-        let len = info.len() * info.element.bytes();
+        let len = info.stored_bytes();
         Self { words: vec![0; len.div_ceil(size_of::<u64>())], len }
     }
 

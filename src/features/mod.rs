@@ -18,6 +18,7 @@ family! {
         mod scale: Scale;
         mod detrend: Detrend;
         mod diff: Diff;
+        mod transpose: Transpose;
     }
 }
 

@@ -11,7 +11,9 @@ use crate::config::{Delegate, Parity};
 use crate::engine::delegate::cpu::Cpu;
 use crate::engine::parity::{Agreement, Reference};
 use crate::engine::process::{Launcher, ProcessLimits, Ready};
-use crate::engine::{DelegateKind, Engine, EngineError, Runtime, TensorInfo, build, check_input, foreign_operators};
+use crate::engine::{
+    DelegateKind, Engine, EngineError, ModelPlan, Runtime, TensorInfo, build, check_input, foreign_operators,
+};
 use crate::model::ModelSummary;
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
@@ -29,14 +31,11 @@ pub struct ModelFile {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
     pub sha256: String,
+    /// The description of what is run.
     pub summary: ModelSummary,
-}
-
-impl ModelFile {
-    pub fn new(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, String> {
-        let summary = ModelSummary::from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Self { path: path.to_owned(), bytes, sha256, summary })
-    }
+    /// How it is run, with the pipeline's batch and one window at a time.
+    pub plan: ModelPlan,
+    pub single: ModelPlan,
 }
 
 /// Builds the engines of one pipeline.
@@ -156,15 +155,15 @@ impl EngineBuilder {
             true => Some(self.reference(windows)?),
             false => None,
         };
-        let ModelFile { path, bytes, .. } = &self.model;
+        let ModelFile { path, bytes, plan, .. } = &self.model;
         let (mut engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
             Some(limits) => {
-                let (engine, ready) = self.context.launcher.start(path, bytes, &delegate.kind, limits, self.batch)?;
+                let (engine, ready) = self.context.launcher.start(path, bytes, &delegate.kind, limits, plan)?;
                 (Box::new(engine), ready)
             }
             None => {
-                let ready = self.context.launcher.probe(path, bytes, &delegate.kind, self.batch)?;
-                (build(&self.context.runtime, path, bytes, &delegate.kind, self.batch)?, ready)
+                let ready = self.context.launcher.probe(path, bytes, &delegate.kind, plan)?;
+                (build(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
             }
         };
         check_input(&ready.inputs[0], self.batch, &self.path)?;
@@ -207,9 +206,9 @@ impl EngineBuilder {
 
     /// Builds the reference, which runs until there are windows on which the delegate at `waiting` can be compared.
     pub fn build_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<BuiltEngine, EngineError> {
-        let ModelFile { path, bytes, .. } = self.reference_file();
-        let ready = self.context.launcher.probe(path, bytes, &REFERENCE, self.batch)?;
-        let engine = build(&self.context.runtime, path, bytes, &REFERENCE, self.batch)?;
+        let ModelFile { path, bytes, plan, .. } = self.reference_file();
+        let ready = self.context.launcher.probe(path, bytes, &REFERENCE, plan)?;
+        let engine = build(&self.context.runtime, path, bytes, &REFERENCE, plan)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
         let wait =
@@ -236,6 +235,7 @@ impl EngineBuilder {
     pub fn is_same(&self, other: &Self) -> bool {
         let file = |model: &ModelFile| (model.path.clone(), model.sha256.clone());
         file(&self.model) == file(&other.model)
+            && self.model.plan == other.model.plan
             && self.reference_model.as_ref().map(file) == other.reference_model.as_ref().map(file)
             && (&self.delegates, self.batch, &self.parity, self.decided)
                 == (&other.delegates, other.batch, &other.parity, other.decided)
@@ -276,8 +276,8 @@ impl EngineBuilder {
             return Ok(reference.clone());
         }
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(BuildError::NoWindows)?;
-        let ModelFile { path, bytes, .. } = self.reference_file();
-        let (mut engine, _) = self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, 1)?;
+        let ModelFile { path, bytes, single, .. } = self.reference_file();
+        let (mut engine, _) = self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, single)?;
         check_input(&engine.inputs()[0], 1, &self.path)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());

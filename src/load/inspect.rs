@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::config::{Delegate, Document};
+use crate::engine::ModelPlan;
 use crate::model::{self, ModelSummary};
 use crate::publish::payload::DelegateProof;
 
@@ -23,9 +24,9 @@ pub struct Tried {
     pub log: Vec<String>,
 }
 
-/// Runs the model once with the delegate `name` in a separate process. `config` is the configuration that defines the
+/// Runs the model once with the delegate `name` in a separate process, by `plan`. `config` is the configuration that defines the
 /// delegate, unless it is built in.
-pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::Result<Tried> {
+pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>, plan: &ModelPlan) -> anyhow::Result<Tried> {
     let (delegate, library) = match config {
         Some(path) => Document::read(path)?.delegate(name)?,
         None => (Delegate::built_in(name).context("give the configuration that defines the delegate: -c FILE")?, None),
@@ -35,7 +36,7 @@ pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>) -> anyhow::
         super::engine_context(library.as_deref(), &program).map_err(|problem| anyhow::anyhow!(problem.message))?;
     let bytes = model::read_file(model).with_context(|| format!("cannot read {}", model.display()))?;
     let summary = ModelSummary::from_bytes(&bytes)?;
-    let ready = context.launcher.probe(model, &bytes, &delegate.kind, 1)?;
+    let ready = context.launcher.probe(model, &bytes, &delegate.kind, plan)?;
     Ok(Tried {
         delegate: delegate.name,
         runtime: context.runtime.path,

@@ -1,6 +1,7 @@
 //! Loads and checks everything that a configuration names: files, the runtime, models, delegates, shapes, labels.
 
 pub mod engines;
+mod fit;
 pub mod inspect;
 pub mod meters;
 pub mod mqtt;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
+use self::engines::{BuiltEngine, EngineBuilder, EngineContext, reasons};
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
 use crate::decision::{ModelOutputs, Presentation};
 use crate::engine::process::Launcher;
@@ -190,8 +191,9 @@ impl<'a> Draft<'a> {
             }
             None => Vec::new(),
         };
-        let shapes = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?;
-        let (builder, compares) = builder(context, pipeline, &shapes)?;
+        let fitted = fit::model(pipeline, read_model(pipeline)?)?;
+        let shapes = fitted.shapes()?;
+        let (builder, compares) = builder(context, pipeline, fitted, &shapes)?;
         Ok(Self { pipeline, shapes, labels: decision.classes(labels), builder, compares })
     }
 
@@ -286,15 +288,20 @@ fn build(
 }
 
 /// Returns the builder of this pipeline's engines, and whether it compares any delegate with the reference.
-fn builder(context: &EngineContext, pipeline: &Pipeline, shapes: &Shapes) -> Result<(EngineBuilder, bool), Problem> {
+fn builder(
+    context: &EngineContext,
+    pipeline: &Pipeline,
+    fitted: fit::Fitted<'_>,
+    shapes: &Shapes,
+) -> Result<(EngineBuilder, bool), Problem> {
     let key = pipeline.key();
-    let model = read_model(pipeline)?;
+    let fit::Fitted { pipeline: with_fit, model } = fitted;
     if pipeline.batch.max > 1 && model.summary.stateful {
         let why = "the model keeps state from one window to the next, so windows must go through it one at a time";
         return Err(Problem::new(key.child("batch"), why));
     }
     let reference_key = key.child("parity").child("reference_model");
-    let read = |path: &PathBuf| read_bytes(path).and_then(|(bytes, sha256)| ModelFile::new(path, bytes, sha256));
+    let read = |path: &PathBuf| File::read(path).and_then(|file| fit::reference(pipeline, file, &shapes.path));
     let reference_model = pipeline.parity.reference_model.as_ref().map(read).transpose();
     let reference_model = reference_model.map_err(|e| Problem::new(reference_key, e))?;
     let mut builder = EngineBuilder {
@@ -316,13 +323,13 @@ fn builder(context: &EngineContext, pipeline: &Pipeline, shapes: &Shapes) -> Res
         return Err(Problem::new(key.child("parity"), why));
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
-        let windows = windows::recorded(path, pipeline, limits.windows);
+        let windows = windows::recorded(path, &with_fit, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }
     Ok((builder, compares))
 }
 
-fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
+fn read_model(pipeline: &Pipeline) -> Result<File, Problem> {
     let (path, key) = (&pipeline.model, pipeline.key().child("model"));
     if let (Some(max), Ok(file)) = (pipeline.model_max_bytes, std::fs::metadata(path))
         && file.len() > max
@@ -330,19 +337,26 @@ fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
         let message = format!("{} has {} bytes; the limit is {max}", path.display(), file.len());
         return Err(Problem::new(key.child("max_mib"), message));
     }
-    let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
-    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != sha256) {
-        let message = format!("{} has the SHA-256 {sha256}, not {pinned}", path.display());
+    let file = File::read(path).map_err(|e| Problem::new(key.child("path"), e))?;
+    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != file.sha256) {
+        let message = format!("{} has the SHA-256 {}, not {pinned}", path.display(), file.sha256);
         return Err(Problem::new(key.child("sha256"), message));
     }
-    ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))
+    Ok(file)
 }
 
-/// Reads a file. Returns its bytes and their SHA-256.
-fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
-    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let sha256 = hex(&Sha256::digest(&bytes));
-    Ok((bytes, sha256))
+/// A model file before it is fitted to a stream.
+struct File {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    sha256: String,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, String> {
+        let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        Ok(Self { path: path.to_owned(), sha256: hex(&Sha256::digest(&bytes)), bytes })
+    }
 }
 
 /// Returns the outputs with the shapes that they have for one window of a batch.

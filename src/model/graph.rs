@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ModelError;
 use super::flatbuffer::{Field, Table, Tables};
-use super::operator::{self, CUSTOM, Operand, VAR_HANDLE};
+use super::operator::{self, ASSIGN_VARIABLE, CUSTOM, Operand, VAR_HANDLE};
 use super::schema::{model, operator as op_schema, operator_code, subgraph, tensor};
 use super::tensor::TensorSummary;
 use super::weights::{Collector, Use};
@@ -30,16 +30,15 @@ pub struct Subgraph {
     pub variable_tensors: usize,
     /// Operators that open a variable outside the tensors, as streaming models use.
     pub var_handles: usize,
+    /// Operators that change such a variable.
+    pub variables_changed: usize,
+    /// The subgraphs that it runs, as branches and loops do.
+    #[serde(skip)]
+    pub calls: Vec<usize>,
     /// Tensors in TFLite's sparse format.
     pub sparse_format_tensors: usize,
     /// Tensors whose data is in another file.
     pub tensors_in_other_files: usize,
-}
-
-impl Subgraph {
-    pub(super) fn stateful(&self) -> bool {
-        self.variable_tensors + self.var_handles > 0
-    }
 }
 
 /// An output and where it comes from.
@@ -106,7 +105,9 @@ pub(crate) fn read_subgraph<'s, 'a>(
         operator_count: graph.operators.len(),
         tensor_count: graph.tensors.count,
         variable_tensors: 0,
-        var_handles: graph.operators.iter().filter(|op| op.code.builtin() == VAR_HANDLE).count(),
+        var_handles: graph.count(VAR_HANDLE),
+        variables_changed: graph.count(ASSIGN_VARIABLE),
+        calls: graph.operators.iter().flat_map(|op| op.calls.iter().copied()).collect(),
         sparse_format_tensors: 0,
         tensors_in_other_files: 0,
     };
@@ -120,12 +121,26 @@ pub(crate) fn read_subgraph<'s, 'a>(
     Ok(summary)
 }
 
+/// Returns the subgraphs that the operator `table` of that name runs. An index that does not exist is left to the runtime.
+fn subgraphs_called(table: Table, name: &str) -> Result<Vec<usize>, ModelError> {
+    let count = operator::subgraphs_called(name);
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let Some(options) = table.table(op_schema::BUILTIN_OPTIONS)? else { return Ok(Vec::new()) };
+    let fields = [op_schema::FIRST_CALLED, op_schema::SECOND_CALLED];
+    let called = fields.iter().take(count).map(|field| options.u32(*field)).collect::<Result<Vec<_>, _>>()?;
+    Ok(called.into_iter().map(|index| index.unwrap_or(0) as usize).collect())
+}
+
 struct Operator<'c> {
     code_index: usize,
     code: &'c OperatorCode,
     /// Where its table starts in the file, for errors.
     at: usize,
     inputs: Vec<i32>,
+    /// The subgraphs that it runs.
+    calls: Vec<usize>,
 }
 
 struct Graph<'c, 's, 'a> {
@@ -152,7 +167,8 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
             for output in graph.indices(table, op_schema::OUTPUTS)? {
                 graph.producers.insert(output, graph.operators.len());
             }
-            graph.operators.push(Operator { code_index, code, at: table.at, inputs });
+            let calls = subgraphs_called(table, code.builtin())?;
+            graph.operators.push(Operator { code_index, code, at: table.at, inputs, calls });
         }
         Ok(graph)
     }
@@ -223,6 +239,11 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
             Ok(OutputSummary { tensor, produced_by: named(produced_by), computed_by: named(computed_by) })
         };
         self.summaries(table, subgraph::OUTPUTS)?.into_iter().zip(indices).map(output).collect()
+    }
+
+    /// Returns how many operators are the builtin one of that name.
+    fn count(&self, name: &str) -> usize {
+        self.operators.iter().filter(|op| op.code.builtin() == name).count()
     }
 
     fn count_operators(&self) -> Vec<OperatorCount> {

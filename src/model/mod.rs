@@ -11,6 +11,7 @@ mod schema;
 mod tensor;
 mod weights;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use buffers::Buffers;
 use flatbuffer::{Source, Table};
 use graph::{OperatorCode, operator_codes, read_subgraph};
 pub use graph::{OperatorCount, OutputSummary, Subgraph};
-use schema::{metadata, model, signature_def};
+use schema::{metadata, model, signature_def, tensor_map};
 pub use tensor::{ElementType, Quantization, TensorSummary};
 use weights::Collector;
 pub use weights::{Kernel, Weights};
@@ -63,14 +64,14 @@ pub struct ModelSummary {
     pub description: Option<String>,
     /// The oldest TFLite runtime that has all of its operators, as the converter wrote it.
     pub min_runtime_version: Option<String>,
-    /// The subgraph that an invoke runs.
+    /// The subgraph that an invoke runs: the file's first one, or that of a signature ([`ModelSummary::entered`]).
     pub main: Subgraph,
     /// Bodies of loops and branches, initialisers and other entry points.
     pub other_subgraphs: Vec<Subgraph>,
     pub weights: Weights,
     pub buffers: BufferSummary,
-    /// The model keeps values from one invoke to the next, in variable tensors or resource variables of any subgraph. State
-    /// inside a custom operator cannot be detected.
+    /// The main subgraph keeps values from one invoke to the next, in variable tensors or in resource variables, itself or in
+    /// subgraphs that it runs. State inside a custom operator cannot be detected.
     pub stateful: bool,
     pub signatures: Vec<Signature>,
     pub metadata: Vec<String>,
@@ -90,6 +91,17 @@ pub struct BufferSummary {
 pub struct Signature {
     pub name: String,
     pub subgraph: u32,
+    pub inputs: Vec<NamedTensor>,
+    pub outputs: Vec<NamedTensor>,
+}
+
+/// An input or output of a signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NamedTensor {
+    /// The name in the signature, which can differ from the tensor's own.
+    pub name: String,
+    /// Position in its subgraph's tensor list.
+    pub index: usize,
 }
 
 impl ModelSummary {
@@ -120,12 +132,12 @@ impl ModelSummary {
         let mut collector = Collector::new(&buffers);
         let (main, other_subgraphs) = read_subgraphs(root, &codes, &mut collector)?;
         let (metadata, min_runtime_version) = read_metadata(root, &buffers)?;
-        Ok(Self {
+        let mut summary = Self {
             file_bytes: bytes.len(),
             schema_version,
             description: root.string(model::DESCRIPTION)?,
             min_runtime_version,
-            stateful: main.stateful() || other_subgraphs.iter().any(Subgraph::stateful),
+            stateful: false,
             main,
             other_subgraphs,
             weights: collector.finish(),
@@ -136,7 +148,50 @@ impl ModelSummary {
             },
             signatures: read_signatures(root)?,
             metadata,
-        })
+        };
+        summary.stateful = summary.keeps_state(0);
+        Ok(summary)
+    }
+
+    /// Returns the subgraph at `index` in the file.
+    pub fn subgraph(&self, index: usize) -> Option<&Subgraph> {
+        if index == 0 { Some(&self.main) } else { self.other_subgraphs.get(index - 1) }
+    }
+
+    /// Returns whether running the subgraph changes variables that a later run reads.
+    pub fn changes_variables(&self, subgraph: usize) -> bool {
+        self.reachable(subgraph).iter().any(|subgraph| subgraph.variables_changed > 0)
+    }
+
+    fn keeps_state(&self, subgraph: usize) -> bool {
+        self.changes_variables(subgraph) || self.reachable(subgraph).iter().any(|s| s.variable_tensors > 0)
+    }
+
+    /// Returns the subgraph and all that it runs.
+    fn reachable(&self, subgraph: usize) -> Vec<&Subgraph> {
+        let (mut seen, mut wanted, mut found) = (BTreeSet::new(), vec![subgraph], Vec::new());
+        while let Some(index) = wanted.pop() {
+            if let (true, Some(subgraph)) = (seen.insert(index), self.subgraph(index)) {
+                found.push(subgraph);
+                wanted.extend(&subgraph.calls);
+            }
+        }
+        found
+    }
+
+    /// Returns the description with the subgraph of `signature` as the main one, with the inputs and outputs that the
+    /// signature names, in the subgraph's order. `None`: the file does not have that subgraph.
+    pub fn entered(&self, signature: &Signature) -> Option<Self> {
+        let index = signature.subgraph as usize;
+        let mut entered = self.clone();
+        if index > 0 {
+            let place = entered.other_subgraphs.get_mut(index - 1)?;
+            std::mem::swap(&mut entered.main, place);
+        }
+        entered.main.inputs.retain(|input| signature.inputs.iter().any(|named| named.index == input.index));
+        entered.main.outputs.retain(|output| signature.outputs.iter().any(|named| named.index == output.tensor.index));
+        entered.stateful = self.keeps_state(index);
+        Some(entered)
     }
 }
 
@@ -177,10 +232,19 @@ fn read_subgraphs<'s, 'a>(
 }
 
 fn read_signatures(root: Table) -> Result<Vec<Signature>, ModelError> {
+    let named = |table: Table| {
+        table.charge(size_of::<NamedTensor>(), signature_def::INPUTS.name)?;
+        Ok(NamedTensor {
+            name: table.string(tensor_map::NAME)?.unwrap_or_default(),
+            index: table.u32(tensor_map::TENSOR_INDEX)?.unwrap_or(0) as usize,
+        })
+    };
     let signature = |table: Table| {
         Ok(Signature {
             name: table.string(signature_def::KEY)?.unwrap_or_default(),
             subgraph: table.u32(signature_def::SUBGRAPH_INDEX)?.unwrap_or(0),
+            inputs: table.tables(signature_def::INPUTS)?.iter().map(|input| named(input?)).collect::<Result<_, _>>()?,
+            outputs: table.tables(signature_def::OUTPUTS)?.iter().map(|o| named(o?)).collect::<Result<_, _>>()?,
         })
     };
     root.tables(model::SIGNATURE_DEFS)?.iter().map(|table| signature(table?)).collect()

@@ -7,6 +7,8 @@
 pub(crate) const CUSTOM: i32 = 32;
 /// The operator that opens a variable which outlives an invoke.
 pub(crate) const VAR_HANDLE: &str = "VAR_HANDLE";
+/// The operator that changes such a variable.
+pub(crate) const ASSIGN_VARIABLE: &str = "ASSIGN_VARIABLE";
 
 /// The role of a constant input in the operator that reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,16 @@ pub(crate) fn unpacks(name: &str) -> bool {
 /// Returns whether a builtin operator's output holds its first input's values in another layout or number format.
 pub(crate) fn passes_values(name: &str) -> bool {
     unpacks(name) || matches!(name, "QUANTIZE" | "RESHAPE" | "SQUEEZE" | "EXPAND_DIMS")
+}
+
+/// Returns how many subgraphs a builtin operator runs each time that it is run. CALL_ONCE is not among these: it runs its
+/// subgraph, which sets variables to their first values, only once.
+pub(crate) fn subgraphs_called(name: &str) -> usize {
+    match name {
+        "CALL" => 1,
+        "IF" | "WHILE" => 2,
+        _ => 0,
+    }
 }
 
 /// Returns the schema's name of a builtin operator; `UNKNOWN_<code>` for one that is newer.

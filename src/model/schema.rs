@@ -41,6 +41,11 @@ pub(crate) mod operator {
     pub(crate) const OPCODE_INDEX: Field = field(0, "Operator.opcode_index");
     pub(crate) const INPUTS: Field = field(1, "Operator.inputs");
     pub(crate) const OUTPUTS: Field = field(2, "Operator.outputs");
+    pub(crate) const BUILTIN_OPTIONS: Field = field(4, "Operator.builtin_options");
+    /// The first subgraph that CALL, IF, WHILE or CALL_ONCE names, in its options.
+    pub(crate) const FIRST_CALLED: Field = field(0, "Operator.builtin_options.subgraph_index");
+    /// The second one, of IF and WHILE.
+    pub(crate) const SECOND_CALLED: Field = field(1, "Operator.builtin_options.second_subgraph_index");
 }
 
 pub(crate) mod tensor {
@@ -79,6 +84,14 @@ pub(crate) mod metadata {
 
 pub(crate) mod signature_def {
     use super::*;
+    pub(crate) const INPUTS: Field = field(0, "SignatureDef.inputs");
+    pub(crate) const OUTPUTS: Field = field(1, "SignatureDef.outputs");
     pub(crate) const KEY: Field = field(2, "SignatureDef.signature_key");
     pub(crate) const SUBGRAPH_INDEX: Field = field(4, "SignatureDef.subgraph_index");
+}
+
+pub(crate) mod tensor_map {
+    use super::*;
+    pub(crate) const NAME: Field = field(0, "TensorMap.name");
+    pub(crate) const TENSOR_INDEX: Field = field(1, "TensorMap.tensor_index");
 }

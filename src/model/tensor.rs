@@ -27,6 +27,8 @@ impl ElementType {
     pub const FLOAT16: Self = Self(1);
     pub const INT32: Self = Self(2);
     pub const UINT8: Self = Self(3);
+    pub const INT64: Self = Self(4);
+    pub const BOOL: Self = Self(6);
     pub const INT16: Self = Self(7);
     pub const INT8: Self = Self(9);
     pub const FLOAT64: Self = Self(10);

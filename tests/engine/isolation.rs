@@ -12,8 +12,9 @@ use edgewatt::engine::delegate::DelegateKind;
 use edgewatt::engine::delegate::cpu::Cpu;
 use edgewatt::engine::delegate::external::External;
 use edgewatt::engine::delegate::xnnpack::Xnnpack;
+use edgewatt::engine::plan::StatePair;
 use edgewatt::engine::process::{IsolatedEngine, Launcher, ProcessLimits, Ready};
-use edgewatt::engine::{Engine, EngineError, TfliteEngine};
+use edgewatt::engine::{Engine, EngineError, ModelPlan, TfliteEngine};
 use edgewatt::sys::cpu::Children;
 use edgewatt_support::{RUNTIME, program, root, runtime_library};
 use nix::sys::signal::{Signal, kill};
@@ -51,7 +52,7 @@ fn demo(name: &str) -> PathBuf {
 }
 
 fn start(model: &Path, delegate: &DelegateKind, limits: &ProcessLimits, batch: usize) -> (IsolatedEngine, Ready) {
-    launcher().start(model, &fs::read(model).unwrap(), delegate, limits, batch).unwrap()
+    launcher().start(model, &fs::read(model).unwrap(), delegate, limits, &ModelPlan::of_batch(batch)).unwrap()
 }
 
 fn wide() -> IsolatedEngine {
@@ -113,7 +114,9 @@ fn every_type_of_tensor_goes_through_unchanged() {
     for model in tiny.iter().chain(&demo) {
         for delegate in [CPU, XNNPACK] {
             let (mut isolated, ready) = start(model, &delegate, &limits(), 1);
-            let mut here = TfliteEngine::new(&RUNTIME, model, &fs::read(model).unwrap(), &delegate, 1).unwrap();
+            let mut here =
+                TfliteEngine::new(&RUNTIME, model, &fs::read(model).unwrap(), &delegate, &ModelPlan::of_batch(1))
+                    .unwrap();
             assert_eq!((isolated.inputs(), isolated.outputs()), (here.inputs(), here.outputs()));
             assert_eq!((&ready.inputs[..], &ready.outputs[..]), (here.inputs(), here.outputs()));
             for step in 0..20 {
@@ -124,10 +127,39 @@ fn every_type_of_tensor_goes_through_unchanged() {
 }
 
 #[test]
+fn a_plan_is_carried_out_as_in_a_thread() {
+    let state = ModelPlan { fed: 1, states: vec![StatePair { input: 0, output: 1 }], ..ModelPlan::of_batch(1) };
+    let plans = [
+        ("two_signatures", ModelPlan { signature: Some("infer".into()), ..ModelPlan::of_batch(1) }),
+        ("state_pair", state),
+        ("open_input", ModelPlan { dims: Some(vec![1, 7]), ..ModelPlan::of_batch(1) }),
+        ("other_outputs", ModelPlan::of_batch(1)),
+    ];
+    for (model, plan) in plans {
+        let (path, bytes) = (tiny(model), fs::read(tiny(model)).unwrap());
+        let (mut isolated, _) = launcher().start(&path, &bytes, &CPU, &limits(), &plan).unwrap();
+        let mut here = TfliteEngine::new(&RUNTIME, &path, &bytes, &CPU, &plan).unwrap();
+        assert_eq!((isolated.inputs(), isolated.outputs()), (here.inputs(), here.outputs()), "{model}");
+        let first = |engine: &mut dyn Engine, step| {
+            fill(engine, step);
+            engine.invoke().unwrap();
+            engine.output_bytes(0).unwrap().to_vec()
+        };
+        let answers = |engine: &mut dyn Engine| (0..5).map(|step| first(engine, step)).collect::<Vec<_>>();
+        let before = answers(&mut isolated);
+        assert_eq!(before, answers(&mut here), "{model}");
+        isolated.reset().unwrap();
+        assert_eq!(answers(&mut isolated), before, "{model} after a reset");
+    }
+}
+
+#[test]
 fn a_batch_goes_through_in_one_piece() {
     for (model, batch) in [(demo("shoulder_int8"), 4), (tiny("quantised_outputs"), 3)] {
         let (mut isolated, _) = start(&model, &XNNPACK, &limits(), batch);
-        let mut here = TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, batch).unwrap();
+        let mut here =
+            TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, &ModelPlan::of_batch(batch))
+                .unwrap();
         assert_eq!((isolated.batch(), isolated.inputs()[0].shape[0]), (batch, batch));
         for step in 0..5 {
             assert_eq!(run(&mut isolated, step), run(&mut here, step), "{}", model.display());
@@ -150,7 +182,8 @@ fn state_is_kept_until_it_is_reset() {
     const STEPS: usize = 200;
     let model = root().join("runtime/models/alexa.tflite");
     let (mut isolated, _) = start(&model, &XNNPACK, &limits(), 1);
-    let mut here = TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, 1).unwrap();
+    let mut here =
+        TfliteEngine::new(&RUNTIME, &model, &fs::read(&model).unwrap(), &XNNPACK, &ModelPlan::of_batch(1)).unwrap();
     let hear_all = |engine: &mut dyn Engine| (0..STEPS).map(|step| hear(engine, step)).collect::<Vec<_>>();
     let [first, second] = [(), ()].map(|()| hear_all(&mut isolated));
     assert_eq!([&first, &second], [&hear_all(&mut here), &hear_all(&mut here)]);
@@ -168,7 +201,7 @@ fn libraries_and_nodes_are_told() {
     assert!(delegation.nodes_delegated > 0 && delegation.partitions > 0, "{delegation:?}");
 
     let bytes = fs::read(tiny("wide")).unwrap();
-    let ready = launcher().probe(&tiny("wide"), &bytes, &prisoner(&[]), 1).unwrap();
+    let ready = launcher().probe(&tiny("wide"), &bytes, &prisoner(&[]), &ModelPlan::of_batch(1)).unwrap();
     let file = ready.hello.delegate_library.unwrap();
     assert_eq!(file, PLUGIN.canonicalize().unwrap());
     assert_eq!(ready.proof.delegation.unwrap().nodes_delegated, 0);
@@ -177,7 +210,7 @@ fn libraries_and_nodes_are_told() {
 #[test]
 fn a_model_that_is_refused_is_refused_with_the_runtimes_reason() {
     let refused = |model: &Path, delegate: &DelegateKind| {
-        launcher().probe(model, &fs::read(model).unwrap(), delegate, 1).unwrap_err()
+        launcher().probe(model, &fs::read(model).unwrap(), delegate, &ModelPlan::of_batch(1)).unwrap_err()
     };
     let EngineError::Refused(message) = refused(&tiny("custom_operator"), &CPU) else { panic!() };
     assert!(message.contains("its operator `frobnicate` is not in the runtime"), "{message}");
@@ -192,13 +225,13 @@ fn a_model_that_is_refused_is_refused_with_the_runtimes_reason() {
 
     let bytes = fs::read(tiny("wide")).unwrap();
     let nowhere = Launcher { program: "/nowhere/edgewatt".into(), ..launcher() };
-    let error = nowhere.probe(&tiny("wide"), &bytes, &CPU, 1).unwrap_err().to_string();
+    let error = nowhere.probe(&tiny("wide"), &bytes, &CPU, &ModelPlan::of_batch(1)).unwrap_err().to_string();
     assert!(error.contains("cannot start /nowhere/edgewatt"), "{error}");
     let other = Launcher { program: "/bin/true".into(), ..launcher() };
-    let error = other.probe(&tiny("wide"), &bytes, &CPU, 1).unwrap_err().to_string();
+    let error = other.probe(&tiny("wide"), &bytes, &CPU, &ModelPlan::of_batch(1)).unwrap_err().to_string();
     assert!(error.contains("it ended by itself (exit code 0)"), "{error}");
     let no_runtime = Launcher { runtime: "/nowhere/libtensorflowlite_c.so".into(), ..launcher() };
-    let error = no_runtime.probe(&tiny("wide"), &bytes, &CPU, 1).unwrap_err().to_string();
+    let error = no_runtime.probe(&tiny("wide"), &bytes, &CPU, &ModelPlan::of_batch(1)).unwrap_err().to_string();
     assert!(error.contains("/nowhere/libtensorflowlite_c.so"), "{error}");
 }
 
@@ -265,7 +298,8 @@ fn the_memory_limit_is_named_when_it_is_the_reason() {
     let limits = ProcessLimits { memory_bytes: 700 << 20, ..limits() };
     let bytes = fs::read(tiny("wide")).unwrap();
     let hungry = prisoner(&[("deed", "eat")]);
-    let error = launcher().start(&tiny("wide"), &bytes, &hungry, &limits, 1).err().unwrap().to_string();
+    let error =
+        launcher().start(&tiny("wide"), &bytes, &hungry, &limits, &ModelPlan::of_batch(1)).err().unwrap().to_string();
     assert!(error.contains("it ran out of memory (SIGABRT); its limit, memory_mib, is 700"), "{error}");
 }
 
@@ -365,7 +399,11 @@ fn a_child_cannot_write_run_programs_or_reach_the_network() {
     let tries = |deed: &str, what: &Path, limits: &ProcessLimits| -> String {
         let delegate = prisoner(&[("deed", deed), ("what", what.to_str().unwrap())]);
         let bytes = fs::read(tiny("wide")).unwrap();
-        let error = launcher().start(&tiny("wide"), &bytes, &delegate, limits, 1).err().unwrap().to_string();
+        let error = launcher()
+            .start(&tiny("wide"), &bytes, &delegate, limits, &ModelPlan::of_batch(1))
+            .err()
+            .unwrap()
+            .to_string();
         // It refuses in any case, and says how it fared.
         error.split_once("(the runtime says: ").unwrap().1.trim_end_matches(')').to_owned()
     };

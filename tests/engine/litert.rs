@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use edgewatt::engine::delegate::litert::Accelerator;
-use edgewatt::engine::{Element, Engine, EngineError, LitertEngine};
+use edgewatt::engine::plan::StatePair;
+use edgewatt::engine::{Element, Engine, EngineError, LitertEngine, ModelPlan};
 use edgewatt::model::ModelSummary;
 use edgewatt_support::root;
 use edgewatt_support::vectors::{
@@ -20,7 +21,7 @@ fn library() -> PathBuf {
 }
 
 fn build(path: &Path, batch: usize) -> Result<LitertEngine, EngineError> {
-    LitertEngine::new(&library(), path, &fs::read(path).unwrap(), &[Accelerator::Cpu], batch)
+    LitertEngine::new(&library(), path, &fs::read(path).unwrap(), &[Accelerator::Cpu], &ModelPlan::of_batch(batch))
 }
 
 fn refusal(path: &Path, batch: usize) -> String {
@@ -122,6 +123,24 @@ fn a_stateful_model_keeps_its_state_until_it_is_reset() {
 }
 
 #[test]
+fn a_signature_and_an_open_input_are_run_as_planned() {
+    let planned = |model: &str, plan: &ModelPlan| {
+        let path = tiny(model);
+        LitertEngine::new(&library(), &path, &fs::read(&path).unwrap(), &[Accelerator::Cpu], plan)
+    };
+    let infer = ModelPlan { signature: Some("infer".into()), ..ModelPlan::of_batch(1) };
+    let mut engine = planned("two_signatures", &infer).unwrap();
+    for _ in 0..2 {
+        assert_eq!(run(&mut engine, &[1.0, 2.0, 3.0, 4.0]), [[1.5, 2.5, 3.5, 4.5]]);
+    }
+    let open = ModelPlan { dims: Some(vec![1, 3]), ..ModelPlan::of_batch(1) };
+    assert_eq!(run(&mut planned("open_input", &open).unwrap(), &[1.0, 2.0, 3.0]), [[-1.0, -2.0, -3.0]]);
+    let state = ModelPlan { fed: 1, states: vec![StatePair { input: 0, output: 1 }], ..ModelPlan::of_batch(1) };
+    let refused = planned("state_pair", &state).err().unwrap().to_string();
+    assert!(refused.ends_with("is not run by LiteRT; use another delegate"), "{refused}");
+}
+
+#[test]
 fn a_model_without_state_may_be_reset() {
     let features = golden_features(&golden());
     let mut engine = build(&demo_model(DEMO_MODELS[1]), 1).unwrap();
@@ -167,7 +186,8 @@ fn a_model_cut_at_any_kilobyte_is_refused() {
         let path = demo_model(model);
         let bytes = fs::read(&path).unwrap();
         for len in (0..bytes.len()).step_by(1024) {
-            let error = LitertEngine::new(&library(), &path, &bytes[..len], &[Accelerator::Cpu], 1).err();
+            let error =
+                LitertEngine::new(&library(), &path, &bytes[..len], &[Accelerator::Cpu], &ModelPlan::of_batch(1)).err();
             assert!(matches!(error, Some(EngineError::Model { .. })), "{model} cut at {len}: {error:?}");
         }
     }
@@ -186,7 +206,8 @@ fn another_library_is_no_litert() {
         (Path::new("/nowhere/libLiteRt.so"), "/nowhere/libLiteRt.so"),
         (&text, "file too short"),
     ] {
-        let error = LitertEngine::new(library, &model, &bytes, &[Accelerator::Cpu], 1).err().unwrap();
+        let error =
+            LitertEngine::new(library, &model, &bytes, &[Accelerator::Cpu], &ModelPlan::of_batch(1)).err().unwrap();
         let text = error.to_string();
         assert!(matches!(error, EngineError::Delegate { .. }) && text.contains(says), "{text}");
         assert!(text.contains(&library.display().to_string()), "{text}");
@@ -202,7 +223,7 @@ fn an_accelerator_that_is_not_there_is_refused_with_those_that_are() {
     let alone = folder.path().join("libLiteRt.so");
     fs::copy(library(), &alone).unwrap();
     let refused = |accelerators: &[Accelerator]| {
-        let error = LitertEngine::new(&alone, &model, &bytes, accelerators, 1).err().unwrap();
+        let error = LitertEngine::new(&alone, &model, &bytes, accelerators, &ModelPlan::of_batch(1)).err().unwrap();
         assert!(matches!(error, EngineError::Delegate { .. }), "{error}");
         error.to_string()
     };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use edgewatt::engine::delegate::DelegateKind;
 use edgewatt::engine::delegate::cpu::Cpu;
 use edgewatt::engine::delegate::external::External;
-use edgewatt::engine::{Delegation, Element, Engine, EngineError, TfliteEngine};
+use edgewatt::engine::{Delegation, Element, Engine, EngineError, ModelPlan, TfliteEngine};
 use edgewatt_support::demo;
 use edgewatt_support::plugin::test_delegate;
 use edgewatt_support::{RUNTIME, root};
@@ -44,11 +44,14 @@ fn model(name: &str) -> PathBuf {
 }
 
 fn build(name: &str, delegate: &DelegateKind, batch: usize) -> Result<TfliteEngine, EngineError> {
-    TfliteEngine::new(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, batch)
+    TfliteEngine::new(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, &ModelPlan::of_batch(batch))
 }
 
 fn delegation(name: &str, delegate: &DelegateKind) -> Delegation {
-    TfliteEngine::proven(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, 1).unwrap().1.unwrap()
+    TfliteEngine::proven(&RUNTIME, &model(name), &fs::read(model(name)).unwrap(), delegate, &ModelPlan::of_batch(1))
+        .unwrap()
+        .1
+        .unwrap()
 }
 
 /// The scores of those windows, which go through together.

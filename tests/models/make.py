@@ -37,9 +37,9 @@ def operator(code, inputs, outputs, builtin_options=None):
     return code, inputs, outputs, builtin_options
 
 
-def signature_of(inputs, outputs, tensors):
+def signature_of(key, subgraph, inputs, outputs, tensors):
     signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+    signature.signatureKey, signature.subgraphIndex = key, subgraph
     signature.inputs, signature.outputs = [], []
     for entries, indices in [(signature.inputs, inputs), (signature.outputs, outputs)]:
         for index in indices:
@@ -48,10 +48,7 @@ def signature_of(inputs, outputs, tensors):
     return signature
 
 
-def write(name, tensors, operators, inputs, outputs, signature=None):
-    model = schema.ModelT()
-    model.version, model.description = 3, "made by tests/models/make.py"
-    model.buffers, model.operatorCodes = [schema.BufferT()], []
+def graph_of(model, tensors, operators, inputs, outputs):
     for t in tensors:
         if t.data is not None:
             t.buffer = len(model.buffers)
@@ -74,12 +71,28 @@ def write(name, tensors, operators, inputs, outputs, signature=None):
             op.builtinOptionsType, op.builtinOptions = builtin_options
         model.operatorCodes.append(kind)
         graph.operators.append(op)
-    model.subgraphs = [graph]
-    if signature is not None:
-        model.signatureDefs = [signature_of(*signature, tensors)]
+    return graph
+
+
+def write_graphs(name, graphs, signatures=()):
+    """Writes a model of several subgraphs, each (tensors, operators, inputs, outputs), with signatures (key, subgraph)."""
+    model = schema.ModelT()
+    model.version, model.description = 3, "made by tests/models/make.py"
+    model.buffers, model.operatorCodes = [schema.BufferT()], []
+    model.subgraphs = [graph_of(model, *graph) for graph in graphs]
+    if signatures:
+        model.signatureDefs = [
+            signature_of(key, index, inputs or graphs[index][2], outputs or graphs[index][3], graphs[index][0])
+            for key, index, inputs, outputs in signatures
+        ]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     Path(__file__).with_name(name + ".tflite").write_bytes(builder.Output())
+
+
+def write(name, tensors, operators, inputs, outputs, signature=None):
+    signatures = [("serving_default", 0, *signature)] if signature else []
+    write_graphs(name, [(tensors, operators, inputs, outputs)], signatures)
 
 
 def x(shape=(1, 4)):
@@ -175,6 +188,93 @@ def main():
             [0],
             [2],
         )
+
+    # Its input is open: it becomes as long as the window.
+    write(
+        "open_input",
+        [tensor("x", T.FLOAT32, [1, 1], signature=[1, -1]), tensor("y", T.FLOAT32, [1, 1], signature=[1, -1])],
+        [operator(OP.NEG, [0], [1])],
+        [0],
+        [1],
+    )
+    write(
+        "channels_first",
+        [x((1, 2, 3)), tensor("y", T.FLOAT32, [1, 2, 3])],
+        [operator(OP.NEG, [0], [1])],
+        [0],
+        [1],
+    )
+    # y = x + state; the next state is y + state.
+    write(
+        "state_pair",
+        [tensor(name, T.FLOAT32, [1, 4]) for name in ("state_in", "x", "y", "state_out")],
+        [operator(OP.ADD, [1, 0], [2], options("AddOptions")), operator(OP.ADD, [2, 0], [3], options("AddOptions"))],
+        [0, 1],
+        [2, 3],
+    )
+    # Besides y = -x: the index of the highest value, what edgewatt does not read, and an output of open size.
+    write(
+        "other_outputs",
+        [
+            x(),
+            tensor("y", T.FLOAT32, [1, 4]),
+            tensor("axis", T.INT32, [1], data=list((1).to_bytes(4, "little"))),
+            tensor("highest", T.INT64, [1]),
+            tensor("as_complex", T.COMPLEX64, [1, 4]),
+            tensor("zero", T.FLOAT32, [1], data=[0] * 4),
+            tensor("above", T.BOOL, [1, 4]),
+            tensor("places", T.INT64, [1, 2], signature=[-1, 2]),
+        ],
+        [
+            operator(OP.NEG, [0], [1]),
+            operator(OP.ARG_MAX, [0, 2], [3], options("ArgMaxOptions", outputType=T.INT64)),
+            operator(OP.CAST, [0], [4], cast(T.FLOAT32, T.COMPLEX64)),
+            operator(OP.GREATER, [0, 5], [6], options("GreaterOptions")),
+            operator(OP.WHERE, [6], [7], options("WhereOptions")),
+        ],
+        [0],
+        [1, 3, 4, 6, 7],
+    )
+    # The first adds x to a variable, as training would; the second gives x plus the variable, which starts as 0.5.
+    variable = lambda: tensor("v", T.RESOURCE, [])
+    handle = options("VarHandleOptions", container="", sharedName="v")
+    read, assign = options("ReadVariableOptions"), options("AssignVariableOptions")
+    once = operator(OP.CALL_ONCE, [], [], options("CallOnceOptions", initSubgraphIndex=2))
+    write_graphs(
+        "two_signatures",
+        [
+            (
+                [x(), variable(), tensor("before", T.FLOAT32, [1, 4]), tensor("after", T.FLOAT32, [1, 4])],
+                [
+                    once,
+                    operator(OP.VAR_HANDLE, [], [1], handle),
+                    operator(OP.READ_VARIABLE, [1], [2], read),
+                    operator(OP.ADD, [0, 2], [3], options("AddOptions")),
+                    operator(OP.ASSIGN_VARIABLE, [1, 3], [], assign),
+                ],
+                [0],
+                [3],
+            ),
+            (
+                [x(), variable(), tensor("value", T.FLOAT32, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],
+                [
+                    once,
+                    operator(OP.VAR_HANDLE, [], [1], handle),
+                    operator(OP.READ_VARIABLE, [1], [2], read),
+                    operator(OP.ADD, [0, 2], [3], options("AddOptions")),
+                ],
+                [0],
+                [3],
+            ),
+            (
+                [variable(), tensor("first", T.FLOAT32, [1, 4], data=[0, 0, 0, 63] * 4)],
+                [operator(OP.VAR_HANDLE, [], [0], handle), operator(OP.ASSIGN_VARIABLE, [0, 1], [], assign)],
+                [],
+                [],
+            ),
+        ],
+        [("adapt", 0, None, None), ("infer", 1, None, None)],
+    )
 
 
 if __name__ == "__main__":

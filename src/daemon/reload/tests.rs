@@ -136,6 +136,8 @@ const CHANGES: &[(&str, &str)] = &[
     ("pipelines.shoulder.model.sha256", "'b973abb09c1a00c9dce49d79374744d7ea9ea0c8512ae809b1e3034da5062ae5'"),
     ("pipelines.shoulder.model.max_mib", "64"),
     ("pipelines.shoulder.model.labels", "'other.txt'"),
+    ("pipelines.shoulder.model.signature", "'infer'"),
+    ("pipelines.shoulder.model.state", "{ a = 'b' }"),
     ("pipelines.shoulder.publish.scores", "true"),
     ("pipelines.shoulder.publish.qos", "0"),
 ];

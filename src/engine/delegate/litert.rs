@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::survey::{Finding, Host, device_files};
 use super::{Delegate, DelegateBackend, EngineError, OwnEngine, Proof, Runtime, check_library};
-use crate::engine::LitertEngine;
+use crate::engine::{LitertEngine, ModelPlan};
 use crate::model::ModelSummary;
 use crate::schema::{Checker, Key, choice, table};
 
@@ -48,8 +48,8 @@ impl DelegateBackend for Litert {
         Err(EngineError::Delegate { delegate: self.library.display().to_string(), reason })
     }
 
-    fn build_own(&self, path: &Path, bytes: &[u8], batch: usize) -> Option<Result<OwnEngine, EngineError>> {
-        let built = LitertEngine::new(&self.library, path, bytes, &self.accelerators, batch);
+    fn build_own(&self, path: &Path, bytes: &[u8], plan: &ModelPlan) -> Option<Result<OwnEngine, EngineError>> {
+        let built = LitertEngine::new(&self.library, path, bytes, &self.accelerators, plan);
         Some(built.map(|engine| {
             let litert = Some(engine.facts().clone());
             (Box::new(engine) as _, Proof { delegation: None, litert })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::interpreter::Delegate;
-use super::{Engine, EngineError, Proof, Runtime};
+use super::{Engine, EngineError, ModelPlan, Proof, Runtime};
 use crate::model::ModelSummary;
 use crate::schema::expanded::Family;
 use crate::schema::{Checker, Key, choice, family};
@@ -76,7 +76,7 @@ pub trait DelegateBackend {
     fn attach(&self, runtime: &Runtime) -> Result<Option<Delegate>, EngineError>;
 
     /// Builds the engine if that is not the runtime's interpreter: `bytes` are those of the model at `path`.
-    fn build_own(&self, _path: &Path, _bytes: &[u8], _batch: usize) -> Option<Result<OwnEngine, EngineError>> {
+    fn build_own(&self, _path: &Path, _bytes: &[u8], _plan: &ModelPlan) -> Option<Result<OwnEngine, EngineError>> {
         None
     }
 

@@ -14,10 +14,10 @@ use compiled_model::{CompiledModel, Model};
 use library::{Environment, Failure, Litert, Registered};
 use serde::{Deserialize, Serialize};
 
-use super::checks::{batch_refused, check_batch, counts, foreign_operators, unreadable};
-use super::{Element, Engine, EngineError, TensorInfo, edge_tpu};
+use super::checks::{check_batch, counts, dims_refused, foreign_operators, planned_dims};
+use super::{Element, Engine, EngineError, ModelPlan, TensorInfo, edge_tpu};
 use crate::engine::delegate::litert::Accelerator;
-use crate::model::{ElementType, ModelSummary, Quantization, TensorSummary};
+use crate::model::{ElementType, ModelSummary, Quantization, Signature, TensorSummary};
 
 /// A model compiled by LiteRT.
 pub struct LitertEngine {
@@ -50,7 +50,7 @@ impl std::fmt::Display for LitertFacts {
 }
 
 impl LitertEngine {
-    /// Loads `bytes` (those of `model_path`) and compiles them for `batch` windows at a time.
+    /// Loads `bytes` (those of `model_path`) and compiles them as `plan` has it.
     ///
     /// Vendors' accelerators are looked for in the folder of `library`. Errors: `Delegate` when the library or an
     /// accelerator is missing, `Model` when LiteRT refuses the model, `Mismatch` when edgewatt cannot feed or read it.
@@ -59,7 +59,7 @@ impl LitertEngine {
         model_path: &Path,
         bytes: &[u8],
         accelerators: &[Accelerator],
-        batch: usize,
+        plan: &ModelPlan,
     ) -> Result<Self, EngineError> {
         let unusable = |reason| EngineError::Delegate { delegate: library.display().to_string(), reason };
         let litert = Litert::load(library).map_err(unusable)?;
@@ -70,23 +70,30 @@ impl LitertEngine {
 
         let refused = |reason: String| EngineError::Model { path: model_path.to_owned(), reason };
         let summary = ModelSummary::from_bytes(bytes).map_err(|e| refused(e.to_string()))?;
-        let (input, outputs) = ends(&summary)?;
-        let model = Model::new(environment, bytes, signature(&summary)?)
-            .map_err(|e| refused(format!("LiteRT refuses it: {e}")))?;
+        if !plan.states.is_empty() {
+            let why = "a state that goes from an output to an input is not run by LiteRT; use another delegate";
+            return Err(EngineError::Mismatch(why.into()));
+        }
+        let signature = signature(&summary, plan)?;
+        let summary = plan.entered(summary)?;
+        let (input, outputs) = ends(plan, &summary)?;
+        let model =
+            Model::new(environment, bytes, signature).map_err(|e| refused(format!("LiteRT refuses it: {e}")))?;
         check_order(&model, input, &outputs)?;
         let not_built = |e: Failure| refused(not_built(&summary, e));
         let mut compiled = CompiledModel::new(model, accelerators).map_err(not_built)?;
-        let dims = input_dims(input, batch)?;
+        let batch = plan.batch;
+        let dims = planned_dims(plan, &input.shape)?.unwrap_or_else(|| input.shape.clone());
         let shapes = resized(&mut compiled, input, &dims, outputs.len()).map_err(|e| {
             // With an operator missing nothing can be allocated, whatever the batch.
-            if batch == 1 || !foreign_operators(&summary).is_empty() {
+            if dims == input.shape || !foreign_operators(&summary).is_empty() {
                 return not_built(e);
             }
-            batch_refused(batch, &dims, e)
+            dims_refused(batch, &dims, e)
         })?;
         let bytes = compiled.allocate(&dims, &shapes).map_err(|e| EngineError::runtime("make the buffers", e))?;
         let mut bytes = bytes.into_iter();
-        let input_info = vec![info(input, &dims, bytes.next())?];
+        let input_info = vec![info(input, &dims, bytes.next())?.fillable()?];
         let described = outputs.iter().zip(&shapes).map(|(output, dims)| info(output, dims, bytes.next()));
         let output_info = described.collect::<Result<Vec<_>, _>>()?;
         if batch != 1 {
@@ -120,7 +127,7 @@ impl Engine for LitertEngine {
 
     fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
         let bytes = self.compiled.input_bytes().map_err(|e| EngineError::runtime("reach the input", e))?;
-        Ok(&mut bytes[..stored_bytes(&self.input_info[0])])
+        Ok(&mut bytes[..self.input_info[0].stored_bytes()])
     }
 
     fn invoke(&mut self) -> Result<(), EngineError> {
@@ -132,7 +139,7 @@ impl Engine for LitertEngine {
         let info =
             info.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {}", self.output_info.len())))?;
         let bytes = self.compiled.output_bytes(index).map_err(|e| EngineError::runtime("reach an output", e))?;
-        Ok(&bytes[..stored_bytes(info)])
+        Ok(&bytes[..info.stored_bytes()])
     }
 
     /// Compiles the model again: LiteRT has no other way to clear its variables.
@@ -173,10 +180,13 @@ fn describe(accelerator: &Registered) -> String {
 }
 
 /// The one input, and the outputs in the file's order.
-fn ends(summary: &ModelSummary) -> Result<(&TensorSummary, Vec<&TensorSummary>), EngineError> {
+fn ends<'a>(
+    plan: &ModelPlan,
+    summary: &'a ModelSummary,
+) -> Result<(&'a TensorSummary, Vec<&'a TensorSummary>), EngineError> {
     let (inputs, outputs) = (&summary.main.inputs, &summary.main.outputs);
-    counts(inputs.len(), outputs.len())?;
-    Ok((&inputs[0], outputs.iter().map(|output| &output.tensor).collect()))
+    counts(plan, inputs.len(), outputs.len())?;
+    Ok((&inputs[plan.fed], outputs.iter().map(|output| &output.tensor).collect()))
 }
 
 /// Why LiteRT builds nothing of a model: it says little itself, the file says more.
@@ -191,10 +201,15 @@ fn not_built(summary: &ModelSummary, failure: Failure) -> String {
     }
 }
 
-/// The signature that runs the main subgraph, as the classic interpreter does; LiteRT creates one if the file has none.
-fn signature(summary: &ModelSummary) -> Result<usize, EngineError> {
-    let mains = summary.signatures.iter().position(|signature| signature.subgraph == 0);
-    mains.or(summary.signatures.is_empty().then_some(0)).ok_or_else(|| {
+/// The index of the signature that is planned, or of the one that runs the first subgraph, as the classic interpreter does;
+/// LiteRT creates one if the file has none.
+fn signature(summary: &ModelSummary, plan: &ModelPlan) -> Result<usize, EngineError> {
+    let is_wanted = |signature: &Signature| match &plan.signature {
+        Some(name) => signature.name == *name,
+        None => signature.subgraph == 0,
+    };
+    let found = summary.signatures.iter().position(is_wanted);
+    found.or(summary.signatures.is_empty().then_some(0)).ok_or_else(|| {
         EngineError::Mismatch(
             "none of the model's signatures is that of its main subgraph; LiteRT runs no other".into(),
         )
@@ -211,17 +226,6 @@ fn check_order(model: &Model, input: &TensorSummary, outputs: &[&TensorSummary])
     Err(EngineError::Mismatch(
         "the inputs and outputs of the model's signature are not those of its main subgraph".into(),
     ))
-}
-
-/// The input's shape with its first dimension `batch`; without a batch the one that the file starts with.
-fn input_dims(input: &TensorSummary, batch: usize) -> Result<Vec<c_int>, EngineError> {
-    let mut dims = input.shape.clone();
-    if batch != 1 {
-        let first =
-            dims.first_mut().ok_or_else(|| EngineError::Mismatch("the model's input has no batch dimension".into()))?;
-        *first = batch.try_into().map_err(|_| EngineError::Mismatch(format!("a batch of {batch} is too large")))?;
-    }
-    Ok(dims)
 }
 
 /// Fixes what the file leaves open, without which LiteRT makes no buffers, and gives the outputs' shapes.
@@ -244,7 +248,10 @@ fn info(tensor: &TensorSummary, dims: &[c_int], bytes: Option<usize>) -> Result<
         ElementType::INT8 => Element::Int8,
         ElementType::UINT8 => Element::Uint8,
         ElementType::INT16 => Element::Int16,
-        other => return Err(unreadable(&name, &other.to_string())),
+        ElementType::INT32 => Element::Int32,
+        ElementType::INT64 => Element::Int64,
+        ElementType::BOOL => Element::Bool,
+        _ => Element::Other,
     };
     let shape: Result<Vec<usize>, _> = dims.iter().copied().map(usize::try_from).collect();
     let shape = shape.map_err(|_| EngineError::Mismatch(format!("tensor `{name}` has a dimension below 0")))?;
@@ -258,11 +265,6 @@ fn info(tensor: &TensorSummary, dims: &[c_int], bytes: Option<usize>) -> Result<
     // An accelerator may want a buffer longer than the tensor, never a shorter one.
     let bytes = bytes.unwrap_or(0).min(claimed.unwrap_or(usize::MAX));
     TensorInfo { name, element, shape, scale, zero_point }.checked(bytes)
-}
-
-/// Returns the size of a tensor that was checked, and so is no longer than its buffer.
-fn stored_bytes(info: &TensorInfo) -> usize {
-    info.len() * info.element.bytes()
 }
 
 /// The first invocation, which takes longer than those that follow; on zeros.

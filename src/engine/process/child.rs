@@ -92,7 +92,7 @@ fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Re
         &Message::Hello(Hello { runtime: path, runtime_version, delegate_library, delegate_version, sandbox }),
     )?;
 
-    let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &delegate, task.batch)?;
+    let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &delegate, &task.plan)?;
     drop(bytes);
     let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
     let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke });
@@ -130,7 +130,8 @@ fn try_out(engine: &mut dyn Engine) -> Result<Duration, EngineError> {
     let start = Instant::now();
     engine.invoke()?;
     let invoke = start.elapsed();
-    (0..engine.outputs().len()).try_for_each(|index| engine.output_bytes(index).map(drop))?;
+    let read = (0..engine.outputs().len()).filter(|index| engine.outputs()[*index].stored_bytes() > 0);
+    read.collect::<Vec<_>>().into_iter().try_for_each(|index| engine.output_bytes(index).map(drop))?;
     Ok(invoke)
 }
 
@@ -160,7 +161,7 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
 fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Result<(), EngineError> {
     copy(engine.input_bytes()?, memory.bytes(layout.input.clone()))?;
     engine.invoke()?;
-    for (index, place) in layout.outputs.iter().enumerate() {
+    for (index, place) in layout.outputs.iter().enumerate().filter(|(_, place)| !place.is_empty()) {
         copy(memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;
     }
     Ok(())
@@ -169,7 +170,7 @@ fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Resu
 /// Copies a tensor, whose size may have changed when the model was invoked.
 fn copy(to: &mut [u8], from: &[u8]) -> Result<(), EngineError> {
     if to.len() != from.len() {
-        let message = format!("a tensor of {} bytes now has {}", to.len(), from.len());
+        let message = format!("an output of {} bytes now has {}: its size depends on the data", to.len(), from.len());
         return Err(EngineError::Mismatch(message));
     }
     to.copy_from_slice(from);

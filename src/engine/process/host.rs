@@ -17,6 +17,7 @@ use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, ProcessLimits, RESET, SUBCOMMAND, Task, VERSION};
 use crate::engine::delegate::DelegateSpec;
+use crate::engine::plan::{ModelPlan, open_input};
 use crate::engine::{DelegateKind, Engine, EngineError, Proof, TensorInfo};
 use crate::model::ModelSummary;
 use crate::sys::cpu::Children;
@@ -67,9 +68,9 @@ impl Launcher {
         model: &Path,
         bytes: &[u8],
         delegate: &DelegateKind,
-        batch: usize,
+        plan: &ModelPlan,
     ) -> Result<Ready, EngineError> {
-        let task = self.task(model, delegate, batch, PROBE_MEMORY_BYTES)?;
+        let task = self.task(model, delegate, plan, PROBE_MEMORY_BYTES)?;
         let mut start = Start::new(self, task, blamed(delegate, model))?;
         let mut ready = start.ready(bytes, PROBE_LIMIT)?;
         end(&start.socket);
@@ -88,15 +89,16 @@ impl Launcher {
         bytes: &[u8],
         delegate: &DelegateKind,
         limits: &ProcessLimits,
-        batch: usize,
+        plan: &ModelPlan,
     ) -> Result<(IsolatedEngine, Ready), EngineError> {
-        let mut task = self.task(model, delegate, batch, limits.memory_bytes)?;
+        let mut task = self.task(model, delegate, plan, limits.memory_bytes)?;
         task.writable.clone_from(&limits.writable);
         task.serve = true;
         let mut start = Start::new(self, task, blamed(delegate, model))?;
         let ready = start.ready(bytes, limits.start)?;
         // A model that cannot be read counts as stateful, as in the child.
-        let stateful = ModelSummary::from_bytes(bytes).map_or(true, |summary| summary.stateful);
+        let summary = ModelSummary::from_bytes(bytes).ok().and_then(|summary| plan.entered(summary).ok());
+        let stateful = summary.is_none_or(|summary| plan.is_stateful(&summary));
         let engine = IsolatedEngine::new(start, &ready, limits, stateful)?;
         Ok((engine, ready))
     }
@@ -105,7 +107,7 @@ impl Launcher {
         &self,
         model: &Path,
         delegate: &DelegateKind,
-        batch: usize,
+        plan: &ModelPlan,
         memory_bytes: u64,
     ) -> Result<Task, EngineError> {
         Ok(Task {
@@ -113,7 +115,7 @@ impl Launcher {
             runtime_library: self.runtime.clone(),
             model: model.to_owned(),
             delegate: DelegateSpec::new(delegate).map_err(|e| blamed(delegate, model).for_path(&e))?,
-            batch,
+            plan: plan.clone(),
             memory_bytes,
             writable: Vec::new(),
             serve: false,
@@ -185,19 +187,27 @@ impl Start {
             Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
                 Some(name) if name != Signal::SIGKILL.as_str() => {
-                    let batch = self.task.batch;
+                    let batch = self.task.plan.batch;
                     let libraries =
                         self.hello.as_ref().map_or(String::new(), |hello| format!("The runtime is {hello}"));
                     let batches = if batch > 1 { format!(" with batches of {batch}") } else { String::new() };
+                    let guess =
+                        self.open_input(bytes).unwrap_or_else(|| "is it damaged, or made for another runtime?".into());
                     format!(
-                        "it makes the runtime crash ({name}){batches}, so it is not loaded; is it damaged, or made for \
-                         another runtime? {libraries}{says}"
+                        "it makes the runtime crash ({name}){batches}, so it is not loaded; {guess} {libraries}{says}"
                     )
                 }
                 _ => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
             },
         };
         Err(self.blamed.error(reason))
+    }
+
+    /// Returns what to do if the model leaves its input open, and was tried with the shape that the file starts with.
+    fn open_input(&self, bytes: &[u8]) -> Option<String> {
+        let plan = &self.task.plan;
+        let summary = ModelSummary::from_bytes(bytes).ok().and_then(|summary| plan.entered(summary).ok())?;
+        open_input(&summary, plan)
     }
 
     fn exchange(&mut self, bytes: &[u8], limit: Duration) -> Result<(Hello, Built), Failure> {
@@ -229,7 +239,7 @@ fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Res
     // First, because the length of a tensor may overflow.
     Layout::new(&inputs, &outputs)?;
     let checked = |tensor: TensorInfo| {
-        let bytes = tensor.len() * tensor.element.bytes();
+        let bytes = tensor.stored_bytes();
         tensor.checked(bytes)
     };
     let inputs = inputs.into_iter().map(checked).collect::<Result<_, _>>()?;
@@ -346,7 +356,7 @@ impl IsolatedEngine {
             inputs: ready.inputs.clone(),
             outputs: ready.outputs.clone(),
             layout,
-            batch: task.batch,
+            batch: task.plan.batch,
             limits: limits.clone(),
             stateful,
             proven: false,

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use host::{IsolatedEngine, Launcher, Ready};
 
 use super::delegate::DelegateSpec;
+use super::plan::ModelPlan;
 use super::{EngineError, Proof, TensorInfo};
 
 /// The hidden subcommand that the daemon calls its own binary with.
@@ -37,7 +38,7 @@ const OK: u32 = 0;
 const FAILED: u32 = 1;
 
 /// The version of [`Task`]. A change that a child of another version would misread needs the next one.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The limits of a delegate's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,7 @@ struct Task {
     /// The path, for messages only.
     model: PathBuf,
     delegate: DelegateSpec,
-    batch: usize,
+    plan: ModelPlan,
     /// The limit of its address space.
     memory_bytes: u64,
     /// Folders and files that the child may write to, in addition to devices and temporary files.
@@ -159,6 +160,7 @@ impl Layout {
             end = place.as_ref().map_or(end, |place| place.end);
             place.ok_or_else(|| EngineError::Mismatch(format!("tensor `{}` is too large", tensor.name)))
         };
+        // The engine lists the one that gets the windows.
         let [input] = inputs else {
             return Err(EngineError::Mismatch(format!("the model has {} inputs", inputs.len())));
         };
@@ -190,11 +192,11 @@ mod tests {
 
     #[test]
     fn a_task_of_another_version_is_refused_by_its_version() {
-        let error = Task::parse("{\"version\": 2, \"more\": []}").unwrap_err();
-        assert!(error.starts_with("the daemon gives tasks of version 2, and this program takes version 1"), "{error}");
+        let error = Task::parse("{\"version\": 1, \"more\": []}").unwrap_err();
+        assert!(error.starts_with("the daemon gives tasks of version 1, and this program takes version 2"), "{error}");
         let error = Task::parse("{\"runtime_library\": \"a\", \"delegate\": {\"Cpu\": {\"threads\": 1}}}").unwrap_err();
         assert!(error.contains("version 0") && error.ends_with("restart the daemon"), "{error}");
-        assert!(Task::parse("{\"version\": 1}").unwrap_err().contains("missing field"));
+        assert!(Task::parse("{\"version\": 2}").unwrap_err().contains("missing field"));
         assert!(Task::parse("1").unwrap_err().starts_with("the task cannot be read"));
     }
 

@@ -157,7 +157,9 @@ fn state_is_seen_in_variable_tensors_and_resource_variables() {
         read(&model_of(vec![builtin(code)], graph, vec![])).stateful
     };
     assert!(!stateful(plain(), 0));
-    assert!(stateful(plain(), 142));
+    assert!(!stateful(plain(), 142), "VAR_HANDLE alone");
+    assert!(!stateful(plain(), 143), "READ_VARIABLE");
+    assert!(stateful(plain(), 144), "ASSIGN_VARIABLE");
     assert!(stateful(with(plain(), tensor::IS_VARIABLE, I8(1)), 0));
 }
 

@@ -1,0 +1,170 @@
+//! Models of odd shapes and with several entry points, from samples to outputs; and why others are refused.
+
+use edgewatt::config::{Config, Document};
+use edgewatt::units::MonoTime;
+use edgewatt_support::demo::{self, Rig};
+use edgewatt_support::{root, runtime_library};
+
+/// A pipeline that publishes the outputs of a tiny model; `model` are keys of its table, `pipeline` of the pipeline's.
+fn config(model: &str, channels: usize, samples: usize, model_keys: &str, pipeline: &str) -> Config {
+    let names: Vec<String> = (0..channels).map(|channel| format!("\"c{channel}\"")).collect();
+    let path = root().join("tests/models").join(model).with_extension("tflite");
+    let text = format!(
+        "version = 1\n[mqtt]\nbroker = \"none\"\n[pipelines.p]\nwindow = {{ samples = {samples}, hop = {samples} }}\n{pipeline}\n\
+         [pipelines.p.source.lines]\nfrom = \"stdin\"\n[pipelines.p.source.lines.records]\nchannels = [{}]\nrate_hz = 10.0\n\
+         [pipelines.p.model]\npath = \"{}\"\n{model_keys}\n",
+        names.join(", "),
+        path.display(),
+    );
+    let mut config = Document::new("test.toml", text).parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
+    config.runtime_library.get_or_insert_with(runtime_library);
+    config
+}
+
+/// The values published for each window of the stream 1, 2, 3 ..., of which a gap is before the sample `gap`.
+fn published(config: &Config, samples: usize, gap: Option<usize>) -> Vec<Vec<f32>> {
+    let Rig { mut feed, mut infer, mut decisions, .. } = demo::pipeline(config);
+    let channels = config.pipelines[0].source.kind().spec().frame.values();
+    let mut all = Vec::new();
+    for sample in 0..samples {
+        let values: Vec<f32> = (1..=channels).map(|channel| (sample * channels + channel) as f32).collect();
+        if gap == Some(sample) {
+            feed.interrupted();
+        }
+        assert!(feed.frames(&values, MonoTime::now(), None).is_continue());
+        infer.drain();
+        while let Some(values) = decisions.pop(|_, first, second| [first, second].concat()) {
+            all.push(values);
+        }
+    }
+    all
+}
+
+fn refusal(config: &Config) -> String {
+    let problems = demo::try_to_prepare(config).err().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    format!("{}: {}", problems[0].key, problems[0].message)
+}
+
+const RAW: &str = "decision.raw = {}";
+
+#[test]
+fn an_open_input_becomes_as_long_as_the_window() {
+    for samples in [2, 5] {
+        let expected: Vec<f32> = (1..=samples).map(|value| -(value as f32)).collect();
+        for delegate in ["cpu", "xnnpack"] {
+            let keys = format!("{RAW}\ndelegate = \"{delegate}\"");
+            assert_eq!(published(&config("open_input", 1, samples, "", &keys), samples, None), [expected.clone()]);
+        }
+    }
+}
+
+#[test]
+fn a_model_that_wants_channels_first_gets_them_first() {
+    let config = config("channels_first", 2, 3, "", RAW);
+    assert_eq!(published(&config, 3, None), [[-1.0, -3.0, -5.0, -2.0, -4.0, -6.0]]);
+    let path = demo::prepare(&config).builder.path.to_string();
+    assert_eq!(path, "source.lines [2] -> window [3, 2] -> features.transpose [2, 3]");
+}
+
+#[test]
+fn an_input_is_fed_by_its_values_if_their_order_is_clear() {
+    // [1, 2, 2] from windows of [4, 1], [1, 4] and [2, 2].
+    for (channels, samples) in [(1, 4), (4, 1), (2, 2)] {
+        let config = config("batch_in_one_row", channels, samples, "", RAW);
+        assert_eq!(published(&config, samples, None), [[1.0, 2.0, 3.0, 4.0]], "{channels}");
+    }
+    let refused = refusal(&config("channels_first", 1, 5, "", RAW));
+    assert!(
+        refused.starts_with(
+            "pipelines.p.window: the model's input `x` is [1, 2, 3], which is 6 values; it gets [1, 5, 1]"
+        )
+    );
+}
+
+#[test]
+fn the_signature_that_changes_no_variables_is_run_unless_another_is_named() {
+    // The variable starts as 0.5.
+    let infer = [[1.5, 2.5, 3.5, 4.5], [5.5, 6.5, 7.5, 8.5]];
+    let adapt = [[1.5, 2.5, 3.5, 4.5], [6.5, 8.5, 10.5, 12.5]];
+    for (key, expected) in [("", infer), ("signature = \"infer\"", infer), ("signature = \"adapt\"", adapt)] {
+        for delegate in ["cpu", "xnnpack"] {
+            let keys = format!("{RAW}\ndelegate = \"{delegate}\"");
+            assert_eq!(
+                published(&config("two_signatures", 4, 1, key, &keys), 2, None),
+                expected,
+                "{key} by {delegate}"
+            );
+        }
+    }
+    assert_eq!(
+        refusal(&config("two_signatures", 4, 1, "signature = \"run\"", RAW)),
+        "pipelines.p.model.signature: the model has no signature of that name; it has `adapt`, `infer`"
+    );
+    let none = refusal(&config("wide", 640, 1, "signature = \"run\"", RAW));
+    assert!(none.ends_with("the model has no signatures; leave the key out"), "{none}");
+}
+
+#[test]
+fn a_state_goes_from_an_output_back_to_an_input_until_a_gap() {
+    let state = "state = { state_in = \"state_out\" }";
+    let config = |keys: &str| config("state_pair", 4, 1, keys, RAW);
+    // y = x + state, then the next state = y + state.
+    let first = [1.0, 2.0, 3.0, 4.0];
+    let windows = published(&config(state), 3, None);
+    assert_eq!(windows[0], [first, first].concat());
+    assert_eq!(windows[1], [6.0, 8.0, 10.0, 12.0, 7.0, 10.0, 13.0, 16.0]);
+    assert_eq!(windows[2][..4], [9.0 + 7.0, 10.0 + 10.0, 11.0 + 13.0, 12.0 + 16.0]);
+    let after_a_gap = published(&config(state), 2, Some(1));
+    assert_eq!(after_a_gap[1][..4], [5.0, 6.0, 7.0, 8.0], "the state is 0 again");
+
+    let refused = refusal(&config(""));
+    assert!(
+        refused.starts_with("pipelines.p.model.state: the model has 2 inputs without a state: `state_in`, `x`"),
+        "{refused}"
+    );
+    let unknown = refusal(&config("state = { state_in = \"nothing\" }"));
+    assert!(unknown.ends_with("the model has no output `nothing`; it has `y`, `state_out`"), "{unknown}");
+    let mut batched = config(state);
+    batched.pipelines[0].batch.max = 2;
+    assert!(refusal(&batched).starts_with("pipelines.p.batch.max: the model's state goes from one window to the next"));
+}
+
+#[test]
+fn outputs_that_are_not_used_may_be_of_any_type() {
+    let config = |keys: &str| config("other_outputs", 4, 1, "", keys);
+    // Minus the values, and the index of the highest.
+    assert_eq!(
+        published(&config("decision.raw = { outputs = [0, 1, 3] }"), 1, None),
+        [[-1.0, -2.0, -3.0, -4.0, 3.0, 1.0, 1.0, 1.0, 1.0]]
+    );
+    let complex = refusal(&config("decision.raw = { outputs = [0, 2] }"));
+    assert!(
+        complex
+            .contains("pipelines.p.decision: the model's output `as_complex` is of a type that edgewatt does not read")
+    );
+    let open = refusal(&config("decision.raw = { outputs = [4] }"));
+    assert!(open.contains("the model's output `places` has a size that is known only after an inference"), "{open}");
+    let missing = refusal(&config("decision.raw = { outputs = [5] }"));
+    assert!(missing.contains("output = 5, but the model's outputs are 0 to 4"), "{missing}");
+}
+
+#[test]
+fn a_model_without_a_batch_dimension_takes_no_batch() {
+    let one = config("scalar_input", 1, 1, "", RAW);
+    assert_eq!(published(&one, 2, None), [[-1.0], [-2.0]]);
+    let mut two = config("scalar_input", 1, 1, "", RAW);
+    two.pipelines[0].batch.max = 2;
+    let refused = refusal(&two);
+    assert_eq!(
+        refused,
+        "pipelines.p.batch.max: the model's input is [], which has no batch dimension; set batch.max = 1"
+    );
+}
+
+#[test]
+fn an_operator_that_the_runtime_lacks_is_named_at_the_models_key() {
+    let refused = refusal(&config("custom_operator", 4, 1, "", RAW));
+    assert!(refused.starts_with("pipelines.p.model.path: "), "{refused}");
+    assert!(refused.contains("its operator `frobnicate` is not in the runtime and no delegate takes it"), "{refused}");
+}
