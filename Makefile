@@ -6,7 +6,7 @@ PYTHON := $(or $(PYTHON),python3)
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages deb energy-simulation outage kills \
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation outage kills \
 	wear runtime man fmt lint doc msrv check-armv7 deny bench compare throughput fleet footprint first-minute train clean tools
 
 help: ## Show this list
@@ -65,6 +65,12 @@ test-pages: tools runtime ## Follow docs/your-sensor.md and docs/your-model.md t
 	@scripts/need mmdebstrap:mmdebstrap unshare:util-linux ip:iproute2
 	@cargo deb --version >/dev/null 2>&1 || { echo "cargo-deb is missing: scripts/make-deb says which" >&2; exit 1; }
 	deb=$$(scripts/make-deb amd64 dev) && tests/vm/pages "$$deb"
+
+test-clients: tools runtime ## Show the daemon to a real Home Assistant and a real Node-RED: as root, 1.5 GB, some minutes at first
+	@scripts/need mosquitto:mosquitto mosquitto_pub:mosquitto-clients mmdebstrap:mmdebstrap unshare:util-linux npm:npm
+	cargo build --locked
+	tests/vm/home-assistant "$(TARGET_DIR)/debug/edgewatt"
+	tests/vm/node-red "$(TARGET_DIR)/debug/edgewatt"
 
 deb: tools ## Build a Debian package for ARCH (amd64 or arm64; default: this machine's), PROFILE=release; needs cargo-deb
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
