@@ -103,7 +103,7 @@ fn encode(c: &mut Criterion) {
     use edgewatt::publish::payload::{Clocks, Envelope, Prediction, SCHEMA_VERSION, encode_prediction};
     use edgewatt::units::MonoTime;
     let clocks = Clocks::now();
-    let presentation = ClassPresentation { classes: vec!["ROW".to_owned()], all_scores: false };
+    let presentation = ClassPresentation::new(vec!["ROW".to_owned()], None);
     let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925 };
     c.bench_function("encode a prediction", |b| {
         b.iter_batched_ref(

@@ -148,7 +148,7 @@ fn a_meter_that_works_is_read_without_an_allocation() {
 fn publisher() -> (DecisionTx, PipelinePublisher) {
     let (sender, decisions) = block_ring(16, 16 * 7);
     let classes = (0..7).map(|label| format!("label {label}")).collect();
-    let presentation = Arc::new(ClassPresentation { classes, all_scores: true });
+    let presentation = Arc::new(ClassPresentation::new(classes, Some(usize::MAX)));
     let proof = DelegateProof {
         isolation: "thread",
         library: None,

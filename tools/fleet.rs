@@ -114,7 +114,7 @@ impl Producer {
             topics: topics.pipeline("shoulder"),
             route: DecisionRoute {
                 decisions: taken,
-                presentation: Arc::new(ClassPresentation { classes: labels, all_scores: false }),
+                presentation: Arc::new(ClassPresentation::new(labels, None)),
                 qos: Qos::AtLeastOnce,
             },
             next: VecDeque::new(),

@@ -46,6 +46,10 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
         )?;
         writeln!(out, "    {}", prepared.builder.path)?;
         describe_plan(prepared, &mut out)?;
+        for note in &prepared.notes {
+            writeln!(out, "    {note}")?;
+        }
+        writeln!(out, "    a prediction has at most {} bytes", prepared.prediction_bytes)?;
         for warning in &prepared.warnings {
             writeln!(out, "    warning: {warning}")?;
         }

@@ -8,11 +8,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::engine::ModelPlan;
-use crate::engine::plan;
+use crate::engine::{ModelPlan, custom_operator, plan};
 use crate::load::inspect::{Tried, try_delegate};
 use crate::model::{
-    Kernel, ModelSummary, OperatorCount, OutputSummary, Quantization, Signature, Subgraph, TensorSummary, Weights,
+    Kernel, Metadata, ModelSummary, Normalization, OperatorCount, OutputSummary, Quantization, Signature, Subgraph,
+    TensorSummary, Weights,
 };
 
 /// Most characters of a name that a line shows.
@@ -136,6 +136,7 @@ pub(crate) fn render(summary: &ModelSummary, which: &str, out: &mut impl Write) 
     }
     let metadata: Vec<_> = summary.metadata.iter().map(|name| shown(name)).collect();
     list(out, "metadata", &metadata)?;
+    described(out, summary)?;
     writeln!(out, "\ninputs")?;
     table(out, &main.inputs.iter().map(tensor_row).collect::<Vec<_>>())?;
     writeln!(out, "\noutputs")?;
@@ -146,6 +147,35 @@ pub(crate) fn render(summary: &ModelSummary, which: &str, out: &mut impl Write) 
         operators(out, &format!("operators of subgraph {} {name}", index + 1), subgraph)?;
     }
     weights(out, summary)
+}
+
+/// Writes what the model's own metadata says, and which files it carries.
+fn described(out: &mut impl Write, summary: &ModelSummary) -> io::Result<()> {
+    let Metadata { name, description, version, author, license, inputs, outputs, files, problems } =
+        &summary.model_metadata;
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (title, text) in
+        [("name", name), ("about", description), ("version", version), ("author", author), ("license", license)]
+    {
+        lines.extend(text.iter().map(|text| (title, shown(text))));
+    }
+    for (index, input) in inputs.iter().enumerate() {
+        if let Some(Normalization { mean, std }) = &input.normalization {
+            let few = |values: &[f32]| values.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let values = format!("input {index} is (x - mean) / std, mean {}, std {}", few(mean), few(std));
+            lines.push(("normalised", values));
+        }
+    }
+    for (index, output) in outputs.iter().enumerate() {
+        let labels: Vec<String> = output.label_files.iter().map(|name| shown(name)).collect();
+        if !labels.is_empty() {
+            lines.push(("labels", format!("of output {index}: {}", labels.join(", "))));
+        }
+        lines.extend(output.score_threshold.map(|threshold| ("threshold", format!("of output {index}: {threshold}"))));
+    }
+    lines.extend(files.iter().take(8).map(|file| ("carries", format!("{}, {} bytes", shown(&file.name), file.bytes))));
+    lines.extend(problems.iter().map(|problem| ("problem", problem.clone())));
+    lines.iter().try_for_each(|(title, text)| writeln!(out, "{title:<12}{text}"))
 }
 
 fn state(summary: &ModelSummary) -> String {
@@ -202,7 +232,7 @@ fn operators(out: &mut impl Write, title: &str, subgraph: &Subgraph) -> io::Resu
     let (count, tensors) = (subgraph.operator_count, subgraph.tensor_count);
     writeln!(out, "\n{title}: {count} on {tensors} tensors")?;
     let row = |operator: &OperatorCount| {
-        let kind = if operator.custom { "custom: needs its delegate" } else { "" };
+        let kind = if operator.custom { custom_operator(&operator.name) } else { "" };
         vec![format!("{:>5}", operator.count), shown(&operator.name), kind.to_owned()]
     };
     table(out, &subgraph.operators.iter().map(row).collect::<Vec<_>>())
@@ -294,6 +324,19 @@ mod tests {
         assert_eq!(shown("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(shown(&"x".repeat(NAME_WIDTH)).chars().count(), NAME_WIDTH);
         assert_eq!(shown(&"x".repeat(1000)).chars().count(), NAME_WIDTH);
+    }
+
+    #[test]
+    fn who_runs_a_custom_operator_is_said() {
+        for (name, words) in [
+            ("Mfcc", "in the runtime"),
+            ("TFLite_Detection_PostProcess", "in the runtime"),
+            ("MaxUnpooling2D", "in LiteRT's runtime only"),
+            ("FlexErf", "Flex delegate"),
+            ("edgetpu-custom-op", "needs its delegate"),
+        ] {
+            assert!(custom_operator(name).contains(words), "{name}");
+        }
     }
 
     #[test]

@@ -80,8 +80,12 @@ table! {
             example("\"0000000000000000000000000000000000000000000000000000000000000000\"");
         /// The largest size of the model file.
         pub max_mib: Option<f64>, range(0.001, 1e6), unit("MiB"), otherwise("no limit"), example("16.0");
-        /// The file with the labels: one label a line, in the order of the scores. `classify` needs it.
-        pub labels: Option<PathBuf>, otherwise("none"), example("\"labels.txt\"");
+        /// The file with the labels: one label a line, in the order of the scores, or another form that docs/your-model.md
+        /// lists. `classify` needs labels.
+        pub labels: Option<PathBuf>, otherwise("those in the model's metadata"), example("\"labels.txt\"");
+        /// Whether the labels and the normalisation of the input are taken from the model's own metadata where the
+        /// configuration has none.
+        pub metadata: bool = true;
         /// The signature to run, of a model that has several. Without the key it is "serving_default", or the only one that
         /// changes no variables.
         pub signature: Option<String>, otherwise("the only one, or \"serving_default\""), example("\"infer\"");
@@ -125,6 +129,9 @@ table! {
     pub struct Publish {
         /// Whether the score of every class is published.
         pub scores: bool = false;
+        /// The number of classes whose scores are published, the highest first, instead of every class. It keeps the messages
+        /// of a model with thousands of classes small.
+        pub top_k: Option<usize>, range(1, 1000), otherwise("as `scores` says"), example("10");
         /// The quality of service of this pipeline's predictions.
         pub qos: Option<u8>, otherwise("mqtt.qos"), limits("0 (at most once) or 1 (at least once)"), example("1");
     }
@@ -155,6 +162,8 @@ pub struct Pipeline {
     pub signature: Option<String>,
     /// For each input that holds a state, the output that gives its next value.
     pub states: BTreeMap<String, String>,
+    /// Labels and normalisation are taken from the model's metadata where the configuration has none.
+    pub model_metadata: bool,
     /// The SHA-256 that the model file must have, in lower-case hex.
     pub model_sha256: Option<String>,
     /// The most bytes that the model file may have.
@@ -164,7 +173,8 @@ pub struct Pipeline {
     pub parity: Parity,
     pub batch: Batch,
     pub decision: Decision,
-    pub publish_scores: bool,
+    /// The number of classes whose scores are published at most, if scores are published.
+    pub publish_scores: Option<usize>,
     pub qos: u8,
     pub realtime: Realtime,
 }
@@ -203,6 +213,7 @@ impl Pipeline {
             labels: _,
             signature: _,
             states: _,
+            model_metadata: _,
             model_sha256: _,
             model_max_bytes: _,
             delegates: _,
@@ -301,6 +312,7 @@ impl PipelineKeys {
             wanted.extend(delegates::find(&key, name, common.delegates, checker));
         }
         model.check_ranges(&at("model"), checker);
+        self.publish.check_ranges(&at("publish"), checker);
         let qos = self.publish.qos.unwrap_or(common.qos);
         check_qos(&at("publish").child("qos"), qos, checker);
         self.realtime.check(&at("realtime"), checker);
@@ -316,11 +328,12 @@ impl PipelineKeys {
             model_max_bytes: model.max_mib.map(|mib| (mib * MIB) as u64),
             model_sha256: model.sha256.as_deref().map(|digest| sha256(&at("model").child("sha256"), digest, checker)),
             labels: model.labels.map(|path| checker.path(&path)),
+            model_metadata: model.metadata,
             model: checker.path(&model.path),
             signature: model.signature,
             states: model.state,
             delegates: wanted,
-            publish_scores: self.publish.scores,
+            publish_scores: self.publish.top_k.or(self.publish.scores.then_some(usize::MAX)),
             qos,
             realtime: self.realtime,
         };
@@ -345,6 +358,9 @@ impl PipelineKeys {
             }
             if self.publish.scores {
                 checker.problem(&key.child("publish").child("scores"), LABELS_ONLY);
+            }
+            if self.publish.top_k.is_some() {
+                checker.problem(&key.child("publish").child("top_k"), LABELS_ONLY);
             }
         }
     }

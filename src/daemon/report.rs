@@ -2,6 +2,7 @@
 //! that `systemctl status` shows. Runs on the async thread.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -41,6 +42,7 @@ impl Daemon {
                     inputs: &pipeline.tensors().inputs,
                     outputs: &pipeline.tensors().outputs,
                     delegate: pipeline.delegate(),
+                    notes: pipeline.notes(),
                 };
                 (pipeline.name(), info)
             })
@@ -87,7 +89,9 @@ impl Daemon {
             pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
         }
         if let Some(delivery) = delivery {
-            self.reported.drops.report(node_publisher, None, &delivery.drops);
+            let oversize = self.delivery.as_ref().and_then(|delivery| delivery.handle.take_oversize());
+            let detail = oversize.as_ref().map(|oversize| oversize as &dyn Display);
+            self.reported.drops.report(node_publisher, None, &delivery.drops, detail);
         }
     }
 

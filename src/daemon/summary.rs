@@ -154,6 +154,9 @@ impl fmt::Display for PipelineSummary {
             let percent = 100.0 * self.right as f64 / self.known as f64;
             add(format!("agrees with the recording's own labels in {} of {} ({percent:.1} %)", self.right, self.known));
         }
+        if c.unknown_truth > 0 {
+            add(format!("the true class of {} samples is not a label", c.unknown_truth));
+        }
         for (what, latency) in [("the model", self.invoke_us), ("from sample to message", self.end_to_end_us)] {
             if let Some(l) = latency {
                 add(format!(
@@ -191,6 +194,7 @@ mod tests {
                 samples: u64::MAX,
                 windows: u64::MAX,
                 predictions: u64::MAX,
+                unknown_truth: u64::MAX,
                 rejects: counts(&["malformed", "not_finite", "out_of_range"]),
                 gaps: counts(&["time_jump"]),
                 drops: counts(&["source_overflow", "source_paused"]),

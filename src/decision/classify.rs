@@ -1,10 +1,17 @@
 //! Scores to a class: softmax where needed, smoothing, the highest score, threshold, hysteresis.
 
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 
 use super::hold::{Held, highest};
 use super::smooth::Smoother;
-use super::{Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, Named, Outputs, Presentation, Verdict};
+use super::{
+    Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
+    Verdict, text_bytes,
+};
 use crate::engine::EngineError;
 use crate::schema::{Checker, Key, choice, table};
 
@@ -70,8 +77,8 @@ impl DecisionKind for Classify {
         Ok(Box::new(Classifier::new(self, scores, !probabilities)))
     }
 
-    fn presentation(&self, model: &ModelOutputs<'_>, all_scores: bool) -> Arc<dyn Presentation> {
-        Arc::new(ClassPresentation { classes: model.classes.to_vec(), all_scores })
+    fn presentation(&self, model: &ModelOutputs<'_>, scores: Option<usize>) -> Arc<dyn Presentation> {
+        Arc::new(ClassPresentation::new(model.classes.to_vec(), scores))
     }
 
     fn entities(&self) -> Vec<Entity> {
@@ -95,9 +102,66 @@ pub fn class_entities() -> Vec<Entity> {
 /// Publishes verdicts that name a class.
 #[derive(Debug)]
 pub struct ClassPresentation {
-    pub classes: Vec<String>,
-    /// The values are the scores of the classes, and are published.
-    pub all_scores: bool,
+    classes: Vec<String>,
+    /// The names of the scores: the classes, each made distinct.
+    names: Vec<String>,
+    /// The number of scores that are published: the highest ones; `None`: the values are no scores, or none are published.
+    scores: Option<usize>,
+}
+
+impl ClassPresentation {
+    /// `scores`: the values are the scores of the classes, and so many of them are published at most.
+    pub fn new(classes: Vec<String>, scores: Option<usize>) -> Self {
+        let names = if scores.is_some() { distinct(&classes) } else { Vec::new() };
+        Self { classes, names, scores }
+    }
+
+    fn label(&self, class: Option<u16>) -> Option<&String> {
+        class.and_then(|class| self.classes.get(usize::from(class)))
+    }
+}
+
+/// Returns the names with a number after those that were there before, as in `crane`, `crane (2)`.
+fn distinct(names: &[String]) -> Vec<String> {
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    let mut counts = HashMap::<&str, usize>::new();
+    let mut distinct = Vec::with_capacity(names.len());
+    for name in names {
+        let count = counts.entry(name).or_insert(0);
+        *count += 1;
+        let mut own = name.clone();
+        while *count > 1 {
+            own = format!("{name} ({count})");
+            if taken.insert(own.clone()) {
+                break;
+            }
+            *count += 1;
+        }
+        distinct.push(own);
+    }
+    distinct
+}
+
+/// The highest of scores under their names, as a JSON object.
+struct Best<'a> {
+    names: &'a [String],
+    values: &'a [f32],
+    count: usize,
+}
+
+impl Serialize for Best<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut best: Vec<(&String, f32)> = Vec::with_capacity(self.count + 1);
+        for (name, value) in self.names.iter().zip(self.values) {
+            let is_better = best.len() < self.count || best.last().is_some_and(|(_, lowest)| value > lowest);
+            if is_better && !value.is_nan() {
+                let place = best.partition_point(|(_, other)| other >= value);
+                best.insert(place, (name, *value));
+                best.truncate(self.count);
+            }
+        }
+        serializer.collect_map(best)
+    }
 }
 
 impl Presentation for ClassPresentation {
@@ -108,17 +172,32 @@ impl Presentation for ClassPresentation {
         truth: Option<u16>,
         fields: &mut Fields<'_, '_>,
     ) -> Result<(), serde_json::Error> {
-        let label = |class: Option<u16>| class.and_then(|class| self.classes.get(usize::from(class)));
-        fields.add("label", &label(verdict.class))?;
+        fields.add("label", &self.label(verdict.class))?;
         fields.add("score", &verdict.score)?;
-        fields.add("raw_label", &label(verdict.raw_class))?;
-        if let Some(truth) = label(truth) {
+        fields.add("raw_label", &self.label(verdict.raw_class))?;
+        if let Some(truth) = self.label(truth) {
             fields.add("truth", truth)?;
         }
-        if self.all_scores {
-            fields.add("scores", &Named { names: &self.classes, values })?;
+        match self.scores {
+            Some(count) if count < values.len() => fields.add("scores", &Best { names: &self.names, values, count }),
+            Some(_) => fields.add("scores", &Named { names: &self.names, values }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn most_bytes(&self) -> usize {
+        let mut names: Vec<usize> = self.names.iter().map(|name| text_bytes(name) + 1 + NUMBER_BYTES).collect();
+        names.sort_unstable_by_key(|bytes| Reverse(*bytes));
+        let scores: usize = names.iter().take(self.scores.unwrap_or(0)).sum();
+        let longest = self.classes.iter().map(|class| text_bytes(class)).max().unwrap_or(0);
+        let keys: usize =
+            ["label", "score", "raw_label", "truth", "scores"].map(|key| text_bytes(key) + 2).iter().sum();
+        scores + 3 * longest.max("null".len()) + NUMBER_BYTES + keys + 2
+    }
+
+    /// Several classes may have one name.
+    fn is_right(&self, class: Option<u16>, truth: u16) -> bool {
+        class == Some(truth) || class.is_some() && self.label(class) == self.label(Some(truth))
     }
 }
 
@@ -208,15 +287,37 @@ mod tests {
     fn a_verdict_is_published_with_the_names_of_its_classes() {
         let classes = ["up", "down"].map(str::to_owned).to_vec();
         let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25 };
-        let presentation = |all_scores| ClassPresentation { classes: classes.clone(), all_scores };
+        let presentation = |scores| ClassPresentation::new(classes.clone(), scores);
         assert_eq!(
-            json(&presentation(true), &verdict, &[0.25, 0.75], None),
+            json(&presentation(Some(usize::MAX)), &verdict, &[0.25, 0.75], None),
             r#"{"label":null,"score":0.25,"raw_label":"down","scores":{"up":0.25,"down":0.75}}"#
         );
         assert_eq!(
-            json(&presentation(false), &Verdict { class: Some(0), ..verdict }, &[0.25, 0.75], Some(1)),
+            json(&presentation(None), &Verdict { class: Some(0), ..verdict }, &[0.25, 0.75], Some(1)),
             r#"{"label":"up","score":0.25,"raw_label":"down","truth":"down"}"#
         );
+    }
+
+    #[test]
+    fn the_best_scores_are_published_and_classes_of_one_name_stay_apart() {
+        let classes = ["crane", "dog", "crane", "crane (2)", "crane"].map(str::to_owned).to_vec();
+        let verdict = Verdict { class: Some(2), raw_class: Some(2), score: 0.5 };
+        let values = [0.125, 0.25, 0.5, 0.0625, 0.0625];
+        let scores = |count| {
+            let presentation = ClassPresentation::new(classes.clone(), Some(count));
+            assert!(presentation.is_right(Some(2), 0) && !presentation.is_right(Some(1), 0));
+            assert!(!presentation.is_right(None, 0));
+            let json = json(&presentation, &verdict, &values, None);
+            json.split_once(r#""scores":"#).unwrap().1.to_owned()
+        };
+        assert_eq!(scores(2), r#"{"crane (3)":0.5,"dog":0.25}}"#);
+        assert_eq!(scores(3), r#"{"crane (3)":0.5,"dog":0.25,"crane":0.125}}"#);
+        let all = r#"{"crane":0.125,"dog":0.25,"crane (3)":0.5,"crane (2)":0.0625,"crane (4)":0.0625}}"#;
+        assert_eq!(scores(5), all);
+        let best = Best { names: &classes, values: &[f32::NAN, 0.25, 0.5, f32::NAN, 0.75], count: 4 };
+        let shown = serde_json::to_string(&best).unwrap();
+        assert_eq!(shown, r#"{"crane":0.75,"crane":0.5,"dog":0.25}"#, "what is not a number is not among the best");
+        assert_eq!(scores(usize::MAX), all);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use crate::engine::{EngineError, TensorInfo};
 use crate::schema::{Checker, Key, family};
 
-pub use present::{Entity, Fields, Named, Presentation, write_object};
+pub(crate) use present::NUMBER_BYTES;
+pub use present::{Entity, Fields, Named, Presentation, text_bytes, write_object};
 
 /// Windows in an average at most.
 pub(crate) const MAX_SMOOTH: usize = 1000;
@@ -65,8 +66,9 @@ pub trait DecisionKind {
     /// The configuration does not fit the model's outputs; the message has the numbers of both sides.
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError>;
 
-    /// Builds what publishes the verdicts; `all_scores` asks for the score of every class.
-    fn presentation(&self, model: &ModelOutputs<'_>, all_scores: bool) -> Arc<dyn Presentation>;
+    /// Builds what publishes the verdicts. `scores` is the number of classes whose scores are published at most; `None`: no
+    /// scores are published.
+    fn presentation(&self, model: &ModelOutputs<'_>, scores: Option<usize>) -> Arc<dyn Presentation>;
 
     /// Returns what Home Assistant shows of the decision.
     fn entities(&self) -> Vec<Entity> {
@@ -181,6 +183,7 @@ pub(crate) mod tests {
     ) -> String {
         let mut json = Vec::new();
         write_object(&mut json, |fields| presentation.fields(verdict, values, truth, fields)).unwrap();
+        assert!(json.len() <= presentation.most_bytes() + 2, "{} bytes were said", presentation.most_bytes());
         String::from_utf8(json).unwrap()
     }
 }

@@ -52,6 +52,22 @@ pub trait Presentation: Send + Sync + fmt::Debug {
         truth: Option<u16>,
         fields: &mut Fields<'_, '_>,
     ) -> Result<(), Error>;
+
+    /// Returns how many bytes [`Presentation::fields`] adds at most.
+    fn most_bytes(&self) -> usize;
+
+    /// Returns whether a verdict of `class` is right if `truth` is the true class.
+    fn is_right(&self, class: Option<u16>, truth: u16) -> bool {
+        class == Some(truth)
+    }
+}
+
+/// The most bytes of a number of 32 bits in JSON, such as `-1.1754944e-38`, with the comma after it.
+pub(crate) const NUMBER_BYTES: usize = 16;
+
+/// Returns how many bytes a text has in JSON, with quotes and escapes.
+pub fn text_bytes(text: &str) -> usize {
+    serde_json::to_string(text).map_or(0, |json| json.len())
 }
 
 /// What Home Assistant shows of a decision: one sensor.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Decider, DecisionKind, Fields, ModelOutputs, Outputs, Presentation, Verdict};
+use super::{Decider, DecisionKind, Fields, ModelOutputs, NUMBER_BYTES, Outputs, Presentation, Verdict, text_bytes};
 use crate::engine::{EngineError, TensorInfo};
 use crate::schema::{Checker, Key, table};
 
@@ -33,7 +33,7 @@ impl DecisionKind for Raw {
         Ok(Box::new(RawOutputs { outputs }))
     }
 
-    fn presentation(&self, model: &ModelOutputs<'_>, _: bool) -> Arc<dyn Presentation> {
+    fn presentation(&self, model: &ModelOutputs<'_>, _: Option<usize>) -> Arc<dyn Presentation> {
         let lengths = self.chosen(model).iter().map(|output| output.length).collect();
         Arc::new(OutputsPresentation { lengths })
     }
@@ -69,6 +69,11 @@ impl Presentation for OutputsPresentation {
         fields: &mut Fields<'_, '_>,
     ) -> Result<(), serde_json::Error> {
         fields.add("outputs", &Cut { lengths: &self.lengths, values })
+    }
+
+    fn most_bytes(&self) -> usize {
+        let brackets = 3 * (self.lengths.len() + 1);
+        self.lengths.iter().sum::<usize>() * NUMBER_BYTES + brackets + text_bytes("outputs") + 2
     }
 }
 
@@ -127,7 +132,7 @@ mod tests {
         };
         let verdict = decider.decide(&mut read, &mut values).unwrap();
         assert_eq!(values, [1.0, 1.0, 2.0]);
-        let shown = json(&*Raw { outputs: None }.presentation(&model, false), &verdict, &values, None);
+        let shown = json(&*Raw { outputs: None }.presentation(&model, None), &verdict, &values, None);
         assert_eq!(shown, r#"{"outputs":[[1.0,1.0],[2.0]]}"#);
     }
 }

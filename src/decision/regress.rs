@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::smooth::Smoother;
-use super::{Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, Named, Outputs, Presentation, Verdict};
+use super::{
+    Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
+    Verdict, text_bytes,
+};
 use crate::engine::EngineError;
 use crate::schema::{Checker, Key, table};
 
@@ -48,7 +51,7 @@ impl DecisionKind for Regress {
         Ok(Box::new(Regressor { output: self.output, smoother: Smoother::new(values, self.smooth) }))
     }
 
-    fn presentation(&self, _: &ModelOutputs<'_>, _: bool) -> Arc<dyn Presentation> {
+    fn presentation(&self, _: &ModelOutputs<'_>, _: Option<usize>) -> Arc<dyn Presentation> {
         Arc::new(ValuesPresentation { names: self.names.clone() })
     }
 
@@ -79,6 +82,11 @@ impl Presentation for ValuesPresentation {
         fields: &mut Fields<'_, '_>,
     ) -> Result<(), serde_json::Error> {
         fields.add("values", &Named { names: &self.names, values })
+    }
+
+    fn most_bytes(&self) -> usize {
+        let named = self.names.iter().map(|name| text_bytes(name) + 1 + NUMBER_BYTES);
+        named.sum::<usize>() + text_bytes("values") + 4
     }
 }
 

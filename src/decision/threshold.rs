@@ -62,8 +62,8 @@ impl DecisionKind for Threshold {
         Ok(Box::new(Level { config: self.clone(), values, smoother, is_high: false }))
     }
 
-    fn presentation(&self, _: &ModelOutputs<'_>, _: bool) -> Arc<dyn Presentation> {
-        Arc::new(ClassPresentation { classes: self.names.to_vec(), all_scores: false })
+    fn presentation(&self, _: &ModelOutputs<'_>, _: Option<usize>) -> Arc<dyn Presentation> {
+        Arc::new(ClassPresentation::new(self.names.to_vec(), None))
     }
 
     fn entities(&self) -> Vec<Entity> {
@@ -141,7 +141,7 @@ mod tests {
         let outputs = outputs(&[2]);
         let model = ModelOutputs { outputs: &outputs, classes: &[], ends_in_probabilities: &[] };
         let verdict = Verdict { class: Some(HIGH), raw_class: Some(LOW), score: 0.75 };
-        let shown = json(&*threshold().presentation(&model, false), &verdict, &[0.75], Some(HIGH));
+        let shown = json(&*threshold().presentation(&model, None), &verdict, &[0.75], Some(HIGH));
         assert_eq!(shown, r#"{"label":"moving","score":0.75,"raw_label":"still","truth":"moving"}"#);
     }
 

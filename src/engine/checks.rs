@@ -9,8 +9,28 @@ use super::plan::ModelPlan;
 use super::{EngineError, TensorInfo, edge_tpu};
 use crate::model::{ModelSummary, OperatorCount};
 
-/// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc.
+/// Custom operators that every stock runtime has; from `BuiltinOpResolver` in tensorflow/lite/core/kernels/register.cc. A
+/// model of one operator is resolved by the C library 2.17.1 for these names alone.
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
+
+/// Custom operators that LiteRT's runtime 2.3.0 has besides, found in the same way.
+const LITERT_CUSTOM_OPERATORS: [&str; 4] =
+    ["Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "odml.scaled_dot_product_attention"];
+/// How the converter names operators of TensorFlow itself.
+const TENSORFLOW_PREFIX: &str = "Flex";
+
+/// Returns what can run the custom operator `name`, in words for the user.
+pub(crate) fn custom_operator(name: &str) -> &'static str {
+    if STOCK_CUSTOM_OPERATORS.contains(&name) {
+        "custom: in the runtime"
+    } else if LITERT_CUSTOM_OPERATORS.contains(&name) {
+        "custom: in LiteRT's runtime only"
+    } else if name.starts_with(TENSORFLOW_PREFIX) {
+        "of TensorFlow itself: needs the Flex delegate; convert without SELECT_TF_OPS"
+    } else {
+        "custom: needs its delegate"
+    }
+}
 
 /// Returns an error's message followed by those of its causes; the last one is the loader's own.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {

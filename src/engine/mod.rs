@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::ShapePath;
 
+pub(crate) use checks::custom_operator;
 pub use checks::foreign_operators;
 pub use delegate::DelegateKind;
 pub use litert::{LitertEngine, LitertFacts};

@@ -77,7 +77,6 @@ impl ModelPlan {
 /// What the configuration says of how a model is run.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanKeys<'a> {
-    pub signature: Option<&'a str>,
     /// For each input that holds a state, the output that gives its next value.
     pub states: &'a BTreeMap<String, String>,
     pub batch: usize,
@@ -94,7 +93,6 @@ pub struct Fitted {
 /// Why a model cannot be run on such windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
-    Signature(String),
     State(String),
     /// The windows do not have the shape that the model wants.
     Window(String),
@@ -105,7 +103,7 @@ impl Unfit {
     /// Returns why, without what it is about.
     pub fn into_message(self) -> String {
         match self {
-            Self::Signature(message) | Self::State(message) | Self::Window(message) | Self::Batch(message) => message,
+            Self::State(message) | Self::Window(message) | Self::Batch(message) => message,
         }
     }
 }
@@ -145,24 +143,19 @@ pub fn signature<'a>(summary: &'a ModelSummary, wanted: Option<&str>) -> Result<
     })
 }
 
-/// Plans how the model is run on windows that come along `path`. `summary` is the file's description.
+/// Plans how the model is run on windows that come along `path`. `summary` describes what `signature` runs.
 ///
 /// # Errors
 /// The part of the configuration that does not fit, and why.
-pub fn plan(summary: &ModelSummary, keys: &PlanKeys<'_>, path: &ShapePath) -> Result<Fitted, Unfit> {
-    let signature = signature(summary, keys.signature).map_err(Unfit::Signature)?;
-    // A runtime runs the first subgraph whole without a signature, which every runtime can do.
-    let named = signature.filter(|signature| signature.subgraph != 0);
-    let entered = match named {
-        Some(signature) => {
-            let missing = || Unfit::Signature(format!("the file has no subgraph {}", signature.subgraph));
-            summary.entered(signature).ok_or_else(missing)?
-        }
-        None => summary.clone(),
-    };
-    let states = states(&entered, signature, keys).map_err(Unfit::State)?;
-    let fed = fed(&entered, &states)?;
-    let input = &entered.main.inputs[fed];
+pub fn plan(
+    summary: &ModelSummary,
+    signature: Option<&Signature>,
+    keys: &PlanKeys<'_>,
+    path: &ShapePath,
+) -> Result<Fitted, Unfit> {
+    let states = states(summary, signature, keys).map_err(Unfit::State)?;
+    let fed = fed(summary, &states)?;
+    let input = &summary.main.inputs[fed];
     let window = path.last();
     let batch = i32::try_from(keys.batch).map_err(|_| Unfit::Batch(format!("{} is too large", keys.batch)))?;
     let (dims, transposed) = match fit(&input.shape_signature, window, batch) {
@@ -174,7 +167,7 @@ pub fn plan(summary: &ModelSummary, keys: &PlanKeys<'_>, path: &ShapePath) -> Re
         return Err(Unfit::Batch(why.into()));
     }
     let dims = (dims != input.shape || batch > 1).then_some(dims);
-    let signature = named.map(|signature| signature.name.clone());
+    let signature = signature.filter(|signature| signature.subgraph != 0).map(|signature| signature.name.clone());
     Ok(Fitted { plan: ModelPlan { signature, batch: keys.batch, fed, dims, states }, transposed })
 }
 

@@ -22,6 +22,18 @@ family! {
     }
 }
 
+impl Feature {
+    /// Returns the feature that does `(x - mean) / std`.
+    pub fn standardize(mean: Vec<f32>, std: Vec<f32>) -> Self {
+        Self::Standardize(standardize::Standardize { mean, std })
+    }
+
+    /// Returns whether the feature brings values into a range that is written in its keys.
+    pub fn sets_range(&self) -> bool {
+        matches!(self, Self::Standardize(_) | Self::Scale(_))
+    }
+}
+
 /// What each kind of feature is.
 pub trait FeatureKind {
     /// Checks the keys of the kind, whose table is at `key`.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use crate::config::{Delegate, Parity};
 use crate::engine::delegate::cpu::Cpu;
 use crate::engine::parity::{Agreement, Reference};
+use crate::engine::plan;
 use crate::engine::process::{Launcher, ProcessLimits, Ready};
 use crate::engine::{
     DelegateKind, Engine, EngineError, ModelPlan, Runtime, TensorInfo, build, check_input, foreign_operators,
 };
-use crate::model::ModelSummary;
+use crate::model::{ModelSummary, Signature};
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
 
@@ -33,9 +34,42 @@ pub struct ModelFile {
     pub sha256: String,
     /// The description of what is run.
     pub summary: ModelSummary,
+    /// The signature that is run, if the file has any.
+    pub signature: Option<Signature>,
     /// How it is run, with the pipeline's batch and one window at a time.
     pub plan: ModelPlan,
     pub single: ModelPlan,
+}
+
+impl ModelFile {
+    /// Describes the file; it is run as it is, until a signature and a plan are chosen.
+    ///
+    /// # Errors
+    /// It is not a model.
+    pub fn new(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, String> {
+        let summary = ModelSummary::from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        let plan = ModelPlan::of_batch(1);
+        Ok(Self { path: path.to_owned(), bytes, sha256, summary, signature: None, single: plan.clone(), plan })
+    }
+
+    /// Chooses the signature that is run, by name or as [`plan::signature`] does.
+    ///
+    /// # Errors
+    /// There is no such signature, or several could be meant.
+    pub fn entered(self, name: Option<&str>) -> Result<Self, String> {
+        let Some(signature) = plan::signature(&self.summary, name)?.cloned() else { return Ok(self) };
+        // Without a signature every runtime runs the first subgraph.
+        let summary = match signature.subgraph {
+            0 => self.summary,
+            index => self.summary.entered(&signature).ok_or_else(|| format!("the file has no subgraph {index}"))?,
+        };
+        Ok(Self { summary, signature: Some(signature), ..self })
+    }
+
+    /// Runs it by `plan`.
+    pub fn planned(self, plan: ModelPlan) -> Self {
+        Self { single: plan.single(), plan, ..self }
+    }
 }
 
 /// Builds the engines of one pipeline.

@@ -3,10 +3,13 @@
 pub mod engines;
 mod fit;
 pub mod inspect;
+pub(crate) mod labels;
+pub(crate) mod metadata;
 pub mod meters;
 pub mod mqtt;
 pub mod rewrite;
 pub mod state_dir;
+pub(crate) mod truth;
 pub mod windows;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +18,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use self::engines::{BuiltEngine, EngineBuilder, EngineContext, reasons};
+use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
+use self::metadata::FromMetadata;
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
 use crate::decision::{ModelOutputs, Presentation};
 use crate::engine::process::Launcher;
@@ -23,6 +27,7 @@ use crate::engine::{self, EngineError, Runtime, TensorInfo};
 use crate::infer::input::InputStage;
 use crate::infer::{RecentWindows, Stages};
 use crate::model::{self, ModelSummary};
+use crate::publish::payload::most_prediction_bytes;
 use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
 use crate::sys::cpu::Children;
@@ -42,6 +47,10 @@ pub struct PreparedPipeline {
     pub presentation: Arc<dyn Presentation>,
     /// The classes, if the decision is on classes.
     pub labels: Vec<String>,
+    /// What was read, and from where: labels, and what the model's metadata says.
+    pub notes: Vec<String>,
+    /// The most bytes of a prediction's payload.
+    pub prediction_bytes: usize,
     /// About settings that work, but may not be what the user wants.
     pub warnings: Vec<String>,
     pub builder: Arc<EngineBuilder>,
@@ -160,8 +169,17 @@ pub fn prepare(config: &Config, context: &EngineContext, running: &[RunningEngin
     let mut pipelines = Vec::new();
     for draft in drafts {
         let running = running.iter().find(|running| running.config.name == draft.pipeline.name);
+        let pipeline = draft.pipeline;
         match draft.finish(running) {
-            Ok(prepared) => pipelines.push(prepared),
+            Ok(mut prepared) => {
+                prepared.warnings.extend(mqtt::size_warning(
+                    config,
+                    pipeline,
+                    prepared.prediction_bytes,
+                    prepared.labels.len(),
+                ));
+                pipelines.push(prepared);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -173,6 +191,10 @@ struct Draft<'a> {
     pipeline: &'a Pipeline,
     shapes: Shapes,
     labels: Vec<String>,
+    /// How many labels there are, and where they are from, if the decision takes them from a file.
+    labels_read: Option<String>,
+    notes: Vec<String>,
+    warnings: Vec<String>,
     builder: EngineBuilder,
     /// At least one of its delegates must be compared with the reference.
     compares: bool,
@@ -182,23 +204,34 @@ impl<'a> Draft<'a> {
     fn new(context: &EngineContext, pipeline: &'a Pipeline) -> Result<Self, Problem> {
         let key = pipeline.key();
         let decision = pipeline.decision.kind();
-        let labels = match &pipeline.labels {
-            Some(path) => read_labels(path).map_err(|e| Problem::new(key.child("model").child("labels"), e))?,
-            None if decision.needs_labels() => {
-                let name = pipeline.decision.name();
-                let message = format!("{name} needs labels = \"FILE\", one label a line");
-                return Err(Problem::new(key.child("model"), message));
+        let model = read_model(pipeline)?;
+        let FromMetadata { feature, mut notes, mut warnings } = metadata::of(pipeline, &model);
+        let mut labels_read = None;
+        let labels = match decision.needs_labels() {
+            true => {
+                let labels_key = key.child("model");
+                let labels_key = if pipeline.labels.is_some() { labels_key.child("labels") } else { labels_key };
+                let labels = labels::of(pipeline, &model).map_err(|e| Problem::new(labels_key, e))?;
+                notes.push(format!("labels: {}", labels.read));
+                warnings.extend(labels.warnings.into_iter().map(|warning| format!("labels: {warning}")));
+                labels_read = Some(labels.read);
+                labels.names
             }
-            None => Vec::new(),
+            false => Vec::new(),
         };
-        let fitted = fit::model(pipeline, read_model(pipeline)?)?;
-        let shapes = fitted.shapes()?;
-        let (builder, compares) = builder(context, pipeline, fitted, &shapes)?;
-        Ok(Self { pipeline, shapes, labels: decision.classes(labels), builder, compares })
+        let labels = decision.classes(labels);
+        let source = pipeline.source.kind();
+        if let Some((recording, records)) = source.recording().zip(source.records()) {
+            warnings.extend(truth::check(recording, records, &labels));
+        }
+        let fitted = fit::model(pipeline, feature, model)?;
+        warnings.extend(fitted.warning);
+        let (builder, compares) = builder(context, &fitted.pipeline, &fitted.shapes, fitted.model)?;
+        Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares })
     }
 
     fn finish(self, running: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
-        let Self { pipeline, shapes, labels, builder, compares } = self;
+        let Self { pipeline, shapes, labels, labels_read, notes, mut warnings, builder, compares } = self;
         let (key, batch) = (pipeline.key(), pipeline.batch);
         let goes_on = |running: &&RunningEngine| {
             let same_truth = !pipeline.source.has_truth() || running.labels == labels;
@@ -219,17 +252,33 @@ impl<'a> Draft<'a> {
         let (outputs, probable) = (one_row(&tensors.outputs, batch.max), ends_in_probabilities(&builder.model.summary));
         let model = ModelOutputs { outputs: &outputs, classes: &labels, ends_in_probabilities: &probable };
         let decision = pipeline.decision.kind();
-        let decider = decision.build(&model).map_err(|e| Problem::new(key.child("decision"), e))?;
+        let decider = decision.build(&model).map_err(|error| {
+            let labels = labels_read.map_or_else(String::new, |read| format!(" ({read})"));
+            Problem::new(key.child("decision"), format!("{error}{labels}"))
+        })?;
         let presentation = decision.presentation(&model, pipeline.publish_scores);
         // Without a recording, the last windows of the stream are kept to compare on.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
         let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
         let sink = sink(pipeline, &shapes);
-        let warnings = warnings(&sink, built.as_ref());
+        warnings.extend(buffer_warning(&sink, built.as_ref()));
+        // The id of a boot has 8 digits.
+        let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
         let input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, bytes);
         let stages = Stages { input, features: shapes.features, decider, batch, recent };
-        Ok(PreparedPipeline { stages, sink, presentation, labels, warnings, builder, built, tensors })
+        Ok(PreparedPipeline {
+            stages,
+            sink,
+            presentation,
+            labels,
+            notes,
+            prediction_bytes,
+            warnings,
+            builder,
+            built,
+            tensors,
+        })
     }
 }
 
@@ -244,21 +293,20 @@ fn sink(pipeline: &Pipeline, shapes: &Shapes) -> SinkSettings {
     }
 }
 
-/// Returns warnings about settings that work, but may not be what the user wants.
-fn warnings(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Vec<String> {
+/// Returns a warning if the source's buffer is too small for the time that an inference takes.
+fn buffer_warning(sink: &SinkSettings, built: Option<&BuiltEngine>) -> Option<String> {
     let invoke = built.and_then(|built| built.invoke);
     let (Some(rate_hz), Some(invoke), WhenFull::Drop) = (sink.spec.rate_hz, invoke, sink.when_full) else {
-        return Vec::new();
+        return None;
     };
     let frames = sink.frames;
     let held = Duration::from_secs_f64(frames as f64 / rate_hz);
-    if held >= invoke {
-        return Vec::new();
-    }
-    vec![format!(
-        "the source's buffer holds {frames} samples, which is {held:.1?} of the stream; one inference takes {invoke:.1?}, so \
-         samples will be dropped: raise buffer.seconds"
-    )]
+    (held < invoke).then(|| {
+        format!(
+            "the source's buffer holds {frames} samples, which is {held:.1?} of the stream; one inference takes \
+             {invoke:.1?}, so samples will be dropped: raise buffer.seconds"
+        )
+    })
 }
 
 /// Builds the engine of a pipeline. If it has a running engine, only the requested delegate is accepted.
@@ -291,17 +339,19 @@ fn build(
 fn builder(
     context: &EngineContext,
     pipeline: &Pipeline,
-    fitted: fit::Fitted<'_>,
     shapes: &Shapes,
+    model: ModelFile,
 ) -> Result<(EngineBuilder, bool), Problem> {
     let key = pipeline.key();
-    let fit::Fitted { pipeline: with_fit, model } = fitted;
     if pipeline.batch.max > 1 && model.summary.stateful {
         let why = "the model keeps state from one window to the next, so windows must go through it one at a time";
         return Err(Problem::new(key.child("batch"), why));
     }
     let reference_key = key.child("parity").child("reference_model");
-    let read = |path: &PathBuf| File::read(path).and_then(|file| fit::reference(pipeline, file, &shapes.path));
+    let read = |path: &PathBuf| {
+        let (bytes, sha256) = read_bytes(path)?;
+        fit::reference(pipeline, ModelFile::new(path, bytes, sha256)?, &shapes.path)
+    };
     let reference_model = pipeline.parity.reference_model.as_ref().map(read).transpose();
     let reference_model = reference_model.map_err(|e| Problem::new(reference_key, e))?;
     let mut builder = EngineBuilder {
@@ -323,13 +373,13 @@ fn builder(
         return Err(Problem::new(key.child("parity"), why));
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
-        let windows = windows::recorded(path, &with_fit, limits.windows);
+        let windows = windows::recorded(path, pipeline, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }
     Ok((builder, compares))
 }
 
-fn read_model(pipeline: &Pipeline) -> Result<File, Problem> {
+fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
     let (path, key) = (&pipeline.model, pipeline.key().child("model"));
     if let (Some(max), Ok(file)) = (pipeline.model_max_bytes, std::fs::metadata(path))
         && file.len() > max
@@ -337,26 +387,22 @@ fn read_model(pipeline: &Pipeline) -> Result<File, Problem> {
         let message = format!("{} has {} bytes; the limit is {max}", path.display(), file.len());
         return Err(Problem::new(key.child("max_mib"), message));
     }
-    let file = File::read(path).map_err(|e| Problem::new(key.child("path"), e))?;
-    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != file.sha256) {
-        let message = format!("{} has the SHA-256 {}, not {pinned}", path.display(), file.sha256);
+    let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
+    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != sha256) {
+        let other =
+            if model::is_tflite(&bytes) { String::new() } else { format!("; {}", model::describe_other(&bytes)) };
+        let message = format!("{} has the SHA-256 {sha256}, not {pinned}{other}", path.display());
         return Err(Problem::new(key.child("sha256"), message));
     }
-    Ok(file)
+    let file = ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))?;
+    file.entered(pipeline.signature.as_deref()).map_err(|e| Problem::new(key.child("signature"), e))
 }
 
-/// A model file before it is fitted to a stream.
-struct File {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    sha256: String,
-}
-
-impl File {
-    fn read(path: &Path) -> Result<Self, String> {
-        let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        Ok(Self { path: path.to_owned(), sha256: hex(&Sha256::digest(&bytes)), bytes })
-    }
+/// Reads a file. Returns its bytes and their SHA-256.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let sha256 = hex(&Sha256::digest(&bytes));
+    Ok((bytes, sha256))
 }
 
 /// Returns the outputs with the shapes that they have for one window of a batch.
@@ -372,21 +418,4 @@ fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
 fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
     let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
     operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
-}
-
-/// Reads a file with one label in each line; ignores empty lines at the end.
-fn read_labels(path: &Path) -> Result<Vec<String>, String> {
-    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let text = String::from_utf8(bytes).map_err(|e| format!("{}: not UTF-8 text: {e}", path.display()))?;
-    let labels: Vec<String> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
-    match labels.iter().position(String::is_empty) {
-        Some(line) => Err(format!("{}:{}: a label is empty", path.display(), line + 1)),
-        None if labels.len() > usize::from(u16::MAX) => {
-            Err(format!("{}: {} labels; the limit is {}", path.display(), labels.len(), u16::MAX))
-        }
-        None => match labels.iter().enumerate().find(|(line, label)| labels[..*line].contains(label)) {
-            Some((line, label)) => Err(format!("{}:{}: `{label}` occurs twice", path.display(), line + 1)),
-            None => Ok(labels),
-        },
-    }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::state_dir;
-use crate::config::{Broker, Config, Mqtt};
+use crate::config::{Broker, Config, Mqtt, Pipeline};
 use crate::publish::bus::RetainedLimits;
 use crate::publish::mqtt::connection::ConnectOptions;
 use crate::publish::mqtt::outbox::Limits;
@@ -60,6 +60,39 @@ pub fn settings(mqtt: &Mqtt, connect: ConnectOptions, topics: &NodeTopics) -> Se
         },
         max_retained_topics: RETAINED_TOPICS,
     }
+}
+
+/// Returns a warning if a prediction, which has at most `prediction_bytes`, can be too large to be published. `classes` is the
+/// number of the pipeline's labels.
+pub(crate) fn size_warning(
+    config: &Config,
+    pipeline: &Pipeline,
+    prediction_bytes: usize,
+    classes: usize,
+) -> Option<String> {
+    connect_options(&config.mqtt)?;
+    let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).pipeline(&pipeline.name).prediction;
+    let queue = config.mqtt.queue_bytes.saturating_sub(topic.len());
+    let (limit, of) = match queue < MAX_PAYLOAD_BYTES {
+        true => (queue, "mqtt.queue.kib"),
+        false => (MAX_PAYLOAD_BYTES, "a message"),
+    };
+    if prediction_bytes <= limit {
+        return None;
+    }
+    let (what, help) = match pipeline.publish_scores {
+        Some(count) => {
+            let what = format!("publish.scores with {} labels", count.min(classes));
+            (what, "publish.top_k = 10 publishes the best scores only")
+        }
+        None => (format!("decision.{}", pipeline.decision.name()), "another decision publishes less"),
+    };
+    let raise = if of == "a message" { "" } else { ", or raise mqtt.queue.kib" };
+    Some(format!(
+        "{what} makes predictions of up to {} kB ({prediction_bytes} bytes); the limit of {of} is {limit} bytes, and larger \
+         ones are dropped: {help}{raise}",
+        prediction_bytes.div_ceil(1000)
+    ))
 }
 
 /// Starts the store of a client, if the configuration has one.

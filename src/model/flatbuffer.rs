@@ -140,6 +140,10 @@ impl<'s, 'a> Table<'s, 'a> {
         Ok(self.scalar(field)?.map(u32::from_le_bytes))
     }
 
+    pub(crate) fn f32(&self, field: Field) -> Result<Option<f32>, ModelError> {
+        Ok(self.scalar(field)?.map(f32::from_le_bytes))
+    }
+
     pub(crate) fn u64(&self, field: Field) -> Result<Option<u64>, ModelError> {
         Ok(self.scalar(field)?.map(u64::from_le_bytes))
     }

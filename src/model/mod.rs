@@ -3,10 +3,13 @@
 //! Owns the reading of the file format; leaves running to the engine and printing to `cli::inspect`. Nothing here panics,
 //! recurses, or allocates more than a small multiple of the file's length. Runs once for each model, at start.
 
+mod archive;
 mod buffers;
 mod flatbuffer;
 mod graph;
+mod metadata;
 mod operator;
+mod other_format;
 mod schema;
 mod tensor;
 mod weights;
@@ -18,11 +21,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use archive::AttachedFile;
 use buffers::Buffers;
 use flatbuffer::{Source, Table};
 use graph::{OperatorCode, operator_codes, read_subgraph};
 pub use graph::{OperatorCount, OutputSummary, Subgraph};
-use schema::{metadata, model, signature_def, tensor_map};
+pub use metadata::{Metadata, Normalization, TensorMetadata, attached_file};
+pub(crate) use other_format::{describe as describe_other, stand_in};
+use schema::{metadata as metadata_entry, model, signature_def, tensor_map};
 pub use tensor::{ElementType, Quantization, TensorSummary};
 use weights::Collector;
 pub use weights::{Kernel, Weights};
@@ -40,8 +46,9 @@ pub enum ModelError {
     Read { path: PathBuf, error: io::Error },
     #[error("model {}: {error}", path.display())]
     InFile { path: PathBuf, error: Box<ModelError> },
-    #[error("not a TFLite model: bytes 4..8 are {found}, expected `TFL3`")]
-    NotTflite { found: String },
+    /// What it is, and what would be right.
+    #[error("not a TFLite model: {0}")]
+    NotTflite(String),
     #[error("{field} needs {needed} bytes at byte {at}, but the file ends at byte {file_bytes}: is it cut off?")]
     Truncated { field: &'static str, at: usize, needed: usize, file_bytes: usize },
     #[error("{field} at byte {at} is {index}, expected an index below {count}")]
@@ -74,7 +81,10 @@ pub struct ModelSummary {
     /// subgraphs that it runs. State inside a custom operator cannot be detected.
     pub stateful: bool,
     pub signatures: Vec<Signature>,
+    /// The names of its entries of metadata.
     pub metadata: Vec<String>,
+    /// What the model says of its inputs and outputs, and the files that it carries.
+    pub model_metadata: Metadata,
 }
 
 /// The data in the file: weights, other constants and metadata.
@@ -131,7 +141,7 @@ impl ModelSummary {
         let codes = operator_codes(root)?;
         let mut collector = Collector::new(&buffers);
         let (main, other_subgraphs) = read_subgraphs(root, &codes, &mut collector)?;
-        let (metadata, min_runtime_version) = read_metadata(root, &buffers)?;
+        let MetadataEntries { names, min_runtime_version, tflite } = read_metadata(root, &buffers)?;
         let mut summary = Self {
             file_bytes: bytes.len(),
             schema_version,
@@ -147,7 +157,8 @@ impl ModelSummary {
                 outside_flatbuffer: buffers.outside,
             },
             signatures: read_signatures(root)?,
-            metadata,
+            metadata: names,
+            model_metadata: Metadata::read(tflite, bytes),
         };
         summary.stateful = summary.keeps_state(0);
         Ok(summary)
@@ -198,7 +209,11 @@ impl ModelSummary {
 /// Reads a regular file of at most [`MAX_FILE_BYTES`].
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     // Checked first, because opening a FIFO waits for a writer, and reading a device never ends.
-    if !fs::metadata(path)?.is_file() {
+    let kind = fs::metadata(path)?;
+    if kind.is_dir() {
+        return Err(io::Error::other(format!("it {}", other_format::describe_folder(path))));
+    }
+    if !kind.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
@@ -209,12 +224,13 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns whether the bytes have the mark of a TFLite model.
+pub fn is_tflite(bytes: &[u8]) -> bool {
+    bytes.get(4..8) == Some(IDENTIFIER)
+}
+
 fn check_identifier(bytes: &[u8]) -> Result<(), ModelError> {
-    match bytes.get(4..8) {
-        Some(found) if found == IDENTIFIER => Ok(()),
-        Some(found) => Err(ModelError::NotTflite { found: format!("`{}`", found.escape_ascii()) }),
-        None => Err(ModelError::NotTflite { found: format!("missing in a file of {} bytes", bytes.len()) }),
-    }
+    if is_tflite(bytes) { Ok(()) } else { Err(ModelError::NotTflite(other_format::describe(bytes))) }
 }
 
 fn read_subgraphs<'s, 'a>(
@@ -250,23 +266,33 @@ fn read_signatures(root: Table) -> Result<Vec<Signature>, ModelError> {
     root.tables(model::SIGNATURE_DEFS)?.iter().map(|table| signature(table?)).collect()
 }
 
-/// Returns the names of all metadata, and the runtime version if one of them holds it.
-fn read_metadata(root: Table, buffers: &Buffers) -> Result<(Vec<String>, Option<String>), ModelError> {
-    let mut names = Vec::new();
-    let mut min_runtime_version = None;
+/// The entries of a model's list of metadata.
+struct MetadataEntries<'a> {
+    names: Vec<String>,
+    min_runtime_version: Option<String>,
+    /// The buffer with the TFLite Metadata.
+    tflite: Option<&'a [u8]>,
+}
+
+fn read_metadata<'a>(root: Table<'_, 'a>, buffers: &Buffers<'_, 'a>) -> Result<MetadataEntries<'a>, ModelError> {
+    let mut entries = MetadataEntries { names: Vec::new(), min_runtime_version: None, tflite: None };
     for table in root.tables(model::METADATA)?.iter() {
         let table = table?;
-        let name = table.string(metadata::NAME)?.unwrap_or_default();
-        if name == MIN_RUNTIME_VERSION && min_runtime_version.is_none() {
-            let index = table.u32(metadata::BUFFER)?.unwrap_or(0);
-            let content = buffers.data(index, (table.at, metadata::BUFFER.name))?;
+        let name = table.string(metadata_entry::NAME)?.unwrap_or_default();
+        let content = || {
+            let index = table.u32(metadata_entry::BUFFER)?.unwrap_or(0);
+            buffers.data(index, (table.at, metadata_entry::BUFFER.name))
+        };
+        if name == MIN_RUNTIME_VERSION && entries.min_runtime_version.is_none() {
             // Padded to 16 bytes with NULs; TensorFlow 2.17 writes the entry twice, once empty.
-            let text = String::from_utf8_lossy(content);
-            min_runtime_version = Some(text.trim_matches('\0').to_owned()).filter(|text| !text.is_empty());
+            let text = String::from_utf8_lossy(content()?);
+            entries.min_runtime_version = Some(text.trim_matches('\0').to_owned()).filter(|text| !text.is_empty());
+        } else if name == metadata::BUFFER_NAME {
+            entries.tflite = Some(content()?);
         }
-        names.push(name);
+        entries.names.push(name);
     }
-    Ok((names, min_runtime_version))
+    Ok(entries)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The vtable slots of the fields that the summary reads, by table of the TFLite schema.
 //!
 //! A slot is a field's position in its table, unions counting twice; from `schema.fbs` 3c in
-//! `tensorflow/compiler/mlir/lite/schema`, `EXTERNAL_BUFFER` from the schema that ai-edge-litert 2.3.0 carries.
+//! `tensorflow/compiler/mlir/lite/schema`, `EXTERNAL_BUFFER` from the schema that ai-edge-litert 2.3.0 carries. The metadata's
+//! tables are from TFLite Support's `metadata_schema.fbs` 1.5.0.
 
 use super::flatbuffer::Field;
 
@@ -94,4 +95,52 @@ pub(crate) mod tensor_map {
     use super::*;
     pub(crate) const NAME: Field = field(0, "TensorMap.name");
     pub(crate) const TENSOR_INDEX: Field = field(1, "TensorMap.tensor_index");
+}
+
+pub(crate) mod model_metadata {
+    use super::*;
+    pub(crate) const NAME: Field = field(0, "ModelMetadata.name");
+    pub(crate) const DESCRIPTION: Field = field(1, "ModelMetadata.description");
+    pub(crate) const VERSION: Field = field(2, "ModelMetadata.version");
+    pub(crate) const SUBGRAPHS: Field = field(3, "ModelMetadata.subgraph_metadata");
+    pub(crate) const AUTHOR: Field = field(4, "ModelMetadata.author");
+    pub(crate) const LICENSE: Field = field(5, "ModelMetadata.license");
+}
+
+pub(crate) mod subgraph_metadata {
+    use super::*;
+    pub(crate) const INPUTS: Field = field(2, "SubGraphMetadata.input_tensor_metadata");
+    pub(crate) const OUTPUTS: Field = field(3, "SubGraphMetadata.output_tensor_metadata");
+}
+
+pub(crate) mod tensor_metadata {
+    use super::*;
+    pub(crate) const NAME: Field = field(0, "TensorMetadata.name");
+    pub(crate) const DESCRIPTION: Field = field(1, "TensorMetadata.description");
+    pub(crate) const PROCESS_UNITS: Field = field(4, "TensorMetadata.process_units");
+    pub(crate) const ASSOCIATED_FILES: Field = field(6, "TensorMetadata.associated_files");
+}
+
+pub(crate) mod process_unit {
+    use super::*;
+    pub(crate) const OPTIONS_TYPE: Field = field(0, "ProcessUnit.options_type");
+    pub(crate) const OPTIONS: Field = field(1, "ProcessUnit.options");
+}
+
+pub(crate) mod normalization {
+    use super::*;
+    pub(crate) const MEAN: Field = field(0, "NormalizationOptions.mean");
+    pub(crate) const STD: Field = field(1, "NormalizationOptions.std");
+}
+
+pub(crate) mod threshold {
+    use super::*;
+    pub(crate) const GLOBAL: Field = field(0, "ScoreThresholdingOptions.global_score_threshold");
+}
+
+pub(crate) mod associated_file {
+    use super::*;
+    pub(crate) const NAME: Field = field(0, "AssociatedFile.name");
+    pub(crate) const TYPE: Field = field(2, "AssociatedFile.type");
+    pub(crate) const LOCALE: Field = field(3, "AssociatedFile.locale");
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Fields, write_object};
+use crate::decision::{Fields, Presentation, write_object};
 use crate::energy::EnergyEstimate;
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
@@ -85,6 +85,22 @@ pub fn encode_prediction(
         fields.add("latency_us", latency_us)?;
         fields.add("invoke_us", invoke_us)
     })
+}
+
+/// Returns how many bytes a prediction has at most, of verdicts that are published like this.
+pub fn most_prediction_bytes(boot: &str, presentation: &dyn Presentation) -> usize {
+    let longest = f64::from_bits(0x8000_0000_0000_0001);
+    let prediction = Prediction {
+        envelope: Envelope { v: SCHEMA_VERSION, boot, time_ms: u64::MAX },
+        seq: u64::MAX,
+        stream_s: Some(longest),
+        latency_us: longest,
+        invoke_us: longest,
+    };
+    let mut json = Vec::new();
+    // An error leaves it shorter, and none can occur: there are no fields of a verdict.
+    let _ = encode_prediction(&mut json, &prediction, |_| Ok(()));
+    json.len() + presentation.most_bytes()
 }
 
 /// Which delegate was asked for and which one runs.
@@ -166,6 +182,8 @@ pub struct Counts {
     pub samples: u64,
     pub windows: u64,
     pub predictions: u64,
+    /// Samples whose true class is not a label.
+    pub unknown_truth: u64,
     pub rejects: BTreeMap<&'static str, u64>,
     pub gaps: BTreeMap<&'static str, u64>,
     pub drops: BTreeMap<&'static str, u64>,
@@ -252,6 +270,8 @@ pub struct PipelineInfo<'a> {
     pub inputs: &'a [TensorInfo],
     pub outputs: &'a [TensorInfo],
     pub delegate: &'a DelegateState,
+    /// What was read, and from where, as `check` says it.
+    pub notes: &'a [String],
 }
 
 /// Whether a pipeline works.

@@ -189,17 +189,20 @@ pub struct DropReport {
 }
 
 impl DropReport {
-    /// Compares with the last report; `drops` are totals since the start, of a pipeline or of the whole node.
+    /// Compares with the last report; `drops` are totals since the start, of a pipeline or of the whole node. `detail` says
+    /// more of the new ones.
     pub fn report<K: Display>(
         &mut self,
         node_publisher: &NodePublisher,
         pipeline: Option<&str>,
         drops: &BTreeMap<K, u64>,
+        detail: Option<&dyn Display>,
     ) {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            let message = format!("{new} dropped since the last report; in all: {}", nonzero(drops));
+            let detail = detail.map_or_else(String::new, |detail| format!("; {detail}"));
+            let message = format!("{new} dropped since the last report; in all: {}{detail}", nonzero(drops));
             node_publisher.event("drops", pipeline, message);
         }
         self.last = total;
@@ -348,7 +351,7 @@ impl PipelinePublisher {
         }
         if let Some(truth) = decision.truth {
             self.progress.totals.known += 1;
-            self.progress.totals.right += u64::from(class == Some(truth));
+            self.progress.totals.right += u64::from(self.route.presentation.is_right(class, truth));
         }
         self.progress.json = json;
     }
@@ -388,7 +391,7 @@ impl PipelinePublisher {
             process: node.process,
         };
         node_publisher.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
-        self.progress.drops.report(node_publisher, Some(&self.name), &counts.drops);
+        self.progress.drops.report(node_publisher, Some(&self.name), &counts.drops, None);
         self.progress.last_predictions = counts.predictions;
         predictions_per_s
     }
@@ -400,6 +403,7 @@ impl PipelinePublisher {
             samples: load(&self.source_stats.samples),
             windows: load(&self.stats.windows),
             predictions: load(&self.stats.predictions),
+            unknown_truth: load(&self.source_stats.unknown_truth),
             rejects: Reject::ALL.iter().map(|reason| (reason.name(), self.source_stats.rejects(*reason))).collect(),
             gaps: Gap::ALL.iter().map(|gap| (gap.name(), self.stats.gaps(*gap))).collect(),
             drops: BTreeMap::from([

@@ -8,6 +8,7 @@ pub mod fields;
 pub mod line_reader;
 pub mod records;
 pub mod sink;
+pub mod truth;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::stream::StreamSpec;
 pub use buffer::{Buffer, WhenFull};
 pub use records::{HeaderError, Record, RecordParser, Records, Reject};
 pub use sink::{FrameHeader, FrameReader, FrameSink, Frames, Gap, Pieces, SinkSettings, SourceStats, Wake};
+pub use truth::TruthLabels;
 
 /// What a source that reads standard input takes for itself.
 pub const STANDARD_INPUT: &str = "standard input";
@@ -113,7 +115,7 @@ impl Source {
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// The classes that a truth column may name.
-    pub labels: Vec<String>,
+    pub labels: TruthLabels,
     /// A stream from another program ends with its first writer.
     pub once: bool,
 }

@@ -10,6 +10,7 @@ use fast_float2::FastFloat;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::fields::Fields;
+use super::truth::{TruthLabels, TruthReader, TruthSeen};
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::{SampleType, Shape, StreamSpec};
@@ -226,26 +227,24 @@ pub struct RecordParser {
     /// Lowest and highest value of each channel.
     limits: Vec<[f32; 2]>,
     time_unit_ns: f64,
-    labels: Vec<String>,
+    truth: TruthReader,
     /// One role for each CSV column; empty until the header was read.
     roles: Vec<Role>,
     values: Vec<f32>,
     fields: Fields,
-    last_truth: usize,
 }
 
 impl RecordParser {
     /// `labels` are the classes that the truth column may name.
-    pub fn new(records: Records, labels: Vec<String>) -> Self {
+    pub fn new(records: Records, labels: impl Into<TruthLabels>) -> Self {
         let limit = |channel| records.limits.get(channel).copied().unwrap_or([f32::MIN, f32::MAX]);
         let mut parser = Self {
             limits: records.channels.iter().map(limit).collect(),
             time_unit_ns: records.time_unit.ns(),
             values: vec![0.0; records.channels.len()],
-            labels,
+            truth: TruthReader::new(labels.into()),
             roles: Vec::new(),
             fields: Fields::default(),
-            last_truth: 0,
             records,
         };
         parser.roles = parser.records.columns.iter().flatten().map(|name| parser.role(name)).collect();
@@ -260,6 +259,11 @@ impl RecordParser {
     /// Returns the values of the last sample, one for each channel.
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    /// Returns what the truth column has named so far.
+    pub fn truth_seen(&self) -> &TruthSeen {
+        &self.truth.seen
     }
 
     /// Learns the columns from a header line.
@@ -324,7 +328,7 @@ impl RecordParser {
             match role {
                 Role::Channel(channel) => self.values[channel] = number(text)?,
                 Role::Time => record.stream_ns = Some(nanoseconds(number(text)?, self.time_unit_ns)?),
-                Role::Truth => record.truth = known_label(&self.labels, text, &mut self.last_truth),
+                Role::Truth => record.truth = self.truth.class(text),
                 Role::Unused => {}
             }
         }
@@ -335,12 +339,7 @@ impl RecordParser {
         // NaN marks channels that are missing in the object; a JSON number is never NaN.
         self.values.fill(f32::NAN);
         let mut deserializer = serde_json::Deserializer::from_slice(line);
-        let seed = JsonRecord {
-            records: &self.records,
-            labels: &self.labels,
-            values: &mut self.values,
-            last_truth: &mut self.last_truth,
-        };
+        let seed = JsonRecord { records: &self.records, truth: &mut self.truth, values: &mut self.values };
         let (time, truth) = seed.deserialize(&mut deserializer).map_err(|_| Reject::Malformed)?;
         deserializer.end().map_err(|_| Reject::Malformed)?;
         if self.values.iter().any(|v| v.is_nan()) || (self.records.time.is_some() && time.is_none()) {
@@ -369,20 +368,11 @@ fn nanoseconds(time: f64, unit_ns: f64) -> Result<i64, Reject> {
     Ok(ns.round() as i64)
 }
 
-/// Returns the index of `text` among `labels`. Tries the last one first, because neighbouring records mostly have the same.
-fn known_label(labels: &[String], text: &[u8], last: &mut usize) -> Option<u16> {
-    if labels.get(*last).is_none_or(|label| label.as_bytes() != text) {
-        *last = labels.iter().position(|label| label.as_bytes() == text)?;
-    }
-    u16::try_from(*last).ok()
-}
-
 /// Reads one JSON object straight into the parser's buffers.
 struct JsonRecord<'a> {
     records: &'a Records,
-    labels: &'a [String],
+    truth: &'a mut TruthReader,
     values: &'a mut [f32],
-    last_truth: &'a mut usize,
 }
 
 impl<'de> DeserializeSeed<'de> for JsonRecord<'_> {
@@ -412,7 +402,7 @@ impl<'de> Visitor<'de> for JsonRecord<'_> {
                 time = Some(map.next_value()?);
             } else if self.records.truth.as_deref() == Some(&*name) {
                 let text = map.next_value_seed(Truth)?;
-                truth = text.and_then(|text| known_label(self.labels, text.as_bytes(), self.last_truth));
+                truth = text.and_then(|text| self.truth.class(text.as_bytes()));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -444,7 +434,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// The true class if it is a string; a null or a number does not name a class.
+/// The true class as text; a null does not name a class.
 struct Truth;
 
 impl<'de> DeserializeSeed<'de> for Truth {
@@ -468,17 +458,17 @@ impl<'de> Visitor<'de> for Truth {
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
         Ok(None)
     }
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Some(if value { "true" } else { "false" }.into()))
     }
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(Some(value.to_string().into()))
     }
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Some(value.to_string().into()))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(Some(value.to_string().into()))
     }
 }
 

@@ -127,6 +127,8 @@ pub struct SourceStats {
     pub paused: AtomicBool,
     /// Frames thrown away while paused.
     pub while_paused: AtomicU64,
+    /// Records whose true class is not a label.
+    pub unknown_truth: AtomicU64,
     rejects: [AtomicU64; Reject::ALL.len()],
 }
 

@@ -12,5 +12,6 @@ mod reload_races;
 mod service;
 mod doctor;
 mod health;
+mod labels;
 mod support;
 mod view;

@@ -68,8 +68,14 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) -> &'static str {
 fn a_damaged_model_is_an_error_message() {
     runtime_library();
     let count = std::env::var("MUTANTS").map_or(SAMPLE, |count| count.parse().unwrap());
-    let models = ["shoulder_int8.tflite", "shoulder_fp32.tflite", "shoulder_pruned_int8.tflite"];
-    let models = models.map(|name| std::fs::read(root().join("models").join(name)).unwrap());
+    // The last one has metadata and carries a file.
+    let models = [
+        "models/shoulder_int8.tflite",
+        "models/shoulder_fp32.tflite",
+        "models/shoulder_pruned_int8.tflite",
+        "tests/models/labelled.tflite",
+    ];
+    let models = models.map(|name| std::fs::read(root().join(name)).unwrap());
     let next = Mutex::new((Random(SEED), 0));
     let outcomes = Mutex::new(BTreeMap::<(&str, i32), usize>::new());
     let worker = || {

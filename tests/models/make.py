@@ -6,6 +6,7 @@ Nothing is trained and nothing random: each is one to three operators written th
 so the expected outputs follow from the scales below and stand in tests/engine/tflite.rs.
 """
 
+import zipfile
 from pathlib import Path
 
 import flatbuffers
@@ -48,6 +49,46 @@ def signature_of(key, subgraph, inputs, outputs, tensors):
     return signature
 
 
+def metadata_of(mean, std, threshold, labels):
+    """TFLite Metadata of a model with one input and one output: a flatbuffer of its own, by the slots of its schema."""
+    builder = flatbuffers.Builder(256)
+
+    def table(count, offsets=(), numbers=()):
+        builder.StartObject(count)
+        for slot, offset in offsets:
+            builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+        for slot, number in numbers:
+            builder.PrependInt8Slot(slot, number, 0)
+        return builder.EndObject()
+
+    def tables(*entries):
+        builder.StartVector(4, len(entries), 4)
+        for entry in reversed(entries):
+            builder.PrependUOffsetTRelative(entry)
+        return builder.EndVector()
+
+    def floats(values):
+        builder.StartVector(4, len(values), 4)
+        for value in reversed(values):
+            builder.PrependFloat32(value)
+        return builder.EndVector()
+
+    def unit(kind, options):
+        return tables(table(2, [(1, options)], [(0, kind)]))
+
+    normalise = table(2, [(0, floats(mean)), (1, floats(std))])
+    model_input = table(7, [(4, unit(1, normalise))])
+    builder.StartObject(1)
+    builder.PrependFloat32Slot(0, threshold, 0.0)
+    limit = builder.EndObject()
+    file = table(5, [(0, builder.CreateString(labels))], [(2, 2)])
+    model_output = table(7, [(4, unit(3, limit)), (6, tables(file))])
+    graph = table(10, [(2, tables(model_input)), (3, tables(model_output))])
+    root = table(8, [(0, builder.CreateString("labelled")), (3, tables(graph))])
+    builder.Finish(root, file_identifier=b"M001")
+    return bytes(builder.Output())
+
+
 def graph_of(model, tensors, operators, inputs, outputs):
     for t in tensors:
         if t.data is not None:
@@ -74,12 +115,18 @@ def graph_of(model, tensors, operators, inputs, outputs):
     return graph
 
 
-def write_graphs(name, graphs, signatures=()):
+def write_graphs(name, graphs, signatures=(), metadata=None):
     """Writes a model of several subgraphs, each (tensors, operators, inputs, outputs), with signatures (key, subgraph)."""
     model = schema.ModelT()
     model.version, model.description = 3, "made by tests/models/make.py"
     model.buffers, model.operatorCodes = [schema.BufferT()], []
     model.subgraphs = [graph_of(model, *graph) for graph in graphs]
+    if metadata is not None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = list(metadata)
+        model.metadata = [entry]
     if signatures:
         model.signatureDefs = [
             signature_of(key, index, inputs or graphs[index][2], outputs or graphs[index][3], graphs[index][0])
@@ -87,12 +134,14 @@ def write_graphs(name, graphs, signatures=()):
         ]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    Path(__file__).with_name(name + ".tflite").write_bytes(builder.Output())
+    path = Path(__file__).with_name(name + ".tflite")
+    path.write_bytes(builder.Output())
+    return path
 
 
-def write(name, tensors, operators, inputs, outputs, signature=None):
+def write(name, tensors, operators, inputs, outputs, signature=None, metadata=None):
     signatures = [("serving_default", 0, *signature)] if signature else []
-    write_graphs(name, [(tensors, operators, inputs, outputs)], signatures)
+    return write_graphs(name, [(tensors, operators, inputs, outputs)], signatures, metadata)
 
 
 def x(shape=(1, 4)):
@@ -176,6 +225,17 @@ def main():
         [0],
         [1],
     )
+    # What a model can say itself: the normalisation of its input, and the labels, in a file that it carries.
+    path = write(
+        "labelled",
+        [x(), tensor("y", T.FLOAT32, [1, 4])],
+        [operator(OP.SOFTMAX, [0], [1], options("SoftmaxOptions", beta=1.0))],
+        [0],
+        [1],
+        metadata=metadata_of([1.0], [2.0], 0.25, "labels.txt"),
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("labels.txt"), "idle\nwalk\nrun\njump\n", zipfile.ZIP_DEFLATED)
     # As wide as the models that find anomalies in sound; its work is next to nothing, so what is around it shows.
     write("wide", [x((1, 640)), tensor("y", T.FLOAT32, [1, 640])], [operator(OP.NEG, [0], [1])], [0], [1])
     # One keeps its four values whatever comes in, so no batch fits; the other makes one row of however many windows.

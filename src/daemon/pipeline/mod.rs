@@ -37,7 +37,7 @@ use crate::publish::publisher::{
 };
 use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
-use crate::source::{OpenOptions, Wake, WhenFull};
+use crate::source::{OpenOptions, TruthLabels, Wake, WhenFull};
 use crate::stop::Stop;
 use crate::units::MonoTime;
 
@@ -87,6 +87,7 @@ pub(crate) struct PipelineHandle {
     pub config: Pipeline,
     pub after_end: AfterEnd,
     labels: Vec<String>,
+    notes: Vec<String>,
     publisher: PipelinePublisher,
     supervisor: EngineSupervisor,
     infer: InferSender,
@@ -114,13 +115,24 @@ impl PipelineHandle {
         context: &PipelineContext,
     ) -> anyhow::Result<Self> {
         let name = config.name.clone();
+        for note in &prepared.notes {
+            tracing::info!(pipeline = name, "{note}");
+        }
         for warning in &prepared.warnings {
             tracing::warn!(pipeline = name, "{warning}");
         }
         let CarriedOver { publisher: history, energy } = carried_over.unwrap_or_default();
         let hold = prepared.sink.when_full == WhenFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-        let options = OpenOptions { labels: prepared.labels.clone(), once: context.once };
+        let stats = history.source_stats.clone();
+        // What a recording names was looked at when it was loaded.
+        let live = config.source.kind().recording().is_none();
+        let labels = TruthLabels {
+            labels: prepared.labels.clone(),
+            pipeline: if live { name.clone() } else { String::new() },
+            stats,
+        };
+        let options = OpenOptions { labels, once: context.once };
         let source = config.source.kind().open(options)?;
         let (sink, samples) = frame_ring(&prepared.sink, &name, stop.clone(), history.source_stats.clone());
         let wake = samples.wake.clone();
@@ -172,6 +184,7 @@ impl PipelineHandle {
             infer_ended: false,
             error: None,
             labels: prepared.labels,
+            notes: prepared.notes,
             watch: ProgressWatch::new(&config.source, context.idle_until.max(MonoTime::now())),
             stalled: None,
             last_interval: None,
@@ -206,6 +219,11 @@ impl PipelineHandle {
 
     pub(crate) fn labels(&self) -> &[String] {
         &self.labels
+    }
+
+    /// Returns what was read for it, and from where.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -251,6 +269,7 @@ impl PipelineHandle {
         self.publisher.add_route(route);
         self.supervisor.replace(prepared.builder, prepared.tensors, prepared.built.as_ref());
         self.labels = prepared.labels;
+        self.notes = prepared.notes;
         self.config = config;
         let engine = prepared.built.map(|built| built.engine);
         self.infer.send(InferCommand::Stages(Box::new(NewStages { stages: prepared.stages, engine, decisions })));

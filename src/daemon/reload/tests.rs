@@ -138,7 +138,9 @@ const CHANGES: &[(&str, &str)] = &[
     ("pipelines.shoulder.model.labels", "'other.txt'"),
     ("pipelines.shoulder.model.signature", "'infer'"),
     ("pipelines.shoulder.model.state", "{ a = 'b' }"),
+    ("pipelines.shoulder.model.metadata", "false"),
     ("pipelines.shoulder.publish.scores", "true"),
+    ("pipelines.shoulder.publish.top_k", "10"),
     ("pipelines.shoulder.publish.qos", "0"),
 ];
 

@@ -1,4 +1,5 @@
 mod builder;
+mod metadata;
 
 use proptest::prelude::*;
 
@@ -165,8 +166,11 @@ fn state_is_seen_in_variable_tensors_and_resource_variables() {
 
 #[test]
 fn a_refusal_says_what_where_and_what_would_be_right() {
-    assert_eq!(refusal(b"<html>\n<body>"), "not a TFLite model: bytes 4..8 are `l>\\n<`, expected `TFL3`");
-    assert_eq!(refusal(b"TFL"), "not a TFLite model: bytes 4..8 are missing in a file of 3 bytes, expected `TFL3`");
+    assert!(refusal(b"<html>\n<body>").starts_with("not a TFLite model: it is a web page (HTML)"));
+    assert!(
+        refusal(b"\0\x01\xff\xfeTFLX\0")
+            .ends_with("bytes 4 to 7 are `TFLX`, expected `TFL3`; model.path needs a .tflite file")
+    );
     assert_eq!(
         refusal(b"\xff\0\0\0TFL3"),
         "Model needs 4 bytes at byte 255, but the file ends at byte 8: is it cut off?"

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::outbox::{Outbox, Pushed, Reason};
+use super::oversize::Oversize;
 use super::queues::{Queues, Stop};
 use super::store::State as StoreState;
 use super::{outbox, retained};
@@ -136,9 +137,12 @@ impl Handle {
     pub fn publish(&self, message: Message) -> Pushed {
         let now_ms = self.now_ms();
         let mut queues = self.shared.queues();
-        let pushed = if message.retain { queues.retained.set(message) } else { queues.outbox.push(message, now_ms) };
-        let wake = queues.connected;
+        let pushed = queues.push(message, now_ms);
+        let (wake, oversize) = (queues.connected, queues.oversize.take_first());
         drop(queues);
+        if let Some(oversize) = oversize {
+            tracing::warn!("not published: {oversize}; publish.top_k makes messages with many scores smaller");
+        }
         if wake {
             self.shared.wake.notify_one();
         }
@@ -201,6 +205,11 @@ impl Handle {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }
+    }
+
+    /// Returns the last message since the last call that was too large to be published.
+    pub fn take_oversize(&self) -> Option<Oversize> {
+        self.shared.queues().oversize.take_last()
     }
 
     /// Returns the state of the client, and a way to wait for it to change.

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod connection;
 mod handle;
 pub mod outbox;
+pub mod oversize;
 mod pace;
 mod queues;
 pub mod retained;

@@ -5,7 +5,8 @@
 use tokio::time::Instant;
 
 use super::codec::{Limits, Outgoing};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Pushed, Reason};
+use super::oversize::{Oversize, OversizeNotes};
 use super::pace::Pace;
 use super::retained::Retained;
 use crate::publish::message::Message;
@@ -24,6 +25,7 @@ pub(crate) struct Queues {
     /// Only the status is still sent.
     pub status_only: bool,
     pub stop: Option<Stop>,
+    pub oversize: OversizeNotes,
 }
 
 /// When a stop ends.
@@ -44,7 +46,18 @@ pub(crate) struct Turn {
 
 impl Queues {
     pub(crate) fn new(outbox: Outbox, retained: Retained) -> Self {
-        Self { outbox, retained, connected: false, status_only: false, stop: None }
+        Self { outbox, retained, connected: false, status_only: false, stop: None, oversize: OversizeNotes::default() }
+    }
+
+    /// Takes a message: a retained one replaces the value of its topic, any other one goes into the outbox.
+    pub(crate) fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
+        let (class, topic, payload_bytes) = (message.class, message.topic.clone(), message.payload.len());
+        let pushed = if message.retain { self.retained.set(message) } else { self.outbox.push(message, now_ms) };
+        if pushed == Pushed::Refused(Reason::Oversize) {
+            let limit = self.outbox.most_payload_bytes(&topic);
+            self.oversize.note(Oversize { class, topic, payload_bytes, limit });
+        }
+        pushed
     }
 
     /// Returns the next message to send, or `None` if there is none or the limits allow no more. Drops messages over

@@ -112,6 +112,11 @@ impl Outbox {
         if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) }
     }
 
+    /// Returns the most bytes that the payload of a message on `topic` may have.
+    pub fn most_payload_bytes(&self, topic: &str) -> usize {
+        self.limits.max_payload_bytes.min(self.limits.max_bytes.saturating_sub(topic.len()))
+    }
+
     fn refuse(&mut self, class: Class, reason: Reason) -> Pushed {
         self.stats.drops.add(class, reason);
         Pushed::Refused(reason)

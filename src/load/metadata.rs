@@ -1,0 +1,66 @@
+//! What a pipeline takes from the metadata of its model where the configuration has none: the normalisation of the input.
+
+use super::engines::ModelFile;
+use crate::config::Pipeline;
+use crate::features::Feature;
+use crate::model::Normalization;
+
+/// Most values of a mean that are shown.
+const SHOWN: usize = 8;
+
+/// What the metadata of a model means for its pipeline.
+#[derive(Debug, Default)]
+pub(crate) struct FromMetadata {
+    /// The feature that normalises the model's input.
+    pub feature: Option<Feature>,
+    /// What is used, or not, and why; for `check` and the log.
+    pub notes: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// Returns what the metadata of `model` means for `pipeline`.
+pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
+    let metadata = &model.summary.model_metadata;
+    let mut result = FromMetadata { warnings: metadata.problems.clone(), ..FromMetadata::default() };
+    let wanted = metadata.inputs.first().and_then(|input| input.normalization.as_ref()).filter(|n| !is_identity(n));
+    if let Some(Normalization { mean, std }) = wanted {
+        let asks =
+            format!("the model's metadata asks for (x - mean) / std with mean {} and std {}", few(mean), few(std));
+        if !pipeline.model_metadata {
+            result.notes.push(format!("{asks}, which is not done, because model.metadata = false"));
+        } else if let Some(own) = pipeline.features.iter().find(|feature| feature.sets_range()) {
+            result.notes.push(format!("{asks}, which is not done, because there is features.{}", own.name()));
+        } else if !is_usable(mean, std) {
+            result.warnings.push(format!("{asks}, which cannot be done; set features"));
+        } else {
+            result.notes.push(format!("{asks}: done as features.standardize; model.metadata = false turns it off"));
+            result.feature = Some(Feature::standardize(mean.clone(), std.clone()));
+        }
+    }
+    let output = metadata.outputs.get(pipeline.decision.kind().output());
+    if let Some(threshold) = output.and_then(|output| output.score_threshold) {
+        result
+            .notes
+            .push(format!("the model's metadata suggests a threshold of {threshold}, which is not used by itself"));
+    }
+    result
+}
+
+/// Returns the first few values in words.
+fn few(values: &[f32]) -> String {
+    match values.get(..SHOWN) {
+        Some(first) if values.len() > SHOWN => format!("{first:?} and {} others", values.len() - SHOWN),
+        _ => format!("{values:?}"),
+    }
+}
+
+fn is_identity(normalization: &Normalization) -> bool {
+    let Normalization { mean, std } = normalization;
+    mean.iter().all(|mean| *mean == 0.0) && std.iter().all(|std| *std == 1.0)
+}
+
+/// The file is untrusted: a division by 0 would make every input infinite.
+fn is_usable(mean: &[f32], std: &[f32]) -> bool {
+    let filled = !mean.is_empty() && !std.is_empty();
+    filled && mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|std| std.is_normal())
+}
