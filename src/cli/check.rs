@@ -21,7 +21,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
-    let (config, prepared) = match load(&args.config)? {
+    let (config, mut prepared) = match load(&args.config)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
@@ -32,7 +32,7 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let runtime = &prepared.engine_context.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
-    for (pipeline, prepared) in config.pipelines.iter().zip(&prepared.pipelines) {
+    for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let input = &prepared.tensors.inputs[0];
         let outputs = prepared.tensors.outputs.iter().map(|o| format!("{:?} {}", o.shape, o.element));
         writeln!(
@@ -46,12 +46,18 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
         )?;
         writeln!(out, "    {}", prepared.builder.path)?;
         describe_plan(prepared, &mut out)?;
+        describe_outputs(prepared, &mut out)?;
         for note in &prepared.notes {
             writeln!(out, "    {note}")?;
         }
         writeln!(out, "    a prediction has at most {} bytes", prepared.prediction_bytes)?;
         for warning in &prepared.warnings {
             writeln!(out, "    warning: {warning}")?;
+        }
+        match load::trial::doubts(pipeline, prepared) {
+            Ok(None) => {}
+            Ok(Some(reason)) => writeln!(out, "    warning: on windows of the recording: {reason}")?,
+            Err(error) => writeln!(out, "    warning: it fails on windows of the recording: {error}")?,
         }
         let Some(built) = &prepared.built else { continue };
         writeln!(out, "    {}", built.state)?;
@@ -88,6 +94,18 @@ fn describe_plan(prepared: &PreparedPipeline, out: &mut impl Write) -> io::Resul
     for state in &plan.states {
         let (input, output) = (&main.inputs[state.input], &main.outputs[state.output].tensor);
         writeln!(out, "    state {}, which is 0 at first, then what {} was", shown(&input.name), shown(&output.name))?;
+    }
+    Ok(())
+}
+
+/// Writes what each output of the model holds, and what the decision takes its scores for.
+fn describe_outputs(prepared: &PreparedPipeline, out: &mut impl Write) -> io::Result<()> {
+    let told = prepared.builder.model.summary.main.outputs.iter().map(|output| &output.values);
+    for (index, (output, told)) in prepared.tensors.outputs.iter().zip(told).enumerate() {
+        match &prepared.scores {
+            Some(scores) if scores.output == index => writeln!(out, "    {scores}")?,
+            _ => writeln!(out, "    output {index} `{}`: {told}", output.name)?,
+        }
     }
     Ok(())
 }

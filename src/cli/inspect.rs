@@ -12,7 +12,7 @@ use crate::engine::{ModelPlan, custom_operator, plan};
 use crate::load::inspect::{Tried, try_delegate};
 use crate::model::{
     Kernel, Metadata, ModelSummary, Normalization, OperatorCount, OutputSummary, Quantization, Signature, Subgraph,
-    TensorSummary, Weights,
+    TensorSummary, ValueMeaning, Weights,
 };
 
 /// Most characters of a name that a line shows.
@@ -204,10 +204,15 @@ fn tensor_row(tensor: &TensorSummary) -> Vec<String> {
 
 fn output_row(output: &OutputSummary) -> Vec<String> {
     let mut row = tensor_row(&output.tensor);
-    row.push(match (&output.produced_by, &output.computed_by) {
+    let made = match (&output.produced_by, &output.computed_by) {
         (None, _) => "by no operator".into(),
         (Some(by), Some(from)) if by != from => format!("by {} of {}", shown(by), shown(from)),
         (Some(by), _) => format!("by {}", shown(by)),
+    };
+    row.push(match output.values.meaning {
+        Some(ValueMeaning::Probabilities) => format!("{made}: as scores, probabilities"),
+        Some(ValueMeaning::Logits) => format!("{made}: as scores, logits"),
+        None => format!("{made}: as scores, cannot be told"),
     });
     row
 }
@@ -353,7 +358,10 @@ mod tests {
         let mut text = Vec::new();
         render(&ModelSummary::from_file(&path).unwrap(), "", &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
-        assert!(text.contains("  int8  [-1, 7]  scale 0.00390625, zero point -128  by SOFTMAX\n"), "{text}");
+        assert!(
+            text.contains("  int8  [-1, 7]  scale 0.00390625, zero point -128  by SOFTMAX: as scores, probabilities\n"),
+            "{text}"
+        );
         assert!(text.contains("\n      5  CONV_2D\n"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 120 && line == line.trim_end()), "{text}");
     }

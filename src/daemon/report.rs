@@ -41,6 +41,7 @@ impl Daemon {
                     model_sha256: &model.sha256,
                     inputs: &pipeline.tensors().inputs,
                     outputs: &pipeline.tensors().outputs,
+                    scores: pipeline.scores(),
                     delegate: pipeline.delegate(),
                     notes: pipeline.notes(),
                 };

@@ -168,6 +168,12 @@ impl fmt::Display for PipelineSummary {
         add(format!("energy: {}", self.energy));
         let (rejected, gaps, dropped) = (nonzero(&c.rejects), nonzero(&c.gaps), nonzero(&c.drops));
         add(format!("rejected: {rejected}; gaps: {gaps}; dropped: {dropped}"));
+        if c.output_faults.values().any(|count| *count > 0) {
+            add(format!("windows with doubtful outputs: {}", nonzero(&c.output_faults)));
+        }
+        if c.input_saturated > 0 {
+            add(format!("values that did not fit into the model's input: {}", c.input_saturated));
+        }
         f.write_str(&lines.join("\n"))
     }
 }
@@ -198,6 +204,8 @@ mod tests {
                 rejects: counts(&["malformed", "not_finite", "out_of_range"]),
                 gaps: counts(&["time_jump"]),
                 drops: counts(&["source_overflow", "source_paused"]),
+                output_faults: counts(&["nan", "not_a_probability"]),
+                input_saturated: u64::MAX,
             },
             wall_s: 86_400.0,
             right: 98,

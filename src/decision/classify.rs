@@ -1,4 +1,4 @@
-//! Scores to a class: softmax where needed, smoothing, the highest score, threshold, hysteresis.
+//! Scores to a class: probabilities, smoothing, the highest score, threshold, hysteresis.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -7,32 +7,27 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::hold::{Held, highest};
+use super::scores::{Probabilities, ScoreMeaning, Scores};
 use super::smooth::Smoother;
 use super::{
-    Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
+    Decider, DecisionKind, Entity, Fault, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
     Verdict, text_bytes,
 };
 use crate::engine::EngineError;
-use crate::schema::{Checker, Key, choice, table};
+use crate::model::OutputValues;
+use crate::schema::{Checker, Key, table};
 
 /// The smallest part of windows in which a class must stay what it is by another delegate.
 const LEAST_AGREEMENT: f32 = 0.95;
-
-choice! {
-    /// What an output of scores holds.
-    pub enum Scores {
-        Probabilities = "probabilities",
-        Logits = "logits",
-    }
-}
 
 table! {
     /// Decides on one class: the label with the highest score.
     pub struct Classify {
         /// The index of the model's output that holds the scores.
         pub output: usize = 0;
-        /// What the scores are: "probabilities", or "logits", which a softmax turns into probabilities.
-        pub scores: Option<Scores>, otherwise("told from the model's last operator"), example("\"probabilities\"");
+        /// What the scores are: "probabilities"; "logits", which a softmax turns into probabilities, or a sigmoid if it is one
+        /// score; or "sigmoid": logits of labels of which several can hold at once, each turned by a sigmoid.
+        pub scores: Option<Scores>, otherwise("told from the model's operators"), example("\"probabilities\"");
         /// The lowest score that decides. Below it the label is null.
         pub threshold: f32 = 0.0, range(0.0, 1.0);
         /// The number of windows in a moving average of the scores.
@@ -47,6 +42,13 @@ impl DecisionKind for Classify {
 
     fn output(&self) -> usize {
         self.output
+    }
+
+    fn boundary(&self, values: &[OutputValues]) -> Option<f32> {
+        match ScoreMeaning::found(self.scores, values.get(self.output)).0 {
+            Scores::Probabilities => Some(0.5),
+            Scores::Logits | Scores::Sigmoid => Some(0.0),
+        }
     }
 
     fn has_classes(&self) -> bool {
@@ -64,17 +66,25 @@ impl DecisionKind for Classify {
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
         let output = model.output(self.output)?;
         let (scores, labels) = (output.len(), model.classes.len());
-        if scores != labels {
+        // The usual classifier of two classes has one score, that of the second one.
+        if scores != labels && (scores, labels) != (1, 2) {
             return Err(EngineError::Mismatch(format!(
                 "the model's output `{}` has {scores} scores; the labels file has {labels} labels",
                 output.name
             )));
         }
-        let probabilities = match self.scores {
-            Some(scores) => scores == Scores::Probabilities,
-            None => model.ends_in_probabilities.get(self.output).copied().unwrap_or(false),
-        };
-        Ok(Box::new(Classifier::new(self, scores, !probabilities)))
+        let meaning = ScoreMeaning::new(self.scores, self.output, output, model);
+        Ok(Box::new(Classifier::new(self, labels, Probabilities::new(&meaning, output, labels))))
+    }
+
+    fn scores(&self, model: &ModelOutputs<'_>) -> Option<ScoreMeaning> {
+        let output = model.output(self.output).ok()?;
+        Some(ScoreMeaning::new(self.scores, self.output, output, model))
+    }
+
+    fn warnings(&self, model: &ModelOutputs<'_>) -> Vec<String> {
+        let scores = self.scores(model);
+        scores.map_or(Vec::new(), |scores| scores.warnings(self.threshold, model.classes.len()))
     }
 
     fn presentation(&self, model: &ModelOutputs<'_>, scores: Option<usize>) -> Arc<dyn Presentation> {
@@ -205,37 +215,38 @@ impl Presentation for ClassPresentation {
 #[derive(Debug)]
 struct Classifier {
     output: usize,
-    logits: bool,
+    probabilities: Probabilities,
     smoother: Smoother,
     held: Held,
 }
 
 impl Classifier {
-    /// Builds it; with `logits` the scores still need a softmax.
-    fn new(config: &Classify, classes: usize, logits: bool) -> Self {
+    fn new(config: &Classify, classes: usize, probabilities: Probabilities) -> Self {
         Self {
             output: config.output,
-            logits,
+            probabilities,
             smoother: Smoother::new(classes, config.smooth),
             held: Held::new(config.threshold, config.hysteresis),
         }
     }
 
-    /// Decides on `scores`, one a class, and leaves the smoothed probabilities in it.
-    fn classify(&mut self, scores: &mut [f32]) -> Verdict {
-        if self.logits {
-            softmax(scores);
+    /// Decides on `values`, those of the output, and leaves the smoothed probabilities of the classes in it.
+    fn classify(&mut self, values: &mut Vec<f32>) -> Verdict {
+        let fault = self.probabilities.convert(values);
+        // Averages and the class that holds stay as they are.
+        if fault.is_some_and(Fault::decides_nothing) {
+            return Verdict { fault, ..Verdict::VALUES };
         }
-        let (raw_class, _) = highest(scores);
-        self.smoother.smooth(scores);
-        let (class, score) = self.held.decide(scores);
-        Verdict { class, score, raw_class: Some(raw_class) }
+        let (raw_class, _) = highest(values);
+        self.smoother.smooth(values);
+        let (class, score) = self.held.decide(values);
+        Verdict { class, score, raw_class: Some(raw_class), fault }
     }
 }
 
 impl Decider for Classifier {
     fn decide(&mut self, outputs: &mut dyn Outputs, values: &mut Vec<f32>) -> Result<Verdict, EngineError> {
-        values.resize(self.smoother.width(), 0.0);
+        values.resize(self.probabilities.values(), 0.0);
         outputs.read(self.output, values)?;
         Ok(self.classify(values))
     }
@@ -250,28 +261,25 @@ impl Decider for Classifier {
     }
 }
 
-fn softmax(scores: &mut [f32]) {
-    let (_, highest) = highest(scores);
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - highest).exp();
-        sum += *score;
-    }
-    scores.iter_mut().for_each(|score| *score /= sum);
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, refusal};
+    use super::super::tests::{json, outputs, refusal};
     use super::*;
 
-    fn classifier(threshold: f32, smooth: usize, hysteresis: f32, logits: bool) -> Classifier {
-        let config = Classify { output: 0, scores: None, threshold, smooth, hysteresis };
-        Classifier::new(&config, 3, logits)
+    fn classifier(threshold: f32, smooth: usize, hysteresis: f32, scores: Scores) -> Classifier {
+        built(&Classify { output: 0, scores: Some(scores), threshold, smooth, hysteresis }, 3, 3)
     }
 
-    fn decide(c: &mut Classifier, mut scores: [f32; 3]) -> (Option<u16>, u16) {
-        let verdict = c.classify(&mut scores);
+    fn built(config: &Classify, scores: usize, classes: usize) -> Classifier {
+        let outputs = outputs(&[scores]);
+        let classes = vec![String::new(); classes];
+        let model = ModelOutputs { outputs: &outputs, classes: &classes, values: &[] };
+        let meaning = config.scores(&model).unwrap();
+        Classifier::new(config, classes.len(), Probabilities::new(&meaning, &outputs[0], classes.len()))
+    }
+
+    fn decide(c: &mut Classifier, scores: [f32; 3]) -> (Option<u16>, u16) {
+        let verdict = c.classify(&mut scores.to_vec());
         (verdict.class, verdict.raw_class.unwrap())
     }
 
@@ -286,7 +294,7 @@ mod tests {
     #[test]
     fn a_verdict_is_published_with_the_names_of_its_classes() {
         let classes = ["up", "down"].map(str::to_owned).to_vec();
-        let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25 };
+        let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25, fault: None };
         let presentation = |scores| ClassPresentation::new(classes.clone(), scores);
         assert_eq!(
             json(&presentation(Some(usize::MAX)), &verdict, &[0.25, 0.75], None),
@@ -301,7 +309,7 @@ mod tests {
     #[test]
     fn the_best_scores_are_published_and_classes_of_one_name_stay_apart() {
         let classes = ["crane", "dog", "crane", "crane (2)", "crane"].map(str::to_owned).to_vec();
-        let verdict = Verdict { class: Some(2), raw_class: Some(2), score: 0.5 };
+        let verdict = Verdict { class: Some(2), raw_class: Some(2), score: 0.5, fault: None };
         let values = [0.125, 0.25, 0.5, 0.0625, 0.0625];
         let scores = |count| {
             let presentation = ClassPresentation::new(classes.clone(), Some(count));
@@ -322,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_highest_score_wins_if_it_reaches_the_threshold() {
-        let mut c = classifier(0.6, 1, 0.0, false);
+        let mut c = classifier(0.6, 1, 0.0, Scores::Probabilities);
         assert_eq!(decide(&mut c, [0.1, 0.7, 0.2]), (Some(1), 1));
         assert_eq!(decide(&mut c, [0.5, 0.4, 0.1]), (None, 0));
         assert_eq!(decide(&mut c, [0.5, 0.5, 0.0]), (None, 0), "the first of equals");
@@ -330,7 +338,7 @@ mod tests {
 
     #[test]
     fn smoothing_outvotes_one_odd_window() {
-        let mut c = classifier(0.0, 3, 0.0, false);
+        let mut c = classifier(0.0, 3, 0.0, Scores::Probabilities);
         assert_eq!(decide(&mut c, [0.9, 0.1, 0.0]), (Some(0), 0));
         assert_eq!(decide(&mut c, [0.3, 0.7, 0.0]), (Some(0), 1));
         c.reset();
@@ -339,7 +347,7 @@ mod tests {
 
     #[test]
     fn hysteresis_holds_the_class_until_another_is_clearly_better() {
-        let mut c = classifier(0.3, 1, 0.2, false);
+        let mut c = classifier(0.3, 1, 0.2, Scores::Probabilities);
         assert_eq!(decide(&mut c, [0.6, 0.4, 0.0]), (Some(0), 0));
         assert_eq!(decide(&mut c, [0.45, 0.55, 0.0]), (Some(0), 1));
         assert_eq!(decide(&mut c, [0.35, 0.65, 0.0]), (Some(1), 1));
@@ -347,13 +355,80 @@ mod tests {
         assert_eq!(decide(&mut c, [0.0, 0.28, 0.41]), (Some(2), 2), "nothing is held any more");
     }
 
+    /// The probabilities of the classes and the verdict, for one window of `values`.
+    fn once(scores: Scores, values: &[f32], classes: usize) -> (Vec<f32>, Verdict) {
+        let config = Classify { output: 0, scores: Some(scores), threshold: 0.5, smooth: 1, hysteresis: 0.0 };
+        let mut values = values.to_vec();
+        let verdict = built(&config, values.len(), classes).classify(&mut values);
+        (values, verdict)
+    }
+
+    fn close(a: &[f32], b: &[f32]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+    }
+
     #[test]
-    fn logits_become_probabilities() {
-        let mut scores = [1000.0, 1001.0, 999.0];
-        let verdict = classifier(0.0, 1, 0.0, true).classify(&mut scores);
-        let sum: f32 = scores.iter().sum();
-        assert!((sum - 1.0).abs() < 1e-6, "{scores:?}");
-        assert!((scores[1] - 0.665_241).abs() < 1e-5, "{scores:?}");
+    fn logits_become_probabilities_that_sum_to_1() {
+        let (scores, verdict) = once(Scores::Logits, &[1000.0, 1001.0, 999.0], 3);
+        assert!(close(&scores, &[0.244_728, 0.665_241, 0.090_031]), "{scores:?}");
         assert_eq!((verdict.class, verdict.score), (Some(1), scores[1]));
+    }
+
+    #[test]
+    fn one_score_is_that_of_the_only_or_of_the_second_class() {
+        for meaning in [Scores::Logits, Scores::Sigmoid] {
+            let (scores, verdict) = once(meaning, &[0.625], 1);
+            assert!(close(&scores, &[0.651_355]) && verdict.class == Some(0), "{scores:?}");
+            assert_eq!(once(meaning, &[-0.625], 1).1.class, None, "below the threshold");
+            let (scores, verdict) = once(meaning, &[-1000.0], 2);
+            assert!(close(&scores, &[1.0, 0.0]) && verdict.class == Some(0), "{scores:?}");
+        }
+        let (scores, verdict) = once(Scores::Probabilities, &[0.75], 2);
+        assert_eq!((scores.as_slice(), verdict.class, verdict.score), (&[0.25, 0.75][..], Some(1), 0.75));
+    }
+
+    #[test]
+    fn independent_labels_get_a_sigmoid_each() {
+        let (scores, verdict) = once(Scores::Sigmoid, &[2.0, 1.0, -1.0], 3);
+        assert!(close(&scores, &[0.880_797, 0.731_059, 0.268_941]), "{scores:?}");
+        assert_eq!(verdict.raw_class, Some(0));
+    }
+
+    #[test]
+    fn what_is_no_number_decides_nothing_and_leaves_no_trace() {
+        let mut c = classifier(0.0, 2, 0.0, Scores::Logits);
+        assert_eq!(decide(&mut c, [2.0, 0.0, 0.0]), (Some(0), 0));
+        for (value, fault) in [(f32::NAN, Fault::Nan), (f32::INFINITY, Fault::Infinite)] {
+            let mut values = vec![0.0, value, 9.0];
+            let verdict = c.classify(&mut values);
+            assert_eq!((verdict.class, verdict.raw_class, verdict.fault), (None, None, Some(fault)));
+            assert!(verdict.score.is_nan() && values.iter().all(|score| score.is_nan()), "{values:?}");
+        }
+        let mut values = vec![0.0, 0.0, 0.0];
+        assert_eq!(c.classify(&mut values).class, Some(0));
+        assert!((values[0] - 0.56).abs() < 0.01, "the mean of the two windows that are numbers: {values:?}");
+    }
+
+    #[test]
+    fn a_probability_is_0_to_1_but_for_rounding() {
+        let (scores, verdict) = once(Scores::Probabilities, &[1.004, -0.004], 2);
+        assert_eq!((scores.as_slice(), verdict.class, verdict.fault), (&[1.0, 0.0][..], Some(0), None));
+        for value in [1.1, -0.1] {
+            let verdict = once(Scores::Probabilities, &[value, 0.5], 2).1;
+            assert_eq!((verdict.class, verdict.raw_class, verdict.fault), (None, None, Some(Fault::NotProbability)));
+        }
+    }
+
+    #[test]
+    fn logits_that_look_like_probabilities_in_every_window_are_doubtful() {
+        let faults = |windows: &[[f32; 3]]| {
+            let mut c = classifier(0.0, 1, 0.0, Scores::Logits);
+            let verdicts = windows.iter().map(|window| c.classify(&mut window.to_vec()));
+            verdicts.map(|verdict| (verdict.class.is_some(), verdict.fault)).collect::<Vec<_>>()
+        };
+        let (odd, normal) = ([0.94, 0.05, 0.01], [1.5, -0.4, -0.1]);
+        assert_eq!(faults(&[odd; 3]), [(true, None), (true, None), (true, Some(Fault::LooksNormalised))]);
+        assert_eq!(faults(&[odd, normal, odd, odd, odd])[4], (true, None), "one window was none");
+        assert_eq!(faults(&[[0.5, 0.2, 0.1]; 4])[3], (true, None), "they do not sum to 1");
     }
 }

@@ -4,17 +4,22 @@
 //! state is only what smoothing and hysteresis need, and a gap in the stream clears it. Deciding runs on the infer thread
 //! and allocates nothing; presenting runs on the async thread.
 
+mod fault;
 mod hold;
 mod present;
+mod scores;
 mod smooth;
 
 use std::sync::Arc;
 
 use crate::engine::{EngineError, TensorInfo};
+use crate::model::OutputValues;
 use crate::schema::{Checker, Key, family};
 
+pub use fault::Fault;
 pub(crate) use present::NUMBER_BYTES;
 pub use present::{Entity, Fields, Named, Presentation, text_bytes, write_object};
+pub use scores::{Origin, ScoreMeaning, Scores};
 
 /// Windows in an average at most.
 pub(crate) const MAX_SMOOTH: usize = 1000;
@@ -37,6 +42,11 @@ pub trait DecisionKind {
     /// Returns the model's output that is decided on; a delegate is compared with the reference on it.
     fn output(&self) -> usize {
         0
+    }
+
+    /// Returns where a decision on a single value changes; `values` is what the model's operators tell of each output.
+    fn boundary(&self, _values: &[OutputValues]) -> Option<f32> {
+        None
     }
 
     /// Returns whether verdicts name a class, so that they can be compared with the stream's true class.
@@ -70,6 +80,16 @@ pub trait DecisionKind {
     /// scores are published.
     fn presentation(&self, model: &ModelOutputs<'_>, scores: Option<usize>) -> Arc<dyn Presentation>;
 
+    /// Returns what the scores are taken for, if it decides on scores of classes.
+    fn scores(&self, _model: &ModelOutputs<'_>) -> Option<ScoreMeaning> {
+        None
+    }
+
+    /// Returns what may not be meant so, though it fits the model.
+    fn warnings(&self, _model: &ModelOutputs<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Returns what Home Assistant shows of the decision.
     fn entities(&self) -> Vec<Entity> {
         Vec::new()
@@ -83,8 +103,8 @@ pub struct ModelOutputs<'a> {
     pub outputs: &'a [TensorInfo],
     /// The classes, as [`DecisionKind::classes`] has them.
     pub classes: &'a [String],
-    /// For each output, whether the model itself turns its scores into probabilities.
-    pub ends_in_probabilities: &'a [bool],
+    /// For each output, what its values are as scores.
+    pub values: &'a [OutputValues],
 }
 
 impl ModelOutputs<'_> {
@@ -109,13 +129,15 @@ pub struct Verdict {
     pub class: Option<u16>,
     /// The class of this window alone, before smoothing.
     pub raw_class: Option<u16>,
-    /// How sure it is, or the value that was decided on.
+    /// How sure it is, or the value that was decided on; NaN if nothing was decided.
     pub score: f32,
+    /// What is wrong with the window's outputs.
+    pub fault: Option<Fault>,
 }
 
 impl Verdict {
     /// A verdict that is all in its values.
-    pub const VALUES: Self = Self { class: None, raw_class: None, score: f32::NAN };
+    pub const VALUES: Self = Self { class: None, raw_class: None, score: f32::NAN, fault: None };
 }
 
 /// The outputs of one window.
@@ -170,7 +192,7 @@ pub(crate) mod tests {
     pub(crate) fn refusal(kind: &dyn DecisionKind, lengths: &[usize], classes: &[&str]) -> String {
         let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
         let outputs = outputs(lengths);
-        let model = ModelOutputs { outputs: &outputs, classes: &classes, ends_in_probabilities: &[true, true] };
+        let model = ModelOutputs { outputs: &outputs, classes: &classes, values: &[] };
         kind.build(&model).err().unwrap().to_string()
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Decider, DecisionKind, Fields, ModelOutputs, NUMBER_BYTES, Outputs, Presentation, Verdict, text_bytes};
+use super::{
+    Decider, DecisionKind, Fault, Fields, ModelOutputs, NUMBER_BYTES, Outputs, Presentation, Verdict, text_bytes,
+};
 use crate::engine::{EngineError, TensorInfo};
 use crate::schema::{Checker, Key, table};
 
@@ -107,7 +109,7 @@ impl Decider for RawOutputs {
             outputs.read(output.index, own)?;
             rest = behind;
         }
-        Ok(Verdict::VALUES)
+        Ok(Verdict { fault: Fault::of(values), ..Verdict::VALUES })
     }
 
     fn most_values(&self) -> usize {
@@ -123,7 +125,7 @@ mod tests {
     #[test]
     fn every_output_is_published_in_order() {
         let outputs = outputs(&[2, 1]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], ends_in_probabilities: &[] };
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
         let mut decider = Raw { outputs: None }.build(&model).unwrap();
         let mut values = Vec::new();
         let mut read = |output: usize, values: &mut [f32]| {
@@ -134,5 +136,20 @@ mod tests {
         assert_eq!(values, [1.0, 1.0, 2.0]);
         let shown = json(&*Raw { outputs: None }.presentation(&model, None), &verdict, &values, None);
         assert_eq!(shown, r#"{"outputs":[[1.0,1.0],[2.0]]}"#);
+    }
+
+    #[test]
+    fn what_is_no_number_is_null_and_counted() {
+        let outputs = outputs(&[2]);
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let mut values = Vec::new();
+        let mut read = |_: usize, values: &mut [f32]| {
+            values.copy_from_slice(&[f32::NEG_INFINITY, 0.5]);
+            Ok(())
+        };
+        let verdict = Raw { outputs: None }.build(&model).unwrap().decide(&mut read, &mut values).unwrap();
+        assert_eq!(verdict.fault, Some(Fault::Infinite));
+        let shown = json(&*Raw { outputs: None }.presentation(&model, None), &verdict, &values, None);
+        assert_eq!(shown, r#"{"outputs":[[null,0.5]]}"#);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::smooth::Smoother;
 use super::{
-    Decider, DecisionKind, Entity, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
+    Decider, DecisionKind, Entity, Fault, Fields, MAX_SMOOTH, ModelOutputs, NUMBER_BYTES, Named, Outputs, Presentation,
     Verdict, text_bytes,
 };
 use crate::engine::EngineError;
@@ -99,8 +99,9 @@ impl Decider for Regressor {
     fn decide(&mut self, outputs: &mut dyn Outputs, values: &mut Vec<f32>) -> Result<Verdict, EngineError> {
         values.resize(self.smoother.width(), 0.0);
         outputs.read(self.output, values)?;
-        self.smoother.smooth(values);
-        Ok(Verdict::VALUES)
+        let fault = Fault::of(values);
+        self.smoother.smooth_each(values);
+        Ok(Verdict { fault, ..Verdict::VALUES })
     }
 
     fn most_values(&self) -> usize {
@@ -114,8 +115,29 @@ impl Decider for Regressor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, refusal};
+    use super::super::tests::{json, outputs, refusal};
     use super::*;
+
+    #[test]
+    fn a_value_that_is_no_number_is_null_in_its_window_only() {
+        let outputs = outputs(&[2]);
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let regress = Regress { output: 0, names: vec!["x".into(), "y".into()], smooth: 2 };
+        let mut regressor = regress.build(&model).unwrap();
+        let mut values = Vec::new();
+        let mut decide = |window: [f32; 2]| {
+            let mut read = |_: usize, values: &mut [f32]| {
+                values.copy_from_slice(&window);
+                Ok(())
+            };
+            let verdict = regressor.decide(&mut read, &mut values).unwrap();
+            (json(&*regress.presentation(&model, None), &verdict, &values, None), verdict.fault)
+        };
+        assert_eq!(decide([1.0, 2.0]), (r#"{"values":{"x":1.0,"y":2.0}}"#.into(), None));
+        assert_eq!(decide([f32::NAN, 4.0]), (r#"{"values":{"x":null,"y":3.0}}"#.into(), Some(Fault::Nan)));
+        assert_eq!(decide([3.0, 6.0]), (r#"{"values":{"x":3.0,"y":5.0}}"#.into(), None));
+        assert_eq!(decide([f32::INFINITY, 0.0]).1, Some(Fault::Infinite));
+    }
 
     #[test]
     fn what_does_not_fit_is_refused_with_both_numbers() {

@@ -31,10 +31,7 @@ impl Smoother {
         if self.depth == 1 {
             return;
         }
-        let at = self.next * self.width;
-        self.history[at..at + self.width].copy_from_slice(values);
-        self.next = (self.next + 1) % self.depth;
-        self.held = (self.held + 1).min(self.depth);
+        self.remember(values);
         // Summed anew each time: a running sum would drift.
         values.fill(0.0);
         for vector in self.history[..self.held * self.width].chunks_exact(self.width) {
@@ -44,6 +41,30 @@ impl Smoother {
         }
         let share = 1.0 / self.held as f32;
         values.iter_mut().for_each(|value| *value *= share);
+    }
+
+    /// As [`Smoother::smooth`], but each value alone: one that is no number becomes NaN, and is left out of later means.
+    pub(crate) fn smooth_each(&mut self, values: &mut [f32]) {
+        if self.depth > 1 {
+            self.remember(values);
+        }
+        for (column, value) in values.iter_mut().enumerate() {
+            if !value.is_finite() {
+                *value = f32::NAN;
+            } else if self.depth > 1 {
+                let past = self.history[..self.held * self.width].iter().skip(column).step_by(self.width);
+                let (sum, count) =
+                    past.filter(|past| past.is_finite()).fold((0.0, 0u16), |(sum, n), past| (sum + past, n + 1));
+                *value = sum / f32::from(count);
+            }
+        }
+    }
+
+    fn remember(&mut self, values: &[f32]) {
+        let at = self.next * self.width;
+        self.history[at..at + self.width].copy_from_slice(values);
+        self.next = (self.next + 1) % self.depth;
+        self.held = (self.held + 1).min(self.depth);
     }
 }
 

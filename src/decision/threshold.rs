@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::classify::{ClassPresentation, class_entities};
 use super::smooth::Smoother;
-use super::{Decider, DecisionKind, Entity, MAX_SMOOTH, ModelOutputs, Outputs, Presentation, Verdict};
+use super::{Decider, DecisionKind, Entity, Fault, MAX_SMOOTH, ModelOutputs, Outputs, Presentation, Verdict};
 use crate::engine::EngineError;
+use crate::model::OutputValues;
 use crate::schema::{Checker, Key, table};
 
 const LOW: u16 = 0;
@@ -41,6 +42,10 @@ impl DecisionKind for Threshold {
 
     fn output(&self) -> usize {
         self.output
+    }
+
+    fn boundary(&self, _: &[OutputValues]) -> Option<f32> {
+        Some(self.above)
     }
 
     fn has_classes(&self) -> bool {
@@ -90,11 +95,16 @@ impl Decider for Level {
         outputs.read(self.config.output, values)?;
         values.swap(0, self.config.value);
         values.truncate(1);
+        // The average and the level stay as they are.
+        if let Some(fault) = Fault::of(values) {
+            values[0] = f32::NAN;
+            return Ok(Verdict { fault: Some(fault), ..Verdict::VALUES });
+        }
         let raw_class = level(values[0] >= self.config.above);
         self.smoother.smooth(values);
         let margin = if self.is_high { self.config.hysteresis } else { 0.0 };
         self.is_high = values[0] >= self.config.above - margin;
-        Ok(Verdict { class: Some(level(self.is_high)), raw_class: Some(raw_class), score: values[0] })
+        Ok(Verdict { class: Some(level(self.is_high)), raw_class: Some(raw_class), score: values[0], fault: None })
     }
 
     fn most_values(&self) -> usize {
@@ -120,7 +130,7 @@ mod tests {
     #[test]
     fn high_holds_until_the_value_has_fallen_by_the_hysteresis() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], ends_in_probabilities: &[] };
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
         let mut level = threshold().build(&model).unwrap();
         let mut values = Vec::with_capacity(level.most_values());
         let mut decide = |value: f32| {
@@ -137,10 +147,31 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_is_no_number_decides_nothing_and_leaves_no_trace() {
+        let outputs = outputs(&[2]);
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let mut level = Threshold { smooth: 2, ..threshold() }.build(&model).unwrap();
+        let mut values = Vec::with_capacity(level.most_values());
+        let mut decide = |value: f32| {
+            let mut read = |_: usize, values: &mut [f32]| {
+                values.copy_from_slice(&[f32::NAN, value]);
+                Ok(())
+            };
+            level.decide(&mut read, &mut values).unwrap()
+        };
+        assert_eq!(decide(1.0).class, Some(HIGH), "the other value of the output does not matter");
+        for value in [f32::NAN, f32::INFINITY] {
+            let verdict = decide(value);
+            assert_eq!((verdict.class, verdict.raw_class, verdict.score.is_nan()), (None, None, true));
+        }
+        assert_eq!((decide(0.0).class, decide(0.0).score), (Some(HIGH), 0.0), "the mean of 1 and 0 is 0.5");
+    }
+
+    #[test]
     fn the_value_is_published_as_the_score_with_the_name_of_its_level() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], ends_in_probabilities: &[] };
-        let verdict = Verdict { class: Some(HIGH), raw_class: Some(LOW), score: 0.75 };
+        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let verdict = Verdict { class: Some(HIGH), raw_class: Some(LOW), score: 0.75, fault: None };
         let shown = json(&*threshold().presentation(&model, None), &verdict, &[0.75], Some(HIGH));
         assert_eq!(shown, r#"{"label":"moving","score":0.75,"raw_label":"still","truth":"moving"}"#);
     }

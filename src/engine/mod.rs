@@ -63,8 +63,9 @@ pub trait Engine: Send {
     /// Forgets what a stateful model keeps from one invocation to the next; nothing to do for others.
     fn reset(&mut self) -> Result<(), EngineError>;
 
-    /// Fills row `row` of the batch with one window's `features`, quantised if the model needs it.
-    fn set_input(&mut self, row: usize, features: &[f32]) -> Result<(), EngineError> {
+    /// Fills row `row` of the batch with one window's `features`, quantised if the model needs it. Returns how many of them
+    /// are outside of what the input can hold.
+    fn set_input(&mut self, row: usize, features: &[f32]) -> Result<usize, EngineError> {
         let coding = self.inputs()[0].coding();
         let rows = self.batch();
         coding.write(features, (row, rows), self.input_bytes()?)
@@ -72,7 +73,7 @@ pub trait Engine: Send {
 
     /// Fills row `row` of the batch with one window of bytes, each of which stands for its number; for a model that takes
     /// such bytes they are copied.
-    fn set_input_bytes(&mut self, row: usize, window: &[u8]) -> Result<(), EngineError> {
+    fn set_input_bytes(&mut self, row: usize, window: &[u8]) -> Result<usize, EngineError> {
         let coding = self.inputs()[0].coding();
         let rows = self.batch();
         coding.write_bytes(window, (row, rows), self.input_bytes()?)

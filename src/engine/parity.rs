@@ -16,8 +16,16 @@ pub struct Reference {
     width: usize,
     /// For each output, its values for one window after the other.
     answers: Vec<Vec<f32>>,
-    /// The output that is decided on.
-    decided: usize,
+    decided: DecidedOn,
+}
+
+/// What a decision looks at.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DecidedOn {
+    /// The index of the output.
+    pub output: usize,
+    /// If the output has one value only: where the decision changes from one class to the other.
+    pub boundary: Option<f32>,
 }
 
 /// What an engine must reach to agree with the reference.
@@ -46,7 +54,7 @@ pub struct Agreement {
 
 impl Reference {
     /// Runs `windows`, `[n, features]`, through the reference.
-    pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: usize) -> Result<Self, EngineError> {
+    pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: DecidedOn) -> Result<Self, EngineError> {
         let width = engine.inputs()[0].len() / engine.batch();
         if width == 0 || !windows.len().is_multiple_of(width) {
             let (shape, count) = (&engine.inputs()[0].shape, windows.len());
@@ -79,8 +87,11 @@ impl Reference {
             }
             difference = difference.max(largest_difference(ours, reference));
         }
-        let same = match (answers.get(self.decided), self.answers.get(self.decided)) {
-            (Some(ours), Some(reference)) => same_largest(ours, reference, windows),
+        let same = match (answers.get(self.decided.output), self.answers.get(self.decided.output)) {
+            (Some(ours), Some(reference)) => match self.decided.boundary {
+                Some(boundary) if reference.len() == windows => same_side(ours, reference, boundary),
+                _ => same_largest(ours, reference, windows),
+            },
             _ => windows,
         };
         let top1 = same as f32 / windows.max(1) as f32;
@@ -134,14 +145,29 @@ fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec
     Ok(answers)
 }
 
-/// Returns the largest difference, as a share of the largest reference value; infinite if a value is NaN.
+/// Returns the largest difference, as a share of the largest reference value; the largest number if only one of two values
+/// is NaN or infinite.
 fn largest_difference(ours: &[f32], reference: &[f32]) -> f32 {
-    let largest = reference.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
+    let finite = reference.iter().filter(|value| value.is_finite());
+    let largest = finite.fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
     let difference = |(ours, reference): (&f32, &f32)| match (ours - reference).abs() {
-        difference if difference.is_nan() => f32::MAX,
-        difference => difference / largest,
+        _ if is_same(*ours, *reference) => 0.0,
+        difference if difference.is_finite() => difference / largest,
+        _ => f32::MAX,
     };
     ours.iter().zip(reference).map(difference).fold(0.0, f32::max).min(f32::MAX)
+}
+
+/// Returns whether two values are equal, where NaN equals NaN: the reference gives it too.
+fn is_same(ours: f32, reference: f32) -> bool {
+    ours == reference || ours.is_nan() && reference.is_nan()
+}
+
+/// Returns in how many windows both single values are on the same side of `boundary`.
+fn same_side(ours: &[f32], reference: &[f32], boundary: f32) -> usize {
+    // What is no number is on neither side.
+    let side = |value: &f32| value.is_finite().then_some(*value >= boundary);
+    ours.iter().zip(reference).filter(|(ours, reference)| side(ours) == side(reference)).count()
 }
 
 fn same_largest(ours: &[f32], reference: &[f32], windows: usize) -> usize {
@@ -149,8 +175,13 @@ fn same_largest(ours: &[f32], reference: &[f32], windows: usize) -> usize {
     ours.chunks(width).zip(reference.chunks(width)).filter(|(ours, reference)| is_largest(ours, reference)).count()
 }
 
-/// Returns whether the reference's largest value is also the largest in `ours`, or one of them on a tie.
+/// Returns whether the reference's largest value is also the largest in `ours`, or one of them on a tie. Values that are no
+/// numbers decide nothing, so both must have some.
 fn is_largest(ours: &[f32], reference: &[f32]) -> bool {
+    let decides_nothing = |values: &[f32]| values.iter().any(|value| !value.is_finite());
+    if decides_nothing(reference) {
+        return decides_nothing(ours);
+    }
     let place = reference.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(place, _)| place);
     let highest = ours.iter().fold(f32::NEG_INFINITY, |highest, value| highest.max(*value));
     place.and_then(|place| ours.get(place)).is_some_and(|value| *value >= highest)
@@ -168,6 +199,22 @@ mod tests {
         assert_eq!(largest_difference(&[0.0], &[0.0]), 0.0);
         assert_eq!(largest_difference(&[f32::NAN, 1.0], &[1.0, 1.0]), f32::MAX);
         assert!(largest_difference(&[0.5], &[0.0]) > 1e6, "anything is far from nothing");
+    }
+
+    #[test]
+    fn a_single_score_is_on_the_same_side_of_the_boundary() {
+        assert_eq!(same_side(&[0.4, 0.6, 0.5, f32::NAN], &[0.1, 0.4, 0.9, f32::INFINITY], 0.5), 3);
+        assert_eq!(same_side(&[f32::NAN], &[0.4], 0.5), 0);
+    }
+
+    #[test]
+    fn what_is_no_number_must_be_none_in_both() {
+        let (nan, infinite) = (f32::NAN, f32::INFINITY);
+        assert_eq!(largest_difference(&[nan, infinite, 1.5], &[nan, infinite, 2.0]), 0.25);
+        for (ours, reference) in [(nan, 1.0), (1.0, nan), (1.0, infinite), (infinite, 1.0), (-infinite, infinite)] {
+            assert_eq!(largest_difference(&[ours, 1.0], &[reference, 1.0]), f32::MAX, "{ours} for {reference}");
+        }
+        assert_eq!(same_largest(&[nan, 0.1, nan, 0.1], &[nan, 0.2, 0.5, 0.2], 2), 1);
     }
 
     #[test]

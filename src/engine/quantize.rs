@@ -1,7 +1,7 @@
 //! Converts floats to a model's integers and back: `real = scale * (stored - zero_point)`.
 //!
-//! Rounds to nearest, ties to even, as NumPy and the converter's own reference do, and saturates. NaN, which the
-//! sources keep out, becomes the lowest value.
+//! Rounds to nearest, ties to even, as NumPy and the converter's own reference do, and saturates, which is counted. NaN
+//! becomes the lowest value, and counts as saturated.
 
 /// An integer type that tensors are stored in; all its values are exact in `f32`.
 pub trait Stored: Copy {
@@ -32,13 +32,23 @@ stored!(i8 u8 i16);
 /// where `f32::round_ties_even` is a library call on baseline x86-64.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// Stores `values`; both slices are equally long.
-pub fn quantize<T: Stored, V: Copy + Into<f32>>(values: &[V], scale: f32, zero_point: i32, stored: &mut [T]) {
+/// Stores `values`; both slices are equally long. Returns how many of them are outside of what can be stored.
+pub fn quantize<T: Stored, V: Copy + Into<f32>>(values: &[V], scale: f32, zero_point: i32, stored: &mut [T]) -> usize {
     let (gain, offset) = (1.0 / scale, zero_point as f32);
+    // The bits in which any value differs from what it is cut to: cheaper than to count in this loop.
+    let mut cut = 0;
     for (value, stored) in values.iter().zip(stored) {
-        let wanted = ((*value).into() * gain + offset).max(T::LOWEST).min(T::HIGHEST);
+        let exact = (*value).into() * gain + offset;
+        let wanted = exact.max(T::LOWEST).min(T::HIGHEST);
+        cut |= wanted.to_bits() ^ exact.to_bits();
         *stored = T::from_i32((wanted + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32);
     }
+    if cut == 0 {
+        return 0;
+    }
+    // What rounds to the lowest or highest value is not outside; NaN is.
+    let inside = T::LOWEST - 0.5..=T::HIGHEST + 0.5;
+    values.iter().filter(|value| !inside.contains(&((**value).into() * gain + offset))).count()
 }
 
 /// Reads `stored`; both slices are equally long.
@@ -69,6 +79,15 @@ mod tests {
         assert_eq!(stored::<i8>(f32::INFINITY, 1.0, 0), 127);
         assert_eq!(stored::<u8>(-1.0, 0.5, 128), 126);
         assert_eq!(stored::<i16>(-40_000.0, 1.0, 0), i16::MIN);
+    }
+
+    #[test]
+    fn what_cannot_be_stored_is_counted() {
+        let count = |values: &[f32]| quantize(values, 0.5, -1, &mut vec![0i8; values.len()]);
+        // The range is (-128 + 1) / 2 to (127 + 1) / 2, and a quarter is rounded at each end.
+        assert_eq!(count(&[0.0, -63.5, 64.0, -63.75, 64.25]), 0);
+        assert_eq!(count(&[-63.8, 64.3, 981.0, 0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]), 6);
+        assert_eq!(quantize(&[1u8, 127, 128, 255], 1.0, 0, &mut [0i8; 4]), 2);
     }
 
     proptest! {

@@ -123,6 +123,19 @@ impl TensorInfo {
         Ok(self)
     }
 
+    /// Returns the lowest and the highest number that it can hold; `None` if it is not quantised.
+    pub fn range(&self) -> Option<(f32, f32)> {
+        let (lowest, highest) = match self.element {
+            Element::Int8 | Element::Uint8 | Element::Int16 if !self.scale.is_normal() => return None,
+            Element::Int8 => (f32::from(i8::MIN), f32::from(i8::MAX)),
+            Element::Uint8 => (f32::from(u8::MIN), f32::from(u8::MAX)),
+            Element::Int16 => (f32::from(i16::MIN), f32::from(i16::MAX)),
+            _ => return None,
+        };
+        let real = |stored: f32| self.scale * (stored - self.zero_point as f32);
+        Some((real(lowest), real(highest)))
+    }
+
     /// Returns how the elements are stored.
     pub fn coding(&self) -> Coding {
         // Integers without a scale are the numbers themselves.
@@ -145,40 +158,52 @@ pub struct Coding {
 }
 
 impl Coding {
-    /// Writes `values` over row `row` of `stored`, which holds `rows` of them.
-    pub fn write(self, values: &[f32], (row, rows): (usize, usize), stored: &mut [u8]) -> Result<(), EngineError> {
+    /// Writes `values` over row `row` of `stored`, which holds `rows` of them. Returns how many of them are outside of what
+    /// can be stored.
+    pub fn write(self, values: &[f32], (row, rows): (usize, usize), stored: &mut [u8]) -> Result<usize, EngineError> {
         let place = self.place(values.len(), (row, rows), stored.len())?;
         let stored = &mut stored[place];
-        match self.element {
-            Element::Float32 => typed_mut::<f32>(stored)?.copy_from_slice(values),
+        Ok(match self.element {
+            Element::Float32 => {
+                typed_mut::<f32>(stored)?.copy_from_slice(values);
+                0
+            }
             Element::Int8 => quantize(values, self.scale, self.zero_point, typed_mut::<i8>(stored)?),
             Element::Uint8 => quantize(values, self.scale, self.zero_point, stored),
             Element::Int16 => quantize(values, self.scale, self.zero_point, typed_mut::<i16>(stored)?),
             other => return Err(not_written(other)),
-        }
-        Ok(())
+        })
     }
 
-    /// Writes bytes, each of which stands for its number, over row `row` of `stored`, which holds `rows` of them.
-    pub fn write_bytes(self, bytes: &[u8], (row, rows): (usize, usize), stored: &mut [u8]) -> Result<(), EngineError> {
+    /// Writes bytes, each of which stands for its number, as [`Coding::write`] does.
+    pub fn write_bytes(
+        self,
+        bytes: &[u8],
+        (row, rows): (usize, usize),
+        stored: &mut [u8],
+    ) -> Result<usize, EngineError> {
         let place = self.place(bytes.len(), (row, rows), stored.len())?;
         let stored = &mut stored[place];
         let (scale, zero_point) = (self.scale, self.zero_point);
-        match self.element {
+        Ok(match self.element {
             Element::Float32 => {
                 let floats = typed_mut::<f32>(stored)?;
                 floats.iter_mut().zip(bytes).for_each(|(float, byte)| *float = f32::from(*byte));
+                0
             }
-            Element::Uint8 if scale == 1.0 && zero_point == 0 => stored.copy_from_slice(bytes),
+            Element::Uint8 if scale == 1.0 && zero_point == 0 => {
+                stored.copy_from_slice(bytes);
+                0
+            }
             Element::Int8 if scale == 1.0 && zero_point == -128 => {
                 stored.iter_mut().zip(bytes).for_each(|(stored, byte)| *stored = byte ^ 0x80);
+                0
             }
             Element::Int8 => quantize(bytes, scale, zero_point, typed_mut::<i8>(stored)?),
             Element::Uint8 => quantize(bytes, scale, zero_point, stored),
             Element::Int16 => quantize(bytes, scale, zero_point, typed_mut::<i16>(stored)?),
             other => return Err(not_written(other)),
-        }
-        Ok(())
+        })
     }
 
     /// Reads row `row` of `stored`, which holds `rows` of them, into `values`.
@@ -276,10 +301,9 @@ mod tests {
             let coding = Coding { element, scale, zero_point };
             let (mut by_bytes, mut by_floats) = (vec![0f32; 256], vec![0f32; 256]);
             let room = 256 * element.bytes();
-            let stored = |room: usize, floats: &mut Vec<f32>, write: &dyn Fn(&mut [u8])| {
+            let stored = |room: usize, floats: &mut Vec<f32>, write: &dyn Fn(&mut [u8]) -> usize| {
                 let stored: &mut [u8] = &mut bytemuck::cast_slice_mut(floats)[..room];
-                write(stored);
-                stored.to_vec()
+                (write(stored), stored.to_vec())
             };
             let ours = stored(room, &mut by_bytes, &|stored| coding.write_bytes(&bytes, (0, 1), stored).unwrap());
             let theirs = stored(room, &mut by_floats, &|stored| coding.write(&floats, (0, 1), stored).unwrap());

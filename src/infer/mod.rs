@@ -5,9 +5,11 @@
 //! another engine after one has failed; the daemon's supervisor builds that engine. Stages change between two windows.
 
 mod batch;
+pub mod doubts;
 pub mod input;
 pub mod mailbox;
 mod recent;
+mod saturation;
 pub mod stage_times;
 pub mod window;
 
@@ -22,6 +24,7 @@ use self::batch::{PendingBatch, PendingWindow};
 use self::input::{InputEvent, InputStage, Window};
 use self::mailbox::{InferCommand, InferEvent, InferMailbox, NewStages};
 pub use self::recent::RecentWindows;
+pub use self::saturation::Saturation;
 use self::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
 use crate::decision::{Decider, Verdict};
 use crate::engine::span::{BusySpan, SpanSender};
@@ -229,11 +232,15 @@ impl Infer {
             Window::F32(window) => {
                 let features = self.stages.features.apply(window);
                 recent.iter_mut().for_each(|recent| recent.push(features.iter().copied()));
-                engine.set_input(row, features)
+                let filled = engine.set_input(row, features);
+                count_saturated(&self.channels.stats, &filled, features.iter().copied());
+                filled
             }
             Window::U8(window) => {
                 recent.iter_mut().for_each(|recent| recent.push(window.iter().map(|byte| f32::from(*byte))));
-                engine.set_input_bytes(row, window)
+                let filled = engine.set_input_bytes(row, window);
+                count_saturated(&self.channels.stats, &filled, window.iter().map(|byte| f32::from(*byte)));
+                filled
             }
         };
         self.stages.input.advance();
@@ -247,8 +254,8 @@ impl Infer {
         self.batch.push(PendingWindow { last, taken, filled: MonoTime::now() });
         match filled {
             Err(error) => self.engine_failed(error),
-            Ok(()) if self.batch.is_full() => self.infer(),
-            Ok(()) => {}
+            Ok(_) if self.batch.is_full() => self.infer(),
+            Ok(_) => {}
         }
     }
 
@@ -281,6 +288,9 @@ impl Infer {
                     return self.engine_failed(error);
                 }
             };
+            if let Some(fault) = verdict.fault {
+                self.channels.stats.count_fault(fault);
+            }
             self.times.source.record(taken.since(last.arrival));
             self.times.features.record(filled.since(taken));
             self.times.invoke.record(busy);
@@ -383,5 +393,12 @@ impl Infer {
             self.publisher_notified_at = now;
             self.channels.publisher.notify_one();
         }
+    }
+}
+
+/// Counts the values of a window that did not fit into the engine's input.
+fn count_saturated(stats: &PipelineStats, filled: &Result<usize, EngineError>, window: impl Iterator<Item = f32>) {
+    if let Ok(outside @ 1..) = filled {
+        stats.saturation.add(*outside, window);
     }
 }

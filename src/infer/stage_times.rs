@@ -11,6 +11,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use super::Saturation;
+use crate::decision::Fault;
 use crate::source::Gap;
 use crate::units::duration_ns;
 
@@ -28,11 +30,23 @@ pub struct PipelineStats {
     /// Samples that a stop left in the ring because its time was over.
     pub undecided: AtomicU64,
     gaps: [AtomicU64; Gap::ALL.len()],
+    faults: [AtomicU64; Fault::ALL.len()],
+    /// Values that did not fit into the model's input.
+    pub saturation: Saturation,
 }
 
 impl PipelineStats {
     pub fn count_gap(&self, gap: Gap) {
         self.gaps[gap as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a window whose outputs have a fault.
+    pub fn count_fault(&self, fault: Fault) {
+        self.faults[fault as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.faults[fault as usize].load(Ordering::Relaxed)
     }
 
     pub fn gaps(&self, gap: Gap) -> u64 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Delegate, Parity};
 use crate::engine::delegate::cpu::Cpu;
-use crate::engine::parity::{Agreement, Reference};
+use crate::engine::parity::{Agreement, DecidedOn, Reference};
 use crate::engine::plan;
 use crate::engine::process::{Launcher, ProcessLimits, Ready};
 use crate::engine::{
@@ -84,8 +84,8 @@ pub struct EngineBuilder {
     /// The stream's shape after each step up to the model's input.
     pub path: ShapePath,
     pub parity: Parity,
-    /// The output that is decided on.
-    pub decided: usize,
+    /// What the decision looks at.
+    pub decided: DecidedOn,
     /// Windows of a recording to compare delegates on, if there is a recording.
     pub recorded: Option<Vec<f32>>,
     /// Recorded when a delegate is first compared, and kept for the restarts of that delegate.

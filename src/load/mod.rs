@@ -9,6 +9,7 @@ pub mod meters;
 pub mod mqtt;
 pub mod rewrite;
 pub mod state_dir;
+pub mod trial;
 pub(crate) mod truth;
 pub mod windows;
 
@@ -21,12 +22,13 @@ use sha2::{Digest, Sha256};
 use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
 use self::metadata::FromMetadata;
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
-use crate::decision::{ModelOutputs, Presentation};
+use crate::decision::{ModelOutputs, Presentation, ScoreMeaning};
+use crate::engine::parity::DecidedOn;
 use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
 use crate::infer::input::InputStage;
 use crate::infer::{RecentWindows, Stages};
-use crate::model::{self, ModelSummary};
+use crate::model::{self, OutputValues};
 use crate::publish::payload::most_prediction_bytes;
 use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
@@ -45,6 +47,8 @@ pub struct PreparedPipeline {
     pub sink: SinkSettings,
     /// How verdicts are published.
     pub presentation: Arc<dyn Presentation>,
+    /// What the scores are taken for, if the decision is on scores.
+    pub scores: Option<ScoreMeaning>,
     /// The classes, if the decision is on classes.
     pub labels: Vec<String>,
     /// What was read, and from where: labels, and what the model's metadata says.
@@ -249,8 +253,9 @@ impl<'a> Draft<'a> {
         };
         engine::check_input(&tensors.inputs[0], batch.max, &shapes.path)
             .map_err(|e| Problem::new(key.child("window"), e))?;
-        let (outputs, probable) = (one_row(&tensors.outputs, batch.max), ends_in_probabilities(&builder.model.summary));
-        let model = ModelOutputs { outputs: &outputs, classes: &labels, ends_in_probabilities: &probable };
+        let outputs = one_row(&tensors.outputs, batch.max);
+        let values = output_values(&builder);
+        let model = ModelOutputs { outputs: &outputs, classes: &labels, values: &values };
         let decision = pipeline.decision.kind();
         let decider = decision.build(&model).map_err(|error| {
             let labels = labels_read.map_or_else(String::new, |read| format!(" ({read})"));
@@ -261,7 +266,9 @@ impl<'a> Draft<'a> {
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
         let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
         let sink = sink(pipeline, &shapes);
+        let scores = decision.scores(&model);
         warnings.extend(buffer_warning(&sink, built.as_ref()));
+        warnings.extend(decision.warnings(&model));
         // The id of a boot has 8 digits.
         let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
@@ -271,6 +278,7 @@ impl<'a> Draft<'a> {
             stages,
             sink,
             presentation,
+            scores,
             labels,
             notes,
             prediction_bytes,
@@ -362,10 +370,11 @@ fn builder(
         batch: pipeline.batch.max,
         path: shapes.path.clone(),
         parity: pipeline.parity.clone(),
-        decided: pipeline.decision.kind().output(),
+        decided: DecidedOn { output: pipeline.decision.kind().output(), boundary: None },
         recorded: None,
         reference: Mutex::default(),
     };
+    builder.decided.boundary = pipeline.decision.kind().boundary(&output_values(&builder));
     let compares = builder.delegates.iter().any(|delegate| builder.is_compared(&delegate.kind));
     if compares && !builder.has_reference() {
         let why = "the runtime's own kernels cannot run this model, so there is nothing to compare with; set \
@@ -414,8 +423,17 @@ fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
     rows
 }
 
-/// Returns for each output whether the model's last operator turns its scores into probabilities.
-fn ends_in_probabilities(summary: &ModelSummary) -> Vec<bool> {
-    let operators = summary.main.outputs.iter().map(|output| output.computed_by.as_deref());
-    operators.map(|operator| matches!(operator, Some("SOFTMAX" | "LOGISTIC"))).collect()
+/// Returns for each output what its values are as scores. Of a model that was compiled for a device, the one that it was
+/// compiled from may tell more.
+fn output_values(builder: &EngineBuilder) -> Vec<OutputValues> {
+    let values = |model: &ModelFile| model.summary.main.outputs.iter().map(|output| output.values.clone()).collect();
+    let mut told: Vec<OutputValues> = values(&builder.model);
+    if let Some(reference) = &builder.reference_model {
+        for (told, reference) in told.iter_mut().zip(values(reference)) {
+            if told.meaning.is_none() && reference.meaning.is_some() {
+                *told = reference;
+            }
+        }
+    }
+    told
 }

@@ -299,7 +299,7 @@ fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     let rows = engine.batch();
     let zeros = vec![0.0; engine.inputs().first().map_or(0, |input| input.len() / rows.max(1))];
     let window = if window.is_empty() { &zeros } else { window };
-    (0..rows).try_for_each(|row| engine.set_input(row, window))
+    (0..rows).try_for_each(|row| engine.set_input(row, window).map(drop))
 }
 
 /// The meters, while a thread reads them.

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::ModelError;
+use super::buffers::Buffers;
 use super::flatbuffer::{Field, Table, Tables};
 use super::operator::{self, ASSIGN_VARIABLE, CUSTOM, Operand, VAR_HANDLE};
 use super::schema::{model, operator as op_schema, operator_code, subgraph, tensor};
 use super::tensor::TensorSummary;
+use super::values::{OutputValues, Step, Steps};
 use super::weights::{Collector, Use};
 
 /// The index of an optional input that is not given.
@@ -48,9 +50,11 @@ pub struct OutputSummary {
     pub tensor: TensorSummary,
     /// The operator that writes this tensor; `None` if it is an input or a constant.
     pub produced_by: Option<String>,
-    /// The operator that computed the values, looking through those that only change layout or number format:
-    /// with `SOFTMAX` or `LOGISTIC` they are probabilities already.
+    /// The operator that computed the values, looking through those that only change layout or number format.
     pub computed_by: Option<String>,
+    /// What its values are as scores of classes, as far as the operators tell.
+    #[serde(rename = "scores")]
+    pub values: OutputValues,
 }
 
 /// The number of times that an operator occurs.
@@ -100,7 +104,7 @@ pub(crate) fn read_subgraph<'s, 'a>(
     let mut summary = Subgraph {
         name: table.string(subgraph::NAME)?,
         inputs: graph.summaries(table, subgraph::INPUTS)?,
-        outputs: graph.outputs(table)?,
+        outputs: graph.outputs(table, collector.buffers())?,
         operators: graph.count_operators(),
         operator_count: graph.operators.len(),
         tensor_count: graph.tensors.count,
@@ -127,15 +131,16 @@ fn subgraphs_called(table: Table, name: &str) -> Result<Vec<usize>, ModelError> 
     if count == 0 {
         return Ok(Vec::new());
     }
-    let Some(options) = table.table(op_schema::BUILTIN_OPTIONS)? else { return Ok(Vec::new()) };
+    let Some(options) = table.table(op_schema::OPTIONS)? else { return Ok(Vec::new()) };
     let fields = [op_schema::FIRST_CALLED, op_schema::SECOND_CALLED];
     let called = fields.iter().take(count).map(|field| options.u32(*field)).collect::<Result<Vec<_>, _>>()?;
     Ok(called.into_iter().map(|index| index.unwrap_or(0) as usize).collect())
 }
 
-struct Operator<'c> {
+struct Operator<'c, 's, 'a> {
     code_index: usize,
     code: &'c OperatorCode,
+    table: Table<'s, 'a>,
     /// Where its table starts in the file, for errors.
     at: usize,
     inputs: Vec<i32>,
@@ -143,9 +148,15 @@ struct Operator<'c> {
     calls: Vec<usize>,
 }
 
+impl<'s, 'a> Operator<'_, 's, 'a> {
+    fn step(&self) -> Step<'_, 's, 'a> {
+        Step { name: &self.code.name, custom: self.code.custom, table: self.table, inputs: &self.inputs }
+    }
+}
+
 struct Graph<'c, 's, 'a> {
     tensors: Tables<'s, 'a>,
-    operators: Vec<Operator<'c>>,
+    operators: Vec<Operator<'c, 's, 'a>>,
     /// For each tensor, the index in `operators` of the one that writes it.
     producers: HashMap<i32, usize>,
 }
@@ -168,7 +179,7 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
                 graph.producers.insert(output, graph.operators.len());
             }
             let calls = subgraphs_called(table, code.builtin())?;
-            graph.operators.push(Operator { code_index, code, at: table.at, inputs, calls });
+            graph.operators.push(Operator { code_index, code, table, at: table.at, inputs, calls });
         }
         Ok(graph)
     }
@@ -188,7 +199,7 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
         }
     }
 
-    fn producer(&self, tensor: i32) -> Option<&Operator<'c>> {
+    fn producer(&self, tensor: i32) -> Option<&Operator<'c, 's, 'a>> {
         self.producers.get(&tensor).and_then(|&position| self.operators.get(position))
     }
 
@@ -229,16 +240,24 @@ impl<'c, 's, 'a> Graph<'c, 's, 'a> {
         table.i32s(field)?.into_iter().map(summary).collect()
     }
 
-    fn outputs(&self, table: Table) -> Result<Vec<OutputSummary>, ModelError> {
+    fn outputs(&self, table: Table, buffers: &Buffers<'s, 'a>) -> Result<Vec<OutputSummary>, ModelError> {
         let indices = table.i32s(subgraph::OUTPUTS)?;
-        let output = |(tensor, index): (TensorSummary, i32)| {
+        let steps = Steps {
+            steps: self.operators.iter().map(Operator::step).collect(),
+            producers: &self.producers,
+            inputs: table.i32s(subgraph::INPUTS)?,
+            tensors: self.tensors,
+            buffers,
+        };
+        let values = steps.values_of(&indices)?;
+        let output = |((tensor, index), values): ((TensorSummary, i32), OutputValues)| {
             let produced_by = self.producer(index).map_or("", |op| &op.code.name);
             let computed_by = self.producer(self.origin(index, operator::passes_values)).map_or("", |op| &op.code.name);
-            table.charge(produced_by.len() + computed_by.len(), subgraph::OUTPUTS.name)?;
+            table.charge(produced_by.len() + computed_by.len() + values.reason.len(), subgraph::OUTPUTS.name)?;
             let named = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
-            Ok(OutputSummary { tensor, produced_by: named(produced_by), computed_by: named(computed_by) })
+            Ok(OutputSummary { tensor, produced_by: named(produced_by), computed_by: named(computed_by), values })
         };
-        self.summaries(table, subgraph::OUTPUTS)?.into_iter().zip(indices).map(output).collect()
+        self.summaries(table, subgraph::OUTPUTS)?.into_iter().zip(indices).zip(values).map(output).collect()
     }
 
     /// Returns how many operators are the builtin one of that name.

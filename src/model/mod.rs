@@ -12,6 +12,7 @@ mod operator;
 mod other_format;
 mod schema;
 mod tensor;
+mod values;
 mod weights;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,7 @@ pub use metadata::{Metadata, Normalization, TensorMetadata, attached_file};
 pub(crate) use other_format::{describe as describe_other, stand_in};
 use schema::{metadata as metadata_entry, model, signature_def, tensor_map};
 pub use tensor::{ElementType, Quantization, TensorSummary};
+pub use values::{OutputValues, ValueMeaning};
 use weights::Collector;
 pub use weights::{Kernel, Weights};
 

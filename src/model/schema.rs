@@ -42,11 +42,24 @@ pub(crate) mod operator {
     pub(crate) const OPCODE_INDEX: Field = field(0, "Operator.opcode_index");
     pub(crate) const INPUTS: Field = field(1, "Operator.inputs");
     pub(crate) const OUTPUTS: Field = field(2, "Operator.outputs");
-    pub(crate) const BUILTIN_OPTIONS: Field = field(4, "Operator.builtin_options");
+    pub(crate) const OPTIONS: Field = field(4, "Operator.builtin_options");
     /// The first subgraph that CALL, IF, WHILE or CALL_ONCE names, in its options.
     pub(crate) const FIRST_CALLED: Field = field(0, "Operator.builtin_options.subgraph_index");
     /// The second one, of IF and WHILE.
     pub(crate) const SECOND_CALLED: Field = field(1, "Operator.builtin_options.second_subgraph_index");
+}
+
+/// The slot of `fused_activation_function` in the options of a builtin operator; `None` if it has none.
+pub(crate) fn fused_activation(operator: &str) -> Option<Field> {
+    let slot = match operator {
+        "FULLY_CONNECTED" | "ADD" | "SUB" | "MUL" | "DIV" | "L2_NORMALIZATION" => 0,
+        "CONCATENATION" | "SVDF" => 1,
+        "CONV_2D" | "TRANSPOSE_CONV" => 3,
+        "DEPTHWISE_CONV_2D" | "CONV_3D" | "CONV_3D_TRANSPOSE" => 4,
+        "AVERAGE_POOL_2D" | "MAX_POOL_2D" => 5,
+        _ => return None,
+    };
+    Some(field(slot, "fused_activation_function"))
 }
 
 pub(crate) mod tensor {

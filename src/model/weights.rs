@@ -64,6 +64,10 @@ pub(crate) struct Use<'t> {
 }
 
 impl<'s, 'a> Collector<'s, 'a> {
+    pub(crate) fn buffers(&self) -> &'s Buffers<'s, 'a> {
+        self.buffers
+    }
+
     pub(crate) fn new(buffers: &'s Buffers<'s, 'a>) -> Self {
         Self { buffers, seen: HashSet::new(), weights: Weights::default() }
     }

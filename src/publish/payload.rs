@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Fields, Presentation, write_object};
+use crate::decision::{Fields, Presentation, ScoreMeaning, write_object};
 use crate::energy::EnergyEstimate;
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
@@ -187,6 +187,10 @@ pub struct Counts {
     pub rejects: BTreeMap<&'static str, u64>,
     pub gaps: BTreeMap<&'static str, u64>,
     pub drops: BTreeMap<&'static str, u64>,
+    /// Windows whose outputs are no numbers, or not what they are taken for.
+    pub output_faults: BTreeMap<&'static str, u64>,
+    /// Values that did not fit into the model's quantised input.
+    pub input_saturated: u64,
 }
 
 /// Readings of one meter, independent of any inference; null: not measured, or the meter cannot be read.
@@ -269,6 +273,9 @@ pub struct PipelineInfo<'a> {
     pub model_sha256: &'a str,
     pub inputs: &'a [TensorInfo],
     pub outputs: &'a [TensorInfo],
+    /// What the scores are taken for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<&'a ScoreMeaning>,
     pub delegate: &'a DelegateState,
     /// What was read, and from where, as `check` says it.
     pub notes: &'a [String],

@@ -18,7 +18,7 @@ use super::payload::{
     Prediction, Process, SCHEMA_VERSION, encode_prediction, nonzero,
 };
 use super::topic::{NodeTopics, PipelineTopics};
-use crate::decision::{Fields, Presentation};
+use crate::decision::{Fault, Fields, Presentation};
 use crate::energy::EnergyEstimate;
 use crate::ids::PipelineId;
 use crate::infer::Decision;
@@ -413,6 +413,8 @@ impl PipelinePublisher {
                 ("inference_failed", load(&self.stats.lost)),
                 ("undecided_at_stop", load(&self.stats.undecided)),
             ]),
+            output_faults: Fault::ALL.iter().map(|fault| (fault.name(), self.stats.faults(*fault))).collect(),
+            input_saturated: self.stats.saturation.values(),
         }
     }
 

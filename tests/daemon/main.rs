@@ -14,4 +14,5 @@ mod doctor;
 mod health;
 mod labels;
 mod support;
+mod scores;
 mod view;

@@ -22,11 +22,13 @@ use super::event::{DaemonEvent, EngineReady, EventSender, Stage, ThreadEnd};
 use super::health::PipelineHealth;
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
+use crate::decision::ScoreMeaning;
 use crate::energy::EnergyEstimate;
 use crate::engine::span::SpanSender;
 use crate::ids::PipelineId;
+use crate::infer::doubts::{DoubtCounts, Doubts};
 use crate::infer::mailbox::{InferCommand, InferEvent, InferMailbox, InferSender, NewStages};
-use crate::infer::stage_times::{StageTimes, StageTimesMailbox};
+use crate::infer::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
 use crate::infer::{DecisionTx, Infer, InferChannels};
 use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, RunningEngine, Tensors};
@@ -102,6 +104,9 @@ pub(crate) struct PipelineHandle {
     watch: ProgressWatch,
     /// Why it makes no progress.
     stalled: Option<String>,
+    doubts: Doubts,
+    /// Why its decisions are not to be trusted.
+    doubt: Option<String>,
     last_interval: Option<IntervalFigures>,
 }
 
@@ -137,6 +142,7 @@ impl PipelineHandle {
         let (sink, samples) = frame_ring(&prepared.sink, &name, stop.clone(), history.source_stats.clone());
         let wake = samples.wake.clone();
         let (route, decisions) = route(&config, &prepared);
+        let doubts = doubts(&config, &prepared, &history.stats);
         let built = prepared.built.context("a pipeline that starts has no engine")?;
         let (stage_times, mailbox) = (Arc::<StageTimesMailbox>::default(), Arc::<InferMailbox>::default());
         let infer = InferSender::new(mailbox.clone(), wake.clone());
@@ -187,9 +193,14 @@ impl PipelineHandle {
             notes: prepared.notes,
             watch: ProgressWatch::new(&config.source, context.idle_until.max(MonoTime::now())),
             stalled: None,
+            doubts,
+            doubt: None,
             last_interval: None,
             config,
         };
+        if let Some(scores) = handle.scores() {
+            tracing::info!(pipeline = handle.name(), "{scores}");
+        }
         handle.publish_delegate(&context.node_publisher);
         handle.supervisor.request_windows();
         let realtime = handle.config.realtime.clone();
@@ -224,6 +235,11 @@ impl PipelineHandle {
     /// Returns what was read for it, and from where.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Returns what its scores are taken for, if it decides on scores.
+    pub(crate) fn scores(&self) -> Option<&ScoreMeaning> {
+        self.doubts.scores()
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -267,6 +283,13 @@ impl PipelineHandle {
     pub(crate) fn change_stages(&mut self, Replacement { config, prepared }: Replacement) {
         let (route, decisions) = route(&config, &prepared);
         self.publisher.add_route(route);
+        self.doubts = doubts(&config, &prepared, &self.publisher.stats);
+        for warning in &prepared.warnings {
+            tracing::warn!(pipeline = config.name, "{warning}");
+        }
+        if let Some(scores) = self.scores() {
+            tracing::info!(pipeline = config.name, "{scores}");
+        }
         self.supervisor.replace(prepared.builder, prepared.tensors, prepared.built.as_ref());
         self.labels = prepared.labels;
         self.notes = prepared.notes;
@@ -343,13 +366,16 @@ impl PipelineHandle {
             self.error.get_or_insert(reason);
         }
         if self.infer_ended && self.error.is_none() {
+            self.check_doubts(node_publisher, true, MonoTime::now());
+            let name = &self.publisher.name;
             let stopped = stopping || self.stop.is_requested();
             let state = if stopped { PipelineState::Stopped } else { PipelineState::Ended };
             if !stopped {
                 tracing::info!(pipeline = name, "the stream has ended");
             }
             let removed = matches!(self.after_end, AfterEnd::Remove);
-            self.publisher.status(node_publisher, state, removed.then_some("it is no longer in the configuration"));
+            let reason = removed.then_some("it is no longer in the configuration").or(self.doubt.as_deref());
+            self.publisher.status(node_publisher, state, reason);
         }
     }
 
@@ -435,12 +461,36 @@ impl PipelineHandle {
         if self.error.is_some() || !matches!(self.after_end, AfterEnd::Keep) {
             return hung;
         }
+        self.check_doubts(node_publisher, false, now);
         let excused = self.acquire_ended || self.publisher.is_paused() || self.wake.writer_waits();
         let silent = self.watch.note_samples(self.publisher.samples_received(), excused, now).map(|silence| {
             format!("source: no sample has come for {:.0} s; check what feeds it", silence.as_secs_f64())
         });
         self.set_stalled(node_publisher, hung.clone().or(silent));
         hung
+    }
+
+    /// Publishes if there is a reason not to trust the decisions, or none any more.
+    fn check_doubts(&mut self, node_publisher: &NodePublisher, ended: bool, now: MonoTime) {
+        self.doubts.note(DoubtCounts::of(&self.publisher.stats), ended, now);
+        let doubt = self.doubts.reason();
+        if doubt == self.doubt {
+            return;
+        }
+        let name = &self.publisher.name;
+        match &doubt {
+            Some(reason) => {
+                tracing::warn!(pipeline = name, "degraded: {reason}");
+                node_publisher.event("degraded", Some(name), reason.clone());
+            }
+            None => {
+                tracing::info!(pipeline = name, "its inputs and outputs are as they should be again");
+                let message = "its inputs and outputs are as they should be again".to_owned();
+                node_publisher.event("recovered", Some(name), message);
+            }
+        }
+        self.doubt = doubt;
+        self.publish_status(node_publisher);
     }
 
     fn set_stalled(&mut self, node_publisher: &NodePublisher, stalled: Option<String>) {
@@ -492,7 +542,8 @@ impl PipelineHandle {
     /// Returns why the pipeline does not work as configured.
     fn degraded(&self) -> Option<String> {
         let delegate = self.supervisor.reason().or(self.publisher.delegate.reason.as_deref());
-        let reasons: Vec<&str> = delegate.into_iter().chain(self.stalled.as_deref()).collect();
+        let others = [&self.stalled, &self.doubt].into_iter().filter_map(|reason| reason.as_deref());
+        let reasons: Vec<&str> = delegate.into_iter().chain(others).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
@@ -501,8 +552,8 @@ impl PipelineHandle {
         let degraded = self.degraded();
         let (state, reason) = match (&self.error, degraded) {
             (Some(error), _) => (PipelineState::Failed, Some(error.clone())),
-            _ if self.infer_ended && self.stop.is_requested() => (PipelineState::Stopped, None),
-            _ if self.infer_ended => (PipelineState::Ended, None),
+            _ if self.infer_ended && self.stop.is_requested() => (PipelineState::Stopped, self.doubt.clone()),
+            _ if self.infer_ended => (PipelineState::Ended, self.doubt.clone()),
             (None, reason) if self.publisher.is_paused() => (PipelineState::Paused, reason),
             (None, Some(reason)) => (PipelineState::Degraded, Some(reason)),
             (None, None) => (PipelineState::Running, None),
@@ -591,6 +642,12 @@ impl fmt::Display for PipelineHandle {
         }
         self.degraded().map_or(Ok(()), |reason| write!(f, ", degraded: {reason}"))
     }
+}
+
+/// Watches what these stages will count.
+fn doubts(config: &Pipeline, prepared: &PreparedPipeline, stats: &PipelineStats) -> Doubts {
+    let input = prepared.tensors.inputs[0].clone();
+    Doubts::new(prepared.scores.clone(), input, config.batch.max, DoubtCounts::of(stats))
 }
 
 /// Makes the ring for the decisions of these stages: the publisher's end with what it has to know, and the infer thread's.

@@ -1,5 +1,6 @@
 mod builder;
 mod metadata;
+mod scores;
 
 use proptest::prelude::*;
 

@@ -1,0 +1,52 @@
+//! Tries a pipeline on windows of its recording before it runs, for `edgewatt check`: are its inputs and outputs as they
+//! should be?
+
+use std::sync::atomic::Ordering;
+
+use super::{PreparedPipeline, windows};
+use crate::config::Pipeline;
+use crate::engine::EngineError;
+use crate::infer::doubts::{DoubtCounts, Doubts};
+use crate::infer::stage_times::PipelineStats;
+use crate::units::MonoTime;
+
+/// Windows of the recording, spread evenly over it.
+const WINDOWS: usize = 32;
+
+/// Returns why the decisions would not be to be trusted, if there is a recording that shows it.
+///
+/// # Errors
+/// The engine fails.
+pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Option<String>, EngineError> {
+    let recording = pipeline.source.kind().recording().or(pipeline.parity.recording.as_deref());
+    // A recording without a whole window is not for this to report.
+    let windows = recording.and_then(|path| windows::recorded(path, pipeline, WINDOWS).ok());
+    let (Some(windows), Some(built)) = (windows, &mut prepared.built) else { return Ok(None) };
+    let (engine, decider) = (&mut *built.engine, &mut prepared.stages.decider);
+    let input = prepared.tensors.inputs[0].clone();
+    let (batch, stats) = (engine.batch().max(1), PipelineStats::default());
+    let width = input.len() / batch;
+    let mut doubts = Doubts::new(prepared.scores.clone(), input, batch, DoubtCounts::default());
+    let mut values = Vec::with_capacity(decider.most_values());
+    engine.reset()?;
+    for rows in windows.chunks(width.max(1) * batch) {
+        for (row, window) in rows.chunks(width.max(1)).enumerate() {
+            stats.windows.fetch_add(1, Ordering::Relaxed);
+            let outside = engine.set_input(row, window)?;
+            if outside > 0 {
+                stats.saturation.add(outside, window.iter().copied());
+            }
+        }
+        engine.invoke()?;
+        for row in 0..rows.len() / width.max(1) {
+            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, row, values);
+            if let Some(fault) = decider.decide(&mut outputs, &mut values)?.fault {
+                stats.count_fault(fault);
+            }
+        }
+    }
+    engine.reset()?;
+    decider.reset();
+    doubts.note(DoubtCounts::of(&stats), true, MonoTime(0));
+    Ok(doubts.reason())
+}
