@@ -1,5 +1,7 @@
 //! Text for people: how wide it is, how it is cut and broken into lines, and text from others made harmless. Pure.
 
+use std::borrow::Cow;
+
 /// Longer texts from the wire are cut.
 const MAX_CHARS: usize = 300;
 
@@ -16,6 +18,86 @@ pub fn plain(text: &str) -> String {
 /// Characters without a place of their own: marks of direction, joiners, and the like.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Returns a text in which control characters stand as their numbers, so that it cannot end early or control a terminal;
+/// line ends stay.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    let is_kept = |c: char| c == '\n' || !c.is_control();
+    if text.chars().all(is_kept) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_kept(c) { c.to_string() } else { format!("\\x{:02x}", u32::from(c)) };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// Returns the part of a name that stands for something else in a shell, a systemd unit or a template, such as `$HOST`,
+/// `%h`, `{node}` or `<node>`.
+pub fn placeholder(name: &str) -> Option<&str> {
+    let start = name.find(['$', '%', '{', '<', '`'])?;
+    let rest = &name[start..];
+    let end = |closing: char| rest.find(closing).map(|end| &rest[..=end]);
+    let word = |text: &str| text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
+    match rest.as_bytes() {
+        [b'{', b'{', ..] => rest.find("}}").map(|end| &rest[..end + 2]),
+        [b'{', ..] => end('}'),
+        [b'<', ..] => end('>'),
+        [b'$', b'{', ..] => end('}'),
+        [b'$', b'(', ..] => end(')'),
+        [b'$', letter, ..] if letter.is_ascii_alphabetic() || *letter == b'_' => Some(&rest[..=word(&rest[1..])]),
+        [b'%', b'(', ..] => end(')'),
+        [b'%', letter, ..] if letter.is_ascii_alphabetic() => {
+            // `%HOST%` of Windows, `%h` of a unit.
+            let name = word(&rest[1..]) + 1;
+            Some(&rest[..if rest[name..].starts_with('%') { name + 1 } else { 2 }])
+        }
+        [b'`', ..] => rest[1..].find('`').map(|end| &rest[..end + 2]),
+        _ => None,
+    }
+}
+
+/// Returns `a, b and c`.
+pub fn listed<T: AsRef<str>>(items: &[T]) -> String {
+    let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
+    match items.as_slice() {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        items => items.join(", "),
+    }
+}
+
+/// Returns the name that was probably meant by a word with a slip of the pen in it.
+pub fn nearest<'n>(word: &str, names: &[&'n str]) -> Option<&'n str> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', ' ', '.'], "_");
+    let word = plain(word);
+    let most = (word.chars().count() / 3).clamp(1, 3);
+    let near = |name: &&'n str| Some((slips(&word, &plain(name)), *name)).filter(|(slips, _)| *slips <= most);
+    let letters = |word: &str| {
+        let mut letters: Vec<char> = word.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    // A short word is near to many others, unless it has the same letters.
+    let candidates = names.iter().filter(|name| word.chars().count() > 3 || letters(&word) == letters(&plain(name)));
+    candidates.filter_map(near).min_by_key(|(slips, _)| *slips).map(|(_, name)| name)
+}
+
+/// Returns how many letters must be changed, added, removed or swapped with their neighbour to make one word of the other.
+fn slips(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for (i, left) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, right) in b.iter().enumerate() {
+            let changed = rows[i][j] + usize::from(left != right);
+            let mut least = changed.min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *left == b[j - 1] && a[i - 1] == *right {
+                least = least.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows.last().and_then(|row| row.last()).copied().unwrap_or(0)
 }
 
 /// Returns bytes as hex digits, such as those of a hash.
@@ -93,6 +175,43 @@ mod tests {
         }
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(cut("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_known_and_another_word_is_not() {
+        let names = ["qos", "broker", "keep_alive_s", "client_id"];
+        let meant =
+            ["qso", "Broker", "brokr", "keep-alive-s", "keepalive_s", "clientid"].map(|word| nearest(word, &names));
+        assert_eq!(meant.map(Option::unwrap), ["qos", "broker", "broker", "keep_alive_s", "keep_alive_s", "client_id"]);
+        assert!(["x", "host", "", "password", "ab"].iter().all(|word| nearest(word, &names).is_none()));
+    }
+
+    #[test]
+    fn what_stands_for_something_else_is_found_in_a_name() {
+        for (name, found) in [
+            ("{HOSTNAME}", "{HOSTNAME}"),
+            ("a-%h", "%h"),
+            ("%HOST%", "%HOST%"),
+            ("$HOSTNAME", "$HOSTNAME"),
+            ("x-$H-y", "$H"),
+            ("${HOST:-a}", "${HOST:-a}"),
+            ("<node>", "<node>"),
+            ("$(hostname)", "$(hostname)"),
+            ("`hostname`", "`hostname`"),
+            ("{{ node }}", "{{ node }}"),
+            ("%(host)s", "%(host)"),
+        ] {
+            assert_eq!(placeholder(name), Some(found), "{name}");
+        }
+        for name in ["porch", "100%", "50%-x", "a<b", "a{b", "$", "$5", "\u{5ba2}\u{5385}", ""] {
+            assert_eq!(placeholder(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn control_characters_stand_as_their_numbers() {
+        assert_eq!(escaped("a\0b\u{1b}[2J\nc\u{85}"), "a\\x00b\\x1b[2J\nc\\x85");
+        assert_eq!(escaped("plain \u{e9}"), "plain \u{e9}");
     }
 
     #[test]

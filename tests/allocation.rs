@@ -129,7 +129,7 @@ fn a_meter_that_works_is_read_without_an_allocation() {
         vec![RaplKeys { interface: None }.build("package", &surroundings), hwmon.build("board", &surroundings)];
     let (stop, meters_count) = (Stop::new().unwrap(), meters.len());
     let (mut readings, mut found) = (0, 0);
-    sampler::run(&mut meters, period, &stop, |_, reading| {
+    sampler::run(&mut meters, period, &stop, |_, _, reading| {
         reading.unwrap();
         readings += 1;
         // The first reading of each opens its files.

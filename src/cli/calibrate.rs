@@ -177,15 +177,11 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
     writeln!(out, "  batch {batch}, {inferences_per_s:.1} inferences/s, {:.2} us each", busy_ns / 1e3)?;
     if let Some(cores) = other_cores.filter(|cores| cores.abs() > OTHER_CORES_MAX) {
         let than = if cores > 0.0 {
-            "more during the runs than between them"
+            "more during the runs than between them: the result includes their energy"
         } else {
-            "less during the runs than between them"
+            "less during the runs than between them: net energy is too low by that amount"
         };
-        writeln!(
-            out,
-            "  warning: other programs used {:.2} cores {than}: the result includes their energy",
-            cores.abs()
-        )?;
+        writeln!(out, "  warning: other programs used {:.2} cores {than}", cores.abs())?;
     }
     let row = |cells: [&str; 8]| {
         let [meter, kind, scope, net, expanded, gross, idle, runs] = cells;

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::engine::process::SUBCOMMAND;
+use crate::text::escaped;
 
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG. The unit excludes it from restarts.
 const EX_CONFIG: u8 = 78;
@@ -182,5 +183,5 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 
 /// Prints an error. A failure to print is ignored, because there is no other place to report it.
 fn print_error(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "edgewatt: {error:#}");
+    let _ = writeln!(std::io::stderr(), "edgewatt: {}", escaped(&format!("{error:#}")));
 }

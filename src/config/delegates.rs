@@ -147,11 +147,14 @@ mod tests {
             assert!(refusal.contains(one) && refusal.starts_with("f.toml:"), "{refusal}");
         }
         let unknown = refusal("gpu = {}");
-        assert!(unknown.contains("unknown field `gpu`, expected one of `isolation`"), "{unknown}");
-        assert!(unknown.contains("`cpu`, `xnnpack`, `external`, `litert`"), "{unknown}");
+        assert!(unknown.contains("unknown key `gpu`; the keys here are `isolation`"), "{unknown}");
+        assert!(unknown.contains("`cpu`, `xnnpack`, `external` and `litert`"), "{unknown}");
         assert!(unknown.starts_with("f.toml:5:1: "), "{unknown}");
         let unknown = refusal("cpu = { thread = 1 }");
-        assert!(unknown.starts_with("f.toml:5:9: unknown field `thread`, expected `threads`"), "{unknown}");
+        assert!(
+            unknown.starts_with("f.toml:5:9: delegates.tpu.cpu: unknown key `thread`; did you mean `threads`?"),
+            "{unknown}"
+        );
     }
 
     #[test]

@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::{ConfigError, Root, hint, version};
+use super::{ConfigError, Root, version};
 use crate::schema::expanded::Table;
-use crate::schema::{Checker, Key, Offsets, Problem, merge, parse, show, span_of};
+use crate::schema::{Checker, Key, Misfit, Offsets, Problem, merge, misfits, parse, show, span_of};
 use crate::text::hex;
 
 /// The name that a file must have to be read with fragments.
@@ -85,11 +85,16 @@ impl Document {
 
     /// Reads the tables and keys; their values are not checked yet.
     pub(super) fn root(&self) -> Result<Root, ConfigError> {
-        let deserializer = toml::Deserializer::from(self.merged()?);
-        Root::deserialize(deserializer).map_err(|e| {
-            let message = format!("{}{}", e.message(), hint(e.message()));
-            ConfigError { problems: vec![self.show(e.span(), &message)] }
-        })
+        let merged = self.merged()?;
+        let misfits = misfits(&merged, &Root::doc());
+        if !misfits.is_empty() {
+            let shown = |misfit: &Misfit| self.show(Some(misfit.span.clone()), &misfit.message);
+            return Err(ConfigError { problems: misfits.iter().map(shown).collect() });
+        }
+        let unreadable = |error: toml::de::Error| ConfigError {
+            problems: vec![self.show(error.span(), "edgewatt cannot use this value here")],
+        };
+        Root::deserialize(toml::Deserializer::from(merged)).map_err(unreadable)
     }
 
     /// Merges the files, each of which must have the version that this program reads.
@@ -100,7 +105,7 @@ impl Document {
             show(path, text, span, message)
         };
         let tables = parse(&texts).map_err(|errors| {
-            let problems = errors.iter().map(|(index, e)| shown(*index, e.span(), e.message())).collect();
+            let problems = errors.iter().map(|(index, (span, message))| shown(*index, span.clone(), message)).collect();
             ConfigError { problems }
         })?;
         let refused = |(index, table): (usize, &Spanned<DeTable<'_>>)| {
@@ -204,12 +209,32 @@ fn read_text(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed(&format!("it is larger than {} MiB", MAX_BYTES >> 20)));
     }
+    if let Some(encoding) = utf_16(&bytes) {
+        let shown = path.display();
+        return Err(format!(
+            "{shown}: this file is {encoding}; save it as UTF-8, or run: iconv -f {encoding} -t UTF-8 {shown}"
+        ));
+    }
     String::from_utf8(bytes).map_err(|error| {
-        let before = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
+        let place = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..place]).into_owned();
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
-        format!("{}:{line}:{column}: this byte is not UTF-8; save the file as UTF-8", path.display())
+        let latin = error.as_bytes().get(place).map(|byte| char::from(*byte)).filter(|c| !c.is_control());
+        let latin =
+            latin.map_or_else(String::new, |c| format!("; in Latin-1 it would be `{c}`: iconv -f LATIN1 -t UTF-8"));
+        format!("{}:{line}:{column}: this byte is not UTF-8; save the file as UTF-8{latin}", path.display())
     })
+}
+
+/// Returns the encoding of a text in UTF-16, as some editors and shells of Windows write it.
+fn utf_16(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        [first, 0, second, 0, ..] if *first != 0 && *second != 0 => Some("UTF-16LE"),
+        [0, first, 0, second, ..] if *first != 0 && *second != 0 => Some("UTF-16BE"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -327,8 +352,8 @@ mod tests {
             let refusal = Folder::with(&[("05-fine.toml", "[mqtt]\nqos = 1\n"), ("10-x.toml", fragment)]).refusal();
             assert!(refusal.starts_with(expected), "{fragment}: {refusal}");
         };
-        shown("\n[mqtt]\nqso = 1\n", "conf.d/10-x.toml:3:1: unknown field `qso`");
-        shown("[mqtt]\n  qos = 'x'\n", "conf.d/10-x.toml:2:9: invalid type: string");
+        shown("\n[mqtt]\nqso = 1\n", "conf.d/10-x.toml:3:1: mqtt: unknown key `qso`; did you mean `qos`?");
+        shown("[mqtt]\n  qos = 'x'\n", "conf.d/10-x.toml:2:9: mqtt.qos: this is a string, expected a whole number");
         shown("[mqtt]\nkeep_alive_s = 1\n", "conf.d/10-x.toml:2:16: mqtt.keep_alive_s: 1 is out of range");
         shown("[mqtt]\nqos = \n", "conf.d/10-x.toml:2:7: ");
         shown(
@@ -343,15 +368,21 @@ mod tests {
              [pipelines.leg.source.lines]\nfrom = 'stdin'\nrecords = { channels = ['x'] }\n",
             "conf.d/10-x.toml:6:8: pipelines.leg.source.lines.from: pipeline arm reads from there already",
         );
-        shown("[pipelines.leg]\nmodel.path = 'a'\n", "conf.d/10-x.toml:1:1: missing field `source`");
-        shown("[pipelines.arm.source.udp]\nlisten = ':1'\n", "conf.d/10-x.toml:1:1: missing field `records`");
+        shown(
+            "[pipelines.leg]\nmodel.path = 'a'\n",
+            "conf.d/10-x.toml:1:1: pipelines.leg: missing key `source`; write one of source.",
+        );
+        shown(
+            "[pipelines.arm.source.udp]\nlisten = ':1'\n",
+            "conf.d/10-x.toml:1:1: pipelines.arm.source.udp: missing key `records`; write records = { channels",
+        );
         shown(
             "[pipelines.arm.decision]\nregress = { names = [] }\nclassify = {}\n",
-            "conf.d/10-x.toml:1:1: write exactly",
+            "conf.d/10-x.toml:1:1: pipelines.arm.decision: write exactly",
         );
         shown("[pipelines.arm.window]\nhop = 0\n", "conf.d/10-x.toml:2:7: pipelines.arm.window.hop: 0 is out of range");
         shown("[[pipelines.arm.features]]\nscale.factor = []\n", "conf.d/10-x.toml:");
-        shown("[mqtt]\nqos = 0\n[delegates.a]\n", "conf.d/10-x.toml:3:1: write exactly one of cpu");
+        shown("[mqtt]\nqos = 0\n[delegates.a]\n", "conf.d/10-x.toml:3:1: delegates.a: write exactly one of cpu");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The configuration as a whole: node, MQTT, power, delegates, pipelines.
 //!
 //! Owns the tables that belong to no kind, and the checks between tables; a kind's keys and checks are in its own file.
-//! Syntax errors stop at the first one of each file; if the files parse, all invalid values are reported together, each
-//! with file, line, column and what would be right. Relative paths count from the folder of the configuration file. Its
+//! If the files parse, all unknown keys, missing keys and wrong types are reported together; if there are none, all
+//! invalid values, each with file, line, column and what would be right. Relative paths count from the folder of the configuration file. Its
 //! only I/O is to read the files and, for a user without a password file, to look for the password's credential.
 
 mod address;
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, seconds, table};
+use crate::text::escaped;
 
 pub use crate::schema::{Key, Problem};
 pub use address::{Broker, parse_broker};
@@ -115,7 +116,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problems.join("\n"))
+        f.write_str(&escaped(&self.problems.join("\n")))
     }
 }
 
@@ -125,7 +126,7 @@ impl Document {
     /// Parses and checks; `hostname` names the node if the file does not.
     ///
     /// # Errors
-    /// The first syntax error, or all invalid values.
+    /// The syntax errors, or all that is unknown, missing or of a wrong type, or all invalid values.
     pub fn parse(&self, hostname: Option<&str>) -> Result<Config, ConfigError> {
         let mut checker = self.checker();
         let config = check(self.root()?, hostname, self, &mut checker);
@@ -195,19 +196,5 @@ fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
     }
 }
 
-/// Returns what to write, which the parser's message does not say.
-fn hint(message: &str) -> &'static str {
-    let hints = [
-        ("missing field `mqtt`", "; write [mqtt] with broker = \"mqtt://host:1883\" or \"none\""),
-        ("missing field `broker`", "; write broker = \"mqtt://host:1883\" or \"none\""),
-        ("missing field `pipelines`", "; write a table such as [pipelines.shoulder]"),
-        ("missing field `source`", "; write source.replay = { path = \"...\" } or source.lines = { from = \"stdin\" }"),
-        ("missing field `records`", "; write what a line holds, at least records = { channels = [\"...\"] }"),
-        ("missing field `window`", "; write window = { samples = 200, hop = 50 }"),
-        ("missing field `model`", "; write model = { path = \"FILE.tflite\", labels = \"FILE.txt\" }"),
-        ("missing field `decision`", "; write one of decision.classify, decision.regress and decision.raw = {}"),
-        ("wanted exactly 1 element", ": exactly one kind must be written here"),
-        ("expected usize", ", a whole number that is not negative"),
-    ];
-    hints.iter().find(|(start, _)| message.contains(start)).map_or("", |(_, hint)| hint)
-}
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,9 @@ impl MqttKeys {
         if self.client_id.as_deref() == Some("") {
             checker.problem(&at("client_id"), "it is empty; leave it out for edgewatt-<node id>");
         }
+        if let Some(client_id) = &self.client_id {
+            checker.is_placeholder(&at("client_id"), client_id);
+        }
         for (name, topic) in [("base_topic", &self.base_topic), ("discovery_prefix", &self.discovery_prefix)] {
             for level in topic.split('/') {
                 checker.topic_level(&at(name), level);

@@ -8,6 +8,8 @@ use std::ops::Range;
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
+use crate::schema::explain;
+
 /// The version that this program reads. A file without the key `version` has version 1.
 pub const CURRENT: u32 = 1;
 const KEY: &str = "version";
@@ -93,9 +95,11 @@ fn migrated_by(text: &str, current: u32, migrations: &[Migration]) -> Result<Opt
 }
 
 fn parsed(text: &str) -> Result<DeTable<'_>, Refused> {
-    DeTable::parse(text)
-        .map(toml::Spanned::into_inner)
-        .map_err(|error| (error.span().unwrap_or(0..0), error.message().to_owned()))
+    let (table, errors) = DeTable::parse_recoverable(text);
+    match explain(text, &errors).into_iter().next() {
+        Some((span, message)) => Err((span.unwrap_or(0..0), message)),
+        None => Ok(table.into_inner()),
+    }
 }
 
 /// Gives every key at `path` another name.

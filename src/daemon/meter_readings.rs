@@ -14,8 +14,12 @@ use crate::units::{Joules, MonoTime, Watts};
 pub(crate) struct MeterReadings(Arc<Mutex<Vec<Latest>>>);
 
 /// The latest reading of one meter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Latest {
+    /// What the meter says of itself.
+    info: MeterInfo,
+    /// That has changed since it was last asked for.
+    has_new_info: bool,
     now: Option<Result<Reading, String>>,
     /// Where the interval of the next message begins; `None` before the first reading, and after an error.
     from: Option<(MonoTime, Joules)>,
@@ -33,14 +37,20 @@ pub(crate) struct NewReading {
 }
 
 impl MeterReadings {
-    pub(crate) fn new(meter_count: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![Latest::default(); meter_count])))
+    pub(crate) fn new(infos: &[MeterInfo]) -> Self {
+        let latest =
+            |info: &MeterInfo| Latest { info: info.clone(), has_new_info: false, now: None, from: None, is_new: false };
+        Self(Arc::new(Mutex::new(infos.iter().map(latest).collect())))
     }
 
-    /// Notes a reading, or why there is none.
-    pub(crate) fn note(&self, meter: usize, result: &Result<Reading, MeterError>) {
+    /// Notes a reading, or why there is none, and what the meter says of itself.
+    pub(crate) fn note(&self, meter: usize, info: &MeterInfo, result: &Result<Reading, MeterError>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(latest) = all.get_mut(meter) else { return };
+        if latest.info != *info {
+            latest.info.clone_from(info);
+            latest.has_new_info = true;
+        }
         match result {
             Ok(reading) => {
                 latest.is_new |= !matches!(&latest.now, Some(Ok(before)) if before.time == reading.time);
@@ -53,6 +63,14 @@ impl MeterReadings {
                 latest.now = Some(Err(error.to_string()));
             }
         }
+    }
+
+    /// Returns what the meters say of themselves, if a meter says something else than at the last call.
+    pub(crate) fn take_new_infos(&self) -> Option<Vec<MeterInfo>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = all.iter().any(|latest| latest.has_new_info);
+        all.iter_mut().for_each(|latest| latest.has_new_info = false);
+        is_new.then(|| all.iter().map(|latest| latest.info.clone()).collect())
     }
 
     /// Returns when each meter was last read, or why it could not be; `None` if that was not tried yet.
@@ -120,37 +138,51 @@ mod tests {
         })
     }
 
+    fn info(scope: Scope) -> MeterInfo {
+        MeterInfo { name: "m".to_owned(), kind: "rapl", scope, estimated: false, detail: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_meter_says_of_itself_is_told_when_it_changes() {
+        let latest = MeterReadings::new(&[info(Scope::Board), info(Scope::Platform)]);
+        latest.note(1, &info(Scope::Platform), &reading(1000, 0.0));
+        assert_eq!(latest.take_new_infos(), None);
+        latest.note(1, &info(Scope::Package), &reading(2000, 0.0));
+        assert_eq!(latest.take_new_infos(), Some(vec![info(Scope::Board), info(Scope::Package)]));
+        assert_eq!(latest.take_new_infos(), None);
+    }
+
     fn mean(latest: &MeterReadings) -> Option<Watts> {
         latest.take().pop().unwrap().reading.unwrap().1
     }
 
     #[test]
     fn the_power_is_the_mean_since_the_last_message() {
-        let latest = MeterReadings::new(2);
+        let latest = MeterReadings::new(&[info(Scope::Board), info(Scope::Board)]);
         assert_eq!(latest.take(), []);
-        latest.note(1, &reading(1000, 0.0));
+        latest.note(1, &info(Scope::Board), &reading(1000, 0.0));
         let new = latest.take();
         assert_eq!((new[0].meter, new[0].reading.as_ref().unwrap().1), (1, Some(Watts(7.0))));
-        latest.note(1, &reading(1500, 4.0));
-        latest.note(1, &reading(2000, 5.0));
+        latest.note(1, &info(Scope::Board), &reading(1500, 4.0));
+        latest.note(1, &info(Scope::Board), &reading(2000, 5.0));
         assert_eq!(mean(&latest), Some(Watts(5.0)));
-        latest.note(1, &reading(3000, 8.0));
+        latest.note(1, &info(Scope::Board), &reading(3000, 8.0));
         assert_eq!(mean(&latest), Some(Watts(3.0)));
-        latest.note(1, &reading(3000, 8.0));
+        latest.note(1, &info(Scope::Board), &reading(3000, 8.0));
         assert_eq!(latest.take(), [], "nothing new");
     }
 
     #[test]
     fn an_error_is_published_and_no_mean_spans_it() {
-        let latest = MeterReadings::new(1);
-        latest.note(0, &reading(0, 0.0));
+        let latest = MeterReadings::new(&[info(Scope::Board)]);
+        latest.note(0, &info(Scope::Board), &reading(0, 0.0));
         latest.take();
-        latest.note(0, &reading(500, 100.0));
-        latest.note(0, &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
-        latest.note(0, &reading(1000, 100.0));
-        latest.note(0, &reading(2000, 102.0));
+        latest.note(0, &info(Scope::Board), &reading(500, 100.0));
+        latest.note(0, &info(Scope::Board), &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
+        latest.note(0, &info(Scope::Board), &reading(1000, 100.0));
+        latest.note(0, &info(Scope::Board), &reading(2000, 102.0));
         assert_eq!(mean(&latest), Some(Watts(2.0)));
-        latest.note(0, &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
+        latest.note(0, &info(Scope::Board), &Err(MeterError::Rebaselined { reason: "a gap".to_owned() }));
         assert!(latest.take()[0].reading.as_ref().unwrap_err().contains("a gap"));
         assert_eq!(latest.take(), []);
     }

@@ -61,7 +61,7 @@ impl Metering {
             let _ = meter.read();
         }
         let infos: Vec<MeterInfo> = meters.iter().map(|meter| meter.info().clone()).collect();
-        let readings = MeterReadings::new(infos.len());
+        let readings = MeterReadings::new(&infos);
         let stop = Arc::new(Stop::new()?);
         let mut attribution = Attribution::new(pipeline_count, infos.clone(), settings(power));
         if let Some(before) = before {
@@ -81,8 +81,8 @@ impl Metering {
         let latest = readings.clone();
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
             let (others, mut others_read_at) = (Others::new(children), None);
-            sampler::run(&mut meters, period, &until, |meter, reading| {
-                latest.note(meter, &reading);
+            sampler::run(&mut meters, period, &until, |meter, info, reading| {
+                latest.note(meter, info, &reading);
                 let mut attribution = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 absorb(&mut attribution, &mut spans);
                 let now = MonoTime::now();

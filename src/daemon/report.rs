@@ -102,6 +102,18 @@ impl Daemon {
         meter_readings::publish(&self.context.node_publisher, &self.metering.infos, readings);
     }
 
+    /// Publishes the node's info again if a meter covers something else than before, or says something else of itself.
+    pub(crate) fn follow_meters(&mut self) {
+        let Some(infos) = self.metering.readings.take_new_infos() else { return };
+        let scopes = |infos: &[MeterInfo]| infos.iter().map(|info| info.scope).collect::<Vec<_>>();
+        let is_other_scope = scopes(&infos) != scopes(&self.metering.infos);
+        self.metering.infos = infos;
+        self.publish_info();
+        if is_other_scope {
+            self.inform_metering();
+        }
+    }
+
     /// Checks whether everything makes progress, and tells the watchdog.
     pub(crate) fn check_progress(&mut self) {
         let (now, limit) = (MonoTime::now(), self.service.limit());
@@ -112,6 +124,7 @@ impl Daemon {
             hung = pipeline.check_progress(node_publisher, now, limit).or(hung);
         }
         self.service.alive(hung);
+        self.follow_meters();
         self.update_status_line();
         self.update_health();
     }

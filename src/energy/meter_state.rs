@@ -325,13 +325,14 @@ impl MeterState {
         self.idle_models.get(&self.delegates)?.between(from, to)
     }
 
-    /// Returns the cores that other programs used in the window beyond what they used while idle power was measured;
-    /// `None` if that is unknown or if the meter does not cover them.
-    pub(crate) fn other_cores(&self) -> Option<f64> {
+    /// Returns the cores that other programs used in the window, or with `beyond_idle` how many more than while idle power
+    /// was measured; `None` if that is unknown or if the meter does not cover them.
+    pub(crate) fn other_cores(&self, beyond_idle: bool) -> Option<f64> {
         if self.info.scope == Scope::Process {
             return None;
         }
-        let when_idle = self.idle_models.get(&self.delegates).and_then(IdleModel::other_cores).unwrap_or(0.0);
+        let idle = self.idle_models.get(&self.delegates).filter(|_| beyond_idle);
+        let when_idle = idle.and_then(IdleModel::other_cores).unwrap_or(0.0);
         self.window.other_s.map(|other_s| other_s / self.window.all.time_s - when_idle)
     }
 

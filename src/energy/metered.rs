@@ -84,7 +84,7 @@ impl<'a> Metered<'a> {
         let idle_w = idle.map(|idle| idle.watts);
         let rounding = rounding_w(resolution, meter.snapshot_variance().unwrap_or(0.0));
         // What other programs did beyond their usual load, at a power of which only the order of magnitude is known.
-        let others_w = meter.other_cores().map_or(0.0, |cores| cores.abs() * window.all.joules / window.all.time_s);
+        let others_w = meter.other_cores(true).map_or(0.0, |cores| cores.abs() * window.all.joules / window.all.time_s);
         let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
         let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
         // They may have been busy at one edge only, where a counter lags by up to one update period.
@@ -265,10 +265,12 @@ impl<'a> Metered<'a> {
 
     fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
         let mut reasons = Vec::new();
-        let others = self.meter.other_cores().filter(|cores| cores.abs() > OTHER_CORES_MAX);
+        // Idle power that was measured here includes what others did then; only what differs from it counts.
+        let measured = self.idle.is_some_and(|idle| idle.age.is_some());
+        let others = self.meter.other_cores(measured).filter(|cores| cores.abs() > OTHER_CORES_MAX);
+        let others = others.filter(|cores| measured || *cores > 0.0);
         if let Some(cores) = &others {
-            let known = self.idle.is_some_and(|idle| idle.age.is_some());
-            reasons.push(match (known, *cores > 0.0) {
+            reasons.push(match (measured, *cores > 0.0) {
                 (false, _) => format!("other programs used {cores:.2} cores; their energy is included"),
                 (true, true) => format!(
                     "other programs used {cores:.2} cores more than while idle power was measured; their energy is included"

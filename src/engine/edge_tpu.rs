@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::delegate::survey::{Finding, Host, State, find_library};
+use super::delegate::survey::{Finding, Host, PLUGIN_FUNCTIONS, State, library};
+use super::elf;
 use crate::model::ModelSummary;
 use crate::sys::folder::{names, text};
 
@@ -66,8 +67,8 @@ pub fn survey(host: &Host<'_>) -> Vec<Finding> {
         findings.push(Finding::new(wanted(is_configured), "Edge TPU", "none on USB or PCIe").fix(DEVICE_FIX));
     }
     if !is_configured {
-        findings.push(match find_library(Path::new(LIBRARY)) {
-            Some(path) => Finding::new(State::Ok, LIBRARY, path.display().to_string()),
+        findings.push(match elf::find(Path::new(LIBRARY)) {
+            Some(path) => library(LIBRARY, &path, &PLUGIN_FUNCTIONS),
             None => Finding::new(wanted(has_device), LIBRARY, "not installed").fix(LIBRARY_FIX),
         });
     }

@@ -7,6 +7,7 @@
 mod checks;
 pub mod delegate;
 pub mod edge_tpu;
+mod elf;
 mod failure;
 #[doc(hidden)]
 pub mod ffi;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{Delegate, Parity};
+use crate::engine::delegate::check_loadable;
 use crate::engine::delegate::cpu::Cpu;
 use crate::engine::parity::{Agreement, DecidedOn, Reference};
 use crate::engine::plan;
@@ -185,6 +186,8 @@ impl EngineBuilder {
         refusals: &[Refusal],
     ) -> Result<BuiltEngine, BuildError> {
         let delegate = &self.delegates[place];
+        // Before windows are waited for: a library that cannot be loaded is known at once.
+        check_loadable(&delegate.name, delegate.kind.kind())?;
         let reference = match self.is_compared(&delegate.kind) {
             true => Some(self.reference(windows)?),
             false => None,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::config::{Delegate, Document};
 use crate::engine::ModelPlan;
+use crate::engine::delegate::check_loadable;
 use crate::model::{self, ModelSummary};
 use crate::publish::payload::DelegateProof;
 
@@ -36,6 +37,7 @@ pub fn try_delegate(model: &Path, name: &str, config: Option<&Path>, plan: &Mode
         super::engine_context(library.as_deref(), &program).map_err(|problem| anyhow::anyhow!(problem.message))?;
     let bytes = model::read_file(model).with_context(|| format!("cannot read {}", model.display()))?;
     let summary = ModelSummary::from_bytes(&bytes)?;
+    check_loadable(&delegate.name, delegate.kind.kind())?;
     let ready = context.launcher.probe(model, &bytes, &delegate.kind, plan)?;
     Ok(Tried {
         delegate: delegate.name,

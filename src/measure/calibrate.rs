@@ -103,11 +103,11 @@ impl Calibrator<'_> {
         let power = Power { meters, ..self.power.clone() };
         let reading = Reading::start(&power, self.children)?;
         let plan = reading.lengthened(self.plan, power.sample_period);
-        starting(&reading.meters, plan.total());
+        starting(&reading.meters(), plan.total());
         let done = run_back_to_back(&mut *built.engine, plan, self.stop, self.children);
         // A stateful model must not keep state of the calibration when its stream starts.
         let reset = built.engine.reset();
-        let (meters, traces) = reading.finish();
+        let traces = reading.finish();
         let done = done?;
         reset?;
         let state = built.state.clone();
@@ -117,7 +117,7 @@ impl Calibrator<'_> {
             let entry = entry(&engine, &meter, &trace, plan, &done, rates);
             (meter, entry)
         };
-        let results = meters.into_iter().zip(traces).map(result).collect();
+        let results = traces.into_iter().map(result).collect();
         let Rates { inferences_per_s, busy_ns } = rates;
         let (pipeline, other_cores) = (pipeline.name.clone(), done.other_cores);
         Ok(Calibration { pipeline, state, batch, inferences_per_s, busy_ns, other_cores, results })
@@ -304,8 +304,7 @@ fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
 
 /// The meters, while a thread reads them.
 struct Reading {
-    meters: Vec<MeterIdentity>,
-    traces: Arc<Mutex<Vec<Trace>>>,
+    traces: Arc<Mutex<Vec<(MeterIdentity, Trace)>>>,
     stop: Arc<Stop>,
     thread: JoinHandle<io::Result<()>>,
 }
@@ -317,32 +316,40 @@ impl Reading {
         for meter in &mut meters {
             let mut trace = Trace::default();
             trace.add(MonoTime::now(), meter.read());
-            traces.push(trace);
+            traces.push((MeterIdentity::new(meter.info()), trace));
         }
-        let identities = meters.iter().map(|meter| MeterIdentity::new(meter.info())).collect();
         let (traces, stop, period) = (Arc::new(Mutex::new(traces)), Arc::new(Stop::new()?), power.sample_period);
         let (shared, until) = (traces.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            sampler::run(&mut meters, period, &until, |meter, reading| {
+            sampler::run(&mut meters, period, &until, |meter, info, reading| {
                 let mut traces = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(trace) = traces.get_mut(meter) {
+                if let Some((identity, trace)) = traces.get_mut(meter) {
+                    if identity.scope != info.scope.name() {
+                        // What was read before covers something else.
+                        (*identity, *trace) = (MeterIdentity::new(info), Trace::default());
+                    }
                     trace.add(MonoTime::now(), reading);
                 }
             })
         })?;
-        Ok(Self { meters: identities, traces, stop, thread })
+        Ok(Self { traces, stop, thread })
+    }
+
+    fn meters(&self) -> Vec<MeterIdentity> {
+        let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
+        traces.iter().map(|(identity, _)| identity.clone()).collect()
     }
 
     /// Returns the plan with runs and idle intervals as long as the meters need them.
     fn lengthened(&self, plan: Plan, period: Duration) -> Plan {
         let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
-        let readings = traces.iter().filter_map(Trace::last);
+        let readings = traces.iter().filter_map(|(_, trace)| trace.last());
         let least = readings.map(|reading| length_min(reading.accuracy.resolution, period)).max().unwrap_or_default();
         Plan { run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
     }
 
     /// Ends the thread. Returns the meters and the readings of each.
-    fn finish(self) -> (Vec<MeterIdentity>, Vec<Trace>) {
+    fn finish(self) -> Vec<(MeterIdentity, Trace)> {
         self.stop.request();
         // Even after an error the readings are valid; too few of them are refused later.
         match self.thread.join() {
@@ -350,7 +357,7 @@ impl Reading {
             Ok(Err(error)) => tracing::error!(%error, "the meter thread failed"),
             Err(_) => tracing::error!("the meter thread panicked"),
         }
-        (self.meters, std::mem::take(&mut *self.traces.lock().unwrap_or_else(PoisonError::into_inner)))
+        std::mem::take(&mut *self.traces.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the choice of chip and channel; `integral` integrates power. Files stay open and a read does not allocate.
 //! Units: `Documentation/hwmon/sysfs-interface.rst` (uW, uJ, mV, mA); the shunt: `Documentation/hwmon/ina2xx.rst`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::units::{Joules, MonoTime, Watts};
 const CONVERSION: Duration = Duration::from_micros(532);
 const POWER_QUANTUM_W_OHM: f64 = 2e-4;
 const COMMON_SHUNT_OHMS: f64 = 0.1;
+/// Two steps of a current, which hwmon shows in milliamperes.
+const NOISE_AMPERES: f64 = 0.002;
 const ENERGY_UPDATE: Duration = Duration::from_millis(1);
 
 /// The file in a chip's folder with the shunt resistance that its driver assumes.
@@ -288,12 +290,19 @@ impl Source {
             Source::Power { file, volts, amperes } => {
                 let watts = Watts(file.read::<i64>("microwatts")? as f64 / 1e6);
                 let volts = volts.as_ref().map(|file| milli(file, "millivolts")).transpose()?;
-                let amperes = amperes.as_ref().map(|file| milli(file, "milliamperes")).transpose()?;
-                Sample { value: Value::Power(forwards(watts, file)?), volts, amperes }
+                let current = amperes.as_ref().map(|file| milli(file, "milliamperes")).transpose()?;
+                // A chip's power can be without a sign; its current has one.
+                let flows = match (current, amperes) {
+                    (Some(current), Some(file)) => forwards(current, "A", file)?,
+                    _ => true,
+                };
+                let watts = if flows { forwards(watts.0, "W", file).map(|_| watts)? } else { Watts(0.0) };
+                Sample { value: Value::Power(watts), volts, amperes: current }
             }
             Source::VoltsTimesAmperes { volts, amperes: file } => {
                 let (volts, amperes) = (milli(volts, "millivolts")?, milli(file, "milliamperes")?);
-                let watts = forwards(Watts(volts * amperes), file)?;
+                let flows = forwards(amperes, "A", file)?;
+                let watts = Watts(if flows { volts.max(0.0) * amperes } else { 0.0 });
                 Sample { value: Value::Power(watts), volts: Some(volts), amperes: Some(amperes) }
             }
         };
@@ -301,16 +310,20 @@ impl Source {
     }
 }
 
-/// Returns the power, or an error if it flows backwards, which would make the cumulative energy decrease.
-fn forwards(watts: Watts, file: &Attribute) -> Result<Watts, MeterError> {
-    if watts.0 >= 0.0 {
-        return Ok(watts);
+/// Returns whether something flows; a current of two steps backwards is noise, and counts as none.
+///
+/// # Errors
+/// It flows backwards, which would make the cumulative energy decrease, or count what is fed in as consumption.
+fn forwards(value: f64, unit: &str, file: &Attribute) -> Result<bool, MeterError> {
+    let noise = if unit == "A" { NOISE_AMPERES } else { 0.0 };
+    if value < -noise {
+        return Err(MeterError::Invalid {
+            path: file.path().to_owned(),
+            text: format!("{value} {unit}"),
+            expected: "0 or more; check whether the shunt is wired backwards, or a battery is being charged",
+        });
     }
-    Err(MeterError::Invalid {
-        path: file.path().to_owned(),
-        text: format!("{} W", watts.0),
-        expected: "0 or more; check whether the shunt is wired backwards",
-    })
+    Ok(value >= 0.0)
 }
 
 fn measures_nothing(folder: &Path) -> MeterError {
@@ -410,7 +423,14 @@ fn find_channel(folder: &Path, selector: &HwmonKeys) -> Result<Channel, MeterErr
         (0, true) => Err(measures_nothing(folder)),
         (0, false) => Err(MeterError::Absent {
             path,
-            reason: format!("no such channel; found: {there}"),
+            reason: match selector.channel {
+                Some(number @ 4..) if selector.chip == "ina3221" => {
+                    format!(
+                        "there is no channel {number}: in4 to in7 are voltages across the shunts, and curr4 is the sum of the currents; found: {there}"
+                    )
+                }
+                _ => format!("no such channel; found: {there}"),
+            },
             fix: "name one of these by channel or label".to_owned(),
         }),
         _ => Err(MeterError::Ambiguous {
@@ -423,31 +443,91 @@ fn find_channel(folder: &Path, selector: &HwmonKeys) -> Result<Channel, MeterErr
 
 /// Returns all channels of a chip that can measure energy, by number.
 fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
-    let mut files = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_FIX))?;
+    let mut names = sysfs::names(folder).map_err(|error| sysfs::classify(folder, error, READ_FIX))?;
     // `average` sorts before `input` and is preferred: a mean misses nothing between two reads.
-    files.sort();
-    let mut channels: BTreeMap<u32, Channel> = BTreeMap::new();
-    for file in files {
+    names.sort();
+    let chip = sysfs::text(&folder.join("name")).unwrap_or_default();
+    let mut files = [const { BTreeMap::new() }; 4];
+    for file in names {
         let Some((name, item)) = file.split_once('_') else { continue };
         let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let Some(number) = name.get(kind.len()..).and_then(|digits| digits.parse().ok()) else { continue };
-        let channel = channels.entry(number).or_default();
-        let slot = match (kind, item) {
-            ("energy", "input") => &mut channel.energy,
-            ("power", "average" | "input") => &mut channel.power,
-            ("in", "input") => &mut channel.volts,
-            ("curr", "input") => &mut channel.amperes,
-            ("energy" | "power" | "in" | "curr", "label") => {
-                channel.labels.extend(sysfs::text(&folder.join(&file)));
-                continue;
+        let Some(place) = KINDS.iter().position(|known| *known == kind) else { continue };
+        if item == "input" || (kind == "power" && item == "average") {
+            let label = sysfs::text(&folder.join(format!("{name}_label"))).filter(|label| !label.is_empty());
+            if !is_no_supply(&chip, kind, number, label.as_deref()) {
+                files[place].entry(number).or_insert(ValueFile { file, label });
             }
-            _ => continue,
-        };
-        channel.number = number;
-        slot.get_or_insert(file);
+        }
     }
+    let [energy, power, amperes, volts] = files;
+    let numbers: BTreeSet<u32> = energy.keys().chain(power.keys()).chain(amperes.keys()).copied().collect();
+    // What a channel is called: the label of the first of its files.
+    let name = |number: &u32| {
+        [&energy, &power, &amperes].iter().find_map(|files| files.get(number)).and_then(|file| file.label.as_deref())
+    };
+    let rails: Vec<String> = numbers.iter().filter_map(|number| name(number).map(rail)).collect();
+    let channel = |number: u32| {
+        let of_rail = |files: &BTreeMap<u32, ValueFile>| {
+            let own = name(&number).map(rail);
+            let has_rail = |file: &&ValueFile| file.label.as_deref().map(rail) == own && own.is_some();
+            let other = |file: &&ValueFile| {
+                let label = file.label.as_deref().map(rail);
+                label != own && label.is_some_and(|label| rails.contains(&label) || (own.is_some() && is_pmbus(&label)))
+            };
+            files.values().find(has_rail).or(files.get(&number).filter(|file| !other(file))).cloned()
+        };
+        let found = [energy.get(&number).cloned(), power.get(&number).cloned(), of_rail(&amperes), of_rail(&volts)];
+        let labels = found.iter().flatten().filter_map(|file| file.label.clone()).collect();
+        let [energy, power, amperes, volts] = found.map(|file| file.map(|file| file.file));
+        Channel { number, labels, energy, power, volts, amperes }
+    };
     let usable = |channel: &Channel| channel.measures_power() || (channel.volts.is_some() && channel.amperes.is_some());
-    Ok(channels.into_values().filter(usable).collect())
+    Ok(numbers.into_iter().map(channel).filter(usable).collect())
+}
+
+/// What a file of a chip's value is called before its number.
+const KINDS: [&str; 4] = ["energy", "power", "curr", "in"];
+
+/// A file with a value, and the label beside it.
+#[derive(Debug, Clone)]
+struct ValueFile {
+    file: String,
+    label: Option<String>,
+}
+
+/// Whether a value is no voltage or current of a supply: the voltage across a shunt, or a sum.
+///
+/// The INA3221 has such values from number 4 on (`Documentation/hwmon/ina3221.rst`); the voltages of the LTC2992 are
+/// numbered from 0, its currents from 1 (`drivers/hwmon/ltc2992.c`).
+fn is_no_supply(chip: &str, kind: &str, number: u32, label: Option<&str>) -> bool {
+    let is_other = |label: &str| label.contains("shunt") || label.starts_with("sum ");
+    match (chip, kind) {
+        ("ina3221", "in" | "curr") if number > 3 => true,
+        ("ltc2992", "in") => true,
+        (_, "in" | "curr") => label.is_some_and(|label| is_other(&label.to_lowercase())),
+        _ => false,
+    }
+}
+
+/// Returns the part of a label that names the supply: `out1` for `vout1` and `iout1`, `+12v` for `curr +12v`.
+fn rail(label: &str) -> String {
+    const QUANTITIES: [&str; 8] = ["v", "volt", "voltage", "i", "curr", "current", "power", "energy"];
+    let label = label.to_lowercase();
+    let words: Vec<&str> =
+        label.split([' ', '_']).filter(|word| !word.is_empty() && !QUANTITIES.contains(word)).collect();
+    let words = if words.len() > 1 && words[0] == "out" { &words[1..] } else { &words[..] };
+    match words {
+        [word] if word.get(1..).is_some_and(is_pmbus) && word.starts_with(['v', 'i', 'p']) => {
+            word.get(1..).unwrap_or(word).to_owned()
+        }
+        words => words.join(" "),
+    }
+}
+
+/// Whether a supply is called as drivers of PMBus chips call it (`drivers/hwmon/pmbus/pmbus_core.c`).
+fn is_pmbus(rail: &str) -> bool {
+    ["in", "out", "cap"].contains(&rail.trim_end_matches(|c: char| c.is_ascii_digit()))
 }
 
 /// Returns the shunt that the driver assumes, in microohms.
@@ -565,7 +645,7 @@ mod tests {
         tree.write("class/hwmon/hwmon3/curr1_input", "-7\n");
         let mut meter = meter(&tree, chip("ina219"));
         let error = read(&mut meter, 0).unwrap_err().to_string();
-        assert!(error.contains("curr1_input") && error.contains("-0.035 W") && error.contains("shunt"), "{error}");
+        assert!(error.contains("curr1_input") && error.contains("-0.007 A") && error.contains("shunt"), "{error}");
     }
 
     #[test]
@@ -598,6 +678,104 @@ mod tests {
         assert!(error.to_string().contains("ina219 (1-0040, hwmon3), ina219 (1-0041, hwmon4)"), "{error}");
         let mut second = meter(&tree, HwmonKeys { device: Some("1-0041".to_owned()), ..chip("ina219") });
         assert_eq!(read(&mut second, 0).unwrap().power, Some(Watts(8.0)));
+    }
+
+    #[test]
+    fn a_current_backwards_is_no_consumption() {
+        let tree = ina219();
+        tree.write("class/hwmon/hwmon3/shunt_resistor", "100000\n");
+        let mut meter = meter(&tree, chip("ina219"));
+        // The power register has no sign.
+        tree.write("class/hwmon/hwmon3/curr1_input", "-600\n");
+        let error = meter.read().unwrap_err().to_string();
+        assert!(
+            error.contains("curr1_input") && error.contains("-0.6 A") && error.contains("wired backwards"),
+            "{error}"
+        );
+        // What the last digits do is noise.
+        tree.write("class/hwmon/hwmon3/curr1_input", "-2\n");
+        assert_eq!(meter.read().unwrap().power, Some(Watts(0.0)));
+        tree.write("class/hwmon/hwmon3/curr1_input", "600\n");
+        assert_eq!(meter.read().unwrap().power, Some(Watts(3.0)));
+    }
+
+    #[test]
+    fn shunt_voltages_and_sums_are_no_channels() {
+        let folder = "class/hwmon/hwmon1/";
+        let tree = Tree::new(&[]);
+        let values = [
+            ("name", "ina3221"),
+            ("in1_input", "5000"),
+            ("in1_label", "VDD_IN"),
+            ("in2_input", "5000"),
+            ("in3_input", "5000"),
+            ("in4_input", "25"),
+            ("in7_input", "50"),
+            ("in7_label", "sum of shunt voltages"),
+            ("curr1_input", "500"),
+            ("curr2_input", "400"),
+            ("curr3_input", "100"),
+            ("curr4_input", "1000"),
+        ];
+        values.iter().for_each(|(file, value)| tree.write(&format!("{folder}{file}"), value));
+        let of = |channel| HwmonKeys { channel: Some(channel), ..chip("ina3221") };
+        assert_eq!(meter(&tree, of(2)).read().unwrap().power, Some(Watts(2.0)));
+        let error = meter(&tree, of(4)).read().unwrap_err().to_string();
+        assert!(error.contains("no channel 4") && error.contains("voltages across the shunts"), "{error}");
+        assert_eq!(
+            candidates(tree.root()).iter().map(|keys| keys.channel).collect::<Vec<_>>(),
+            [Some(1), Some(2), Some(3)]
+        );
+    }
+
+    #[test]
+    fn voltage_and_current_of_one_supply_belong_together() {
+        let found = |values: &[(&str, &str)]| {
+            let tree = Tree::new(&[]);
+            values.iter().for_each(|(file, value)| tree.write(file, value));
+            let of = |channel: Channel| {
+                let value = channel.power.or(channel.amperes).unwrap();
+                format!("{value} {}", channel.volts.unwrap_or_default())
+            };
+            channels(tree.root()).unwrap().into_iter().map(of).collect::<Vec<_>>()
+        };
+        // A PMBus chip without a sensor of the input current.
+        let pmbus = [
+            ("in1_input", "12000"),
+            ("in1_label", "vin"),
+            ("in2_input", "1000"),
+            ("in2_label", "vout1"),
+            ("curr1_input", "5000"),
+            ("curr1_label", "iout1"),
+        ];
+        assert_eq!(found(&pmbus), ["curr1_input in2_input"]);
+        assert_eq!(found(&pmbus[..2]), Vec::<String>::new());
+        assert_eq!(found(&[pmbus[0], pmbus[1], pmbus[4], pmbus[5]]), Vec::<String>::new());
+        // A power supply whose numbers are shifted.
+        let supply = [
+            ("in1_input", "12000"),
+            ("in1_label", "v_out +12v"),
+            ("in2_input", "5000"),
+            ("in2_label", "v_out +5v"),
+            ("power1_input", "9"),
+            ("power1_label", "power total"),
+            ("power2_input", "5"),
+            ("power2_label", "power +12v"),
+            ("power3_input", "4"),
+            ("power3_label", "power +5v"),
+        ];
+        assert_eq!(found(&supply), ["power1_input ", "power2_input in1_input", "power3_input in2_input"]);
+        // Labels of one side only, or of one's own: the number decides.
+        let own = [
+            ("in1_input", "5"),
+            ("in1_label", "VDD_IN"),
+            ("curr1_input", "5"),
+            ("in2_input", "5"),
+            ("in2_label", "Core"),
+            ("curr2_input", "5"),
+            ("curr2_label", "CPU"),
+        ];
+        assert_eq!(found(&own), ["curr1_input in1_input", "curr2_input in2_input"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! and a read does not allocate. Sources: `Documentation/power/powercap/powercap.rst`; zone names and the
 //! counter's range: `drivers/powercap/intel_rapl_common.c`, which also drives AMD processors under the same names.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::counter::{self, Counter, Lost, Total};
@@ -102,6 +102,7 @@ impl Powercap {
                 self.close();
                 let reason =
                     format!("{} ({}) did not change for {for_s:.1} s and is left out from now on", zone.name, zone.id);
+                tracing::warn!(meter = self.info.name, "{reason}");
                 self.dead.push(zone.id);
                 MeterError::Rebaselined { reason }
             }
@@ -115,13 +116,21 @@ impl Powercap {
     }
 
     fn discover(&mut self) -> Result<(), MeterError> {
-        let found = list(&self.class).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => self.absent("the kernel shows no powercap zones"),
+        let (found, unreadable) = list(&self.class).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => self.no_class(),
             _ => sysfs::classify(&self.class, error, sysfs::LIST_FIX),
         })?;
+        let (is_empty, counted) = (found.is_empty(), found.len() + unreadable.len());
         let (chosen, mut left_out) = choose(found, &self.dead);
+        if let (true, Some((id, error))) = (chosen.is_empty(), unreadable.into_iter().next()) {
+            return Err(self.unreadable(&id, error));
+        }
         if chosen.is_empty() {
-            return Err(self.absent("there is no package, dram or psys zone that counts"));
+            return Err(match (counted, is_empty) {
+                (0, _) => self.absent("the folder has no zone of a processor"),
+                _ if self.dead.is_empty() => self.absent("there is no package, dram or psys zone"),
+                _ => self.absent("no package, dram or psys zone counts; their values stand still"),
+            });
         }
         let zones = chosen.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>()?;
         let zones = without_mirrors(zones, &mut left_out)?;
@@ -139,6 +148,39 @@ impl Powercap {
         let energy = Attribute::open(path, &fix)?;
         let max_uj = sysfs::text(&folder.join("max_energy_range_uj")).and_then(|text| text.parse().ok());
         Ok(Zone { found, energy, counter: Counter::rapl(max_uj), raw_uj: 0 })
+    }
+
+    /// Returns the error for a folder of zones that is not there.
+    fn no_class(&self) -> MeterError {
+        let root = self.class.ancestors().nth(2).unwrap_or(&self.class);
+        let wrong_root = |reason: &str| MeterError::Absent {
+            path: root.to_owned(),
+            reason: reason.to_owned(),
+            fix: "set power.sysfs to the folder where sysfs is mounted, normally /sys".to_owned(),
+        };
+        if !root.exists() {
+            wrong_root("there is no such folder")
+        } else if !root.join("class").exists() {
+            wrong_root("this is not sysfs, it has no folder class")
+        } else {
+            self.absent("the kernel shows no powercap zones")
+        }
+    }
+
+    /// Returns the error for zones that are listed and cannot be looked into.
+    fn unreadable(&self, id: &str, error: io::Error) -> MeterError {
+        let path = self.class.join(id);
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => MeterError::Absent {
+                path,
+                reason: "the zone is listed, but leads nowhere: a container hides /sys/devices/virtual/powercap"
+                    .to_owned(),
+                fix: "run edgewatt outside of the container, or start this one with --security-opt \
+                      systempaths=unconfined (Docker) or --security-opt unmask=/sys/devices/virtual/powercap (Podman)"
+                    .to_owned(),
+            },
+            _ => sysfs::classify(&path, error, "give this user permission to read the zones"),
+        }
     }
 
     fn absent(&self, reason: &str) -> MeterError {
@@ -178,21 +220,28 @@ fn permission_fix(energy: &Path) -> String {
     )
 }
 
-/// Returns all RAPL zones in `class`, sorted by their numbers.
-fn list(class: &Path) -> std::io::Result<Vec<Found>> {
-    let mut found: Vec<Found> = sysfs::names(class)?
-        .into_iter()
-        .filter(|id| id.split_once(':').is_some_and(|(control, _)| control.contains("-rapl")))
-        .filter_map(|id| {
-            let name = sysfs::text(&class.join(&id).join("name"))?;
-            Some(Found { role: role(&name), id, name })
-        })
-        .collect();
+/// The id of a zone whose name cannot be read, and why.
+type Unreadable = (String, io::Error);
+
+/// Returns all RAPL zones in `class`, sorted by their numbers, and those whose name cannot be read.
+fn list(class: &Path) -> io::Result<(Vec<Found>, Vec<Unreadable>)> {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    let is_zone = |id: &String| id.split_once(':').is_some_and(|(control, _)| control.contains("-rapl"));
+    for id in sysfs::names(class)?.into_iter().filter(is_zone) {
+        match std::fs::read_to_string(class.join(&id).join("name")) {
+            Ok(name) => {
+                let name = name.trim_end().to_owned();
+                found.push(Found { role: role(&name), id, name });
+            }
+            Err(error) => unreadable.push((id, error)),
+        }
+    }
     // Zone numbers are hexadecimal (`dev_set_name` in `drivers/powercap/powercap_sys.c`).
     found.sort_by_cached_key(|zone| {
         zone.id.split(':').skip(1).map(|number| u32::from_str_radix(number, 16).unwrap_or(u32::MAX)).collect::<Vec<_>>()
     });
-    Ok(found)
+    unreadable.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok((found, unreadable))
 }
 
 fn role(name: &str) -> Role {
@@ -311,6 +360,31 @@ mod tests {
         let mut meter = Powercap::new("package", tree.root());
         read(&mut meter, 0.0).unwrap();
         meter.zones.iter().map(|zone| zone.found.id.clone()).collect()
+    }
+
+    #[test]
+    fn each_reason_for_no_zone_has_its_own_words() {
+        let refusal = |tree: &Tree| Powercap::new("package", tree.root()).read().unwrap_err().to_string();
+        let tree = Tree::new(&[("class/powercap/intel-rapl/enabled", "1\n")]);
+        assert!(refusal(&tree).contains("no zone of a processor") && refusal(&tree).contains("modprobe"));
+        // In a container the links lead nowhere.
+        tree.link("class/powercap/intel-rapl:0", "../../devices/virtual/powercap/intel-rapl/intel-rapl:0");
+        let container = refusal(&tree);
+        assert!(container.contains("intel-rapl:0: the zone is listed, but leads nowhere"), "{container}");
+        assert!(container.contains("container") && !container.contains("modprobe"), "{container}");
+        tree.write("class/powercap/intel-rapl:1", "a file");
+        assert!(refusal(&tree).contains("leads nowhere"));
+        // One that is there counts, whatever the others are.
+        tree.zone("intel-rapl:2", "package-1", 1);
+        assert!(Powercap::new("package", tree.root()).read().is_ok());
+        let tree = Tree::new(&[("class/powercap/intel-rapl:0/name", "core\n")]);
+        assert!(refusal(&tree).contains("no package, dram or psys zone"));
+        assert!(refusal(&Tree::new(&[("class/hwmon/x", "")])).contains("the kernel shows no powercap zones"));
+        assert!(
+            refusal(&Tree::new(&[("x", "")])).contains("this is not sysfs, it has no folder class; set power.sysfs")
+        );
+        let missing = Powercap::new("package", Path::new("/nowhere/sys")).read().unwrap_err().to_string();
+        assert!(missing.starts_with("/nowhere/sys: there is no such folder"), "{missing}");
     }
 
     #[test]
@@ -456,7 +530,7 @@ mod tests {
 
     #[test]
     fn absent_says_where_it_looked_and_what_to_do() {
-        let mut tree = Tree::new(&[]);
+        let mut tree = Tree::new(&[("class/hwmon/x", "")]);
         for _ in 0..2 {
             let error = Powercap::new("package", tree.root()).read().unwrap_err();
             assert!(matches!(error, MeterError::Absent { .. }));

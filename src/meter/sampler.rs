@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Meter, MeterError, Reading};
+use super::{Meter, MeterError, MeterInfo, Reading};
 use crate::stop::{Stop, Waited};
 use crate::units::{MonoTime, duration_ns};
 
@@ -24,7 +24,7 @@ const SUSPEND_MIN: Duration = Duration::from_millis(100);
 
 /// Reads all `meters` every `period` until `stop` is requested, and then once more.
 ///
-/// `on_reading` gets the meter's index. The energy of a meter across a suspend is unknown and reported as
+/// `on_reading` gets the meter's index, and what the meter says of itself now. The energy of a meter across a suspend is unknown and reported as
 /// [`MeterError::Rebaselined`]. Runs on the calling thread.
 ///
 /// # Errors
@@ -33,7 +33,7 @@ pub fn run(
     meters: &mut [Box<dyn Meter>],
     period: Duration,
     stop: &Stop,
-    mut on_reading: impl FnMut(usize, Result<Reading, MeterError>),
+    mut on_reading: impl FnMut(usize, &MeterInfo, Result<Reading, MeterError>),
 ) -> io::Result<()> {
     let period = period.max(PERIOD_MIN);
     let mut states: Vec<State> = meters.iter().map(|_| State::default()).collect();
@@ -50,7 +50,7 @@ pub fn run(
             }
             let result = meter.read().and_then(|reading| awake(reading, asleep));
             log_change(meter.as_ref(), state.note(MonoTime::now(), period, &result), &result);
-            on_reading(index, result);
+            on_reading(index, meter.info(), result);
         }
         if last {
             return Ok(());
@@ -251,7 +251,7 @@ mod tests {
             Box::new(Powercap::new("package", tree.root())),
         ];
         let (mut model, mut absent) = (Vec::new(), 0);
-        run(&mut meters, Duration::from_millis(2), &stop, |index, result| {
+        run(&mut meters, Duration::from_millis(2), &stop, |index, _, result| {
             match (index, result) {
                 (0, result) => model.push(result.unwrap().time),
                 (1, Err(MeterError::Absent { .. })) => absent += 1,
@@ -276,7 +276,7 @@ mod tests {
             move || {
                 let mut meters: Vec<Box<dyn Meter>> =
                     vec![Box::new(Estimate::new("model", Watts(1.0), Watts(1.0), Children::default()))];
-                run(&mut meters, Duration::from_secs(3600), &stop, |_, _| sender.send(()).unwrap())
+                run(&mut meters, Duration::from_secs(3600), &stop, |_, _, _| sender.send(()).unwrap())
             }
         });
         receiver.recv_timeout(Duration::from_secs(30)).unwrap();

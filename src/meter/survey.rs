@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_machine_without_anything_is_told_how_to_get_each() {
-        let tree = Tree::new(&[]);
+        let tree = Tree::new(&[("class/thermal/x", "")]);
         let findings =
             survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| panic!("there is nothing to wait for"));
         assert_eq!(findings.len(), 4);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Key;
+use crate::text::placeholder;
 
 /// Something wrong with the value at a key, and what would be right.
 #[derive(Debug)]
@@ -57,8 +58,24 @@ impl Checker {
         value
     }
 
+    /// Returns whether a name has a placeholder in it, which is a problem then: nothing is put in its place.
+    pub fn is_placeholder(&mut self, key: &Key, name: &str) -> bool {
+        let Some(found) = placeholder(name) else { return false };
+        let advice = match key.to_string().as_str() {
+            "node.id" => "leave node.id out, and the host's name is used; or write the name itself",
+            _ => "write the name itself; a script that writes this file can fill it in",
+        };
+        let message =
+            format!("`{found}` stands as it is: environment variables and placeholders are not expanded; {advice}");
+        self.problem(key, message);
+        true
+    }
+
     /// Checks a name that becomes one level of an MQTT topic.
     pub fn topic_level(&mut self, key: &Key, name: &str) {
+        if self.is_placeholder(key, name) {
+            return;
+        }
         let bad = |c: char| matches!(c, '/' | '+' | '#' | '$') || c.is_control() || c.is_whitespace();
         if name.is_empty() || name.len() > 64 || name.contains(bad) {
             self.problem(

@@ -1,6 +1,5 @@
 //! `family!`: the kinds of a family, one file each.
 
-use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{DeserializeSeed, Error};
@@ -180,17 +179,5 @@ impl<'de, F: Family> DeserializeSeed<'de> for KindDeserializer<F> {
 
 /// The error for none or several kinds where one belongs.
 pub fn expected_one<E: Error>(names: &[&str]) -> E {
-    E::custom(format_args!("write exactly one of {}", Listed(names)))
-}
-
-/// `a, b and c`.
-struct Listed<'a>(&'a [&'a str]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [before @ .., last] if !before.is_empty() => write!(f, "{} and {last}", before.join(", ")),
-            names => f.write_str(&names.join(", ")),
-        }
-    }
+    E::custom(format_args!("write exactly one of {}", crate::text::listed(names)))
 }

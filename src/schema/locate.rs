@@ -6,6 +6,13 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::text::width;
+
+/// The most characters of a line that are shown.
+const LINE_CHARS: usize = 110;
+/// Those before the place that is meant, in a longer line.
+const CHARS_BEFORE: usize = 40;
+
 /// The way from the root of the document to a value; an index into an array is a segment too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(Vec<String>);
@@ -19,6 +26,11 @@ impl Key {
         let mut segments = self.0.clone();
         segments.push(segment.to_string());
         Self(segments)
+    }
+
+    /// Returns the last part of the key; empty for the root.
+    pub fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
     }
 }
 
@@ -57,15 +69,42 @@ pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) 
     let column = text[line_start..span.start].chars().count() + 1;
     let line = text[line_start..].lines().next().unwrap_or("");
     let in_line = span.end.min(line_start + line.len()).max(span.start);
-    let width = text.get(span.start..in_line).map_or(1, |s| s.chars().count().max(1));
+    let marked = text.get(span.start..in_line).map_or(1, |s| s.chars().count().max(1));
     let gutter = " ".repeat(line_number.to_string().len());
+    // The mark of the byte order is no character of the line.
+    let bom = usize::from(line.starts_with('\u{feff}'));
+    let column = column.saturating_sub(bom).max(1);
+    let (shown, place) = excerpt(without_credentials(line).trim_start_matches('\u{feff}'), column - 1);
+    let marked = marked.min(width(&shown).saturating_sub(place)).max(1);
     format!(
-        "{}:{line_number}:{column}: {message}\n {line_number} | {}\n {gutter} | {}{}",
+        "{}:{line_number}:{column}: {message}\n {line_number} | {shown}\n {gutter} | {}{}",
         file.display(),
-        without_credentials(line),
-        " ".repeat(column - 1),
-        "^".repeat(width),
+        " ".repeat(place),
+        "^".repeat(marked),
     )
+}
+
+/// Returns the part of a line around its character `at`, with nothing in it that could control a terminal, and the columns
+/// before that character.
+fn excerpt(line: &str, at: usize) -> (String, usize) {
+    let clean = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let chars: Vec<char> = line.chars().map(clean).collect();
+    let start =
+        if chars.len() > LINE_CHARS { at.saturating_sub(CHARS_BEFORE).min(chars.len() - LINE_CHARS) } else { 0 };
+    let end = chars.len().min(start + LINE_CHARS);
+    let before: String = chars[start..at.clamp(start, end)].iter().collect();
+    let mut shown: String = chars[start..end].iter().collect();
+    if end < chars.len() {
+        shown.push_str("...");
+    }
+    if start > 0 {
+        return (format!("...{shown}"), width(&before) + 3);
+    }
+    (shown, width(&before))
 }
 
 /// The line with what stands between `://` and `@`, or behind `password =`, blotted out: logs and terminals are no place

@@ -6,17 +6,22 @@
 
 mod checker;
 mod choice;
+mod conform;
 mod doc;
 mod family;
 mod locate;
 mod merge;
+mod suggest;
+mod syntax;
 mod table;
 mod value;
 
 pub use checker::{Checker, Problem, milliseconds, seconds};
+pub(crate) use conform::{Misfit, misfits};
 pub use doc::{Children, FamilyDoc, Form, KeyDoc, KindDoc, TableDoc};
 pub use locate::{Key, show, span_of};
 pub use merge::{Offsets, merge, parse};
+pub(crate) use syntax::explain;
 pub use value::Value;
 
 pub(crate) use choice::choice;

@@ -199,7 +199,12 @@ impl Drop for LinesSource {
 
 /// Checks that `path` is a FIFO.
 pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
-    let metadata = std::fs::metadata(path).map_err(|e| SourceError::io("open", path, e))?;
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if std::fs::symlink_metadata(path).is_err() => {
+            SourceError::NoFifo { path: path.to_owned() }
+        }
+        _ => SourceError::io("open", path, error),
+    })?;
     if metadata.file_type().is_fifo() { Ok(()) } else { Err(SourceError::NotAFifo { path: path.to_owned() }) }
 }
 
@@ -228,4 +233,24 @@ fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     }
     let listener = UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))?;
     Ok((listener, lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_that_is_missing_says_how_it_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let refusal = check_fifo(&path).unwrap_err().to_string();
+        for part in [format!("run: mkfifo {}", path.display()), "tmpfiles.d".to_owned(), "ExecStartPre=".to_owned()] {
+            assert!(refusal.contains(&part), "{refusal}");
+        }
+        std::fs::write(&path, "").unwrap();
+        assert!(check_fifo(&path).unwrap_err().to_string().contains("is not a FIFO"));
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(check_fifo(&path).is_ok());
+    }
 }

@@ -138,6 +138,12 @@ pub enum SourceError {
     Header { path: PathBuf, error: HeaderError },
     #[error("{0} is not a FIFO; remove it and run `mkfifo {0}`", path.display())]
     NotAFifo { path: PathBuf },
+    #[error(
+        "there is no FIFO {0}; run: mkfifo {0}; for the service, write `p {0} 0660 edgewatt edgewatt` into \
+         /etc/tmpfiles.d/edgewatt.conf, or ExecStartPre=+/usr/bin/mkfifo -m 0660 {0} into its unit",
+        path.display()
+    )]
+    NoFifo { path: PathBuf },
     #[error("{} is in use: another edgewatt listens on it", path.display())]
     SocketInUse { path: PathBuf },
     #[error("{} is not a regular file, as a recording must be", path.display())]

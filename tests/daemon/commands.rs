@@ -102,7 +102,7 @@ fn check_names_both_sides_of_what_does_not_fit() {
     refused(&|s| s.with("labels = ", &digest('0')), &["model.sha256", "has the SHA-256", "not 000000"]);
     refused(&|s| s.with("labels = ", &digest('x')), &["model.sha256", "64 hex digits"]);
     refused(&|s| s.with("shoulder_recording.csv", "none.csv"), &["source", "models/none.csv: No such file"]);
-    refused(&|s| s.with_keys("[metrics]", "period = 3"), &["unknown field `period`", "interval_s", "| period = 3"]);
+    refused(&|s| s.with_keys("[metrics]", "period = 3"), &["unknown key `period`", "interval_s", "| period = 3"]);
     refused(&|s| s.with("[metrics]", "[metrics"), &["| [metrics\n"]);
     let missing = Path::new("/nowhere/edgewatt.toml");
     check_file(missing).expect(78).says(&["/nowhere/edgewatt.toml: ", "No such file"]);
@@ -113,7 +113,7 @@ fn check_judges_every_kind_of_meter() {
     let guess = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }";
     let check = |meter: &str| Setup::demo(1).with(guess, meter).check();
     for (meter, parts) in [
-        ("ina219 = { bus = 1 }", &["missing field `shunt_ohms`"][..]),
+        ("ina219 = { bus = 1 }", &["missing key `shunt_ohms`"][..]),
         (
             "ina219 = { bus = 1, shunt_ohms = 0.1, address = 0x39, averages = 3, max_amperes = 3.3, max_volts = 40.0 }",
             &[
@@ -129,7 +129,7 @@ fn check_judges_every_kind_of_meter() {
             "replay = { path = \"p.csv\", time = \"t\", watts = \"p\", joules = \"e\" }",
             &["replay: name the column", "either watts or joules"],
         ),
-        ("rapl = { interface = \"msr\" }", &["unknown variant `msr`, expected `perf` or `powercap`"]),
+        ("rapl = { interface = \"msr\" }", &["expected one of \"perf\" and \"powercap\""]),
     ] {
         check(meter).expect(78).says(parts);
     }

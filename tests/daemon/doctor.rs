@@ -8,6 +8,7 @@ use std::process::Command;
 
 use edgewatt_support::daemon::{Daemon, Setup, edgewatt, without_root_s_rights};
 use edgewatt_support::mosquitto::{Mosquitto, free_port};
+use edgewatt_support::plugin::test_delegate;
 use edgewatt_support::root;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -97,7 +98,7 @@ impl Report {
 
 #[test]
 fn a_bare_machine_is_told_how_to_get_each_thing_and_nothing_is_broken() {
-    let machine = Machine::new(&[]);
+    let machine = Machine::new(&[("sys/class/thermal/x", "")]);
     let report = machine.report(&["delegates", "meters", "sensors", "service", "broker", "configuration"]);
     report.is("Edge TPU", "absent", &["lsusb shows 1a6e:089a", "lspci -nn shows 1ac1:089a"]);
     report.is("libedgetpu.so.1", "absent", &["libedgetpu1-std"]);
@@ -147,7 +148,8 @@ fn equipped() -> Machine {
     machine.write("sys/bus/usb/devices/2-1/busnum", "2\n");
     machine.write("sys/bus/usb/devices/2-1/devnum", "4\n");
     symlink("../../ttyUSB0", machine.path("dev/serial/by-id/usb-FTDI_A1-if00")).unwrap();
-    machine.write("lib/libedgetpu.so.1", "");
+    fs::create_dir_all(machine.path("lib")).unwrap();
+    fs::copy(test_delegate(), machine.path("lib/libedgetpu.so.1")).unwrap();
     let library = machine.path("lib/libedgetpu.so.1").display().to_string();
     machine.command("ldconfig", &format!("printf '\\tlibedgetpu.so.1 (libc6,AArch64) => {library}\\n'"));
     machine
@@ -174,6 +176,8 @@ fn what_is_there_and_works_is_ok() {
     machine.write("sys/bus/usb/devices/2-1/idProduct", "9302\n");
     machine.report(&["delegates"]).is("Edge TPU on USB", "ok", &["18d1:9302, its firmware loaded"]);
     // ldconfig's cache still has it.
+    machine.write("lib/libedgetpu.so.1", "no library");
+    machine.report(&["delegates"]).is("libedgetpu.so.1", "broken", &["cannot be loaded: it is a text file"]);
     fs::remove_file(machine.path("lib/libedgetpu.so.1")).unwrap();
     machine.report(&["delegates"]).is("libedgetpu.so.1", "broken", &["not installed"]);
 }

@@ -92,7 +92,7 @@ fn a_file_with_a_mistake_changes_nothing_and_the_mistake_is_shown() {
     rig.more_predictions("shoulder", 5);
     for (old, new, at, parts) in [
         ("smooth = 3 }", "smooth = }", "decision.classify", &["smooth = }"][..]),
-        ("smooth = 3 }", "smoth = 3 }", "decision.classify", &["unknown field `smoth`"]),
+        ("smooth = 3 }", "smoth = 3 }", "decision.classify", &["unknown key `smoth`"]),
         ("smooth = 3 }", "smooth = 0 }", "decision.classify", &["pipelines.shoulder.decision.classify.smooth"]),
         ("r_int8.tflite", "r_int9.tflite", "r_int9.tflite", &["pipelines.shoulder.model.path", "cannot read"]),
         ("labels.txt", "nowhere.txt", "nowhere.txt", &["pipelines.shoulder.model.labels", "cannot read"]),

@@ -17,11 +17,12 @@ const PAGE: &str = "docs/mqtt.md";
 const EVERY: &str = "Every message";
 
 /// Fields that take what this test does not bring about.
-const UNSEEN: [(&str, &str); 9] = [
+const UNSEEN: [(&str, &str); 10] = [
     ("delegate/reason", "a fallback"),
     ("delegate/warnings", "a delegate that takes no node"),
     ("delegate/fully_accelerated", "LiteRT"),
     ("delegate/fully_off_cpu", "LiteRT"),
+    ("delegate/software_gpu", "LiteRT"),
     ("delegate/accelerators", "LiteRT"),
     ("figure/calibrated_at_ms", "a calibration"),
     ("p/<pipeline>/metrics/delivery.store_error", "a store that fails"),

@@ -227,7 +227,31 @@ fn an_edge_tpu_that_cannot_work_says_what_to_do() {
     let plain = tpu("nothing").check().expect(0);
     assert!(plain.stdout.contains("warning: this model was not compiled for the Edge TPU"), "{}", plain.stdout);
     assert!(plain.stdout.contains("edgetpu_compiler"), "{}", plain.stdout);
-    // Without the library it is the loader that knows.
     std::fs::remove_file(&library).unwrap();
-    tpu("nothing").check().expect(78).says(&["libedgetpu.so.1", "No such file or directory"]);
+    tpu("nothing").check().expect(78).says(&["libedgetpu.so.1", "there is no such library", "libedgetpu1-std"]);
+}
+
+/// A stream whose first windows come later must not hide it until then.
+#[test]
+fn a_library_that_cannot_be_loaded_is_refused_at_once_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libnpu.so");
+    let live = || {
+        let recording = root().join("models/shoulder_recording.csv");
+        let replay =
+            format!("[pipelines.shoulder.source.replay]\npath = \"{}\"\nspeed = \"max\" ", recording.display());
+        setup(1, "nothing", "")
+            .with(&test_delegate().display().to_string(), &library.display().to_string())
+            .with(&replay, "[pipelines.shoulder.source.lines]\nfrom = \"stdin\" ")
+            .with("source.replay.records]", "source.lines.records]")
+    };
+    live().check().expect(78).says(&["libnpu.so", "there is no such library", "docs/delegates.md"]);
+    std::fs::write(&library, "a text").unwrap();
+    live().check().expect(78).says(&["libnpu.so cannot be used: it is a text file, not a library"]);
+    let mut cut = std::fs::read(test_delegate()).unwrap();
+    cut.truncate(cut.len() / 2);
+    std::fs::write(&library, &cut).unwrap();
+    live().check().expect(78).says(&["the file is cut off"]);
+    std::fs::copy(test_delegate(), &library).unwrap();
+    live().check().expect(0);
 }

@@ -241,8 +241,8 @@ fn an_engine_that_does_not_answer_in_time_is_killed() {
     let (mut engine, _) = start(&tiny("wide"), &CPU, &limits, 1);
     run(&mut engine, 0);
     kill(pid(&engine), Signal::SIGSTOP).unwrap();
-    assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s");
-    assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s");
+    assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s, its deadline_ms");
+    assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s, its deadline_ms");
     lost(engine.reset());
     lost(engine.input_bytes().map(drop));
     lost(engine.output_bytes(0).map(drop));

@@ -90,3 +90,23 @@ fn idle_power_goes_over_to_an_attribution_of_the_same_meter() {
     assert!((estimate_after(true).net_j.unwrap() - 5.0).abs() < 0.1);
     assert_eq!(estimate_after(false).net_j, None);
 }
+
+#[test]
+fn other_programs_never_use_less_than_nothing() {
+    // Others work at first, and then no more; idle power comes from the configuration.
+    let settings = Settings { idle: Some(Watts(2.0)), ..SETTINGS };
+    let mut attribution = Attribution::new(1, vec![info(false)], settings);
+    let mut reasons = Vec::new();
+    for tick in 1..=200u64 {
+        let now_s = tick as f64 / 10.0;
+        if tick > 20 && tick % 10 == 5 {
+            attribution.add_span(0, span(tick * 100 - 99, tick * 100 - 89));
+        }
+        attribution.set_other_cpu_time(Some(Duration::from_secs_f64(now_s.min(2.0))));
+        read(&mut attribution, tick * 100, now_s * 3.0);
+        if tick > 25 && tick % 10 == 0 {
+            reasons.extend(attribution.estimates().remove(0).pop().and_then(|estimate| estimate.reason));
+        }
+    }
+    assert!(reasons.iter().all(|reason| !reason.contains("other programs used -")), "{reasons:?}");
+}

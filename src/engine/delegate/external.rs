@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::survey::{Finding, Host, device_files};
+use super::survey::{Finding, Host, PLUGIN_FUNCTIONS, device_files};
 use super::{Delegate, DelegateBackend, EngineError, LibraryIdentity, Proof, Runtime, check_library};
 use crate::engine::{edge_tpu, interpreter};
 use crate::model::ModelSummary;
@@ -42,6 +42,10 @@ impl DelegateBackend for External {
 
     fn library(&self) -> Option<&Path> {
         Some(&self.library)
+    }
+
+    fn functions(&self) -> &'static [&'static str] {
+        &PLUGIN_FUNCTIONS
     }
 
     fn identify_library(&self) -> Result<LibraryIdentity, EngineError> {

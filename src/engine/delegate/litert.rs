@@ -43,6 +43,10 @@ impl DelegateBackend for Litert {
         Some(&self.library)
     }
 
+    fn functions(&self) -> &'static [&'static str] {
+        &["LiteRtCreateEnvironment"]
+    }
+
     fn attach(&self, _: &Runtime) -> Result<Option<Delegate>, EngineError> {
         let reason = "LiteRT is a runtime of its own, not a delegate of this one".into();
         Err(EngineError::Delegate { delegate: self.library.display().to_string(), reason })
@@ -59,6 +63,11 @@ impl DelegateBackend for Litert {
     fn warning(&self, _: &ModelSummary, proof: &Proof) -> Option<&'static str> {
         let on_cpu = proof.litert.as_ref().is_some_and(|litert| litert.fully_off_cpu != Some(true));
         let wants_more = self.accelerators.iter().any(|accelerator| *accelerator != Accelerator::Cpu);
+        if proof.litert.as_ref().is_some_and(|litert| litert.software_gpu.is_some()) {
+            return Some(
+                "the GPU is a program that computes on the CPU (llvmpipe, SwiftShader or the like), by LiteRT's own log",
+            );
+        }
         (on_cpu && wants_more)
             .then_some("an accelerator was requested, but LiteRT runs some or all of the model on the CPU")
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::interpreter::Delegate;
-use super::{Engine, EngineError, ModelPlan, Proof, Runtime};
+use super::{Engine, EngineError, ModelPlan, Proof, Runtime, elf};
 use crate::model::ModelSummary;
 use crate::schema::expanded::Family;
 use crate::schema::{Checker, Key, choice, family};
@@ -54,6 +54,11 @@ pub trait DelegateBackend {
     /// Returns the library that it is loaded from, if it does not come with the runtime.
     fn library(&self) -> Option<&Path> {
         None
+    }
+
+    /// Returns the functions that its library must have.
+    fn functions(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Returns the file and the version of its library, which is loaded if that is how they are found out.
@@ -135,6 +140,22 @@ impl DelegateKind {
     pub fn built_in_names() -> impl Iterator<Item = &'static str> {
         Self::NAMES.iter().copied().filter(|name| Self::built_in(name).is_some())
     }
+}
+
+/// Checks that the library of the delegate called `name` can be loaded, as far as files show it.
+///
+/// # Errors
+/// There is no such library, or the dynamic linker would refuse it; all that is wrong with it.
+pub fn check_loadable(name: &str, delegate: &dyn DelegateBackend) -> Result<(), EngineError> {
+    let Some(library) = delegate.library() else { return Ok(()) };
+    let reason = match elf::find(library) {
+        Some(path) => elf::faults(&path, delegate.functions()).join("; "),
+        None => format!("there is no such library; {}", delegate.library_fix(name)),
+    };
+    if reason.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::Delegate { delegate: library.display().to_string(), reason })
 }
 
 /// A kind with its keys, as the engine's process gets it.

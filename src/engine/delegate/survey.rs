@@ -3,11 +3,14 @@
 //! Only reads: it opens no device, and loads no library, because some vendors' libraries end the process. Each kind says in
 //! its own file what to look for; whether this user may use a device file is for the caller to find out.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::{DelegateBackend, DelegateKind};
+use crate::engine::elf;
+
+/// The functions of a library that is attached to the runtime's interpreter.
+pub(in crate::engine) const PLUGIN_FUNCTIONS: [&str; 2] =
+    ["tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"];
 
 /// Where the kernel shows a machine's devices, where their files are, and the libraries that the configuration names.
 #[derive(Debug, Clone, Copy)]
@@ -62,15 +65,30 @@ pub fn survey(host: &Host<'_>) -> Vec<Finding> {
 
 /// Returns the finding for the library of the delegate called `name`, if it has one.
 pub fn configured_library(name: &str, delegate: &dyn DelegateBackend) -> Option<Finding> {
-    let library = delegate.library()?;
+    let file = delegate.library()?;
     let what = format!("delegates.{name}");
-    Some(match find_library(library) {
-        Some(path) => Finding {
-            detail: vec![format!("to test it, run: edgewatt inspect MODEL --delegate {name} -c FILE")],
-            ..Finding::new(State::Ok, what, path.display().to_string())
-        },
-        None => Finding::new(State::Broken, what, format!("no {}", library.display())).fix(delegate.library_fix(name)),
+    Some(match elf::find(file) {
+        Some(path) => {
+            let mut finding = library(&what, &path, delegate.functions());
+            if finding.state == State::Ok {
+                finding.detail.push(format!("to test it, run: edgewatt inspect MODEL --delegate {name} -c FILE"));
+            }
+            finding
+        }
+        None => Finding::new(State::Broken, what, format!("no {}", file.display())).fix(delegate.library_fix(name)),
     })
+}
+
+/// Returns the finding for the library `what` in the file at `path`, which must have these functions.
+pub(in crate::engine) fn library(what: &str, path: &Path, functions: &[&str]) -> Finding {
+    let faults = elf::faults(path, functions);
+    match faults.split_first() {
+        None => Finding::new(State::Ok, what, path.display().to_string()),
+        Some((first, others)) => Finding {
+            detail: others.to_vec(),
+            ..Finding::new(State::Broken, what, format!("{} cannot be loaded: {first}", path.display()))
+        },
+    }
 }
 
 /// Returns how to install a library that nothing special is known of, for the delegate called `name`.
@@ -86,26 +104,4 @@ pub(super) fn device_files(host: &Host<'_>, files: &[(&str, &str)]) -> Vec<Findi
         path.exists().then(|| Finding::new(State::DeviceFile { path, rule }, *what, "there"))
     });
     existing.collect()
-}
-
-/// Returns where the dynamic linker would find a library: a file, `LD_LIBRARY_PATH`, or ldconfig's cache.
-pub(in crate::engine) fn find_library(library: &Path) -> Option<PathBuf> {
-    if library.components().count() > 1 {
-        return library.is_file().then(|| library.to_owned());
-    }
-    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&folders).map(|folder| folder.join(library)).find(|path| path.is_file());
-    in_path.or_else(|| {
-        // ldconfig is not in the search path of normal users.
-        let listed = ["ldconfig", "/sbin/ldconfig"].into_iter().find_map(|command| list(command.as_ref()))?;
-        let name = format!("{} (", library.display());
-        let line = listed.lines().find(|line| line.trim_start().starts_with(&name))?;
-        // The library may have been removed since the cache was written.
-        line.split_once(" => ").map(|(_, path)| PathBuf::from(path.trim())).filter(|path| path.is_file())
-    })
-}
-
-fn list(ldconfig: &OsStr) -> Option<String> {
-    let output = Command::new(ldconfig).arg("-p").output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -37,8 +37,21 @@ pub struct LitertFacts {
     /// None of it runs on the CPU; `None` if this LiteRT does not report it. With the CPU among the accelerators asked for
     /// LiteRT falls back to it without an error, for some operators or for all.
     pub fully_off_cpu: Option<bool>,
+    /// What the library's log says of a GPU that is a program on the CPU, such as llvmpipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub software_gpu: Option<String>,
     /// Those of the accelerators asked for that LiteRT has here, and the CPU, each with its name: `cpu (CpuAccelerator)`.
     pub accelerators: Vec<String>,
+}
+
+impl LitertFacts {
+    /// Takes back that none of it runs on the CPU, if the library's log names a GPU that is a program on the CPU.
+    pub fn deny(&mut self, software_gpu: Option<String>) {
+        if software_gpu.is_some() {
+            self.fully_off_cpu = Some(false);
+            self.software_gpu = software_gpu;
+        }
+    }
 }
 
 impl std::fmt::Display for LitertFacts {
@@ -170,6 +183,7 @@ fn facts(compiled: &CompiledModel, registered: &[Registered]) -> Result<LitertFa
     Ok(LitertFacts {
         fully_accelerated: compiled.fully_accelerated()?,
         fully_off_cpu: compiled.fully_off_cpu()?,
+        software_gpu: None,
         accelerators: registered.iter().map(describe).collect(),
     })
 }

@@ -171,7 +171,13 @@ impl Start {
     /// Sends the model and waits for the result.
     fn ready(&mut self, bytes: &[u8], limit: Duration) -> Result<Ready, EngineError> {
         let failure = match self.exchange(bytes, limit) {
-            Ok((hello, built)) => return checked(hello, built),
+            Ok((hello, built)) => {
+                let mut ready = checked(hello, built)?;
+                if let Some(litert) = ready.proof.litert.as_mut().filter(|litert| litert.fully_off_cpu == Some(true)) {
+                    litert.deny(self.handle.said.software_gpu());
+                }
+                return Ok(ready);
+            }
             Err(failure) => failure,
         };
         if matches!(failure, Failure::TimedOut | Failure::Protocol(_)) {
@@ -179,9 +185,13 @@ impl Start {
         }
         // All of its output has been read when it has ended.
         let status = self.handle.status(END_PATIENCE);
-        let says = self.handle.said.first_error();
+        let says = self.handle.said.errors();
         let reason = match failure {
             Failure::Refused(message) => return Err(EngineError::Refused(format!("{message}{says}"))),
+            Failure::TimedOut if matches!(self.blamed, Blamed::Library(_)) && self.task.serve => format!(
+                "it was not ready within {} s, its start_timeout_s; raise that if it compiles the model{says}",
+                limit.as_secs_f64()
+            ),
             Failure::TimedOut => format!("the runtime did not finish with it within {} s{says}", limit.as_secs_f64()),
             Failure::Protocol(what) => format!("the process that tries it broke the protocol: {what}{says}"),
             Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
@@ -384,7 +394,8 @@ impl IsolatedEngine {
             }
             Err(Waited::TimedOut) => {
                 self.handle.kill();
-                format!("it did not answer within {} s", limit.as_secs_f64())
+                let key = if limit == self.limits.deadline { "deadline_ms" } else { "start_timeout_s" };
+                format!("it did not answer within {} s, its {key}", limit.as_secs_f64())
             }
             Err(Waited::Arrived | Waited::Gone) => self.handle.reason(self.limits.memory_bytes),
         };

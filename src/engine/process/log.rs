@@ -12,6 +12,22 @@ use std::time::{Duration, Instant};
 const LINE_BYTES: usize = 1024;
 const LINES_KEPT: usize = 20;
 const LINES_A_SECOND: u32 = 20;
+/// The lines of the first errors that are kept: LiteRT writes a chain of them, the cause not always first.
+const ERRORS_KEPT: usize = 6;
+/// The length of such a line.
+const ERROR_CHARS: usize = 240;
+/// What a graphics driver is called that computes on the processor, in the log of the library that uses it.
+const SOFTWARE_GPUS: [&str; 9] = [
+    "adaptertype=cpu",
+    "adaptertype::cpu",
+    "adaptertype: cpu",
+    "llvmpipe",
+    "lavapipe",
+    "swiftshader",
+    "softpipe",
+    "swrast",
+    "portable computing language",
+];
 
 /// The output of a process.
 #[derive(Debug, Default)]
@@ -24,7 +40,15 @@ pub(crate) struct Said {
 #[derive(Debug, Default)]
 struct Lines {
     last: VecDeque<String>,
-    first_error: Option<String>,
+    /// The first errors, each once, with the lines that continue them.
+    errors: Vec<String>,
+    /// The line before is one of them, or continues one.
+    in_error: bool,
+    /// The first line that names a graphics driver that computes on the processor, or the one on the driver that is used.
+    software_gpu: Option<String>,
+    /// A line says which driver is used.
+    is_selected: bool,
+    count: u64,
 }
 
 impl Said {
@@ -64,9 +88,13 @@ impl Said {
             self.log(line);
         }
         let mut lines = self.lock();
-        if lines.first_error.is_none() {
-            lines.first_error = line.strip_prefix("ERROR: ").map(str::to_owned);
+        lines.count += 1;
+        lines.note_error(line);
+        let selects = line.to_ascii_lowercase().contains(SELECTED);
+        if selects || (!lines.is_selected && lines.software_gpu.is_none()) {
+            lines.software_gpu = is_software_gpu(line).then(|| short(line).to_owned());
         }
+        lines.is_selected |= selects;
         if lines.last.len() == LINES_KEPT {
             lines.last.pop_front();
         }
@@ -93,10 +121,23 @@ impl Said {
         self.serving.store(true, Relaxed);
     }
 
-    /// Returns the first error that the runtime itself wrote, in parentheses.
-    pub(crate) fn first_error(&self) -> String {
-        let error = self.lock().first_error.clone();
-        error.map_or(String::new(), |error| format!(" (the runtime says: {error})"))
+    /// Returns the first errors that the runtime itself wrote, in parentheses.
+    pub(crate) fn errors(&self) -> String {
+        let errors = self.lock().errors.join("; ");
+        if errors.is_empty() { errors } else { format!(" (the runtime says: {errors})") }
+    }
+
+    /// Returns the line that names a graphics driver that computes on the processor, if there is one. Waits a moment for
+    /// lines on their way.
+    pub(crate) fn software_gpu(&self) -> Option<String> {
+        for _ in 0..SETTLE_TRIES {
+            let before = self.lock().count;
+            std::thread::sleep(SETTLE);
+            if self.lock().count == before {
+                break;
+            }
+        }
+        self.lock().software_gpu.clone()
     }
 
     /// Returns the last line that looks like the message of a crash, in parentheses.
@@ -117,6 +158,38 @@ impl Said {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The time in which no line comes after which none is on its way, and how often it is waited for.
+const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE_TRIES: u32 = 10;
+
+impl Lines {
+    fn note_error(&mut self, line: &str) {
+        let error = line.strip_prefix("ERROR: ");
+        let continues = self.in_error && line.starts_with([' ', '\t', '\u{2514}', '\u{251c}', '|']);
+        self.in_error = error.is_some() || continues;
+        let text = short(error.unwrap_or(line).trim());
+        if self.in_error
+            && self.errors.len() < ERRORS_KEPT
+            && !text.is_empty()
+            && !self.errors.iter().any(|e| e == text)
+        {
+            self.errors.push(text.to_owned());
+        }
+    }
+}
+
+fn is_software_gpu(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    SOFTWARE_GPUS.iter().any(|name| line.contains(name))
+}
+
+fn short(line: &str) -> &str {
+    line.char_indices().nth(ERROR_CHARS).map_or(line, |(end, _)| &line[..end])
+}
+
+/// What LiteRT writes before the graphics driver that it uses; it may list others.
+const SELECTED: &str = "selected adapter";
 
 /// Limits the number of lines that are logged in a second.
 #[derive(Debug)]
@@ -156,12 +229,43 @@ mod tests {
         let text =
             format!("INFO: fine\nERROR: the cause\n{noise}terminate called after throwing 'std::bad_alloc'\nlast");
         said.collect(text.as_bytes());
-        assert_eq!(said.first_error(), " (the runtime says: the cause)");
+        assert_eq!(said.errors(), " (the runtime says: the cause)");
         assert_eq!(said.last_words(), " (it says: terminate called after throwing 'std::bad_alloc')");
         assert!(said.ran_out_of_memory());
         let last = said.lock().last.clone();
         assert_eq!((last.len(), last.back().map(String::as_str)), (LINES_KEPT, Some("last")));
-        assert_eq!(Said::default().first_error() + &Said::default().last_words(), "");
+        assert_eq!(Said::default().errors() + &Said::default().last_words(), "");
+    }
+
+    #[test]
+    fn the_lines_of_a_chain_of_errors_are_kept_and_bounded() {
+        let said = Said::default();
+        let chain = "ERROR: [a.cc:1] failed\nERROR: [b.cc:2] no device\n  at step 3\nINFO: next\n  not this\nERROR: [a.cc:1] failed\n";
+        said.collect(chain.as_bytes());
+        assert_eq!(said.errors(), " (the runtime says: [a.cc:1] failed; [b.cc:2] no device; at step 3)");
+        let flood: String = (0..100).map(|i| format!("ERROR: {i} {}\n", "x".repeat(1000))).collect();
+        let said = Said::default();
+        said.collect(flood.as_bytes());
+        assert!(said.errors().chars().count() <= ERRORS_KEPT * (ERROR_CHARS + 2) + 30, "{}", said.errors());
+    }
+
+    #[test]
+    fn a_gpu_that_is_the_processor_is_known_by_the_librarys_own_words() {
+        let said = |line: &str| {
+            let said = Said::default();
+            said.collect(line.as_bytes());
+            said.software_gpu()
+        };
+        for line in
+            ["INFO: adapterType=CPU, backend=Vulkan", "llvmpipe (LLVM 15.0.6, 256 bits)", "device: SwiftShader Device"]
+        {
+            assert_eq!(said(line).as_deref(), Some(line));
+        }
+        assert_eq!(said("INFO: adapterType=DiscreteGPU, Mali-G610"), None);
+        // One that is there but not used.
+        assert_eq!(said("adapters: llvmpipe, Mali\nSelected adapter: Mali, adapterType=IntegratedGPU\nllvmpipe"), None);
+        let selected = "Selected adapter: vendor=mesa, adapterType=AdapterType::CPU";
+        assert_eq!(said(&format!("Mali\n{selected}\n")).as_deref(), Some(selected));
     }
 
     #[test]
