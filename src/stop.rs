@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -92,6 +92,28 @@ impl Stop {
     }
 }
 
+/// Requests to stop that come one after the other: a later one is impatience, one that comes together with the first is
+/// not. timeout(1), for example, sends SIGTERM to the program and then to its process group. Pure: time is passed in.
+#[derive(Debug, Default)]
+pub struct StopRequests {
+    first: Option<Instant>,
+}
+
+impl StopRequests {
+    /// What comes within this time of the first request belongs to it.
+    const TOGETHER: Duration = Duration::from_secs(1);
+
+    /// Notes a request; only the first one counts.
+    pub fn add(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+    }
+
+    /// Returns whether a request that comes now means: at once.
+    pub fn is_impatient(&self, now: Instant) -> bool {
+        self.first.is_some_and(|first| now.duration_since(first) >= Self::TOGETHER)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +133,16 @@ mod tests {
         stop.request();
         assert_eq!(stop.wait_readable(ours.as_fd()).unwrap(), Waited::Stopped);
         assert_eq!(stop.sleep_until(MonoTime::now() + Duration::from_secs(3600)).unwrap(), Waited::Stopped);
+    }
+
+    #[test]
+    fn a_request_that_comes_with_the_first_is_no_impatience() {
+        let (mut requests, begun) = (StopRequests::default(), Instant::now());
+        let after = |ms| begun + Duration::from_millis(ms);
+        assert!(!requests.is_impatient(begun), "it is the first");
+        requests.add(begun);
+        assert!(!requests.is_impatient(begun) && !requests.is_impatient(after(999)));
+        requests.add(after(999));
+        assert!(requests.is_impatient(after(1000)), "the second does not start the time again");
     }
 }

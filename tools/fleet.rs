@@ -277,6 +277,8 @@ fn settings(args: &Args, address: &Endpoint, name: &str) -> anyhow::Result<Setti
             client_id: format!("edgewatt-{name}"),
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
         },
         status_topic: NodeTopics::new(&args.base_topic, name).status,
         drain_per_s: None,

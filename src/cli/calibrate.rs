@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::energy::OTHER_CORES_MAX;
 use crate::load::state_dir;
 use crate::measure::calibrate::{CalibrateError, Calibration, Calibrator, Plan};
 use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity, can_calibrate};
-use crate::stop::Stop;
+use crate::stop::{Stop, StopRequests};
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
@@ -134,16 +134,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if output.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns a stop that the first SIGINT or SIGTERM requests; the second one ends the program at once.
+/// Returns a stop that the first SIGINT or SIGTERM requests; a later one ends the program at once.
 fn stopped_by_signals() -> anyhow::Result<Arc<Stop>> {
     let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
     let requested = stop.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut requests = StopRequests::default();
         for signal in signals.forever() {
-            if requested.is_requested() {
+            let now = Instant::now();
+            if requests.is_impatient(now) {
                 let _ = emulate_default_handler(signal);
             }
+            requests.add(now);
             requested.request();
         }
     })?;

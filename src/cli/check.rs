@@ -9,7 +9,9 @@ use super::inspect::shown;
 use super::{ConfigArg, EX_CONFIG, online};
 use crate::config::Config;
 use crate::engine::plan::dimension_names;
+use crate::load::mqtt::connect_options;
 use crate::load::{self, Prepared, PreparedPipeline, Unusable};
+use crate::publish::mqtt::check_files;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -77,8 +79,18 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
             Err(error) => writeln!(out, "  meter {}: no reading now: {error}", info.name)?,
         }
     }
+    let files = tls_files(&config);
+    if let Err(reason) = &files {
+        writeln!(out, "  broker: TLS: {reason}")?;
+    }
     let reached = !args.online || online::run(&config)?;
-    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if reached && files.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads the certificates and the key for the broker.
+fn tls_files(config: &Config) -> Result<(), String> {
+    let tls = connect_options(&config.mqtt).and_then(|options| options.endpoint.tls);
+    tls.as_ref().map_or(Ok(()), check_files)
 }
 
 /// Writes what each dimension of the model's input holds, and what of the model is run.

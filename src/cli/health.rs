@@ -209,7 +209,11 @@ impl Report {
         }
         let because = |reason: &Option<String>| reason.as_deref().unwrap_or("no reason is known").to_owned();
         match (node.broker.state, node.broker.address.as_deref().unwrap_or("without an address")) {
-            (BrokerState::None | BrokerState::Connected, _) => {}
+            (BrokerState::None, _) => {}
+            (BrokerState::Connected, address) => {
+                let warning = node.broker.reason.as_ref();
+                self.warnings.extend(warning.map(|reason| format!("broker {address}: {reason}")));
+            }
             (BrokerState::Connecting, address) => self.warnings.push(format!("broker {address} is not connected yet")),
             (BrokerState::Unreachable, address) => {
                 self.warnings.push(format!("broker {address} cannot be reached: {}", because(&node.broker.reason)));

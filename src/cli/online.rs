@@ -9,12 +9,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::config::{Broker, Config};
 use crate::load::mqtt::connect_options;
 use crate::publish::message::{Bytes, Qos};
-use crate::publish::mqtt::codec::{Incoming, Outgoing, Version};
-use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
+use crate::publish::mqtt::codec::{Incoming, Limits, Outgoing, Version};
+use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost, Will};
+use crate::publish::mqtt::limits_text;
 use crate::publish::topic::NodeTopics;
 
 /// How long an acknowledged message may take to be received.
 const ECHO: Duration = Duration::from_secs(2);
+/// Below this, the largest messages of a node are in danger: info, metrics and Home Assistant's discovery.
+const SMALL_PACKET_BYTES: u32 = 8192;
 const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
@@ -60,7 +63,12 @@ pub(crate) fn connect_and_publish(
 ) -> anyhow::Result<Result<(), Lost>> {
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let outcome = runtime.block_on(steps(options, &topic, report));
+    let outcome = runtime.block_on(async {
+        match steps(options, &topic, report).await {
+            Ok(()) => Ok(()),
+            Err(lost) => Err(lost.explained(options).await),
+        }
+    });
     // A name look-up that hangs must not delay the exit.
     runtime.shutdown_background();
     Ok(outcome)
@@ -80,6 +88,17 @@ async fn steps(
     .await?;
     let who = options.login.as_ref().map_or("without a user".to_owned(), |(user, _)| format!("as {user}"));
     report("login", connected.elapsed(), &format!("{who}, client id {}", options.client_id));
+    let limits = connection.limits;
+    if let Some(limits) = limits_text(&limits) {
+        report("warning", Duration::ZERO, &limits);
+    }
+    if limits.packet_bytes < SMALL_PACKET_BYTES {
+        report(
+            "warning",
+            Duration::ZERO,
+            &format!("the broker takes packets of at most {} bytes", limits.packet_bytes),
+        );
+    }
 
     connection.subscribe(topic, SUBSCRIBE_ID)?;
     let readable = answer(&mut connection, options, |incoming| match incoming {
@@ -101,21 +120,33 @@ async fn steps(
     let begun = Instant::now();
     connection.publish(&message)?;
     let mut echoed = false;
-    let refused = answer(&mut connection, options, |incoming| match incoming {
-        Incoming::PubAck { packet_id: PUBLISH_ID, refused } => Some(*refused),
-        Incoming::Message { .. } => {
-            echoed = true;
-            None
-        }
-        _ => None,
-    })
-    .await?;
+    let refused = if limits.qos == Qos::AtMostOnce {
+        // Nobody acknowledges it.
+        connection.write().await?;
+        None
+    } else {
+        answer(&mut connection, options, |incoming| match incoming {
+            Incoming::PubAck { packet_id: PUBLISH_ID, refused } => Some(*refused),
+            Incoming::Message { .. } => {
+                echoed = true;
+                None
+            }
+            _ => None,
+        })
+        .await
+        .map_err(|lost| {
+            let hint = "this was after a message of QoS 1; the broker may take QoS 0 only (then set mqtt.max_qos = 0), or \
+                        refuse the topic (ACL)";
+            if lost.is_closed() { lost.hint(hint) } else { lost }
+        })?
+    };
     if let Some(reason) = refused {
-        return Err(Lost(format!(
+        return Err(Lost::new(format!(
             "publish: the broker refuses {topic} ({reason}); its ACL must allow this topic and all others of the node"
         )));
     }
-    report("publish", begun.elapsed(), &format!("{topic}, acknowledged"));
+    let how = if limits.qos == Qos::AtMostOnce { "sent with QoS 0" } else { "acknowledged" };
+    report("publish", begun.elapsed(), &format!("{topic}, {how}"));
     if !readable {
         report(
             "subscribe",
@@ -134,13 +165,33 @@ async fn steps(
     if echoed {
         report("ACL", begun.elapsed(), "the message came back");
     } else if options.version == Version::Three {
-        return Err(Lost(format!(
+        return Err(Lost::new(format!(
             "ACL: the message on {topic} was acknowledged, but did not come back; only with MQTT 5 can a broker report \
              that it refuses a topic: set mqtt.version = \"5\", or allow writing and reading in its ACL"
         )));
     } else {
         report("ACL", begun.elapsed(), "the message did not come back: this user may write but not read");
     }
+    connection.disconnect();
+    connection.write().await?;
+    last_will(options, topic, limits).await
+}
+
+/// Logs in once more, with a last will as the daemon has: some brokers close such a connection without a reason. It is
+/// empty, so that it deletes what is retained on the topic if it is ever published.
+async fn last_will(options: &ConnectOptions, topic: &str, limits: Limits) -> Result<(), Lost> {
+    let will = Will { topic, payload: b"" };
+    let until = Instant::now() + options.connect_timeout;
+    let mut connection = Connection::open(options, Some(will), until, |_, _, _| {}).await.map_err(|lost| {
+        let keys = match (limits.retain, limits.qos) {
+            (true, Qos::AtLeastOnce) => {
+                "keep no retained messages (then set mqtt.retain = false) or take QoS 0 only (then set mqtt.max_qos = 0)"
+            }
+            (true, Qos::AtMostOnce) => "keep no retained messages (then set mqtt.retain = false)",
+            (false, _) => "take QoS 0 only (then set mqtt.max_qos = 0)",
+        };
+        Lost::new(format!("last will: {lost}, although it takes a login without one; it may {keys}"))
+    })?;
     connection.disconnect();
     connection.write().await
 }
@@ -156,10 +207,10 @@ async fn answer<T>(
     loop {
         let incoming = tokio::select! {
             incoming = connection.read() => incoming?,
-            () = sleep_until(until) => return Err(Lost("no answer within mqtt.connect_timeout_s".into())),
+            () = sleep_until(until) => return Err(Lost::new("no answer within mqtt.connect_timeout_s")),
         };
         if let Incoming::Disconnect(reason) = incoming {
-            return Err(Lost(reason));
+            return Err(reason.into());
         }
         if let Some(picked) = pick(&incoming) {
             return Ok(picked);

@@ -102,6 +102,8 @@ fn options(args: &Args) -> anyhow::Result<ConnectOptions> {
             client_id: String::new(),
             keep_alive: Duration::from_secs(30),
             connect_timeout: CONNECT_TIMEOUT,
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
         }),
     }
 }
@@ -178,7 +180,10 @@ fn receive(
         loop {
             let lost = match session(options, filter, to_view, &mut commands, &mut connected).await {
                 Ok(()) => return,
-                Err(lost) if !connected => FromBroker::Failed(anyhow!("{}: {lost}", options.address())),
+                Err(lost) if !connected => {
+                    let lost = lost.explained(options).await;
+                    FromBroker::Failed(anyhow!("{}: {lost}", options.address()))
+                }
                 Err(lost) => {
                     FromBroker::Lost(format!("no connection to {}: {lost}; connecting again", options.address()))
                 }
@@ -232,9 +237,9 @@ async fn session(
                 }
             }
             Incoming::SubAck { refused: true } => {
-                return Err(Lost(format!("the broker refuses the subscription to {filter}")));
+                return Err(Lost::new(format!("the broker refuses the subscription to {filter}")));
             }
-            Incoming::Disconnect(reason) => return Err(Lost(reason)),
+            Incoming::Disconnect(reason) => return Err(reason.into()),
             _ => {}
         }
     }

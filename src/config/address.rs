@@ -37,6 +37,12 @@ pub fn parse_broker(text: &str) -> Result<Broker, String> {
         "mqtts" => (true, false, 8883),
         "ws" => (false, true, 80),
         "wss" => (true, true, 443),
+        "tcp" => return Err(wrong("this scheme is not supported; here it is mqtt://")),
+        "ssl" | "tls" | "mqtt+ssl" | "mqtt+tls" => {
+            return Err(wrong("this scheme is not supported; here it is mqtts://"));
+        }
+        "http" => return Err(wrong("this scheme is not supported; MQTT over a WebSocket is ws://")),
+        "https" => return Err(wrong("this scheme is not supported; MQTT over a WebSocket with TLS is wss://")),
         _ => return Err(wrong("this scheme is not supported")),
     };
     let (address, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));

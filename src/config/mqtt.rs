@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::address::{Broker, parse_broker};
+use crate::publish::message::Qos;
 use crate::publish::mqtt::{Endpoint, Version, WhenFull};
 use crate::schema::{Checker, Key, milliseconds, seconds, table};
 
@@ -31,7 +32,8 @@ table! {
             example("\"/etc/edgewatt/mqtt-password\"");
         /// Whether the password may go to another machine without TLS.
         pub allow_plaintext_password: bool = false;
-        /// The only authorities that may sign the broker's certificate.
+        /// The only certificates to trust: of authorities that may sign the broker's, or the broker's own, if that is
+        /// self-signed.
         pub ca_file: Option<PathBuf>, otherwise("the system's authorities"), example("\"/etc/edgewatt/ca.pem\"");
         /// The node's own certificate, for brokers that ask for one. It needs `key_file`.
         pub cert_file: Option<PathBuf>, otherwise("none"), example("\"/etc/edgewatt/node.pem\"");
@@ -55,6 +57,12 @@ table! {
         pub base_topic: String = "edgewatt".to_owned();
         /// The quality of service of predictions: 0 for at most once, 1 for at least once.
         pub qos: u8 = 1, limits("0 (at most once) or 1 (at least once)");
+        /// The highest quality of service that the broker takes. If it is 0, all messages are sent at most once: what is on
+        /// its way when the connection breaks is lost. In MQTT 5 the broker says so itself.
+        pub max_qos: u8 = 1, limits("0 (at most once) or 1 (at least once)");
+        /// Whether messages are sent as retained. Set it to false for a broker that keeps none: who subscribes later then does
+        /// not see what was published before. In MQTT 5 the broker says so itself.
+        pub retain: bool = true;
         /// The keep-alive time. A dead connection is noticed within twice this time.
         pub keep_alive_s: u16 = 30, range(2, 3600), unit("s");
         /// The longest time for one attempt to connect, from the look-up of the name to the broker's answer.
@@ -125,6 +133,9 @@ pub struct Mqtt {
     pub client_id: String,
     pub base_topic: String,
     pub qos: u8,
+    /// The highest that the broker takes.
+    pub max_qos: Qos,
+    pub retain: bool,
     pub keep_alive: Duration,
     pub connect_timeout: Duration,
     pub inflight: u16,
@@ -159,6 +170,7 @@ impl MqttKeys {
         self.queue.check_ranges(&at("queue"), checker);
         self.store.check_ranges(&at("store"), checker);
         check_qos(&at("qos"), self.qos, checker);
+        check_qos(&at("max_qos"), self.max_qos, checker);
         if self.retry_min_ms > self.retry_max_ms {
             let message = format!("{} is above retry_max_ms, {}", self.retry_min_ms, self.retry_max_ms);
             checker.problem(&at("retry_min_ms"), message);
@@ -203,6 +215,8 @@ impl MqttKeys {
             client_id: self.client_id.unwrap_or_else(|| format!("edgewatt-{node_id}")),
             base_topic: self.base_topic,
             qos: self.qos,
+            max_qos: if self.max_qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+            retain: self.retain,
             keep_alive: Duration::from_secs(self.keep_alive_s.into()),
             connect_timeout: Duration::from_secs(self.connect_timeout_s),
             inflight: self.inflight,

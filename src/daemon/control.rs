@@ -1,6 +1,8 @@
 //! Carries out what is asked of the daemon, and answers. Signals, MQTT commands and a view in this process ask. Runs on the
 //! async thread.
 
+use std::time::Instant;
+
 use signal_hook::consts::SIGHUP;
 
 use super::action::Action;
@@ -16,6 +18,7 @@ impl Daemon {
     fn perform(&mut self, action: Action) -> Result<String, String> {
         match action {
             Action::Stop => {
+                self.stop_requests.add(Instant::now());
                 self.stop(DrainFor::Stop);
                 Ok("the daemon is stopping".to_owned())
             }
@@ -50,14 +53,16 @@ impl Daemon {
     /// Performs what a signal asks for.
     ///
     /// # Errors
-    /// A second signal to stop ends the daemon at once.
+    /// A second signal to stop ends the daemon at once, unless it comes together with the first.
     pub(crate) fn signal_received(&mut self, signal: i32) -> anyhow::Result<()> {
         let action = if signal == SIGHUP { Action::Reload } else { Action::Stop };
         if action == Action::Stop {
-            if self.phase.stops_for() == Some(DrainFor::Stop) {
+            if self.stop_requests.is_impatient(Instant::now()) {
                 anyhow::bail!("stopped by a second signal; queued messages are lost");
             }
-            tracing::info!(signal, "stopping");
+            if self.phase.stops_for() != Some(DrainFor::Stop) {
+                tracing::info!(signal, "stopping");
+            }
         }
         // A signal has no answer; a reload that comes during a stop has no effect.
         let _ = self.perform(action);

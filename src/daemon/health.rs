@@ -86,7 +86,7 @@ pub struct BrokerHealth {
     pub state: BrokerState,
     /// Host and port, or `embedded`; `None` without a broker.
     pub address: Option<String>,
-    /// Why the last connection was lost or not made.
+    /// Why the last connection was lost or not made; or, while it is connected, what the broker does not take.
     pub reason: Option<String>,
     /// How long it has been in this state; `None` without a broker.
     pub for_s: Option<f64>,

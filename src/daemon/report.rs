@@ -2,7 +2,6 @@
 //! that `systemctl status` shows. Runs on the async thread.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -90,9 +89,9 @@ impl Daemon {
             pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
         }
         if let Some(delivery) = delivery {
-            let oversize = self.delivery.as_ref().and_then(|delivery| delivery.handle.take_oversize());
-            let detail = oversize.as_ref().map(|oversize| oversize as &dyn Display);
-            self.reported.drops.report(node_publisher, None, &delivery.drops, detail);
+            let too_large =
+                self.delivery.as_ref().and_then(|task| task.handle.status().borrow().warnings.too_large.clone());
+            self.reported.drops.report(node_publisher, None, &delivery.drops, too_large.as_deref());
         }
     }
 
@@ -129,13 +128,14 @@ impl Daemon {
         self.update_health();
     }
 
-    /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached.
+    /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached or takes not everything.
     pub(crate) fn update_status_line(&mut self) {
         let client = self.delivery.as_ref().map(|delivery| delivery.handle.status());
         let broker = client.and_then(|client| {
             let client = client.borrow();
             let error = client.last_error.as_ref().filter(|_| client.state == ClientState::Waiting);
-            error.map(|error| format!("no broker: {error}"))
+            let warnings = || client.warnings.text().map(|text| format!("broker: {text}"));
+            error.map(|error| format!("no broker: {error}")).or_else(warnings)
         });
         let lines: Vec<String> = self.pipelines.iter().map(|pipeline| pipeline.to_string()).chain(broker).collect();
         self.service.set_status(lines.join("; "));
@@ -207,8 +207,10 @@ impl Daemon {
         let status = status.borrow();
         let (state, reason) = match &status.state {
             ClientState::Connecting => (BrokerState::Connecting, None),
-            ClientState::Connected => (BrokerState::Connected, None),
-            ClientState::Waiting | ClientState::Stopped(_) => (BrokerState::Unreachable, status.last_error.clone()),
+            ClientState::Connected => (BrokerState::Connected, status.warnings.text()),
+            ClientState::Waiting | ClientState::Stopped(_) => {
+                (BrokerState::Unreachable, status.last_error.as_deref().map(str::to_owned))
+            }
         };
         let outbox = delivery.handle.stats().outbox;
         BrokerHealth {
@@ -217,7 +219,7 @@ impl Daemon {
                 Broker::Embedded => Some("embedded".to_owned()),
                 Broker::None | Broker::At(_) => connect_options(&self.config.mqtt).map(|options| options.address()),
             },
-            reason: reason.map(|reason| reason.as_ref().to_owned()),
+            reason,
             for_s: Some(now.since(status.since).as_secs_f64()),
             queued: outbox.queued + outbox.in_flight,
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::Context;
 use futures_util::StreamExt;
@@ -26,7 +27,7 @@ use crate::publish::mqtt::store::Store;
 use crate::publish::mqtt::{Endpoint, Handle, MqttClient, Received, Version};
 use crate::publish::publisher::{NodePublisher, PublishLatency};
 use crate::publish::topic::NodeTopics;
-use crate::stop::Stop;
+use crate::stop::{Stop, StopRequests};
 use crate::sys;
 
 /// Messages from the broker that wait for the async thread.
@@ -79,6 +80,7 @@ pub(crate) async fn calibrate(
         let outcomes = calibrate::at_start(&config, &mut prepared, again, &until, progress);
         Calibrated { config, prepared, outcomes }
     });
+    let mut requests = StopRequests::default();
     loop {
         tokio::select! {
             done = &mut work => {
@@ -87,8 +89,10 @@ pub(crate) async fn calibrate(
             }
             Some(signal) = signals.next() => match signal {
                 SIGHUP => options.reload.store(true, Ordering::Relaxed),
-                _ if stop.is_requested() => anyhow::bail!("stopped by a second signal"),
+                _ if requests.is_impatient(Instant::now()) => anyhow::bail!("stopped by a second signal"),
+                _ if stop.is_requested() => {}
                 _ => {
+                    requests.add(Instant::now());
                     tracing::info!(signal, "stopping");
                     stop.request();
                 }

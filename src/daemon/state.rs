@@ -30,6 +30,7 @@ use crate::measure::calibrations::Calibrations;
 use crate::publish::mqtt::Received;
 use crate::publish::mqtt::store::Store;
 use crate::publish::publisher::DropReport;
+use crate::stop::StopRequests;
 use crate::sys::SocTemperature;
 use crate::units::MonoTime;
 
@@ -39,6 +40,7 @@ const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 /// A daemon that runs.
 pub(crate) struct Daemon {
     pub phase: Phase,
+    pub stop_requests: StopRequests,
     pub config: Config,
     pub options: RunOptions,
     pub engine_context: EngineContext,
@@ -125,6 +127,7 @@ impl Daemon {
         let now = MonoTime::now();
         let daemon = Self {
             phase: Phase::Running,
+            stop_requests: StopRequests::default(),
             timers: Timers {
                 metrics: every(config.metrics_interval),
                 power: config.power.interval.map(every),

@@ -47,6 +47,8 @@ pub struct Delivered {
     /// Messages that the broker has not acknowledged and that the next start sends.
     pub kept: usize,
     pub figures: Delivery,
+    /// Which messages were too large for the broker or the queue.
+    pub too_large: Option<String>,
 }
 
 impl Delivered {
@@ -135,7 +137,8 @@ impl fmt::Display for Delivered {
             write!(f, "{} kept for the next start, ", self.kept)?;
         }
         let Delivery { reconnects, resent, drops, .. } = &self.figures;
-        write!(f, "{reconnects} reconnects, {resent} sent again; dropped: {}", nonzero(drops))
+        write!(f, "{reconnects} reconnects, {resent} sent again; dropped: {}", nonzero(drops))?;
+        self.too_large.as_ref().map_or(Ok(()), |text| write!(f, "; {text}"))
     }
 }
 
@@ -215,7 +218,7 @@ mod tests {
             energy: EnergyTotal { last_reason: Some("a reason ".repeat(30)), ..EnergyTotal::default() },
             error: Some("/a/path/without/a/blank".repeat(8)),
         };
-        let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default() });
+        let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default(), too_large: None });
         let summary = Summary { pipelines: vec![pipeline], delivered, ..Summary::nothing_done() };
         let text = summary.to_string();
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");

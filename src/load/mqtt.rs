@@ -38,6 +38,8 @@ pub fn connect_options(mqtt: &Mqtt) -> Option<ConnectOptions> {
         client_id: mqtt.client_id.clone(),
         keep_alive: mqtt.keep_alive,
         connect_timeout: mqtt.connect_timeout,
+        max_qos: mqtt.max_qos,
+        retain: mqtt.retain,
     })
 }
 

@@ -190,18 +190,18 @@ pub struct DropReport {
 
 impl DropReport {
     /// Compares with the last report; `drops` are totals since the start, of a pipeline or of the whole node. `detail` says
-    /// more of the new ones.
+    /// what the counts do not.
     pub fn report<K: Display>(
         &mut self,
         node_publisher: &NodePublisher,
         pipeline: Option<&str>,
         drops: &BTreeMap<K, u64>,
-        detail: Option<&dyn Display>,
+        detail: Option<&str>,
     ) {
         let total: u64 = drops.values().sum();
         if total > self.last {
             let new = total - self.last;
-            let detail = detail.map_or_else(String::new, |detail| format!("; {detail}"));
+            let detail = detail.map_or(String::new(), |detail| format!("; {detail}"));
             let message = format!("{new} dropped since the last report; in all: {}{detail}", nonzero(drops));
             node_publisher.event("drops", pipeline, message);
         }

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use edgewatt::publish::message::Qos;
 use edgewatt::publish::mqtt::codec::{Incoming, Version};
 use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection, Will};
 use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
@@ -125,6 +126,8 @@ impl Upstream {
             client_id: client_id.into(),
             keep_alive: Duration::from_secs(30),
             connect_timeout: PATIENCE,
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
         }
     }
 

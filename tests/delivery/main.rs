@@ -7,5 +7,7 @@ mod scripted_broker;
 mod proxy;
 mod store;
 mod security;
+mod home;
+mod limits;
 mod discovery;
 mod fleet;

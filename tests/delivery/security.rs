@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use edgewatt::publish::message::Qos;
 use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::transport::{Endpoint, Step, Tls};
@@ -54,7 +55,7 @@ impl Authority {
     }
 }
 
-fn private(path: &Path, text: &str) {
+pub(crate) fn private(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -68,7 +69,7 @@ fn tls_listener(port: u16, authority: &Authority, (certificate, key): &(PathBuf,
     )
 }
 
-fn reach(port: u16) -> ConnectOptions {
+pub(crate) fn reach(port: u16) -> ConnectOptions {
     ConnectOptions {
         endpoint: Endpoint { host: "localhost".into(), port, tls: None, websocket: None },
         version: Version::Five,
@@ -76,26 +77,31 @@ fn reach(port: u16) -> ConnectOptions {
         client_id: "edgewatt-test".into(),
         keep_alive: Duration::from_secs(30),
         connect_timeout: PATIENCE,
+        max_qos: Qos::AtLeastOnce,
+        retain: true,
     }
 }
 
-fn over_tls(port: u16, tls: Tls) -> ConnectOptions {
+pub(crate) fn over_tls(port: u16, tls: Tls) -> ConnectOptions {
     let mut reach = reach(port);
     reach.endpoint.tls = Some(tls);
     reach
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 async fn open(reach: &ConnectOptions) -> Result<(Connection, Vec<Step>), String> {
     let mut steps = Vec::new();
     let opened = Connection::open(reach, None, Instant::now() + PATIENCE, |step, _, _| steps.push(step)).await;
-    opened.map(|connection| (connection, steps)).map_err(|error| error.to_string())
+    match opened {
+        Ok(connection) => Ok((connection, steps)),
+        Err(lost) => Err(lost.explained(reach).await.to_string()),
+    }
 }
 
-fn refusal(reach: &ConnectOptions) -> String {
+pub(crate) fn refusal(reach: &ConnectOptions) -> String {
     run(async { open(reach).await.err() }).expect("it was taken")
 }
 
@@ -107,9 +113,15 @@ fn tls_is_verified_and_each_fault_has_its_own_words() {
     let old = authority.sign("old", &["localhost"], |params| {
         (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
     });
-    let ports = [free_port(), free_port(), free_port()];
+    // Its common name is its only name.
+    let nameless = authority.sign("localhost", &[], |_| {});
+    let ports = [free_port(), free_port(), free_port(), free_port()];
     let broker = Mosquitto::configured(|_| {
-        ports.iter().zip([&good, &other, &old]).map(|(port, pair)| tls_listener(*port, &authority, pair, "")).collect()
+        ports
+            .iter()
+            .zip([&good, &other, &old, &nameless])
+            .map(|(port, pair)| tls_listener(*port, &authority, pair, ""))
+            .collect()
     });
     let trusting =
         |port, authority: &Authority| over_tls(port, Tls { ca_file: Some(authority.ca()), ..Tls::default() });
@@ -128,20 +140,26 @@ fn tls_is_verified_and_each_fault_has_its_own_words() {
     };
     assert!(run(async { open(&by_address).await.is_ok() }), "a certificate may hold an address");
 
+    assert!(run(async { open(&trusting(ports[3], &authority)).await.is_ok() }), "as OpenSSL has it");
+
     let foreign = refusal(&trusting(ports[0], &stranger));
     assert!(foreign.contains("TLS: ") && foreign.contains("set mqtt.ca_file to the certificate of that"), "{foreign}");
+    assert!(foreign.contains("\"our authority\"") && foreign.contains("has \"their authority\""), "{foreign}");
+    let again = refusal(&trusting(ports[0], &Authority::new("our authority")));
+    assert!(again.contains("was the authority made again?"), "{again}");
     let by_the_system = refusal(&over_tls(ports[0], Tls::default()));
     assert!(by_the_system.contains("not trusted") || by_the_system.contains("ca-certificates"), "{by_the_system}");
     let elsewhere = refusal(&trusting(ports[1], &authority));
     assert!(elsewhere.contains("for another name than the one in mqtt.broker"), "{elsewhere}");
+    assert!(elsewhere.contains("DNS:broker.example") && elsewhere.contains("not for localhost"), "{elsewhere}");
     let expired = refusal(&trusting(ports[2], &authority));
-    assert!(expired.contains("has expired, or this machine's clock is wrong"), "{expired}");
+    assert!(expired.contains("has expired, on 2021-01-01"), "{expired}");
     let plain = refusal(&trusting(broker.port, &authority));
-    assert!(plain.contains("TLS"), "{plain}");
+    assert!(plain.contains(&format!("write mqtt://localhost:{} in mqtt.broker", broker.port)), "{plain}");
     let nowhere = refusal(&over_tls(ports[0], Tls { ca_file: Some("/nowhere/ca.pem".into()), ..Tls::default() }));
     assert!(nowhere.contains("/nowhere/ca.pem"), "{nowhere}");
     let not_tls = refusal(&reach(ports[0]));
-    assert!(!not_tls.is_empty());
+    assert!(not_tls.contains(&format!("this is a TLS port: write mqtts://localhost:{} in", ports[0])), "{not_tls}");
 }
 
 #[test]
@@ -157,7 +175,10 @@ fn a_broker_that_asks_for_our_certificate_gets_it_and_its_key_must_be_private() 
         assert_eq!(publish(&mut connection, "t/a").await, None);
     });
     let without = refusal(&with(None));
-    assert!(without.contains("check the client certificate (mqtt.cert_file, mqtt.key_file)"), "{without}");
+    assert!(without.contains("it asks for a client certificate; set mqtt.cert_file and mqtt.key_file"), "{without}");
+    let stranger = Authority::new("their authority");
+    let strange = refusal(&with(Some(stranger.sign("theirs", &["edgewatt-test"], |_| {}))));
+    assert!(strange.contains("does not trust the authority that signed mqtt.cert_file"), "{strange}");
     std::fs::set_permissions(&ours.1, std::fs::Permissions::from_mode(0o644)).unwrap();
     let exposed = refusal(&with(Some(ours)));
     assert!(exposed.contains("ours.key: all users may read it (mode 0644)"), "{exposed}");
@@ -237,7 +258,10 @@ fn mqtt_goes_through_a_web_socket_with_and_without_tls() {
     }
     let mut wrong = reach(broker.port);
     wrong.endpoint.websocket = Some("/mqtt".into());
-    assert!(refusal(&wrong).starts_with("WebSocket: "), "{}", refusal(&wrong));
+    let no_socket = refusal(&wrong);
+    assert!(no_socket.starts_with("WebSocket: ") && no_socket.contains("write mqtt://localhost:"), "{no_socket}");
+    let no_mqtt = refusal(&reach(plain));
+    assert!(no_mqtt.contains(&format!("write ws://localhost:{plain}/mqtt in mqtt.broker")), "{no_mqtt}");
 }
 
 #[test]

@@ -135,6 +135,8 @@ impl Differences {
             base_topic,
             // The default of each pipeline's publish.qos, and part of the pipeline.
             qos: _,
+            max_qos,
+            retain,
             keep_alive,
             connect_timeout,
             inflight,
@@ -155,6 +157,8 @@ impl Differences {
         self.refuse_if(*ca_file != old.ca_file, &["mqtt", "ca_file"]);
         self.refuse_parts(&old.identity, identity, [&["mqtt", "cert_file"], &["mqtt", "key_file"]]);
         self.refuse_if(*alpn != old.alpn, &["mqtt", "alpn"]);
+        self.refuse_if(*max_qos != old.max_qos, &["mqtt", "max_qos"]);
+        self.refuse_if(*retain != old.retain, &["mqtt", "retain"]);
         self.refuse_if(*drain_per_s != old.drain_per_s, &["mqtt", "drain_per_s"]);
         self.refuse_if(*commands != old.commands, &["mqtt", "commands"]);
         self.refuse_if(discovery.is_some() != old.discovery.is_some(), &["mqtt", "discovery"]);

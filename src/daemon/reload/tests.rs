@@ -88,6 +88,8 @@ const CHANGES: &[(&str, &str)] = &[
     ("mqtt.client_id", "'other'"),
     ("mqtt.base_topic", "'other'"),
     ("mqtt.qos", "0"),
+    ("mqtt.max_qos", "0"),
+    ("mqtt.retain", "false"),
     ("mqtt.keep_alive_s", "31"),
     ("mqtt.connect_timeout_s", "6"),
     ("mqtt.inflight", "255"),

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::{self, Backoff};
-use super::codec::Incoming;
-use super::connection::{Connection, Lost, Will};
+use super::codec::{Incoming, Limits, ReasonKind, Version};
+use super::connection::{ConnectOptions, Connection, Lost, LostCause, Will};
 use super::handle::{ClientState, Handle, OFFLINE_MAX, Shared};
 use super::outbox::Outbox;
 use super::pace::Pace;
@@ -22,13 +22,19 @@ use super::queues::{Queues, Stop, Turn};
 use super::retained::Retained;
 use super::settings::{Settings, SettingsError};
 use super::{OFFLINE, ONLINE, status_message};
-use crate::publish::message::{Bytes, Marks};
+use crate::publish::message::{Bytes, Marks, Qos};
 use crate::units::MonoTime;
 
 /// Bytes of a batch; after each batch the client reads the broker's answers.
 const BATCH_BYTES: usize = 32 * 1024;
 /// A connection that lasted this long was good: the next loss starts with the shortest delay again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
+/// A connection that the broker closes sooner is a quick loss; after so many of them another client is suspected to have the
+/// same client id. Two clients that take it from each other reconnect within the first delays of the backoff.
+const QUICK_LOSS: Duration = Duration::from_secs(5);
+const QUICK_LOSSES: u32 = 3;
+/// A connection that lasts this long ends the suspicion.
+const CALM: Duration = Duration::from_secs(60);
 /// The warning that incoming messages are lost is repeated after this time, if it goes on.
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
@@ -53,6 +59,11 @@ pub struct MqttClient {
     /// When the last warning was logged that incoming messages are lost.
     inbox_warned_at: Option<Instant>,
     logged_error: Option<Arc<str>>,
+    /// The last reason that needed an explanation, and the explained one: a port is examined once.
+    explained: Option<(String, Lost)>,
+    quick_losses: u32,
+    /// Packet ids that were sent with QoS 0 because the broker takes nothing else: nobody will acknowledge them.
+    unacknowledged: Vec<u16>,
     logged_refusal: Option<&'static str>,
     filters: Vec<String>,
     inbox: Option<mpsc::Sender<Received>>,
@@ -95,6 +106,9 @@ impl MqttClient {
             connected_at: None,
             inbox_warned_at: None,
             logged_error: None,
+            explained: None,
+            quick_losses: 0,
+            unacknowledged: Vec::new(),
             logged_refusal: None,
             filters: Vec::new(),
             inbox: None,
@@ -125,6 +139,7 @@ impl MqttClient {
                 backoff.reset();
             }
             let delay = backoff.next(backoff::random());
+            let lost = self.explain(lost).await;
             self.report_lost(&lost, delay);
             self.pause(delay).await;
         }
@@ -168,7 +183,10 @@ impl MqttClient {
                     return Ok(());
                 }
             };
-            let paced = self.send(&mut connection).await?;
+            let paced = match self.send(&mut connection).await {
+                Ok(paced) => paced,
+                Err(lost) => return Err(connection.last_words(lost).await),
+            };
             let (timer, ping_at) = (timer.into_iter().chain(paced).min(), connection.ping_at());
             let incoming = tokio::select! {
                 biased;
@@ -176,6 +194,7 @@ impl MqttClient {
                 () = sleep_until(ping_at) => {
                     connection.ping()?;
                     self.round += 1;
+                    self.end_suspicion();
                     None
                 }
                 () = self.shared.wake.notified() => None,
@@ -198,7 +217,7 @@ impl MqttClient {
             connection.subscribe(filter, packet_id)?;
         }
         self.shared.queues().connected = true;
-        self.report_connected();
+        self.report_connected(&connection.limits);
         Ok(connection)
     }
 
@@ -208,17 +227,21 @@ impl MqttClient {
     async fn send(&mut self, connection: &mut Connection) -> Result<Option<Instant>, Lost> {
         let limits = connection.limits;
         let turn = Turn { round: self.round, now_ms: self.shared.clock.now_ms() };
-        let wants_page = {
+        let (wants_page, too_large) = {
             let mut queues = self.shared.queues();
             queues.outbox.expire(turn.now_ms);
             queues.drop_larger_retained(&limits);
             while connection.unwritten() < BATCH_BYTES
                 && let Some(message) = queues.next_to_send(turn, &limits, &mut self.pace)
             {
+                if limits.qos == Qos::AtMostOnce && message.qos == Qos::AtLeastOnce {
+                    self.unacknowledged.push(message.packet_id);
+                }
                 connection.publish(&message)?;
             }
-            queues.outbox.wanted_page().is_some()
+            (queues.outbox.wanted_page().is_some(), queues.too_large.take_new())
         };
+        self.shared.report_too_large(&too_large);
         if wants_page {
             self.shared.wake_store();
         }
@@ -229,6 +252,7 @@ impl MqttClient {
         let more = {
             let mut queues = self.shared.queues();
             queues.outbox.on_written(&mut self.marks);
+            self.unacknowledged.drain(..).for_each(|packet_id| queues.on_puback(packet_id, false));
             !queues.status_only && queues.outbox.can_send()
         };
         let paced = self.pace.next();
@@ -250,7 +274,7 @@ impl MqttClient {
                     self.shared.queues().on_puback(packet_id, refused.is_some());
                     self.report_refusal(refused);
                 }
-                Incoming::Disconnect(reason) => return Err(Lost(reason)),
+                Incoming::Disconnect(reason) => return Err(reason.into()),
                 Incoming::Message { topic, payload, retained, packet_id } => {
                     if let Some(packet_id) = packet_id {
                         connection.ack(packet_id)?;
@@ -268,7 +292,7 @@ impl MqttClient {
         // Sent before the last ping but one and still not acknowledged. Within a connection nothing is ever sent
         // twice, so only a new connection can deliver it.
         if self.shared.queues().oldest_round().is_some_and(|oldest| oldest + 2 <= self.round) {
-            return Err(Lost("it answers pings, but does not acknowledge messages".into()));
+            return Err(Lost::new("it answers pings, but does not acknowledge messages"));
         }
         Ok(())
     }
@@ -324,17 +348,87 @@ impl MqttClient {
         });
     }
 
-    fn report_connected(&mut self) {
+    fn report_connected(&mut self, limits: &Limits) {
         self.logged_error = None;
+        self.unacknowledged.clear();
         self.connected_at = Some(Instant::now());
+        let warning = limits_text(limits).map(Arc::from);
+        let is_new = self.shared.status.borrow().warnings.limits != warning;
+        self.shared.queues().too_large.forget_others(limits.packet_bytes);
+        let too_large = self.shared.too_large_text().map(Arc::from);
+        self.shared.status.send_modify(|status| {
+            status.warnings.limits.clone_from(&warning);
+            status.warnings.too_large = too_large;
+        });
         self.set_state(ClientState::Connected);
         let waiting = self.shared.queues().outbox.len();
         let address = self.settings.connect.address();
         tracing::info!("connected to the MQTT broker {address}; {waiting} messages were waiting");
+        if let Some(warning) = warning.filter(|_| is_new) {
+            tracing::warn!("MQTT broker {address}: {warning}");
+        }
     }
 
-    fn report_lost(&mut self, Lost(cause): &Lost, delay: Duration) {
-        let cause: Arc<str> = cause.as_str().into();
+    /// Adds to the reason of a loss what may be behind it.
+    async fn explain(&mut self, lost: Lost) -> Lost {
+        let lasted = self.connected_at.map(|at| at.elapsed());
+        self.end_suspicion();
+        match lost.cause() {
+            // It was the right port before.
+            LostCause::Silent(_) if self.shared.status.borrow().connections > 0 => lost,
+            LostCause::Silent(_) => self.examine(lost).await,
+            LostCause::Refused(ReasonKind::TakenOver) => self.suspect(lost),
+            LostCause::Closed if lasted.is_some_and(|lasted| lasted < QUICK_LOSS) => {
+                self.quick_losses += 1;
+                if self.quick_losses >= QUICK_LOSSES { self.suspect(lost) } else { lost }
+            }
+            _ => lost,
+        }
+    }
+
+    /// Examines the port, once for each reason. A stop does not wait for that.
+    async fn examine(&mut self, lost: Lost) -> Lost {
+        let reason = lost.to_string();
+        if let Some((_, explained)) = self.explained.as_ref().filter(|(known, _)| *known == reason) {
+            return explained.clone();
+        }
+        let stopped = async {
+            while self.shared.queues().stop.is_none() {
+                self.shared.wake.notified().await;
+            }
+        };
+        let explained = tokio::select! {
+            explained = lost.clone().explained(&self.settings.connect) => explained,
+            () = stopped => return lost,
+        };
+        self.explained = Some((reason, explained.clone()));
+        explained
+    }
+
+    /// Says that another client may have the same client id.
+    fn suspect(&self, lost: Lost) -> Lost {
+        let ConnectOptions { client_id, version, .. } = &self.settings.connect;
+        let mut words = format!(
+            "does another client use the client id {client_id}? Each needs its own: set node.id or mqtt.client_id"
+        );
+        if *version == Version::Three {
+            words.push_str("; or does the broker refuse a message? Only MQTT 5 can say so (mqtt.version = \"5\")");
+        }
+        let warning = format!("it closes the connection again and again: {words}");
+        self.shared.status.send_modify(|status| status.warnings.client_id = Some(warning.into()));
+        lost.hint(&words)
+    }
+
+    /// Ends the suspicion of `suspect` on a connection that lasts.
+    fn end_suspicion(&mut self) {
+        if self.connected_at.is_some_and(|at| at.elapsed() >= CALM) {
+            self.quick_losses = 0;
+            self.shared.status.send_if_modified(|status| status.warnings.client_id.take().is_some());
+        }
+    }
+
+    fn report_lost(&mut self, lost: &Lost, delay: Duration) {
+        let cause: Arc<str> = lost.to_string().into();
         self.shared.status.send_modify(|status| status.last_error = Some(cause.clone()));
         self.set_state(ClientState::Waiting);
         let address = self.settings.connect.address();
@@ -345,6 +439,20 @@ impl MqttClient {
         }
         self.logged_error = Some(cause);
     }
+}
+
+/// Returns what a connection with these limits costs; `None` if nothing.
+pub(crate) fn limits_text(limits: &Limits) -> Option<String> {
+    let retain = (!limits.retain).then_some(
+        "no message is retained, because the broker keeps none or mqtt.retain is false: who subscribes later does not see \
+         status, info, the states and Home Assistant's discovery until they are published again",
+    );
+    let qos = (limits.qos == Qos::AtMostOnce).then_some(
+        "all messages have QoS 0, because the broker takes nothing else or mqtt.max_qos is 0: what is on its way when the \
+         connection breaks is lost, and counts as delivered",
+    );
+    let all: Vec<&str> = retain.into_iter().chain(qos).collect();
+    if all.is_empty() { None } else { Some(all.join("; ")) }
 }
 
 async fn at(timer: Option<Instant>) {

@@ -3,12 +3,13 @@
 //! The encoding is rumqttc's, whose packet types nothing outside this file knows: to replace it is to rewrite this file
 //! (docs/decisions/0001). Its client is not used. Pure.
 
-use crate::schema::choice;
 use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::v5::mqttbytes as five;
 use rumqttc::{ConnectReturnCode, mqttbytes as three};
 
 use crate::publish::message::Qos;
+use crate::schema::choice;
+use crate::text;
 
 /// Largest packet that we accept; nothing large is ever sent to us.
 const INCOMING_MAX: u32 = 256 * 1024;
@@ -35,11 +36,13 @@ pub struct Connect<'a> {
     pub login: Option<(&'a str, &'a str)>,
 }
 
-/// The message that the broker publishes when it loses the client: retained, QoS 1.
+/// The message that the broker publishes when it loses the client.
 #[derive(Clone, Copy)]
 pub struct Will<'a> {
     pub topic: &'a str,
     pub payload: &'static [u8],
+    pub qos: Qos,
+    pub retain: bool,
 }
 
 /// A PUBLISH that we send.
@@ -63,7 +66,7 @@ pub enum Incoming {
     /// It accepts the login.
     Accepted(Limits),
     /// It refuses the login: why, and what to do.
-    Refused(String),
+    Refused(Reason),
     /// `refused`: why the broker has not taken the message.
     PubAck {
         packet_id: u16,
@@ -83,8 +86,28 @@ pub enum Incoming {
         refused: bool,
     },
     /// It ends the connection, and why.
-    Disconnect(String),
+    Disconnect(Reason),
     /// Any other packet; none is expected.
+    Other,
+}
+
+/// Why a broker refuses a login or ends a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// For a person, with what to do.
+    pub words: String,
+    pub kind: ReasonKind,
+}
+
+/// What the client can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasonKind {
+    /// Another client has come with the same client id.
+    TakenOver,
+    /// The broker keeps no retained messages.
+    NoRetain,
+    /// The broker takes QoS 0 only.
+    NoQos1,
     Other,
 }
 
@@ -125,8 +148,9 @@ impl Version {
             Self::Three => {
                 let mut packet = three::v4::Connect::new(connect.client_id);
                 packet.keep_alive = connect.keep_alive_s;
-                let will =
-                    |will: Will<'_>| three::v4::LastWill::new(will.topic, will.payload, three::QoS::AtLeastOnce, true);
+                let will = |will: Will<'_>| {
+                    three::v4::LastWill::new(will.topic, will.payload, three_qos(will.qos), will.retain)
+                };
                 packet.last_will = connect.will.map(will);
                 if let Some((user, password)) = connect.login {
                     packet.set_login(user, password);
@@ -146,8 +170,8 @@ impl Version {
                 let will = connect.will.map(|will| five::v5::LastWill {
                     topic: Bytes::copy_from_slice(will.topic.as_bytes()),
                     message: Bytes::from_static(will.payload),
-                    qos: five::QoS::AtLeastOnce,
-                    retain: true,
+                    qos: five_qos(will.qos),
+                    retain: will.retain,
                     properties: None,
                 });
                 let login = connect.login.map(|(user, password)| five::v5::Login::new(user, password));
@@ -223,19 +247,25 @@ impl Version {
         // The decoder also reports "insufficient bytes" for a whole packet that is too short inside; by then it has removed it.
         let before = bytes.len();
         match self {
-            Self::Three => match three::v4::Packet::read(bytes, INCOMING_MAX as usize) {
-                Ok(packet) => Ok(Some(from_three(packet))),
-                Err(three::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
-                Err(error) => Err(self.malformed(&error)),
-            },
+            Self::Three => {
+                if let Some(incoming) = read_short_three(bytes) {
+                    return Ok(Some(incoming));
+                }
+                match three::v4::Packet::read(bytes, INCOMING_MAX as usize) {
+                    Ok(packet) => Ok(Some(from_three(packet))),
+                    Err(three::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
+                    Err(error) => Err(self.malformed(&error)),
+                }
+            }
             Self::Five => {
                 if let Some(incoming) = read_short_five(bytes) {
                     return Ok(Some(incoming));
                 }
+                let end = end_of_five(bytes);
                 match five::v5::Packet::read(bytes, Some(INCOMING_MAX)) {
                     Ok(packet) => Ok(Some(from_five(packet))),
                     Err(five::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
-                    Err(error) => Err(self.malformed(&error)),
+                    Err(error) => end.map(Some).ok_or_else(|| self.malformed(&error)),
                 }
             }
         }
@@ -263,13 +293,32 @@ pub fn oversize(bytes: &[u8]) -> Option<usize> {
 /// that a broker for 3.1.1 sends in its own version.
 fn read_short_five(bytes: &mut BytesMut) -> Option<Incoming> {
     let (incoming, length) = match bytes[..] {
-        [0xE0, 0, ..] => (Incoming::Disconnect("it ended the connection".into()), 2),
-        [0xE0, 1, code, ..] => (Incoming::Disconnect(format!("it ended the connection (reason {code:#04x})")), 3),
-        [0x20, 2, _, 1 | 0x84, ..] => (refused_version(Version::Five), 4),
+        [0xE0, 0, ..] => (Incoming::Disconnect(ended(0, None)), 2),
+        [0xE0, 1, code, ..] => (Incoming::Disconnect(ended(code, None)), 3),
+        [0x20, 2, _, 1 | 0x84, ..] => (Incoming::Refused(refused(Version::Five, 0x84, None)), 4),
         _ => return None,
     };
     bytes.advance(length);
     Some(incoming)
+}
+
+/// Returns what a refusal or a DISCONNECT at the front of `bytes` says by its code alone: the decoder knows not all codes.
+fn end_of_five(bytes: &[u8]) -> Option<Incoming> {
+    match *bytes {
+        [0x20, 3..=0x7F, _, code @ 0x80..=0xFF, ..] => Some(Incoming::Refused(refused(Version::Five, code, None))),
+        [0xE0, 2..=0x7F, code @ 0x80..=0xFF, ..] => Some(Incoming::Disconnect(ended(code, None))),
+        _ => None,
+    }
+}
+
+/// Takes off a refusal with a reason that 3.1.1 does not have: brokers answer in the words of MQTT 5.
+fn read_short_three(bytes: &mut BytesMut) -> Option<Incoming> {
+    let [0x20, 2, _, code, ..] = bytes[..] else { return None };
+    if code <= 5 {
+        return None;
+    }
+    bytes.advance(4);
+    Some(Incoming::Refused(refused(Version::Three, code, None)))
 }
 
 fn three_qos(qos: Qos) -> three::QoS {
@@ -289,13 +338,18 @@ fn five_qos(qos: Qos) -> five::QoS {
 fn from_three(packet: three::v4::Packet) -> Incoming {
     use three::v4::{Packet, SubscribeReasonCode};
     match packet {
-        Packet::ConnAck(ack) => match ack.code {
-            ConnectReturnCode::Success => Incoming::Accepted(Limits::NONE),
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => refused_login(&ack.code),
-            ConnectReturnCode::BadClientId => refused_id(&ack.code),
-            ConnectReturnCode::RefusedProtocolVersion => refused_version(Version::Three),
-            code @ ConnectReturnCode::ServiceUnavailable => refused_otherwise(&code, None),
-        },
+        Packet::ConnAck(ack) => {
+            // MQTT 5 has the same reasons, and more.
+            let code = match ack.code {
+                ConnectReturnCode::Success => return Incoming::Accepted(Limits::NONE),
+                ConnectReturnCode::RefusedProtocolVersion => 0x84,
+                ConnectReturnCode::BadClientId => 0x85,
+                ConnectReturnCode::ServiceUnavailable => 0x88,
+                ConnectReturnCode::BadUserNamePassword => 0x86,
+                ConnectReturnCode::NotAuthorized => 0x87,
+            };
+            Incoming::Refused(refused(Version::Three, code, None))
+        }
         Packet::PubAck(ack) => Incoming::PubAck { packet_id: ack.pkid, refused: None },
         Packet::PingResp => Incoming::Pong,
         Packet::Publish(publish) => Incoming::Message {
@@ -338,9 +392,8 @@ fn from_five(packet: five::v5::Packet) -> Incoming {
             Incoming::SubAck { refused }
         }
         Packet::Disconnect(disconnect) => {
-            let words = disconnect.properties.and_then(|properties| properties.reason_string);
-            let detail = words.map_or(String::new(), |words| format!(": {words}"));
-            Incoming::Disconnect(format!("it ended the connection ({:?}{detail})", disconnect.reason_code))
+            let words = disconnect.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
+            Incoming::Disconnect(ended(disconnect.reason_code as u8, words))
         }
         _ => Incoming::Other,
     }
@@ -361,37 +414,129 @@ fn from_five_connack(ack: &five::v5::ConnAck) -> Incoming {
             });
             Incoming::Accepted(limits)
         }
-        ConnectReturnCode::BadUserNamePassword
-        | ConnectReturnCode::NotAuthorized
-        | ConnectReturnCode::BadAuthenticationMethod
-        | ConnectReturnCode::Banned => refused_login(&ack.code),
-        ConnectReturnCode::BadClientId | ConnectReturnCode::ClientIdentifierNotValid => refused_id(&ack.code),
-        ConnectReturnCode::RefusedProtocolVersion | ConnectReturnCode::UnsupportedProtocolVersion => {
-            refused_version(Version::Five)
+        code => {
+            let moved = properties.and_then(|properties| properties.server_reference.as_deref());
+            let words = [words, moved].into_iter().flatten().collect::<Vec<_>>().join(", ");
+            Incoming::Refused(refused(Version::Five, connack_code(code), Some(&words)))
         }
-        code => refused_otherwise(&code, words),
     }
 }
 
-fn refused_login(code: &impl std::fmt::Debug) -> Incoming {
-    Incoming::Refused(format!("it refused the login ({code:?}); check mqtt.user and mqtt.password_file"))
+/// Returns the code of MQTT 5 that a refusal has.
+fn connack_code(code: five::v5::ConnectReturnCode) -> u8 {
+    use five::v5::ConnectReturnCode as C;
+    match code {
+        C::Success => 0,
+        C::UnspecifiedError => 0x80,
+        C::MalformedPacket => 0x81,
+        C::ProtocolError => 0x82,
+        C::ImplementationSpecificError => 0x83,
+        C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => 0x84,
+        C::BadClientId | C::ClientIdentifierNotValid => 0x85,
+        C::BadUserNamePassword => 0x86,
+        C::NotAuthorized => 0x87,
+        C::ServiceUnavailable | C::ServerUnavailable => 0x88,
+        C::ServerBusy => 0x89,
+        C::Banned => 0x8A,
+        C::BadAuthenticationMethod => 0x8C,
+        C::TopicNameInvalid => 0x90,
+        C::PacketTooLarge => 0x95,
+        C::QuotaExceeded => 0x97,
+        C::PayloadFormatInvalid => 0x99,
+        C::RetainNotSupported => 0x9A,
+        C::QoSNotSupported => 0x9B,
+        C::UseAnotherServer => 0x9C,
+        C::ServerMoved => 0x9D,
+        C::ConnectionRateExceeded => 0x9F,
+    }
 }
 
-fn refused_id(code: &impl std::fmt::Debug) -> Incoming {
-    Incoming::Refused(format!("it refused the client id ({code:?}); set another mqtt.client_id"))
-}
-
-fn refused_version(requested: Version) -> Incoming {
-    let other = match requested {
+/// Returns why a login with that version was refused, by MQTT 5's code. `detail`: the broker's own words.
+fn refused(version: Version, code: u8, detail: Option<&str>) -> Reason {
+    let other = match version {
         Version::Three => Version::Five,
         Version::Five => Version::Three,
     };
-    Incoming::Refused(format!("it does not speak MQTT {}; set mqtt.version = \"{}\"", requested.name(), other.name()))
+    let words = match code {
+        0x84 => format!("it does not speak MQTT {}; set mqtt.version = \"{}\"", version.name(), other.name()),
+        0x85 => {
+            "it refused the client id; set another mqtt.client_id (some brokers take letters and digits only)".into()
+        }
+        0x86 => "it refused the login: user or password is wrong; check mqtt.user and mqtt.password_file".into(),
+        0x87 => "it refused the login: this client may not connect; check mqtt.user and mqtt.password_file".into(),
+        0x8A => {
+            "it refused the login: this client is banned; check mqtt.user and mqtt.password_file, and its list of bans"
+                .into()
+        }
+        0x8C => "it refused the login: it wants another way to log in than user and password (mqtt.user, \
+                 mqtt.password_file)"
+            .into(),
+        code => format!("it refused the connection: {}", code_words(code)),
+    };
+    Reason { words: with_detail(words, detail), kind: kind(code) }
 }
 
-fn refused_otherwise(code: &impl std::fmt::Debug, words: Option<&str>) -> Incoming {
-    let detail = words.map_or(String::new(), |words| format!(": {words}"));
-    Incoming::Refused(format!("it refused the connection ({code:?}{detail})"))
+/// Returns why a connection was ended, by MQTT 5's code.
+fn ended(code: u8, detail: Option<&str>) -> Reason {
+    let words = match code {
+        0 => "it ended the connection".to_owned(),
+        code => format!("it ended the connection: {}", code_words(code)),
+    };
+    Reason { words: with_detail(words, detail), kind: kind(code) }
+}
+
+fn with_detail(words: String, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) if !detail.is_empty() => format!("{words} ({})", text::plain(detail)),
+        _ => words,
+    }
+}
+
+fn kind(code: u8) -> ReasonKind {
+    match code {
+        0x8E => ReasonKind::TakenOver,
+        0x9A => ReasonKind::NoRetain,
+        0x9B => ReasonKind::NoQos1,
+        _ => ReasonKind::Other,
+    }
+}
+
+/// Returns the meaning of a code of MQTT 5, with what to do if that is known.
+fn code_words(code: u8) -> String {
+    match code {
+        0x04 => "with the last will",
+        0x80 => "it gives no reason; its log may",
+        0x81 => "it cannot read a packet that edgewatt sent",
+        0x82 => "it takes a packet that edgewatt sent for an error of the protocol",
+        0x83 => "for a reason of its own; its log may say more",
+        0x87 => "this client may not do this; check its permissions (ACL)",
+        0x88 => "it is not available now",
+        0x89 => "it is busy",
+        0x8A => "this client is banned",
+        0x8B => "it is shutting down",
+        0x8D => "it has received nothing for longer than the keep-alive time",
+        0x8E => "another client has connected with the same client id",
+        0x8F => "it refuses the form of a topic filter",
+        0x90 => "it refuses the name of a topic; check mqtt.base_topic and the topic of the last will",
+        0x93 => "it received more messages at once than it allows; lower mqtt.inflight",
+        0x94 => "it refuses a topic alias",
+        0x95 => "a packet was larger than it allows",
+        0x96 => "messages come faster than it allows; set mqtt.drain_per_s, or publish less",
+        0x97 => "a quota is used up",
+        0x98 => "an administrator has ended it",
+        0x99 => "it takes a payload for malformed",
+        0x9A => "it keeps no retained messages (mqtt.retain = false sends none)",
+        0x9B => "it takes QoS 0 only (mqtt.max_qos = 0)",
+        0x9C => "another server is to be used for now; set mqtt.broker to it",
+        0x9D => "it has moved; set mqtt.broker to the new server",
+        0x9E => "it has no shared subscriptions",
+        0x9F => "clients connect more often than it allows; raise mqtt.retry_min_ms",
+        0xA0 => "the longest time that it allows for a connection is over",
+        0xA1 => "it has no subscription identifiers",
+        0xA2 => "it allows no wildcards in subscriptions",
+        code => return format!("for the reason {code:#04x}, which MQTT does not define"),
+    }
+    .to_owned()
 }
 
 #[cfg(test)]

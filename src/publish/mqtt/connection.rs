@@ -8,31 +8,102 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::codec::{self, Connect, Incoming, Limits, Malformed, Outgoing, Version};
-use super::transport::{DialError, Endpoint, Step, Transport, reason};
+use super::codec::{self, Connect, Incoming, Limits, Malformed, Outgoing, Reason, ReasonKind, Version};
+use super::port;
+use super::speaks::{HEAD_BYTES, Speaks, speaks};
+use super::tls::reason;
+use super::transport::{DialError, Endpoint, Step, Transport};
 use crate::publish::message::Qos;
 use crate::secret::Password;
 
 /// Why there is no connection, or no longer one, in words for the user.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Lost(pub String);
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct Lost {
+    reason: String,
+    cause: LostCause,
+}
 
-impl From<DialError> for Lost {
-    fn from(error: DialError) -> Self {
-        Self(match error.step {
+/// What the client can do about a lost connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LostCause {
+    /// There was no answer at all in this step (`None`: the login), although something listens.
+    Silent(Option<Step>),
+    /// The broker closed it after the login, without a reason.
+    Closed,
+    /// The broker has said why.
+    Refused(ReasonKind),
+    Other,
+}
+
+impl Lost {
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self::with(reason, LostCause::Other)
+    }
+
+    fn with(reason: impl Into<String>, cause: LostCause) -> Self {
+        Self { reason: reason.into(), cause }
+    }
+
+    pub(super) fn cause(&self) -> LostCause {
+        self.cause
+    }
+
+    fn dialing(error: DialError, endpoint: &Endpoint) -> Self {
+        let DialError { step, reason, is_silent, speaks } = error;
+        let reason = speaks.map_or(reason, |speaks| port::advice(&speaks, endpoint, false));
+        let cause = if is_silent { LostCause::Silent(Some(step)) } else { LostCause::Other };
+        match step {
             // "Connection refused" is clear without the step.
-            Step::Tcp => error.reason,
-            _ => error.to_string(),
-        })
+            Step::Tcp => Self::with(reason, cause),
+            _ => Self::with(format!("{step}: {reason}"), cause),
+        }
+    }
+
+    /// Returns whether the broker closed the connection after the login, without a reason.
+    pub fn is_closed(&self) -> bool {
+        self.cause == LostCause::Closed
+    }
+
+    /// Adds a hint to the reason.
+    pub fn hint(mut self, hint: &str) -> Self {
+        self.reason = format!("{}: {hint}", self.reason);
+        self
+    }
+
+    /// Finds out why there was no answer at all: greets the port once in the languages that it may speak.
+    pub async fn explained(self, options: &ConnectOptions) -> Self {
+        let LostCause::Silent(step) = self.cause else { return self };
+        // Inside TLS nothing more can be found out: the handshake has shown that it is TLS.
+        let is_encrypted = options.endpoint.tls.is_some() && step != Some(Step::Tls);
+        let found = if is_encrypted { None } else { port::probe(&options.endpoint, options.version).await };
+        self.hint(&found.unwrap_or_else(|| options.guess(step)))
+    }
+}
+
+impl From<Reason> for Lost {
+    fn from(reason: Reason) -> Self {
+        Self::with(reason.words, LostCause::Refused(reason.kind))
     }
 }
 
 impl From<Malformed> for Lost {
     fn from(error: Malformed) -> Self {
-        Self(error.to_string())
+        Self::new(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Lost {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => {
+                Self::with("it closed the connection", LostCause::Closed)
+            }
+            _ => Self::new(reason(&error)),
+        }
     }
 }
 
@@ -49,6 +120,10 @@ pub struct ConnectOptions {
     pub keep_alive: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// What is sent at most, also if the broker allows more.
+    pub max_qos: Qos,
+    /// Whether anything is sent as retained.
+    pub retain: bool,
 }
 
 impl ConnectOptions {
@@ -56,9 +131,36 @@ impl ConnectOptions {
     pub fn address(&self) -> String {
         self.endpoint.address()
     }
+
+    /// Returns what may be wrong if a step (`None`: the login) has no answer.
+    fn guess(&self, step: Option<Step>) -> String {
+        let (address, version) = (self.address(), self.version);
+        let s = if self.endpoint.tls.is_some() { "s" } else { "" };
+        let older = match version {
+            Version::Five => "is the broker older than MQTT 5? then set mqtt.version = \"3.1.1\"",
+            Version::Three => "does it speak MQTT 5 only? then set mqtt.version = \"5\"",
+        };
+        match step {
+            Some(Step::Tls) => format!("is this a port without TLS? then write mqtt://{address}"),
+            Some(_) => format!("is this a port without a WebSocket? then write mqtt{s}://{address}"),
+            None if self.endpoint.tls.is_some() => format!(
+                "does it ask for a client certificate? then set mqtt.cert_file and mqtt.key_file; is this a port for \
+                 WebSockets? then write wss://{address}/mqtt; {older}"
+            ),
+            None => format!("is this a TLS port? then write mqtts://{address}; {older}"),
+        }
+    }
 }
 
-pub use super::codec::Will;
+/// The message that the broker publishes when it loses the client: retained and with QoS 1, if it allows that.
+#[derive(Clone, Copy)]
+pub struct Will<'a> {
+    pub topic: &'a str,
+    pub payload: &'static [u8],
+}
+
+/// How long a reason for a closed connection is waited for; it has arrived already, or never will.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// See the module's doc.
 pub struct Connection {
@@ -77,17 +179,44 @@ pub struct Connection {
 
 impl Connection {
     /// Connects and logs in by `until`; calls `on_step` after each step, with its time and a detail.
+    ///
+    /// A broker that refuses the last will because it keeps no retained messages, or takes QoS 0 only, is asked again with
+    /// one that it allows.
     pub async fn open(
         options: &ConnectOptions,
         will: Option<Will<'_>>,
         until: Instant,
+        mut on_step: impl FnMut(Step, Duration, &str),
+    ) -> Result<Self, Lost> {
+        let mut allowed = Limits { qos: options.max_qos, retain: options.retain, ..Limits::NONE };
+        loop {
+            let lost = match Self::attempt(options, will, allowed, until, &mut on_step).await {
+                Ok(connection) => return Ok(connection),
+                Err(lost) => lost,
+            };
+            match lost.cause {
+                LostCause::Refused(ReasonKind::NoRetain) if will.is_some() && allowed.retain => allowed.retain = false,
+                LostCause::Refused(ReasonKind::NoQos1) if will.is_some() && allowed.qos == Qos::AtLeastOnce => {
+                    allowed.qos = Qos::AtMostOnce;
+                }
+                _ => return Err(lost),
+            }
+        }
+    }
+
+    async fn attempt(
+        options: &ConnectOptions,
+        will: Option<Will<'_>>,
+        allowed: Limits,
+        until: Instant,
         on_step: impl FnMut(Step, Duration, &str),
     ) -> Result<Self, Lost> {
-        let transport = Transport::dial(&options.endpoint, until, on_step).await?;
+        let dialed = Transport::dial(&options.endpoint, until, on_step).await;
+        let transport = dialed.map_err(|error| Lost::dialing(error, &options.endpoint))?;
         let mut connection = Self {
             transport,
             version: options.version,
-            limits: Limits::NONE,
+            limits: allowed,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             skipping: 0,
@@ -96,37 +225,64 @@ impl Connection {
             unanswered: false,
         };
         let login = connection.login(options, will);
-        timeout_at(until, login).await.unwrap_or_else(|_| Err(Lost("it does not answer the login".into())))?;
+        let silent = || Lost::with("it does not answer the login", LostCause::Silent(None));
+        timeout_at(until, login).await.unwrap_or_else(|_| Err(silent()))?;
         Ok(connection)
     }
 
     async fn login(&mut self, options: &ConnectOptions, will: Option<Will<'_>>) -> Result<(), Lost> {
         let login = match &options.login {
-            Some((user, file)) => Some((user, Password::read(file).map_err(|error| Lost(error.to_string()))?)),
+            Some((user, file)) => Some((user, Password::read(file).map_err(|error| Lost::new(error.to_string()))?)),
             None => None,
         };
+        let Limits { qos, retain, .. } = self.limits;
         let connect = Connect {
             client_id: &options.client_id,
             keep_alive_s: u16::try_from(options.keep_alive.as_secs()).unwrap_or(u16::MAX),
-            will,
+            will: will.map(|will| codec::Will { topic: will.topic, payload: will.payload, qos, retain }),
             login: login.as_ref().map(|(user, password)| (user.as_str(), password.expose())),
         };
         self.version.connect(&connect, &mut self.outgoing)?;
-        self.write().await?;
-        let limits = match self.read().await? {
+        let limits = match self.first_answer(&options.endpoint).await? {
             Incoming::Accepted(limits) => limits,
-            Incoming::Refused(reason) | Incoming::Disconnect(reason) => return Err(Lost(reason)),
-            _ => return Err(Lost("it did not answer the login with a CONNACK".into())),
+            Incoming::Refused(reason) | Incoming::Disconnect(reason) => return Err(reason.into()),
+            _ => return Err(Lost::new("it did not answer the login with a CONNACK")),
         };
-        if limits.qos == Qos::AtMostOnce {
-            return Err(Lost("it offers only QoS 0, which loses messages; use another broker".into()));
-        }
         let wanted =
             limits.keep_alive_s.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
         self.keep_alive = wanted.map_or(self.keep_alive, |wanted| wanted.min(self.keep_alive));
         self.ping_at = Instant::now() + self.keep_alive;
-        self.limits = limits;
+        self.limits = Limits {
+            qos: if qos == Qos::AtMostOnce { qos } else { limits.qos },
+            retain: retain && limits.retain,
+            ..limits
+        };
         Ok(())
+    }
+
+    /// Sends the login, and returns the answer. What is not MQTT is recognised by its first bytes.
+    async fn first_answer(&mut self, endpoint: &Endpoint) -> Result<Incoming, Lost> {
+        // Some close the connection at once; what they have said before is still there to be read.
+        let written = self.write().await;
+        loop {
+            let head = self.incoming.get(..HEAD_BYTES).unwrap_or(&self.incoming);
+            let foreign = speaks(head).filter(|speaks| *speaks != Speaks::Mqtt);
+            if let Some(speaks) = foreign {
+                return Err(Lost::new(port::advice(&speaks, endpoint, endpoint.tls.is_some())));
+            }
+            if let Some(incoming) = self.version.read(&mut self.incoming)? {
+                return Ok(incoming);
+            }
+            if let Err(error) = self.transport.read(&mut self.incoming).await {
+                let lost = Lost::from(error);
+                return Err(match lost.cause {
+                    LostCause::Closed if self.incoming.is_empty() => {
+                        Lost::with("it closed the connection at the login", LostCause::Silent(None))
+                    }
+                    _ => written.err().unwrap_or(lost),
+                });
+            }
+        }
     }
 
     /// Waits for the next packet. May be cancelled at any time.
@@ -135,7 +291,21 @@ impl Connection {
             if let Some(incoming) = self.read_buffered()? {
                 return Ok(incoming);
             }
-            self.transport.read(&mut self.incoming).await.map_err(|error| Lost(reason(&error)))?;
+            self.transport.read(&mut self.incoming).await?;
+        }
+    }
+
+    /// Returns why the broker has closed the connection, if it said so before a write found it closed.
+    pub(super) async fn last_words(&mut self, found: Lost) -> Lost {
+        if found.cause != LostCause::Closed {
+            return found;
+        }
+        loop {
+            match timeout(LAST_WORDS, self.read()).await {
+                Ok(Ok(Incoming::Disconnect(reason))) => return reason.into(),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return found,
+            }
         }
     }
 
@@ -168,9 +338,12 @@ impl Connection {
         }
     }
 
-    /// Queues a message for the next write.
+    /// Queues a message for the next write, with what the broker allows: without retain, or with QoS 0.
     pub fn publish(&mut self, message: &Outgoing<'_>) -> Result<(), Lost> {
-        let message = Outgoing { retain: message.retain && self.limits.retain, ..*message };
+        let mut message = Outgoing { retain: message.retain && self.limits.retain, ..*message };
+        if self.limits.qos == Qos::AtMostOnce {
+            (message.qos, message.packet_id) = (Qos::AtMostOnce, 0);
+        }
         Ok(self.version.publish(&message, &mut self.outgoing)?)
     }
 
@@ -200,7 +373,7 @@ impl Connection {
     /// If the last ping was not answered: the connection is dead.
     pub fn ping(&mut self) -> Result<(), Lost> {
         if self.unanswered {
-            return Err(Lost("it does not answer pings".into()));
+            return Err(Lost::new("it does not answer pings"));
         }
         self.version.ping(&mut self.outgoing);
         (self.unanswered, self.ping_at) = (true, Instant::now() + self.keep_alive);
@@ -220,8 +393,8 @@ impl Connection {
         // No ping is sent or answered meanwhile: this is when the next one would find the connection dead.
         let until = if self.unanswered { self.ping_at } else { self.ping_at + self.keep_alive };
         match timeout_at(until, self.transport.write(&mut self.outgoing)).await {
-            Ok(result) => result.map_err(|error| Lost(reason(&error))),
-            Err(_) => Err(Lost("it takes no more data".into())),
+            Ok(result) => Ok(result?),
+            Err(_) => Err(Lost::new("it takes no more data")),
         }
     }
 }

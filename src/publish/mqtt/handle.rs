@@ -12,9 +12,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::outbox::{Outbox, Pushed, Reason};
-use super::oversize::Oversize;
 use super::queues::{Queues, Stop};
 use super::store::State as StoreState;
+use super::too_large::LargeMessage;
 use super::{outbox, retained};
 use crate::publish::bus::Sink;
 use crate::publish::message::{Class, Message};
@@ -47,6 +47,27 @@ pub struct ClientStatus {
     pub connections: u64,
     /// Why the last connection was lost or not made.
     pub last_error: Option<Arc<str>>,
+    pub warnings: Warnings,
+}
+
+/// What does not work although there is a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Warnings {
+    /// Another client seems to have the same client id.
+    pub client_id: Option<Arc<str>>,
+    /// The broker keeps no retained messages, or takes QoS 0 only.
+    pub limits: Option<Arc<str>>,
+    /// Messages are too large for the broker or the queue.
+    pub too_large: Option<Arc<str>>,
+}
+
+impl Warnings {
+    /// Returns all of them as one text; `None` if there are none.
+    pub fn text(&self) -> Option<String> {
+        let all: Vec<&str> =
+            [&self.client_id, &self.limits, &self.too_large].into_iter().flatten().map(AsRef::as_ref).collect();
+        if all.is_empty() { None } else { Some(all.join("; ")) }
+    }
 }
 
 /// All figures of delivery.
@@ -99,7 +120,13 @@ impl AgeClock {
 impl Shared {
     pub(crate) fn new(queues: Queues) -> Self {
         let state = ClientState::Connecting;
-        let status = ClientStatus { state, since: MonoTime::now(), connections: 0, last_error: None };
+        let status = ClientStatus {
+            state,
+            since: MonoTime::now(),
+            connections: 0,
+            last_error: None,
+            warnings: Warnings::default(),
+        };
         Self {
             queues: Mutex::new(queues),
             wake: Notify::new(),
@@ -112,6 +139,22 @@ impl Shared {
     pub(crate) fn queues(&self) -> MutexGuard<'_, Queues> {
         // No code under the lock can panic half-way through a change, so a poisoned lock still guards sound queues.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs messages that were too large, and sets the state that names them.
+    pub(crate) fn report_too_large(&self, new: &[LargeMessage]) {
+        if new.is_empty() {
+            return;
+        }
+        new.iter().for_each(|message| tracing::warn!("{message}"));
+        let text = self.too_large_text().map(Arc::from);
+        self.status.send_modify(|status| status.warnings.too_large = text);
+    }
+
+    /// Returns which messages are too large for the broker or the queue.
+    pub(crate) fn too_large_text(&self) -> Option<String> {
+        let queues = self.queues();
+        queues.too_large.text(queues.retained.prefix())
     }
 
     /// Wakes the store's thread, if there is a store: the outbox wants a page.
@@ -138,11 +181,9 @@ impl Handle {
         let now_ms = self.now_ms();
         let mut queues = self.shared.queues();
         let pushed = queues.push(message, now_ms);
-        let (wake, oversize) = (queues.connected, queues.oversize.take_first());
+        let (wake, too_large) = (queues.connected, queues.too_large.take_new());
         drop(queues);
-        if let Some(oversize) = oversize {
-            tracing::warn!("not published: {oversize}; publish.top_k makes messages with many scores smaller");
-        }
+        self.shared.report_too_large(&too_large);
         if wake {
             self.shared.wake.notify_one();
         }
@@ -205,11 +246,6 @@ impl Handle {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }
-    }
-
-    /// Returns the last message since the last call that was too large to be published.
-    pub fn take_oversize(&self) -> Option<Oversize> {
-        self.shared.queues().oversize.take_last()
     }
 
     /// Returns the state of the client, and a way to wait for it to change.

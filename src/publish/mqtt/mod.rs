@@ -11,19 +11,24 @@ pub mod codec;
 pub mod connection;
 mod handle;
 pub mod outbox;
-pub mod oversize;
 mod pace;
+mod port;
 mod queues;
 pub mod retained;
 mod settings;
+mod speaks;
 pub mod store;
+mod tls;
+mod too_large;
 pub mod transport;
 
+pub(crate) use client::limits_text;
 pub use client::{MqttClient, Received};
 pub use codec::Version;
-pub use handle::{ClientState, ClientStatus, Handle, Stats};
+pub use handle::{ClientState, ClientStatus, Handle, Stats, Warnings};
 pub use outbox::WhenFull;
 pub use settings::{Settings, SettingsError};
+pub use tls::check_files;
 pub use transport::Endpoint;
 
 use super::message::{Bytes, Class, Message, Qos};

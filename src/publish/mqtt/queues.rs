@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::codec::{Limits, Outgoing};
 use super::outbox::{Outbox, Pushed, Reason};
-use super::oversize::{Oversize, OversizeNotes};
 use super::pace::Pace;
 use super::retained::Retained;
+use super::too_large::{SizeLimit, TooLarge};
 use crate::publish::message::Message;
 
 /// Bytes of a packet besides its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.
@@ -25,7 +25,7 @@ pub(crate) struct Queues {
     /// Only the status is still sent.
     pub status_only: bool,
     pub stop: Option<Stop>,
-    pub oversize: OversizeNotes,
+    pub too_large: TooLarge,
 }
 
 /// When a stop ends.
@@ -46,16 +46,16 @@ pub(crate) struct Turn {
 
 impl Queues {
     pub(crate) fn new(outbox: Outbox, retained: Retained) -> Self {
-        Self { outbox, retained, connected: false, status_only: false, stop: None, oversize: OversizeNotes::default() }
+        Self { outbox, retained, connected: false, status_only: false, stop: None, too_large: TooLarge::default() }
     }
 
     /// Takes a message: a retained one replaces the value of its topic, any other one goes into the outbox.
     pub(crate) fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
-        let (class, topic, payload_bytes) = (message.class, message.topic.clone(), message.payload.len());
+        let (topic, bytes) = (message.topic.clone(), message.size_bytes());
         let pushed = if message.retain { self.retained.set(message) } else { self.outbox.push(message, now_ms) };
         if pushed == Pushed::Refused(Reason::Oversize) {
-            let limit = self.outbox.most_payload_bytes(&topic);
-            self.oversize.note(Oversize { class, topic, payload_bytes, limit });
+            let limit = self.outbox.most_payload_bytes(&topic) + topic.len();
+            self.too_large.add(&topic, bytes, SizeLimit::Queue(limit));
         }
         pushed
     }
@@ -65,7 +65,8 @@ impl Queues {
     /// does not flood the broker.
     pub(crate) fn next_to_send(&mut self, turn: Turn, limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
         // Checked before each message: the one that is next now was behind another one before.
-        self.outbox.drop_larger(largest_message(limits));
+        let too_large = &mut self.too_large;
+        self.outbox.drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
         if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
             return None;
         }
@@ -89,7 +90,8 @@ impl Queues {
 
     /// Drops retained values that the broker does not allow.
     pub(crate) fn drop_larger_retained(&mut self, limits: &Limits) {
-        self.retained.drop_larger(largest_message(limits));
+        let too_large = &mut self.too_large;
+        self.retained.drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
     }
 
     /// Notes that the connection is lost.

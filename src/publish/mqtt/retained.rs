@@ -82,6 +82,12 @@ impl Retained {
         Pushed::Queued
     }
 
+    /// Returns the beginning of the topics of this node, which is that of `status`.
+    pub fn prefix(&self) -> &str {
+        let status = self.slots.first().map_or("", |slot| slot.message.topic.as_ref());
+        status.rfind('/').map_or("", |slash| &status[..=slash])
+    }
+
     /// Sets the payload of `status`.
     pub fn set_status(&mut self, payload: &'static str) {
         if let Some(slot) = self.slots.first_mut() {
@@ -106,14 +112,15 @@ impl Retained {
         self.slots.iter().filter(|slot| slot.sent_in_round.is_some()).count()
     }
 
-    /// Drops values that are due and larger than the broker allows.
-    pub fn drop_larger(&mut self, max_bytes: usize) {
+    /// Drops values that are due and larger than the broker allows; calls `dropped` with each.
+    pub fn drop_larger(&mut self, max_bytes: usize, mut dropped: impl FnMut(&Message)) {
         if self.due_count == 0 {
             return;
         }
         for slot in self.slots.iter_mut().filter(|slot| slot.due && slot.message.size_bytes() > max_bytes) {
             slot.due = false;
             self.due_count -= 1;
+            dropped(&slot.message);
             self.stats.drops.add(slot.message.class, Reason::Oversize);
         }
     }

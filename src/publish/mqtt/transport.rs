@@ -1,13 +1,10 @@
 //! Connects to the broker: name, TCP, TLS and WebSocket in turn; each step is timed and named in its error.
 //!
-//! Owns the stream of bytes and the verification of certificates: by the system's store, or by `ca_file` alone. Leaves
-//! the packets to `codec`. Files are read again for each connection, so a renewed certificate needs no restart.
+//! Owns the stream of bytes. Leaves the packets to `codec`, and certificates to `tls`.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,18 +12,19 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, lookup_host};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, crypto};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error as UpgradeError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use crate::secret;
+use super::speaks::Speaks;
+use super::tls;
 
 /// Room in the buffer for each read.
 const READ_BYTES: usize = 16 * 1024;
+const TOO_LATE: &str = "no answer in time (mqtt.connect_timeout_s)";
 
 /// Where the broker is, and what carries MQTT to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +38,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Returns the host without the brackets of an IPv6 address in a URL.
-    fn bare_host(&self) -> &str {
+    pub(super) fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
@@ -52,16 +50,7 @@ impl Endpoint {
     }
 }
 
-/// How a TLS connection is verified.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// The only authorities to trust; `None`: the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Our own certificate and its key, for brokers that ask for one.
-    pub client: Option<(PathBuf, PathBuf)>,
-    /// Protocols to offer, such as `mqtt` if port 443 is shared.
-    pub alpn: Vec<String>,
-}
+pub use super::tls::Tls;
 
 /// One step of connecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +78,10 @@ impl fmt::Display for Step {
 pub struct DialError {
     pub step: Step,
     pub reason: String,
+    /// TCP works, and then it says nothing, or closes the connection: the port may be another one than it is taken for.
+    pub is_silent: bool,
+    /// What it speaks instead of TLS.
+    pub(super) speaks: Option<Speaks>,
 }
 
 /// Bytes to and from the broker.
@@ -175,9 +168,8 @@ impl Transport {
 
 /// Returns what `work` returns, or an error at `until`.
 async fn in_time<T>(step: Step, until: Instant, work: impl Future<Output = Result<T, String>>) -> Result<T, DialError> {
-    let result =
-        timeout_at(until, work).await.unwrap_or_else(|_| Err("no answer in time (mqtt.connect_timeout_s)".into()));
-    result.map_err(|reason| DialError { step, reason })
+    let result = timeout_at(until, work).await.unwrap_or_else(|_| Err(TOO_LATE.into()));
+    result.map_err(|reason| DialError { step, reason, is_silent: false, speaks: None })
 }
 
 async fn resolve(endpoint: &Endpoint, until: Instant) -> Result<Vec<SocketAddr>, DialError> {
@@ -207,111 +199,29 @@ async fn connect(addresses: &[SocketAddr], until: Instant) -> Result<(tokio::net
         match timeout_at(Instant::now() + share, tcp).await {
             Ok(Ok(stream)) => return Ok((stream, *address)),
             Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_) => failures.push(format!("{address}: no answer in time (mqtt.connect_timeout_s)")),
+            Err(_) => failures.push(format!("{address}: {TOO_LATE}")),
         }
     }
-    Err(DialError { step: Step::Tcp, reason: failures.join("; ") })
+    Err(DialError { step: Step::Tcp, reason: failures.join("; "), is_silent: false, speaks: None })
 }
 
-/// Returns the encrypted stream, and the version and cipher suite that were negotiated.
+/// Returns the encrypted stream, and what was agreed on.
 async fn encrypt(
     endpoint: &Endpoint,
     tls: &Tls,
     socket: Box<dyn Socket>,
     until: Instant,
 ) -> Result<(Box<dyn Socket>, String), DialError> {
-    in_time(Step::Tls, until, async {
-        let files = tls.clone();
-        let config = tokio::task::spawn_blocking(move || client_config(&files)).await;
-        let config = config.map_err(|error| error.to_string())??;
-        let host = endpoint.bare_host().to_owned();
-        let name =
-            ServerName::try_from(host.clone()).map_err(|_| format!("{host} is not a valid name for a certificate"))?;
-        let connected = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
-        let stream = connected.map_err(|error| reason(&error))?;
-        let (_, session) = stream.get_ref();
-        let version = session.protocol_version().map_or_else(String::new, |version| format!("{version:?}"));
-        let suite = session.negotiated_cipher_suite().map_or_else(String::new, |suite| format!(" {:?}", suite.suite()));
-        let agreed = format!("{version}{suite}");
-        Ok((Box::new(stream) as Box<dyn Socket>, agreed))
-    })
-    .await
-}
-
-fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match &tls.ca_file {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-        }
-        None => {
-            // Some certificates of a system may be unusable, but not all.
-            let (good, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if good == 0 {
-                return Err(
-                    "this system has no certificate authorities; install ca-certificates or set mqtt.ca_file".into()
-                );
-            }
-        }
+    match timeout_at(until, tls::connect(endpoint.bare_host(), tls, socket)).await {
+        Ok(Ok((stream, agreed))) => Ok((Box::new(stream), agreed)),
+        Ok(Err(failed)) => Err(DialError {
+            step: Step::Tls,
+            reason: failed.reason,
+            is_silent: failed.is_silent,
+            speaks: failed.speaks,
+        }),
+        Err(_) => Err(DialError { step: Step::Tls, reason: TOO_LATE.into(), is_silent: true, speaks: None }),
     }
-    let provider = Arc::new(crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let mut config = match &tls.client {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let pem = secret::read(key).map_err(|error| error.to_string())?;
-            let private = PrivateKeyDer::from_pem_slice(&pem)
-                .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
-            builder
-                .with_client_auth_cert(certificates(certificate)?, private)
-                .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?
-        }
-    };
-    config.alpn_protocols = tls.alpn.iter().map(|name| name.clone().into_bytes()).collect();
-    Ok(config)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |reason: String| format!("{}: {reason}", path.display());
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?.collect();
-    let found = found.map_err(|error| wrong(error.to_string()))?;
-    if found.is_empty() { Err(wrong("no certificate in PEM".into())) } else { Ok(found) }
-}
-
-/// Returns why reading or writing failed, with what to do if that is known. A broker refuses our certificate only after
-/// the handshake (TLS 1.3).
-pub fn reason(error: &io::Error) -> String {
-    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let fix = match cause {
-        Some(rustls::Error::InvalidCertificate(wrong)) => match wrong {
-            CertificateError::UnknownIssuer => {
-                "its certificate is signed by an authority that is not trusted; set mqtt.ca_file to the certificate of that authority"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired, or this machine's clock is wrong"
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not valid yet, or this machine's clock is wrong"
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "its certificate is for another name than the one in mqtt.broker"
-            }
-            _ => "its certificate is not valid",
-        },
-        Some(rustls::Error::AlertReceived(_)) => {
-            "it refuses the connection; check the client certificate (mqtt.cert_file, mqtt.key_file)"
-        }
-        Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS on this port",
-        Some(rustls::Error::NoApplicationProtocol) => "it supports none of the protocols in mqtt.alpn",
-        _ => return error.to_string(),
-    };
-    format!("{fix} ({error})")
 }
 
 async fn upgrade(
@@ -320,15 +230,45 @@ async fn upgrade(
     socket: Box<dyn Socket>,
     until: Instant,
 ) -> Result<WebSocketStream<Box<dyn Socket>>, DialError> {
-    in_time(Step::WebSocket, until, async {
-        let scheme = if endpoint.tls.is_some() { "wss" } else { "ws" };
-        let url = format!("{scheme}://{}{path}", endpoint.address());
-        // What follows a `?` may be a secret.
-        let shown = |error: &dyn fmt::Display| format!("{}: {error}", url.split('?').next().unwrap_or_default());
-        let mut request = url.as_str().into_client_request().map_err(|error| shown(&error))?;
-        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().map_err(|error| format!("{error}"))?);
-        let (stream, _) = tokio_tungstenite::client_async(request, socket).await.map_err(|error| shown(&error))?;
-        Ok(stream)
-    })
-    .await
+    let failed = |reason, is_silent| DialError { step: Step::WebSocket, reason, is_silent, speaks: None };
+    let scheme = if endpoint.tls.is_some() { "wss" } else { "ws" };
+    let url = format!("{scheme}://{}{path}", endpoint.address());
+    // What follows a `?` may be a secret.
+    let shown = |words: String| format!("{}: {words}", url.split('?').next().unwrap_or_default());
+    let mut request = url.as_str().into_client_request().map_err(|error| failed(shown(error.to_string()), false))?;
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+    match timeout_at(until, tokio_tungstenite::client_async(request, socket)).await {
+        Ok(Ok((stream, _))) => Ok(stream),
+        Ok(Err(error)) => Err(failed(shown(refused_upgrade(&error)), is_end(&error))),
+        Err(_) => Err(failed(shown(TOO_LATE.into()), true)),
+    }
+}
+
+/// Returns whether the other end closed the connection, or sent what is not HTTP.
+fn is_end(error: &UpgradeError) -> bool {
+    matches!(
+        error,
+        UpgradeError::Io(_)
+            | UpgradeError::ConnectionClosed
+            | UpgradeError::Protocol(ProtocolError::HandshakeIncomplete | ProtocolError::HttparseError(_))
+    )
+}
+
+/// Returns why a WebSocket was refused, and what to do.
+fn refused_upgrade(error: &UpgradeError) -> String {
+    let fix = match error {
+        UpgradeError::Http(answer) => match answer.status().as_u16() {
+            300..=399 => "it sends the client elsewhere; write the address that it names, or wss:// instead of ws://",
+            401 | 403 => "it wants a login for HTTP, or refuses this client",
+            404 => "there is no WebSocket at this path; most brokers have it at /mqtt, some at /ws or /",
+            200..=299 => "this is a web page, not a WebSocket; most brokers have it at /mqtt on a port of its own",
+            _ => "it refuses the WebSocket; is this a broker's port for WebSockets?",
+        },
+        UpgradeError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            "it has a WebSocket that is not for MQTT; most brokers have theirs at /mqtt"
+        }
+        _ if is_end(error) => "it closed the connection without an answer to the request for a WebSocket",
+        _ => return error.to_string(),
+    };
+    format!("{fix} ({error})")
 }

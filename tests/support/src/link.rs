@@ -29,6 +29,8 @@ pub fn settings(port: u16) -> Settings {
             client_id: "edgewatt-test".into(),
             keep_alive: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
         },
         status_topic: "t/status".into(),
         drain_per_s: None,

@@ -28,6 +28,8 @@ pub(crate) fn settings(port: u16, version: Version) -> Settings {
             client_id: "edgewatt-test".into(),
             keep_alive: Duration::from_secs(30),
             connect_timeout: PATIENCE,
+            max_qos: Qos::AtLeastOnce,
+            retain: true,
         },
         status_topic: "t/status".into(),
         drain_per_s: None,
@@ -334,9 +336,15 @@ fn a_silent_broker_is_spared_although_each_attempt_takes_long() {
         let client = MqttClient::new(settings, |_, _| {}).unwrap();
         let task = tokio::spawn(client.run());
         let mut at = Vec::new();
-        for _ in 0..3 {
-            let (stream, _) = listener.accept().await.unwrap();
-            at.push((Instant::now(), stream));
+        while at.len() < 3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let accepted = Instant::now();
+            // The port is examined once, after the first attempt.
+            let mut greeting = [0; 64];
+            let count = stream.read(&mut greeting).await.unwrap();
+            if String::from_utf8_lossy(&greeting[..count]).contains("edgewatt-test") {
+                at.push((accepted, stream));
+            }
         }
         task.abort();
         let pause = at[2].0.duration_since(at[1].0) - GOOD_CONNECTION;
@@ -361,4 +369,34 @@ async fn the_broker_and_a_subscriber_in_this_process_get_the_same_messages_in_or
     bus.publish(&Message { retain: true, ..message("t/state", b"4") });
     assert!(publish_on("t/state", &mut stream).await.ends_with(b"4"));
     assert_eq!(bus.subscribe(0).try_next().map(|message| message.payload), Some(Bytes::from_static(b"4")));
+}
+
+#[tokio::test]
+async fn a_session_that_is_taken_over_names_the_client_id_at_once() {
+    let broker = Broker::new(Version::Five, |_| {}).await;
+    let mut stream = broker.accept(&[0x20, 3, 0, 0, 0]).await;
+    stream.write_all(&[0xE0, 2, 0x8E, 0]).await.unwrap();
+    let mut status = broker.handle.status();
+    let lost = status.wait_for(|status| status.last_error.is_some());
+    let error = timeout(PATIENCE, lost).await.unwrap().unwrap().last_error.clone().unwrap();
+    assert!(error.contains("another client has connected with the same client id"), "{error}");
+    assert!(error.contains("does another client use the client id edgewatt-test?"), "{error}");
+}
+
+/// A broker that refuses the last will, whatever it is called for, is asked again with one that it allows.
+#[tokio::test]
+async fn a_last_will_that_is_refused_is_announced_more_modestly() {
+    let broker = Broker::new(Version::Five, |_| {}).await;
+    for (refusal, flags) in [(0x9A, 0x2E), (0x9B, 0x0E), (0, 0x06)] {
+        let (mut stream, _) = timeout(PATIENCE, broker.listener.accept()).await.unwrap().unwrap();
+        let (_, login) = packet(&mut stream).await;
+        assert_eq!(login[7], flags, "will, its QoS and whether it is retained");
+        stream.write_all(&[0x20, 3, 0, refusal, 0]).await.unwrap();
+        if refusal == 0 {
+            // Status, with QoS 0 and not retained, without anything to wait for.
+            let (first, body) = packet(&mut stream).await;
+            assert_eq!((first, body[2..].starts_with(b"t/status")), (0x30, true));
+        }
+    }
+    assert_eq!(broker.handle.status().borrow().last_error, None);
 }

@@ -25,7 +25,7 @@ fn outgoing(payload: &Bytes) -> Outgoing<'_> {
 /// Written down from the standards: any codec in place of this one has to write the same.
 #[test]
 fn packets_are_written_as_the_standards_have_them() {
-    let will = Some(Will { topic: "t", payload: b"x" });
+    let will = Some(Will { topic: "t", payload: b"x", qos: Qos::AtLeastOnce, retain: true });
     let login = Connect { client_id: "e", keep_alive_s: 30, will, login: Some(("u", "p")) };
     assert_eq!(
         bytes(Version::Three, |version, out| version.connect(&login, out)),
@@ -34,6 +34,11 @@ fn packets_are_written_as_the_standards_have_them() {
     assert_eq!(
         bytes(Version::Five, |version, out| version.connect(&login, out)),
         b"\x10\x20\0\x04MQTT\x05\xEE\0\x1E\x05\x27\0\x04\0\0\0\x01e\0\0\x01t\0\x01x\0\x01u\0\x01p"
+    );
+    let modest = Will { topic: "t", payload: b"x", qos: Qos::AtMostOnce, retain: false };
+    assert_eq!(
+        bytes(Version::Three, |version, out| version.connect(&Connect { will: Some(modest), ..login }, out)),
+        b"\x10\x19\0\x04MQTT\x04\xC6\0\x1E\0\x01e\0\x01t\0\x01x\0\x01u\0\x01p"
     );
     let plain = Connect { will: None, login: None, ..login };
     assert_eq!(
@@ -105,20 +110,60 @@ fn a_refusal_says_what_to_do() {
         // In the words of the older version.
         (Version::Five, &[0x20, 2, 0, 1], "set mqtt.version = \"3.1.1\""),
         (Version::Five, &[0x20, 3, 0, 0x86, 0], "check mqtt.user"),
-        (Version::Five, &[0x20, 3, 0, 0x89, 0], "ServerBusy"),
+        (Version::Five, &[0x20, 3, 0, 0x89, 0], "it is busy"),
+        (Version::Five, &[0x20, 3, 0, 0x9A, 0], "mqtt.retain = false"),
+        (Version::Five, &[0x20, 3, 0, 0xBB, 0], "the reason 0xbb"),
+        (
+            Version::Five,
+            &[0x20, 8, 0, 0x9C, 5, 0x1C, 0, 2, b'b', b'2'],
+            "another server is to be used for now; set mqtt.broker to it (b2)",
+        ),
+        // In the words of the newer version.
+        (Version::Three, &[0x20, 2, 0, 0x8A], "banned"),
     ] {
         match version.read(&mut BytesMut::from(bytes)) {
-            Ok(Some(Incoming::Refused(reason))) => assert!(reason.contains(words), "{reason}"),
+            Ok(Some(Incoming::Refused(reason))) => assert!(reason.words.contains(words), "{reason:?}"),
             other => panic!("{other:?}"),
         }
     }
-    for (bytes, words) in [
-        (&[0xE0, 2, 0x8B, 0][..], "ServerShuttingDown"),
-        (&[0xE0, 1, 0x8E], "0x8e"),
-        (&[0xE0, 0], "ended the connection"),
+    for (bytes, words, kind) in [
+        (&[0xE0, 2, 0x8B, 0][..], "it is shutting down", ReasonKind::Other),
+        (&[0xE0, 1, 0x8E], "the same client id", ReasonKind::TakenOver),
+        (&[0xE0, 2, 0x8E, 0], "the same client id", ReasonKind::TakenOver),
+        (&[0xE0, 2, 0xBB, 0], "the reason 0xbb", ReasonKind::Other),
+        (&[0xE0, 0], "ended the connection", ReasonKind::Other),
     ] {
-        let bye = Version::Five.read(&mut BytesMut::from(bytes));
-        assert!(matches!(&bye, Ok(Some(Incoming::Disconnect(reason))) if reason.contains(words)), "{bye:?}");
+        match Version::Five.read(&mut BytesMut::from(bytes)) {
+            Ok(Some(Incoming::Disconnect(reason))) => {
+                assert!(reason.words.contains(words) && reason.kind == kind, "{reason:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// No code of the standards is told by its number alone.
+#[test]
+fn each_code_of_the_standards_has_words() {
+    let unknown = |reason: &Reason| reason.words.contains("does not define");
+    for code in (0x80..=0xA2).filter(|code| ![0x8B, 0x91, 0x92].contains(code)) {
+        let refusal = Version::Five.read(&mut BytesMut::from(&[0x20, 3, 0, code, 0][..]));
+        let bye = Version::Five.read(&mut BytesMut::from(&[0xE0, 2, code, 0][..]));
+        for said in [refusal, bye] {
+            match said {
+                Ok(Some(Incoming::Refused(reason) | Incoming::Disconnect(reason))) => {
+                    // These two are of acknowledgements, and of logins only.
+                    assert!(!unknown(&reason) || [0x84, 0x85, 0x86, 0x8C].contains(&code), "{code:#x}: {reason:?}");
+                }
+                other => panic!("{code:#x}: {other:?}"),
+            }
+        }
+    }
+    for code in 1..=5 {
+        match Version::Three.read(&mut BytesMut::from(&[0x20, 2, 0, code][..])) {
+            Ok(Some(Incoming::Refused(reason))) => assert!(!unknown(&reason), "{reason:?}"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -191,13 +191,14 @@ impl Outbox {
             || self.mode != Mode::Off && self.stored_bytes() > self.limits.max_stored_bytes / 8 * 7
     }
 
-    /// Drops the next messages as long as they are larger than the broker allows.
-    pub fn drop_larger(&mut self, max_bytes: usize) {
+    /// Drops the next messages as long as they are larger than the broker allows; calls `dropped` with each.
+    pub fn drop_larger(&mut self, max_bytes: usize, mut dropped: impl FnMut(&Message)) {
         let store_is_up = self.mode == Mode::Up;
         for id in QueueId::ALL {
             let is_larger = |entry: &Entry| entry.message.size_bytes() > max_bytes;
             while self.queue(id).front(store_is_up).is_some_and(is_larger) {
                 let Some(entry) = self.queue(id).pop_front(store_is_up) else { return };
+                dropped(&entry.message);
                 self.drop_entry(entry, Reason::Oversize);
             }
         }
