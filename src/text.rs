@@ -105,6 +105,17 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Returns a number with at most four digits that count.
+pub fn figure(number: f64) -> String {
+    if number == 0.0 || !number.is_finite() {
+        return number.to_string();
+    }
+    let decimals = 3 - number.abs().log10().floor() as i32;
+    let scale = 10f64.powi(decimals.abs());
+    let rounded = if decimals > 0 { (number * scale).round() / scale } else { (number / scale).round() * scale };
+    rounded.to_string()
+}
+
 /// Returns the columns that a text takes.
 pub fn width(text: &str) -> usize {
     ratatui_core::text::Span::raw(text).width()
@@ -212,6 +223,12 @@ mod tests {
     fn control_characters_stand_as_their_numbers() {
         assert_eq!(escaped("a\0b\u{1b}[2J\nc\u{85}"), "a\\x00b\\x1b[2J\nc\\x85");
         assert_eq!(escaped("plain \u{e9}"), "plain \u{e9}");
+    }
+
+    #[test]
+    fn a_figure_has_four_digits_at_most() {
+        let figures = [10.0, 9.99976, 10_000.4, 123_456.0, 0.1, 1.0 / 3.0, -0.000_123_456, 0.0].map(figure);
+        assert_eq!(figures, ["10", "10", "10000", "123500", "0.1", "0.3333", "-0.0001235", "0"]);
     }
 
     #[test]

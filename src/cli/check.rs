@@ -49,7 +49,7 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
         writeln!(out, "    {}", prepared.builder.path)?;
         describe_plan(prepared, &mut out)?;
         describe_outputs(prepared, &mut out)?;
-        for note in &prepared.notes {
+        for note in prepared.notes.iter().chain(&prepared.recording) {
             writeln!(out, "    {note}")?;
         }
         writeln!(out, "    a prediction has at most {} bytes", prepared.prediction_bytes)?;

@@ -49,7 +49,7 @@ Environment:
   EDGEWATT_RUNTIME   the TensorFlow Lite library, if runtime.library is not set
   STATE_DIRECTORY    the folder for calibrations and stored messages, if node.state_dir is not set; systemd sets it
 
-Exit codes: 0 success, 1 a failure while running, 2 wrong arguments, 78 the configuration cannot be used."
+Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used."
 )]
 struct Cli {
     /// Log more: -v for details, -vv for everything

@@ -93,11 +93,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(Delivered { undelivered, kept, .. }) => tracing::info!(undelivered, kept, "stopped"),
         None => tracing::info!("stopped"),
     }
-    // A daemon that was asked to stop has done so, even if the broker is away; a single run has to deliver everything.
+    // A daemon that was asked to stop has done so, even if the broker is away; a single run has to predict
+    // something, and to deliver everything.
     Ok(match summary.outcome {
         Outcome::Complete => ExitCode::SUCCESS,
-        Outcome::Undelivered if !args.once => ExitCode::SUCCESS,
-        Outcome::Undelivered | Outcome::Failed => ExitCode::FAILURE,
+        Outcome::Undelivered | Outcome::NoPrediction if !args.once => ExitCode::SUCCESS,
+        Outcome::Undelivered | Outcome::NoPrediction | Outcome::Failed => ExitCode::FAILURE,
     })
 }
 

@@ -258,6 +258,11 @@ impl Pipeline {
         Ok(Shapes { source, frontends, stream, features, path })
     }
 
+    /// Returns the number of the source's frames that the first window needs.
+    pub fn frames_of_first_window(&self) -> usize {
+        frontend::frames_for(&self.frontend, self.window.samples)
+    }
+
     /// Returns the number of the source's frames that a window and a hop need.
     pub fn frames_of_window(&self) -> usize {
         frontend::frames_for(&self.frontend, self.window.samples.saturating_add(self.window.hop))

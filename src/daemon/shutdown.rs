@@ -87,6 +87,8 @@ impl Daemon {
         let dropped = pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);
         let outcome = if pipelines.iter().any(|p| p.error.is_some()) {
             Outcome::Failed
+        } else if pipelines.iter().any(|p| p.nothing_predicted.is_some()) {
+            Outcome::NoPrediction
         } else if !all_delivered || dropped {
             Outcome::Undelivered
         } else {

@@ -18,6 +18,8 @@ pub enum Outcome {
     Complete,
     /// Something was dropped, or not delivered in time.
     Undelivered,
+    /// A stream has ended without a prediction.
+    NoPrediction,
     /// A pipeline failed.
     Failed,
 }
@@ -70,6 +72,8 @@ pub struct PipelineSummary {
     pub end_to_end_us: Option<LatencySummary>,
     pub energy: EnergyTotal,
     pub error: Option<String>,
+    /// Why its stream has ended without a prediction.
+    pub nothing_predicted: Option<String>,
 }
 
 /// Energy over the whole run by the first meter, as far as it has estimates.
@@ -153,6 +157,9 @@ impl fmt::Display for PipelineSummary {
         if let Some(error) = &self.error {
             add(format!("failed: {error}"));
         }
+        if let Some(reason) = &self.nothing_predicted {
+            add(format!("no prediction: {reason}"));
+        }
         if self.known > 0 {
             let percent = 100.0 * self.right as f64 / self.known as f64;
             add(format!("agrees with the recording's own labels in {} of {} ({percent:.1} %)", self.right, self.known));
@@ -216,6 +223,7 @@ mod tests {
             invoke_us: Some(latency),
             end_to_end_us: Some(latency),
             energy: EnergyTotal { last_reason: Some("a reason ".repeat(30)), ..EnergyTotal::default() },
+            nothing_predicted: Some("`text,without,a,blank`".repeat(8)),
             error: Some("/a/path/without/a/blank".repeat(8)),
         };
         let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default(), too_large: None });

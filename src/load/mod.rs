@@ -7,6 +7,7 @@ pub(crate) mod labels;
 pub(crate) mod metadata;
 pub mod meters;
 pub mod mqtt;
+pub mod recording;
 pub mod rewrite;
 pub mod state_dir;
 pub mod trial;
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
 use self::metadata::FromMetadata;
+use self::recording::Survey;
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
 use crate::decision::{ModelOutputs, Presentation, ScoreMeaning};
 use crate::engine::parity::DecidedOn;
@@ -57,6 +59,8 @@ pub struct PreparedPipeline {
     pub prediction_bytes: usize,
     /// About settings that work, but may not be what the user wants.
     pub warnings: Vec<String>,
+    /// What the recording has that it plays.
+    pub recording: Option<String>,
     pub builder: Arc<EngineBuilder>,
     /// `None`: the engine that already runs can stay.
     pub built: Option<BuiltEngine>,
@@ -158,10 +162,16 @@ pub fn prepare(config: &Config, context: &EngineContext, running: &[RunningEngin
     let mut problems = Vec::new();
     let mut drafts = Vec::new();
     for pipeline in &config.pipelines {
-        if let Err(error) = pipeline.source.kind().check_access() {
-            problems.push(Problem::new(pipeline.key().child("source"), error));
+        let key = pipeline.key().child("source");
+        let mut survey = None;
+        match pipeline.source.kind().check_access() {
+            Err(error) => problems.push(Problem::new(key, error)),
+            Ok(()) => match recording::survey(pipeline).transpose() {
+                Err(problem) => problems.push(Problem::new(key.child(pipeline.source.name()), problem)),
+                Ok(found) => survey = found,
+            },
         }
-        match Draft::new(context, pipeline) {
+        match Draft::new(context, pipeline, survey) {
             Ok(draft) => drafts.push(draft),
             Err(problem) => problems.push(problem),
         }
@@ -202,10 +212,12 @@ struct Draft<'a> {
     builder: EngineBuilder,
     /// At least one of its delegates must be compared with the reference.
     compares: bool,
+    /// What its recording has.
+    survey: Option<Survey>,
 }
 
 impl<'a> Draft<'a> {
-    fn new(context: &EngineContext, pipeline: &'a Pipeline) -> Result<Self, Problem> {
+    fn new(context: &EngineContext, pipeline: &'a Pipeline, survey: Option<Survey>) -> Result<Self, Problem> {
         let key = pipeline.key();
         let decision = pipeline.decision.kind();
         let model = read_model(pipeline)?;
@@ -231,11 +243,11 @@ impl<'a> Draft<'a> {
         let fitted = fit::model(pipeline, feature, model)?;
         warnings.extend(fitted.warning);
         let (builder, compares) = builder(context, &fitted.pipeline, &fitted.shapes, fitted.model)?;
-        Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares })
+        Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares, survey })
     }
 
     fn finish(self, running: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
-        let Self { pipeline, shapes, labels, labels_read, notes, mut warnings, builder, compares } = self;
+        let Self { pipeline, shapes, labels, labels_read, notes, mut warnings, builder, compares, survey } = self;
         let (key, batch) = (pipeline.key(), pipeline.batch);
         let goes_on = |running: &&RunningEngine| {
             let same_truth = !pipeline.source.has_truth() || running.labels == labels;
@@ -269,6 +281,8 @@ impl<'a> Draft<'a> {
         let scores = decision.scores(&model);
         warnings.extend(buffer_warning(&sink, built.as_ref()));
         warnings.extend(decision.warnings(&model));
+        warnings.extend(survey.iter().flat_map(Survey::warnings).map(|warning| format!("the recording: {warning}")));
+        let recording = survey.map(|survey| survey.in_words());
         // The id of a boot has 8 digits.
         let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
@@ -283,6 +297,7 @@ impl<'a> Draft<'a> {
             notes,
             prediction_bytes,
             warnings,
+            recording,
             builder,
             built,
             tensors,

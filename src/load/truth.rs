@@ -1,12 +1,11 @@
 //! Looks into a recording before the start: whether the true classes that it names are labels.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
-use crate::source::line_reader::MAX_LINE_BYTES;
 use crate::source::truth::some_of;
-use crate::source::{RecordParser, Records};
+use crate::source::{Next, RecordParser, RecordReader, Records};
 
 /// How much of a recording is read: some 100,000 lines.
 const LOOKED_AT: u64 = 8 << 20;
@@ -16,18 +15,18 @@ const LOOKED_AT: u64 = 8 << 20;
 /// A recording that cannot be read gives none: its source says so.
 pub(crate) fn check(path: &Path, records: &Records, labels: &[String]) -> Option<String> {
     let column = records.truth.as_ref()?;
+    let mut file = File::open(path).ok()?.take(LOOKED_AT);
     let mut parser = RecordParser::new(records.clone(), labels.to_vec());
-    let mut lines = BufReader::new(File::open(path).ok()?.take(LOOKED_AT));
-    let mut line = Vec::new();
-    let mut header = records.has_header();
-    while lines.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).ok()? > 0 {
-        if std::mem::take(&mut header) {
-            parser.header(&line).ok()?;
-        } else {
+    let mut reader = RecordReader::new(&mut parser);
+    let mut is_at_end = false;
+    loop {
+        let next = if is_at_end { reader.next_at_end(&mut parser) } else { reader.next(&mut parser) };
+        match next.ok()? {
+            Next::More if is_at_end => break,
+            Next::More => is_at_end = reader.fill(&mut file).ok()? == 0,
             // Why a record is rejected is said when it is played.
-            let _ = parser.parse(&line);
+            Next::Record(_) | Next::Rejected(_) => {}
         }
-        line.clear();
     }
     let seen = parser.truth_seen();
     if seen.unknown == 0 {

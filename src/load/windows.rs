@@ -1,17 +1,9 @@
 //! Takes windows from a recording, on which delegates are compared with the reference.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::Arc;
 
+use super::recording;
 use crate::config::Pipeline;
-use crate::infer::input::{InputStage, Window};
-use crate::source::line_reader::MAX_LINE_BYTES;
-use crate::source::sink::frame_ring;
-use crate::source::{RecordParser, SinkSettings, WhenFull};
-use crate::stop::Stop;
-use crate::units::MonoTime;
 
 /// Returns the features of `count` windows of the recording at `path`, spread evenly over it; fewer if it is shorter.
 ///
@@ -21,47 +13,16 @@ use crate::units::MonoTime;
 /// # Errors
 /// The recording cannot be read, or has no whole window.
 pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f32>, String> {
-    let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{} is not a regular file, as a recording must be", path.display()));
-    }
-    let records = pipeline.source.kind().records().ok_or("the source does not read lines, so it has no recording")?;
     let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
     let (width, mut features) = (shapes.input().values(), shapes.features);
-    let settings = SinkSettings { spec: shapes.source, frames: 2, frames_per_block: 1, when_full: WhenFull::Drop };
-    let stop = Arc::new(Stop::new().map_err(failed)?);
-    let (mut sink, mut reader) = frame_ring(&settings, &pipeline.name, stop, Arc::default());
-    let mut input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, false);
-    let mut lines = BufReader::new(file);
-    let mut parser = RecordParser::new(records.clone(), Vec::new());
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
-    let mut line = Vec::new();
-    let mut header = records.has_header();
-    // A line that is too long arrives in pieces, none of which is a usable record.
-    while lines.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(failed)? > 0 {
-        if header {
-            parser.header(&line).map_err(|e| format!("{}: {e}", path.display()))?;
-            header = false;
-        } else if let Ok(record) = parser.parse(&line) {
-            // The ring always has room for one frame, and no stop is requested.
-            let _ = sink.take(Ok(record), parser.values(), MonoTime(0));
-            while let Some(event) = input.step(&mut reader) {
-                if event.full
-                    && let Some(Window::F32(window)) = input.window()
-                {
-                    spread.take(|place| place.copy_from_slice(features.apply(window)));
-                    input.advance();
-                }
-            }
-        }
-        line.clear();
+    let survey = recording::play(path, pipeline, usize::MAX, |window| {
+        spread.take(|place| place.copy_from_slice(features.apply(window)));
+    })?;
+    if let Some(reason) = survey.without_window() {
+        return Err(format!("{} has no whole window: {reason}", path.display()));
     }
-    let chosen = spread.chosen();
-    if chosen.is_empty() {
-        return Err(format!("{} has no whole window", path.display()));
-    }
-    Ok(chosen)
+    Ok(spread.chosen())
 }
 
 /// Keeps every `step`th window; `step` doubles whenever there are twice as many windows as wanted.

@@ -5,7 +5,7 @@
 //! row's time. After the last row, that row is returned again, so that no window gets energy that was not recorded.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use super::{
     Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, sysfs,
 };
 use crate::schema::{Checker, Key, table};
-use crate::source::fields::Fields;
-use crate::source::records::TimeUnit;
+use crate::source::fields::{ColumnError, Delimiter, Fields, column};
+use crate::source::line_reader::{Line, LineReader};
+use crate::source::records::{Decimal, Kind, MOST_TEXT_ROWS, Skipper, TimeUnit, is_utf16, time};
 use crate::units::{Joules, MonoTime, Watts};
 
 /// A step longer than this many median steps is a gap, in which the power is unknown.
@@ -27,15 +28,22 @@ const BILLION: i128 = 1_000_000_000;
 
 const NUMBER: &str = "a finite number";
 
+/// Lines that begin with this are skipped.
+const COMMENT: &str = "#";
+
 table! {
     /// A recorded trace of power or energy, by the names of its columns. Write either `watts` or `joules`.
     pub struct ReplayKeys {
         /// The trace: a CSV file with a header.
         pub path: PathBuf, example("\"power.csv\"");
-        /// The column of the time.
+        /// The column of the time: numbers, or dates and times as in ISO 8601.
         pub time: String, example("\"time_s\"");
-        /// The unit of the time column.
+        /// The unit of the time column, if it has numbers.
         pub time_unit: TimeUnit = TimeUnit::S;
+        /// What separates the values of a line; " " is any number of spaces and tabs.
+        pub delimiter: Delimiter = Delimiter::Comma;
+        /// The decimal mark of numbers.
+        pub decimal: Decimal = Decimal::Point;
         /// The column of power, in watts.
         pub watts: Option<String>, otherwise("none"), example("\"power_w\"");
         /// The column of cumulative energy, in joules, instead of `watts`.
@@ -59,7 +67,8 @@ impl MeterKind for ReplayKeys {
             (Some(column), _) => Value::Watts(column.clone()),
             (None, column) => Value::Joules(column.clone().unwrap_or_default()),
         };
-        let columns = Columns { time: self.time.clone(), time_unit_ns: self.time_unit.ns(), value };
+        let (time_unit, delimiter, decimal) = (self.time_unit, self.delimiter, self.decimal);
+        let columns = Columns { time: self.time.clone(), time_unit, value, delimiter, decimal };
         Box::new(Replay::new(name, &self.path, columns, self.scope))
     }
 
@@ -77,9 +86,10 @@ pub fn survey(_: &Machine<'_>) -> Vec<Surveyed> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Columns {
     pub time: String,
-    /// Nanoseconds in one unit of the time column.
-    pub time_unit_ns: f64,
+    pub time_unit: TimeUnit,
     pub value: Value,
+    pub delimiter: Delimiter,
+    pub decimal: Decimal,
 }
 
 /// The column with the measured values.
@@ -184,14 +194,18 @@ fn load(path: &Path, columns: &Columns) -> Result<Vec<Row>, MeterError> {
     if !std::fs::metadata(path).map_err(open)?.is_file() {
         return Err(MeterError::Failed { path: path.to_owned(), source: io::Error::other("not a regular file") });
     }
-    let mut lines = Lines::new(path, BufReader::new(File::open(path).map_err(open)?));
+    let mut lines = Lines::new(path, File::open(path).map_err(open)?, columns);
     let (time, value) = lines.header(columns)?;
     let mut samples: Vec<Sample> = Vec::new();
-    let mut first = None;
+    let (mut first, mut text_rows) = (None, 0);
     while lines.next()? {
-        let raw_time = lines.billionths(time, "a finite time")?;
+        if samples.is_empty() && text_rows < MOST_TEXT_ROWS && lines.is_text(time, value) {
+            text_rows += 1;
+            continue;
+        }
+        let raw_time = lines.time(time, columns.time_unit)?;
         let since_first = raw_time - *first.get_or_insert(raw_time);
-        let at = since_first.checked_mul(columns.time_unit_ns as i128).and_then(|at| u64::try_from(at / BILLION).ok());
+        let at = u64::try_from(since_first / BILLION).ok();
         let after = samples.last().copied();
         // Nanoseconds are all that is kept, so rows closer than that have the same time.
         let at = at.map(Duration::from_nanos).filter(|at| after.is_none_or(|(before, _)| before < *at));
@@ -277,23 +291,32 @@ fn billionths(text: &str) -> Option<i128> {
     Some(if number.starts_with('-') { -(count + rounded) } else { count + rounded })
 }
 
+/// Returns whether a text is how programs write a number that is not finite.
+fn is_not_finite(text: &[u8]) -> bool {
+    [&b"nan"[..], b"inf", b"infinity"].iter().any(|name| text.eq_ignore_ascii_case(name))
+}
+
 fn empty_trace(path: &Path) -> MeterError {
     MeterError::Invalid { path: path.to_owned(), text: String::new(), expected: "a header and two rows or more" }
 }
 
-/// The lines of a trace, with the number of the current one for errors.
+/// The lines of a trace that hold a row.
 struct Lines<'a> {
     path: &'a Path,
-    reader: BufReader<File>,
+    file: File,
+    reader: LineReader,
+    skipper: Skipper,
+    /// The current line.
     line: Vec<u8>,
-    number: u64,
     fields: Fields,
-    count: usize,
+    decimal: Decimal,
 }
 
 impl<'a> Lines<'a> {
-    fn new(path: &'a Path, reader: BufReader<File>) -> Self {
-        Self { path, reader, line: Vec::new(), number: 0, fields: Fields::default(), count: 0 }
+    fn new(path: &'a Path, file: File, columns: &Columns) -> Self {
+        let (reader, skipper) = (LineReader::new(), Skipper::new(COMMENT, 0));
+        let (line, fields) = (Vec::new(), Fields::new(columns.delimiter));
+        Self { path, file, reader, skipper, line, fields, decimal: columns.decimal }
     }
 
     /// Returns the indices of the time and value columns from the first line.
@@ -301,43 +324,89 @@ impl<'a> Lines<'a> {
         if !self.next()? {
             return Err(empty_trace(self.path));
         }
-        let names: Vec<String> =
-            (0..self.count).map(|i| String::from_utf8_lossy(self.fields.get(i)).trim().to_owned()).collect();
+        let count = self.fields.split(&self.line);
+        let names: Vec<String> = (0..count).map(|index| self.fields.text(&self.line, index).into_owned()).collect();
         let (Value::Watts(value) | Value::Joules(value)) = &columns.value;
+        let absent = |reason, fix: &str| MeterError::Absent { path: self.place(), reason, fix: fix.to_owned() };
         let place = |wanted: &str| {
-            names.iter().position(|name| name == wanted).ok_or_else(|| MeterError::Absent {
-                path: self.place(),
-                reason: format!("no column `{wanted}`; found: {}", names.join(", ")),
-                fix: "name one of these".to_owned(),
+            column(&names, wanted).map_err(|error| match error {
+                ColumnError::Missing if is_utf16(&self.line) => {
+                    absent("the text is UTF-16".to_owned(), "save it as UTF-8")
+                }
+                ColumnError::Missing => absent(
+                    format!("no column `{wanted}`; found: {}", names.join(", ")),
+                    "name one of these, or set delimiter",
+                ),
+                ColumnError::Twice(first, second) => absent(
+                    format!("column `{wanted}` is there twice, as column {first} and as column {second}"),
+                    "give them different names",
+                ),
             })
         };
         Ok((place(&columns.time)?, place(value)?))
     }
 
-    /// Goes to the next line that is not empty; returns false at the end.
+    /// Goes to the next line that is not empty and no comment; returns false at the end.
     fn next(&mut self) -> Result<bool, MeterError> {
         loop {
-            self.line.clear();
-            let read = self.reader.read_until(b'\n', &mut self.line);
-            let failed = |source| MeterError::Failed { path: self.path.to_owned(), source };
-            if read.map_err(failed)? == 0 {
-                return Ok(false);
-            }
-            self.number += 1;
-            if !self.line.trim_ascii().is_empty() {
-                self.count = self.fields.split(&self.line);
+            let line = match self.reader.next_line() {
+                Line::More => {
+                    let failed = |source| MeterError::Failed { path: self.path.to_owned(), source };
+                    if self.reader.fill(&mut self.file).map_err(failed)? > 0 {
+                        continue;
+                    }
+                    match self.reader.rest() {
+                        Line::Complete(line) => line,
+                        Line::TooLong => b"",
+                        Line::More => return Ok(false),
+                    }
+                }
+                Line::Complete(line) => line,
+                Line::TooLong => {
+                    let expected = "a line of at most 64 KiB";
+                    return Err(MeterError::Invalid { path: self.place(), text: String::new(), expected });
+                }
+            };
+            if let Kind::Content(line) = self.skipper.kind(line) {
+                self.line.clear();
+                self.line.extend_from_slice(line);
+                self.fields.split(&self.line);
                 return Ok(true);
             }
         }
     }
 
     fn text(&self, column: usize) -> &[u8] {
-        if column < self.count { self.fields.get(column).trim_ascii() } else { b"" }
+        self.fields.get(&self.line, column)
+    }
+
+    /// Returns the time in billionths of a nanosecond.
+    fn time(&self, column: usize, unit: TimeUnit) -> Result<i128, MeterError> {
+        let number = self.number(column).and_then(|number| number.checked_mul(unit.ns() as i128));
+        let date = || time(self.text(column), unit, self.decimal).ok().map(|ns| i128::from(ns) * BILLION);
+        number.or_else(date).ok_or_else(|| self.invalid(column, "a finite time"))
     }
 
     fn billionths(&self, column: usize, expected: &'static str) -> Result<i128, MeterError> {
-        let number = std::str::from_utf8(self.text(column)).ok().and_then(billionths);
-        number.ok_or_else(|| self.invalid(column, expected))
+        self.number(column).ok_or_else(|| self.invalid(column, expected))
+    }
+
+    fn number(&self, column: usize) -> Option<i128> {
+        let text = std::str::from_utf8(self.text(column)).ok()?;
+        match self.decimal {
+            Decimal::Point => billionths(text),
+            Decimal::Comma if text.contains('.') => None,
+            Decimal::Comma => billionths(&text.replace(',', ".")),
+        }
+    }
+
+    /// Returns whether both columns have text that does not look like a number: a row of units.
+    fn is_text(&self, time: usize, value: usize) -> bool {
+        let is_text = |column| match self.text(column).first() {
+            Some(byte) => !byte.is_ascii_digit() && !b"+-.,".contains(byte) && !is_not_finite(self.text(column)),
+            None => false,
+        };
+        is_text(time) && is_text(value)
     }
 
     fn invalid(&self, column: usize, expected: &'static str) -> MeterError {
@@ -347,7 +416,7 @@ impl<'a> Lines<'a> {
 
     /// Returns the file and the line.
     fn place(&self) -> PathBuf {
-        PathBuf::from(format!("{}:{}", self.path.display(), self.number))
+        PathBuf::from(format!("{}:{}", self.path.display(), self.reader.number()))
     }
 }
 
@@ -359,7 +428,8 @@ mod tests {
     use super::*;
 
     fn columns(value: Value) -> Columns {
-        Columns { time: "time_s".to_owned(), time_unit_ns: 1e9, value }
+        let (delimiter, decimal) = (Delimiter::Comma, Decimal::Point);
+        Columns { time: "time_s".to_owned(), time_unit: TimeUnit::S, value, delimiter, decimal }
     }
 
     fn watts() -> Columns {
@@ -492,8 +562,8 @@ mod tests {
     #[test]
     fn units_of_time_other_than_seconds() {
         let tree = trace("t,p\n1700000000000,1\n1700000000250,1\n");
-        let columns = Columns { time: "t".to_owned(), time_unit_ns: 1e6, value: Value::Watts("p".to_owned()) };
-        let mut meter = meter(&tree, columns);
+        let columns = columns(Value::Watts("p".to_owned()));
+        let mut meter = meter(&tree, Columns { time: "t".to_owned(), time_unit: TimeUnit::Ms, ..columns });
         meter.read_at(ms(0)).unwrap();
         assert_eq!(meter.read_at(ms(250)).unwrap().joules, Joules(0.25));
     }
@@ -509,6 +579,13 @@ mod tests {
             ("time_s,power_w\n0,1\n1,inf\n", "trace.csv:3: read \"inf\", expected a finite number"),
             ("time_s,power_w\n0,1\n1,-0.1\n", "trace.csv:3: read \"-0.1\", expected watts of 0 or more"),
             ("time_s,power_w\n0,1\n\n0,1\n", "trace.csv:4: read \"0\", expected a time after that"),
+            (
+                "time_s,power_w,power_w\n0,1,2\n",
+                "trace.csv:1: column `power_w` is there twice, as column 2 and as column 3",
+            ),
+            ("time_s;power_w\n0;1\n", "trace.csv:1: no column `time_s`; found: time_s;power_w"),
+            ("\u{feff}# by hand\ntime_s,power_w\ns,W\n0,1\n\n1,x\n", "trace.csv:6: read \"x\", expected a finite"),
+            ("time_s,power_w\n0,1\n1,\"2,5\"\n", "trace.csv:3: read \"2,5\", expected a finite number"),
             ("time_s,power_w\n5,1\n4,1\n", "trace.csv:3: read \"4\", expected a time after that"),
             ("time_s,power_w\nnan,1\n", "trace.csv:2: read \"nan\", expected a finite time"),
             ("time_s,power_w\n0,1\n1,1e10\n", "trace.csv:3: read \"1e10\", expected a finite number"),

@@ -1,11 +1,11 @@
 //! Cuts bytes into lines, and feeds the lines of one writer as frames.
 
 use std::io::{self, Read};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::records::{Record, RecordParser, Reject};
+use super::records::{Next, RecordParser, RecordReader, Reject};
 use super::{FrameSink, SourceError};
 use crate::stop::Waited;
 use crate::units::MonoTime;
@@ -13,13 +13,33 @@ use crate::units::MonoTime;
 /// A longer line is rejected and skipped; it is not stored.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Cuts what it reads into lines; holds at most one incomplete line.
+/// Cuts what it reads into lines, or into JSON objects; holds at most one that is incomplete.
 pub struct LineReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
     /// Inside a line that was too long.
     skipping: bool,
+    /// A line feed that comes next belongs to the line before.
+    after_return: bool,
+    /// The place in the buffer of what was found last.
+    found: Range<usize>,
+    /// The number of the line on which it begins, from 1.
+    number: u64,
+    /// `None`: what it reads is cut at the ends of lines.
+    objects: Option<ObjectScan>,
+}
+
+/// How far JSON objects were looked for.
+#[derive(Debug, Default)]
+struct ObjectScan {
+    at: usize,
+    /// Braces that are open.
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// Ends of lines before `at`.
+    lines: u64,
 }
 
 /// What was found in the bytes read so far.
@@ -40,15 +60,35 @@ impl Default for LineReader {
 }
 
 impl LineReader {
+    /// A reader of lines, which end with a line feed, a carriage return, or both.
     pub fn new() -> Self {
-        Self { buffer: vec![0; 2 * MAX_LINE_BYTES], start: 0, end: 0, skipping: false }
+        let buffer = vec![0; 2 * MAX_LINE_BYTES];
+        let (start, end, skipping, after_return) = (0, 0, false, false);
+        Self { buffer, start, end, skipping, after_return, found: 0..0, number: 0, objects: None }
+    }
+
+    /// A reader of JSON objects, one after the other or in an array, on any number of lines. What else is there comes as
+    /// lines, which are no objects.
+    pub fn of_objects() -> Self {
+        Self { objects: Some(ObjectScan::default()), ..Self::new() }
+    }
+
+    /// Forgets what was read.
+    pub(crate) fn clear(&mut self) {
+        (self.start, self.end, self.found) = (0, 0, 0..0);
+        (self.skipping, self.after_return, self.number) = (false, false, 0);
+        self.objects = self.objects.is_some().then(ObjectScan::default);
     }
 
     /// Reads once. Returns the number of bytes, 0 at the end of the stream.
     pub fn fill(&mut self, from: &mut impl Read) -> io::Result<usize> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
+        if let Some(scan) = &mut self.objects {
+            scan.at -= self.start;
+        }
         self.start = 0;
+        self.found = 0..0;
         let count = loop {
             match from.read(&mut self.buffer[self.end..]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -59,40 +99,121 @@ impl LineReader {
         Ok(count)
     }
 
+    /// Returns the next line, or the next object.
     pub fn next_line(&mut self) -> Line<'_> {
+        if self.objects.is_some() {
+            return self.next_object();
+        }
+        if self.after_return && self.start < self.end {
+            self.after_return = false;
+            self.start += usize::from(self.buffer[self.start] == b'\n');
+        }
         let held = &self.buffer[self.start..self.end];
-        match memchr::memchr(b'\n', held) {
+        match memchr::memchr2(b'\n', b'\r', held) {
             Some(at) => {
-                let line = self.start..self.start + at + 1;
-                self.start = line.end;
-                if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE_BYTES {
-                    Line::TooLong
-                } else {
-                    Line::Complete(&self.buffer[line])
+                let follows = held.get(at + 1).copied();
+                self.after_return = held[at] == b'\r' && follows.is_none();
+                let length = at + 1 + usize::from(held[at] == b'\r' && follows == Some(b'\n'));
+                self.number += 1;
+                self.take(length)
+            }
+            None => self.more(),
+        }
+    }
+
+    fn next_object(&mut self) -> Line<'_> {
+        let Some(scan) = &mut self.objects else { return Line::More };
+        while scan.at < self.end {
+            let byte = self.buffer[scan.at];
+            let is_object = scan.depth > 0;
+            if scan.in_string {
+                scan.in_string = byte != b'"' || scan.escaped;
+                scan.escaped = byte == b'\\' && !scan.escaped;
+            } else {
+                match byte {
+                    b'"' => scan.in_string = is_object,
+                    b'{' if is_object => scan.depth += 1,
+                    b'}' if is_object => scan.depth -= 1,
+                    b'{' | b'\n' if !is_object => {
+                        let length = scan.at - self.start;
+                        let is_other = self.buffer[self.start..scan.at].iter().any(|byte| !is_between_objects(*byte));
+                        if is_other && length > 0 {
+                            self.number = scan.lines + 1;
+                            return self.take(length);
+                        }
+                        self.start = scan.at;
+                        self.number = scan.lines + 1;
+                        scan.depth = usize::from(byte == b'{');
+                    }
+                    _ => {}
                 }
             }
-            None => {
-                if held.len() > MAX_LINE_BYTES {
-                    self.skipping = true;
-                    self.start = self.end;
-                }
-                Line::More
+            scan.lines += u64::from(byte == b'\n');
+            scan.at += 1;
+            if is_object && scan.depth == 0 {
+                let length = scan.at - self.start;
+                return self.take(length);
             }
         }
+        self.more()
+    }
+
+    /// Takes so many bytes out.
+    fn take(&mut self, length: usize) -> Line<'_> {
+        self.found = self.start..self.start + length;
+        self.start += length;
+        if std::mem::take(&mut self.skipping) || length > MAX_LINE_BYTES {
+            Line::TooLong
+        } else {
+            Line::Complete(&self.buffer[self.found.clone()])
+        }
+    }
+
+    fn more(&mut self) -> Line<'_> {
+        if self.end - self.start > MAX_LINE_BYTES {
+            self.skipping = true;
+            self.start = self.end;
+        }
+        Line::More
     }
 
     /// Returns what follows the last newline, after the stream has ended.
     pub fn rest(&mut self) -> Line<'_> {
-        let rest = self.start..self.end;
-        self.start = self.end;
-        if std::mem::take(&mut self.skipping) {
+        let length = self.end - self.start;
+        let is_other =
+            self.objects.is_none() || self.buffer[self.start..self.end].iter().any(|byte| !is_between_objects(*byte));
+        match &mut self.objects {
+            Some(scan) => {
+                self.number = self.number.max(1);
+                *scan = ObjectScan { at: self.end, lines: scan.lines, ..ObjectScan::default() };
+            }
+            None => self.number += u64::from(length > 0),
+        }
+        if length == 0 && std::mem::take(&mut self.skipping) {
             Line::TooLong
-        } else if rest.is_empty() {
+        } else if length == 0 || !is_other {
+            self.start = self.end;
             Line::More
         } else {
-            Line::Complete(&self.buffer[rest])
+            self.take(length)
         }
     }
+
+    /// Returns what was found last, until the next call of [`Self::fill`].
+    pub fn found(&self) -> &[u8] {
+        &self.buffer[self.found.clone()]
+    }
+
+    /// Returns the number of the line on which it begins, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// Returns whether a byte may stand between JSON objects: blanks, a byte order mark, and what an array or a sequence of texts
+/// has there.
+fn is_between_objects(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']' | 0x1e | 0xef | 0xbb | 0xbf)
 }
 
 /// Reads one writer's lines until it closes the stream or a stop is requested.
@@ -102,8 +223,7 @@ pub fn stream(
     parser: &mut RecordParser,
     feed: &mut FrameSink,
 ) -> Result<ControlFlow<()>, SourceError> {
-    let mut reader = LineReader::new();
-    let mut header = parser.wants_header();
+    let mut reader = RecordReader::new(parser);
     let io_error = |e| SourceError::io("read", name, e);
     loop {
         if feed.stop().wait_readable(from.as_fd()).map_err(io_error)? == Waited::Stopped {
@@ -115,24 +235,23 @@ pub fn stream(
         };
         let arrival = MonoTime::now();
         loop {
-            let parsed: Result<Record, Reject> = match reader.next_line() {
-                Line::More => break,
-                Line::TooLong => Err(Reject::TooLong),
-                Line::Complete(line) if header => {
-                    parser.header(line).map_err(|e| SourceError::Header { path: name.to_owned(), error: e })?;
-                    header = false;
-                    continue;
+            let read = match reader.next(parser).map_err(|error| reader.refused(name, error))? {
+                Next::Record(record) => feed.take(record, parser.values(), arrival),
+                Next::Rejected(reason) => {
+                    feed.reject(reason, arrival, || reader.explain(parser, name.display(), reason))
                 }
-                Line::Complete(line) => parser.parse(line),
+                Next::More => break,
             };
-            if feed.take(parsed, parser.values(), arrival) == ControlFlow::Break(()) {
+            if read.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
+        feed.note(&mut reader, parser);
         feed.wake_reader();
         if count == 0 {
-            if reader.rest() != Line::More {
-                let _ = feed.take(Err(Reject::Unterminated), &[], arrival);
+            if reader.has_rest() {
+                let unterminated = || reader.explain(parser, name.display(), Reject::Unterminated);
+                let _ = feed.reject(Reject::Unterminated, arrival, unterminated);
             }
             return Ok(ControlFlow::Continue(()));
         }

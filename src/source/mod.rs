@@ -17,7 +17,7 @@ use crate::schema::{Checker, Key, family};
 use crate::stream::StreamSpec;
 
 pub use buffer::{Buffer, WhenFull};
-pub use records::{HeaderError, Record, RecordParser, Records, Reject};
+pub use records::{HeaderError, Next, Record, RecordParser, RecordReader, Records, Reject};
 pub use sink::{FrameHeader, FrameReader, FrameSink, Frames, Gap, Pieces, SinkSettings, SourceStats, Wake};
 pub use truth::TruthLabels;
 
@@ -134,8 +134,8 @@ pub trait FrameProducer: Send {
 pub enum SourceError {
     #[error("cannot {action} {}: {error}", path.display())]
     Io { action: &'static str, path: PathBuf, error: io::Error },
-    #[error("{}: {error}", path.display())]
-    Header { path: PathBuf, error: HeaderError },
+    #[error("{}:{line}: {error}", path.display())]
+    Header { path: PathBuf, line: u64, error: HeaderError },
     #[error("{0} is not a FIFO; remove it and run `mkfifo {0}`", path.display())]
     NotAFifo { path: PathBuf },
     #[error(

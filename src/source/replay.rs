@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Error, Visitor};
 
-use super::line_reader::{Line, LineReader};
 use super::{
-    Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, Reject, SourceError, SourceKind, WhenFull,
+    Buffer, FrameProducer, FrameSink, Next, OpenOptions, RecordParser, RecordReader, Records, SourceError, SourceKind,
+    WhenFull,
 };
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Form, Key, Value, table};
@@ -169,8 +169,7 @@ impl ReplaySource {
             return Err(SourceError::NotAFile { path });
         }
         let mut file = File::open(&path).map_err(io_error)?;
-        let mut reader = LineReader::new();
-        read_header(&mut file, &mut reader, &mut parser, &path)?;
+        read_to_first_record(&mut file, &mut parser, &path)?;
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         // A stream with its own time needs no nominal rate.
         let rate_hz = replay.records.rate_hz.filter(|_| replay.records.time.is_none());
@@ -180,53 +179,44 @@ impl ReplaySource {
 
     /// Plays the recording once.
     fn play(&mut self, feed: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
-        let io_error = |e: io::Error| SourceError::io("read the recording", &self.path, e);
-        let mut reader = LineReader::new();
-        self.file.seek(SeekFrom::Start(0)).map_err(io_error)?;
-        read_header(&mut self.file, &mut reader, &mut self.parser, &self.path)?;
-        self.clock.restart(MonoTime::now());
-        let mut arrival = MonoTime::now();
+        let path = self.path.clone();
+        let io_error = |e: io::Error| SourceError::io("read the recording", &path, e);
+        let Self { file, parser, clock, .. } = self;
+        file.seek(SeekFrom::Start(0)).map_err(io_error)?;
+        let mut reader = RecordReader::new(parser);
+        clock.restart(MonoTime::now());
+        let (mut arrival, mut is_at_end) = (MonoTime::now(), false);
         loop {
-            let complete = match reader.next_line() {
-                Line::Complete(line) => Some(self.parser.parse(line)),
-                Line::TooLong => Some(Err(Reject::TooLong)),
-                Line::More => None,
-            };
-            let (parsed, ended) = match complete {
-                Some(parsed) => (parsed, false),
-                None => {
+            let next = if is_at_end { reader.next_at_end(parser) } else { reader.next(parser) };
+            let parsed = match next.map_err(|error| reader.refused(&path, error))? {
+                Next::Record(record) => Ok(record),
+                Next::Rejected(reason) => Err(reason),
+                Next::More if is_at_end => return self.end(),
+                Next::More => {
+                    feed.note(&mut reader, parser);
                     feed.wake_reader();
-                    if reader.fill(&mut self.file).map_err(io_error)? > 0 {
-                        arrival = MonoTime::now();
-                        continue;
-                    }
-                    match reader.rest() {
-                        // A file's last line may lack its newline.
-                        Line::Complete(line) => (self.parser.parse(line), true),
-                        Line::TooLong => (Err(Reject::TooLong), true),
-                        Line::More => return self.end(),
-                    }
+                    is_at_end = reader.fill(file).map_err(io_error)? == 0;
+                    arrival = MonoTime::now();
+                    continue;
                 }
             };
-            let due = self.clock.due(parsed.ok().and_then(|r| r.stream_ns));
-            if due == Due::Skipped {
-                if ended {
-                    return self.end();
+            match clock.due(parsed.ok().and_then(|record| record.stream_ns)) {
+                Due::Skipped => continue,
+                Due::Now => {}
+                Due::At(due) => {
+                    feed.wake_reader();
+                    if feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    arrival = MonoTime::now();
                 }
-                continue;
             }
-            if let Due::At(due) = due {
-                feed.wake_reader();
-                if feed.stop().sleep_until(due).map_err(io_error)? == Waited::Stopped {
-                    return Ok(ControlFlow::Break(()));
-                }
-                arrival = MonoTime::now();
-            }
-            if feed.take(parsed, self.parser.values(), arrival) == ControlFlow::Break(()) {
+            let taken = match parsed {
+                Ok(record) => feed.take(record, parser.values(), arrival),
+                Err(reason) => feed.reject(reason, arrival, || reader.explain(parser, path.display(), reason)),
+            };
+            if taken.is_break() {
                 return Ok(ControlFlow::Break(()));
-            }
-            if ended {
-                return self.end();
             }
         }
     }
@@ -254,30 +244,15 @@ impl FrameProducer for ReplaySource {
     }
 }
 
-/// Reads the first line as the header, if one is expected.
-fn read_header(
-    file: &mut File,
-    reader: &mut LineReader,
-    parser: &mut RecordParser,
-    path: &Path,
-) -> Result<(), SourceError> {
-    if !parser.wants_header() {
-        return Ok(());
-    }
-    let header = |line: &[u8], parser: &mut RecordParser| {
-        parser.header(line).map_err(|error| SourceError::Header { path: path.to_owned(), error })
-    };
+/// Reads until the columns are known.
+fn read_to_first_record(file: &mut File, parser: &mut RecordParser, path: &Path) -> Result<(), SourceError> {
+    let mut reader = RecordReader::new(parser);
     loop {
-        match reader.next_line() {
-            Line::Complete(line) => return header(line, parser),
-            Line::TooLong => return header(&[], parser),
-            Line::More => {}
-        }
-        if reader.fill(file).map_err(|e| SourceError::io("read the recording", path, e))? == 0 {
-            return match reader.rest() {
-                Line::Complete(line) => header(line, parser),
-                Line::TooLong | Line::More => header(&[], parser),
-            };
+        let is_at_end = reader.fill(file).map_err(|e| SourceError::io("read the recording", path, e))? == 0;
+        let next = if is_at_end { reader.next_at_end(parser) } else { reader.next(parser) };
+        let next = next.map_err(|error| reader.refused(path, error))?;
+        if is_at_end || next != Next::More {
+            return Ok(());
         }
     }
 }

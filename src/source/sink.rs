@@ -5,11 +5,11 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use super::{Record, Reject, SourceError, WhenFull};
+use super::{Record, RecordParser, RecordReader, Reject, SourceError, WhenFull};
 use crate::ring::{BlockRx, BlockTx, block_ring};
 use crate::stop::Stop;
 use crate::stream::{SampleType, StreamSpec};
@@ -129,12 +129,39 @@ pub struct SourceStats {
     pub while_paused: AtomicU64,
     /// Records whose true class is not a label.
     pub unknown_truth: AtomicU64,
+    /// Samples that had the time of the sample before.
+    pub time_still: AtomicU64,
     rejects: [AtomicU64; Reject::ALL.len()],
+    remarks: Mutex<Remarks>,
+}
+
+/// What was said of a source, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// Why the record that was logged last was rejected.
+    pub reject: Option<String>,
+    /// How the stream's time and its nominal rate contradict each other.
+    pub contradiction: Option<String>,
 }
 
 impl SourceStats {
     pub fn rejects(&self, reason: Reject) -> u64 {
         self.rejects[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Returns how many records were rejected for any reason.
+    pub fn rejected(&self) -> u64 {
+        Reject::ALL.iter().map(|reason| self.rejects(*reason)).sum()
+    }
+
+    pub fn remarks(&self) -> Remarks {
+        self.remarks_guard().clone()
+    }
+
+    /// The lock is taken only to say something, not for each record.
+    fn remarks_guard(&self) -> MutexGuard<'_, Remarks> {
+        // What is under the lock is replaced as a whole.
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,6 +227,7 @@ pub fn frame_ring(
         SampleType::U8 => both(block_ring(blocks, values), RingTx::U8, RingRx::U8),
     };
     let wake = Arc::<Wake>::default();
+    *stats.remarks_guard() = Remarks::default();
     let sink = FrameSink {
         ring: ring_tx,
         frame_values,
@@ -212,6 +240,7 @@ pub fn frame_ring(
         stop,
         pipeline: pipeline.to_owned(),
         gap: None,
+        last_stream_ns: None,
         rejected_in_a_row: 0,
         reject_log: Default::default(),
         overflow_log: LogLimit::default(),
@@ -328,6 +357,8 @@ pub struct FrameSink {
     stop: Arc<Stop>,
     pipeline: String,
     gap: Option<Gap>,
+    /// The time of the last record.
+    last_stream_ns: Option<i64>,
     rejected_in_a_row: u32,
     reject_log: [LogLimit; Reject::ALL.len()],
     overflow_log: LogLimit,
@@ -365,8 +396,8 @@ impl FrameSink {
     /// dropped and counted as malformed.
     pub fn frames<T: Sample>(&mut self, values: &[T], arrival: MonoTime, stream_ns: Option<i64>) -> ControlFlow<()> {
         if T::ring(&mut self.ring).is_none() || !values.len().is_multiple_of(self.frame_values.max(1)) {
-            self.reject(Reject::Malformed, arrival);
-            return self.flow();
+            return self
+                .reject(Reject::Malformed, arrival, || "the source gave values that it had not announced".into());
         }
         let mut header = FrameHeader { arrival, stream_ns, truth: None, gap: None };
         for block in values.chunks(self.block_frames.saturating_mul(self.frame_values).max(1)) {
@@ -378,15 +409,12 @@ impl FrameSink {
         self.flow()
     }
 
-    /// Takes a parsed record and its values, one frame, or counts why it was rejected.
-    pub fn take(&mut self, parsed: Result<Record, Reject>, values: &[f32], arrival: MonoTime) -> ControlFlow<()> {
-        let record = match parsed {
-            Ok(record) => record,
-            Err(reason) => {
-                self.reject(reason, arrival);
-                return self.flow();
-            }
-        };
+    /// Takes a record and its values, one frame.
+    pub fn take(&mut self, record: Record, values: &[f32], arrival: MonoTime) -> ControlFlow<()> {
+        if record.stream_ns.is_some() && record.stream_ns == self.last_stream_ns {
+            self.stats.time_still.fetch_add(1, Ordering::Relaxed);
+        }
+        self.last_stream_ns = record.stream_ns;
         let header = FrameHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: None };
         self.accept(header, values)
     }
@@ -449,15 +477,31 @@ impl FrameSink {
         self.stats.rejects[Reject::Header as usize].fetch_add(1, Ordering::Relaxed);
         if self.reject_log[Reject::Header as usize].allows(now) {
             tracing::warn!(pipeline = self.pipeline, %error, "a writer is refused");
+            self.stats.remarks_guard().reject = Some(error.to_string());
         }
     }
 
-    fn reject(&mut self, reason: Reject, now: MonoTime) {
+    /// Counts a record that is no sample. `explain` says why, and where it stands; it is asked only if that is logged.
+    pub fn reject(&mut self, reason: Reject, now: MonoTime, explain: impl FnOnce() -> String) -> ControlFlow<()> {
         self.rejected_in_a_row = self.rejected_in_a_row.saturating_add(1);
         let count = self.stats.rejects[reason as usize].fetch_add(1, Ordering::Relaxed) + 1;
         if self.reject_log[reason as usize].allows(now) {
-            let record = self.accepted() + Reject::ALL.iter().map(|r| self.stats.rejects(*r)).sum::<u64>();
-            tracing::warn!(pipeline = self.pipeline, record, reason = reason.name(), count, "record rejected");
+            let record = self.accepted() + self.stats.rejected();
+            let why = explain();
+            tracing::warn!(pipeline = self.pipeline, record, reason = reason.name(), count, "record rejected: {why}");
+            self.stats.remarks_guard().reject = Some(why);
+        }
+        self.flow()
+    }
+
+    /// Logs what the reader has found out about the stream since the last call: once for each thing.
+    pub(crate) fn note(&mut self, reader: &mut RecordReader, parser: &mut RecordParser) {
+        if let Some(skipped) = reader.take_skipped() {
+            tracing::info!(pipeline = self.pipeline, "{skipped}");
+        }
+        if let Some(contradiction) = parser.take_contradiction() {
+            tracing::warn!(pipeline = self.pipeline, "{contradiction}");
+            self.stats.remarks_guard().contradiction = Some(contradiction);
         }
     }
 }

@@ -5,7 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::{Buffer, FrameProducer, FrameSink, OpenOptions, RecordParser, Records, SourceError, SourceKind, WhenFull};
+use super::{
+    Buffer, FrameProducer, FrameSink, Next, OpenOptions, RecordParser, RecordReader, Records, SourceError, SourceKind,
+    WhenFull,
+};
 use crate::schema::{Checker, Key, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
@@ -53,6 +56,10 @@ impl SourceKind for Udp {
             let message =
                 "datagrams have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"";
             checker.problem(&key.child("records"), message);
+        }
+        if self.records.skip_lines > 0 {
+            let message = "datagrams have no beginning at which lines could be skipped; leave it out";
+            checker.problem(&key.child("records").child("skip_lines"), message);
         }
         self.records.check(&key.child("records"), checker);
         self.buffer.check(&key.child("buffer"), checker);
@@ -104,22 +111,40 @@ struct UdpSource {
 impl FrameProducer for UdpSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let mut datagram = vec![0; MAX_DATAGRAM_BYTES];
+        let Self { socket, parser, name } = &mut *self;
+        let mut reader = RecordReader::new(parser);
         loop {
-            let failed = |error| SourceError::io("receive on", Path::new(&self.name), error);
-            if sink.stop().wait_readable(self.socket.as_fd()).map_err(failed)? == Waited::Stopped {
+            let failed = |error| SourceError::io("receive on", Path::new(name.as_str()), error);
+            if sink.stop().wait_readable(socket.as_fd()).map_err(failed)? == Waited::Stopped {
                 return Ok(());
             }
-            let length = match self.socket.recv(&mut datagram) {
-                Ok(length) => length,
+            let (length, sender) = match socket.recv_from(&mut datagram) {
+                Ok(received) => received,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
                 Err(error) => return Err(failed(error)),
             };
             let arrival = MonoTime::now();
-            for line in datagram[..length].split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-                if sink.take(self.parser.parse(line), self.parser.values(), arrival).is_break() {
+            reader.begin_datagram();
+            reader.fill(&mut &datagram[..length]).map_err(failed)?;
+            loop {
+                let refused = |error| SourceError::Header { path: name.as_str().into(), line: 1, error };
+                let read = match reader.next_at_end(parser) {
+                    Ok(Next::Record(record)) => sink.take(record, parser.values(), arrival),
+                    Ok(Next::Rejected(reason)) => {
+                        let name = format_args!("a datagram of {sender}");
+                        sink.reject(reason, arrival, || reader.explain(parser, name, reason))
+                    }
+                    Ok(Next::More) => break,
+                    Err(error) => {
+                        sink.writer_refused(&refused(error), arrival);
+                        break;
+                    }
+                };
+                if read.is_break() {
                     return Ok(());
                 }
             }
+            sink.note(&mut reader, parser);
             sink.wake_reader();
         }
     }

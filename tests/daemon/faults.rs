@@ -209,6 +209,7 @@ fn bad_records_are_counted_by_reason_and_the_stream_goes_on() {
     let good: Vec<&str> = lines.take(600).collect();
     let long = format!("1.0,{},0,0,0,0,0,PEN\n", "1".repeat(70_000));
     let bad: [(&str, &[u8]); 16] = [
+        ("time_range", b"1717971234567,0,0,0,0,0,0,PEN\n"),
         ("malformed", b"1.0,abc,0,0,0,0,0,PEN\n"),
         ("malformed", b"1.0,0,0,0,0,0,0,PEN,extra\n"),
         ("malformed", b"1.0,\xff\xfe,0,0,0,0,0,PEN\n"),
@@ -216,7 +217,6 @@ fn bad_records_are_counted_by_reason_and_the_stream_goes_on() {
         ("malformed", b"later,0,0,0,0,0,0,PEN\n"),
         ("missing", b"1.0,0,0,0,0,0\n"),
         ("missing", b"1.0,,0,0,0,0,0,PEN\n"),
-        ("missing", b"\n"),
         ("not_finite", b"1.0,NaN,0,0,0,0,0,PEN\n"),
         ("not_finite", b"1.0,0,inf,0,0,0,0,PEN\n"),
         ("not_finite", b"1.0,0,0,0,0,0,-infinity,PEN\n"),
@@ -245,12 +245,17 @@ fn bad_records_are_counted_by_reason_and_the_stream_goes_on() {
     let wire = Wire::new(subscriber.until(|line| line == OFFLINE));
     let counts = &wire.metrics()["counts"];
     let expected = json!({
-        "malformed": 5, "missing": 3, "not_finite": 5, "out_of_range": 2, "too_long": 1, "unterminated": 0, "header": 0
+        "malformed": 5, "missing": 2, "not_finite": 5, "out_of_range": 2, "time_range": 1, "equal_time": 0, "too_long": 1,
+        "unterminated": 0, "header": 0
     });
     assert_eq!(counts["rejects"], expected);
     assert_eq!(counts["samples"], 600);
     assert_eq!(wire.seqs(), Vec::from_iter(0..(600 - 200) / 50 + 1), "the windows of a stream without the bad lines");
-    ended.says(&["record rejected", "reason=\"not_finite\""]);
+    ended.says(&[
+        "record rejected: ",
+        "recording.csv:39: column `time_s`: `1717971234567` is too large",
+        "reason=\"not_finite\"",
+    ]);
     assert!(ended.stderr.matches("record rejected").count() <= expected.as_object().unwrap().len(), "{}", ended.stderr);
 }
 
@@ -270,7 +275,7 @@ fn a_line_that_the_writer_did_not_finish_is_rejected() {
     let daemon = Daemon::adopt(child);
     stdin.write_all(b"time_s,ax,ay,az,wx,wy,wz,exercise\n0.00,1,2,3,4,5,6,PEN\n0.02,1,2,3,4,5,6").unwrap();
     drop(stdin);
-    assert_eq!(daemon.wait().expect(0).summary(" samples, "), 1);
+    assert_eq!(daemon.wait().expect(1).summary(" samples, "), 1, "no window was filled");
     let wire = Wire::new(subscriber.until(|line| line == OFFLINE));
     assert_eq!(wire.metrics()["counts"]["rejects"]["unterminated"], 1);
 }
@@ -286,23 +291,51 @@ fn a_recording_that_cannot_be_played_is_refused_with_its_path() {
     let folder = setup.dir.path().to_owned();
     refused(setup.plays(&folder), &["pipelines.shoulder.source: ", &folder.display().to_string()]);
     refused(Setup::demo(1).plays(Path::new("/nowhere/r.csv")), &["/nowhere/r.csv: No such file"]);
-    refused(Setup::demo(1).recording(b""), &["recording.csv: the header has no column `ax`", "it has none"]);
+    refused(Setup::demo(1).recording(b""), &["recording.csv:1: the header has no column `ax`", "it has none"]);
     refused(
         Setup::demo(1).recording(b"time_s,ax,ay,az,wx,wy,exercise\n"),
-        &["recording.csv: the header has no column `wz`; it has time_s, ax, ay, az, wx, wy, exercise"],
+        &["recording.csv:1: the header has no column `wz`; it has time_s, ax, ay, az, wx, wy, exercise"],
     );
-    refused(Setup::demo(1).recording(&[0xff; 100_000]), &["recording.csv: the header has no column"]);
+    refused(Setup::demo(1).recording(&[0xff; 100_000]), &["recording.csv:1: the header has no column"]);
 }
 
 #[test]
-fn a_recording_without_records_ends_at_once() {
+fn a_recording_that_fills_no_window_is_refused() {
+    let header = "time_s,ax,ay,az,wx,wy,wz,exercise\n";
+    let short = format!("{header}0.00,1,2,3,4,5,6,PEN\n");
+    for (text, words) in
+        [(header, "there is a header and no record below it"), (&short, "it has 1 samples, and a window needs 200")]
+    {
+        let setup = Setup::demo(1).at_speed("\"max\"").recording(text.as_bytes());
+        setup.check().expect(78).says(&["recording.csv: ", words]);
+        setup.run_once().expect(78).says(&["recording.csv: ", words]);
+    }
+}
+
+#[test]
+fn a_single_run_without_a_prediction_fails_and_says_why() {
     let broker = Mosquitto::running();
-    let setup = Setup::demo(broker.port).at_speed("\"max\"").recording(b"time_s,ax,ay,az,wx,wy,wz,exercise\n");
-    assert_eq!(setup.run_once().expect(0).summary(" predictions in "), 0);
-    // Over and over it would spin for nothing.
-    let setup = setup.with_keys("[pipelines.shoulder.source.replay]", "loop = true");
-    let ended = setup.start(&[]).wait().expect(1);
-    ended.says(&["recording.csv has no usable record"]);
+    let mut subscriber = Subscriber::at_qos(broker.port, "edgewatt/#", 1);
+    let demo = root().join("models/shoulder_recording.csv");
+    let setup = Setup::demo(broker.port)
+        .with("source.replay", "source.lines")
+        .with(&format!("path = \"{}\"\n", demo.display()), "from = \"stdin\"\n")
+        .with("speed = 1.0 ", "# ");
+    let mut command = setup.command("run", &["--once"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let daemon = Daemon::adopt(child);
+    let rows = "04.03.2021 12:00,1,2,3,4,5,6,PEN\n".repeat(300);
+    stdin.write_all(format!("time_s,ax,ay,az,wx,wy,wz,exercise\n{rows}").as_bytes()).unwrap();
+    drop(stdin);
+    let ended = daemon.wait().expect(1);
+    let words = "all 300 records were rejected; standard input:2: column `time_s`: `04.03.2021 12:00` is not a time";
+    ended.says(&["the stream has ended without a prediction: ", words]);
+    let wire = Wire::new(subscriber.until(|line| line == OFFLINE));
+    let status = wire.json("/p/shoulder/status").pop().unwrap();
+    assert_eq!(status["state"], "ended");
+    assert!(status["reason"].as_str().unwrap().contains(words), "{status}");
 }
 
 #[test]

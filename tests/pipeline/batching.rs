@@ -141,7 +141,8 @@ fn on_model(model: &str, samples: usize, channels: usize, batch: &str) -> Setup 
     let names: Vec<String> = (0..channels).map(|channel| format!("\"c{channel}\"")).collect();
     let columns = names.join(",").replace('"', "");
     let setup = Setup::demo(1);
-    let setup = setup.recording(format!("time_s,{columns}\n").as_bytes());
+    let rows: String = (0..samples).map(|i| format!("{}{}\n", i as f64 / 50.0, ",0".repeat(channels))).collect();
+    let setup = setup.recording(format!("time_s,{columns}\n{rows}").as_bytes());
     let standardize = fs::read_to_string(root().join("config/demo.toml")).unwrap();
     let standardize = standardize.lines().find(|line| line.starts_with("standardize")).unwrap().to_owned();
     let demo = root().join("models/shoulder_int8.tflite");

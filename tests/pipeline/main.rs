@@ -1,8 +1,9 @@
-//! Pipelines of the real binary: windows that go together, models that keep a state, threads in real time.
+//! Pipelines: the dialects of records, windows that go together, models that keep a state, threads in real time.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod batching;
+mod dialects;
 mod models;
 mod stateful;
 mod stream;

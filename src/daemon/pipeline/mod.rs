@@ -9,13 +9,14 @@ pub(crate) mod threads;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Notify;
 
-use self::progress::{IntervalFigures, ProgressWatch};
+use self::progress::{Counts, IntervalFigures, ProgressWatch, Stall, without_prediction};
 use self::supervisor::{EngineSupervisor, StatusUpdate, Supervised, discard};
 use self::threads::ThreadContext;
 use super::event::{DaemonEvent, EngineReady, EventSender, Stage, ThreadEnd};
@@ -39,7 +40,7 @@ use crate::publish::publisher::{
 };
 use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
-use crate::source::{OpenOptions, TruthLabels, Wake, WhenFull};
+use crate::source::{Gap, OpenOptions, TruthLabels, Wake, WhenFull};
 use crate::stop::Stop;
 use crate::units::MonoTime;
 
@@ -101,9 +102,11 @@ pub(crate) struct PipelineHandle {
     infer_ended: bool,
     /// Why it has failed.
     error: Option<String>,
+    /// Why it has ended without a prediction.
+    nothing_predicted: Option<String>,
     watch: ProgressWatch,
-    /// Why it makes no progress.
-    stalled: Option<String>,
+    /// Why it makes no progress, and in words.
+    stalled: Option<(Stall, String)>,
     doubts: Doubts,
     /// Why its decisions are not to be trusted.
     doubt: Option<String>,
@@ -122,6 +125,9 @@ impl PipelineHandle {
         let name = config.name.clone();
         for note in &prepared.notes {
             tracing::info!(pipeline = name, "{note}");
+        }
+        if let Some(recording) = &prepared.recording {
+            tracing::debug!(pipeline = name, "{recording}");
         }
         for warning in &prepared.warnings {
             tracing::warn!(pipeline = name, "{warning}");
@@ -176,6 +182,8 @@ impl PipelineHandle {
         };
         let supervised =
             Supervised { pipeline: id, name: name.clone(), infer: infer.clone(), events: context.events.clone() };
+        let begin = context.idle_until.max(MonoTime::now());
+        let watch = ProgressWatch::new(&config, progress_counts(&publisher), begin);
         let handle = Self {
             id,
             after_end: AfterEnd::Keep,
@@ -189,9 +197,10 @@ impl PipelineHandle {
             acquire_ended: false,
             infer_ended: false,
             error: None,
+            nothing_predicted: None,
             labels: prepared.labels,
             notes: prepared.notes,
-            watch: ProgressWatch::new(&config.source, context.idle_until.max(MonoTime::now())),
+            watch,
             stalled: None,
             doubts,
             doubt: None,
@@ -294,6 +303,7 @@ impl PipelineHandle {
         self.labels = prepared.labels;
         self.notes = prepared.notes;
         self.config = config;
+        self.watch.set_window(&self.config);
         let engine = prepared.built.map(|built| built.engine);
         self.infer.send(InferCommand::Stages(Box::new(NewStages { stages: prepared.stages, engine, decisions })));
         self.supervisor.request_windows();
@@ -365,17 +375,24 @@ impl PipelineHandle {
             node_publisher.event("failed", Some(name), reason.clone());
             self.error.get_or_insert(reason);
         }
-        if self.infer_ended && self.error.is_none() {
+        // The source's thread can end after it, which changes nothing.
+        if matches!(end.stage, Stage::Infer) && self.error.is_none() {
             self.check_doubts(node_publisher, true, MonoTime::now());
             let name = &self.publisher.name;
             let stopped = stopping || self.stop.is_requested();
             let state = if stopped { PipelineState::Stopped } else { PipelineState::Ended };
-            if !stopped {
+            if !stopped && self.publisher.prediction_count() == 0 {
+                let remarks = self.publisher.source_stats.remarks();
+                let samples = self.config.frames_of_first_window();
+                let reason = without_prediction(progress_counts(&self.publisher), &remarks, samples);
+                tracing::warn!(pipeline = name, "the stream has ended without a prediction: {reason}");
+                self.nothing_predicted = Some(reason);
+            } else if !stopped {
                 tracing::info!(pipeline = name, "the stream has ended");
             }
-            let removed = matches!(self.after_end, AfterEnd::Remove);
-            let reason = removed.then_some("it is no longer in the configuration").or(self.doubt.as_deref());
-            self.publisher.status(node_publisher, state, reason);
+            let removed = matches!(self.after_end, AfterEnd::Remove).then_some("it is no longer in the configuration");
+            let reason = removed.map(str::to_owned).or_else(|| self.why_ended());
+            self.publisher.status(node_publisher, state, reason.as_deref());
         }
     }
 
@@ -463,10 +480,16 @@ impl PipelineHandle {
         }
         self.check_doubts(node_publisher, false, now);
         let excused = self.acquire_ended || self.publisher.is_paused() || self.wake.writer_waits();
-        let silent = self.watch.note_samples(self.publisher.samples_received(), excused, now).map(|silence| {
-            format!("source: no sample has come for {:.0} s; check what feeds it", silence.as_secs_f64())
-        });
-        self.set_stalled(node_publisher, hung.clone().or(silent));
+        // Without an engine, no window is filled.
+        if self.supervisor.reason().is_some() {
+            self.watch.excuse_windows();
+        }
+        let counts = progress_counts(&self.publisher);
+        if let Some(contradiction) = self.watch.note_arrivals(counts, excused, now) {
+            tracing::warn!(pipeline = self.publisher.name, "{contradiction}");
+        }
+        let stall = self.watch.note(counts, excused, now);
+        self.set_stalled(node_publisher, hung.clone().map(Stall::Hung).or(stall));
         hung
     }
 
@@ -493,13 +516,23 @@ impl PipelineHandle {
         self.publish_status(node_publisher);
     }
 
-    fn set_stalled(&mut self, node_publisher: &NodePublisher, stalled: Option<String>) {
-        if stalled == self.stalled {
+    /// Publishes a change of what stalls the pipeline; other counts of the same cause are none.
+    fn set_stalled(&mut self, node_publisher: &NodePublisher, stalled: Option<Stall>) {
+        let is_same = match (&stalled, &self.stalled) {
+            (Some(now), Some((before, _))) => now.is_like(before),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
             return;
         }
+        let stalled = stalled.map(|stall| {
+            let words = stall.in_words(&self.publisher.source_stats.remarks());
+            (stall, words)
+        });
         let name = &self.publisher.name;
         match &stalled {
-            Some(reason) => {
+            Some((_, reason)) => {
                 tracing::warn!(pipeline = name, "degraded: {reason}");
                 node_publisher.event("degraded", Some(name), reason.clone());
             }
@@ -539,11 +572,18 @@ impl PipelineHandle {
         self.last_interval = Some(IntervalFigures::new(per_s, energy.first()));
     }
 
+    /// Returns what is to be said of a stream that has ended.
+    fn why_ended(&self) -> Option<String> {
+        let reasons: Vec<&str> =
+            [&self.nothing_predicted, &self.doubt].into_iter().flatten().map(String::as_str).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
     /// Returns why the pipeline does not work as configured.
     fn degraded(&self) -> Option<String> {
         let delegate = self.supervisor.reason().or(self.publisher.delegate.reason.as_deref());
-        let others = [&self.stalled, &self.doubt].into_iter().filter_map(|reason| reason.as_deref());
-        let reasons: Vec<&str> = delegate.into_iter().chain(others).collect();
+        let stalled = self.stalled.as_ref().map(|(_, words)| words.as_str());
+        let reasons: Vec<&str> = delegate.into_iter().chain(stalled).chain(self.doubt.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
@@ -553,7 +593,7 @@ impl PipelineHandle {
         let (state, reason) = match (&self.error, degraded) {
             (Some(error), _) => (PipelineState::Failed, Some(error.clone())),
             _ if self.infer_ended && self.stop.is_requested() => (PipelineState::Stopped, self.doubt.clone()),
-            _ if self.infer_ended => (PipelineState::Ended, self.doubt.clone()),
+            _ if self.infer_ended => (PipelineState::Ended, self.why_ended()),
             (None, reason) if self.publisher.is_paused() => (PipelineState::Paused, reason),
             (None, Some(reason)) => (PipelineState::Degraded, Some(reason)),
             (None, None) => (PipelineState::Running, None),
@@ -617,8 +657,20 @@ impl PipelineHandle {
             end_to_end_us: end_to_end.summary(),
             energy: self.energy,
             error: self.error,
+            nothing_predicted: self.nothing_predicted,
             name: self.publisher.name,
         }
+    }
+}
+
+/// Returns the counts that tell whether there is progress.
+fn progress_counts(publisher: &PipelinePublisher) -> Counts {
+    Counts {
+        samples: publisher.samples_received(),
+        rejected: publisher.source_stats.rejected(),
+        windows: publisher.stats.windows.load(Ordering::Relaxed),
+        gaps: Gap::ALL.iter().map(|gap| publisher.stats.gaps(*gap)).sum(),
+        time_still: publisher.source_stats.time_still.load(Ordering::Relaxed),
     }
 }
 

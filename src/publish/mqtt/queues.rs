@@ -66,7 +66,8 @@ impl Queues {
     pub(crate) fn next_to_send(&mut self, turn: Turn, limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
         // Checked before each message: the one that is next now was behind another one before.
         let too_large = &mut self.too_large;
-        self.outbox.drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
+        self.outbox
+            .drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
         if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
             return None;
         }
@@ -91,7 +92,8 @@ impl Queues {
     /// Drops retained values that the broker does not allow.
     pub(crate) fn drop_larger_retained(&mut self, limits: &Limits) {
         let too_large = &mut self.too_large;
-        self.retained.drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
+        self.retained
+            .drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
     }
 
     /// Notes that the connection is lost.

@@ -97,7 +97,7 @@ impl Rig {
     /// Feeds samples as if they arrived now.
     pub fn feed(&mut self, samples: &[(Record, Vec<f32>)]) {
         for (record, values) in samples {
-            let _ = self.feed.take(Ok(*record), values, MonoTime::now());
+            let _ = self.feed.take(*record, values, MonoTime::now());
         }
     }
 }

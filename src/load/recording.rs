@@ -1,0 +1,242 @@
+//! Reads a recording as its pipeline will, up to full windows, and says what is wrong with it.
+//!
+//! `check` and the start of the daemon look at the first records; the comparison of delegates takes its windows from here.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::Pipeline;
+use crate::infer::input::{InputStage, Window};
+use crate::source::records::EqualTimes;
+use crate::source::sink::frame_ring;
+use crate::source::{Gap, Next, RecordParser, RecordReader, Reject, SinkSettings, WhenFull};
+use crate::stop::Stop;
+use crate::text::figure;
+use crate::units::MonoTime;
+
+/// So many records are looked at before the start, or as many as some windows need.
+const FIRST_RECORDS: usize = 1_000;
+const MOST_RECORDS: usize = 200_000;
+/// Windows that the records looked at should fill.
+const WINDOWS: usize = 2;
+/// Steps of which the median is taken.
+const PACE_STEPS: usize = 1_000;
+
+/// What was found in a recording.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Records that became samples.
+    pub samples: usize,
+    pub rejected: usize,
+    /// Rejected because of their values, not of their form.
+    rejected_values: usize,
+    /// Why the first one was rejected, and where it is.
+    first_reject: Option<String>,
+    pub windows: usize,
+    /// Samples of a window, as the source gives them.
+    samples_of_window: usize,
+    /// The gaps, each with its count.
+    gaps: Vec<(Gap, usize)>,
+    /// The recording was read to its end.
+    pub is_whole: bool,
+    bytes: u64,
+    /// Steps in time, and those in which it stood still or went back.
+    steps: usize,
+    still: usize,
+    back: usize,
+    contradiction: Option<String>,
+    rate_hz: Option<f64>,
+    skipped: Option<String>,
+    has_header: bool,
+    spreads: bool,
+}
+
+/// Looks at the first records of the recording that a pipeline plays, if it plays one.
+///
+/// # Errors
+/// No window can be filled.
+pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
+    let path = pipeline.source.kind().recording()?;
+    let most = pipeline.frames_of_window().saturating_mul(WINDOWS).clamp(FIRST_RECORDS, MOST_RECORDS);
+    Some(play(path, pipeline, most, |_| ()).and_then(|survey| match survey.problem() {
+        Some(problem) => Err(format!("{}: {problem}", path.display())),
+        None => Ok(survey),
+    }))
+}
+
+/// Passes at most that many records of the recording at `path` through the pipeline's stages, and each full window to
+/// `take`.
+///
+/// # Errors
+/// The recording cannot be read.
+pub fn play(
+    path: &Path,
+    pipeline: &Pipeline,
+    most_records: usize,
+    mut take: impl FnMut(&[f32]),
+) -> Result<Survey, String> {
+    let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
+    // Checked before it is opened, because opening a FIFO would wait for a writer.
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("{} is not a regular file, as a recording must be", path.display()));
+    }
+    let mut file = File::open(path).map_err(failed)?;
+    let records = pipeline.source.kind().records().ok_or("the source does not read lines, so it has no recording")?;
+    let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
+    let settings = SinkSettings { spec: shapes.source, frames: 2, frames_per_block: 1, when_full: WhenFull::Drop };
+    let (mut sink, mut ring) =
+        frame_ring(&settings, &pipeline.name, Arc::new(Stop::new().map_err(failed)?), Arc::default());
+    let mut input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, false);
+    let mut parser = RecordParser::new(records.clone(), Vec::new()).with_pace(PACE_STEPS);
+    let mut reader = RecordReader::new(&mut parser);
+    let mut survey = Survey {
+        samples_of_window: pipeline.frames_of_first_window(),
+        bytes: metadata.len(),
+        has_header: records.has_header(),
+        spreads: records.equal_times != EqualTimes::Gap,
+        ..Survey::default()
+    };
+    let mut is_at_end = false;
+    while survey.samples + survey.rejected < most_records {
+        let next = if is_at_end { reader.next_at_end(&mut parser) } else { reader.next(&mut parser) };
+        match next.map_err(|error| reader.refused(path, error).to_string())? {
+            Next::More if is_at_end => {
+                survey.is_whole = true;
+                break;
+            }
+            Next::More => is_at_end = reader.fill(&mut file).map_err(failed)? == 0,
+            Next::Rejected(reason) => {
+                survey.rejected += 1;
+                survey.rejected_values += usize::from(matches!(reason, Reject::OutOfRange | Reject::NotFinite));
+                survey.first_reject.get_or_insert_with(|| reader.explain(&mut parser, path.display(), reason));
+            }
+            Next::Record(record) => {
+                survey.samples += 1;
+                // The ring always has room for one frame, and no stop is requested.
+                let _ = sink.take(record, parser.values(), MonoTime(0));
+                while let Some(event) = input.step(&mut ring) {
+                    if let Some(gap) = event.gap {
+                        survey.count_gap(gap);
+                    }
+                    if event.full
+                        && let Some(Window::F32(window)) = input.window()
+                    {
+                        survey.windows += 1;
+                        take(window);
+                        input.advance();
+                    }
+                }
+            }
+        }
+    }
+    let pace = parser.pace();
+    (survey.still, survey.back) = pace.still_and_back();
+    (survey.steps, survey.rate_hz) = (pace.steps(), pace.rate_hz());
+    (survey.contradiction, survey.skipped) = (parser.contradiction(), reader.skipped());
+    Ok(survey)
+}
+
+impl Survey {
+    fn count_gap(&mut self, gap: Gap) {
+        match self.gaps.iter_mut().find(|(known, _)| *known == gap) {
+            Some((_, count)) => *count += 1,
+            None => self.gaps.push((gap, 1)),
+        }
+    }
+
+    fn read(&self) -> usize {
+        self.samples + self.rejected
+    }
+
+    /// Returns why the recording can never fill a window; `None` if it does, or if that is not known from its beginning.
+    fn problem(&self) -> Option<String> {
+        let is_certain = self.is_whole || (self.samples == 0 && self.rejected_values == 0);
+        self.without_window().filter(|_| is_certain)
+    }
+
+    /// Returns why no window was filled, if none was.
+    pub fn without_window(&self) -> Option<String> {
+        if self.windows > 0 {
+            return None;
+        }
+        let first_reject = self.first_reject.as_deref().unwrap_or_default();
+        Some(if self.read() == 0 {
+            match (self.bytes, self.has_header) {
+                (0, _) => "the file is empty".to_owned(),
+                (_, true) => "there is a header and no record below it".to_owned(),
+                _ => "there is no record in it".to_owned(),
+            }
+        } else if self.samples == 0 {
+            let (rejected, which) = (self.rejected, if self.is_whole { "all" } else { "the first" });
+            format!("{which} {rejected} records are rejected; {first_reject}")
+        } else if self.samples < self.samples_of_window && self.gaps.is_empty() {
+            let rejected = match self.rejected {
+                0 => String::new(),
+                rejected => format!("; {rejected} are rejected: {first_reject}"),
+            };
+            format!(
+                "it has {} samples, and a window needs {}; no window is ever filled{rejected}",
+                self.samples, self.samples_of_window
+            )
+        } else {
+            let parts = [self.still_in_words(), self.gaps_in_words(), self.contradiction.clone()];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            format!(
+                "no window of {} samples is filled by its first {} samples: {}",
+                self.samples_of_window,
+                self.samples,
+                parts.join("; ")
+            )
+        })
+    }
+
+    fn still_in_words(&self) -> Option<String> {
+        (self.still > 0 && !self.spreads).then(|| {
+            format!(
+                "time stands still in {} of {} steps, and each is a gap; set records.equal_times = \"spread\" if such records \
+                 follow each other at rate_hz",
+                self.still, self.steps
+            )
+        })
+    }
+
+    fn gaps_in_words(&self) -> Option<String> {
+        let count = |gap: Gap| self.gaps.iter().find(|(known, _)| *known == gap).map_or(0, |(_, count)| *count);
+        match count(Gap::TimeJump) {
+            0 => None,
+            jumps => {
+                Some(format!("time jumps ahead by more than window.max_gap_ms in {jumps} steps, and each is a gap"))
+            }
+        }
+    }
+
+    /// Returns what works, but may not be what the user wants.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(reason) = self.without_window() {
+            warnings.push(reason);
+        } else {
+            warnings.extend(self.still_in_words());
+            warnings.extend(self.contradiction.clone());
+        }
+        if self.back > 0 {
+            warnings.push(format!("time goes back in {} of {} steps, and each is a gap", self.back, self.steps));
+        }
+        if let Some(first) = self.first_reject.as_ref().filter(|_| self.samples > 0) {
+            let (rejected, read) = (self.rejected, self.read());
+            let among = if self.is_whole { "" } else { "first " };
+            warnings.push(format!("{rejected} of the {among}{read} records are rejected; the first: {first}"));
+        }
+        warnings
+    }
+
+    /// Returns in words what the recording has.
+    pub fn in_words(&self) -> String {
+        let rate = self.rate_hz.map_or(String::new(), |rate| format!(", {} Hz by its time", figure(rate)));
+        let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
+        let whole = if self.is_whole { "" } else { " at its beginning" };
+        format!("recording: {} samples{whole}{rate}{skipped}", self.samples)
+    }
+}
