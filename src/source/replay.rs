@@ -161,7 +161,7 @@ pub struct ReplaySource {
 
 impl ReplaySource {
     /// Opens the recording and reads its header, so that a wrong file is refused before anything runs.
-    pub fn open(replay: &Replay, mut parser: RecordParser) -> Result<Self, SourceError> {
+    pub fn open(replay: &Replay, parser: RecordParser) -> Result<Self, SourceError> {
         let path = replay.path.clone();
         let io_error = |e| SourceError::io("open the recording", &path, e);
         // Checked before it is opened, because opening a FIFO would wait for a writer.
@@ -169,7 +169,8 @@ impl ReplaySource {
             return Err(SourceError::NotAFile { path });
         }
         let mut file = File::open(&path).map_err(io_error)?;
-        read_to_first_record(&mut file, &mut parser, &path)?;
+        // By a parser of its own: what this one has seen will be seen again.
+        read_to_first_record(&mut file, &mut RecordParser::new(replay.records.clone(), Vec::new()), &path)?;
         file.seek(SeekFrom::Start(0)).map_err(io_error)?;
         // A stream with its own time needs no nominal rate.
         let rate_hz = replay.records.rate_hz.filter(|_| replay.records.time.is_none());

@@ -147,7 +147,7 @@ fn a_prediction_that_is_too_large_is_foreseen_and_named_and_top_k_makes_it_small
     let words = ["publish.scores with 640 labels makes predictions of up to", "publish.top_k = 10", "mqtt.queue.kib"];
     says(&checked, &words);
     let ended = run(&["run", "--once"], "publish.scores = true").expect(1);
-    ended.says(&["edgewatt/n/p/p/prediction has", "edgewatt queues messages of at most 163", "publish.top_k"]);
+    ended.says(&["edgewatt/n/p/p/prediction has", "edgewatt queues payloads of at most 163", "publish.top_k"]);
     let offline = |line: &str| line == "edgewatt/n/status offline";
     assert!(Wire::new(subscriber.until(offline)).predictions().is_empty());
 

@@ -51,11 +51,10 @@ impl Queues {
 
     /// Takes a message: a retained one replaces the value of its topic, any other one goes into the outbox.
     pub(crate) fn push(&mut self, message: Message, now_ms: u64) -> Pushed {
-        let (topic, bytes) = (message.topic.clone(), message.size_bytes());
+        let (topic, bytes) = (message.topic.clone(), message.payload.len());
         let pushed = if message.retain { self.retained.set(message) } else { self.outbox.push(message, now_ms) };
         if pushed == Pushed::Refused(Reason::Oversize) {
-            let limit = self.outbox.most_payload_bytes(&topic) + topic.len();
-            self.too_large.add(&topic, bytes, SizeLimit::Queue(limit));
+            self.too_large.add(&topic, bytes, SizeLimit::Queue(self.outbox.most_payload_bytes(&topic)));
         }
         pushed
     }

@@ -22,7 +22,7 @@ pub(crate) struct TooLarge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LargeMessage {
     pub topic: Arc<str>,
-    /// Bytes of topic and payload.
+    /// Bytes of what the limit is for.
     pub bytes: usize,
     pub limit: SizeLimit,
 }
@@ -30,9 +30,9 @@ pub(crate) struct LargeMessage {
 /// What a message was too large for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SizeLimit {
-    /// The largest packet that the broker takes, in bytes.
+    /// The largest packet that the broker takes, of topic and payload, in bytes.
     Broker(u32),
-    /// The largest message that the daemon queues, in bytes of topic and payload.
+    /// The largest payload that the daemon queues, in bytes.
     Queue(usize),
 }
 
@@ -97,10 +97,13 @@ impl TooLarge {
 impl fmt::Display for LargeMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { topic, bytes, limit } = self;
-        write!(f, "{topic} has {bytes} bytes with its topic, and ")?;
         match limit {
-            SizeLimit::Broker(bytes) => write!(f, "the MQTT broker takes packets of at most {bytes}")?,
-            SizeLimit::Queue(bytes) => write!(f, "edgewatt queues messages of at most {bytes}")?,
+            SizeLimit::Broker(most) => {
+                write!(f, "{topic} has {bytes} bytes with its topic, and the MQTT broker takes packets of at most {most}")?;
+            }
+            SizeLimit::Queue(most) => {
+                write!(f, "{topic} has {bytes} bytes, and edgewatt queues payloads of at most {most}")?;
+            }
         }
         f.write_str(": it is dropped and never arrives, as everything on this topic that is as large; ")?;
         match limit {
