@@ -33,7 +33,7 @@ test: tools runtime ## Run all tests; installs mosquitto and an exporter with ap
 		"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes -r examples/subscriber/requirements.txt || \
 		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
 	@"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes --only-binary :all: -r tests/docs/requirements.txt || \
-		echo "no venv with taplo: the JSON Schema of the configuration is not tested" >&2
+		echo "no venv with taplo and Jinja: the JSON Schema and the templates for Home Assistant are not tested" >&2
 	cargo build --locked --example test_delegate
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc

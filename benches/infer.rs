@@ -119,6 +119,7 @@ fn encode(c: &mut Criterion) {
                     stream_s: Some(123.46),
                     latency_us: 45.6,
                     invoke_us: 8.2,
+                    batch: 1,
                 };
                 encode_prediction(json, &payload, |fields| presentation.fields(&verdict, &[], Some(0), fields))
                     .unwrap();

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use sha2::{Digest, Sha256};
+
 /// Longer texts from the wire are cut.
 const MAX_CHARS: usize = 300;
 
@@ -105,6 +107,35 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Begins the hash at the end of an id; hex digits follow.
+const ID_HASH: &str = "-x";
+/// Hex digits of the hash at the end of an id.
+const ID_HASH_DIGITS: usize = 8;
+
+/// Returns an id of letters, digits, `-` and `_` alone. A name of nothing else is its own id. In other names each other
+/// character becomes `_`, and `-x` with 8 hex digits of the name's hash follows, so that different names have different ids.
+pub fn id(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.chars().all(is_plain) && !ends_in_id_hash(name) {
+        return name.to_owned();
+    }
+    let mut id: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    id.push_str(ID_HASH);
+    id.push_str(&short_hash(name));
+    id
+}
+
+/// Returns the first 8 hex digits of the text's SHA-256.
+pub fn short_hash(text: &str) -> String {
+    hex(&Sha256::digest(text)[..ID_HASH_DIGITS / 2])
+}
+
+/// Returns whether a name ends as the id of another name could.
+fn ends_in_id_hash(name: &str) -> bool {
+    let digits = name.rsplit_once(ID_HASH).map_or("", |(_, digits)| digits);
+    digits.len() == ID_HASH_DIGITS && digits.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Returns a number with at most four digits that count.
 pub fn figure(number: f64) -> String {
     if number == 0.0 || !number.is_finite() {
@@ -186,6 +217,34 @@ mod tests {
         }
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(cut("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn a_plain_name_is_its_own_id_and_any_other_name_gets_one_of_its_own() {
+        for plain in ["porch_1", "Porch-2", "a", "x-x12345678z", "-x1234567"] {
+            assert_eq!(id(plain), plain);
+        }
+        assert_eq!(id("porch.1"), "porch_1-x2850d6a3");
+        let names =
+            ["客厅", "卧室", "温度", "湿度", "porch.1", "porch 1", "porch/1", "it's", "it\u{2019}s", ".", "_.", ""];
+        let mut ids: Vec<String> = names.into_iter().map(id).collect();
+        // A plain name that looks like an id of another name must not be that id.
+        let again: Vec<String> = ids.iter().map(|made| id(made)).collect();
+        ids.extend(again);
+        let count = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "{ids:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn different_names_have_different_ids(a in "[a-c_.é -]{0,6}", b in "[a-c_.é -]{0,6}") {
+            for (a, b) in [(a.clone(), b.clone()), (a.clone(), id(&b)), (id(&a), id(&b))] {
+                proptest::prop_assert_eq!(a == b, id(&a) == id(&b), "{} {}", a, b);
+            }
+            proptest::prop_assert!(id(&a).bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_')));
+        }
     }
 
     #[test]

@@ -183,6 +183,7 @@ fn decision(seq: u64) -> Decision {
         arrival: now,
         invoke_start: now,
         invoke_end: now,
+        batch: 1,
     }
 }
 

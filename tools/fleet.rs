@@ -32,7 +32,7 @@ use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
-    DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, Progress, PublishLatency,
+    Condition, DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, Progress, PublishLatency,
 };
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::block_ring;
@@ -42,6 +42,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
+/// How each pipeline is.
+const RUNNING: Condition = Condition { state: PipelineState::Running, predicting: true };
 /// Each node has one pipeline.
 const PIPELINE: PipelineId = PipelineId(0);
 /// Two of the node and two of its pipeline.
@@ -141,7 +143,7 @@ impl Producer {
         let bus = Bus::new(RETAINED);
         bus.add(handle.clone());
         let node_publisher = NodePublisher { bus, boot, topics };
-        publisher.status(&node_publisher, PipelineState::Running, None);
+        publisher.status(&node_publisher, RUNNING, None);
         Self { decisions, publisher, node_publisher, handle, labels: label_count, seq: 0 }
     }
 
@@ -157,6 +159,7 @@ impl Producer {
             arrival: now,
             invoke_start: now,
             invoke_end: now,
+            batch: 1,
         };
         let taken = self.decisions.push(decision, &vec![score; usize::from(self.labels)]);
         if taken {
@@ -171,7 +174,8 @@ impl Producer {
         let delivery = self.handle.delivery();
         let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
         let node = NodeFigures { delivery: Some(&delivery), process: &process };
-        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, &node);
+        self.node_publisher.metrics(since, &node);
+        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, RUNNING, &node);
     }
 
     /// Publishes the decisions; waits for the broker if there is time.

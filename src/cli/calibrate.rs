@@ -77,7 +77,7 @@ struct Refused {
 /// pipeline and all were saved.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
-    let (config, mut prepared) = match check::load(&args.config)? {
+    let (config, mut prepared) = match check::load(&args.config, false)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };

@@ -1,17 +1,20 @@
 //! `edgewatt check`, and the loading of a configuration that `run` and `calibrate` share with it.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use serde_json::{Value, json};
 
 use super::inspect::shown;
-use super::{ConfigArg, EX_CONFIG, online};
-use crate::config::Config;
+use super::{ConfigArg, EX_CONFIG, JSON_VERSION, online};
+use crate::config::{Config, Pipeline};
 use crate::engine::plan::dimension_names;
 use crate::load::mqtt::connect_options;
 use crate::load::{self, Prepared, PreparedPipeline, Unusable};
 use crate::publish::mqtt::check_files;
+use crate::schema::{Part, parts};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -20,15 +23,29 @@ pub(crate) struct Args {
     /// Also test the broker: host name, TCP, TLS, login, and whether a message on BASE/NODE/check comes back
     #[arg(long)]
     online: bool,
+    /// Print one JSON object, also if the configuration cannot be used; docs/json.md describes its fields
+    #[arg(long, conflicts_with = "online")]
+    json: bool,
 }
 
 pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
-    let (config, mut prepared) = match load(&args.config)? {
+    let (config, mut prepared) = match load(&args.config, args.json)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
     };
+    let files = tls_files(&config);
+    if args.json {
+        writeln!(io::stdout(), "{}", loaded_json(&config, &mut prepared, files.as_ref().err()))?;
+    } else {
+        print(&args.config.config, &config, &mut prepared, files.as_ref().err())?;
+    }
+    let reached = !args.online || online::run(&config)?;
+    Ok(if reached && files.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(file: &Path, config: &Config, prepared: &mut Prepared, tls_error: Option<&String>) -> io::Result<()> {
     let mut out = io::stdout();
-    writeln!(out, "{}: ok", args.config.config.display())?;
+    writeln!(out, "{}: ok", file.display())?;
     for file in &config.files {
         writeln!(out, "  read {}", file.display())?;
     }
@@ -56,10 +73,8 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
         for warning in &prepared.warnings {
             writeln!(out, "    warning: {warning}")?;
         }
-        match load::trial::doubts(pipeline, prepared) {
-            Ok(None) => {}
-            Ok(Some(reason)) => writeln!(out, "    warning: on windows of the recording: {reason}")?,
-            Err(error) => writeln!(out, "    warning: it fails on windows of the recording: {error}")?,
+        if let Some(warning) = trial(pipeline, prepared) {
+            writeln!(out, "    warning: {warning}")?;
         }
         let Some(built) = &prepared.built else { continue };
         writeln!(out, "    {}", built.state)?;
@@ -70,21 +85,82 @@ pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
             writeln!(out, "    warning: {warning}")?;
         }
     }
-    for mut meter in load::meters::build(&config.power, &prepared.engine_context.launcher.children) {
-        let read = meter.read();
-        let info = meter.info();
-        match read {
-            Ok(_) => writeln!(out, "  meter {}: {}", info.name, info.detail.join("; "))?,
+    for meter in meters(config, prepared) {
+        match meter.reading {
+            Ok(()) => writeln!(out, "  meter {}: {}", meter.name, meter.detail.join("; "))?,
             // The configuration can be right all the same: a meter may be plugged in later.
-            Err(error) => writeln!(out, "  meter {}: no reading now: {error}", info.name)?,
+            Err(error) => writeln!(out, "  meter {}: no reading now: {error}", meter.name)?,
         }
     }
-    let files = tls_files(&config);
-    if let Err(reason) = &files {
+    if let Some(reason) = tls_error {
         writeln!(out, "  broker: TLS: {reason}")?;
     }
-    let reached = !args.online || online::run(&config)?;
-    Ok(if reached && files.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(())
+}
+
+/// Runs the model on windows of the recording, if there is one. Returns what there is to warn of.
+fn trial(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Option<String> {
+    match load::trial::doubts(pipeline, prepared) {
+        Ok(None) => None,
+        Ok(Some(reason)) => Some(format!("on windows of the recording: {reason}")),
+        Err(error) => Some(format!("it fails on windows of the recording: {error}")),
+    }
+}
+
+/// What one reading of a meter has shown.
+struct MeterCheck {
+    name: String,
+    kind: &'static str,
+    detail: Vec<String>,
+    reading: Result<(), String>,
+}
+
+fn meters(config: &Config, prepared: &Prepared) -> Vec<MeterCheck> {
+    let meters = load::meters::build(&config.power, &prepared.engine_context.launcher.children);
+    let checked = meters.into_iter().map(|mut meter| {
+        let reading = meter.read().map(|_| ()).map_err(|error| error.to_string());
+        let info = meter.info();
+        MeterCheck { name: info.name.clone(), kind: info.kind, detail: info.detail.clone(), reading }
+    });
+    checked.collect()
+}
+
+/// Returns what was loaded, as `check --json` prints it.
+fn loaded_json(config: &Config, prepared: &mut Prepared, tls_error: Option<&String>) -> Value {
+    let pipeline = |(pipeline, prepared): (&Pipeline, &mut PreparedPipeline)| {
+        let mut warnings = prepared.warnings.clone();
+        warnings.extend(trial(pipeline, prepared));
+        json!({
+            "name": pipeline.name, "model": pipeline.model, "inputs": prepared.tensors.inputs,
+            "outputs": prepared.tensors.outputs, "path": prepared.builder.path.to_string(),
+            "notes": prepared.notes.iter().chain(&prepared.recording).collect::<Vec<_>>(),
+            "prediction_bytes": prepared.prediction_bytes, "warnings": warnings,
+            "delegate": prepared.built.as_ref().map(|built| &built.state),
+        })
+    };
+    let pipelines: Vec<Value> = config.pipelines.iter().zip(&mut prepared.pipelines).map(pipeline).collect();
+    let meter = |meter: MeterCheck| {
+        let error = meter.reading.err();
+        json!({ "name": meter.name, "kind": meter.kind, "detail": meter.detail, "error": error })
+    };
+    let meters: Vec<Value> = meters(config, prepared).into_iter().map(meter).collect();
+    let runtime = &prepared.engine_context.runtime;
+    json!({
+        "v": JSON_VERSION, "ok": true, "node": config.node_id, "files": config.files,
+        "runtime": { "path": runtime.path, "version": runtime.version }, "pipelines": pipelines, "meters": meters,
+        "tls_error": tls_error, "problems": [],
+    })
+}
+
+/// Returns why a configuration cannot be used, as `check --json` and `run --once --json` print it.
+fn refused_json(problems: &Unusable) -> Value {
+    let problem = |part: Part| {
+        json!({
+            "file": part.file, "line": part.line, "column": part.column, "key": part.key, "message": part.message,
+        })
+    };
+    let problems: Vec<Value> = parts(&problems.to_string()).into_iter().map(problem).collect();
+    json!({ "v": JSON_VERSION, "ok": false, "problems": problems })
 }
 
 /// Reads the certificates and the key for the broker.
@@ -122,9 +198,15 @@ fn describe_outputs(prepared: &PreparedPipeline, out: &mut impl Write) -> io::Re
     Ok(())
 }
 
-/// Loads a configuration and all that it names. Prints the problems if it cannot be used.
-pub(crate) fn load(args: &ConfigArg) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
+/// Loads a configuration and all that it names. Prints the problems if it cannot be used; `as_json`: on standard output.
+pub(crate) fn load(args: &ConfigArg, as_json: bool) -> anyhow::Result<Result<(Config, Prepared), Unusable>> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
-    // The exit code must be right even if standard error is a full disk.
-    Ok(load::load(&args.config, &program).inspect_err(|problems| _ = writeln!(io::stderr(), "{problems}")))
+    Ok(load::load(&args.config, &program).inspect_err(|problems| {
+        // The exit code must be right even if the output is a full disk.
+        let _ = if as_json {
+            writeln!(io::stdout(), "{}", refused_json(problems))
+        } else {
+            writeln!(io::stderr(), "{problems}")
+        };
+    }))
 }

@@ -7,6 +7,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::publish::mqtt::broker;
+use crate::view::has_colour;
 use crate::view::logs::LogOutput;
 
 const VARIABLE: &str = "EDGEWATT_LOG";
@@ -31,7 +32,7 @@ pub(crate) fn start(verbose: u8, quiet: bool) -> anyhow::Result<()> {
     } else {
         let text = tracing_subscriber::fmt::layer()
             .with_writer(LogOutput)
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && has_colour())
             // Otherwise it reports a failed write to the same place, and panics when that fails too.
             .log_internal_errors(false);
         registry.with(text).init();

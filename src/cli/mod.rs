@@ -115,8 +115,8 @@ enum Command {
     Support(support::Args),
     /// Show what the nodes of a broker do: predictions, energy, latency, power and events
     ///
-    /// In a terminal this is a full-screen view; else, and with --lines, plain lines of at most 80 columns. Keys: q ends, p
-    /// pauses the pipeline that is shown, d chooses its delegate, arrows or Tab show another pipeline or node, ? explains the
+    /// In a terminal this is a full-screen view; else, and with --lines, plain lines, each with its time and node. Keys: q
+    /// ends, p pauses the pipeline that is shown, d chooses its delegate, arrows or Tab show another pipeline or node, ? explains the
     /// words. A node takes commands only if its mqtt.commands is true. NO_COLOR turns colours off.
     Watch(watch::Args),
     #[command(name = SUBCOMMAND, hide = true)]
@@ -180,6 +180,9 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     std::io::stdout().write_all(&completion_script(shell))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// The version of what `check --json` and `run --once --json` print.
+const JSON_VERSION: u32 = 1;
 
 /// Prints an error. A failure to print is ignored, because there is no other place to report it.
 fn print_error(error: &anyhow::Error) {

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Show what is published: a full-screen view in a terminal, else plain lines; q or Ctrl-C stops the daemon
     #[arg(long)]
     pub watch: bool,
+    /// Print the summary of --once, or why the configuration cannot be used, as one JSON object; docs/json.md describes it
+    #[arg(long, requires = "once", conflicts_with = "watch")]
+    json: bool,
     /// Calibrate every pipeline before any source starts, even if a calibration is saved
     #[arg(long)]
     calibrate: bool,
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Loading takes seconds with some devices, and by default the signal would end the program.
     let reload = Arc::<AtomicBool>::default();
     signal_hook::flag::register(SIGHUP, reload.clone())?;
-    let (config, prepared) = match check::load(&args.config)? {
+    let (config, prepared) = match check::load(&args.config, args.json)? {
         Ok(loaded) => loaded,
         Err(unusable) if unusable.may_pass => return Ok(ExitCode::FAILURE),
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
@@ -82,7 +85,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(restart_to_calibrate(&program));
     }
     if args.once || args.watch {
-        let printed = writeln!(io::stdout(), "{summary}");
+        let mut out = io::stdout();
+        let printed = if args.json {
+            serde_json::to_string(&summary.to_json(super::JSON_VERSION))
+                .map_err(io::Error::from)
+                .and_then(|json| writeln!(out, "{json}"))
+        } else {
+            writeln!(out, "{summary}")
+        };
         // Who has closed the terminal of a view does not want it.
         if args.once {
             printed?;

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Write plain lines, also in a terminal
     #[arg(short, long)]
     lines: bool,
+    /// Write each message as one line of JSON; docs/json.md describes its fields
+    #[arg(long, conflicts_with = "lines")]
+    json: bool,
 }
 
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -50,7 +53,11 @@ const COMMAND_EXPIRES_S: u32 = 10;
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut options = options(args)?;
     options.client_id = format!("edgewatt-watch-{}", std::process::id());
-    let mode = if args.lines { Mode::Lines } else { Mode::choose() };
+    let mode = match Mode::choose() {
+        _ if args.json => Mode::Json,
+        Mode::Screen if !args.lines => Mode::Screen,
+        _ => Mode::NodeLines,
+    };
     let signal = Arc::<AtomicUsize>::default();
     let finish = Arc::<AtomicBool>::default();
     if mode == Mode::Screen {

@@ -21,6 +21,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::publish::discovery::{self, Clash, Owner};
+use crate::publish::topic::NodeTopics;
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, seconds, table};
 use crate::text::escaped;
@@ -165,19 +167,53 @@ fn check(root: Root, hostname: Option<&str>, document: &Document, checker: &mut 
     let pipelines: Vec<Pipeline> =
         root.pipelines.into_iter().map(|(name, pipeline)| pipeline.checked(name, &common, checker)).collect();
     check_exclusive(&pipelines, checker);
-    Some(Config {
+    let mqtt = mqtt?;
+    let config = Config {
         hash: document.hash(),
         files: document.files().map(|(path, _)| path.to_owned()).collect(),
         node_id,
         state_dir: root.node.state_dir.map(|dir| checker.path(&dir)),
         lock_memory: root.node.lock_memory,
         runtime_library: root.runtime.checked_library(checker),
-        mqtt: mqtt?,
+        mqtt,
         metrics_interval: seconds(root.metrics.interval_s),
         power,
         delegates,
         pipelines,
-    })
+    };
+    config.check_entities(checker);
+    Some(config)
+}
+
+impl Config {
+    /// Returns the node as Home Assistant is told of it.
+    pub fn described<'a>(&'a self, topics: &'a NodeTopics) -> discovery::Node<'a> {
+        discovery::Node {
+            id: &self.node_id,
+            topics,
+            pipelines: self.pipelines.iter().map(|p| (p.name.as_str(), p.decision.kind().entities())).collect(),
+            meters: self.power.meters.iter().map(|meter| meter.name.as_str()).collect(),
+            metrics_s: self.metrics_interval.as_secs_f64(),
+        }
+    }
+
+    /// Names that join to one id would take each other's place in Home Assistant.
+    fn check_entities(&self, checker: &mut Checker) {
+        if self.mqtt.discovery.is_none() {
+            return;
+        }
+        let topics = NodeTopics::new(&self.mqtt.base_topic, &self.node_id);
+        let Some(Clash { key, first, second }) = discovery::clash(&self.described(&topics)) else { return };
+        let at = match second {
+            Owner::Pipeline(name) => Key::new(&["pipelines", name]),
+            Owner::Meter(name) => Key::new(&["power", "meters", name]),
+        };
+        let message = format!(
+            "{first} and {second} have an entity with the same id for Home Assistant, `{key}`: rename a pipeline, meter \
+             or value, or write mqtt.discovery = false"
+        );
+        checker.problem(&at, message);
+    }
 }
 
 /// Two pipelines that read one stream would each get a part of it.

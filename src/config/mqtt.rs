@@ -47,7 +47,8 @@ table! {
         /// Whether the daemon takes the commands reload, pause, resume, delegate and calibrate on
         /// `<base_topic>/<node id>/cmd/...`, from everybody who may publish there.
         pub commands: bool = false;
-        /// Whether Home Assistant is told of this node, its pipelines and meters.
+        /// Whether Home Assistant is told of this node, its pipelines and meters. Its recorder keeps a row for each value that
+        /// has changed: power.interval_s = 30.0 and metrics.interval_s = 60.0 are enough for graphs.
         pub discovery: bool = false;
         /// The topic prefix that Home Assistant listens to.
         pub discovery_prefix: String = "homeassistant".to_owned();

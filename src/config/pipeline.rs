@@ -119,7 +119,7 @@ table! {
     pub struct BatchKeys {
         /// The most windows in a batch.
         pub max: usize = 1, range(1, MAX_BATCH);
-        /// The longest time that the first window waits for more.
+        /// The longest time that the first window waits for more. A batch of one window does not wait.
         pub wait_ms: f64 = 0.0, range(0.0, 60_000.0), unit("ms");
     }
 }
@@ -421,9 +421,6 @@ impl ParityKeys {
 impl BatchKeys {
     fn checked(self, key: &Key, checker: &mut Checker) -> Batch {
         self.check_ranges(key, checker);
-        if self.max == 1 && self.wait_ms > 0.0 {
-            checker.problem(&key.child("wait_ms"), "a batch of one window does not wait; set max above 1");
-        }
         Batch { max: self.max, wait: milliseconds(self.wait_ms) }
     }
 }

@@ -83,10 +83,14 @@ impl Daemon {
     }
 
     fn message_received(&mut self, message: &Received) {
+        let node_publisher = &self.context.node_publisher;
         if let Some(discovery) = &mut self.discovery
-            && discovery.message_received(&message.topic, &message.payload)
+            && discovery.message_received(node_publisher, &message.topic, &message.payload)
         {
-            discovery.publish(&self.context.node_publisher, &self.config, true);
+            discovery.publish(node_publisher, &self.config, true);
+        }
+        if let Some(retained) = &mut self.retained {
+            retained.message_received(node_publisher, &message.topic, &message.payload);
         }
         if let Some(verb) = message.topic.strip_prefix(&self.context.node_publisher.topics.commands())
             && self.command_limit.accept(Instant::now().into_std())

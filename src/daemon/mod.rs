@@ -18,6 +18,7 @@ mod phase;
 mod pipeline;
 mod rate_limit;
 mod reload;
+mod retained_topics;
 mod report;
 mod shutdown;
 mod startup;
@@ -92,7 +93,7 @@ pub fn run(
         let Some(Calibrated { config, prepared, outcomes }) = calibrated.await? else {
             return Ok(Summary::nothing_done());
         };
-        let delivery = startup::start_delivery(&config, connect)?;
+        let delivery = startup::start_delivery(&config, &options.config, connect)?;
         let (sender, actions) = unbounded_channel();
         let (mut daemon, inputs) = Daemon::start(config, prepared, options, service, delivery, signals, actions)?;
         let NodePublisher { bus, topics, .. } = daemon.context.node_publisher.clone();

@@ -12,6 +12,7 @@ use super::health::{
 use super::meter_readings;
 use super::phase::{DrainFor, Phase};
 use super::pipeline::{AfterEnd, PipelineHandle};
+use super::retained_topics::made_by;
 use super::state::Daemon;
 use crate::config::Broker;
 use crate::load::mqtt::connect_options;
@@ -67,6 +68,10 @@ impl Daemon {
         if let Some(discovery) = &mut self.discovery {
             discovery.publish(node_publisher, &self.config, false);
         }
+        if let Some(retained) = &mut self.retained {
+            let names = self.pipelines.iter().map(PipelineHandle::name);
+            retained.update(node_publisher, made_by(&self.config, &node_publisher.topics, names));
+        }
     }
 
     /// Publishes the figures since the last call, of each pipeline.
@@ -84,6 +89,7 @@ impl Daemon {
         let delivery = self.delivery.as_ref().map(|delivery| delivery.handle.delivery());
         let node = NodeFigures { delivery: delivery.as_ref(), process: &process };
         let energy = self.metering.figures();
+        node_publisher.metrics(interval, &node);
         for (pipeline, stages) in self.pipelines.iter_mut().zip(stages) {
             let energy = energy.get(&pipeline.id).map_or(&[][..], Vec::as_slice);
             pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
@@ -123,9 +129,17 @@ impl Daemon {
             hung = pipeline.check_progress(node_publisher, now, limit).or(hung);
         }
         self.service.alive(hung);
+        self.confirm_retained();
         self.follow_meters();
         self.update_status_line();
         self.update_health();
+    }
+
+    /// Notes which retained topics the broker has emptied.
+    pub(crate) fn confirm_retained(&mut self) {
+        if let (Some(retained), Some(delivery)) = (&mut self.retained, &self.delivery) {
+            retained.confirm(&delivery.handle);
+        }
     }
 
     /// Updates what `systemctl status` shows: each pipeline, and the broker if it cannot be reached or takes not everything.

@@ -78,10 +78,14 @@ impl Daemon {
             self.publish_power();
         }
         self.publish_metrics().await;
+        let handle = self.delivery.as_ref().map(|delivery| delivery.handle.clone());
         let delivered = match self.delivery.take() {
             Some(task) => Some(task.finish(self.store.take(), timeout).await),
             None => None,
         };
+        if let (Some(retained), Some(handle)) = (&mut self.retained, handle) {
+            retained.confirm(&handle);
+        }
         let pipelines: Vec<PipelineSummary> = self.pipelines.into_iter().map(|p| p.into_summary(wall_s)).collect();
         let all_delivered = delivered.as_ref().is_none_or(Delivered::is_complete);
         let dropped = pipelines.iter().any(|p| p.counts.drops.values().sum::<u64>() > 0);

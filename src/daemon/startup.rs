@@ -1,6 +1,7 @@
 //! What happens before the daemon runs: signals, a calibration if one is asked for, and the delivery to the broker.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -15,10 +16,12 @@ use tokio::task::AbortHandle;
 use super::RunOptions;
 use super::discovery::Discovery;
 use super::health::DaemonState;
+use super::retained_topics::RetainedTopics;
 use super::systemd;
 use crate::config::{Broker, Config, Mqtt};
 use crate::load::Prepared;
 use crate::load::mqtt::{self, MQTT_PORT, RETAINED, settings, start_store};
+use crate::load::state_dir;
 use crate::measure::calibrate::{self, Outcome};
 use crate::publish::bus::Bus;
 use crate::publish::mqtt::broker;
@@ -115,11 +118,17 @@ pub(crate) struct Delivery {
     pub publish_latency: PublishLatency,
     pub received: Receiver<Received>,
     pub discovery: Option<Discovery>,
+    pub retained: Option<RetainedTopics>,
     pub store: Option<Store>,
 }
 
 /// Makes the bus, and starts to deliver what is on it. The broker need not be there; without `connect` there is none.
-pub(crate) fn start_delivery(config: &Config, connect: Option<ConnectOptions>) -> anyhow::Result<Delivery> {
+/// `config_file`: where the configuration is from.
+pub(crate) fn start_delivery(
+    config: &Config,
+    config_file: &Path,
+    connect: Option<ConnectOptions>,
+) -> anyhow::Result<Delivery> {
     let boot: Arc<str> = sys::boot_id().context("cannot read /proc/sys/kernel/random/uuid")?.into();
     let topics = NodeTopics::new(&config.mqtt.base_topic, &config.node_id);
     let publish_latency = PublishLatency::default();
@@ -128,18 +137,23 @@ pub(crate) fn start_delivery(config: &Config, connect: Option<ConnectOptions>) -
     let Some(connect) = connect else {
         tracing::info!("mqtt.broker is \"none\": nothing is published over MQTT");
         let node_publisher = NodePublisher { bus, boot, topics };
-        return Ok(Delivery { task: None, node_publisher, publish_latency, received, discovery: None, store: None });
+        let (discovery, retained, store) = (None, None, None);
+        return Ok(Delivery { task: None, node_publisher, publish_latency, received, discovery, retained, store });
     };
     let recorder = publish_latency.clone();
     let settings = settings(&config.mqtt, connect, &topics);
     let mut client = MqttClient::new(settings, move |marks, now| recorder.record(marks, now))?;
     let discovery = config.mqtt.discovery.as_ref().map(|prefix| Discovery::new(prefix, &config.node_id));
     let commands = config.mqtt.commands.then(|| format!("{}#", topics.commands()));
-    client.subscribe(discovery.iter().flat_map(Discovery::filters).chain(commands).collect(), inbox);
+    let folder = state_dir::folder(config.state_dir.as_deref());
+    let retained = config.mqtt.retain.then(|| RetainedTopics::read(&folder, config_file, &topics));
+    let old_names = retained.iter().flat_map(RetainedTopics::filters);
+    let filters = discovery.iter().flat_map(Discovery::filters).chain(commands).chain(old_names);
+    client.subscribe(filters.collect(), inbox);
     let handle = client.handle();
     let store = start_store(config, handle.clone())?;
     bus.add(handle.clone());
     let node_publisher = NodePublisher { bus, boot, topics };
     let task = Some(DeliveryTask { handle, task: tokio::spawn(client.run()).abort_handle() });
-    Ok(Delivery { task, node_publisher, publish_latency, received, discovery, store })
+    Ok(Delivery { task, node_publisher, publish_latency, received, discovery, retained, store })
 }

@@ -19,6 +19,7 @@ use super::metering::Metering;
 use super::phase::Phase;
 use super::pipeline::{PipelineContext, PipelineHandle, Replacement};
 use super::rate_limit::CommandLimit;
+use super::retained_topics::RetainedTopics;
 use super::startup::{Delivery, DeliveryTask};
 use super::systemd::Service;
 use crate::config::Config;
@@ -51,6 +52,8 @@ pub(crate) struct Daemon {
     pub metering: Metering,
     pub calibrations: Calibrations,
     pub discovery: Option<Discovery>,
+    /// `None`: there is no broker, or it keeps no messages.
+    pub retained: Option<RetainedTopics>,
     pub command_limit: CommandLimit,
     pub service: Service,
     pub timers: Timers,
@@ -100,7 +103,7 @@ impl Daemon {
         signals: Signals,
         actions: UnboundedReceiver<Action>,
     ) -> anyhow::Result<(Self, Inputs)> {
-        let Delivery { task, node_publisher, publish_latency, received, discovery, store } = delivery;
+        let Delivery { task, node_publisher, publish_latency, received, discovery, retained, store } = delivery;
         let (events_tx, events) = unbounded_channel();
         let context = PipelineContext {
             decisions: Arc::<Notify>::default(),
@@ -151,6 +154,7 @@ impl Daemon {
             pipelines,
             metering,
             discovery,
+            retained,
             service,
             store,
         };

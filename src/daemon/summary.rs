@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::energy::{EnergyEstimate, Status};
 use crate::infer::stage_times::LatencySummary;
 use crate::publish::payload::{Counts, Delivery, nonzero};
@@ -38,6 +40,52 @@ impl Summary {
     /// Returns the summary of a run that ended before any pipeline had started.
     pub fn nothing_done() -> Self {
         Self { outcome: Outcome::Complete, pipelines: Vec::new(), delivered: None, restart_to_calibrate: false }
+    }
+}
+
+impl Summary {
+    /// Returns the summary as an object of that version; docs/json.md describes its fields.
+    pub fn to_json(&self, version: u32) -> Value {
+        let outcome = match self.outcome {
+            Outcome::Complete => "complete",
+            Outcome::Undelivered => "undelivered",
+            Outcome::NoPrediction => "no_prediction",
+            Outcome::Failed => "failed",
+        };
+        let delivery = self.delivered.as_ref().map(|delivered| {
+            let Delivered { undelivered, kept, figures, too_large } = delivered;
+            json!({
+                "undelivered": undelivered, "kept": kept, "reconnects": figures.reconnects, "resent": figures.resent,
+                "drops": figures.drops, "too_large": too_large,
+            })
+        });
+        let pipelines: Vec<Value> = self.pipelines.iter().map(PipelineSummary::to_json).collect();
+        json!({ "v": version, "outcome": outcome, "pipelines": pipelines, "delivery": delivery })
+    }
+}
+
+impl PipelineSummary {
+    fn to_json(&self) -> Value {
+        let per_s = self.counts.predictions as f64 / self.wall_s;
+        json!({
+            "name": self.name, "error": self.error, "nothing_predicted": self.nothing_predicted, "wall_s": self.wall_s, "predictions_per_s": per_s,
+            "counts": self.counts, "right": self.right, "known": self.known, "invoke_us": self.invoke_us,
+            "end_to_end_us": self.end_to_end_us, "energy": self.energy.to_json(),
+        })
+    }
+}
+
+impl EnergyTotal {
+    fn to_json(&self) -> Value {
+        let Some(figure) = &self.figure else {
+            return json!({ "status": Status::Unavailable.name(), "reason": self.last_reason });
+        };
+        let inferences = self.inferences + self.open.1;
+        json!({
+            "status": figure.status.name(), "meter": figure.meter, "inferences": inferences,
+            "gross_j": (self.joules + self.open.0) / inferences,
+            "net_j": figure.net_j, "net_expanded_j": figure.net_expanded_j, "reason": figure.reason,
+        })
     }
 }
 

@@ -98,10 +98,14 @@ impl DecisionKind for Classify {
 
 /// Returns what Home Assistant shows of a decision on a class.
 pub fn class_entities() -> Vec<Entity> {
-    let prediction = Entity { id: "prediction".into(), template: "{{ value_json.label }}".into(), ..Entity::default() };
+    let prediction = Entity {
+        id: "prediction".into(),
+        template: "{{ value_json.label | default(none) }}".into(),
+        ..Entity::default()
+    };
     let score = Entity {
         id: "score".into(),
-        template: "{{ value_json.score }}".into(),
+        template: "{{ value_json.score | default(none) }}".into(),
         is_measurement: true,
         precision: Some(2),
         ..Entity::default()

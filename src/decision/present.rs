@@ -73,11 +73,11 @@ pub fn text_bytes(text: &str) -> usize {
 /// What Home Assistant shows of a decision: one sensor.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entity {
-    /// The name below the pipeline's, from which the sensor's id is made.
+    /// The sensor's id within the pipeline: letters, digits, `-` and `_`.
     pub id: String,
     /// The name that is shown, if it is not the id.
     pub name: Option<String>,
-    /// Home Assistant's template that takes the value out of the payload.
+    /// Home Assistant's template that takes the value out of the payload; gives `None` for a value that is not known.
     pub template: String,
     /// A number that is measured again and again.
     pub is_measurement: bool,

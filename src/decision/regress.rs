@@ -11,6 +11,7 @@ use super::{
 };
 use crate::engine::EngineError;
 use crate::schema::{Checker, Key, table};
+use crate::text;
 
 table! {
     /// Publishes the values of one output under names.
@@ -58,9 +59,9 @@ impl DecisionKind for Regress {
     fn entities(&self) -> Vec<Entity> {
         let entity = |name: &String| Entity {
             // A value may be called as one of the pipeline's figures is, such as latency.
-            id: format!("value {name}"),
+            id: format!("value_{}", text::id(name)),
             name: Some(name.clone()),
-            template: format!("{{{{ value_json['values'][{}] }}}}", json!(name)),
+            template: format!("{{{{ (value_json.get('values') or {{}}).get({}) | default(none) }}}}", json!(name)),
             is_measurement: true,
             ..Entity::default()
         };

@@ -214,7 +214,7 @@ impl Coding {
             Element::Int8 => self.dequantized::<i8>(stored, values)?,
             Element::Uint8 => self.dequantized::<u8>(stored, values)?,
             Element::Int16 => self.dequantized::<i16>(stored, values)?,
-            Element::Int32 => self.converted(typed::<i32>(stored)?, |stored| f64::from(stored), values),
+            Element::Int32 => self.converted(typed::<i32>(stored)?, f64::from, values),
             Element::Int64 => self.converted(typed::<i64>(stored)?, |stored| stored as f64, values),
             Element::Bool => self.converted(stored, |stored| f64::from(u8::from(stored != 0)), values),
             Element::Other | Element::Open => {

@@ -49,6 +49,8 @@ pub struct Decision {
     pub arrival: MonoTime,
     pub invoke_start: MonoTime,
     pub invoke_end: MonoTime,
+    /// Windows that went through the model together.
+    pub batch: u32,
 }
 
 /// The writing end of the ring of decisions, with the values that go with each.
@@ -272,8 +274,8 @@ impl Infer {
             return self.engine_failed(error);
         }
         let busy = invoke_end.since(invoke_start);
+        let inferences = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         if let Some(spans) = &mut self.channels.spans {
-            let inferences = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
             spans.send(BusySpan { start: invoke_start, end: invoke_end, busy_ns: duration_ns(busy), inferences });
         }
         for row in 0..self.batch.len() {
@@ -294,6 +296,7 @@ impl Infer {
             self.times.source.record(taken.since(last.arrival));
             self.times.features.record(filled.since(taken));
             self.times.invoke.record(busy);
+            self.times.invoke_per_window.record(busy / inferences);
             self.decided(Decision {
                 seq: self.seq,
                 verdict,
@@ -302,6 +305,7 @@ impl Infer {
                 arrival: last.arrival,
                 invoke_start,
                 invoke_end,
+                batch: inferences,
             });
         }
         self.batch.clear();

@@ -109,7 +109,10 @@ pub struct StageTimes {
     pub source: Latency,
     /// Window, features and the filling of the input.
     pub features: Latency,
+    /// The run of the model that decided the window: of its whole batch.
     pub invoke: Latency,
+    /// That time, shared among the windows of the batch.
+    pub invoke_per_window: Latency,
 }
 
 impl StageTimes {
@@ -117,12 +120,14 @@ impl StageTimes {
         self.source.clear();
         self.features.clear();
         self.invoke.clear();
+        self.invoke_per_window.clear();
     }
 
     pub fn add(&mut self, other: &Self) {
         self.source.add(&other.source);
         self.features.add(&other.features);
         self.invoke.add(&other.invoke);
+        self.invoke_per_window.add(&other.invoke_per_window);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::engine::{
 use crate::model::{ModelSummary, Signature};
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
+use crate::sys::stderr;
 
 /// What all engines of a daemon are built with.
 #[derive(Clone)]
@@ -200,7 +201,7 @@ impl EngineBuilder {
             }
             None => {
                 let ready = self.context.launcher.probe(path, bytes, &delegate.kind, plan)?;
-                (build(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
+                (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
             }
         };
         check_input(&ready.inputs[0], self.batch, &self.path)?;
@@ -245,7 +246,7 @@ impl EngineBuilder {
     pub fn build_reference(&self, waiting: usize, refusals: &[Refusal]) -> Result<BuiltEngine, EngineError> {
         let ModelFile { path, bytes, plan, .. } = self.reference_file();
         let ready = self.context.launcher.probe(path, bytes, &REFERENCE, plan)?;
-        let engine = build(&self.context.runtime, path, bytes, &REFERENCE, plan)?;
+        let engine = build_here(&self.context.runtime, path, bytes, &REFERENCE, plan)?;
         let windows = self.parity.limits.map_or(0, |limits| limits.windows);
         let name = &self.delegates[waiting].name;
         let wait =
@@ -329,4 +330,21 @@ const NOT_COMPARED: &str = "its outputs were not compared with the reference's, 
 pub fn reasons(refusals: &[Refusal]) -> Option<String> {
     let reasons: Vec<String> = refusals.iter().map(|r| format!("{}: {}", r.delegate, r.reason)).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+/// Builds an engine in this process. The runtime writes to standard error by itself; that goes into the log.
+fn build_here(
+    runtime: &Runtime,
+    path: &Path,
+    bytes: &[u8],
+    kind: &DelegateKind,
+    plan: &ModelPlan,
+) -> Result<Box<dyn Engine>, EngineError> {
+    let work = || build(runtime, path, bytes, kind, plan);
+    // A vendor's delegate may take minutes.
+    if !kind.kind().is_built_in() {
+        return work();
+    }
+    let (engine, lines) = stderr::captured(work);
+    lines.iter().for_each(|line| tracing::info!("the runtime says: {line}"));
+    engine
 }

@@ -2,14 +2,17 @@
 //!
 //! Pure: pipelines and meters in, JSON out. The format is Home Assistant's MQTT device discovery
 //! (home-assistant.io/integrations/mqtt, "Device discovery payload"). Ids are made only of names in the configuration, so
-//! they stay the same across restarts, reloads and other models.
+//! they stay the same across restarts, reloads and other models. Templates give `None` for a value that is not known:
+//! Home Assistant ignores an empty text, and would go on to show the value before.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::{Map, Value, json};
 
 use super::topic::NodeTopics;
 use crate::decision::Entity;
+use crate::text::id;
 
 /// What there is to describe.
 #[derive(Debug, Clone)]
@@ -23,14 +26,53 @@ pub struct Node<'a> {
     pub metrics_s: f64,
 }
 
-/// Returns an id of letters, digits, `-` and `_`; Home Assistant allows nothing else in its topics.
-pub fn id(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+/// Whose entity it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner<'a> {
+    Pipeline(&'a str),
+    Meter(&'a str),
+}
+
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pipeline(name) => write!(f, "pipeline `{name}`"),
+            Self::Meter(name) => write!(f, "meter `{name}`"),
+        }
+    }
+}
+
+/// One entity of the description.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Component<'a> {
+    pub owner: Owner<'a>,
+    /// Its id within the node.
+    pub key: String,
+    pub description: Value,
+}
+
+/// Two entities of a node that would have the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clash<'a> {
+    pub key: String,
+    pub first: Owner<'a>,
+    pub second: Owner<'a>,
 }
 
 /// Returns the topic of the node's description, under the prefix, normally `homeassistant`.
 pub fn topic(prefix: &str, node: &str) -> String {
-    format!("{prefix}/device/{}/config", id(node))
+    topic_of_id(prefix, &id(node))
+}
+
+/// Returns the topic on which earlier versions described the node, if it is another one. Nodes shared it whose names
+/// differ only in characters other than letters, digits and `-`.
+pub fn old_topic(prefix: &str, node: &str) -> Option<String> {
+    let old_id: String = node.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    (old_id != id(node)).then(|| topic_of_id(prefix, &old_id))
+}
+
+fn topic_of_id(prefix: &str, id: &str) -> String {
+    format!("{prefix}/device/{id}/config")
 }
 
 /// Returns the topic on which Home Assistant publishes that it has started.
@@ -40,34 +82,54 @@ pub fn birth_topic(prefix: &str) -> String {
 
 /// Returns the description; an entry with nothing but its platform for each of `gone` removes that entity.
 pub fn payload(node: &Node<'_>, gone: &[(String, String)]) -> Value {
-    let mut components = Map::new();
-    for (name, decided) in &node.pipelines {
-        components.extend(pipeline(node, name, decided));
-    }
-    for name in &node.meters {
-        components.extend(meter(node, name));
-    }
+    let mut listed: Map<String, Value> = components(node).into_iter().map(|c| (c.key, c.description)).collect();
     for (key, platform) in gone {
-        components.entry(key.clone()).or_insert_with(|| json!({ "p": platform }));
+        listed.entry(key.clone()).or_insert_with(|| json!({ "p": platform }));
     }
     json!({
         "dev": {
             "ids": format!("edgewatt_{}", id(node.id)),
-            "name": format!("edgewatt {}", node.id),
+            "name": device_name(node.id),
             "mf": "edgewatt",
             "sw": env!("CARGO_PKG_VERSION"),
         },
         "o": { "name": "edgewatt", "sw": env!("CARGO_PKG_VERSION") },
         "qos": 1,
-        "cmps": components,
+        "cmps": listed,
+    })
+}
+
+fn device_name(node: &str) -> String {
+    format!("edgewatt {node}")
+}
+
+/// Returns the entities of the node.
+fn components<'a>(node: &Node<'a>) -> Vec<Component<'a>> {
+    let pipelines = node.pipelines.iter().flat_map(|(name, decided)| pipeline(node, name, decided));
+    pipelines.chain(node.meters.iter().flat_map(|name| meter(node, name))).collect()
+}
+
+/// Returns the first two entities of the node that would have the same id.
+pub fn clash<'a>(node: &Node<'a>) -> Option<Clash<'a>> {
+    let mut seen: BTreeMap<String, Owner<'_>> = BTreeMap::new();
+    components(node).into_iter().find_map(|component| {
+        let first = seen.insert(component.key.clone(), component.owner)?;
+        Some(Clash { key: component.key, first, second: component.owner })
     })
 }
 
 /// Returns the entities of an earlier description with their platforms; empty if it is not a description.
-pub fn components(payload: &Value) -> BTreeMap<String, String> {
+pub fn described(payload: &Value) -> BTreeMap<String, String> {
     let listed = payload["cmps"].as_object();
     let platform = |(key, component): (&String, &Value)| Some((key.clone(), component["p"].as_str()?.to_owned()));
     listed.into_iter().flatten().filter_map(platform).collect()
+}
+
+/// Returns whether a description is of the node of that name, by the device's name and the topics of its entities.
+pub fn is_of(payload: &Value, node: &str, topics: &NodeTopics) -> bool {
+    let is_ours = |component: &Value| component["avty"][0]["t"].as_str().is_none_or(|topic| *topic == *topics.status);
+    payload["dev"]["name"] == device_name(node)
+        && payload["cmps"].as_object().is_some_and(|listed| listed.values().all(is_ours))
 }
 
 /// Returns the entities of `before` that the description `now` does not have.
@@ -76,12 +138,26 @@ pub fn gone(before: &BTreeMap<String, String>, now: &Value) -> Vec<(String, Stri
     before.iter().filter(is_gone).map(|(key, platform)| (key.clone(), platform.clone())).collect()
 }
 
-/// Returns one entity: its key and its description.
-fn entity(node: &Node<'_>, of: &str, thing: &str, rest: Value) -> (String, Value) {
-    let key = format!("{}_{}", id(of), id(thing));
-    let mut component = json!({ "p": "sensor", "uniq_id": format!("edgewatt_{}_{key}", id(node.id)) });
-    merge(&mut component, rest);
-    (key, component)
+/// Makes all templates bear a message that is not JSON: a topic that is emptied has one, with nothing in it.
+fn bear_empty(description: &mut Value) {
+    match description {
+        Value::String(text) if text.contains("{{") => *text = text.replace("value_json", "(value_json | default({}))"),
+        Value::Array(items) => items.iter_mut().for_each(bear_empty),
+        Value::Object(fields) => {
+            let templates = |(name, _): &(&String, &mut Value)| name.ends_with("_tpl") || *name == "avty";
+            fields.iter_mut().filter(templates).for_each(|(_, value)| bear_empty(value));
+        }
+        _ => {}
+    }
+}
+
+/// Returns one entity: `of` and `thing` are ids.
+fn component<'a>(node: &Node<'_>, owner: Owner<'a>, of: &str, thing: &str, rest: Value) -> Component<'a> {
+    let key = format!("{of}_{thing}");
+    let mut description = json!({ "p": "sensor", "uniq_id": format!("edgewatt_{}_{key}", id(node.id)) });
+    merge(&mut description, rest);
+    bear_empty(&mut description);
+    Component { owner, key, description }
 }
 
 fn merge(into: &mut Value, from: Value) {
@@ -90,92 +166,132 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn pipeline(node: &Node<'_>, name: &str, decided: &[Entity]) -> Vec<(String, Value)> {
+/// Returns a template for a part of the message, `None` if the message does not have it or has null.
+fn value(of: &str) -> String {
+    format!("{{{{ {of} | default(none) }}}}")
+}
+
+fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Component<'a>> {
     let topics = node.topics.pipeline(name);
-    let is_at_work = "{{ 'online' if value_json.state in ['running', 'degraded'] else 'offline' }}";
-    let available = json!([
-        { "t": node.topics.status.as_ref() },
-        { "t": topics.status.as_ref(), "val_tpl": is_at_work },
-    ]);
-    // Figures expire if a pipeline publishes no new ones.
-    let expire_s = (3.0 * node.metrics_s).ceil().max(10.0) as u64;
-    let shown = |thing: &str, rest: Value| {
-        let mut all = json!({ "name": format!("{name} {thing}"), "avty": available, "avty_mode": "all" });
-        merge(&mut all, rest);
-        entity(node, name, thing, all)
+    let available = |when: &str| {
+        json!([
+            { "t": node.topics.status.as_ref() },
+            { "t": topics.status.as_ref(), "val_tpl": format!("{{{{ 'online' if {when} else 'offline' }}}}") },
+        ])
     };
-    let measured = |template: &str, unit: Option<&str>, rest: Value| {
+    // A decision from before a pause or a silence is not what is true now.
+    let if_predicting = available("value_json.predicting | default(false)");
+    let if_at_work = available("value_json.state in ['running', 'degraded']");
+    let shown = |thing: &str, available: &Value, rest: Value| {
         let mut all = json!({
-            "stat_t": topics.metrics.as_ref(), "val_tpl": template, "exp_aft": expire_s, "stat_cla": "measurement",
+            "name": format!("{name} {}", thing.replace('_', " ")), "avty": available, "avty_mode": "all",
         });
-        if let Some(unit) = unit {
+        merge(&mut all, rest);
+        component(node, Owner::Pipeline(name), &id(name), thing, all)
+    };
+    let of_decision = decided.iter().map(|entity| {
+        let mut all = json!({ "stat_t": topics.state.as_ref(), "val_tpl": entity.template });
+        if let Some(shown) = &entity.name {
+            merge(&mut all, json!({ "name": format!("{name} {shown}") }));
+        }
+        if entity.is_measurement {
+            merge(&mut all, json!({ "stat_cla": "measurement" }));
+        }
+        if let Some(precision) = entity.precision {
+            merge(&mut all, json!({ "sug_dsp_prc": precision }));
+        }
+        if let Some(unit) = entity.unit {
             merge(&mut all, json!({ "unit_of_meas": unit }));
         }
-        merge(&mut all, rest);
-        all
-    };
-    let mut entities: Vec<(String, Value)> = decided
-        .iter()
-        .map(|entity| {
-            let mut all = json!({ "stat_t": topics.state.as_ref(), "val_tpl": entity.template });
-            if let Some(shown) = &entity.name {
-                merge(&mut all, json!({ "name": format!("{name} {shown}") }));
-            }
-            if entity.is_measurement {
-                merge(&mut all, json!({ "stat_cla": "measurement" }));
-            }
-            if let Some(precision) = entity.precision {
-                merge(&mut all, json!({ "sug_dsp_prc": precision }));
-            }
-            if let Some(unit) = entity.unit {
-                merge(&mut all, json!({ "unit_of_meas": unit }));
-            }
-            shown(&entity.id, all)
+        shown(&entity.id, &if_predicting, all)
+    });
+    // Figures expire if a pipeline publishes no new ones.
+    let expire_s = (3.0 * node.metrics_s).ceil().max(10.0) as u64;
+    let measured = |template: String, unit: &str, places: u64| {
+        json!({
+            "stat_t": topics.metrics.as_ref(), "val_tpl": template, "exp_aft": expire_s, "stat_cla": "measurement",
+            "unit_of_meas": unit, "sug_dsp_prc": places, "ent_cat": "diagnostic",
         })
-        .collect();
-    let precise = |places: u64| json!({ "sug_dsp_prc": places, "ent_cat": "diagnostic" });
-    entities.extend([
-        shown("inference rate", measured("{{ value_json.predictions_per_s }}", Some("1/s"), precise(2))),
-        shown("latency", measured("{{ (value_json.latency_us.end_to_end or {}).p50 }}", Some("µs"), precise(0))),
-        // No class: in Home Assistant an energy must only grow.
-        shown(
-            "energy per inference",
-            measured("{{ (value_json.energy | first | default({})).gross_j }}", Some("J"), precise(4)),
-        ),
-        shown("delegate", json!({
-            "stat_t": topics.status.as_ref(), "val_tpl": "{{ value_json.delegate.active }}", "ent_cat": "diagnostic",
-        })),
+    };
+    let mut all: Vec<Component<'_>> = of_decision.collect();
+    let latency = "((value_json.latency_us | default({}, true)).end_to_end | default({}, true)).p50";
+    all.extend([
+        shown("inference_rate", &if_at_work, measured(value("value_json.predictions_per_s"), "1/s", 2)),
+        shown("latency", &if_at_work, measured(value(latency), "µs", 0)),
     ]);
+    let figure = |place: usize, meter: Option<&str>| {
+        let first_has_plain_name = place == 0;
+        let of = match meter {
+            Some(meter) => format!(" | selectattr('meter', 'eq', {})", json!(meter)),
+            None => String::new(),
+        };
+        let figure = format!("(value_json.energy | default([], true){of} | first | default({{}}))");
+        let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
+             'estimated': f.status | default(none) == 'estimated', 'meter': f.meter | default(none), \
+             'scope': f.scope | default(none)} | tojson }}";
+        // No class: in Home Assistant an energy must only grow.
+        let mut rest = measured(value(&format!("{figure}.gross_j")), "J", 4);
+        merge(
+            &mut rest,
+            json!({
+                "json_attr_t": topics.metrics.as_ref(), "json_attr_tpl": attributes.replace("FIGURE", &figure),
+            }),
+        );
+        match meter {
+            Some(meter) if !first_has_plain_name => {
+                merge(&mut rest, json!({ "name": format!("{name} energy per inference by {meter}") }));
+                shown(&format!("energy_per_inference_{}", id(meter)), &if_at_work, rest)
+            }
+            _ => shown("energy_per_inference", &if_at_work, rest),
+        }
+    };
+    if node.meters.is_empty() {
+        all.push(figure(0, None));
+    }
+    all.extend(node.meters.iter().enumerate().map(|(place, meter)| figure(place, Some(meter))));
+    let delegate = json!({
+        "stat_t": topics.status.as_ref(), "val_tpl": value("(value_json.delegate | default({}, true)).active"), "ent_cat": "diagnostic",
+    });
+    all.push(shown("delegate", &if_at_work, delegate));
     // Available in every state of the pipeline: it shows why the pipeline does not work.
-    entities.push(entity(
+    all.push(component(
         node,
-        name,
+        Owner::Pipeline(name),
+        &id(name),
         "status",
         json!({
             "name": format!("{name} status"), "avty": [{ "t": node.topics.status.as_ref() }],
-            "stat_t": topics.status.as_ref(), "val_tpl": "{{ value_json.state }}", "ent_cat": "diagnostic",
+            "stat_t": topics.status.as_ref(), "val_tpl": value("value_json.state"), "ent_cat": "diagnostic",
+            "json_attr_t": topics.status.as_ref(),
+            "json_attr_tpl": "{{ {'reason': value_json.reason | default(none)} | tojson }}",
         }),
     ));
-    entities
+    all
 }
 
-fn meter(node: &Node<'_>, name: &str) -> [(String, Value); 2] {
+fn meter<'a>(node: &Node<'_>, name: &'a str) -> [Component<'a>; 2] {
     let topic = node.topics.power(name);
     let available = json!([
         { "t": node.topics.status.as_ref() },
-        { "t": topic.as_ref(), "val_tpl": "{{ 'online' if value_json.energy_j is not none else 'offline' }}" },
+        {
+            "t": topic.as_ref(),
+            "val_tpl": "{{ 'online' if value_json.energy_j | default(none) is not none else 'offline' }}",
+        },
     ]);
     // A meter may have the same name as a pipeline.
-    let of = format!("power {name}");
+    let of = format!("power_{}", id(name));
     let shown = |thing: &str, field: &str, unit: &str, state_class: &str| {
-        entity(
+        component(
             node,
+            Owner::Meter(name),
             &of,
             thing,
             json!({
                 "name": format!("{name} {thing}"), "avty": available, "avty_mode": "all", "stat_t": topic.as_ref(),
-                "val_tpl": format!("{{{{ value_json.{field} }}}}"), "dev_cla": thing, "stat_cla": state_class,
-                "unit_of_meas": unit, "sug_dsp_prc": 2,
+                "val_tpl": value(&format!("value_json.{field}")), "dev_cla": thing, "stat_cla": state_class,
+                "unit_of_meas": unit, "sug_dsp_prc": 2, "json_attr_t": topic.as_ref(),
+                "json_attr_tpl": "{{ {'estimated': value_json.estimated | default(none), \
+                    'kind': value_json.kind | default(none), 'scope': value_json.scope | default(none)} | tojson }}",
             }),
         )
     };
@@ -204,17 +320,21 @@ mod tests {
         let names = ["temperature_c", "it's", "status", "latency"].map(str::to_owned).to_vec();
         let values = Regress { output: 0, names, smooth: 1 }.entities();
         let payload = payload(&node(&topics, vec![("arm", class()), ("oven", values), ("raw", Vec::new())]), &[]);
-        assert_eq!(topic("homeassistant", "porch.1"), "homeassistant/device/porch_1/config");
+        assert_eq!(topic("homeassistant", "porch.1"), "homeassistant/device/porch_1-x2850d6a3/config");
         let components = payload["cmps"].as_object().unwrap();
         let mut ids: Vec<&str> = components.values().map(|c| c["uniq_id"].as_str().unwrap()).collect();
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();
         assert_eq!((ids.len(), count), (count, 7 + 9 + 5 + 2));
-        assert!(ids.iter().all(|id| id.starts_with("edgewatt_porch_1_")), "{ids:?}");
-        assert_eq!(components["arm_prediction"]["val_tpl"], "{{ value_json.label }}");
-        assert_eq!(components["oven_value_it_s"]["val_tpl"], "{{ value_json['values'][\"it's\"] }}");
-        assert_eq!(components["oven_value_it_s"]["name"], "oven it's");
+        assert!(ids.iter().all(|id| id.starts_with("edgewatt_porch_1-x2850d6a3_")), "{ids:?}");
+        assert_eq!(components["arm_prediction"]["val_tpl"], "{{ (value_json | default({})).label | default(none) }}");
+        let quoted = &components["oven_value_it_s-x24ceef1c"];
+        assert_eq!(
+            quoted["val_tpl"],
+            "{{ ((value_json | default({})).get('values') or {}).get(\"it's\") | default(none) }}"
+        );
+        assert_eq!(quoted["name"], "oven it's");
         let energy = &components["power_board_energy"];
         assert_eq!((&energy["dev_cla"], &energy["stat_cla"]), (&"energy".into(), &"total_increasing".into()));
         assert_eq!((&energy["unit_of_meas"], &energy["stat_t"]), (&"J".into(), &"edgewatt/porch.1/power/board".into()));
@@ -224,16 +344,52 @@ mod tests {
     }
 
     #[test]
+    fn two_nodes_and_their_entities_have_ids_of_their_own_whatever_their_names_are() {
+        let topics = ["客厅", "卧室"].map(|name| NodeTopics::new("edgewatt", name));
+        let described = |id, topics| {
+            let pipelines = vec![("温度", Vec::new()), ("湿度", class()), ("a.b", class()), ("a_b", class())];
+            payload(&Node { id, topics, pipelines, meters: vec!["a.b", "a_b"], metrics_s: 10.0 }, &[])
+        };
+        let (first, second) = (described("客厅", &topics[0]), described("卧室", &topics[1]));
+        assert_ne!(topic("homeassistant", "客厅"), topic("homeassistant", "卧室"));
+        assert_ne!(first["dev"]["ids"], second["dev"]["ids"]);
+        let count = first["cmps"].as_object().unwrap().len();
+        assert_eq!(count, 6 + 3 * 8 + 2 * 2, "{first}");
+        assert!(old_topic("homeassistant", "porch_1").is_none());
+        assert_eq!(old_topic("homeassistant", "porch.1").unwrap(), topic("homeassistant", "porch_1"));
+        assert!(is_of(&first, "客厅", &topics[0]));
+        assert!(!is_of(&first, "卧室", &topics[1]) && !is_of(&Value::Null, "客厅", &topics[0]));
+        // The same name below another base topic is another node.
+        assert!(!is_of(&first, "客厅", &NodeTopics::new("edgewatt/site", "客厅")));
+    }
+
+    #[test]
+    fn names_that_join_to_one_id_are_found() {
+        let topics = NodeTopics::new("edgewatt", "porch.1");
+        let values = |name: &str| Regress { output: 0, names: vec![name.to_owned()], smooth: 1 }.entities();
+        let pipelines = vec![("a", values("b_status")), ("a_value_b", values("x"))];
+        let found = clash(&node(&topics, pipelines)).unwrap();
+        let (first, second) = (Owner::Pipeline("a"), Owner::Pipeline("a_value_b"));
+        assert_eq!(found, Clash { key: "a_value_b_status".into(), first, second });
+        let pipelines = vec![("power_x_value", Vec::new()), ("power_x", values("power"))];
+        let found = clash(&Node { meters: vec!["x_value"], ..node(&topics, pipelines) }).unwrap();
+        assert_eq!((found.first, found.second), (Owner::Pipeline("power_x"), Owner::Meter("x_value")));
+        let same = vec!["status", "latency", "delegate", "score", "prediction"];
+        let pipelines = same.iter().map(|name| (*name, values(name))).collect();
+        assert_eq!(clash(&Node { meters: same, ..node(&topics, pipelines) }), None);
+    }
+
+    #[test]
     fn what_is_gone_is_taken_off() {
         let topics = NodeTopics::new("edgewatt", "porch.1");
         let before = payload(&node(&topics, vec![("arm", class()), ("leg", class())]), &[]);
-        let known = components(&before);
+        let known = described(&before);
         let now = payload(&node(&topics, vec![("arm", class())]), &[]);
         let gone = gone(&known, &now);
         assert!(gone.len() == 7 && gone.iter().all(|(key, _)| key.starts_with("leg_")), "{gone:?}");
         let told = payload(&node(&topics, vec![("arm", class())]), &gone);
         assert_eq!(told["cmps"]["leg_prediction"], json!({ "p": "sensor" }));
         assert_eq!(told["cmps"]["arm_prediction"], before["cmps"]["arm_prediction"]);
-        assert!(components(&json!("no description")).is_empty() && components(&Value::Null).is_empty());
+        assert!(described(&json!("no description")).is_empty() && described(&Value::Null).is_empty());
     }
 }

@@ -61,6 +61,8 @@ pub struct Prediction<'a> {
     /// From the arrival of the window's last sample to the end of the invoke.
     pub latency_us: f64,
     pub invoke_us: f64,
+    /// Windows that went through the model together in that time.
+    pub batch: u32,
 }
 
 /// Appends a prediction to `json`; `verdict` adds the fields of the verdict.
@@ -72,7 +74,8 @@ pub fn encode_prediction(
     prediction: &Prediction<'_>,
     verdict: impl FnOnce(&mut Fields<'_, '_>) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
-    let Prediction { envelope: Envelope { v, boot, time_ms }, seq, stream_s, latency_us, invoke_us } = prediction;
+    let Prediction { envelope: Envelope { v, boot, time_ms }, seq, stream_s, latency_us, invoke_us, batch } =
+        prediction;
     write_object(json, |fields| {
         fields.add("v", v)?;
         fields.add("boot", boot)?;
@@ -83,7 +86,12 @@ pub fn encode_prediction(
             fields.add("stream_s", stream_s)?;
         }
         fields.add("latency_us", latency_us)?;
-        fields.add("invoke_us", invoke_us)
+        fields.add("invoke_us", invoke_us)?;
+        if *batch > 1 {
+            fields.add("batch", batch)?;
+            fields.add("invoke_per_window_us", &(invoke_us / f64::from(*batch)))?;
+        }
+        Ok(())
     })
 }
 
@@ -96,6 +104,7 @@ pub fn most_prediction_bytes(boot: &str, presentation: &dyn Presentation) -> usi
         stream_s: Some(longest),
         latency_us: longest,
         invoke_us: longest,
+        batch: u32::MAX,
     };
     let mut json = Vec::new();
     // An error leaves it shorter, and none can occur: there are no fields of a verdict.
@@ -156,6 +165,11 @@ pub struct Metrics<'a> {
     pub envelope: Envelope<'a>,
     /// Length of the interval.
     pub interval_s: f64,
+    pub state: PipelineState,
+    /// As in the pipeline's status.
+    pub predicting: bool,
+    /// Another delegate runs than was asked for.
+    pub fallback: bool,
     pub delegate: &'a DelegateState,
     pub predictions_per_s: f64,
     pub latency_us: Latencies,
@@ -167,12 +181,25 @@ pub struct Metrics<'a> {
     pub process: &'a Process,
 }
 
+/// Figures of the node as a whole.
+#[derive(Debug, Serialize)]
+pub struct NodeMetrics<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    /// Length of the interval.
+    pub interval_s: f64,
+    pub delivery: Option<&'a Delivery>,
+    pub process: &'a Process,
+}
+
 /// Each null when nothing was recorded in the interval.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Latencies {
     pub source: Option<LatencySummary>,
     pub features: Option<LatencySummary>,
+    /// Of the whole batch, and the part of one window.
     pub invoke: Option<LatencySummary>,
+    pub invoke_per_window: Option<LatencySummary>,
     pub publish: Option<LatencySummary>,
     pub end_to_end: Option<LatencySummary>,
 }
@@ -302,6 +329,8 @@ pub struct PipelineStatus<'a> {
     #[serde(flatten)]
     pub envelope: Envelope<'a>,
     pub state: PipelineState,
+    /// Predictions can come: it is at work, has an engine, and its source gives samples.
+    pub predicting: bool,
     pub reason: Option<&'a str>,
     pub delegate: &'a DelegateState,
 }
@@ -330,12 +359,18 @@ mod tests {
             stream_s: Some(1.5),
             latency_us: 12.5,
             invoke_us: 10.0,
+            batch: 1,
         };
-        let mut json = Vec::new();
-        encode_prediction(&mut json, &prediction, |fields| fields.add("label", &None::<&str>)).unwrap();
+        let encoded = |prediction: &Prediction<'_>| {
+            let mut json = Vec::new();
+            encode_prediction(&mut json, prediction, |fields| fields.add("label", &None::<&str>)).unwrap();
+            String::from_utf8(json).unwrap()
+        };
         assert_eq!(
-            String::from_utf8(json).unwrap(),
+            encoded(&prediction),
             r#"{"v":1,"boot":"b007","time_ms":999999750,"seq":7,"label":null,"stream_s":1.5,"latency_us":12.5,"invoke_us":10.0}"#
         );
+        let together = encoded(&Prediction { batch: 8, ..prediction });
+        assert!(together.ends_with(r#""invoke_us":10.0,"batch":8,"invoke_per_window_us":1.25}"#), "{together}");
     }
 }

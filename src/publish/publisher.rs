@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::bus::Bus;
 use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
-    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, PipelineState, PipelineStatus,
-    Prediction, Process, SCHEMA_VERSION, encode_prediction, nonzero,
+    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, NodeMetrics, PipelineState,
+    PipelineStatus, Prediction, Process, SCHEMA_VERSION, encode_prediction, nonzero,
 };
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::{Fault, Fields, Presentation};
@@ -29,6 +29,8 @@ use crate::units::MonoTime;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
+/// The reason under which samples are counted that a pause discards.
+const SOURCE_PAUSED: &str = "source_paused";
 /// Decisions that are encoded before the other tasks of the thread run.
 const BATCH: usize = 64;
 
@@ -53,21 +55,41 @@ impl NodePublisher {
         self.publish(&self.topics.event, &payload, Qos::AtLeastOnce, false, Class::Event);
     }
 
+    /// Publishes the figures of the node as a whole over an interval.
+    pub fn metrics(&self, interval: Duration, node: &NodeFigures<'_>) {
+        let NodeFigures { delivery, process } = *node;
+        let envelope = self.envelope(MonoTime::now());
+        let payload = NodeMetrics { envelope, interval_s: interval.as_secs_f64(), delivery, process };
+        self.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
+    }
+
     /// Publishes a state, which is retained.
     pub fn retain(&self, topic: &Arc<str>, payload: &impl Serialize) {
         self.publish(topic, payload, Qos::AtLeastOnce, true, Class::State);
+    }
+
+    /// Removes the value of a retained topic.
+    pub fn clear(&self, topic: &Arc<str>) {
+        self.bus.publish(&Message {
+            topic: topic.clone(),
+            payload: Bytes::new(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            class: Class::State,
+            marks: None,
+        });
     }
 
     /// Publishes whether a pipeline works.
     pub fn status(
         &self,
         topics: &PipelineTopics,
-        state: PipelineState,
+        Condition { state, predicting }: Condition,
         reason: Option<&str>,
         delegate: &DelegateState,
     ) {
         let envelope = self.envelope(MonoTime::now());
-        self.retain(&topics.status, &PipelineStatus { envelope, state, reason, delegate });
+        self.retain(&topics.status, &PipelineStatus { envelope, state, predicting, reason, delegate });
     }
 
     fn publish(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
@@ -216,6 +238,14 @@ pub struct NodeFigures<'a> {
     pub process: &'a Process,
 }
 
+/// How a pipeline is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    pub state: PipelineState,
+    /// Predictions can come: it is at work, has an engine, and its source gives samples.
+    pub predicting: bool,
+}
+
 /// Figures of the whole run, for the summary at its end.
 #[derive(Default)]
 pub struct Totals {
@@ -315,6 +345,7 @@ impl PipelinePublisher {
             stream_s: decision.stream_ns.map(|ns| ns as f64 / 1e9),
             latency_us: micros(decision.invoke_end.since(decision.arrival)),
             invoke_us: micros(decision.invoke_end.since(decision.invoke_start)),
+            batch: decision.batch,
         };
         let (presentation, values) = (&self.route.presentation, &self.progress.values);
         let verdict =
@@ -363,6 +394,7 @@ impl PipelinePublisher {
         interval: Duration,
         stages: &StageTimes,
         energy: &[EnergyEstimate],
+        condition: Condition,
         node: &NodeFigures<'_>,
     ) -> f64 {
         if let Some(state) = self.progress.unpublished_state.take() {
@@ -376,12 +408,16 @@ impl PipelinePublisher {
         let payload = Metrics {
             envelope: node_publisher.envelope(MonoTime::now()),
             interval_s: interval.as_secs_f64(),
+            state: condition.state,
+            predicting: condition.predicting,
+            fallback: self.delegate.reason.is_some(),
             delegate: &self.delegate,
             predictions_per_s,
             latency_us: Latencies {
                 source: stages.source.summary(),
                 features: stages.features.summary(),
                 invoke: stages.invoke.summary(),
+                invoke_per_window: stages.invoke_per_window.summary(),
                 publish: publish.summary(),
                 end_to_end: end_to_end.summary(),
             },
@@ -391,7 +427,9 @@ impl PipelinePublisher {
             process: node.process,
         };
         node_publisher.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
-        self.progress.drops.report(node_publisher, Some(&self.name), &counts.drops, None);
+        // Samples are discarded during a pause because somebody asked for it: the status says so, and it is no news.
+        let unasked = counts.drops.iter().filter(|(reason, _)| **reason != SOURCE_PAUSED).map(|(k, n)| (*k, *n));
+        self.progress.drops.report(node_publisher, Some(&self.name), &unasked.collect(), None);
         self.progress.last_predictions = counts.predictions;
         predictions_per_s
     }
@@ -408,7 +446,7 @@ impl PipelinePublisher {
             gaps: Gap::ALL.iter().map(|gap| (gap.name(), self.stats.gaps(*gap))).collect(),
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
-                ("source_paused", load(&self.source_stats.while_paused)),
+                (SOURCE_PAUSED, load(&self.source_stats.while_paused)),
                 ("decision_overflow", load(&self.stats.dropped)),
                 ("inference_failed", load(&self.stats.lost)),
                 ("undecided_at_stop", load(&self.stats.undecided)),
@@ -419,10 +457,8 @@ impl PipelinePublisher {
     }
 
     /// Publishes whether the pipeline works.
-    pub fn status(&self, node_publisher: &NodePublisher, state: PipelineState, reason: Option<&str>) {
-        let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
-        let state = if at_work && self.is_paused() { PipelineState::Paused } else { state };
-        node_publisher.status(&self.topics, state, reason, &self.delegate);
+    pub fn status(&self, node_publisher: &NodePublisher, condition: Condition, reason: Option<&str>) {
+        node_publisher.status(&self.topics, condition, reason, &self.delegate);
     }
 }
 

@@ -9,6 +9,7 @@ pub struct NodeTopics {
     pub status: Arc<str>,
     pub info: Arc<str>,
     pub event: Arc<str>,
+    pub metrics: Arc<str>,
 }
 
 /// Topics of one pipeline.
@@ -25,7 +26,13 @@ impl NodeTopics {
     pub fn new(base: &str, node: &str) -> Self {
         let prefix = format!("{base}/{node}");
         let topic = |name: &str| format!("{prefix}/{name}").into();
-        Self { status: topic("status"), info: topic("info"), event: topic("event"), prefix }
+        Self {
+            status: topic("status"),
+            info: topic("info"),
+            event: topic("event"),
+            metrics: topic("node_metrics"),
+            prefix,
+        }
     }
 
     /// Returns the filter for everything that the node publishes.

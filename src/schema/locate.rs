@@ -84,6 +84,60 @@ pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) 
     )
 }
 
+/// A problem as [`show`] has shown it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    pub file: Option<String>,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+    /// The key that the problem is about, if it is about one.
+    pub key: Option<String>,
+    pub message: String,
+}
+
+/// Takes shown problems apart again, for programs; the lines of the file are left out.
+pub fn parts(shown: &str) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for line in shown.lines() {
+        let is_of_file = line
+            .strip_prefix(' ')
+            .is_some_and(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with("| "));
+        match (is_of_file, placed(line), parts.last_mut()) {
+            (true, ..) => {}
+            (false, Some(part), _) => parts.push(part),
+            (false, None, Some(last)) => {
+                last.message.push('\n');
+                last.message.push_str(line);
+            }
+            (false, None, None) => parts.push(Part { message: line.to_owned(), ..Part::default() }),
+        }
+    }
+    parts
+}
+
+/// Reads `FILE:LINE:COLUMN: MESSAGE` or `FILE: MESSAGE`.
+fn placed(line: &str) -> Option<Part> {
+    let (before, message) = line.split_once(": ")?;
+    let mut fields = before.rsplitn(3, ':');
+    let numbers = (fields.next().and_then(|n| n.parse().ok()), fields.next().and_then(|n| n.parse().ok()));
+    let (file, line, column) = match (numbers, fields.next()) {
+        ((Some(column), Some(line)), Some(file)) => (file, Some(line), Some(column)),
+        _ => (before, None, None),
+    };
+    // Only what is in the place of a file begins a problem: other lines belong to the one before.
+    if line.is_none() && !file.contains(['/', '.']) {
+        return None;
+    }
+    let key = message.split_once(": ").filter(|(key, _)| is_key(key));
+    let (key, message) = key.map_or((None, message), |(key, message)| (Some(key.to_owned()), message));
+    Some(Part { file: Some(file.to_owned()), line, column, key, message: message.to_owned() })
+}
+
+fn is_key(text: &str) -> bool {
+    const TABLES: [&str; 8] = ["node", "runtime", "mqtt", "metrics", "power", "delegates", "pipelines", "version"];
+    !text.contains(' ') && TABLES.contains(&text.split('.').next().unwrap_or_default())
+}
+
 /// Returns the part of a line around its character `at`, with nothing in it that could control a terminal, and the columns
 /// before that character.
 fn excerpt(line: &str, at: usize) -> (String, usize) {
@@ -133,6 +187,50 @@ fn without_credentials(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_shown_is_taken_apart_again() {
+        let text = "[a]
+b = 1
+";
+        let file = Path::new("/etc/x:1/edgewatt.toml");
+        let shown = [
+            show(file, text, Some(8..9), "pipelines.a.b: 1 is too small: write 2"),
+            show(
+                file,
+                text,
+                Some(4..5),
+                "unknown field `b`, expected one of `c`
+second line",
+            ),
+            show(file, text, None, "cannot read the configuration: No such file"),
+        ]
+        .join(
+            "
+",
+        );
+        let part = |at: Option<(usize, usize)>, key: Option<&str>, message: &str| Part {
+            file: Some(file.display().to_string()),
+            line: at.map(|at| at.0),
+            column: at.map(|at| at.1),
+            key: key.map(str::to_owned),
+            message: message.to_owned(),
+        };
+        assert_eq!(
+            parts(&shown),
+            [
+                part(Some((2, 5)), Some("pipelines.a.b"), "1 is too small: write 2"),
+                part(
+                    Some((2, 1)),
+                    None,
+                    "unknown field `b`, expected one of `c`
+second line"
+                ),
+                part(None, None, "cannot read the configuration: No such file"),
+            ]
+        );
+        assert_eq!(parts("no place"), [Part { message: "no place".into(), ..Part::default() }]);
+    }
 
     fn span_in(text: &str, segments: &[&str]) -> Option<Range<usize>> {
         span_of(DeTable::parse(text).unwrap().get_ref(), &Key::new(segments))

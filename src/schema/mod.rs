@@ -19,7 +19,7 @@ mod value;
 pub use checker::{Checker, Problem, milliseconds, seconds};
 pub(crate) use conform::{Misfit, misfits};
 pub use doc::{Children, FamilyDoc, Form, KeyDoc, KindDoc, TableDoc};
-pub use locate::{Key, show, span_of};
+pub use locate::{Key, Part, parts, show, span_of};
 pub use merge::{Offsets, merge, parse};
 pub(crate) use syntax::explain;
 pub use value::Value;

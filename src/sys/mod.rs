@@ -7,6 +7,7 @@ pub mod folder;
 pub mod perf;
 pub mod rt;
 pub mod shared;
+pub mod stderr;
 pub mod tty;
 pub mod vcio;
 

@@ -38,10 +38,16 @@ pub(crate) fn start(mode: Mode, started: &Started) -> io::Result<LocalView> {
     let thread = std::thread::Builder::new().name("view".to_owned()).spawn(move || {
         match show(mode, &mut feed, &mut actions, &ours) {
             Ok(Ended::Finished | Ended::Quit) => {}
-            // Who closes the terminal of the full-screen view wants to end; lines may go to a pipe that has ended.
             Err(error) => {
-                tracing::warn!("--watch has stopped: {error:#}");
-                if mode == Mode::Screen {
+                let is_closed =
+                    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+                if is_closed {
+                    tracing::warn!("nobody reads what --watch writes any more: stopping");
+                } else {
+                    tracing::warn!("--watch has stopped: {error:#}");
+                }
+                // Who closes the view wants to end. Lines may go to a disk that is full.
+                if is_closed || mode == Mode::Screen {
                     actions.sender.send(Action::Stop);
                 }
             }

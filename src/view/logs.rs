@@ -14,6 +14,8 @@ use nix::unistd::{dup, dup2_stderr, pipe2};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::sys::stderr;
+
 /// Lines that are kept; the oldest are dropped first, and counted.
 const MAX_LINES: usize = 500;
 const MAX_LINE_BYTES: usize = 4096;
@@ -38,6 +40,7 @@ fn held() -> MutexGuard<'static, Option<Held>> {
 
 /// From now on keeps what is written to standard error.
 pub(crate) fn hold() -> io::Result<()> {
+    let _replacing = stderr::replacing();
     let stderr = dup(io::stderr())?;
     let (others, ours) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     dup2_stderr(&ours)?;
@@ -56,6 +59,7 @@ pub(crate) fn take_warnings() -> Vec<(bool, String)> {
 
 /// Gives standard error back, and writes what was kept. Does nothing if nothing is held.
 pub(crate) fn release() {
+    let _replacing = stderr::replacing_soon();
     let Some(mut held) = held().take() else { return };
     held.read_others();
     // If standard error cannot be given back, there is no other place for the log.
@@ -137,7 +141,7 @@ impl Write for LogLine {
                 }
                 Ok(line.len())
             }
-            None => io::stderr().write(line),
+            None => stderr::write(line),
         }
     }
 

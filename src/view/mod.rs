@@ -21,4 +21,5 @@ mod local;
 
 pub(crate) use local::start;
 pub(crate) use show::{Actions, Fed, Feed, Mode, show};
+pub(crate) use terminal::has_colour;
 pub(crate) use ui::Request;

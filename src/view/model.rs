@@ -83,6 +83,9 @@ pub(crate) struct Pipeline {
     /// When inferences were made: the time of the window's last sample.
     pub moments: VecDeque<u64>,
     pub metrics: Option<Metrics>,
+    /// When the state and the metrics were published, by the node's clock.
+    pub status_ms: u64,
+    pub metrics_ms: u64,
     boot: String,
     seq: Option<u64>,
     /// The latest decision came on the topic `state` alone.
@@ -259,6 +262,10 @@ pub(crate) enum Change {
 impl Model {
     /// Takes a message that arrived at `now_ms`. Returns what changed.
     pub(crate) fn take(&mut self, topic: &str, payload: &[u8], now_ms: u64) -> Change {
+        if payload.is_empty() {
+            self.forget(topic);
+            return Change::None;
+        }
         let presence = match payload {
             b"online" => Some(true),
             b"offline" => Some(false),
@@ -302,6 +309,22 @@ impl Model {
                 Change::None
             }
             About::Pipeline(name, kind) => node.of_pipeline(prefix, name, kind, &message, time_ms),
+        }
+    }
+
+    /// A retained message was removed: what it was about is no longer there.
+    fn forget(&mut self, topic: &str) {
+        let Some((rest, kind)) = topic.rsplit_once('/') else { return };
+        if kind == "status" && self.nodes.remove(rest).is_some() {
+            return;
+        }
+        let Some((before, name)) = rest.rsplit_once('/') else { return };
+        if let Some(node) = before.strip_suffix("/p").and_then(|prefix| self.nodes.get_mut(prefix)) {
+            node.pipelines.remove(name);
+        } else if name == "power"
+            && let Some(node) = self.nodes.get_mut(before)
+        {
+            node.meters.remove(kind);
         }
     }
 
@@ -367,10 +390,12 @@ impl Node {
             "status" => {
                 pipeline.state = text(&message["state"]);
                 pipeline.reason = text(&message["reason"]);
+                pipeline.status_ms = time_ms;
                 Change::PipelineStatus(ids.0, ids.1)
             }
             "metrics" => {
                 pipeline.metrics = Some(metrics(message));
+                pipeline.metrics_ms = time_ms;
                 Change::Metrics(ids.0, ids.1)
             }
             _ if pipeline.decision(message, time_ms, kind == "state") => Change::Prediction(ids.0, ids.1),

@@ -4,6 +4,8 @@ use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::lines::Lines;
 use super::logs;
 use super::model::{Event, Model};
@@ -17,6 +19,10 @@ use crate::units::WallTime;
 const PICTURE: Duration = Duration::from_millis(100);
 /// How long a key or a message may wait.
 const WAIT: Duration = Duration::from_millis(40);
+/// The version of the lines of JSON.
+const JSON_VERSION: u32 = 1;
+/// Wider than any line: where there is no terminal, lines are not broken.
+const UNLIMITED: usize = 1 << 20;
 /// Messages that are taken before keys have their turn again.
 const BATCH: usize = 2000;
 
@@ -57,7 +63,12 @@ pub(crate) trait Actions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Screen,
+    /// Plain lines about the node of this process.
     Lines,
+    /// Plain lines about the nodes of a broker.
+    NodeLines,
+    /// Each message as a line of JSON.
+    Json,
 }
 
 impl Mode {
@@ -86,7 +97,16 @@ pub(crate) fn show(
     finish: &AtomicBool,
 ) -> anyhow::Result<Ended> {
     match mode {
-        Mode::Lines => write_lines(feed, finish),
+        Mode::Lines => {
+            let (mut model, mut lines) = (Model::default(), Lines::of_this_node());
+            write(feed, finish, |topic, payload| lines_of(&mut model, &mut lines, topic, payload))
+        }
+        Mode::NodeLines => {
+            let columns = terminal::output_columns().unwrap_or(UNLIMITED);
+            let (mut model, mut lines) = (Model::default(), Lines::of_nodes(columns));
+            write(feed, finish, |topic, payload| lines_of(&mut model, &mut lines, topic, payload))
+        }
+        Mode::Json => write(feed, finish, |topic, payload| vec![json_line(topic, payload, WallTime::now().0)]),
         Mode::Screen => {
             let mut view = View {
                 model: Model::default(),
@@ -101,8 +121,23 @@ pub(crate) fn show(
     }
 }
 
-fn write_lines(feed: &mut impl Feed, finish: &AtomicBool) -> anyhow::Result<Ended> {
-    let (mut model, mut lines) = (Model::default(), Lines::default());
+fn lines_of(model: &mut Model, lines: &mut Lines, topic: &str, payload: &[u8]) -> Vec<String> {
+    let change = model.take(topic, payload, WallTime::now().0);
+    lines.of(model, &change, topic)
+}
+
+/// Returns a message as one line of JSON; docs/json.md describes its fields.
+fn json_line(topic: &str, payload: &[u8], received_ms: u64) -> String {
+    let payload = serde_json::from_slice(payload).unwrap_or_else(|_| json!(String::from_utf8_lossy(payload)));
+    json!({ "v": JSON_VERSION, "received_ms": received_ms, "topic": topic, "payload": payload }).to_string()
+}
+
+/// Writes what `lines` makes of each message.
+fn write(
+    feed: &mut impl Feed,
+    finish: &AtomicBool,
+    mut lines: impl FnMut(&str, &[u8]) -> Vec<String>,
+) -> anyhow::Result<Ended> {
     let mut out = BufWriter::new(io::stdout());
     let (mut missed, mut link) = (0, None);
     loop {
@@ -110,8 +145,7 @@ fn write_lines(feed: &mut impl Feed, finish: &AtomicBool) -> anyhow::Result<Ende
         let finishing = finish.load(Ordering::Relaxed);
         match feed.next() {
             Fed::Message { topic, payload } => {
-                let change = model.take(&topic, &payload, WallTime::now().0);
-                for line in lines.of(&model, &change, &topic) {
+                for line in lines(&topic, &payload) {
                     writeln!(out, "{line}")?;
                 }
             }
@@ -128,7 +162,7 @@ fn write_lines(feed: &mut impl Feed, finish: &AtomicBool) -> anyhow::Result<Ende
             }
             Fed::Nothing => {
                 if feed.missed() > missed {
-                    writeln!(out, "{} messages are not shown: the output is too slow", feed.missed() - missed)?;
+                    tracing::warn!("{} messages are not shown: the output is too slow", feed.missed() - missed);
                     missed = feed.missed();
                 }
                 out.flush()?;

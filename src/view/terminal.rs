@@ -49,6 +49,11 @@ pub(crate) fn is_there() -> bool {
     io::stdout().is_terminal() && !is_dumb && is_ours()
 }
 
+/// Returns the columns of the terminal that standard output is; `None` if it is not a terminal.
+pub(crate) fn output_columns() -> Option<usize> {
+    io::stdout().is_terminal().then(|| tty::size(&io::stdout()).map_or(80, |(columns, _)| usize::from(columns).max(40)))
+}
+
 /// Returns whether colours are wanted: NO_COLOR is not set, or empty.
 pub(crate) fn has_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

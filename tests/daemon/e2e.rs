@@ -1,14 +1,14 @@
 //! The whole of it: the real binary, real files, a real broker, and what a real `mosquitto_sub` received.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use edgewatt_support::daemon::{Daemon, Ended, Setup, wait_until};
+use edgewatt_support::daemon::{Daemon, Ended, Setup, edgewatt, wait_until};
 use edgewatt_support::mosquitto::{Mosquitto, Subscriber};
 use edgewatt_support::root;
 use edgewatt_support::wire::{Wire, correct, json_file};
@@ -540,4 +540,64 @@ fn without_a_broker_watch_shows_predictions_beside_the_truth() {
     for part in parts {
         assert!(ended.stdout.contains(part), "`{part}` is missing in:\n{}", ended.stdout);
     }
+}
+
+#[test]
+fn programs_get_a_summary_or_each_mistake_with_its_place_as_json() {
+    let setup = || Setup::demo(1).with("\"mqtt://127.0.0.1:1\"", "\"none\"").recording(recording(2000).as_bytes());
+    let ended = setup().at_speed("\"max\"").start(&["--once", "--json"]).wait().expect(0);
+    let summary: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(
+        (&summary["v"], &summary["outcome"], &summary["delivery"]),
+        (&1.into(), &"complete".into(), &Value::Null)
+    );
+    let pipeline = &summary["pipelines"][0];
+    assert_eq!((&pipeline["name"], &pipeline["counts"]["samples"]), (&"shoulder".into(), &2000.into()));
+    assert!(pipeline["known"].as_u64() > Some(20) && pipeline["invoke_us"]["p99"].is_f64(), "{pipeline}");
+    assert!(!ended.stderr.contains("\nINFO: "), "what the runtime says is in the log: {}", ended.stderr);
+
+    let checked: Value =
+        serde_json::from_str(&Daemon::start(setup().command("check", &["--json"])).wait().expect(0).stdout).unwrap();
+    assert_eq!((&checked["ok"], &checked["node"]), (&true.into(), &"demo".into()));
+    assert_eq!(checked["pipelines"][0]["delegate"]["active"], "xnnpack");
+    let wrong = setup().with("smooth = 3", "smooth = 0").with("hop = 50", "hop = 0");
+    for (subcommand, args) in [("check", &["--json"][..]), ("run", &["--once", "--json"])] {
+        let refused = Daemon::start(wrong.command(subcommand, args)).wait().expect(78);
+        let refused: Value = serde_json::from_str(&refused.stdout).unwrap();
+        assert_eq!(refused["ok"], false);
+        let problems = refused["problems"].as_array().unwrap();
+        assert_eq!(problems.len(), 2, "{refused}");
+        assert!(problems.iter().all(|problem| problem["file"].as_str().unwrap().ends_with("/edgewatt.toml")));
+        assert_eq!(problems[0]["key"], "pipelines.shoulder.decision.classify.smooth");
+        assert!(problems[0]["line"].is_u64() && problems[0]["column"].is_u64() && problems[0]["message"].is_string());
+    }
+}
+
+#[test]
+fn watch_writes_messages_as_json_or_as_lines_with_time_and_node() {
+    let broker = Mosquitto::running();
+    broker.publish_retained("edgewatt/porch/status", "online");
+    broker.publish_retained("edgewatt/porch/p/arm/status", r#"{"v":1,"time_ms":1000,"state":"running","reason":null}"#);
+    let address = format!("mqtt://127.0.0.1:{}", broker.port);
+    let first_lines = |option: &str| {
+        let mut child = edgewatt(&["watch", "--broker", &address, option]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines: Vec<String> = Vec::new();
+        let mut reader = BufReader::new(child.stdout.take().unwrap()).lines();
+        while lines.len() < 2 {
+            lines.push(reader.next().unwrap().unwrap());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        lines.sort();
+        lines
+    };
+    let mut messages: Vec<Value> =
+        first_lines("--json").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    messages.sort_by_key(|message| message["topic"].as_str().unwrap().len());
+    assert_eq!((&messages[0]["v"], &messages[0]["payload"]), (&1.into(), &"online".into()));
+    assert_eq!(messages[1]["topic"], "edgewatt/porch/p/arm/status");
+    assert_eq!(messages[1]["payload"]["state"], "running");
+    let lines = first_lines("--lines");
+    assert!(lines.iter().any(|line| line == "00:00:01 porch/arm is running"), "{lines:?}");
+    assert!(lines.iter().any(|line| line.ends_with(" porch is online")), "{lines:?}");
 }

@@ -303,16 +303,20 @@ fn scrape(port: u16) -> String {
     page
 }
 
-/// The value of a series of the node's.
-fn scraped(page: &str, name: &str) -> Option<f64> {
-    let series = page.lines().find(|line| line.starts_with(&format!(r#"{name}{{sensor="site7/porch/p/shoulder""#)))?;
-    series.split_once("} ")?.1.split(' ').next()?.parse().ok()
+/// The values of a series of that sensor, one for each set of its other labels.
+fn scraped(page: &str, name: &str, sensor: &str, label: &str) -> Vec<f64> {
+    let is_it = |line: &&str| {
+        let of_sensor = line.contains(&format!(r#"sensor="{sensor}""#));
+        line.starts_with(&format!("{name}{{")) && of_sensor && line.contains(label)
+    };
+    let value = |line: &str| line.split_once("} ")?.1.split(' ').next()?.parse().ok();
+    page.lines().filter(is_it).map(|line| value(line).unwrap()).collect()
 }
 
-fn exporter(upstream: &Upstream, folder: &Path) -> (Daemon, u16) {
+fn exporter(upstream: &Upstream, folder: &Path, file: &str) -> (Daemon, u16) {
     let (broker, port) = (format!("tcp://127.0.0.1:{}", upstream.broker.port), free_port());
-    let config = folder.join("exporter.yaml");
-    std::fs::write(&config, documented("prometheus-mqtt-exporter.yaml", &[("tcp://127.0.0.1:1883", &broker)])).unwrap();
+    let config = folder.join(file);
+    std::fs::write(&config, documented(file, &[("tcp://127.0.0.1:1883", &broker)])).unwrap();
     let mut exporter = command("prometheus-mqtt-exporter");
     exporter.args(["-listen-address", "127.0.0.1", "-listen-port", &port.to_string(), "-config"]).arg(config);
     exporter.env("MQTT2PROM_MQTT_USER", "telemetry").env("MQTT2PROM_MQTT_PASSWORD", PASSWORD);
@@ -321,41 +325,82 @@ fn exporter(upstream: &Upstream, folder: &Path) -> (Daemon, u16) {
     (exporter, port)
 }
 
+/// Compares each series of an exporter's file with the message that it comes from. Returns how many have a value, and how
+/// many are not known.
+fn compare(page: &str, file: &str, sensor: &str, message: &Value) -> (u32, u32) {
+    let (mut known, mut unknown) = (0, 0);
+    for (name, path) in exported(&documented(file, &[])) {
+        let expected = match at_path(message, &path, '/') {
+            Some(Value::Number(number)) => number.as_f64(),
+            Some(Value::Bool(value)) => Some(f64::from(u8::from(*value))),
+            Some(Value::String(text)) => {
+                let codes = [("running", 3), ("stopped", 0), ("ended", 0), ("estimated", 1)];
+                Some(f64::from(codes.iter().find(|(name, _)| name == text).unwrap_or_else(|| panic!("{text}")).1))
+            }
+            None if !path.contains("/drops/") && !path.starts_with("energy/") => panic!("{path} is not in {message}"),
+            Some(Value::Null) | None => None,
+            other => panic!("{path} is {other:?}"),
+        };
+        let place = path.split(['[', ']']).nth(1).map_or(String::new(), |place| format!(r#"meter="{place}""#));
+        let found = scraped(page, &name, sensor, &place);
+        let same = found.first().zip(expected).is_none_or(|(a, b)| (a - b).abs() <= 1e-12 * b.abs());
+        let once = found.len() == usize::from(expected.is_some());
+        assert!(same && once, "{name} of {path}: {found:?}, not {expected:?} in {page}");
+        if expected.is_some() { known += 1 } else { unknown += 1 }
+    }
+    (known, unknown)
+}
+
 #[test]
 fn prometheus_sees_the_figures_of_a_metrics_message_and_no_zero_for_what_is_unknown() {
     let upstream = Upstream::new();
     let folder = TempDir::new().unwrap();
-    let (exporter, port) = exporter(&upstream, folder.path());
-    let mut store = upstream.subscribe("edgewatt/+/+/p/+/metrics", &[]);
-    let setup = upstream.direct_node("site7", "base_topic = \"edgewatt/site7\"").at_speed("\"max\"");
-    let made = setup.run_once().expect(0).summary(" predictions");
-    let message = Wire::new(store.until(|line| line.contains(&format!(r#""predictions":{made},"#)))).metrics();
-    let is_there = || scraped(&scrape(port), "edgewatt_predictions_total") == Some(made as f64);
-    wait_until(|| format!("{}\n{}", exporter.log(), scrape(port)), is_there);
+    let [pipelines, nodes, status] =
+        ["", "-nodes", "-status"].map(|name| format!("prometheus-mqtt-exporter{name}.yaml"));
+    let (exporter_of_pipelines, port) = exporter(&upstream, folder.path(), &pipelines);
+    let (exporter_of_nodes, nodes_port) = exporter(&upstream, folder.path(), &nodes);
+    let (exporter_of_status, status_port) = exporter(&upstream, folder.path(), &status);
+    let mut store = upstream.subscribe("edgewatt/#", &[]);
+    let second = "[power.meters.guess]\nestimate = { watts_per_core = 3.0, idle_watts = 2.5 }\n[power.meters.other]";
+    let setup = upstream
+        .direct_node("site7", "base_topic = \"edgewatt/site7\"")
+        .with("[power.meters.guess]", second)
+        .at_speed("\"max\"");
+    let daemon = setup.start(&["--once"]);
+    let is_online = |value: f64| scraped(&scrape(status_port), "edgewatt_online", "site7/porch", "") == [value];
+    let made = daemon.wait().expect(0).summary(" predictions");
+    let lines = store.until(|line| line == "edgewatt/site7/porch/status offline");
+    wait_until(|| format!("{}\n{}", exporter_of_status.log(), scrape(status_port)), || is_online(0.0));
 
-    let (page, pairs) = (scrape(port), exported(&documented("prometheus-mqtt-exporter.yaml", &[])));
-    let (mut known, mut unknown) = (0, 0);
-    for (name, path) in &pairs {
-        let expected = match at_path(&message, path, '/') {
-            Some(Value::Number(number)) => number.as_f64(),
-            Some(Value::String(status)) => Some(f64::from(u8::from(status == "estimated"))),
-            None if !path.contains("/drops/") => panic!("{path} is not in {message}"),
-            Some(Value::Null) | None => None,
-            other => panic!("{path} is {other:?}"),
-        };
-        let found = scraped(&page, name);
-        let same = found.zip(expected).is_none_or(|(a, b)| (a - b).abs() <= 1e-12 * b.abs());
-        assert!(same && found.is_some() == expected.is_some(), "{name} of {path}: {found:?}, not {expected:?}");
-        if expected.is_some() { known += 1 } else { unknown += 1 }
-    }
-    assert!(known >= 14 && unknown >= 2, "{known} known, {unknown} unknown of {pairs:?}");
-    telegraf_names_what_is_there(&message);
+    let (pipeline, node) = ("site7/porch/p/shoulder", "site7/porch");
+    let last = |topic: &str| -> Value {
+        let start = format!("edgewatt/{topic} ");
+        serde_json::from_str(lines.iter().rev().find_map(|line| line.strip_prefix(&start)).unwrap()).unwrap()
+    };
+    let (of_pipeline, of_node) = (last(&format!("{pipeline}/metrics")), last(&format!("{node}/node_metrics")));
+    assert_eq!(of_pipeline["counts"]["predictions"], made);
+    assert_eq!((&of_node["process"], &of_node["delivery"]), (&of_pipeline["process"], &of_pipeline["delivery"]));
+    let is_there = || scraped(&scrape(port), "edgewatt_predictions_total", pipeline, "") == [made as f64];
+    wait_until(|| format!("{}\n{}", exporter_of_pipelines.log(), scrape(port)), is_there);
+    let delivered = of_node["delivery"]["delivered"].as_f64().unwrap();
+    let is_there = || scraped(&scrape(nodes_port), "edgewatt_delivered_total", node, "") == [delivered];
+    wait_until(|| format!("{}\n{}", exporter_of_nodes.log(), scrape(nodes_port)), is_there);
+
+    let (known, unknown) = compare(&scrape(port), &pipelines, pipeline, &of_pipeline);
+    assert!(known >= 14 && unknown >= 12, "{known} known, {unknown} unknown");
+    let (known, unknown) = compare(&scrape(nodes_port), &nodes, node, &of_node);
+    assert!(known >= 5 && unknown >= 2, "{known} known, {unknown} unknown");
+    [of_pipeline, of_node].iter().enumerate().for_each(|(place, message)| telegraf_names_what_is_there(place, message));
+    // Another node that is there.
+    upstream.publish_as("site7", "edgewatt/site7/attic/status", "online");
+    let other = || scraped(&scrape(status_port), "edgewatt_online", "site7/attic", "") == [1.0];
+    wait_until(|| format!("{}\n{}", exporter_of_status.log(), scrape(status_port)), other);
 }
 
 /// Telegraf itself is not in Debian.
-fn telegraf_names_what_is_there(message: &Value) {
+fn telegraf_names_what_is_there(place: usize, message: &Value) {
     let config: toml::Table = documented("telegraf.conf", &[]).parse().unwrap();
-    let input = &config["inputs"]["mqtt_consumer"][0];
+    let input = &config["inputs"]["mqtt_consumer"][place];
     for metric in input["json_v2"].as_array().unwrap() {
         assert!(message[metric["timestamp_path"].as_str().unwrap()].is_u64());
         for object in metric["object"].as_array().unwrap() {

@@ -6,6 +6,7 @@ mod mqtt;
 mod manual;
 mod examples;
 mod structure;
+mod home_assistant;
 mod links;
 mod pipeline;
 mod schema;

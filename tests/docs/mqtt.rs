@@ -25,8 +25,8 @@ const UNSEEN: [(&str, &str); 10] = [
     ("delegate/software_gpu", "LiteRT"),
     ("delegate/accelerators", "LiteRT"),
     ("figure/calibrated_at_ms", "a calibration"),
-    ("p/<pipeline>/metrics/delivery.store_error", "a store that fails"),
-    ("p/<pipeline>/metrics/delivery.drops.<what>", "a broker that is away for long"),
+    ("delivery/store_error", "a store that fails"),
+    ("delivery/drops.<what>", "a broker that is away for long"),
     ("delegate/library_version", "a library that states one"),
 ];
 
@@ -120,7 +120,10 @@ impl<'a> Met<'a> {
             rows.map(move |row| (format!("{name}/{}", row.field), row))
         };
         let mut rows: Vec<_> = of(section).collect();
-        if ["info", "event"].contains(&section) || section.starts_with("p/") || section.starts_with("power/") {
+        if ["info", "event", "node_metrics"].contains(&section)
+            || section.starts_with("p/")
+            || section.starts_with("power/")
+        {
             rows.extend(of(EVERY));
         }
         rows
@@ -205,7 +208,9 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
         )
     };
     let names = "regress = { names = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"] }";
-    let others = pipeline("values", names) + &pipeline("outputs", "raw = {}");
+    let outputs =
+        pipeline("outputs", "raw = {}").replace("decision.raw", "batch = { max = 2, wait_ms = 500.0 }\ndecision.raw");
+    let others = pipeline("values", names) + &outputs;
     let power = format!(
         "[power]\nsysfs = \"{}\"\nsample_ms = 20\ninterval_s = 0.2\nidle_s = 0.0\nidle_watts = 1.0\n\n[power.meters.guess]",
         sysfs.display()
@@ -254,6 +259,7 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
         "edgewatt/demo/p/shoulder/state ",
         "edgewatt/demo/p/values/prediction ",
         "edgewatt/demo/p/outputs/prediction ",
+        "edgewatt/demo/node_metrics ",
     ];
     let mut missing: Vec<&str> = wanted.to_vec();
     // Of the second meter, as the first is the estimate: with energy, so not of the very first window.
@@ -265,6 +271,8 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
     }));
     broker.publish("edgewatt/demo/cmd/pause", "{\"pipeline\": \"shoulder\"}");
     lines.extend(subscriber.until(|line| line.contains("\"state\":\"paused\"")));
+    broker.publish("edgewatt/demo/cmd/delegate", "{\"pipeline\": \"values\", \"delegate\": \"cpu\"}");
+    lines.extend(subscriber.until(|line| line.contains("\"event\":\"command\",\"pipeline\":\"values\"")));
     broker.publish("edgewatt/demo/cmd/nonsense", "");
     lines.extend(subscriber.until(|line| line.contains("\"event\":\"command_refused\"")));
     broker.publish("edgewatt/demo/cmd/resume", "{\"pipeline\": \"shoulder\"}");

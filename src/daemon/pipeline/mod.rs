@@ -36,7 +36,8 @@ use crate::load::{PreparedPipeline, RunningEngine, Tensors};
 use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
 use crate::publish::publisher::{
-    DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory, Totals,
+    Condition, DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory,
+    Totals,
 };
 use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
@@ -371,9 +372,9 @@ impl PipelineHandle {
             self.stop.request();
             let reason = format!("{stage}: {error}");
             tracing::error!(pipeline = name, "{reason}");
-            self.publisher.status(node_publisher, PipelineState::Failed, Some(&reason));
             node_publisher.event("failed", Some(name), reason.clone());
-            self.error.get_or_insert(reason);
+            self.error.get_or_insert(reason.clone());
+            self.publisher.status(node_publisher, self.condition(), Some(&reason));
         }
         // The source's thread can end after it, which changes nothing.
         if matches!(end.stage, Stage::Infer) && self.error.is_none() {
@@ -381,6 +382,7 @@ impl PipelineHandle {
             let name = &self.publisher.name;
             let stopped = stopping || self.stop.is_requested();
             let state = if stopped { PipelineState::Stopped } else { PipelineState::Ended };
+            let condition = Condition { state, predicting: false };
             if !stopped && self.publisher.prediction_count() == 0 {
                 let remarks = self.publisher.source_stats.remarks();
                 let samples = self.config.frames_of_first_window();
@@ -392,7 +394,7 @@ impl PipelineHandle {
             }
             let removed = matches!(self.after_end, AfterEnd::Remove).then_some("it is no longer in the configuration");
             let reason = removed.map(str::to_owned).or_else(|| self.why_ended());
-            self.publisher.status(node_publisher, state, reason.as_deref());
+            self.publisher.status(node_publisher, condition, reason.as_deref());
         }
     }
 
@@ -568,7 +570,8 @@ impl PipelineHandle {
         if let Some(first) = energy.first() {
             self.energy.add(first);
         }
-        let per_s = self.publisher.metrics(node_publisher, interval, stages, energy, node);
+        let condition = self.condition();
+        let per_s = self.publisher.metrics(node_publisher, interval, stages, energy, condition, node);
         self.last_interval = Some(IntervalFigures::new(per_s, energy.first()));
     }
 
@@ -587,16 +590,33 @@ impl PipelineHandle {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
+    /// Returns the pipeline's state, and whether predictions can come.
+    fn condition(&self) -> Condition {
+        let state = if self.error.is_some() {
+            PipelineState::Failed
+        } else if self.infer_ended && self.stop.is_requested() {
+            PipelineState::Stopped
+        } else if self.infer_ended {
+            PipelineState::Ended
+        } else if self.publisher.is_paused() {
+            PipelineState::Paused
+        } else if self.degraded().is_some() {
+            PipelineState::Degraded
+        } else {
+            PipelineState::Running
+        };
+        let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
+        Condition { state, predicting: at_work && self.stalled.is_none() && self.supervisor.has_engine() }
+    }
+
     /// Returns how the pipeline is, as far as it is known without asking its threads.
     pub(crate) fn health(&self, now: MonoTime) -> PipelineHealth {
-        let degraded = self.degraded();
-        let (state, reason) = match (&self.error, degraded) {
-            (Some(error), _) => (PipelineState::Failed, Some(error.clone())),
-            _ if self.infer_ended && self.stop.is_requested() => (PipelineState::Stopped, self.doubt.clone()),
-            _ if self.infer_ended => (PipelineState::Ended, self.why_ended()),
-            (None, reason) if self.publisher.is_paused() => (PipelineState::Paused, reason),
-            (None, Some(reason)) => (PipelineState::Degraded, Some(reason)),
-            (None, None) => (PipelineState::Running, None),
+        let Condition { state, .. } = self.condition();
+        let reason = match state {
+            PipelineState::Failed => self.error.clone(),
+            PipelineState::Stopped => self.doubt.clone(),
+            PipelineState::Ended => self.why_ended(),
+            PipelineState::Running | PipelineState::Degraded | PipelineState::Paused => self.degraded(),
         };
         PipelineHealth {
             name: self.publisher.name.clone(),
@@ -616,9 +636,7 @@ impl PipelineHandle {
 
     /// Publishes whether the pipeline works as configured.
     fn publish_status(&self, node_publisher: &NodePublisher) {
-        let reason = self.degraded();
-        let state = if reason.is_some() { PipelineState::Degraded } else { PipelineState::Running };
-        self.publisher.status(node_publisher, state, reason.as_deref());
+        self.publisher.status(node_publisher, self.condition(), self.degraded().as_deref());
     }
 
     /// Publishes which delegate runs, and everything about it that is not as configured.

@@ -176,6 +176,11 @@ impl EngineSupervisor {
         self.state.reason()
     }
 
+    /// Returns whether there is an engine that can run now.
+    pub(crate) fn has_engine(&self) -> bool {
+        !matches!(self.state, EngineState::Restarting { .. } | EngineState::FallingBack { .. })
+    }
+
     /// Returns how long one inference may take in the delegate's process, if it has one.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let place = match self.state {

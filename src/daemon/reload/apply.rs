@@ -12,6 +12,7 @@ use crate::ids::PipelineId;
 use crate::load::{Prepared, PreparedPipeline, state_dir};
 use crate::measure::calibrations::Calibrations;
 use crate::publish::payload::PipelineState;
+use crate::publish::publisher::Condition;
 use crate::sys::SocTemperature;
 
 /// How far a configuration was put in place.
@@ -142,7 +143,8 @@ impl Daemon {
                 let node_publisher = &self.context.node_publisher;
                 if let Some(delegate) = &delegate {
                     let topics = node_publisher.topics.pipeline(&name);
-                    node_publisher.status(&topics, PipelineState::Failed, Some(&reason), delegate);
+                    let failed = Condition { state: PipelineState::Failed, predicting: false };
+                    node_publisher.status(&topics, failed, Some(&reason), delegate);
                 }
                 node_publisher.event("failed", Some(&name), reason);
             }

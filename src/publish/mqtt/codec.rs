@@ -172,7 +172,15 @@ impl Version {
                     message: Bytes::from_static(will.payload),
                     qos: five_qos(will.qos),
                     retain: will.retain,
-                    properties: None,
+                    properties: Some(five::v5::LastWillProperties {
+                        delay_interval: None,
+                        payload_format_indicator: Some(1),
+                        message_expiry_interval: None,
+                        content_type: content_type(will.payload),
+                        response_topic: None,
+                        correlation_data: None,
+                        user_properties: Vec::new(),
+                    }),
                 });
                 let login = connect.login.map(|(user, password)| five::v5::Login::new(user, password));
                 self.done(packet.write(&will, &login, out))
@@ -193,7 +201,7 @@ impl Version {
                 let properties = five::v5::PublishProperties {
                     payload_format_indicator: Some(1),
                     message_expiry_interval: message.expiry_s,
-                    content_type: Some("application/json".into()),
+                    content_type: content_type(message.payload),
                     user_properties: waited.into_iter().collect(),
                     ..five::v5::PublishProperties::default()
                 };
@@ -278,6 +286,13 @@ impl Version {
     fn malformed(self, error: &impl std::fmt::Debug) -> Malformed {
         Malformed { version: self.name(), reason: format!("{error:?}") }
     }
+}
+
+/// Returns what the payload is, for consumers that decode by it: `status` is text, everything else JSON, and an empty payload
+/// nothing.
+fn content_type(payload: &[u8]) -> Option<String> {
+    let name = if payload.first()? == &b'{' { "application/json" } else { "text/plain" };
+    Some(name.to_owned())
 }
 
 /// Returns the size of the message at the front of `bytes` if it is larger than we accept, with the bytes that are still

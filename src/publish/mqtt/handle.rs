@@ -248,6 +248,11 @@ impl Handle {
         }
     }
 
+    /// Returns whether the broker has the latest value of that retained topic.
+    pub fn has_retained(&self, topic: &str) -> bool {
+        self.shared.queues().retained.has(topic)
+    }
+
     /// Returns the state of the client, and a way to wait for it to change.
     pub fn status(&self) -> watch::Receiver<ClientStatus> {
         self.shared.status.subscribe()

@@ -34,7 +34,7 @@ pub use transport::Endpoint;
 use super::message::{Bytes, Class, Message, Qos};
 
 const ONLINE: &str = "online";
-const OFFLINE: &str = "offline";
+pub(crate) const OFFLINE: &str = "offline";
 
 fn status_message(settings: &Settings, payload: &'static str) -> Message {
     Message {

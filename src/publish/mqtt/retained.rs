@@ -73,13 +73,26 @@ impl Retained {
             slot.due = true;
             return Pushed::Queued;
         }
-        if self.slots.len() >= usize::from(self.max_topics) {
-            return self.refuse(message.class, Reason::Full);
-        }
-        self.index.insert(message.topic.clone(), self.slots.len());
-        self.slots.push(Slot { message, due: true, sent_in_round: None });
+        let new = Slot { message, due: true, sent_in_round: None };
+        let place = if self.slots.len() < usize::from(self.max_topics) {
+            self.slots.len()
+        } else if let Some(place) = self.slots.iter().position(is_emptied) {
+            place
+        } else {
+            return self.refuse(new.message.class, Reason::Full);
+        };
+        self.index.insert(new.message.topic.clone(), place);
         self.due_count += 1;
+        match self.slots.get_mut(place) {
+            Some(slot) => _ = self.index.remove(&std::mem::replace(slot, new).message.topic),
+            None => self.slots.push(new),
+        }
         Pushed::Queued
+    }
+
+    /// Returns whether the broker has the latest value of that topic.
+    pub fn has(&self, topic: &str) -> bool {
+        self.index.get(topic).and_then(|place| self.slots.get(*place)).is_some_and(is_settled)
     }
 
     /// Returns the beginning of the topics of this node, which is that of `status`.
@@ -153,13 +166,14 @@ impl Retained {
         was_out
     }
 
-    /// Notes that the connection is lost: everything has to be sent again.
+    /// Notes that the connection is lost: everything has to be sent again, but no topic is emptied again. Somebody else
+    /// may use it by now.
     pub fn rewind(&mut self) {
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut().filter(|slot| !is_emptied(slot)) {
             slot.due = true;
             slot.sent_in_round = None;
         }
-        self.due_count = self.slots.len();
+        self.due_count = self.slots.iter().filter(|slot| slot.due).count();
     }
 
     /// Returns the `round` in which the longest unacknowledged value was sent.
@@ -185,6 +199,11 @@ impl Retained {
 
 fn is_settled(slot: &Slot) -> bool {
     !slot.due && slot.sent_in_round.is_none()
+}
+
+/// The broker has removed the topic's value.
+fn is_emptied(slot: &Slot) -> bool {
+    slot.message.payload.is_empty() && is_settled(slot)
 }
 
 #[cfg(test)]
@@ -244,11 +263,30 @@ mod tests {
     #[test]
     fn topics_are_bounded_and_refusals_counted() {
         let mut retained = retained();
-        retained.set(message("a", ""));
-        retained.set(message("b", ""));
+        retained.set(message("a", "1"));
+        retained.set(message("b", "1"));
         assert_eq!(retained.set(message("c", "")), Pushed::Refused(Reason::Full));
         assert_eq!(retained.set(message("a/#", "")), Pushed::Refused(Reason::Topic));
         assert_eq!(retained.set(message("a", "x")), Pushed::Queued);
         assert_eq!(retained.stats().drops.total(), 2);
+    }
+
+    #[test]
+    fn a_topic_is_emptied_once_and_makes_room_for_another() {
+        let mut retained = retained();
+        retained.set(message("a", "1"));
+        retained.set(message("b", "1"));
+        retained.set(message("a", ""));
+        retained.rewind();
+        assert_eq!(hand_all(&mut retained), [(65, "status=online".into()), (66, "a=".into()), (67, "b=1".into())]);
+        assert!(!retained.has("a"), "not confirmed yet");
+        assert!([65, 66, 67].into_iter().all(|id| retained.on_puback(id, false)));
+        assert!(retained.has("a") && !retained.has("never seen"));
+        retained.rewind();
+        assert_eq!(hand_all(&mut retained), [(65, "status=online".into()), (67, "b=1".into())]);
+        assert_eq!(retained.set(message("c", "1")), Pushed::Queued);
+        assert_eq!(hand_all(&mut retained), [(66, "c=1".into())]);
+        assert_eq!(retained.set(message("d", "1")), Pushed::Refused(Reason::Full));
+        assert!(!retained.has("a"));
     }
 }

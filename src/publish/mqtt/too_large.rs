@@ -99,7 +99,10 @@ impl fmt::Display for LargeMessage {
         let Self { topic, bytes, limit } = self;
         match limit {
             SizeLimit::Broker(most) => {
-                write!(f, "{topic} has {bytes} bytes with its topic, and the MQTT broker takes packets of at most {most}")?;
+                write!(
+                    f,
+                    "{topic} has {bytes} bytes with its topic, and the MQTT broker takes packets of at most {most}"
+                )?;
             }
             SizeLimit::Queue(most) => {
                 write!(f, "{topic} has {bytes} bytes, and edgewatt queues payloads of at most {most}")?;

@@ -123,6 +123,7 @@ impl Setup {
         command.arg(self.config()).args(args);
         // Apart from the daemons of other tests, and of this machine.
         command.env("RUNTIME_DIRECTORY", self.dir.path().join("run"));
+        command.env("STATE_DIRECTORY", self.dir.path().join("state"));
         command
     }
 

@@ -108,9 +108,19 @@ impl Mosquitto {
 
     /// Publishes a message that is not retained.
     pub fn publish(&self, topic: &str, payload: &str) {
+        self.publish_with(&[], topic, payload);
+    }
+
+    /// Publishes a message that the broker keeps.
+    pub fn publish_retained(&self, topic: &str, payload: &str) {
+        self.publish_with(&["-r"], topic, payload);
+    }
+
+    fn publish_with(&self, options: &[&str], topic: &str, payload: &str) {
         let port = self.port.to_string();
         let told = command("mosquitto_pub")
             .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-m", payload])
+            .args(options)
             .status();
         assert!(told.unwrap().success(), "mosquitto_pub failed");
     }

@@ -33,7 +33,7 @@ fn packets_are_written_as_the_standards_have_them() {
     );
     assert_eq!(
         bytes(Version::Five, |version, out| version.connect(&login, out)),
-        b"\x10\x20\0\x04MQTT\x05\xEE\0\x1E\x05\x27\0\x04\0\0\0\x01e\0\0\x01t\0\x01x\0\x01u\0\x01p"
+        b"\x10\x2F\0\x04MQTT\x05\xEE\0\x1E\x05\x27\0\x04\0\0\0\x01e\x0F\x01\x01\x03\0\x0Atext/plain\0\x01t\0\x01x\0\x01u\0\x01p"
     );
     let modest = Will { topic: "t", payload: b"x", qos: Qos::AtMostOnce, retain: false };
     assert_eq!(
@@ -46,14 +46,14 @@ fn packets_are_written_as_the_standards_have_them() {
         b"\x10\x0D\0\x04MQTT\x04\x02\0\x1E\0\x01e"
     );
 
-    let payload = Bytes::from_static(b"1");
+    let payload = Bytes::from_static(b"{");
     let message = outgoing(&payload);
-    assert_eq!(bytes(Version::Three, |version, out| version.publish(&message, out)), b"\x33\x06\0\x01t\0\x071");
+    assert_eq!(bytes(Version::Three, |version, out| version.publish(&message, out)), b"\x33\x06\0\x01t\0\x07{");
     let properties = b"\x2C\x01\x01\x02\0\0\0\x3C\x26\0\x09waited_ms\0\x041500\x03\0\x10application/json";
-    let expected = [&b"\x33\x33\0\x01t\0\x07"[..], properties, b"1"].concat();
+    let expected = [&b"\x33\x33\0\x01t\0\x07"[..], properties, b"{"].concat();
     assert_eq!(bytes(Version::Five, |version, out| version.publish(&message, out)), expected);
     let fleeting = Outgoing { qos: Qos::AtMostOnce, retain: false, packet_id: 0, ..message };
-    assert_eq!(bytes(Version::Three, |version, out| version.publish(&fleeting, out)), b"\x30\x04\0\x01t1");
+    assert_eq!(bytes(Version::Three, |version, out| version.publish(&fleeting, out)), b"\x30\x04\0\x01t{");
 
     let subscribe = |version: Version, out: &mut BytesMut| version.subscribe("t", 1, out);
     assert_eq!(bytes(Version::Three, subscribe), b"\x82\x06\0\x01\0\x01t\x01");
