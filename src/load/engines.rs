@@ -188,7 +188,10 @@ impl EngineBuilder {
     ) -> Result<BuiltEngine, BuildError> {
         let delegate = &self.delegates[place];
         // Before windows are waited for: a library that cannot be loaded is known at once.
-        check_loadable(&delegate.name, delegate.kind.kind())?;
+        // A linked runtime loads none, and says so.
+        if !self.context.runtime.is_linked() {
+            check_loadable(&delegate.name, delegate.kind.kind())?;
+        }
         let reference = match self.is_compared(&delegate.kind) {
             true => Some(self.reference(windows)?),
             false => None,
