@@ -106,6 +106,15 @@ pub(crate) fn find(library: &Path) -> Option<PathBuf> {
     found.or_else(|| Search { machine: None, ..search }.find_in(name, &Folders::default()))
 }
 
+/// Returns what stands at the path of a library that is not a file.
+pub(crate) fn stands_there(library: &Path) -> Option<String> {
+    if library.is_dir() {
+        return Some("it is a folder; name the file of the library in it".to_owned());
+    }
+    let target = std::fs::read_link(library).ok()?;
+    Some(format!("it is a link to {}, which is not there", target.display()))
+}
+
 /// Returns why the dynamic linker would not load `library`, or why it is not of use without the functions `wanted`; nothing
 /// if it would, as far as the files say.
 pub(crate) fn faults(library: &Path, wanted: &[&str]) -> Vec<String> {
@@ -452,6 +461,12 @@ mod tests {
         assert_eq!(find(Path::new("libnowhere.so.9")), None);
         assert_eq!(faults(Path::new("/nowhere/lib.so"), &[]), ["there is no such file"]);
         assert_eq!(faults(Path::new("/tmp"), &[]), ["it is not a file"]);
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("lib.so");
+        std::os::unix::fs::symlink("lib.so.3", &link).unwrap();
+        assert_eq!(stands_there(&link).unwrap(), "it is a link to lib.so.3, which is not there");
+        assert_eq!(stands_there(folder.path()).unwrap(), "it is a folder; name the file of the library in it");
+        assert_eq!(stands_there(Path::new("/nowhere/lib.so")), None);
     }
 
     #[test]

@@ -165,12 +165,19 @@ impl Survey {
         Some(if self.read() == 0 {
             match (self.bytes, self.has_header) {
                 (0, _) => "the file is empty".to_owned(),
-                (_, true) => "there is a header and no record below it".to_owned(),
+                (_, true) => {
+                    let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
+                    format!("there is a header and no record below it{skipped}")
+                }
                 _ => "there is no record in it".to_owned(),
             }
         } else if self.samples == 0 {
-            let (rejected, which) = (self.rejected, if self.is_whole { "all" } else { "the first" });
-            format!("{which} {rejected} records are rejected; {first_reject}")
+            let records = match (self.rejected, self.is_whole) {
+                (1, true) => "the only record is".to_owned(),
+                (rejected, true) => format!("all {rejected} records are"),
+                (rejected, false) => format!("the first {rejected} records are"),
+            };
+            format!("{records} rejected; {first_reject}")
         } else if self.samples < self.samples_of_window && self.gaps.is_empty() {
             let rejected = match self.rejected {
                 0 => String::new(),
@@ -181,7 +188,11 @@ impl Survey {
                 self.samples, self.samples_of_window
             )
         } else {
-            let parts = [self.still_in_words(), self.gaps_in_words(), self.contradiction.clone()];
+            let rejects = (self.rejected > 0).then(|| {
+                format!("{} of {} records are rejected, the first: {first_reject}", self.rejected, self.read())
+            });
+            let back = self.back_in_words();
+            let parts = [self.still_in_words(), self.gaps_in_words(), back, self.contradiction.clone(), rejects];
             let parts: Vec<String> = parts.into_iter().flatten().collect();
             format!(
                 "no window of {} samples is filled by its first {} samples: {}",
@@ -202,6 +213,11 @@ impl Survey {
         })
     }
 
+    fn back_in_words(&self) -> Option<String> {
+        let (back, steps) = (self.back, self.steps);
+        (back > 0).then(|| format!("time goes back in {back} of {steps} steps, and each is a gap"))
+    }
+
     fn gaps_in_words(&self) -> Option<String> {
         let count = |gap: Gap| self.gaps.iter().find(|(known, _)| *known == gap).map_or(0, |(_, count)| *count);
         match count(Gap::TimeJump) {
@@ -220,9 +236,7 @@ impl Survey {
         } else {
             warnings.extend(self.still_in_words());
             warnings.extend(self.contradiction.clone());
-        }
-        if self.back > 0 {
-            warnings.push(format!("time goes back in {} of {} steps, and each is a gap", self.back, self.steps));
+            warnings.extend(self.back_in_words());
         }
         if let Some(first) = self.first_reject.as_ref().filter(|_| self.samples > 0) {
             let (rejected, read) = (self.rejected, self.read());

@@ -65,7 +65,11 @@ impl Fields {
     }
 
     fn split_at(&mut self, delimiter: u8, line: &[u8]) {
-        let line = &line[..line.len() - line.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count()];
+        let mut line = &line[..line.len() - line.iter().rev().take_while(|byte| matches!(byte, b'\n' | b'\r')).count()];
+        if delimiter != b';' {
+            // Some data sets end each line with it.
+            line = line.trim_ascii_end().strip_suffix(b";").unwrap_or(line);
+        }
         let (mut start, mut quoted_to) = (0, 0);
         for at in memchr::memchr2_iter(delimiter, b'"', line) {
             if at < quoted_to {
@@ -172,6 +176,7 @@ mod tests {
             (Comma, " 1 , \"2\" ,\" 3 \"\r\n", &["1", "2", "3"]),
             (Comma, "1,\"a,\"\"b\"\"\",2", &["1", "a,\"b\"", "2"]),
             (Comma, "1,,\n", &["1", "", ""]),
+            (Comma, "1,2.5;\r\n", &["1", "2.5"]),
             (Comma, "", &[""]),
             (Comma, "\"1,2", &["\"1,2"]),
             (Comma, "\"a\"b,2\"x\",3", &["\"a\"b", "2\"x\"", "3"]),

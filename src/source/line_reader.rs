@@ -204,6 +204,11 @@ impl LineReader {
         &self.buffer[self.found.clone()]
     }
 
+    /// Returns what was read and not yet returned.
+    pub(crate) fn ahead(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// Returns the number of the line on which it begins, from 1.
     pub fn number(&self) -> u64 {
         self.number

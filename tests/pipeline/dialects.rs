@@ -36,6 +36,12 @@ fn table(header: &str, rows: &[Row], delimiter: &str, end: &str) -> String {
     text
 }
 
+/// Writes lines with the last two columns swapped.
+fn swapped(header: &str, rows: &[Row]) -> String {
+    let rows: Vec<Row> = rows.iter().map(|[t, x, y]| [t.clone(), y.clone(), x.clone()]).collect();
+    table(header, &rows, ",", "\n")
+}
+
 fn comma(rows: &[Row]) -> Vec<Row> {
     rows.iter().map(|row| row.clone().map(|field| field.replace('.', ","))).collect()
 }
@@ -58,6 +64,10 @@ fn dialects() -> Vec<(&'static str, &'static str, String)> {
     vec![
         ("plain", "", csv("t,x,y\n", &s)),
         ("no last newline", "", csv("t,x,y\n", &s).trim_end().to_owned()),
+        ("semicolons at the ends", "", table("t,x,y;\n", &s, ",", ";\n")),
+        ("joined files", "", table("t,x,y\n", &s[..20], ",", "\n") + &swapped("t,y,x\n", &s[20..])),
+        ("minutes and seconds", "", csv("t,x,y\n", &rows(|i| format!("59:{:02}.{}", 55 + i / 10, i % 10)))),
+        ("a spreadsheet's first line", "delimiter = \";\"", table("sep=;\r\nt;x;y\r\n", &s, ";", "\r\n")),
         ("CRLF", "", table("t,x,y\r\n", &s, ",", "\r\n")),
         ("CR", "", table("t,x,y\r", &s, ",", "\r")),
         ("byte order mark", "", csv("\u{feff}t,x,y\n", &s)),
@@ -219,7 +229,7 @@ fn problem(keys: &str, text: &[u8]) -> String {
 #[test]
 fn a_recording_that_fills_no_window_is_a_problem_that_says_why() {
     for (keys, text, words) in [
-        ("", String::new(), "the header has no column `x`"),
+        ("", String::new(), "there is no header: the text is empty"),
         ("format = \"ndjson\"", String::new(), "the file is empty"),
         ("", "t,x,y\n".to_owned(), "there is a header and no record below it"),
         ("", "t,x,y\n0,1,2\n0.1,1,2\n".to_owned(), "it has 2 samples, and a window needs 4"),
@@ -236,7 +246,11 @@ fn a_recording_that_fills_no_window_is_a_problem_that_says_why() {
         ),
         ("", table("t,x,y\n", &rows(|i| format!("x{i}")), ",", "\n"), "d:2: column `t`: `x0` is not a time"),
         ("", table("t;x;y\n", &seconds(), ";", "\n"), "set records.delimiter = \";\""),
-        ("delimiter = \";\"", table("t;x;y\n", &comma(&seconds()), ";", "\n"), "d:2: column `t`: `0,0` is not a time"),
+        (
+            "delimiter = \";\"",
+            table("t;x;y\n", &comma(&seconds()), ";", "\n"),
+            "`0,0` is not a time; set records.decimal",
+        ),
         (
             "",
             table("t,x,y\n", &rows(|i| format!("{}", 1_700_000_000_000 + 100 * i as u64)), ",", "\n"),
@@ -244,6 +258,11 @@ fn a_recording_that_fills_no_window_is_a_problem_that_says_why() {
         ),
         ("", table("t,x,y,x\n", &seconds(), ",", ",0\n"), "the column `x` twice, as column 2 and as column 4"),
         ("", table("", &seconds(), ",", "\n"), "set records.header = false"),
+        ("", table("boot 1.2\n\nt,x,y\n", &seconds(), ",", "\n"), "line 3 has them: set records.skip_lines = 2"),
+        ("", "t,x,y\ns,g,g\na,b,c\n".to_owned(), "no record below it; skipped: 2 rows of text below the header"),
+        ("", "t,x,y\n0,1,2\n1,a,2\n2,a,2\n3,1,2\n".to_owned(), "2 of 4 records are rejected, the first: "),
+        ("", "t,x,y\n0,a,2\n".to_owned(), "the only record is rejected; "),
+        ("", table("t,x,y\n", &rows(|i| format!("{}", 1000 - i)), ",", "\n"), "time goes back in 39 of 39 steps"),
     ] {
         let said = problem(keys, text.as_bytes());
         assert!(said.contains(words), "{words}: {said}");
@@ -265,6 +284,8 @@ fn what_works_and_is_doubtful_is_a_warning() {
         said.contains("1 of the 41 records are rejected; the first: ") && said.contains("d:42: column `x`"),
         "{said}"
     );
+    let days = table("t,x,y\n", &rows(|i| format!("{:.10}", 44_259.5 + i as f64 / 864_000.0)), ",", "\n");
+    assert!(warnings("", days).contains("the times seem to be days"));
     let twice = table("t,x,y\n", &rows(|i| format!("{:.1}", i.max(1) as f64 / 10.0)), ",", "\n");
     assert!(warnings("", twice).contains("time stands still in 1 of 39 steps"));
     let back = table("t,x,y\n", &rows(|i| format!("{:.1}", (i % 20) as f64 / 10.0)), ",", "\n");

@@ -688,6 +688,8 @@ fn progress_counts(publisher: &PipelinePublisher) -> Counts {
         rejected: publisher.source_stats.rejected(),
         windows: publisher.stats.windows.load(Ordering::Relaxed),
         gaps: Gap::ALL.iter().map(|gap| publisher.stats.gaps(*gap)).sum(),
+        time_jumps: publisher.stats.gaps(Gap::TimeJump),
+        time_back: publisher.stats.gaps(Gap::TimeBack),
         time_still: publisher.source_stats.time_still.load(Ordering::Relaxed),
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Counts {
     pub gaps: u64,
     /// Samples that had the time of the sample before.
     pub time_still: u64,
+    /// Gaps because time jumped ahead, and because it went back or stood still.
+    pub time_jumps: u64,
+    pub time_back: u64,
 }
 
 impl Counts {
@@ -45,6 +48,8 @@ impl Counts {
             windows: self.windows.saturating_sub(before.windows),
             gaps: self.gaps.saturating_sub(before.gaps),
             time_still: self.time_still.saturating_sub(before.time_still),
+            time_jumps: self.time_jumps.saturating_sub(before.time_jumps),
+            time_back: self.time_back.saturating_sub(before.time_back),
         }
     }
 
@@ -114,8 +119,15 @@ pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_sampl
 
 /// Says what keeps samples from filling a window.
 fn causes(counts: Counts, remarks: &Remarks) -> String {
-    let Counts { rejected, time_still, .. } = counts;
+    let Counts { rejected, time_still, time_jumps, time_back, .. } = counts;
     let mut text = String::new();
+    if time_jumps > 0 {
+        text += &format!("; time jumped ahead by more than window.max_gap_ms {}", times(time_jumps));
+    }
+    let back = time_back.saturating_sub(time_still);
+    if back > 0 {
+        text += &format!("; time went back {}", times(back));
+    }
     if time_still > 0 {
         text += &format!("; {time_still} samples had the time of the sample before: see records.equal_times");
     }
@@ -124,6 +136,10 @@ fn causes(counts: Counts, remarks: &Remarks) -> String {
         text += &format!("; {rejected} records were rejected{}", then(&remarks.reject));
     }
     text
+}
+
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 fn then(remark: &Option<String>) -> String {
@@ -431,6 +447,12 @@ mod tests {
             assert!(stall.in_words(&Remarks::default()).contains("90 samples had the time of the sample before"));
             assert!(states[19].is_some() && states[20..].iter().all(Option::is_none), "{states:?}");
         }
+        let jumps = Counts { gaps: 10, time_jumps: 9, time_back: 1, ..samples(10) };
+        let said = without_prediction(Counts { windows: 0, ..jumps }, &Remarks::default(), 8);
+        assert!(
+            said.ends_with("; time jumped ahead by more than window.max_gap_ms 9 times; time went back once"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -150,7 +150,10 @@ pub fn check_loadable(name: &str, delegate: &dyn DelegateBackend) -> Result<(), 
     let Some(library) = delegate.library() else { return Ok(()) };
     let reason = match elf::find(library) {
         Some(path) => elf::faults(&path, delegate.functions()).join("; "),
-        None => format!("there is no such library; {}", delegate.library_fix(name)),
+        None => match elf::stands_there(library) {
+            Some(what) => what,
+            None => format!("there is no such library; {}", delegate.library_fix(name)),
+        },
     };
     if reason.is_empty() {
         return Ok(());

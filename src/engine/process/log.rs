@@ -142,8 +142,8 @@ impl Said {
 
     /// Returns the last line that looks like the message of a crash, in parentheses.
     pub(crate) fn last_words(&self) -> String {
-        let telling =
-            |line: &&String| ["ERROR", "terminate", "what():", "panicked", "alloc"].iter().any(|w| line.contains(w));
+        let signs = ["ERROR", "terminate", "what():", "panicked", "alloc", "symbol lookup error"];
+        let telling = |line: &&String| signs.iter().any(|sign| line.contains(sign));
         let line = self.lock().last.iter().rev().find(telling).cloned();
         line.map_or(String::new(), |line| format!(" (it says: {})", line.trim()))
     }
@@ -232,6 +232,9 @@ mod tests {
         assert_eq!(said.errors(), " (the runtime says: the cause)");
         assert_eq!(said.last_words(), " (it says: terminate called after throwing 'std::bad_alloc')");
         assert!(said.ran_out_of_memory());
+        let lookup = Said::default();
+        lookup.collect(&b"edgewatt: symbol lookup error: d.so: undefined symbol: npu_open\n"[..]);
+        assert!(lookup.last_words().contains("undefined symbol: npu_open"), "{}", lookup.last_words());
         let last = said.lock().last.clone();
         assert_eq!((last.len(), last.back().map(String::as_str)), (LINES_KEPT, Some("last")));
         assert_eq!(Said::default().errors() + &Said::default().last_words(), "");

@@ -34,11 +34,14 @@ pub(super) fn looks_like(text: &str) -> bool {
 }
 
 pub(super) fn entries(text: &str) -> Result<Entries, Problem> {
-    let node: Node = serde_json::from_str(text).map_err(|error| {
+    let values: Result<Vec<Node>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
+    let mut values = values.map_err(|error| {
         let python =
             if text.contains('\'') { "; Python writes JSON with json.dump, which uses double quotes" } else { "" };
         Problem::at(error.line(), format!("it looks like JSON, but: {error}{python}"))
     })?;
+    // An object a line.
+    let node = if values.len() == 1 { values.remove(0) } else { Node::List(values) };
     node_entries(node).ok_or_else(|| Problem::new(format!("there are no labels in this JSON; {EXPECTED}")))
 }
 

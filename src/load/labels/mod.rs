@@ -6,6 +6,7 @@
 mod json;
 mod order;
 mod pbtxt;
+mod source_code;
 mod table;
 mod text;
 
@@ -143,11 +144,17 @@ fn entries(name: &str, trimmed: &str, text: &str, scores: Option<usize>) -> Resu
     if matches!(extension.as_str(), "yaml" | "yml") {
         return Err(Problem::new("YAML is not read; write one label a line, or a JSON array of strings"));
     }
+    if let Some(what) = text::not_labels(trimmed) {
+        return Err(Problem::new(format!("it is {what}; write one label a line, as plain text")));
+    }
     if json::looks_like(trimmed) {
         return json::entries(trimmed);
     }
     if pbtxt::looks_like(trimmed) {
         return pbtxt::entries(trimmed);
+    }
+    if let Some(entries) = source_code::entries(trimmed) {
+        return entries;
     }
     let lines = text::Lines::of(text);
     match table::entries(&lines, &extension, scores)? {

@@ -37,6 +37,20 @@ fn every_form_gives_the_same_labels_in_the_order_of_the_classes() {
         ("l.txt", "1) run\n0) idle\n"),
         ("l.txt", "0=idle\n1=run\n"),
         ("l.txt", "00 idle\n01 run\n"),
+        ("l.txt", "1 -> run\n0 -> idle\n"),
+        ("l.txt", "1=>run\n0=>idle\n"),
+        ("l.txt", "[1] run\n[0] idle\n"),
+        ("l.txt", "(0): idle\n(1): run\n"),
+        ("l.txt", "idle,\nrun,\n"),
+        ("l.txt", "idle,\nrun\n"),
+        ("l.txt", "\"idle\",\n\"run\"\n"),
+        ("l.txt", "0: \"idle\",\n1: \"run\",\n"),
+        ("l.txt", "- idle\n- run\n"),
+        ("l.txt", "- 'idle'\n- 'run'\n"),
+        ("l.h", "#pragma once\n#define COUNT 2\nconst char* labels[] = { \"idle\", \"run\" };\n"),
+        ("l.h", "static const char *kLabels[2] = {\n    \"idle\",\n    \"run\",\n};"),
+        ("l.py", "LABELS = ['idle', 'run']\n"),
+        ("l.json", "{\"id\": 1, \"name\": \"run\"}\n{\"id\": 0, \"name\": \"idle\"}\n"),
         ("l.txt", "1: idle\n2: run\n"),
         ("l.txt", "run,1\nidle,0\n"),
         ("l.txt", "run: 1\nidle: 0\n"),
@@ -102,6 +116,22 @@ fn what_was_read_is_said() {
     assert!(more.contains("the model may lack the class of the first one, `background`"), "{more}");
     let twice = said("l.txt", "crane\ndog\ncrane\n", 3);
     assert_eq!(twice, "3 from l.txt; several classes are called `crane`, so publish.scores adds a number: `crane (2)`");
+}
+
+#[test]
+fn text_that_has_its_labels_inside_something_else_is_refused() {
+    for (text, words) in [
+        ("names:\n- idle\n- run\n", "it is YAML; write one label a line"),
+        ("names:\n  0: idle\n  1: run\n", "it is YAML"),
+        ("<labels>\n<l>idle</l><l>run</l>\n</labels>", "it is XML"),
+        ("{\\rtf1\\ansi\nidle\\par\nrun\\par}", "it is rich text (RTF)"),
+        ("const char* a[] = {\"idle\"};\nconst char* b[] = {\"run\"};\n", "several lists of texts"),
+    ] {
+        let said = refusal("l.txt", text, text.lines().count());
+        assert!(said.contains(words), "{text:?}: {said}");
+    }
+    assert_eq!(read_text("l.txt", "<blank>\nidle\n<unk>", 3).names, ["<blank>", "idle", "<unk>"]);
+    assert_eq!(read_text("l.txt", "a:\nb:\n", 2).names, ["a:", "b:"]);
 }
 
 #[test]

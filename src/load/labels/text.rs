@@ -46,7 +46,7 @@ pub(super) fn entries(lines: Lines<'_>, scores: Option<usize>) -> Result<Entries
             return Ok(Entries { list, form: ", one line with separators".into(), ..Entries::default() });
         }
     }
-    let form = match lines.comments {
+    let mut form = match lines.comments {
         0 => String::new(),
         1 => ", without 1 comment line".into(),
         count => format!(", without {count} comment lines"),
@@ -56,12 +56,68 @@ pub(super) fn entries(lines: Lines<'_>, scores: Option<usize>) -> Result<Entries
             "the line is empty, and each line is the label of a class; remove it, or write a name such as `unused`";
         return Err(Problem::at(*number, message));
     }
-    let (list, warning) = numbered(&lines.list).unwrap_or_else(|warning| {
-        let quoted = lines.list.iter().all(|(_, line)| unquoted(line) != *line);
+    let mut lines = lines.list;
+    for Wrapping { strip, last_may_lack, said } in &WRAPPINGS {
+        if let Some(stripped) = stripped(&lines, *strip, *last_may_lack) {
+            lines = stripped;
+            form += said;
+        }
+    }
+    let (list, warning) = numbered(&lines).unwrap_or_else(|warning| {
+        let quoted = lines.iter().all(|(_, line)| unquoted(line) != *line);
         let name = |line| if quoted { unquoted(line) } else { line };
-        (lines.list.iter().map(|(_, line)| entry(None, name(line))).collect(), warning)
+        (lines.iter().map(|(_, line)| entry(None, name(line))).collect(), warning)
     });
     Ok(Entries { list, form, warnings: warning.into_iter().collect(), ..Entries::default() })
+}
+
+type Strip = fn(&str) -> Option<&str>;
+
+/// What a list that was copied from another text has around each label.
+struct Wrapping {
+    strip: Strip,
+    last_may_lack: bool,
+    said: &'static str,
+}
+
+const WRAPPINGS: [Wrapping; 2] = [
+    Wrapping {
+        strip: |line| line.strip_suffix(',').map(str::trim_end),
+        last_may_lack: true,
+        said: ", without the commas after them",
+    },
+    Wrapping {
+        strip: |line| line.strip_prefix("- ").map(str::trim_start),
+        last_may_lack: false,
+        said: ", without the `-` before them",
+    },
+];
+
+/// Returns the lines stripped, if each can be.
+fn stripped<'a>(lines: &[(usize, &'a str)], strip: Strip, last_may_lack: bool) -> Option<Vec<(usize, &'a str)>> {
+    let (last, before) = lines.split_last()?;
+    let strip_one = |(number, line): &(usize, &'a str)| Some((*number, strip(line).filter(|line| !line.is_empty())?));
+    let mut stripped: Vec<(usize, &str)> = before.iter().map(strip_one).collect::<Option<_>>()?;
+    match strip_one(last) {
+        Some(last) => stripped.push(last),
+        None if last_may_lack && !before.is_empty() => stripped.push(*last),
+        None => return None,
+    }
+    Some(stripped)
+}
+
+/// Returns what a text is that has its labels inside something that is not read.
+pub(super) fn not_labels(text: &str) -> Option<&'static str> {
+    if text.starts_with("{\\rtf") {
+        return Some("rich text (RTF)");
+    }
+    if text.starts_with("<?xml") || text.starts_with('<') && text.ends_with('>') && text.contains("</") {
+        return Some("XML");
+    }
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_key = |line: &str| line.ends_with(':') && !line.contains(' ');
+    let is_item = |line: &str| line.starts_with("- ") || before(line).is_some_and(|_| line.contains(": "));
+    (lines.next().is_some_and(is_key) && lines.clone().next().is_some() && lines.all(is_item)).then_some("YAML")
 }
 
 fn entry(number: Option<u64>, name: &str) -> Entry {
@@ -120,14 +176,19 @@ fn after_all(lines: &[(usize, &str)]) -> Result<Numbered, Option<String>> {
     Err((sound && distinct && after.len() > 1).then(|| message.into()))
 }
 
-/// Returns index, separator and label of a line such as `0: idle`, `0,idle`, `0 - idle` or `0 idle`.
+/// Returns index, separator and label of a line such as `0: idle`, `0,idle`, `0 - idle`, `0 -> idle`, `[0] idle` or
+/// `0 idle`.
 fn before(line: &str) -> Option<(u64, Separator, &str)> {
+    if let Some((number, name)) = in_brackets(line) {
+        return Some((number, Separator::Sign, name));
+    }
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     let (number, rest) = line.split_at_checked(digits)?;
     let number = number.parse().ok()?;
     let name = rest.trim_start();
     let sign = name.strip_prefix([':', ',', ';', '=', ')']).or_else(|| name.strip_prefix(". "));
     let sign = sign.or_else(|| name.strip_prefix("- ").filter(|_| name != rest));
+    let sign = name.strip_prefix("->").or_else(|| name.strip_prefix("=>")).or(sign);
     let (separator, name) = match sign {
         Some(name) => (Separator::Sign, name.trim()),
         None if rest.starts_with('\t') => (Separator::Sign, name),
@@ -135,6 +196,18 @@ fn before(line: &str) -> Option<(u64, Separator, &str)> {
         None => return None,
     };
     (!name.is_empty()).then_some((number, separator, name))
+}
+
+/// Returns index and label of a line such as `[0] idle` or `(0) idle`.
+fn in_brackets(line: &str) -> Option<(u64, &str)> {
+    let (number, name) = match line.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => line.strip_prefix('(')?.split_once(')')?,
+    };
+    let name = name.trim_start_matches([':', ' ', '\t']);
+    let number = number.trim();
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    Some((number.parse().ok()?, name)).filter(|_| is_number && !name.is_empty())
 }
 
 /// Returns index, separator and label of a line such as `idle,0` or `idle 0`.

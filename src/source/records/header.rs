@@ -15,6 +15,23 @@ pub enum HeaderError {
     Twice { name: String, first: usize, second: usize },
     #[error("the text is UTF-16; save it as UTF-8")]
     Utf16,
+    #[error("there is no header: the text is empty, or has only comments")]
+    Absent,
+    #[error("the first line is longer than 64 KiB, so it is not a header")]
+    TooLong,
+}
+
+impl HeaderError {
+    /// Adds that the line with this number is a header.
+    pub(super) fn with_header_at(self, number: u64) -> Self {
+        match self {
+            Self::Missing { missing, found, .. } => {
+                let hint = format!("; line {number} has them: set records.skip_lines = {}", number - 1);
+                Self::Missing { missing, found, hint }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Returns the use of each column that a header names. Columns without a name at its end are left out.
@@ -81,13 +98,27 @@ fn hint(records: &Records, line: &[u8], found: &[String]) -> String {
         return "; the text is JSON: set records.format = \"ndjson\", or \"json\" if an object takes several lines"
             .to_owned();
     }
-    if !line.contains(&b'\n') && found.is_empty() {
-        return String::new();
+    if let Some(what) = not_csv(line) {
+        return format!("; {what}");
     }
     if !records.used().any(|name| found.contains(name)) {
         return "; if other lines stand before the header, set records.skip_lines or records.comment".to_owned();
     }
     String::new()
+}
+
+/// Says what a file is whose first line is not a line of CSV.
+fn not_csv(line: &[u8]) -> Option<&'static str> {
+    if line.starts_with(b"version https://git-lfs") {
+        return Some("it is a pointer of Git LFS, not the file itself; run: git lfs pull");
+    }
+    if line.trim_ascii_start().starts_with(b"<") {
+        return Some("it is a web page or XML, not CSV");
+    }
+    if line.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
+        return Some("it is not text; unpack it, or save it as CSV");
+    }
+    str::from_utf8(line).is_err().then_some("it is not UTF-8; save it as UTF-8")
 }
 
 /// Says why a line of CSV has another number of fields than there are columns, and what would be right.
@@ -101,7 +132,7 @@ pub(super) fn explain_count(records: &Records, line: &[u8], found: usize, column
             format!("; they are separated by {}: set records.delimiter = {}", right.shown(), right.quoted())
         }
         None if records.delimiter == Delimiter::Comma && records.decimal == Decimal::Point && found > columns => {
-            "; a comma in a number needs records.delimiter and records.decimal = \",\"".to_owned()
+            "; if numbers have a decimal comma, set records.delimiter and records.decimal = \",\"".to_owned()
         }
         None => String::new(),
     };

@@ -111,7 +111,7 @@ impl<'de> JsonRecord<'_, 'de> {
         self.values.fill(f32::NAN);
         self.seen.fill(false);
         let mut deserializer = serde_json::Deserializer::from_slice(line);
-        deserializer.deserialize_map(Level { record: self, node: 0 })?;
+        deserializer.deserialize_any(Level { record: self, node: 0 })?;
         deserializer.end()
     }
 
@@ -148,7 +148,8 @@ impl<'de> JsonRecord<'_, 'de> {
                 if !self.values[channel].is_nan() {
                     return Err(format!("column `{name}` is there twice"));
                 }
-                self.values[channel] = parsed?;
+                // A text such as `NaN`: as it would not be there otherwise.
+                self.values[channel] = Some(parsed?).filter(|value| !value.is_nan()).unwrap_or(f32::INFINITY);
             }
             Role::Time => {
                 if self.time.is_some() || self.escaped_time.is_some() {

@@ -15,6 +15,18 @@ choice! {
     }
 }
 
+impl Decimal {
+    /// Returns the other decimal mark if `text` is a number with that one only.
+    pub(super) fn that_fits(self, text: &str) -> Option<Self> {
+        let other = match self {
+            Self::Point => Self::Comma,
+            Self::Comma => Self::Point,
+        };
+        let is_number = |decimal| number::<f64>(text.as_bytes(), decimal).is_ok();
+        (!is_number(self) && is_number(other)).then_some(other)
+    }
+}
+
 /// A number with more characters is not read if it has a decimal comma.
 const MAX_WITH_COMMA: usize = 64;
 
@@ -43,20 +55,23 @@ pub(super) fn number<T: FastFloat>(text: &[u8], decimal: Decimal) -> Result<T, R
 
 /// Says why a text is not a number, as far as that can be guessed.
 pub(super) fn explain(text: &str, decimal: Decimal) -> String {
-    let other = match decimal {
-        Decimal::Point => Decimal::Comma,
-        Decimal::Comma => Decimal::Point,
-    };
-    let hint = if number::<f64>(text.as_bytes(), other).is_ok() {
+    let hint = if let Some(other) = decimal.that_fits(text) {
         format!("; set records.decimal = {:?}", other.name())
+    } else if is_number(&text.replace([',', '.', '\'', '\u{2019}', '_', ' '], ""), decimal) {
+        "; write it without marks between the thousands".to_owned()
+    } else if is_number(text.trim_end_matches(|c: char| !c.is_ascii_digit()), decimal) {
+        "; write it without its unit".to_owned()
     } else {
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        match number::<f64>(digits.as_bytes(), decimal) {
-            Ok(_) => "; write it without its unit".to_owned(),
-            Err(_) => String::new(),
+        match text.chars().find(|c| !c.is_ascii() && *c != char::REPLACEMENT_CHARACTER) {
+            Some(odd) => format!("; it has the character U+{:04X}, which is not ASCII", u32::from(odd)),
+            None => String::new(),
         }
     };
     format!("is not a number{hint}")
+}
+
+fn is_number(text: &str, decimal: Decimal) -> bool {
+    number::<f64>(text.as_bytes(), decimal).is_ok()
 }
 
 #[cfg(test)]
@@ -81,5 +96,12 @@ mod tests {
         assert_eq!(explain("0.5", Decimal::Comma), "is not a number; set records.decimal = \".\"");
         assert_eq!(explain("9.81 m/s", Decimal::Point), "is not a number; write it without its unit");
         assert_eq!(explain("three", Decimal::Point), "is not a number");
+        let thousands = "is not a number; write it without marks between the thousands";
+        assert_eq!(explain("1,234.5", Decimal::Point), thousands);
+        assert_eq!(explain("1.234,5", Decimal::Comma), thousands);
+        assert_eq!(
+            explain("\u{2212}5", Decimal::Point),
+            "is not a number; it has the character U+2212, which is not ASCII"
+        );
     }
 }

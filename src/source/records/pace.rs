@@ -143,9 +143,12 @@ impl Pace {
             return None;
         }
         let seen_hz = self.rate_hz()?;
-        let hint = match unit.and_then(|unit| Some((unit, unit.that_fits(1e9 / seen_hz, period)?))) {
-            Some((_, right)) => format!("is records.time_unit = \"{}\" right?", right.name()),
-            None => format!("write records.rate_hz = {}, or check the times", figure(seen_hz)),
+        let hint = if let Some(right) = unit.and_then(|unit| unit.that_fits(1e9 / seen_hz, period)) {
+            format!("is records.time_unit = \"{}\" right?", right.name())
+        } else if let Some(unit) = unit.and_then(|unit| unit.longer_that_fits(1e9 / seen_hz, period)) {
+            format!("the times seem to be {unit}: write them in seconds")
+        } else {
+            format!("write records.rate_hz = {}, or check the times", figure(seen_hz))
         };
         let (seen, rate, step) = (figure(seen_hz), figure(rate_hz), duration(median));
         Some(format!(
@@ -218,6 +221,15 @@ mod tests {
         let said = double.contradiction(Some(50.0), Some(TimeUnit::S)).unwrap();
         assert!(said.contains("at 100 Hz (its median step is 10 ms)") && said.contains("rate_hz = 100, or"), "{said}");
         assert_eq!(double.contradiction(Some(100.0), None), None);
+        let days = pace((0..40).map(|i| (f64::from(i) * 0.1 / 86_400.0 * 1e9).round() as i64));
+        let said = days.contradiction(Some(10.0), Some(TimeUnit::S)).unwrap();
+        assert!(
+            said.ends_with("the times seem to be days, as dates in a spreadsheet are: write them in seconds"),
+            "{said}"
+        );
+        let dates = pace((0..40).map(|i| i * 100_000 * MS));
+        let said = dates.contradiction(Some(10.0), None).unwrap();
+        assert!(said.ends_with("write records.rate_hz = 0.01, or check the times"), "dates have no unit: {said}");
         assert_eq!(double.contradiction(None, None), None);
     }
 

@@ -36,6 +36,8 @@ pub struct RecordParser {
     times: Times,
     pace: Pace,
     pace_is_judged: bool,
+    /// The last time was a date or a time of day, which has no unit.
+    has_clock_times: bool,
 }
 
 impl RecordParser {
@@ -56,6 +58,7 @@ impl RecordParser {
             times: Times::new(records.equal_times, records.rate_hz),
             pace: Pace::new(PACE_STEPS),
             pace_is_judged: false,
+            has_clock_times: false,
             records,
         }
     }
@@ -99,7 +102,8 @@ impl RecordParser {
 
     /// Returns in words how the stream's time and its nominal rate contradict each other.
     pub(crate) fn contradiction(&self) -> Option<String> {
-        self.pace.contradiction(self.records.rate_hz, Some(self.records.time_unit))
+        let unit = (!self.has_clock_times).then_some(self.records.time_unit);
+        self.pace.contradiction(self.records.rate_hz, unit)
     }
 
     /// Returns a contradiction when enough of the stream has come to know of it; once.
@@ -118,6 +122,22 @@ impl RecordParser {
     pub fn header(&mut self, line: &[u8]) -> Result<(), HeaderError> {
         self.roles = header::roles(&self.records, line)?;
         Ok(())
+    }
+
+    /// Returns whether a line names all columns in use, each once.
+    pub(super) fn is_header(&self, line: &[u8]) -> bool {
+        header::roles(&self.records, line).is_ok()
+    }
+
+    /// Learns the columns anew if a line that was rejected is a header; another recording begins then.
+    pub(super) fn takes_header_again(&mut self, line: &[u8]) -> bool {
+        let first = self.records.channels.first().map_or(&b""[..], |name| name.as_bytes());
+        let is_possible = self.wants_header() && memchr::memmem::find(line, first).is_some();
+        let is_header = is_possible && self.header(line).is_ok();
+        if is_header {
+            self.restart();
+        }
+        is_header
     }
 
     /// Reads a line, with or without its newline; [`RecordParser::values`] then returns its values.
@@ -162,7 +182,13 @@ impl RecordParser {
             match role {
                 Role::Unused => {}
                 Role::Channel(channel) => self.values[*channel] = number(self.fields.get(line, column), decimal)?,
-                Role::Time => record.stream_ns = Some(time(self.fields.get(line, column), time_unit, decimal)?),
+                Role::Time => {
+                    let text = self.fields.get(line, column);
+                    record.stream_ns = Some(time(text, time_unit, decimal)?);
+                    if !self.pace.is_full() {
+                        self.has_clock_times = time::is_of_clock(text);
+                    }
+                }
                 Role::Truth => {
                     let text = self.fields.get(line, column);
                     record.truth = match text.contains(&b'"') {
@@ -210,6 +236,13 @@ impl RecordParser {
             };
             JsonFault::Time(reason, text)
         })?;
+        if !self.pace.is_full() {
+            self.has_clock_times = match (written, &escaped_time) {
+                (Some(JsonTime::Text(text)), _) => time::is_of_clock(text.as_bytes()),
+                (None, Some(text)) => time::is_of_clock(text.as_bytes()),
+                _ => false,
+            };
+        }
         let truth = truth.and_then(|text| self.truth.class(text.as_bytes()));
         Ok(Record { stream_ns, truth })
     }
@@ -261,7 +294,7 @@ impl RecordParser {
         Some(if value.is_finite() {
             format!("column `{name}`: {value} is outside of its limits, {low} to {high} (records.limits)")
         } else {
-            format!("column `{name}`: {value} is not a finite number of 32 bits")
+            format!("column `{name}`: the value is not a finite number of 32 bits")
         })
     }
 
@@ -279,7 +312,7 @@ impl RecordParser {
                 Role::Channel(_) => (number::<f32>(bytes, decimal).err(), number::explain(&text, decimal)),
                 Role::Time => {
                     let reason = time(bytes, time_unit, decimal).err();
-                    (reason, time::explain(&text, time_unit, reason.unwrap_or(Reject::Malformed)).into_owned())
+                    (reason, time::explain(&text, time_unit, decimal, reason.unwrap_or(Reject::Malformed)).into_owned())
                 }
                 Role::Truth | Role::Unused => continue,
             };
@@ -315,12 +348,19 @@ impl RecordParser {
                 let text = error.to_string();
                 let place = format!(" at line {} column {}", error.line(), error.column());
                 let text = text.strip_suffix(&place).unwrap_or(&text);
-                let hint = match line.trim_ascii_start().first() {
-                    Some(b'[') => "; for an array of objects set records.format = \"json\"",
+                let has = |word: &[u8]| memchr::memmem::find(line, word).is_some();
+                let hint = match self.records.format {
+                    _ if error.is_syntax() && (has(b"NaN") || has(b"Infinity")) => "; JSON has no NaN and no Infinity",
+                    Format::Json if line.trim_ascii_start().first() == Some(&b'[') => {
+                        "; for arrays of numbers, write one array a line and set records.format = \"ndjson\""
+                    }
+                    Format::Json => "",
                     _ if error.is_eof() => "; for objects on several lines set records.format = \"json\"",
+                    _ if text.starts_with("trailing") => {
+                        "; for objects with commas between them, or several on a line, set records.format = \"json\""
+                    }
                     _ => "",
                 };
-                let hint = if self.records.format == Format::Json { "" } else { hint };
                 if error.is_data() {
                     format!("{text}{hint}")
                 } else {
@@ -328,16 +368,34 @@ impl RecordParser {
                 }
             }
             Some(JsonFault::Time(reason, text)) => {
-                let (name, why) = (self.name(Role::Time), time::explain(&text, self.records.time_unit, reason));
+                let Records { time_unit, decimal, .. } = self.records;
+                let (name, why) = (self.name(Role::Time), time::explain(&text, time_unit, decimal, reason));
                 format!("column `{name}`: {} {why}", shown(text.as_bytes()))
             }
             Some(JsonFault::Missing) | None => {
                 let missing = self.records.channels.iter().zip(&self.values).find(|(_, value)| value.is_nan());
                 let name = missing.map_or_else(|| self.name(Role::Time), |(name, _)| name);
-                format!("the object has no field `{name}`: {}", shown(line))
+                let is_array = line.trim_ascii_start().first() == Some(&b'[');
+                let hint = if is_array && self.records.format == Format::Ndjson {
+                    "; for an array of objects set records.format = \"json\""
+                } else if name.contains('.') && !is_array {
+                    "; a field inside another one is named as in \"/accel/x\""
+                } else if has_array_of_objects(line) {
+                    "; if the records are in an array inside this object, write that array alone"
+                } else {
+                    ""
+                };
+                let what = if is_array { "array" } else { "object" };
+                format!("the {what} has no field `{name}`{hint}: {}", shown(line))
             }
         }
     }
+}
+
+fn has_array_of_objects(json: &[u8]) -> bool {
+    let mut before = None;
+    let mut bytes = json.iter().filter(|byte| !byte.is_ascii_whitespace());
+    bytes.any(|byte| before.replace(byte) == Some(&b'[') && *byte == b'{')
 }
 
 /// Why a JSON object is not a record.

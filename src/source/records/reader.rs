@@ -14,6 +14,8 @@ use crate::source::line_reader::{Line, LineReader};
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Below a header, so many rows may be text, such as units.
 pub(crate) const MOST_TEXT_ROWS: u8 = 3;
+/// So far below the first line a header is looked for, to say where it is.
+const MOST_ABOVE_HEADER: usize = 200;
 
 /// Tells the lines that hold records from blank lines, comments and lines to skip.
 #[derive(Debug)]
@@ -40,7 +42,8 @@ impl Skipper {
 
     /// Returns what the next line is.
     pub(crate) fn kind<'a>(&mut self, mut line: &'a [u8]) -> Kind<'a> {
-        if std::mem::take(&mut self.is_start) {
+        let is_first = std::mem::take(&mut self.is_start);
+        if is_first {
             line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         }
         if self.lines_to_skip > 0 {
@@ -48,7 +51,7 @@ impl Skipper {
             return Kind::Skipped;
         }
         let text = line.trim_ascii_start();
-        if text.is_empty() {
+        if text.is_empty() || is_first && names_delimiter(text) {
             return Kind::Skipped;
         }
         match text.strip_prefix(&self.comment[..]) {
@@ -56,6 +59,13 @@ impl Skipper {
             _ => Kind::Content(line),
         }
     }
+}
+
+/// Returns whether a line is `sep=;` or the like, which spreadsheets write and read as the first line.
+fn names_delimiter(line: &[u8]) -> bool {
+    let text = line.trim_ascii();
+    let inner = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
+    inner.len() <= 5 && inner.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"sep="))
 }
 
 /// Returns whether text begins as UTF-16 does.
@@ -92,6 +102,8 @@ pub struct RecordReader {
 pub(crate) struct Skipped {
     comments: u64,
     text_rows: u64,
+    /// Headers after the first one.
+    headers: u64,
 }
 
 impl RecordReader {
@@ -136,7 +148,7 @@ impl RecordReader {
             Line::Complete(_) => Line::Complete(lines.found()),
         })?;
         if next == Next::More && self.wants_header {
-            parser.header(b"")?;
+            return Err(HeaderError::Absent);
         }
         Ok(next)
     }
@@ -149,10 +161,7 @@ impl RecordReader {
         loop {
             let line = match next_line(&mut self.lines) {
                 Line::More => return Ok(Next::More),
-                Line::TooLong if self.wants_header => {
-                    parser.header(b"")?;
-                    return Ok(Next::More);
-                }
+                Line::TooLong if self.wants_header => return Err(HeaderError::TooLong),
                 Line::TooLong => return Ok(Next::Rejected(Reject::TooLong)),
                 Line::Complete(line) => line,
             };
@@ -172,7 +181,12 @@ impl RecordReader {
                 Kind::Content(line) => line,
             };
             if self.wants_header {
-                parser.header(line)?;
+                if let Err(error) = parser.header(line) {
+                    return Err(match self.header_below(parser) {
+                        Some(number) => error.with_header_at(number),
+                        None => error,
+                    });
+                }
                 (self.wants_header, self.text_rows) = (false, MOST_TEXT_ROWS);
                 continue;
             }
@@ -184,8 +198,23 @@ impl RecordReader {
                 }
                 self.text_rows = 0;
             }
-            return Ok(parser.parse(line).map_or_else(Next::Rejected, Next::Record));
+            match parser.parse(line) {
+                Ok(record) => return Ok(Next::Record(record)),
+                // Files that were joined, or a device that starts again: the columns may be in another order.
+                Err(_) if parser.takes_header_again(line) => {
+                    self.skipped.headers += 1;
+                    self.text_rows = MOST_TEXT_ROWS;
+                }
+                Err(reason) => return Ok(Next::Rejected(reason)),
+            }
         }
+    }
+
+    /// Returns the number of the next line that names all columns in use, as far as the text was read.
+    fn header_below(&self, parser: &RecordParser) -> Option<u64> {
+        let lines = self.lines.ahead().split(|byte| *byte == b'\n');
+        let below = (self.lines.number() + 1..).zip(lines).take(MOST_ABOVE_HEADER);
+        below.into_iter().find(|(_, line)| parser.is_header(line)).map(|(number, _)| number)
     }
 
     /// A datagram begins; nothing is left of the one before.
@@ -221,10 +250,11 @@ impl RecordReader {
             1 => Some(format!("1 {one}")),
             _ => Some(format!("{count} {more}")),
         };
-        let Skipped { comments, text_rows } = self.skipped;
+        let Skipped { comments, text_rows, headers } = self.skipped;
         let parts = [
             count(comments, "comment line", "comment lines"),
             count(text_rows, "row of text below the header", "rows of text below the header"),
+            count(headers, "more header", "more headers"),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| format!("skipped: {}", parts.join(", ")))

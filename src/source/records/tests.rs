@@ -52,16 +52,16 @@ fn every_bad_csv_line_has_its_reason_and_its_words() {
         (&b"1,2,3"[..], Reject::Missing, "the line has 3 fields, the header has 5: `1,2,3`"),
         (b"", Reject::Missing, "the line has 1 field, the header has 5: ``"),
         (b"1,2,,up,", Reject::Missing, "column `x` is empty"),
-        (b"1,2,3,up,,4", Reject::Malformed, "the line has 6 fields, the header has 5; a comma in a number needs"),
+        (b"1,2,3,up,,4", Reject::Malformed, "the line has 6 fields, the header has 5; if numbers have a decimal comma"),
         (b"1;2;3;up;4", Reject::Missing, "they are separated by `;`: set records.delimiter = \";\""),
         (b"1,2,three,up,", Reject::Malformed, "column `x`: `three` is not a number"),
         (b"1,2,\"0,5\",up,", Reject::Malformed, "column `x`: `0,5` is not a number; set records.decimal = \",\""),
         (b"1,2,0.5 g,up,", Reject::Malformed, "column `x`: `0.5 g` is not a number; write it without its unit"),
         (b"1,2,\xff,up,", Reject::Malformed, "column `x`: `\u{fffd}` is not a number"),
         (b"1,\0\x002,3,up,", Reject::Malformed, "it has NUL bytes; is the text UTF-16?"),
-        (b"1,nan,3,up,", Reject::NotFinite, "column `y`: NaN is not a finite number"),
-        (b"1,2,-inf,up,", Reject::NotFinite, "column `x`: -inf is not a finite number"),
-        (b"1,2,1e39,up,", Reject::NotFinite, "column `x`: inf is not a finite number of 32 bits"),
+        (b"1,nan,3,up,", Reject::NotFinite, "column `y`: the value is not a finite number"),
+        (b"1,2,-inf,up,", Reject::NotFinite, "column `x`: the value is not a finite number"),
+        (b"1,2,1e39,up,", Reject::NotFinite, "column `x`: the value is not a finite number of 32 bits"),
         (b"1,2,10.5,up,", Reject::OutOfRange, "column `x`: 10.5 is outside of its limits, -10 to 10"),
         (b"1e30,2,3,up,", Reject::TimeRange, "column `t`: `1e30` is outside of the times from 1677 to 2262"),
         (b"1717971234567,2,3,up,", Reject::TimeRange, "is too large for a time in s; set records.time_unit = \"ms\""),
@@ -98,7 +98,8 @@ fn a_header_must_name_every_column_in_use_once_and_says_what_would_be_right() {
         ("T,Y,X,What\n", "upper and lower case differ"),
         ("{\"t\": 0}\n", "the text is JSON: set records.format"),
         ("IMU logger 1.2\n", "set records.skip_lines or records.comment"),
-        ("", "the header has no column `x`, `y`, `t`, `what`; it has none"),
+        ("\x1f\u{8}\0", "it is not text; unpack it"),
+        ("<html>\n", "it is a web page or XML, not CSV"),
     ] {
         assert!(refused(line).contains(words), "{line}: {}", refused(line));
     }
@@ -146,13 +147,21 @@ fn every_bad_json_line_has_its_reason_and_its_words() {
             "the key `what` is there twice",
         ),
         (r#"{"y": 1, "x": 11, "t": 0}"#, Reject::OutOfRange, "column `x`: 11 is outside of its limits"),
-        (r#"{"y": 1e39, "x": 1, "t": 0}"#, Reject::NotFinite, "column `y`: inf is not a finite number"),
+        (r#"{"y": 1e39, "x": 1, "t": 0}"#, Reject::NotFinite, "column `y`: the value is not a finite number"),
         (r#"{"y": 1, "x": 1, "t": 1717971234567}"#, Reject::TimeRange, "column `t`: `1717971234567` is too large"),
         (r#"{"y": 1, "x": 1, "t": "noon"}"#, Reject::Malformed, "column `t`: `noon` is not a time"),
         (r#"{"y": 1, "x": 1, "t": {}}"#, Reject::Malformed, "the time: an object is not a time"),
         (r#"{"y": 1, "x": 1, "t": 0} {"#, Reject::Malformed, "not JSON: trailing characters"),
+        (r#"{"y": 1, "x": 1, "t": 0},"#, Reject::Malformed, "for objects with commas between them"),
+        (r#"{"y": 1, "x": NaN, "t": 0}"#, Reject::Malformed, "JSON has no NaN"),
+        (r#"{"y": 1, "x": "NaN", "t": 0}"#, Reject::NotFinite, "column `x`: the value is not a finite number"),
+        (
+            r#"{"data": [ {"y": 1, "x": 2, "t": 0}]}"#,
+            Reject::Missing,
+            "no field `x`; if the records are in an array inside",
+        ),
         (r#"{"y": 1, "x": "#, Reject::Malformed, "for objects on several lines set records.format = \"json\""),
-        ("[1, 2]", Reject::Malformed, "for an array of objects set records.format = \"json\""),
+        ("[1, 2]", Reject::Missing, "for an array of objects set records.format = \"json\""),
         ("t,x,y", Reject::Malformed, "not JSON"),
         ("", Reject::Malformed, "not JSON"),
     ] {
@@ -251,6 +260,58 @@ fn what_is_no_record_is_passed_over_and_lines_end_in_any_way() {
     assert!(said[1].starts_with("in:5: column `t`: `x` is not a time"), "{said:?}");
     let columns = read_by_any_piece(&columns, b"t,x,y\n0,1,2\n").unwrap();
     assert!(columns[0].contains("set records.header = true and leave columns out"), "{columns:?}");
+}
+
+#[test]
+fn a_header_that_comes_again_names_the_columns_anew() {
+    let csv = plain(Format::Csv);
+    let said = read_by_any_piece(&csv, b"t,x,y\n0,1,2\n\nt,y,x\ns,g,g\n0,2,1\nx,y\n1,4,3\n").unwrap();
+    let [first, second, third] = ["Some(0) [1.0, 2.0]", "Some(0) [1.0, 2.0]", "Some(1000000000) [3.0, 4.0]"];
+    assert_eq!((&said[0][..], &said[1][..], &said[3][..]), (first, second, third), "{said:?}");
+    assert!(said.len() == 4 && said[2].starts_with("in:7: the line has 2 fields"), "{said:?}");
+}
+
+#[test]
+fn lines_above_the_header_are_passed_over_or_counted() {
+    let expected = ["Some(0) [1.0, 2.0]".to_owned()];
+    let semicolon = Records { delimiter: Delimiter::Semicolon, ..plain(Format::Csv) };
+    for first in ["sep=;", "\u{feff}sep=;\r", "\"sep=;\""] {
+        assert_eq!(read_by_any_piece(&semicolon, format!("{first}\nt;x;y\n0;1;2\n").as_bytes()).unwrap(), expected);
+    }
+    let csv = plain(Format::Csv);
+    let said = read(&csv, b"boot\n\nrst:0x1,x\nt,x,y\n0,1,2\n", 100).unwrap_err();
+    assert!(said.ends_with("it has boot; line 4 has them: set records.skip_lines = 3"), "{said}");
+    let skipping = Records { skip_lines: 3, ..csv.clone() };
+    assert_eq!(read_by_any_piece(&skipping, b"boot\n\nrst:0x1,x\nt,x,y\n0,1,2\n").unwrap(), expected);
+    for empty in ["", "# only a comment\n"] {
+        let said = read_by_any_piece(&csv, empty.as_bytes()).unwrap_err();
+        assert_eq!(said, "in:1: there is no header: the text is empty, or has only comments");
+    }
+}
+
+#[test]
+fn an_array_is_read_by_pointers() {
+    let channels = ["/1", "/2"].map(str::to_owned).into();
+    let records = Records { channels, time: Some("/0".into()), ..plain(Format::Ndjson) };
+    let mut p = RecordParser::new(records, labels());
+    assert_eq!(p.parse(b"[0.5, 1, -2]").unwrap().stream_ns, Some(500_000_000));
+    assert_eq!(p.values(), [1.0, -2.0]);
+    assert_eq!(p.parse(b"[0.5, 1]"), Err(Reject::Missing));
+    assert_eq!(p.parse(b"7"), Err(Reject::Missing));
+}
+
+#[test]
+fn json_that_is_nested_in_another_way_is_said() {
+    let mut p = ndjson(["a.x", "y"]);
+    let line = br#"{"t": 0, "a": {"x": 1}, "y": 2}"#;
+    assert_eq!(p.parse(line), Err(Reject::Missing));
+    assert!(
+        p.explain(line, Reject::Missing).contains("no field `a.x`; a field inside another one is named as in \"/acc")
+    );
+    let json = Records { channels: ["/1", "/2"].map(str::to_owned).into(), ..plain(Format::Json) };
+    let json = Records { time: Some("/0".into()), ..json };
+    let said = read_by_any_piece(&json, b"[[0, 1, 2], [1, 3, 4]]").unwrap();
+    assert!(said[0].contains("write one array a line and set records.format = \"ndjson\""), "{said:?}");
 }
 
 #[test]

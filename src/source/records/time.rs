@@ -46,6 +46,13 @@ impl TimeUnit {
         Self::ALL.into_iter().filter(|unit| *unit != self).find(is_near)
     }
 
+    /// Returns in words the unit above the second in which a step is as long as it should be; the step is as it is in this one.
+    pub(crate) fn longer_that_fits(self, step_ns: f64, period_ns: f64) -> Option<&'static str> {
+        let units = [(MINUTE_NS, "minutes"), (HOUR_NS, "hours"), (DAY_NS, "days, as dates in a spreadsheet are")];
+        let is_near = |ns: i64| (0.5..=2.0).contains(&(step_ns / self.ns() * ns as f64 / period_ns));
+        units.into_iter().find(|(ns, _)| is_near(*ns)).map(|(_, name)| name)
+    }
+
     /// Returns the unit in which a number is a time of our days, counted from 1970.
     fn of_our_days(number: f64) -> Option<Self> {
         let years = |unit: &Self| number * unit.ns() / (365.25 * DAY_NS as f64);
@@ -90,8 +97,14 @@ fn whole_number(text: &[u8]) -> Option<i64> {
 }
 
 /// Says why a text is not a time, and what would be right.
-pub(super) fn explain(text: &str, unit: TimeUnit, reason: Reject) -> Cow<'static, str> {
+pub(super) fn explain(text: &str, unit: TimeUnit, decimal: Decimal, reason: Reject) -> Cow<'static, str> {
     let number = text.parse::<f64>().ok();
+    if let Some(other) = decimal.that_fits(text) {
+        return format!("is not a time; set records.decimal = {:?}", other.name()).into();
+    }
+    if number.is_some() && is_date_without_signs(text) {
+        return "is a date and time without signs, which is not read; write it as 20210304T120000".into();
+    }
     match reason {
         Reject::TimeRange => match number.and_then(TimeUnit::of_our_days).filter(|right| *right != unit) {
             Some(right) => {
@@ -107,6 +120,18 @@ pub(super) fn explain(text: &str, unit: TimeUnit, reason: Reject) -> Cow<'static
         )
         .into(),
     }
+}
+
+/// Returns whether a text is digits such as `20210304120000`.
+fn is_date_without_signs(text: &str) -> bool {
+    let digits = text.split_once('.').map_or(text, |(digits, _)| digits);
+    let with_sign = digits.get(..8).zip(digits.get(8..)).map(|(date, time)| format!("{date}T{time}"));
+    digits.len() >= 12 && with_sign.is_some_and(|text| matches!(date_time(text.as_bytes()), Some(Ok(_))))
+}
+
+/// Returns whether a text that is a time is a date or a time of day, and not a number.
+pub(super) fn is_of_clock(text: &[u8]) -> bool {
+    text.contains(&b':') || date(&mut &text[..]).is_some()
 }
 
 /// Parses a date and time such as `2021-03-04T12:00:00.5+01:00`, a date, or a time of day. Without a zone it is taken as
@@ -143,7 +168,7 @@ fn date(rest: &mut &[u8]) -> Option<i64> {
             }
             *text = after;
         }
-        digits(text, 2)
+        if separator.is_some() { one_or_two_digits(text) } else { digits(text, 2) }
     };
     let (month, day) = (take(&mut text)?, take(&mut text)?);
     // Without separators, a date alone would be a number.
@@ -164,10 +189,10 @@ fn date(rest: &mut &[u8]) -> Option<i64> {
 }
 
 /// Takes a time of day off the front. Returns the nanoseconds since midnight. Without a date before it, it must have
-/// seconds, or minutes at least.
+/// colons: hours, minutes and seconds, hours and minutes, or minutes and seconds with a fraction.
 fn time_of_day(rest: &mut &[u8], after_date: bool) -> Option<i64> {
     let mut text = *rest;
-    let hour = digits(&mut text, 2)?;
+    let mut hour = one_or_two_digits(&mut text)?;
     let with_colons = text.first() == Some(&b':');
     let part = |text: &mut &[u8]| {
         let mut after = *text;
@@ -178,11 +203,24 @@ fn time_of_day(rest: &mut &[u8], after_date: bool) -> Option<i64> {
         *text = after;
         Some(value)
     };
-    if !with_colons && !after_date {
+    // Without colons, all parts have two digits.
+    if !with_colons && (!after_date || rest.len() - text.len() != 2) {
         return None;
     }
-    let minute = part(&mut text)?;
-    let second = part(&mut text).unwrap_or(0);
+    let mut minute = part(&mut text)?;
+    let second = part(&mut text);
+    let has_fraction = matches!(text.first(), Some(b'.' | b','));
+    let second = match second {
+        Some(second) => second,
+        // In `01:02.5` the last part has the fraction, so it is seconds; spreadsheets write such times.
+        None if has_fraction && with_colons && !after_date => {
+            let second = minute;
+            (hour, minute) = (hour / 60, hour % 60);
+            second
+        }
+        None if has_fraction => return None,
+        None => 0,
+    };
     // A leap second is the second 60.
     if hour > 23 || minute > 59 || second > 60 {
         return None;
@@ -223,6 +261,11 @@ fn zone(text: &[u8]) -> Option<i64> {
         _ => return None,
     };
     (hours < 24 && minutes < 60).then_some(sign * (hours * HOUR_NS + minutes * MINUTE_NS))
+}
+
+/// Takes two digits off the front, or one if no second follows.
+fn one_or_two_digits(text: &mut &[u8]) -> Option<i64> {
+    digits(text, 2).or_else(|| digits(text, 1))
 }
 
 /// Takes so many digits off the front.
@@ -269,6 +312,13 @@ mod tests {
             ("2000-02-29T00:00:00Z", 951_782_400 * SECOND_NS),
             ("2016-12-31T23:59:60Z", 1_483_228_800 * SECOND_NS),
             ("12:00:00.25", 12 * HOUR_NS + SECOND_NS / 4),
+            ("0:00:01.500000", SECOND_NS * 3 / 2),
+            ("9:00", 9 * HOUR_NS),
+            ("01:02.5", MINUTE_NS + SECOND_NS * 5 / 2),
+            ("59:59,9", HOUR_NS - SECOND_NS / 10),
+            ("75:00.0", HOUR_NS + 15 * MINUTE_NS),
+            ("2021/3/4 12:00:00", noon),
+            ("2021-3-4 9:00", noon - 3 * HOUR_NS),
         ] {
             assert_eq!(ns(text), Ok(expected), "{text}");
         }
@@ -277,6 +327,10 @@ mod tests {
             "2021-02-29",
             "2021-03-04T24:00:00",
             "2021-03-04T12:60:00",
+            "2021-03-04 12:00.5",
+            "20210304T90000",
+            "20210304T1200.5",
+            "2021-3-44",
             "04.03.2021 12:00:00",
             "2021-03-04T12:00:00+25",
             "2021-03-04T12:00:00 CET",
@@ -310,10 +364,12 @@ mod tests {
 
     #[test]
     fn a_time_in_another_unit_names_that_unit() {
-        let said = |text: &str| explain(text, TimeUnit::S, Reject::TimeRange);
+        let said = |text: &str| explain(text, TimeUnit::S, Decimal::Point, Reject::TimeRange);
         assert!(said("1717971234567").ends_with("set records.time_unit = \"ms\""), "{}", said("1717971234567"));
         assert!(said("1717971234567890123").ends_with("\"ns\""));
         assert!(said("1e300").contains("1677 to 2262"));
+        assert!(said("20210304120000").contains("write it as 20210304T120000"), "{}", said("20210304120000"));
+        assert!(said("20211304120000").contains("1677 to 2262"), "there is no month 13");
         assert_eq!(TimeUnit::Ms.that_fits(1e5, 1e8), Some(TimeUnit::S), "0.1 in ms, at 10 Hz");
         assert_eq!(TimeUnit::S.that_fits(2e7, 1e8), None);
     }
