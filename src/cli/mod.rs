@@ -15,13 +15,14 @@ mod support;
 mod schema;
 mod watch;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::engine::process::SUBCOMMAND;
+use crate::sys::stderr;
 use crate::text::escaped;
 
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG. The unit excludes it from restarts.
@@ -159,9 +160,21 @@ pub fn main() -> ExitCode {
         Command::Manual(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {
+        if is_reader_gone(&error) {
+            return ExitCode::from(READER_GONE);
+        }
         print_error(&error);
         ExitCode::FAILURE
     })
+}
+
+/// The status of a program that SIGPIPE has ended, as a shell shows it.
+const READER_GONE: u8 = 141;
+
+/// Returns whether whoever read what is printed, such as `head`, has read enough. Pipes of another use have a context.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let is_alone = error.chain().count() == 1;
+    is_alone && error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Returns the definition of the command line, from which its manual is made.
@@ -177,7 +190,7 @@ fn completion_script(shell: clap_complete::Shell) -> Vec<u8> {
 }
 
 fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
-    std::io::stdout().write_all(&completion_script(shell))?;
+    io::stdout().write_all(&completion_script(shell))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -186,5 +199,19 @@ const JSON_VERSION: u32 = 1;
 
 /// Prints an error. A failure to print is ignored, because there is no other place to report it.
 fn print_error(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "edgewatt: {}", escaped(&format!("{error:#}")));
+    // A pipeline may still be building its engine, which captures standard error.
+    let _ = stderr::write(format!("edgewatt: {}\n", escaped(&format!("{error:#}"))).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_has_read_enough_is_no_error_and_other_pipes_are() {
+        let broken = || anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(is_reader_gone(&broken()));
+        assert!(!is_reader_gone(&broken().context("health.sock")));
+        assert!(!is_reader_gone(&io::Error::from(io::ErrorKind::NotFound).into()));
+    }
 }

@@ -189,7 +189,7 @@ fn receive(
                 Ok(()) => return,
                 Err(lost) if !connected => {
                     let lost = lost.explained(options).await;
-                    FromBroker::Failed(anyhow!("{}: {lost}", options.address()))
+                    FromBroker::Failed(anyhow!("no connection to {}: {lost}", options.address()))
                 }
                 Err(lost) => {
                     FromBroker::Lost(format!("no connection to {}: {lost}; connecting again", options.address()))

@@ -2,14 +2,15 @@
 //! node that has another name now, of discovery that was turned off.
 //!
 //! Owns the file in the state directory with the topics that were made; there is one for each configuration file. Topics
-//! of another node are emptied only if that node's `status` is `offline`: a machine that was made from this one's image
-//! may run under that name. Runs on the async thread.
+//! of another name are emptied only if the node of that name is offline, and its `info` is from a run of this daemon: a
+//! machine that was made from this one's image may have that name now. Runs on the async thread.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::Config;
 use crate::load::state_dir;
@@ -20,6 +21,8 @@ use crate::publish::topic::NodeTopics;
 use crate::text;
 
 const VERSION: u32 = 1;
+/// Runs of a node that are remembered; the broker may not have been reached in the last ones.
+const MAX_BOOTS: usize = 16;
 
 /// The file's content.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +30,16 @@ struct Record {
     v: u32,
     /// The topics of each node, by the topic of its status.
     nodes: BTreeMap<String, BTreeSet<String>>,
+    /// The latest runs under each name, by the topic of its status.
+    #[serde(default)]
+    boots: BTreeMap<String, VecDeque<String>>,
+}
+
+/// What the broker has of a name that this node once had.
+#[derive(Debug, Default)]
+struct Seen {
+    is_offline: bool,
+    is_of_this_daemon: bool,
 }
 
 /// See the module's doc.
@@ -39,6 +52,8 @@ pub(crate) struct RetainedTopics {
     record: Record,
     /// Topics that were emptied; the broker has not confirmed it yet.
     emptied: BTreeSet<String>,
+    /// By the topic of the status.
+    seen: BTreeMap<String, Seen>,
 }
 
 impl RetainedTopics {
@@ -64,12 +79,17 @@ impl RetainedTopics {
             status: topics.status.to_string(),
             record,
             emptied: BTreeSet::new(),
+            seen: BTreeMap::new(),
         }
     }
 
-    /// Returns the topics to subscribe to: the status of each other node that this daemon once was.
+    /// Returns the topics to subscribe to: status and info of each name that this node once had.
     pub(crate) fn filters(&self) -> Vec<String> {
-        self.record.nodes.keys().filter(|status| **status != self.status).cloned().collect()
+        self.old_names().flat_map(|status| [status.clone(), NodeTopics::info_beside(status)]).collect()
+    }
+
+    fn old_names(&self) -> impl Iterator<Item = &String> {
+        self.record.nodes.keys().filter(|status| **status != self.status)
     }
 
     /// Empties what this node once made and `now` does not have.
@@ -81,28 +101,59 @@ impl RetainedTopics {
         self.empty(node_publisher, gone);
         let own_emptied = before.into_iter().filter(|topic| self.emptied.contains(topic));
         let topics: BTreeSet<String> = own_emptied.chain(now).collect();
-        if self.record.nodes.get(&self.status) != Some(&topics) {
+        let boots = self.record.boots.entry(self.status.clone()).or_default();
+        let is_known = boots.back().is_some_and(|boot| **boot == *node_publisher.boot);
+        if !is_known {
+            boots.push_back(node_publisher.boot.to_string());
+            boots.drain(..boots.len().saturating_sub(MAX_BOOTS));
+        }
+        if !is_known || self.record.nodes.get(&self.status) != Some(&topics) {
             self.record.nodes.insert(self.status.clone(), topics);
             self.save();
         }
     }
 
-    /// Takes a message: the status of a node that this daemon once was. Empties its topics if it is offline.
+    /// Takes a message: status or info of a name that this node once had. Empties the topics of that name if nobody else
+    /// has it.
     pub(crate) fn message_received(&mut self, node_publisher: &NodePublisher, topic: &str, payload: &[u8]) {
-        if topic == self.status {
+        let has_topic = |status: &&String| **status == topic || NodeTopics::info_beside(status) == topic;
+        let Some(status) = self.old_names().find(has_topic).cloned() else { return };
+        if payload.is_empty() {
             return;
         }
-        let Some(topics) = self.record.nodes.get(topic) else { return };
-        if payload != OFFLINE.as_bytes() {
-            if !payload.is_empty() {
-                tracing::info!("{topic} is online: another machine has this node's old name, whose topics stay");
-            }
+        let is_ours = if topic == status {
+            payload == OFFLINE.as_bytes()
+        } else {
+            let info: Value = serde_json::from_slice(payload).unwrap_or_default();
+            let boots = self.record.boots.get(&status);
+            boots.is_some_and(|boots| boots.iter().any(|boot| info["boot"] == boot.as_str()))
+        };
+        if !is_ours {
+            tracing::info!("{topic}: another machine has this node's old name, whose topics stay");
+            self.forget(&status);
             return;
         }
-        let own = self.record.nodes.get(&self.status);
-        let is_gone = |topic: &&String| !self.emptied.contains(*topic) && own.is_none_or(|own| !own.contains(*topic));
-        let gone = topics.iter().filter(is_gone).cloned().collect();
-        self.empty(node_publisher, gone);
+        let seen = self.seen.entry(status.clone()).or_default();
+        if topic == status {
+            seen.is_offline = true;
+        } else {
+            seen.is_of_this_daemon = true;
+        }
+        if seen.is_offline && seen.is_of_this_daemon {
+            let [topics, own] = [&status, &self.status].map(|status| self.record.nodes.get(status));
+            let is_gone =
+                |topic: &&String| !self.emptied.contains(*topic) && own.is_none_or(|own| !own.contains(*topic));
+            let gone = topics.into_iter().flatten().filter(is_gone).cloned().collect();
+            self.empty(node_publisher, gone);
+        }
+    }
+
+    /// Leaves the topics of a name to whoever has it now.
+    fn forget(&mut self, status: &str) {
+        self.seen.remove(status);
+        self.record.nodes.remove(status);
+        self.record.boots.remove(status);
+        self.save();
     }
 
     /// Forgets the emptied topics for which the broker has confirmed it.
@@ -115,7 +166,9 @@ impl RetainedTopics {
             self.emptied.remove(&topic);
             self.record.nodes.values_mut().for_each(|topics| _ = topics.remove(&topic));
         }
-        self.record.nodes.retain(|_, topics| !topics.is_empty());
+        let Record { nodes, boots, .. } = &mut self.record;
+        nodes.retain(|_, topics| !topics.is_empty());
+        boots.retain(|status, _| nodes.contains_key(status));
         self.save();
     }
 
@@ -200,23 +253,54 @@ mod tests {
         assert!(emptied(&mut messages).is_empty(), "another configuration file's");
     }
 
-    #[test]
-    fn topics_of_an_old_name_are_emptied_only_if_nobody_runs_under_it() {
-        let dir = tempfile::tempdir().unwrap();
+    /// A node that was `a`, is `b`, and has these topics.
+    fn renamed(dir: &Path) -> (RetainedTopics, NodePublisher, Subscription) {
         let (before, _) = publisher("a");
-        let mut topics = RetainedTopics::read(dir.path(), Path::new("c.toml"), &before.topics);
+        let mut topics = RetainedTopics::read(dir, Path::new("c.toml"), &before.topics);
         topics.update(&before, set(&["edgewatt/a/status", "edgewatt/a/p/x/state"]));
-        let (now, mut messages) = publisher("b");
-        let mut topics = RetainedTopics::read(dir.path(), Path::new("c.toml"), &now.topics);
+        let (mut now, messages) = publisher("b");
+        now.boot = "b008".into();
+        let mut topics = RetainedTopics::read(dir, Path::new("c.toml"), &now.topics);
         topics.update(&now, set(&["edgewatt/b/status"]));
-        assert_eq!(topics.filters(), ["edgewatt/a/status"]);
-        topics.message_received(&now, "edgewatt/a/status", b"online");
-        topics.message_received(&now, "edgewatt/b/status", b"offline");
-        assert!(emptied(&mut messages).is_empty());
-        topics.message_received(&now, "edgewatt/a/status", b"offline");
-        assert_eq!(emptied(&mut messages), ["edgewatt/a/p/x/state", "edgewatt/a/status"]);
-        topics.message_received(&now, "edgewatt/a/status", b"offline");
-        assert!(emptied(&mut messages).is_empty(), "once");
+        assert_eq!(topics.filters(), ["edgewatt/a/status", "edgewatt/a/info"]);
+        (topics, now, messages)
+    }
+
+    const STATUS: &str = "edgewatt/a/status";
+    const INFO: &str = "edgewatt/a/info";
+
+    #[test]
+    fn topics_of_an_old_name_are_emptied_if_its_last_run_was_this_node_s() {
+        for order in
+            [[(STATUS, "offline"), (INFO, "{\"boot\":\"b007\"}")], [(INFO, "{\"boot\":\"b007\"}"), (STATUS, "offline")]]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut topics, now, mut messages) = renamed(dir.path());
+            topics.message_received(&now, "edgewatt/b/status", b"offline");
+            topics.message_received(&now, order[0].0, order[0].1.as_bytes());
+            assert!(emptied(&mut messages).is_empty());
+            topics.message_received(&now, order[1].0, order[1].1.as_bytes());
+            assert_eq!(emptied(&mut messages), ["edgewatt/a/p/x/state", "edgewatt/a/status"]);
+            for (topic, payload) in [(STATUS, ""), (INFO, ""), (STATUS, "offline")] {
+                topics.message_received(&now, topic, payload.as_bytes());
+            }
+            assert!(emptied(&mut messages).is_empty(), "once");
+        }
+    }
+
+    #[test]
+    fn topics_of_an_old_name_stay_if_another_machine_has_it_even_while_that_is_off() {
+        for (topic, payload) in [(STATUS, "online"), (INFO, "{\"boot\":\"0ther\"}"), (INFO, "no JSON")] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut topics, now, mut messages) = renamed(dir.path());
+            topics.message_received(&now, topic, payload.as_bytes());
+            for (topic, payload) in [(STATUS, "offline"), (INFO, "{\"boot\":\"b007\"}")] {
+                topics.message_received(&now, topic, payload.as_bytes());
+            }
+            assert!(emptied(&mut messages).is_empty(), "{topic} {payload}");
+            let next = RetainedTopics::read(dir.path(), Path::new("c.toml"), &now.topics);
+            assert!(next.filters().is_empty());
+        }
     }
 
     #[test]

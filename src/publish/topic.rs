@@ -35,6 +35,11 @@ impl NodeTopics {
         }
     }
 
+    /// Returns the topic of the info of the node with that topic of its status.
+    pub fn info_beside(status: &str) -> String {
+        format!("{}/info", status.strip_suffix("/status").unwrap_or(status))
+    }
+
     /// Returns the filter for everything that the node publishes.
     pub fn filter(&self) -> String {
         format!("{}/#", self.prefix)

@@ -59,11 +59,9 @@ pub(crate) fn take_warnings() -> Vec<(bool, String)> {
 
 /// Gives standard error back, and writes what was kept. Does nothing if nothing is held.
 pub(crate) fn release() {
-    let _replacing = stderr::replacing_soon();
     let Some(mut held) = held().take() else { return };
     held.read_others();
-    // If standard error cannot be given back, there is no other place for the log.
-    let _ = dup2_stderr(&held.stderr);
+    stderr::give_back(&held.stderr);
     let mut stderr = File::from(held.stderr);
     if held.dropped > 0 {
         let _ = writeln!(stderr, "({} earlier lines of the log were left out)", held.dropped);

@@ -113,8 +113,8 @@ fn what_a_node_no_longer_makes_is_gone_from_the_broker() {
     // Another name of the node; the entities of the old one go.
     setup = setup.with("id = \"demo\"", "id = \"porch\"");
     assert_eq!(retained_after(&broker, &setup), of_node("porch", "arm", &["homeassistant/device/porch/config"]));
-    // A machine that runs under the old name keeps what is its own.
-    broker.publish_retained("edgewatt/porch/status", "online");
+    // A machine that has the old name now keeps what is its own, also while it is off.
+    broker.publish_retained("edgewatt/porch/info", "{\"boot\":\"of another machine\"}");
     setup = setup.with("id = \"porch\"", "id = \"attic\"");
     let both = retained_after(&broker, &setup);
     assert!(both.contains(&"edgewatt/porch/info".to_owned()), "{both:?}");

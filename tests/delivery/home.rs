@@ -13,7 +13,7 @@ use edgewatt_support::daemon::{Daemon, Setup};
 use edgewatt_support::link::publish;
 use edgewatt_support::mosquitto::{Mosquitto, free_port};
 use edgewatt_support::root;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -117,6 +117,41 @@ fn a_trusted_certificate_must_have_a_name_and_be_valid() {
     let nameless = refusal(&trusting(port, dir.path().join("server.crt")));
     assert!(nameless.contains("no subjectAltName, and its common name is \"box\", not localhost"), "{nameless}");
     assert!(nameless.contains("-addext subjectAltName=DNS:localhost"), "{nameless}");
+}
+
+/// Makes `server.crt`, which `ca.crt` has signed, and asks the broker that shows it.
+fn refused_of(authority: &str) -> String {
+    let dir = TempDir::new().unwrap();
+    shell(dir.path(), &format!("openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt {authority}"));
+    sign(dir.path());
+    let (_broker, port) = broker(dir.path());
+    refusal(&trusting(port, dir.path().join("ca.crt")))
+}
+
+fn sign(dir: &Path) {
+    shell(dir, "openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr");
+    shell(dir, "printf 'subjectAltName=DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > names");
+    let signed = "openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile names";
+    shell(dir, &format!("{signed} -out server.crt"));
+}
+
+#[test]
+fn a_certificate_that_is_no_authority_s_or_has_expired_vouches_for_nobody() {
+    let leaf = refused_of("-subj /CN=box -days 30 -addext basicConstraints=critical,CA:FALSE");
+    assert!(leaf.contains("\"box\"") && leaf.contains("not marked as an authority's (CA:TRUE)"), "{leaf}");
+
+    let dir = TempDir::new().unwrap();
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(dir.path().join("ca.key"), key.serialize_pem()).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "old box");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = date_time_ymd(2021, 1, 1);
+    std::fs::write(dir.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    sign(dir.path());
+    let (_broker, port) = broker(dir.path());
+    let expired = refusal(&trusting(port, dir.path().join("ca.crt")));
+    assert!(expired.contains("\"old box\"") && expired.contains("has expired, on 2021-01-01"), "{expired}");
 }
 
 #[test]
@@ -224,6 +259,9 @@ fn ports_of_other_services_are_named() {
         Endpoint { websocket: Some("/mqtt".into()), ..reach(server(b"", b"HTTP/1.1 404 Not Found\r\n\r\n")).endpoint };
     let nowhere = refusal(&ConnectOptions { endpoint: path, ..reach(1) });
     assert!(nowhere.contains("there is no WebSocket at this path; most brokers have it at /mqtt"), "{nowhere}");
+    let ssh = Endpoint { websocket: Some("/mqtt".into()), ..reach(server(b"SSH-2.0-x\r\n", b"")).endpoint };
+    let ssh = refusal(&ConnectOptions { endpoint: ssh, ..reach(1) });
+    assert!(ssh.contains("it answers the request for a WebSocket with what is not HTTP"), "{ssh}");
 }
 
 /// A broker of one version of MQTT, which closes the connection to clients of the other one without a word.

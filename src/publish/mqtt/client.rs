@@ -445,7 +445,8 @@ impl MqttClient {
 pub(crate) fn limits_text(limits: &Limits) -> Option<String> {
     let retain = (!limits.retain).then_some(
         "no message is retained, because the broker keeps none or mqtt.retain is false: who subscribes later does not see \
-         status, info, the states and Home Assistant's discovery until they are published again",
+         status, info, the states and Home Assistant's discovery until they are published again, or sees those that the \
+         broker retained before",
     );
     let qos = (limits.qos == Qos::AtMostOnce).then_some(
         "all messages have QoS 0, because the broker takes nothing else or mqtt.max_qos is 0: what is on its way when the \

@@ -267,6 +267,9 @@ fn refused_upgrade(error: &UpgradeError) -> String {
         UpgradeError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
             "it has a WebSocket that is not for MQTT; most brokers have theirs at /mqtt"
         }
+        UpgradeError::Protocol(ProtocolError::HttparseError(_)) => {
+            "it answers the request for a WebSocket with what is not HTTP"
+        }
         _ if is_end(error) => "it closed the connection without an answer to the request for a WebSocket",
         _ => return error.to_string(),
     };

@@ -125,7 +125,7 @@ impl Certificate {
                 extension.take_if(BOOLEAN);
                 let value = Der(extension.take(OCTET_STRING)?).take(SEQUENCE);
                 match id {
-                    SUBJECT_ALT_NAME => names = value.map(alt_names),
+                    SUBJECT_ALT_NAME => names = Some(value.map_or_else(Vec::new, alt_names)),
                     BASIC_CONSTRAINTS => is_ca = value.and_then(|v| Der(v).take(BOOLEAN)) == Some(&[0xFF]),
                     _ => {}
                 }
@@ -144,6 +144,17 @@ impl Certificate {
             public_key: public_key.to_owned(),
             weak_signature: find(&WEAK_SIGNATURES, signature),
         })
+    }
+
+    /// Returns whether it may sign other certificates. Version 1 cannot say so; there, as in OpenSSL, one that is self-signed
+    /// may.
+    pub(crate) fn may_sign(&self) -> bool {
+        if self.version < 3 { self.is_self_issued } else { self.is_ca }
+    }
+
+    /// Returns whether its dates include that time, in seconds since 1970.
+    pub(crate) fn is_valid_at(&self, seconds: u64) -> bool {
+        (self.not_before..=self.not_after).contains(&seconds)
     }
 
     /// Returns the common name of its holder for a text.

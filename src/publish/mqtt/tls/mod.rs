@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::{ClientConnection, danger::ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{ServerName, UnixTime};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use self::certificate::{Certificate, date};
@@ -136,9 +136,15 @@ fn prepare(tls: &Tls) -> Result<Prepared, String> {
     match &tls.ca_file {
         Some(path) => {
             listed = files::certificates(path)?;
+            let now = UnixTime::now().as_secs();
             for (place, certificate) in listed.iter().enumerate() {
-                let wrong = |error| format!("{}: certificate {} cannot be used: {error}", path.display(), place + 1);
-                roots.add(certificate.clone()).map_err(wrong)?;
+                let wrong =
+                    |why: String| format!("{}: certificate {} cannot be used: {why}", path.display(), place + 1);
+                let facts = Certificate::parse(certificate).ok_or_else(|| wrong("it cannot be read".into()))?;
+                // Others are trusted themselves, and vouch for nobody else. WebPKI does not look at this in its roots.
+                let vouches = facts.may_sign() && facts.is_valid_at(now);
+                let store = if vouches { &mut roots } else { &mut RootCertStore::empty() };
+                store.add(certificate.clone()).map_err(|error| wrong(error.to_string()))?;
             }
         }
         None => {

@@ -1,7 +1,7 @@
 //! Decides whether the broker's certificate is trusted.
 //!
 //! With `ca_file`: it is one of the certificates in that file, byte for byte, whether or not it is marked as an
-//! authority's; or it is signed by one of them. Without: it is signed by an authority of the system. In all cases its
+//! authority's; or it is signed by one of them that is marked so and has not expired. Without: it is signed by an authority of the system. In all cases its
 //! dates and its names are verified. A certificate without subjectAltName is for its common name, as OpenSSL has it, but
 //! only if `ca_file` is set: authorities of the public have not signed such ones for years.
 
@@ -23,6 +23,7 @@ use super::certificate::Certificate;
 pub(super) struct Verifier {
     /// The certificates in `ca_file`; without one, none.
     pub listed: Vec<CertificateDer<'static>>,
+    /// The authorities among them, or those of the system.
     pub roots: RootCertStore,
     pub algorithms: WebPkiSupportedAlgorithms,
     pub seen: Seen,

@@ -11,6 +11,8 @@ use super::verify::UnfitKey;
 
 /// The smallest RSA key with which a signature is verified.
 const RSA_BITS: usize = 2048;
+/// What WebPKI calls a certificate that signed another one and may not.
+const NO_AUTHORITY: &str = "EndEntityUsedAsCa";
 const TAKEN: &str = "RSA of 2048 bits or more, ECDSA on P-256 or P-384, and Ed25519";
 
 /// What is known of a handshake that failed.
@@ -158,6 +160,11 @@ pub(super) fn of_certificate(error: &CertificateError, handshake: &Handshake<'_>
         CertificateError::Other(other) if other.0.is::<UnfitKey>() => {
             format!("its certificate has {}; edgewatt takes {TAKEN}", seen.key)
         }
+        CertificateError::Other(other) if other.0.to_string() == NO_AUTHORITY => {
+            "a certificate of its chain is not marked as an authority's (CA:TRUE), and has signed another one; let an \
+             authority sign the broker's certificate"
+                .to_owned()
+        }
         error if is_of_signature(error) => format!(
             "its certificate has {} and is signed in a way that edgewatt does not know; it takes {TAKEN}, with SHA-256 or \
              better",
@@ -209,7 +216,25 @@ fn unknown_issuer(seen: &Certificate, handshake: &Handshake<'_>) -> String {
             )
         };
     };
-    if handshake.listed.iter().any(|listed| listed.subject == seen.issuer && !seen.is_self_issued) {
+    let signer = handshake.listed.iter().find(|listed| listed.subject == seen.issuer && !seen.is_self_issued);
+    if let Some(signer) = signer.filter(|signer| !signer.may_sign()) {
+        return format!(
+            "its certificate is signed by \"{issuer}\" in {file}, which is not marked as an authority's (CA:TRUE), so that it \
+             vouches for itself alone; {}",
+            if signer.version < 3 {
+                "make the authority again, of X.509 version 3"
+            } else {
+                "make the authority again, with basicConstraints=critical,CA:TRUE"
+            }
+        );
+    }
+    if let Some(dates) = signer.and_then(wrong_dates) {
+        return format!(
+            "its certificate is signed by \"{issuer}\" in {file}, whose own certificate {dates}; renew that one, or set this \
+             machine's clock"
+        );
+    }
+    if signer.is_some() {
         return format!(
             "its certificate is not signed by the \"{issuer}\" in {file}, but by another authority of that name; was the \
              authority made again? Then copy its new certificate to {file}"
@@ -224,8 +249,27 @@ fn unknown_issuer(seen: &Certificate, handshake: &Handshake<'_>) -> String {
     format!(
         "its certificate is signed by an authority that is not trusted, \"{issuer}\"; set mqtt.ca_file to the certificate of \
          that authority; {file} has {}",
-        handshake.listed.iter().map(|listed| format!("\"{}\"", listed.holder())).collect::<Vec<_>>().join(", ")
+        handshake.listed.iter().map(with_dates).collect::<Vec<_>>().join(", ")
     )
+}
+
+/// Returns what is wrong with the dates of an authority's certificate now; `None` if nothing is.
+fn wrong_dates(listed: &Certificate) -> Option<String> {
+    let now = UnixTime::now().as_secs();
+    if listed.is_valid_at(now) {
+        return None;
+    }
+    let (from, until, today) = (date(listed.not_before), date(listed.not_after), date(now));
+    Some(if now < listed.not_before {
+        format!("is valid from {from}, and the clock says {today}")
+    } else {
+        format!("has expired, on {until} (the clock says {today})")
+    })
+}
+
+fn with_dates(listed: &Certificate) -> String {
+    let dates = wrong_dates(listed).map_or_else(String::new, |dates| format!(", which {dates}"));
+    format!("\"{}\"{dates}", listed.holder())
 }
 
 fn wrong_name(seen: &Certificate, handshake: &Handshake<'_>) -> String {
