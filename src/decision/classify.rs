@@ -293,6 +293,7 @@ mod tests {
         let labels = ["a", "b", "c"];
         assert!(refusal(&classify(0), &[2, 4], &labels).contains("has 2 scores; the labels file has 3"));
         assert!(refusal(&classify(2), &[2, 4], &labels).contains("outputs are 0 to 1"));
+        assert!(refusal(&classify(1), &[3], &labels).contains("the model has one output, which is 0"));
     }
 
     #[test]

@@ -114,8 +114,10 @@ impl ModelOutputs<'_> {
     /// The model does not have it, or its values cannot be read.
     pub fn output(&self, index: usize) -> Result<&TensorInfo, EngineError> {
         let output = self.outputs.get(index).ok_or_else(|| {
-            let last = self.outputs.len().saturating_sub(1);
-            EngineError::Mismatch(format!("output = {index}, but the model's outputs are 0 to {last}"))
+            EngineError::Mismatch(match self.outputs.len() {
+                1 => format!("output = {index}, but the model has one output, which is 0"),
+                count => format!("output = {index}, but the model's outputs are 0 to {}", count.saturating_sub(1)),
+            })
         })?;
         output.readable()?;
         Ok(output)

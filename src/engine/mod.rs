@@ -18,6 +18,7 @@ pub mod plan;
 pub mod process;
 mod profile;
 pub mod quantize;
+mod rows;
 pub mod runtime;
 pub mod span;
 mod tensor;

@@ -19,6 +19,9 @@ pub struct Reference {
     decided: DecidedOn,
 }
 
+/// The difference between a number and one that is NaN or infinite.
+const NOT_COMPARABLE: f32 = f32::MAX;
+
 /// What a decision looks at.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DecidedOn {
@@ -110,12 +113,15 @@ impl Agreement {
 impl std::fmt::Display for Agreement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { windows, difference, tolerance, top1, top1_least } = self;
-        write!(
-            f,
-            "over {windows} windows the largest difference is {difference:.4} of the reference's largest output \
-             ({tolerance} is allowed), and the highest score is the same one in {:.1} %",
-            100.0 * top1
-        )?;
+        write!(f, "over {windows} windows ")?;
+        match *difference {
+            NOT_COMPARABLE => write!(f, "one of the two gives numbers where the other gives NaN or infinity")?,
+            _ => write!(
+                f,
+                "the largest difference is {difference:.4} of the reference's largest output ({tolerance} is allowed)"
+            )?,
+        }
+        write!(f, ", and the highest score is the same one in {:.1} %", 100.0 * top1)?;
         top1_least.map_or(Ok(()), |least| write!(f, " ({:.1} % is wanted)", 100.0 * least))
     }
 }
@@ -153,9 +159,9 @@ fn largest_difference(ours: &[f32], reference: &[f32]) -> f32 {
     let difference = |(ours, reference): (&f32, &f32)| match (ours - reference).abs() {
         _ if is_same(*ours, *reference) => 0.0,
         difference if difference.is_finite() => difference / largest,
-        _ => f32::MAX,
+        _ => NOT_COMPARABLE,
     };
-    ours.iter().zip(reference).map(difference).fold(0.0, f32::max).min(f32::MAX)
+    ours.iter().zip(reference).map(difference).fold(0.0, f32::max).min(NOT_COMPARABLE)
 }
 
 /// Returns whether two values are equal, where NaN equals NaN: the reference gives it too.
@@ -192,6 +198,14 @@ mod tests {
     use super::*;
 
     const LIMITS: Agreement = Agreement { windows: 4, difference: 0.1, tolerance: 0.1, top1: 0.75, top1_least: None };
+
+    #[test]
+    fn a_number_where_the_other_has_none_is_said_in_words() {
+        let of = |difference| Agreement { difference, ..LIMITS }.to_string();
+        let difference = largest_difference(&[1.0, 2.0], &[1.0, f32::INFINITY]);
+        assert!(of(difference).starts_with("over 4 windows one of the two gives numbers where the other gives NaN"));
+        assert!(of(0.5).starts_with("over 4 windows the largest difference is 0.5000 of the reference's largest"));
+    }
 
     #[test]
     fn a_difference_is_a_share_of_the_largest_value() {

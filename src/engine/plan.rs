@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
-use crate::model::{ModelSummary, Signature, TensorSummary};
+use crate::model::{ModelSummary, Quantization, Signature, TensorSummary};
 use crate::stream::{Shape, ShapePath};
 
 /// The name that TensorFlow gives to the signature for serving.
@@ -143,6 +143,12 @@ pub fn signature<'a>(summary: &'a ModelSummary, wanted: Option<&str>) -> Result<
     })
 }
 
+/// Returns the index of the input that gets the windows, if it is clear which one that is. `summary` describes what
+/// `signature` runs.
+pub fn fed_input(summary: &ModelSummary, signature: Option<&Signature>, keys: &PlanKeys<'_>) -> Option<usize> {
+    fed(summary, &states(summary, signature, keys).ok()?).ok()
+}
+
 /// Plans how the model is run on windows that come along `path`. `summary` describes what `signature` runs.
 ///
 /// # Errors
@@ -210,18 +216,29 @@ fn states(
         };
         let (from, to) = (outputs[pair.output], inputs[pair.input]);
         if from.element != to.element || from.shape != to.shape || from.quantization != to.quantization {
+            let same_shape = from.shape == to.shape;
+            let advice = if same_shape { ": convert the model with inputs and outputs of float32" } else { "" };
+            let (from, to) = (kind_text(from), kind_text(to));
             return Err(format!(
-                "the output `{output}` is {} {}, and the input `{input}` is {} {}; a state must have the same shape, type and \
-                 quantisation in both",
-                shape_text(&from.shape),
-                from.element,
-                shape_text(&to.shape),
-                to.element,
+                "the output `{output}` is {from}, and the input `{input}` is {to}; a state must have the same shape, type and \
+                 quantisation in both{advice}"
             ));
         }
         Ok(pair)
     };
     keys.states.iter().map(pair).collect()
+}
+
+/// Returns the shape, type and quantisation of a tensor in words.
+fn kind_text(tensor: &TensorSummary) -> String {
+    let kind = format!("{} {}", shape_text(&tensor.shape), tensor.element);
+    match &tensor.quantization {
+        None => kind,
+        Some(Quantization::PerTensor { scale, zero_point }) => {
+            format!("{kind} of scale {scale}, zero point {zero_point}")
+        }
+        Some(_) => format!("{kind} of several scales"),
+    }
 }
 
 /// Returns the position of the tensor called `name`, by its own name or by that in the signature; else the names that there
@@ -263,16 +280,15 @@ pub fn fit(signature: &[i32], window: &Shape, batch: i32) -> Option<(Vec<i32>, b
     let shapes = [with_batch.map(|(_, rest)| (Some(batch), rest)), (batch == 1).then_some((None, signature))];
     let plain = without_ones(window.dims());
     let transposed = transposed(&plain).filter(|_| matches!(plain.len(), 2 | 3));
-    let tries = [
-        (Some(&plain), false, Match::Same),
-        (transposed.as_ref(), true, Match::Same),
-        (Some(&plain), false, Match::Regrouped),
-    ];
-    for (window, is_transposed, wanted) in tries {
-        let Some(window) = window else { continue };
+    let same = [(Some(&plain), false, Match::Same), (transposed.as_ref(), true, Match::Same)];
+    let regrouped = [(Some(&plain), false, Match::Regrouped)];
+    // Whatever the order of samples and channels, the first dimension is the batch if it can be.
+    for tries in [&same[..], &regrouped] {
         for (batch, body) in shapes.iter().flatten() {
-            if let Some(dims) = fill(body, window, wanted) {
-                return Some((batch.iter().copied().chain(dims).collect(), is_transposed));
+            for (window, is_transposed, wanted) in tries {
+                if let Some(dims) = window.and_then(|window| fill(body, window, *wanted)) {
+                    return Some((batch.iter().copied().chain(dims).collect(), *is_transposed));
+                }
             }
         }
     }
@@ -466,6 +482,8 @@ mod tests {
         assert_eq!(fitted(&[1, 6, 200], &[200, 6], 1), Some((vec![1, 6, 200], true)));
         assert_eq!(fitted(&[1, 3, 96, 64], &[1, 96, 64, 3], 1), Some((vec![1, 3, 96, 64], true)));
         assert_eq!(fitted(&[1, 6, -1], &[200, 6], 1), Some((vec![1, 6, 200], true)));
+        assert_eq!(fitted(&[-1, 6, -1], &[200, 6], 1), Some((vec![1, 6, 200], true)), "not 200 batches of one sample");
+        assert_eq!(fitted(&[-1, 6], &[200, 6], 1), Some((vec![200, 6], false)));
         assert_eq!(fitted(&[1, 24, 32, 1], &[1, 768], 1), Some((vec![1, 24, 32, 1], false)));
         assert_eq!(fitted(&[1, 28, 28, 1], &[784, 1], 1), Some((vec![1, 28, 28, 1], false)));
         assert_eq!(fitted(&[1, 4, 4], &[4, 4], 1), Some((vec![1, 4, 4], false)), "as it is, if both are possible");

@@ -49,6 +49,11 @@ pub(super) fn model(
     Ok(Fitted { shapes: shapes(&pipeline)?, pipeline, model: model.planned(fitted.plan), warning })
 }
 
+/// Returns the index of the input that gets the windows, if it is clear which one that is.
+pub(super) fn fed(pipeline: &Pipeline, model: &ModelFile) -> Option<usize> {
+    plan::fed_input(&model.summary, model.signature.as_ref(), &keys(pipeline))
+}
+
 /// Fits the model that the reference runs, which gets what the pipeline's model gets: what comes along `path`.
 ///
 /// # Errors

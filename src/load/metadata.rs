@@ -1,6 +1,7 @@
 //! What a pipeline takes from the metadata of its model where the configuration has none: the normalisation of the input.
 
 use super::engines::ModelFile;
+use super::fit;
 use crate::config::Pipeline;
 use crate::features::Feature;
 use crate::model::Normalization;
@@ -13,6 +14,8 @@ const SHOWN: usize = 8;
 pub(crate) struct FromMetadata {
     /// The feature that normalises the model's input.
     pub feature: Option<Feature>,
+    /// What is said of it if it fits.
+    pub done: Option<String>,
     /// What is used, or not, and why; for `check` and the log.
     pub notes: Vec<String>,
     pub warnings: Vec<String>,
@@ -22,7 +25,9 @@ pub(crate) struct FromMetadata {
 pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
     let metadata = &model.summary.model_metadata;
     let mut result = FromMetadata { warnings: metadata.problems.clone(), ..FromMetadata::default() };
-    let wanted = metadata.inputs.first().and_then(|input| input.normalization.as_ref()).filter(|n| !is_identity(n));
+    // The configuration tells which inputs hold a state; if it is wrong, the plan says so.
+    let fed = fit::fed(pipeline, model).and_then(|fed| metadata.inputs.get(fed));
+    let wanted = fed.and_then(|input| input.normalization.as_ref()).filter(|n| !is_identity(n));
     if let Some(Normalization { mean, std }) = wanted {
         let asks =
             format!("the model's metadata asks for (x - mean) / std with mean {} and std {}", few(mean), few(std));
@@ -33,7 +38,7 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
         } else if !is_usable(mean, std) {
             result.warnings.push(format!("{asks}, which cannot be done; set features"));
         } else {
-            result.notes.push(format!("{asks}: done as features.standardize; model.metadata = false turns it off"));
+            result.done = Some(format!("{asks}: done as features.standardize; model.metadata = false turns it off"));
             result.feature = Some(Feature::standardize(mean.clone(), std.clone()));
         }
     }

@@ -221,7 +221,7 @@ impl<'a> Draft<'a> {
         let key = pipeline.key();
         let decision = pipeline.decision.kind();
         let model = read_model(pipeline)?;
-        let FromMetadata { feature, mut notes, mut warnings } = metadata::of(pipeline, &model);
+        let FromMetadata { feature, done, mut notes, mut warnings } = metadata::of(pipeline, &model);
         let mut labels_read = None;
         let labels = match decision.needs_labels() {
             true => {
@@ -240,9 +240,10 @@ impl<'a> Draft<'a> {
         if let Some((recording, records)) = source.recording().zip(source.records()) {
             warnings.extend(truth::check(recording, records, &labels));
         }
-        let fitted = fit::model(pipeline, feature, model)?;
+        let mut fitted = fit::model(pipeline, feature, model)?;
+        notes.extend(done.filter(|_| fitted.warning.is_none()));
         warnings.extend(fitted.warning);
-        let (builder, compares) = builder(context, &fitted.pipeline, &fitted.shapes, fitted.model)?;
+        let (builder, compares) = builder(context, &fitted.pipeline, &mut fitted.shapes, fitted.model)?;
         Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares, survey })
     }
 
@@ -270,7 +271,9 @@ impl<'a> Draft<'a> {
         let model = ModelOutputs { outputs: &outputs, classes: &labels, values: &values };
         let decision = pipeline.decision.kind();
         let decider = decision.build(&model).map_err(|error| {
-            let labels = labels_read.map_or_else(String::new, |read| format!(" ({read})"));
+            // It is not about labels if the output itself is not usable.
+            let read = labels_read.filter(|_| model.output(decision.output()).is_ok());
+            let labels = read.map_or_else(String::new, |read| format!(" ({read})"));
             Problem::new(key.child("decision"), format!("{error}{labels}"))
         })?;
         let presentation = decision.presentation(&model, pipeline.publish_scores);
@@ -362,7 +365,7 @@ fn build(
 fn builder(
     context: &EngineContext,
     pipeline: &Pipeline,
-    shapes: &Shapes,
+    shapes: &mut Shapes,
     model: ModelFile,
 ) -> Result<(EngineBuilder, bool), Problem> {
     let key = pipeline.key();
@@ -397,7 +400,8 @@ fn builder(
         return Err(Problem::new(key.child("parity"), why));
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
-        let windows = windows::recorded(path, pipeline, limits.windows);
+        let width = shapes.input().values();
+        let windows = windows::recorded(path, pipeline, &mut shapes.features, width, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }
     Ok((builder, compares))

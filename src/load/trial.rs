@@ -20,12 +20,12 @@ const WINDOWS: usize = 32;
 pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Option<String>, EngineError> {
     let recording = pipeline.source.kind().recording().or(pipeline.parity.recording.as_deref());
     // A recording without a whole window is not for this to report.
-    let windows = recording.and_then(|path| windows::recorded(path, pipeline, WINDOWS).ok());
+    let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
+    let windows = recording.and_then(|path| windows::recorded(path, pipeline, features, width, WINDOWS).ok());
     let (Some(windows), Some(built)) = (windows, &mut prepared.built) else { return Ok(None) };
     let (engine, decider) = (&mut *built.engine, &mut prepared.stages.decider);
     let input = prepared.tensors.inputs[0].clone();
     let (batch, stats) = (engine.batch().max(1), PipelineStats::default());
-    let width = input.len() / batch;
     let mut doubts = Doubts::new(prepared.scores.clone(), input, batch, DoubtCounts::default());
     let mut values = Vec::with_capacity(decider.most_values());
     engine.reset()?;

@@ -4,17 +4,23 @@ use std::path::Path;
 
 use super::recording;
 use crate::config::Pipeline;
+use crate::features::Chain;
 
 /// Returns the features of `count` windows of the recording at `path`, spread evenly over it; fewer if it is shorter.
 ///
-/// Its lines are records as the pipeline's source has them, and pass through the pipeline's own stages. Records that cannot
-/// be used are skipped, as the source does. Memory is bounded, however long the recording is.
+/// Its lines are records as the pipeline's source has them, and pass through the pipeline's own stages and `features`, which
+/// give `width` values and may be more than the configured ones. Records that cannot be used are skipped, as the source does.
+/// Memory is bounded, however long the recording is.
 ///
 /// # Errors
 /// The recording cannot be read, or has no whole window.
-pub fn recorded(path: &Path, pipeline: &Pipeline, count: usize) -> Result<Vec<f32>, String> {
-    let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
-    let (width, mut features) = (shapes.input().values(), shapes.features);
+pub fn recorded(
+    path: &Path,
+    pipeline: &Pipeline,
+    features: &mut Chain,
+    width: usize,
+    count: usize,
+) -> Result<Vec<f32>, String> {
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
     let survey = recording::play(path, pipeline, usize::MAX, |window| {
         spread.take(|place| place.copy_from_slice(features.apply(window)));

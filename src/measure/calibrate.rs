@@ -96,7 +96,7 @@ impl Calibrator<'_> {
         prepared: &mut PreparedPipeline,
         starting: impl FnOnce(&[MeterIdentity], Duration),
     ) -> Result<Calibration, CalibrateError> {
-        let input = recorded(pipeline).unwrap_or_default();
+        let input = recorded(pipeline, prepared).unwrap_or_default();
         let built = configured_engine(prepared, &input)?;
         fill(&mut *built.engine, &input)?;
         let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
@@ -289,8 +289,9 @@ fn configured_engine<'a>(
 }
 
 /// Returns the features of a window of the pipeline's recording, if it replays one.
-fn recorded(pipeline: &Pipeline) -> Option<Vec<f32>> {
-    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, 1);
+fn recorded(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Option<Vec<f32>> {
+    let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
+    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, features, width, 1);
     windows.inspect_err(|error| tracing::debug!("using zeros instead of a recorded window: {error}")).ok()
 }
 

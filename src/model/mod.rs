@@ -204,6 +204,11 @@ impl ModelSummary {
         entered.main.inputs.retain(|input| signature.inputs.iter().any(|named| named.index == input.index));
         entered.main.outputs.retain(|output| signature.outputs.iter().any(|named| named.index == output.tensor.index));
         entered.stateful = self.keeps_state(index);
+        if index > 0 {
+            // It describes the first subgraph.
+            entered.model_metadata.inputs.clear();
+            entered.model_metadata.outputs.clear();
+        }
         Some(entered)
     }
 }

@@ -136,7 +136,13 @@ impl<'g, 's, 'a> Steps<'g, 's, 'a> {
             {
                 values = activated(values, options.i8(field)?.unwrap_or(0));
             }
-            for written in step.table.i32s(op_schema::OUTPUTS)? {
+            for (place, written) in step.table.i32s(op_schema::OUTPUTS)?.into_iter().enumerate() {
+                // The second output of TOPK_V2 holds the places of the values.
+                let values = if step.builtin() == "TOPK_V2" && place > 0 {
+                    Values { by: step.name, ..Values::UNKNOWN }
+                } else {
+                    values
+                };
                 let by_scale = Values { kind: Kind::ProbabilityScale, ..Values::unit(step.name) };
                 let told_by_scale = step.custom && self.has_probability_scale(written);
                 known.insert(written, if told_by_scale { by_scale } else { values });

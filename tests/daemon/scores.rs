@@ -130,3 +130,15 @@ fn values_that_do_not_fit_into_a_quantised_input_are_counted_and_said() {
     assert!(!ended.stderr.contains("WARN") && !ended.stdout.contains("did not fit"), "{}", ended.stderr);
     assert_eq!(last_counts(&wire)["input_saturated"], 0);
 }
+
+#[test]
+fn check_gives_the_model_what_a_run_gives_it() {
+    // The metadata asks for (x - 1000) / 2, and the input takes -64 to 63.5.
+    let windows = [[1000.0, 1002.0, 1004.0, 1006.0]; 2];
+    let decision = "decision.raw = { outputs = [0] }\nmodel.state = { state_in = \"state_out\" }";
+    let model = |port| setup(port, "normalised_state.tflite", decision, &windows);
+    let checked = model(1).check().expect(0).stdout;
+    assert!(checked.contains("features.standardize") && !checked.contains("do not fit"), "{checked}");
+    let (_, wire) = run(model);
+    assert_eq!(wire.json("/p/p/prediction")[0]["outputs"], json!([[0.0, 1.0, 2.0, 3.0]]));
+}

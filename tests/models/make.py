@@ -49,8 +49,8 @@ def signature_of(key, subgraph, inputs, outputs, tensors):
     return signature
 
 
-def metadata_of(mean, std, threshold, labels):
-    """TFLite Metadata of a model with one input and one output: a flatbuffer of its own, by the slots of its schema."""
+def metadata_of(normalisations, threshold, labels):
+    """TFLite Metadata with a mean and a std for each input, and one output: a flatbuffer of its own, by its schema's slots."""
     builder = flatbuffers.Builder(256)
 
     def table(count, offsets=(), numbers=()):
@@ -76,14 +76,17 @@ def metadata_of(mean, std, threshold, labels):
     def unit(kind, options):
         return tables(table(2, [(1, options)], [(0, kind)]))
 
-    normalise = table(2, [(0, floats(mean)), (1, floats(std))])
-    model_input = table(7, [(4, unit(1, normalise))])
+    def model_input(mean, std):
+        normalise = table(2, [(0, floats(mean)), (1, floats(std))])
+        return table(7, [(4, unit(1, normalise))])
+
+    model_inputs = [model_input(mean, std) for mean, std in normalisations]
     builder.StartObject(1)
     builder.PrependFloat32Slot(0, threshold, 0.0)
     limit = builder.EndObject()
     file = table(5, [(0, builder.CreateString(labels))], [(2, 2)])
     model_output = table(7, [(4, unit(3, limit)), (6, tables(file))])
-    graph = table(10, [(2, tables(model_input)), (3, tables(model_output))])
+    graph = table(10, [(2, tables(*model_inputs)), (3, tables(model_output))])
     root = table(8, [(0, builder.CreateString("labelled")), (3, tables(graph))])
     builder.Finish(root, file_identifier=b"M001")
     return bytes(builder.Output())
@@ -232,7 +235,7 @@ def main():
         [operator(OP.SOFTMAX, [0], [1], options("SoftmaxOptions", beta=1.0))],
         [0],
         [1],
-        metadata=metadata_of([1.0], [2.0], 0.25, "labels.txt"),
+        metadata=metadata_of([([1.0], [2.0])], 0.25, "labels.txt"),
     )
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo("labels.txt"), "idle\nwalk\nrun\njump\n", zipfile.ZIP_DEFLATED)
@@ -249,6 +252,22 @@ def main():
             [2],
         )
 
+    # y = x - the mean over all windows of a batch.
+    write(
+        "mean_over_batch",
+        [
+            tensor("x", T.FLOAT32, [1, 2, 2], signature=[-1, 2, 2]),
+            tensor("axis", T.INT32, [1], data=list((0).to_bytes(4, "little"))),
+            tensor("mean", T.FLOAT32, [1, 2, 2]),
+            tensor("y", T.FLOAT32, [1, 2, 2], signature=[-1, 2, 2]),
+        ],
+        [
+            operator(OP.MEAN, [0, 1], [2], options("ReducerOptions", keepDims=True)),
+            operator(OP.SUB, [0, 2], [3], options("SubOptions")),
+        ],
+        [0],
+        [3],
+    )
     # Its input is open: it becomes as long as the window.
     write(
         "open_input",
@@ -271,6 +290,25 @@ def main():
         [operator(OP.ADD, [1, 0], [2], options("AddOptions")), operator(OP.ADD, [2, 0], [3], options("AddOptions"))],
         [0, 1],
         [2, 3],
+    )
+    # The same with a quantised x, -64 to 63.5, and the normalisation of both inputs in its metadata.
+    write(
+        "normalised_state",
+        [
+            tensor("state_in", T.FLOAT32, [1, 4]),
+            tensor("x", T.UINT8, [1, 4], 0.5, 128),
+            tensor("real", T.FLOAT32, [1, 4]),
+            tensor("y", T.FLOAT32, [1, 4]),
+            tensor("state_out", T.FLOAT32, [1, 4]),
+        ],
+        [
+            operator(OP.DEQUANTIZE, [1], [2], options("DequantizeOptions")),
+            operator(OP.ADD, [2, 0], [3], options("AddOptions")),
+            operator(OP.ADD, [3, 0], [4], options("AddOptions")),
+        ],
+        [0, 1],
+        [3, 4],
+        metadata=metadata_of([([5.0], [3.0]), ([1000.0, 1000.0], [2.0, 2.0])], 0.25, "labels.txt"),
     )
     # Besides y = -x: the index of the highest value, what edgewatt does not read, and an output of open size.
     write(

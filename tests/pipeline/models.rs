@@ -1,6 +1,9 @@
 //! Models of odd shapes and with several entry points, from samples to outputs; and why others are refused.
 
+use std::time::Duration;
+
 use edgewatt::config::{Config, Document};
+use edgewatt::engine::process::ProcessLimits;
 use edgewatt::units::MonoTime;
 use edgewatt_support::demo::{self, Rig};
 use edgewatt_support::{root, runtime_library};
@@ -69,6 +72,28 @@ fn a_model_that_wants_channels_first_gets_them_first() {
 }
 
 #[test]
+fn windows_that_change_each_others_outputs_do_not_go_through_a_model_together() {
+    let limits = ProcessLimits {
+        start: Duration::from_secs(60),
+        deadline: Duration::from_secs(60),
+        memory_bytes: 4 << 30,
+        writable: Vec::new(),
+    };
+    for (delegate, process) in [("cpu", None), ("xnnpack", None), ("cpu", Some(limits))] {
+        let of_batch = |batch: usize| {
+            let keys = format!("{RAW}\ndelegate = \"{delegate}\"\nbatch = {{ max = {batch}, wait_ms = 1.0 }}");
+            let mut config = config("mean_over_batch", 2, 2, "", if batch == 1 { RAW } else { &keys });
+            config.pipelines[0].delegates[0].process.clone_from(&process);
+            config
+        };
+        assert_eq!(published(&of_batch(1), 2, None), [[0.0; 4]]);
+        let refused = refusal(&of_batch(2));
+        let why = "with batches of 2 the model's output `y` for a window depends on the other windows of its batch";
+        assert!(refused.ends_with(&format!("{why}; set batch.max = 1")), "{refused}");
+    }
+}
+
+#[test]
 fn an_input_is_fed_by_its_values_if_their_order_is_clear() {
     // [1, 2, 2] from windows of [4, 1], [1, 4] and [2, 2].
     for (channels, samples) in [(1, 4), (4, 1), (2, 2)] {
@@ -104,6 +129,31 @@ fn the_signature_that_changes_no_variables_is_run_unless_another_is_named() {
     );
     let none = refusal(&config("wide", 640, 1, "signature = \"run\"", RAW));
     assert!(none.ends_with("the model has no signatures; leave the key out"), "{none}");
+}
+
+#[test]
+fn a_state_of_another_kind_is_refused_with_both_kinds() {
+    let refused = refusal(&config("normalised_state", 2, 2, "state = { x = \"y\" }", RAW));
+    let kinds = "the output `y` is [1, 4] float32, and the input `x` is [1, 4] uint8 of scale 0.5, zero point 128";
+    assert!(refused.contains(kinds) && refused.contains("convert the model with"), "{refused}");
+}
+
+#[test]
+fn the_metadatas_normalisation_is_that_of_the_input_that_gets_the_windows() {
+    let state = "state = { state_in = \"state_out\" }";
+    let fitting = config("normalised_state", 2, 2, state, RAW);
+    assert_eq!(published(&fitting, 2, None)[0][..4], [-64.0; 4], "1 to 4 are far below the mean of 1000");
+    let pair = config("normalised_state", 1, 4, state, RAW);
+    let notes = |config: &Config| {
+        let prepared = demo::prepare(config);
+        (prepared.notes.join("\n"), prepared.warnings.join("\n"))
+    };
+    let (done, not_done) =
+        ("mean [1000.0, 1000.0] and std [2.0, 2.0]: done", "the normalisation of the model's metadata is not done");
+    let (said, warned) = notes(&fitting);
+    assert!(said.contains(done) && !warned.contains(not_done), "{said}\n{warned}");
+    let (said, warned) = notes(&pair);
+    assert!(!said.contains("done as") && warned.contains(not_done), "{said}\n{warned}");
 }
 
 #[test]

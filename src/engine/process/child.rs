@@ -16,7 +16,7 @@ use nix::unistd::{dup2_stdin, dup2_stdout, getppid};
 use super::link::{Link, Side};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, sandbox};
 use crate::engine::delegate::LibraryIdentity;
-use crate::engine::{self, Engine, EngineError, Runtime};
+use crate::engine::{self, Engine, EngineError, Runtime, rows};
 use crate::sys::shared::Shared;
 
 /// Exit codes: done, the model is refused, the host is gone or breaks the protocol.
@@ -94,6 +94,9 @@ fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Re
 
     let (mut engine, proof) = engine::build_proven(&runtime, &task.model, &bytes, &delegate, &task.plan)?;
     drop(bytes);
+    if engine.batch() > 1 {
+        rows::check_independent(engine.as_mut())?;
+    }
     let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
     let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke });
     if task.serve {

@@ -127,6 +127,19 @@ fn what_cannot_be_told_is_not_guessed() {
 }
 
 #[test]
+fn the_places_of_the_highest_scores_are_no_probabilities() {
+    let graph = vec![
+        (subgraph::INPUTS, super::ints(&[0])),
+        (subgraph::OUTPUTS, super::ints(&[2, 3])),
+        (subgraph::TENSORS, Tables((0..4).map(|_| tensor_of(FLOAT32, &[1, 4], 0)).collect())),
+        (subgraph::OPERATORS, Tables(vec![op(0, &[0], &[1]), op(1, &[1], &[2, 3])])),
+    ];
+    let outputs = read(&model_of(vec![builtin(25), builtin(48)], graph, vec![])).main.outputs;
+    assert_eq!(outputs[0].values.meaning, Some(ValueMeaning::Probabilities));
+    assert_eq!((outputs[1].values.meaning, outputs[1].values.reason.as_str()), (None, "TOPK_V2"));
+}
+
+#[test]
 fn a_custom_operator_tells_by_the_scale_that_is_laid_down_for_probabilities() {
     let told = |element, scale: f32, zero_point: i64| {
         let custom = vec![
