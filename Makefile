@@ -28,7 +28,7 @@ demo: tools runtime ## Build quickly, and show the recorded demo; q stops it. MQ
 
 test: tools runtime ## Run all tests; installs mosquitto and an exporter with apt-get if it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
-		prometheus-mqtt-exporter:prometheus-mqtt-exporter
+		prometheus-mqtt-exporter:prometheus-mqtt-exporter openssl:openssl
 	@$(PYTHON) -m venv "$(TARGET_DIR)/venv" && \
 		"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes -r examples/subscriber/requirements.txt || \
 		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
