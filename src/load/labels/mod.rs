@@ -107,6 +107,9 @@ fn read(name: &str, bytes: &[u8], scores: Option<usize>) -> Result<Labels, Strin
     if names.len() > usize::from(u16::MAX) {
         return Err(format!("{name}: {} labels; the limit is {}", names.len(), u16::MAX));
     }
+    if let Some(class) = names.iter().position(|name| name.trim().is_empty()) {
+        return Err(format!("{name}: the label of class {class} is empty; each class needs one"));
+    }
     if let Some(bad) = names.iter().find(|name| name.chars().any(char::is_control)) {
         let message = "has a control character; write labels as plain text";
         return Err(format!("{name}: the label `{}` {message}", bad.escape_debug()));

@@ -174,6 +174,8 @@ fn a_file_that_cannot_be_right_is_refused_with_the_place_and_what_would_be_right
         ("l.txt", "5: idle\n6: run\n", 2, "no label has index 1"),
         ("l.txt", "0: idle\n0: run\n", 2, "index 0 is there twice"),
         ("l.txt", "idle\nru\u{1b}[2Jn\n", 2, "the label `ru\\u{1b}[2Jn` has a control character"),
+        ("l.h", "const char* labels[] = { \"idle\", \"\" };", 2, "the label of class 1 is empty"),
+        ("l.json", "[\"idle\", \" \"]", 2, "the label of class 1 is empty"),
         ("l.yaml", "names:\n  0: idle\n", 1, "YAML is not read"),
         ("l.json", "['idle', 'run']", 2, "json.dump"),
         ("l.json", "{0: 'idle', 1: 'run'}", 2, "json.dump"),
