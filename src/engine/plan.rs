@@ -63,9 +63,8 @@ impl ModelPlan {
     /// The file does not have the signature.
     pub fn entered(&self, summary: ModelSummary) -> Result<ModelSummary, EngineError> {
         let Some(name) = &self.signature else { return Ok(summary) };
-        let signature = summary.signatures.iter().find(|signature| signature.name == *name);
-        let entered = signature.and_then(|signature| summary.entered(signature));
-        entered.ok_or_else(|| EngineError::Mismatch(format!("the model has no signature `{name}`")))
+        let entered = summary.entered(find_signature(Some(&summary), name)?);
+        entered.ok_or_else(|| no_signature(name))
     }
 
     /// Returns whether an inference depends on the one before; `summary` is the description of what is run.
@@ -74,7 +73,20 @@ impl ModelPlan {
     }
 }
 
-/// What the configuration says of how a model is run.
+/// Returns the signature called `name` in the file's description, if the file could be described.
+///
+/// # Errors
+/// There is none of that name.
+pub(super) fn find_signature<'a>(summary: Option<&'a ModelSummary>, name: &str) -> Result<&'a Signature, EngineError> {
+    let found = summary.and_then(|summary| summary.signatures.iter().find(|signature| signature.name == name));
+    found.ok_or_else(|| no_signature(name))
+}
+
+fn no_signature(name: &str) -> EngineError {
+    EngineError::Mismatch(format!("the model has no signature `{name}`"))
+}
+
+/// The keys of the configuration that decide how a model is run.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanKeys<'a> {
     /// For each input that holds a state, the output that gives its next value.
@@ -250,7 +262,7 @@ fn find(tensors: &[&TensorSummary], named: &[crate::model::NamedTensor], name: &
     found.ok_or_else(names)
 }
 
-/// Returns the one input that is no state.
+/// Returns the only input that does not hold a state.
 fn fed(summary: &ModelSummary, states: &[StatePair]) -> Result<usize, Unfit> {
     let inputs = &summary.main.inputs;
     let free: Vec<usize> = (0..inputs.len()).filter(|index| states.iter().all(|s| s.input != *index)).collect();
@@ -314,7 +326,7 @@ fn fill(body: &[i32], window: &[usize], wanted: Match) -> Option<Vec<i32>> {
             let rest = values.checked_div(known)?;
             body.iter().map(|dim| usize::try_from(*dim).unwrap_or(rest)).collect()
         }
-        // What the window has beside the known dimensions, in order; ones for the rest.
+        // The window's other dimensions, in order; ones for the rest.
         _ => {
             let mut left = window.to_vec();
             for dim in body.iter().filter_map(|dim| usize::try_from(*dim).ok()) {
@@ -335,8 +347,8 @@ fn fill(body: &[i32], window: &[usize], wanted: Match) -> Option<Vec<i32>> {
     fits.then_some(dims)
 }
 
-/// Returns whether the two shapes hold the same values in the same order, and are equal but for neighbouring dimensions that
-/// are one in the other shape.
+/// Returns whether the two shapes hold the same values in the same order: neighbouring dimensions of one may be a single
+/// dimension of the other.
 fn regroups(ours: &[usize], theirs: &[usize]) -> bool {
     let (mut ours, mut theirs) = (ours, theirs);
     while let ([first, rest @ ..], [other, others @ ..]) = (ours, theirs) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use super::interpreter::{Interpreter, Model};
-use super::plan::open_input;
+use super::plan::{find_signature, open_input};
 use super::profile::{Delegation, Profiler};
 use super::runtime::Runtime;
 use super::{DelegateKind, Element, Engine, EngineError, ModelPlan, TensorInfo, checks};
@@ -121,10 +121,10 @@ impl Recipe {
             reason: format!("the runtime refuses it: {e}"),
         })?;
         let summary = ModelSummary::from_bytes(bytes).ok();
-        let signature = plan
-            .signature
-            .as_ref()
-            .and_then(|name| summary.as_ref()?.signatures.iter().find(|signature| signature.name == *name).cloned());
+        let signature = match &plan.signature {
+            Some(name) => Some(find_signature(summary.as_ref(), name)?.clone()),
+            None => None,
+        };
         let summary = summary.map(|summary| plan.entered(summary)).transpose()?;
         let (runtime, path, delegate, plan) = (runtime.clone(), path.to_owned(), delegate.clone(), plan.clone());
         Ok(Self { model, summary, runtime, path, delegate, plan, signature })

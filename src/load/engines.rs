@@ -38,9 +38,8 @@ pub struct ModelFile {
     pub summary: ModelSummary,
     /// The signature that is run, if the file has any.
     pub signature: Option<Signature>,
-    /// How it is run, with the pipeline's batch and one window at a time.
+    /// How it is run.
     pub plan: ModelPlan,
-    pub single: ModelPlan,
 }
 
 impl ModelFile {
@@ -50,8 +49,7 @@ impl ModelFile {
     /// It is not a model.
     pub fn new(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, String> {
         let summary = ModelSummary::from_bytes(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
-        let plan = ModelPlan::of_batch(1);
-        Ok(Self { path: path.to_owned(), bytes, sha256, summary, signature: None, single: plan.clone(), plan })
+        Ok(Self { path: path.to_owned(), bytes, sha256, summary, signature: None, plan: ModelPlan::of_batch(1) })
     }
 
     /// Chooses the signature that is run, by name or as [`plan::signature`] does.
@@ -70,7 +68,13 @@ impl ModelFile {
 
     /// Runs it by `plan`.
     pub fn planned(self, plan: ModelPlan) -> Self {
-        Self { single: plan.single(), plan, ..self }
+        Self { plan, ..self }
+    }
+
+    /// Returns the shape of the input for one window, if it is not the one that the file starts with.
+    pub fn chosen_shape(&self) -> Option<Vec<i32>> {
+        let input = self.summary.main.inputs.get(self.plan.fed)?;
+        self.plan.single().dims.filter(|dims| *dims != input.shape)
     }
 }
 
@@ -82,7 +86,6 @@ pub struct EngineBuilder {
     pub reference_model: Option<ModelFile>,
     /// The requested one, then those to fall back to, in order.
     pub delegates: Vec<Delegate>,
-    pub batch: usize,
     /// The stream's shape after each step up to the model's input.
     pub path: ShapePath,
     pub parity: Parity,
@@ -207,13 +210,13 @@ impl EngineBuilder {
                 (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
             }
         };
-        check_input(&ready.inputs[0], self.batch, &self.path)?;
+        check_input(&ready.inputs[0], plan.batch, &self.path)?;
         let mut invoke = ready.invoke;
         let parity = match (reference, &self.parity.limits) {
             (Some(reference), Some(limits)) => {
                 let start = Instant::now();
                 let agreement = reference.compare(&mut *engine, limits)?;
-                let batches = agreement.windows.div_ceil(self.batch.max(1)).max(1);
+                let batches = agreement.windows.div_ceil(plan.batch.max(1)).max(1);
                 invoke = Some(start.elapsed() / u32::try_from(batches).unwrap_or(u32::MAX));
                 if !agreement.is_enough() {
                     return Err(BuildError::Disagrees(agreement));
@@ -278,8 +281,7 @@ impl EngineBuilder {
         file(&self.model) == file(&other.model)
             && self.model.plan == other.model.plan
             && self.reference_model.as_ref().map(file) == other.reference_model.as_ref().map(file)
-            && (&self.delegates, self.batch, &self.parity, self.decided)
-                == (&other.delegates, other.batch, &other.parity, other.decided)
+            && (&self.delegates, &self.parity, self.decided) == (&other.delegates, &other.parity, other.decided)
     }
 
     /// Returns whether the two may need the same device. Most devices can be opened by one process only.
@@ -317,8 +319,9 @@ impl EngineBuilder {
             return Ok(reference.clone());
         }
         let windows = windows.or_else(|| self.recorded.clone()).ok_or(BuildError::NoWindows)?;
-        let ModelFile { path, bytes, single, .. } = self.reference_file();
-        let (mut engine, _) = self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, single)?;
+        let ModelFile { path, bytes, plan, .. } = self.reference_file();
+        let (mut engine, _) =
+            self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, &plan.single())?;
         check_input(&engine.inputs()[0], 1, &self.path)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());

@@ -9,10 +9,9 @@ use crate::features::Feature;
 use crate::features::transpose::Transpose;
 use crate::stream::ShapePath;
 
-/// A model with a pipeline that gives it what it takes.
-pub(super) struct Fitted<'a> {
-    /// The configured pipeline, with features added where the model needs them.
-    pub pipeline: Cow<'a, Pipeline>,
+/// A model with the stages that give it what it takes.
+pub(super) struct Fitted {
+    /// Those of the pipeline, with features added where the model needs them.
     pub shapes: Shapes,
     pub model: ModelFile,
     /// Why the normalisation is left out.
@@ -24,11 +23,7 @@ pub(super) struct Fitted<'a> {
 ///
 /// # Errors
 /// The model does not take what the pipeline gives it.
-pub(super) fn model(
-    pipeline: &Pipeline,
-    normalization: Option<Feature>,
-    model: ModelFile,
-) -> Result<Fitted<'_>, Problem> {
+pub(super) fn model(pipeline: &Pipeline, normalization: Option<Feature>, model: ModelFile) -> Result<Fitted, Problem> {
     let key = pipeline.key();
     let name = &pipeline.name;
     let (mut pipeline, warning) = normalized(pipeline, normalization);
@@ -46,7 +41,7 @@ pub(super) fn model(
         tracing::info!(pipeline = name, "the model wants the channels first: windows are transposed");
         pipeline.to_mut().features.push(Feature::Transpose(Transpose {}));
     }
-    Ok(Fitted { shapes: shapes(&pipeline)?, pipeline, model: model.planned(fitted.plan), warning })
+    Ok(Fitted { shapes: shapes(&pipeline)?, model: model.planned(fitted.plan), warning })
 }
 
 /// Returns the index of the input that gets the windows, if it is clear which one that is.

@@ -243,7 +243,7 @@ impl<'a> Draft<'a> {
         let mut fitted = fit::model(pipeline, feature, model)?;
         notes.extend(done.filter(|_| fitted.warning.is_none()));
         warnings.extend(fitted.warning);
-        let (builder, compares) = builder(context, &fitted.pipeline, &mut fitted.shapes, fitted.model)?;
+        let (builder, compares) = builder(context, pipeline, &mut fitted.shapes, fitted.model)?;
         Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares, survey })
     }
 
@@ -385,7 +385,6 @@ fn builder(
         model,
         reference_model,
         delegates: pipeline.delegates.clone(),
-        batch: pipeline.batch.max,
         path: shapes.path.clone(),
         parity: pipeline.parity.clone(),
         decided: DecidedOn { output: pipeline.decision.kind().output(), boundary: None },

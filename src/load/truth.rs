@@ -55,7 +55,7 @@ pub(crate) fn check(path: &Path, records: &Records, labels: &[String]) -> Option
     })
 }
 
-/// Returns the label that `name` is but for case, blanks and signs, in words.
+/// Returns in words the label that differs from `name` only in case, blanks and punctuation.
 fn close_label(name: &str, labels: &[String]) -> Option<String> {
     let plain =
         |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();

@@ -34,6 +34,12 @@ pub struct EngineIdentity {
     pub library_version: Option<String>,
     pub runtime_version: String,
     pub batch: usize,
+    /// The signature that is run, if that is not the file's first subgraph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// The shape of the input for one window, if the file leaves it open: the work depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_shape: Option<Vec<i32>>,
     /// Which part of the model the delegate was observed to run, as it is published.
     pub proof: serde_json::Value,
 }
@@ -125,7 +131,9 @@ impl EngineIdentity {
             isolation: state.proof.isolation.to_owned(),
             library_version: state.proof.library_version.clone(),
             runtime_version: builder.context.runtime.version.clone(),
-            batch: builder.batch,
+            batch: model.plan.batch,
+            signature: model.plan.signature.clone(),
+            input_shape: model.chosen_shape(),
             // A map with strings as keys can always be encoded.
             proof: serde_json::to_value(&state.proof.engine).unwrap_or_default(),
         }
@@ -233,6 +241,8 @@ mod tests {
                 library_version: None,
                 runtime_version: "2.17.1".into(),
                 batch: 1,
+                signature: None,
+                input_shape: None,
                 proof: serde_json::json!({"nodes_total": 9, "nodes_delegated": 9, "partitions": 1, "on_cpu": {}}),
             },
             meter: MeterIdentity { name: meter.into(), kind: "rapl".into(), scope: "package".into() },
@@ -274,6 +284,8 @@ mod tests {
         assert_eq!(differs(&|like| like.engine.delegate = "xnnpack".into()), None);
         assert_eq!(differs(&|like| like.engine.kind = DelegateIdentity::new(&REFERENCE)), None);
         assert_eq!(differs(&|like| like.engine.batch = 8), None);
+        assert_eq!(differs(&|like| like.engine.signature = Some("infer".into())), None);
+        assert_eq!(differs(&|like| like.engine.input_shape = Some(vec![1, 1280])), None);
         assert_eq!(differs(&|like| like.engine.proof = serde_json::json!({})), None);
         assert_eq!(differs(&|like| like.engine.runtime_version = "2.18.0".into()), None);
         assert_eq!(differs(&|like| like.meter.scope = "platform".into()), None);

@@ -219,3 +219,14 @@ fn an_operator_that_the_runtime_lacks_is_named_at_the_models_key() {
     assert!(refused.starts_with("pipelines.p.model.path: "), "{refused}");
     assert!(refused.contains("its operator `frobnicate` is not in the runtime and no delegate takes it"), "{refused}");
 }
+
+/// A calibration of one window length must not count for another.
+#[test]
+fn the_shape_that_the_window_gives_an_open_input_is_known_and_a_fixed_one_is_not_told() {
+    let shape = |config: &Config| demo::prepare(config).builder.model.chosen_shape();
+    assert_eq!(shape(&config("open_input", 1, 5, "", RAW)), Some(vec![1, 5]));
+    assert_eq!(shape(&config("channels_first", 2, 3, "", RAW)), None);
+    let mut batched = config("quantised_outputs", 4, 1, "", RAW);
+    batched.pipelines[0].batch.max = 3;
+    assert_eq!(shape(&batched), None, "the batch is a value of its own");
+}
