@@ -17,6 +17,11 @@ pub fn plain(text: &str) -> String {
     short
 }
 
+/// Returns whether a file begins as a Git LFS pointer, the short text that stands in place of a large file.
+pub fn is_lfs_pointer(start: &[u8]) -> bool {
+    start.starts_with(b"version https://git-lfs")
+}
+
 /// Characters without a place of their own: marks of direction, joiners, and the like.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

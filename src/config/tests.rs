@@ -195,7 +195,7 @@ fn every_slip_of_the_pen_is_answered_in_plain_words() {
 #[test]
 fn habits_of_other_formats_are_answered_with_what_to_write() {
     let cases = [
-        ("[mqtt]\nstore = { enabled = no }", "`no` is no value of TOML; write false"),
+        ("[mqtt]\nstore = { enabled = no }", "`no` is not a value in TOML; write false"),
         ("[mqtt]\nstore = { enabled = False }", "write false"),
         ("[mqtt]\ndiscovery = on", "write true"),
         ("[mqtt]\ndiscovery = TRUE # x", "write true"),
@@ -208,7 +208,7 @@ fn habits_of_other_formats_are_answered_with_what_to_write() {
         ("mqtt:\n  broker: none\n", "this is YAML"),
         ("{\"mqtt\": {\"broker\": \"none\"}}", "this is JSON"),
         ("<?xml version='1.0'?>", "this is XML"),
-        ("[mqtt]\nbroker = \u{201c}none\u{201d}", "is no quotation mark of TOML; write \""),
+        ("[mqtt]\nbroker = \u{201c}none\u{201d}", "is not a quotation mark in TOML; write \""),
         ("[mqtt]\nbroker = \"none", "the closing \" is missing"),
         ("[mqtt]\nbroker = 'none\"", "the closing ' is missing"),
         ("[mqtt]\npassword_file = \"C:\\dir\"", "write '...'"),
@@ -348,7 +348,7 @@ fn files_in_other_encodings_say_which() {
         latin.contains(":1:4: this byte is not UTF-8") && latin.contains("Latin-1 it would be `\u{fc}`"),
         "{latin}"
     );
-    // A mark of the byte order at the start of UTF-8 is no fault.
+    // A byte order mark at the start of UTF-8 is not a fault.
     std::fs::write(&path, "\u{feff}[mqtt]\nbroker = 'none'\n").unwrap();
     let shown = Document::read(&path).unwrap().root().map(drop).unwrap_err().to_string();
     assert!(

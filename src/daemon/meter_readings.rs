@@ -16,7 +16,7 @@ pub(crate) struct MeterReadings(Arc<Mutex<Vec<Latest>>>);
 /// The latest reading of one meter.
 #[derive(Debug, Clone)]
 struct Latest {
-    /// What the meter says of itself.
+    /// The meter's description of itself.
     info: MeterInfo,
     /// That has changed since it was last asked for.
     has_new_info: bool,
@@ -43,7 +43,7 @@ impl MeterReadings {
         Self(Arc::new(Mutex::new(infos.iter().map(latest).collect())))
     }
 
-    /// Notes a reading, or why there is none, and what the meter says of itself.
+    /// Notes a reading, or why there is none, and the meter's description.
     pub(crate) fn note(&self, meter: usize, info: &MeterInfo, result: &Result<Reading, MeterError>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(latest) = all.get_mut(meter) else { return };
@@ -65,7 +65,7 @@ impl MeterReadings {
         }
     }
 
-    /// Returns what the meters say of themselves, if a meter says something else than at the last call.
+    /// Returns the descriptions of the meters if one has changed since the last call.
     pub(crate) fn take_new_infos(&self) -> Option<Vec<MeterInfo>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = all.iter().any(|latest| latest.has_new_info);

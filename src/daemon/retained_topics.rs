@@ -113,8 +113,8 @@ impl RetainedTopics {
         }
     }
 
-    /// Takes a message: status or info of a name that this node once had. Empties the topics of that name if nobody else
-    /// has it.
+    /// Takes a message: status or info of a name that this node once had. Empties the topics of that name unless another
+    /// machine has it.
     pub(crate) fn message_received(&mut self, node_publisher: &NodePublisher, topic: &str, payload: &[u8]) {
         let has_topic = |status: &&String| **status == topic || NodeTopics::info_beside(status) == topic;
         let Some(status) = self.old_names().find(has_topic).cloned() else { return };

@@ -119,7 +119,7 @@ pub struct ClassPresentation {
     classes: Vec<String>,
     /// The names of the scores: the classes, each made distinct.
     names: Vec<String>,
-    /// The number of scores that are published: the highest ones; `None`: the values are no scores, or none are published.
+    /// The number of scores that are published: the highest ones; `None`: the values are not scores, or none are published.
     scores: Option<usize>,
 }
 

@@ -43,7 +43,7 @@ impl Smoother {
         values.iter_mut().for_each(|value| *value *= share);
     }
 
-    /// As [`Smoother::smooth`], but each value alone: one that is no number becomes NaN, and is left out of later means.
+    /// As [`Smoother::smooth`], but each value alone: one that is not a number becomes NaN, and is left out of later means.
     pub(crate) fn smooth_each(&mut self, values: &mut [f32]) {
         if self.depth > 1 {
             self.remember(values);

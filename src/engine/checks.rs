@@ -13,7 +13,7 @@ use crate::model::{ModelSummary, OperatorCount};
 /// model of one operator is resolved by the C library 2.17.1 for these names alone.
 const STOCK_CUSTOM_OPERATORS: [&str; 4] = ["NumericVerify", "Mfcc", "AudioSpectrogram", "TFLite_Detection_PostProcess"];
 
-/// Custom operators that LiteRT's runtime 2.3.0 has besides, found in the same way.
+/// Custom operators that LiteRT's runtime 2.3.0 has in addition, found in the same way.
 const LITERT_CUSTOM_OPERATORS: [&str; 4] =
     ["Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "odml.scaled_dot_product_attention"];
 /// How the converter names operators of TensorFlow itself.

@@ -16,9 +16,11 @@ use object::elf::{
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Sym};
 use object::{Endianness, FileKind, ReadCache, ReadRef};
 
+use crate::text;
+
 /// Libraries that one library may need, with those that these need.
 const MOST_LIBRARIES: usize = 256;
-/// The start of a file that shows what it is, if it is no library.
+/// How much of a file is read to tell what it is, if it is not a library.
 const HEAD_BYTES: u64 = 512;
 /// The runtime is loaded already when a delegate is, whatever folder it is in.
 const LOADED: [&str; 2] = ["libtensorflowlite_c.so", "libtensorflowlite.so"];
@@ -253,7 +255,7 @@ struct Search {
 impl Search {
     fn new(machine: Option<Machine>) -> Self {
         let environment = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        // An empty entry is the working folder, which is no place for libraries of a service.
+        // An empty entry means the working folder, which is not searched for a service.
         let environment = std::env::split_paths(&environment).filter(|folder| !folder.as_os_str().is_empty()).collect();
         // ldconfig is not in the search path of normal users.
         let listed = ["ldconfig", "/sbin/ldconfig"].into_iter().find_map(list).unwrap_or_default();
@@ -295,7 +297,7 @@ fn list(ldconfig: &str) -> Option<String> {
 /// Reads what a library's file says.
 ///
 /// # Errors
-/// It is no shared library, and what it is.
+/// It is not a shared library; the message says what it is.
 fn read(path: &Path) -> Result<Image, String> {
     let failed = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => "there is no such file".to_owned(),
@@ -322,13 +324,13 @@ fn read(path: &Path) -> Result<Image, String> {
     }
 }
 
-/// Returns what a file is that is no library.
+/// Returns what a file is that is not a library.
 fn no_library(head: &[u8]) -> &'static str {
-    let text = String::from_utf8_lossy(head);
-    let start = text.trim_start();
+    let content = String::from_utf8_lossy(head);
+    let start = content.trim_start();
     if head.is_empty() {
         "the file is empty"
-    } else if start.starts_with("version https://git-lfs") {
+    } else if text::is_lfs_pointer(start.as_bytes()) {
         "it is a pointer of Git LFS, not the library itself; run: git lfs pull"
     } else if start.starts_with('<') {
         "it is a web page, not a library; download the file itself"
@@ -350,7 +352,7 @@ fn no_library(head: &[u8]) -> &'static str {
     }
 }
 
-/// Returns what is in a file; the inner error says why it is no library.
+/// Returns what is in a file; the inner error says why it is not a library.
 fn parsed<'d, H, R>(data: R, bytes: u64) -> Result<Result<Image, String>, object::Error>
 where
     H: FileHeader<Endian = Endianness>,

@@ -171,7 +171,7 @@ fn is_same(ours: f32, reference: f32) -> bool {
 
 /// Returns in how many windows both single values are on the same side of `boundary`.
 fn same_side(ours: &[f32], reference: &[f32], boundary: f32) -> usize {
-    // What is no number is on neither side.
+    // What is not a number is on neither side.
     let side = |value: &f32| value.is_finite().then_some(*value >= boundary);
     ours.iter().zip(reference).filter(|(ours, reference)| side(ours) == side(reference)).count()
 }

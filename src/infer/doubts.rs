@@ -1,4 +1,4 @@
-//! Why a pipeline's decisions are not to be trusted: outputs that are no numbers or not what they are taken for, and
+//! Why a pipeline's decisions are not to be trusted: outputs that are not numbers or not what they are taken for, and
 //! inputs that do not fit into the model's type.
 //!
 //! Owns when that is said and when it is over. Pure: counts and time are passed in.

@@ -489,14 +489,14 @@ fn channels(folder: &Path) -> Result<Vec<Channel>, MeterError> {
 /// What a file of a chip's value is called before its number.
 const KINDS: [&str; 4] = ["energy", "power", "curr", "in"];
 
-/// A file with a value, and the label beside it.
+/// A file with a value, and its label.
 #[derive(Debug, Clone)]
 struct ValueFile {
     file: String,
     label: Option<String>,
 }
 
-/// Whether a value is no voltage or current of a supply: the voltage across a shunt, or a sum.
+/// Whether a value is not the voltage or current of a supply: the voltage across a shunt, or a sum.
 ///
 /// The INA3221 has such values from number 4 on (`Documentation/hwmon/ina3221.rst`); the voltages of the LTC2992 are
 /// numbered from 0, its currents from 1 (`drivers/hwmon/ltc2992.c`).

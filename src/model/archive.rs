@@ -1,4 +1,4 @@
-//! Reads the ZIP archive at the end of a file, in which a model carries files of its own.
+//! Reads the ZIP archive at the end of a model file, which contains the files that belong to the model.
 //!
 //! The bytes are untrusted: every place is checked, the list of files costs no more than the bytes that hold it, and a file
 //! is unpacked up to the caller's limit only. Archives over 4 GiB (ZIP64), in several parts or with a password are refused.

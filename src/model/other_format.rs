@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::archive::Archive;
+use crate::text;
 
 /// How a file of another kind is told, and what to do with it.
 struct Format {
@@ -93,7 +94,7 @@ pub(crate) fn describe(bytes: &[u8]) -> String {
 
 /// Returns what a text is that was stored in place of a file: a Git LFS pointer or a web page; and what would be right.
 pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.starts_with(b"version https://git-lfs.") {
+    if text::is_lfs_pointer(bytes) {
         return Some("a Git LFS pointer, a short text in place of the file; get the file itself with `git lfs pull`");
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();

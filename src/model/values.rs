@@ -312,7 +312,7 @@ impl<'c> Values<'c> {
     }
 
     fn negated(self) -> Self {
-        // They are no logarithms of probabilities any more.
+        // They are not logarithms of probabilities any more.
         let values = if self.kind == Kind::LogProbabilities { self.other() } else { self };
         Self { low: -self.high, high: -self.low, ..values }
     }

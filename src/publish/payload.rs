@@ -214,7 +214,7 @@ pub struct Counts {
     pub rejects: BTreeMap<&'static str, u64>,
     pub gaps: BTreeMap<&'static str, u64>,
     pub drops: BTreeMap<&'static str, u64>,
-    /// Windows whose outputs are no numbers, or not what they are taken for.
+    /// Windows whose outputs are not numbers, or not what they are taken for.
     pub output_faults: BTreeMap<&'static str, u64>,
     /// Values that did not fit into the model's quantised input.
     pub input_saturated: u64,

@@ -427,7 +427,7 @@ impl PipelinePublisher {
             process: node.process,
         };
         node_publisher.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);
-        // Samples are discarded during a pause because somebody asked for it: the status says so, and it is no news.
+        // A pause was asked for, and the status shows it: its discarded samples need no event.
         let unasked = counts.drops.iter().filter(|(reason, _)| **reason != SOURCE_PAUSED).map(|(k, n)| (*k, *n));
         self.progress.drops.report(node_publisher, Some(&self.name), &unasked.collect(), None);
         self.progress.last_predictions = counts.predictions;

@@ -71,7 +71,7 @@ pub fn show(file: &Path, text: &str, span: Option<Range<usize>>, message: &str) 
     let in_line = span.end.min(line_start + line.len()).max(span.start);
     let marked = text.get(span.start..in_line).map_or(1, |s| s.chars().count().max(1));
     let gutter = " ".repeat(line_number.to_string().len());
-    // The mark of the byte order is no character of the line.
+    // The byte order mark is not a character of the line.
     let bom = usize::from(line.starts_with('\u{feff}'));
     let column = column.saturating_sub(bom).max(1);
     let (shown, place) = excerpt(without_credentials(line).trim_start_matches('\u{feff}'), column - 1);

@@ -141,7 +141,7 @@ fn strange_character(line: &Line<'_>) -> Option<String> {
     let number = format!("U+{:04X}", u32::from(first));
     match first {
         '\u{201c}'..='\u{201f}' | '\u{2018}'..='\u{201b}' | '\u{ab}' | '\u{bb}' | '`' | '\u{b4}' => {
-            Some(format!("`{first}` is no quotation mark of TOML; write \" ({number} comes from a word processor)"))
+            Some(format!("`{first}` is not a quotation mark in TOML; write \" ({number} comes from a word processor)"))
         }
         '\u{a0}' | '\u{2000}'..='\u{200f}' | '\u{202f}' | '\u{3000}' | '\u{feff}' | '\u{ad}' => {
             Some(format!("there is an invisible character here ({number}); remove it, and write a space"))
@@ -366,9 +366,9 @@ fn value(line: &Line<'_>) -> Option<String> {
     } else if let Some(strange) = strange_character(&whole) {
         strange
     } else if let Some(boolean) = truth(without).filter(|_| without.parse::<f64>().is_err()) {
-        format!("`{}` is no value of TOML; write {boolean}", short(without))
+        format!("`{}` is not a value in TOML; write {boolean}", short(without))
     } else if is_null(without) {
-        format!("`{without}` is no value of TOML; leave the key out, or write \"{without}\" if this word is meant")
+        format!("`{without}` is not a value in TOML; leave the key out, or write \"{without}\" if this word is meant")
     } else if let Some((value, _)) = rest.split_once("//").filter(|(value, _)| is_number(value.trim())) {
         format!("a comment begins with #; write {} # ...", value.trim())
     } else if word.len() > without.len() {
@@ -386,7 +386,7 @@ fn value(line: &Line<'_>) -> Option<String> {
 fn number(word: &str) -> Option<String> {
     let lower = word.to_ascii_lowercase();
     if ["nan", "inf", "+inf", "-inf", "infinity"].contains(&lower.as_str()) {
-        return Some(format!("`{word}` is no number here; write a finite number"));
+        return Some(format!("`{word}` is not a number here; write a finite number"));
     }
     if lower.starts_with("0x") || lower.starts_with("0o") || lower.starts_with("0b") || lower.starts_with("+0x") {
         return Some("a hexadecimal number is written 0x1f, without a sign".to_owned());

@@ -68,7 +68,7 @@ impl LineReader {
     }
 
     /// A reader of JSON objects, one after the other or in an array, on any number of lines. What else is there comes as
-    /// lines, which are no objects.
+    /// lines, which are not objects.
     pub fn of_objects() -> Self {
         Self { objects: Some(ObjectScan::default()), ..Self::new() }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use edgewatt_support::daemon::{Daemon, Setup, edgewatt, full_disk};
+use edgewatt_support::daemon::{Daemon, Ended, Setup, edgewatt, full_disk};
 use edgewatt_support::mosquitto::{Mosquitto, Subscriber, free_port};
 use edgewatt_support::root;
 use edgewatt_support::wire::Wire;
@@ -259,8 +259,8 @@ fn bad_records_are_counted_by_reason_and_the_stream_goes_on() {
     assert!(ended.stderr.matches("record rejected").count() <= expected.as_object().unwrap().len(), "{}", ended.stderr);
 }
 
-#[test]
-fn a_line_that_the_writer_did_not_finish_is_rejected() {
+/// A single run that reads these rows from standard input and fails, and what it has published.
+fn fails_on(rows: &str) -> (Ended, Wire) {
     let broker = Mosquitto::running();
     let mut subscriber = Subscriber::at_qos(broker.port, "edgewatt/#", 1);
     let demo = root().join("models/shoulder_recording.csv");
@@ -273,10 +273,16 @@ fn a_line_that_the_writer_did_not_finish_is_rejected() {
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let daemon = Daemon::adopt(child);
-    stdin.write_all(b"time_s,ax,ay,az,wx,wy,wz,exercise\n0.00,1,2,3,4,5,6,PEN\n0.02,1,2,3,4,5,6").unwrap();
+    stdin.write_all(format!("time_s,ax,ay,az,wx,wy,wz,exercise\n{rows}").as_bytes()).unwrap();
     drop(stdin);
-    assert_eq!(daemon.wait().expect(1).summary(" samples, "), 1, "no window was filled");
-    let wire = Wire::new(subscriber.until(|line| line == OFFLINE));
+    let ended = daemon.wait().expect(1);
+    (ended, Wire::new(subscriber.until(|line| line == OFFLINE)))
+}
+
+#[test]
+fn a_line_that_the_writer_did_not_finish_is_rejected() {
+    let (ended, wire) = fails_on("0.00,1,2,3,4,5,6,PEN\n0.02,1,2,3,4,5,6");
+    assert_eq!(ended.summary(" samples, "), 1, "no window was filled");
     assert_eq!(wire.metrics()["counts"]["rejects"]["unterminated"], 1);
 }
 
@@ -317,25 +323,9 @@ fn a_recording_that_fills_no_window_is_refused() {
 
 #[test]
 fn a_single_run_without_a_prediction_fails_and_says_why() {
-    let broker = Mosquitto::running();
-    let mut subscriber = Subscriber::at_qos(broker.port, "edgewatt/#", 1);
-    let demo = root().join("models/shoulder_recording.csv");
-    let setup = Setup::demo(broker.port)
-        .with("source.replay", "source.lines")
-        .with(&format!("path = \"{}\"\n", demo.display()), "from = \"stdin\"\n")
-        .with("speed = 1.0 ", "# ");
-    let mut command = setup.command("run", &["--once"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let daemon = Daemon::adopt(child);
-    let rows = "04.03.2021 12:00,1,2,3,4,5,6,PEN\n".repeat(300);
-    stdin.write_all(format!("time_s,ax,ay,az,wx,wy,wz,exercise\n{rows}").as_bytes()).unwrap();
-    drop(stdin);
-    let ended = daemon.wait().expect(1);
+    let (ended, wire) = fails_on(&"04.03.2021 12:00,1,2,3,4,5,6,PEN\n".repeat(300));
     let words = "all 300 records were rejected; standard input:2: column `time_s`: `04.03.2021 12:00` is not a time";
     ended.says(&["the stream has ended without a prediction: ", words]);
-    let wire = Wire::new(subscriber.until(|line| line == OFFLINE));
     let status = wire.json("/p/shoulder/status").pop().unwrap();
     assert_eq!(status["state"], "ended");
     assert!(status["reason"].as_str().unwrap().contains(words), "{status}");

@@ -62,7 +62,7 @@ pub struct MqttClient {
     /// The last reason that needed an explanation, and the explained one: a port is examined once.
     explained: Option<(String, Lost)>,
     quick_losses: u32,
-    /// Packet ids that were sent with QoS 0 because the broker takes nothing else: nobody will acknowledge them.
+    /// Packet ids that were sent with QoS 0 because the broker takes nothing else: they will not be acknowledged.
     unacknowledged: Vec<u16>,
     logged_refusal: Option<&'static str>,
     filters: Vec<String>,

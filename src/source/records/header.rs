@@ -3,6 +3,7 @@
 use super::reject::shown;
 use super::{Decimal, Records, Role, time};
 use crate::source::fields::{ColumnError, Delimiter, Fields, column};
+use crate::text;
 
 /// Why the beginning of a file or stream cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -109,7 +110,7 @@ fn hint(records: &Records, line: &[u8], found: &[String]) -> String {
 
 /// Says what a file is whose first line is not a line of CSV.
 fn not_csv(line: &[u8]) -> Option<&'static str> {
-    if line.starts_with(b"version https://git-lfs") {
+    if text::is_lfs_pointer(line) {
         return Some("it is a pointer of Git LFS, not the file itself; run: git lfs pull");
     }
     if line.trim_ascii_start().starts_with(b"<") {

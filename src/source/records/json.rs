@@ -106,7 +106,7 @@ impl<'de> JsonRecord<'_, 'de> {
     /// Reads the object.
     ///
     /// # Errors
-    /// It is no object, or a value of a field in use is not what it should be; in words.
+    /// It is not an object, or a value of a field in use is not what it should be; in words.
     pub(super) fn read(&mut self, line: &'de [u8]) -> Result<(), serde_json::Error> {
         self.values.fill(f32::NAN);
         self.seen.fill(false);

@@ -19,7 +19,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let wrong = |reason: String| format!("{}: {reason}", path.display());
     let info = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
     if !info.is_file() || info.len() > MAX_BYTES {
-        return Err(wrong("this is no file of certificates; write the path of one in PEM".into()));
+        return Err(wrong("this is not a file of certificates; write the path of one in PEM".into()));
     }
     let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let text = without_mark(&bytes);
@@ -137,7 +137,7 @@ mod tests {
             let refused = refused(bytes);
             assert!(refused.contains(words), "{words} in {refused}");
         }
-        assert!(certificates(Path::new("/")).unwrap_err().contains("no file of certificates"));
+        assert!(certificates(Path::new("/")).unwrap_err().contains("not a file of certificates"));
         assert!(certificates(Path::new("/nowhere/ca.pem")).unwrap_err().starts_with("/nowhere/ca.pem: "));
     }
 
