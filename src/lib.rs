@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod units;
 pub mod stop;
+pub mod backoff;
 pub mod ring;
 pub mod secret;
 pub mod text;

@@ -43,6 +43,11 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
         self.headers.is_full() || self.values.slots() < values
     }
 
+    /// Returns the number of values that wait to be read.
+    pub fn values(&self) -> usize {
+        self.values.buffer().capacity() - self.values.slots()
+    }
+
     /// Returns whether the reader is gone: nothing that is pushed will ever be read.
     pub fn is_abandoned(&self) -> bool {
         self.headers.is_abandoned()

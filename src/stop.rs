@@ -19,7 +19,12 @@ pub enum Waited {
     Ready,
     /// A stop was requested.
     Stopped,
+    /// The time has passed.
+    TimedOut,
 }
+
+/// A wait is for so many files at most.
+const MOST_FDS: usize = 8;
 
 /// A request to stop. Once made, it stays.
 #[derive(Debug)]
@@ -58,37 +63,44 @@ impl Stop {
 
     /// Waits until `fd` can be read, its other end has closed, or a stop is requested.
     pub fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<Waited> {
-        self.poll(Some(fd), None).map(|ready| if ready { Waited::Ready } else { Waited::Stopped })
+        self.wait(&mut [PollFd::new(fd, PollFlags::POLLIN)], None)
     }
 
-    /// Sleeps until `moment`, to the resolution of the kernel's timers.
-    pub fn sleep_until(&self, moment: MonoTime) -> io::Result<Waited> {
+    /// Waits until one of `fds` is ready, a stop is requested, or `until` has come. Which of them are ready is in `fds`.
+    pub fn wait<'fd>(&'fd self, fds: &mut [PollFd<'fd>], until: Option<MonoTime>) -> io::Result<Waited> {
+        let mut polled: [PollFd<'fd>; 1 + MOST_FDS] =
+            std::array::from_fn(|_| PollFd::new(self.event.as_fd(), PollFlags::POLLIN));
+        let Some(theirs) = polled.get_mut(1..=fds.len()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many files to wait for"));
+        };
+        theirs.clone_from_slice(fds);
+        let polled = &mut polled[..=fds.len()];
         loop {
-            let left = moment.since(MonoTime::now());
-            if self.is_requested() {
-                return Ok(Waited::Stopped);
-            }
-            if left.is_zero() {
-                return Ok(Waited::Ready);
-            }
-            self.poll(None, Some(left))?;
-        }
-    }
-
-    /// Returns whether `fd` became ready before a stop was requested and the time ran out.
-    fn poll(&self, fd: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> io::Result<bool> {
-        let stop = PollFd::new(self.event.as_fd(), PollFlags::POLLIN);
-        let mut both = [stop, PollFd::new(fd.unwrap_or(self.event.as_fd()), PollFlags::POLLIN)];
-        let fds = if fd.is_some() { &mut both[..] } else { &mut both[..1] };
-        loop {
-            match ppoll(fds, timeout.map(TimeSpec::from), None) {
+            let left = until.map(|moment| moment.since(MonoTime::now()));
+            match ppoll(polled, left.map(TimeSpec::from), None) {
                 Ok(_) => break,
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        let stopped = self.is_requested() || both[0].any().unwrap_or(false);
-        Ok(!stopped && fd.is_some() && both[1].any().unwrap_or(true))
+        fds.clone_from_slice(&polled[1..]);
+        if self.is_requested() || polled[0].any().unwrap_or(false) {
+            return Ok(Waited::Stopped);
+        }
+        // Unknown flags count as ready: reading then says what there is.
+        let ready = fds.iter().any(|fd| fd.any().unwrap_or(true));
+        Ok(if ready { Waited::Ready } else { Waited::TimedOut })
+    }
+
+    /// Sleeps until `moment`, to the resolution of the kernel's timers.
+    pub fn sleep_until(&self, moment: MonoTime) -> io::Result<Waited> {
+        if self.is_requested() {
+            return Ok(Waited::Stopped);
+        }
+        match self.wait(&mut [], Some(moment))? {
+            Waited::TimedOut => Ok(Waited::Ready),
+            waited => Ok(waited),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         && config
             .pipelines
             .iter()
-            .any(|pipeline| pipeline.source.kind().exclusive().is_some_and(|(resource, _)| resource == STANDARD_INPUT));
+            .any(|pipeline| pipeline.source.kind().exclusive().iter().any(|taken| taken.resource == STANDARD_INPUT));
     let stop = Arc::<AtomicBool>::default();
     let (config_file, calibrate, stopped) = (args.config.config.clone(), args.calibrate, stop.clone());
     let options = RunOptions { once: args.once, config: config_file, calibrate, reload, stop, health };

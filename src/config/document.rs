@@ -374,7 +374,7 @@ mod tests {
         );
         shown(
             "[pipelines.arm.source.udp]\nlisten = ':1'\n",
-            "conf.d/10-x.toml:1:1: pipelines.arm.source.udp: missing key `records`; write records = { channels",
+            "conf.d/10-x.toml:1:1: pipelines.arm.source.udp: write exactly one of records and bytes",
         );
         shown(
             "[pipelines.arm.decision]\nregress = { names = [] }\nclassify = {}\n",

@@ -25,6 +25,7 @@ use crate::publish::discovery::{self, Clash, Owner};
 use crate::publish::topic::NodeTopics;
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, seconds, table};
+use crate::source::Exclusive;
 use crate::text::escaped;
 
 pub use crate::schema::{Key, Problem};
@@ -220,14 +221,16 @@ impl Config {
 fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for pipeline in pipelines {
-        let Some((resource, key)) = pipeline.source.kind().exclusive() else { continue };
-        let key = pipeline.key().child("source").child(pipeline.source.name()).child(key);
-        match taken.get(&resource) {
-            Some(other) => {
-                let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
-                checker.problem(&key, message);
+        let source = pipeline.key().child("source").child(pipeline.source.name());
+        for Exclusive { resource, key } in pipeline.source.kind().exclusive() {
+            let key = key.iter().fold(source.clone(), |key, name| key.child(name));
+            match taken.get(&resource) {
+                Some(other) => {
+                    let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
+                    checker.problem(&key, message);
+                }
+                None => _ = taken.insert(resource, &pipeline.name),
             }
-            None => _ = taken.insert(resource, &pipeline.name),
         }
     }
 }

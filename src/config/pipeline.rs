@@ -375,7 +375,7 @@ impl Window {
     fn checked(self, key: &Key, source: &Source, checker: &mut Checker) -> WindowSettings {
         self.check_ranges(key, checker);
         let gap_key = key.child("max_gap_ms");
-        let max_gap_ms = match (self.max_gap_ms, source.has_time(), source.kind().spec().rate_hz) {
+        let max_gap_ms = match (self.max_gap_ms, source.kind().has_time(), source.kind().spec().rate_hz) {
             (Some(_), false, _) => {
                 let message = "gaps are found by the stream's own time only; name its column in records.time";
                 checker.problem(&gap_key, message);

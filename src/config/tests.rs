@@ -51,6 +51,8 @@ fn messages(refusal: &str) -> Vec<&str> {
 
 fn assert_plain(context: &str, refusal: &str) {
     for message in messages(refusal) {
+        // Formats of raw samples have the names of types.
+        let message = message.replace("\"u8\"", "").replace("\"f32le\"", "");
         let bad = FORBIDDEN.iter().find(|word| message.contains(*word));
         assert!(bad.is_none(), "{bad:?} in {message}\n{context}");
     }

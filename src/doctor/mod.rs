@@ -17,8 +17,10 @@ use tracing::subscriber::NoSubscriber;
 use crate::config::{Config, Document, Pipeline};
 use crate::engine::{EngineError, Runtime};
 use crate::meter::Device;
-use crate::meter::survey::{self, Machine, survey};
+use crate::meter::survey::{self, survey};
+use crate::source::Presence;
 use crate::sys;
+use crate::sys::Machine;
 use crate::sys::cpu::Children;
 
 /// A part of the examination, in the order in which they are shown.
@@ -116,7 +118,8 @@ pub fn examine(part: Part, roots: &Roots, config: Option<&Config>) -> Vec<Findin
         Part::Delegates => delegates::examine(roots, config),
         Part::Meters => meters(roots, config),
         Part::Sensors => {
-            let configured = config.into_iter().flat_map(|config| &config.pipelines).map(source);
+            let configured =
+                config.into_iter().flat_map(|config| &config.pipelines).map(|pipeline| source(roots, pipeline));
             devices::sensors(roots).into_iter().chain(configured).collect()
         }
         Part::Clock => vec![host::clock()],
@@ -153,14 +156,18 @@ fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
     })
 }
 
-/// Returns whether the source of a pipeline can be opened.
-fn source(pipeline: &Pipeline) -> Finding {
-    let of =
-        |state, says: String| Finding::new(Part::Sensors, state, format!("pipelines.{}.source", pipeline.name), says);
-    match pipeline.source.kind().check_access() {
-        Ok(()) => of(State::Ok, format!("{} can be opened", pipeline.source.name())),
-        Err(error) => of(State::Broken, error.to_string()),
-    }
+/// Returns whether the source of a pipeline can be read.
+fn source(roots: &Roots, pipeline: &Pipeline) -> Finding {
+    let what = format!("pipelines.{}.source", pipeline.name);
+    let survey = pipeline.source.kind().survey(&Machine { sysfs: &roots.sysfs, dev: &roots.dev });
+    let says = format!("{}: {}", pipeline.source.name(), survey.says);
+    let finding = match (survey.presence, survey.node) {
+        (Presence::Ready, Some(node)) => node::finding(Part::Sensors, what, &says, &node.path, &node.rule),
+        (Presence::Ready, None) => Finding::new(Part::Sensors, State::Ok, what, says),
+        (Presence::Absent | Presence::Broken, _) => Finding::new(Part::Sensors, State::Broken, what, says),
+    };
+    let fix = survey.fix.or(finding.fix.clone());
+    Finding { detail: survey.detail, fix, ..finding }
 }
 
 fn surveyed(found: survey::Finding) -> Finding {

@@ -97,6 +97,12 @@ impl InputStage {
         self.taken == self.pending.len()
     }
 
+    /// Returns the number of frames of the source that make something happen; at least 1.
+    pub fn frames_wanted(&self) -> usize {
+        // What front ends make of a frame is known when they have it.
+        if self.frontends.is_empty() { self.windower.frames_wanted() } else { 1 }
+    }
+
     /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are
     /// no more frames.
     pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {

@@ -172,6 +172,7 @@ impl Infer {
             _ if self.engine.is_none() => std::thread::park_timeout(WITHOUT_ENGINE),
             // The wake-up at the end of the stream may have come while this thread was held: check for the end again.
             _ if self.channels.samples.is_abandoned() => {}
+            _ if self.channels.samples.want(self.stages.input.frames_wanted()) => {}
             Some(due) => std::thread::park_timeout(due.since(MonoTime::now())),
             None => std::thread::park(),
         }

@@ -34,6 +34,7 @@ use crate::model::{self, OutputValues};
 use crate::publish::payload::most_prediction_bytes;
 use crate::source::{SinkSettings, WhenFull};
 use crate::sys;
+use crate::sys::Machine;
 use crate::sys::cpu::Children;
 use crate::text::hex;
 
@@ -282,6 +283,8 @@ impl<'a> Draft<'a> {
         let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
         let sink = sink(pipeline, &shapes);
         let scores = decision.scores(&model);
+        warnings
+            .extend(pipeline.source.kind().survey(&Machine::this()).warning().map(|what| format!("source: {what}")));
         warnings.extend(buffer_warning(&sink, built.as_ref()));
         warnings.extend(decision.warnings(&model));
         warnings.extend(survey.iter().flat_map(Survey::warnings).map(|warning| format!("the recording: {warning}")));

@@ -14,8 +14,8 @@ use super::{
     Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, sysfs,
 };
 use crate::schema::{Checker, Key, table};
-use crate::source::fields::{ColumnError, Delimiter, Fields, column};
-use crate::source::line_reader::{Line, LineReader};
+use crate::source::records::fields::{ColumnError, Delimiter, Fields, column};
+use crate::source::records::line_reader::{Line, LineReader};
 use crate::source::records::{Decimal, Kind, MOST_TEXT_ROWS, Skipper, TimeUnit, is_utf16, time};
 use crate::units::{Joules, MonoTime, Watts};
 

@@ -3,17 +3,10 @@
 //! Only reads: it does not probe or configure any chip. Each kind of meter says in its own file what to look for; the
 //! meters themselves say why they cannot be read and what to do.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::{Meter, MeterConfig, MeterError};
-
-/// Where the kernel shows a machine's devices, and where their files are; normally `/sys` and `/dev`.
-#[derive(Debug, Clone, Copy)]
-pub struct Machine<'a> {
-    pub sysfs: &'a Path,
-    pub dev: &'a Path,
-}
+pub use crate::sys::Machine;
 
 /// What a kind of meter has found.
 pub enum Surveyed {

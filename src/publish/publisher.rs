@@ -446,6 +446,7 @@ impl PipelinePublisher {
             gaps: Gap::ALL.iter().map(|gap| (gap.name(), self.stats.gaps(*gap))).collect(),
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
+                ("source_lost", load(&self.source_stats.lost)),
                 (SOURCE_PAUSED, load(&self.source_stats.while_paused)),
                 ("decision_overflow", load(&self.stats.dropped)),
                 ("inference_failed", load(&self.stats.lost)),

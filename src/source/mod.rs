@@ -4,10 +4,11 @@
 //! pipeline, and to `infer` what a window is and what a gap does to it.
 
 pub mod buffer;
-pub mod fields;
-pub mod line_reader;
-pub mod records;
+pub mod content;
+pub mod pipe;
+pub mod session;
 pub mod sink;
+pub mod survey;
 pub mod truth;
 
 use std::io;
@@ -15,10 +16,13 @@ use std::path::{Path, PathBuf};
 
 use crate::schema::{Checker, Key, family};
 use crate::stream::StreamSpec;
+use crate::sys::Machine;
 
 pub use buffer::{Buffer, WhenFull};
+pub use content::{Content, ContentKind, Decoder, bytes, records};
 pub use records::{HeaderError, Next, Record, RecordParser, RecordReader, Records, Reject};
 pub use sink::{FrameHeader, FrameReader, FrameSink, Frames, Gap, Pieces, SinkSettings, SourceStats, Wake};
+pub use survey::{DeviceNode, Presence, Survey};
 pub use truth::TruthLabels;
 
 /// What a source that reads standard input takes for itself.
@@ -29,6 +33,7 @@ family! {
     pub enum Source: SourceKind {
         mod replay: Replay;
         mod lines: Lines;
+        mod raw: Raw;
         mod udp: Udp;
     }
 }
@@ -56,9 +61,22 @@ pub trait SourceKind {
     /// The same as those of [`SourceKind::open`].
     fn check_access(&self) -> Result<(), SourceError>;
 
-    /// Returns the resource that only one pipeline can read, and the key that names it.
-    fn exclusive(&self) -> Option<(String, &'static str)> {
-        None
+    /// Examines the device, program or network that the source reads, without disturbing it.
+    fn survey(&self, _machine: &Machine<'_>) -> Survey {
+        match self.check_access() {
+            Ok(()) => Survey::ready("it can be opened"),
+            Err(error) => Survey::broken(error.to_string()),
+        }
+    }
+
+    /// Returns the resources that only one pipeline can read.
+    fn exclusive(&self) -> Vec<Exclusive> {
+        Vec::new()
+    }
+
+    /// Returns whether the stream has its own time; otherwise no gap in time can be seen.
+    fn has_time(&self) -> bool {
+        self.records().is_some_and(|records| records.time.is_some())
     }
 
     /// Returns how a line of text becomes a frame, if the source reads lines.
@@ -94,20 +112,31 @@ impl Source {
         buffer.when_full.unwrap_or(otherwise)
     }
 
-    /// Returns whether the stream has its own time.
-    pub fn has_time(&self) -> bool {
-        self.kind().records().is_none_or(|records| records.time.is_some())
-    }
-
     /// Returns whether the two sources exclude each other: they read the same resource.
     pub fn shares_with(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.kind().exclusive(), other.kind().exclusive());
-        matches!((ours, theirs), (Some((ours, _)), Some((theirs, _))) if ours == theirs)
+        let theirs = other.kind().exclusive();
+        self.kind().exclusive().iter().any(|ours| theirs.iter().any(|theirs| theirs.resource == ours.resource))
     }
 
     /// Returns whether the stream names the true class of its frames.
     pub fn has_truth(&self) -> bool {
         self.kind().records().is_some_and(|records| records.truth.is_some())
+    }
+}
+
+/// A resource that only one source can read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exclusive {
+    /// Its name; the same for every source that would read it.
+    pub resource: String,
+    /// The keys below the source's own that name it, such as `["from"]`.
+    pub key: Vec<String>,
+}
+
+impl Exclusive {
+    /// Returns the resource that the key `key` of a source names.
+    pub fn new(resource: impl Into<String>, key: &str) -> Self {
+        Self { resource: resource.into(), key: vec![key.to_owned()] }
     }
 }
 

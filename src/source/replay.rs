@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::{Error, Visitor};
 
 use super::{
-    Buffer, FrameProducer, FrameSink, Next, OpenOptions, RecordParser, RecordReader, Records, SourceError, SourceKind,
-    WhenFull,
+    Buffer, FrameProducer, FrameSink, Gap, Next, OpenOptions, RecordParser, RecordReader, Records, SourceError,
+    SourceKind, WhenFull,
 };
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Form, Key, Value, table};
@@ -240,7 +240,7 @@ impl FrameProducer for ReplaySource {
             if feed.accepted() == 0 {
                 return Err(SourceError::NothingAccepted { path: self.path.clone() });
             }
-            feed.interrupted();
+            feed.cut(Gap::Interrupted);
         }
     }
 }

@@ -4,14 +4,14 @@
 //! end lives on the acquire thread, the reading end on the infer thread. Allocates nothing after it is built.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
 use super::{Record, RecordParser, RecordReader, Reject, SourceError, WhenFull};
 use crate::ring::{BlockRx, BlockTx, block_ring};
-use crate::stop::Stop;
+use crate::stop::{Stop, Waited};
 use crate::stream::{SampleType, StreamSpec};
 use crate::units::MonoTime;
 
@@ -26,10 +26,15 @@ pub enum Gap {
     Overflow,
     /// The stream was cut: a writer left, a recording started over, or several records in a row were rejected.
     Interrupted,
+    /// The device or the kernel dropped frames before edgewatt read them.
+    Overrun,
+    /// The device, program or connection was away.
+    Reconnect,
 }
 
 impl Gap {
-    pub const ALL: [Self; 4] = [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted];
+    pub const ALL: [Self; 6] =
+        [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted, Self::Overrun, Self::Reconnect];
 
     /// Returns the name under which it is counted.
     pub fn name(self) -> &'static str {
@@ -38,6 +43,8 @@ impl Gap {
             Self::TimeBack => "time_back",
             Self::Overflow => "overflow",
             Self::Interrupted => "interrupted",
+            Self::Overrun => "overrun",
+            Self::Reconnect => "reconnect",
         }
     }
 }
@@ -123,6 +130,8 @@ pub struct SourceStats {
     /// Frames handed to the pipeline; neither rejected nor dropped.
     pub samples: AtomicU64,
     pub overflow: AtomicU64,
+    /// Frames that the device or the kernel lost before edgewatt read them, if they say how many.
+    pub lost: AtomicU64,
     /// While it is set, frames are thrown away.
     pub paused: AtomicBool,
     /// Frames thrown away while paused.
@@ -142,6 +151,8 @@ pub struct Remarks {
     pub reject: Option<String>,
     /// How the stream's time and its nominal rate contradict each other.
     pub contradiction: Option<String>,
+    /// Why the source gives no frames, or none to be trusted, at present.
+    pub trouble: Option<String>,
 }
 
 impl SourceStats {
@@ -171,6 +182,8 @@ pub struct Wake {
     reader: OnceLock<Thread>,
     writer: OnceLock<Thread>,
     writer_waits: AtomicBool,
+    /// The reader has nothing to do until so many frames wait for it.
+    wanted: AtomicUsize,
 }
 
 impl Wake {
@@ -240,10 +253,13 @@ pub fn frame_ring(
         stop,
         pipeline: pipeline.to_owned(),
         gap: None,
+        delivered: 0,
+        away_since: None,
         last_stream_ns: None,
         rejected_in_a_row: 0,
         reject_log: Default::default(),
         overflow_log: LogLimit::default(),
+        away_log: LogLimit::default(),
     };
     let reader = FrameReader {
         ring: ring_rx,
@@ -317,6 +333,16 @@ impl FrameReader {
         Some(result)
     }
 
+    /// Tells the source that there is nothing to do until `frames` wait to be read. Returns whether they do already.
+    pub fn want(&self, frames: usize) -> bool {
+        // A ring that is half full is always read.
+        let wanted = frames.min(self.capacity / 2).max(1);
+        self.wake.wanted.store(wanted, Ordering::Relaxed);
+        // Pairs with the fence in `wake_reader`: either this thread sees the frames, or the source sees what is wanted.
+        fence(Ordering::SeqCst);
+        self.len() >= wanted
+    }
+
     /// Returns the number of frames that wait to be read.
     pub fn len(&self) -> usize {
         each!(RingRx, &self.ring, ring => ring.values()) / self.frame_values.max(1)
@@ -357,17 +383,27 @@ pub struct FrameSink {
     stop: Arc<Stop>,
     pipeline: String,
     gap: Option<Gap>,
+    /// Frames that the source gave, whatever became of them.
+    delivered: u64,
+    /// Since when the source is away.
+    away_since: Option<MonoTime>,
     /// The time of the last record.
     last_stream_ns: Option<i64>,
     rejected_in_a_row: u32,
     reject_log: [LogLimit; Reject::ALL.len()],
     overflow_log: LogLimit,
+    away_log: LogLimit,
 }
 
 /// This many rejected records in a row make a gap, if the stream has no time that shows it.
 const REJECTS_PER_GAP: u32 = 3;
 /// How often a writer that waits for room checks again, in case it missed a wake-up.
 const ROOM_CHECK: Duration = Duration::from_millis(20);
+/// A rest is worth its system call from so many frames, and from such a time on.
+const LEAST_FRAMES_OF_REST: usize = 4;
+const LEAST_REST: Duration = Duration::from_millis(1);
+/// What arrives in this time fits into a pipe or a socket.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 impl FrameSink {
     pub fn stop(&self) -> &Stop {
@@ -379,15 +415,71 @@ impl FrameSink {
         self.stats.samples.load(Ordering::Relaxed)
     }
 
-    /// Notes that the stream was cut here: no window may span this point.
-    pub fn interrupted(&mut self) {
-        self.gap = Some(Gap::Interrupted);
+    /// Returns the number of frames that the source gave so far, whatever became of them.
+    pub fn delivered(&self) -> u64 {
+        self.delivered
     }
 
-    /// Wakes the reader for the frames fed so far. Call it before anything that may wait. It is not done for each frame,
-    /// because a wake-up costs more than a frame.
+    /// Notes that the stream was cut here, for this reason: no window may span this point.
+    pub fn cut(&mut self, gap: Gap) {
+        self.gap = Some(gap);
+    }
+
+    /// Counts frames that the device or the kernel lost before they were read; the stream is cut here.
+    pub fn lost(&mut self, frames: u64) {
+        self.stats.lost.fetch_add(frames, Ordering::Relaxed);
+        self.cut(Gap::Overrun);
+    }
+
+    /// Notes that the source `name` is away, and why. The pipeline is degraded until the next frame comes.
+    pub fn absent(&mut self, name: &str, reason: String, now: MonoTime) {
+        let is_new = self.stats.remarks_guard().trouble.as_ref() != Some(&reason);
+        // The end of a stream that works again and again is said once in a while.
+        if (self.away_since.is_none() || is_new) && self.away_log.allows(now) {
+            tracing::warn!(pipeline = self.pipeline, source = name, "the source is away: {reason}; waiting for it");
+        }
+        self.away_since.get_or_insert(now);
+        self.trouble(Some(reason));
+    }
+
+    /// Says why the frames that come are not to be trusted; `None`: they are again. The pipeline is degraded meanwhile.
+    pub fn trouble(&self, reason: Option<String>) {
+        self.stats.remarks_guard().trouble = reason;
+    }
+
+    /// The source that was away gives frames again.
+    fn back(&mut self, since: MonoTime, now: MonoTime) {
+        let away_s = now.since(since).as_secs_f64();
+        tracing::info!(pipeline = self.pipeline, "the source is back after {away_s:.1} s");
+        self.trouble(None);
+    }
+
+    /// Wakes the reader for the frames fed so far, if they are what it waits for. Call it before anything that may wait.
+    /// It is not done for each frame, because a wake-up costs more than a frame.
     pub fn wake_reader(&self) {
-        self.wake.0.reader();
+        fence(Ordering::SeqCst);
+        if self.waiting() >= self.wake.0.wanted.load(Ordering::Relaxed) {
+            self.wake.0.reader();
+        }
+    }
+
+    /// Returns the number of frames that wait to be read.
+    fn waiting(&self) -> usize {
+        each!(RingTx, &self.ring, ring => ring.values()) / self.frame_values.max(1)
+    }
+
+    /// Sleeps for half of the time until the reader can have what it waits for, if the stream's rate is known. A source
+    /// that wakes for each of many small frames calls it before it waits, and then wakes for many of them.
+    ///
+    /// # Errors
+    /// This thread cannot wait.
+    pub fn rest(&self) -> std::io::Result<Waited> {
+        let missing = self.wake.0.wanted.load(Ordering::Relaxed).saturating_sub(self.waiting());
+        let half = Duration::from_nanos(self.period_ns.unsigned_abs().saturating_mul(missing as u64) / 2);
+        if missing < LEAST_FRAMES_OF_REST || half < LEAST_REST {
+            return Ok(Waited::Ready);
+        }
+        self.stop.sleep_until(MonoTime::now() + half.min(LONGEST_REST))
     }
 
     /// Takes a block of frames, `[n, frame]` row-major; `stream_ns` is the stream's own time of the first one.
@@ -426,12 +518,16 @@ impl FrameSink {
     fn accept<T: Sample>(&mut self, header: FrameHeader, values: &[T]) -> ControlFlow<()> {
         let frames = (values.len() / self.frame_values.max(1)) as u64;
         if header.stream_ns.is_none() && self.rejected_in_a_row >= REJECTS_PER_GAP {
-            self.interrupted();
+            self.cut(Gap::Interrupted);
         }
         self.rejected_in_a_row = 0;
+        self.delivered += frames;
+        if let Some(since) = self.away_since.take() {
+            self.back(since, header.arrival);
+        }
         if self.stats.paused.load(Ordering::Relaxed) {
             self.stats.while_paused.fetch_add(frames, Ordering::Relaxed);
-            self.interrupted();
+            self.cut(Gap::Interrupted);
             return self.flow();
         }
         let header = FrameHeader { gap: self.gap, ..header };
@@ -451,7 +547,7 @@ impl FrameSink {
     }
 
     fn wait_for_room(&self, values: usize) {
-        self.wake_reader();
+        self.wake.0.reader();
         self.wake.0.writer.get_or_init(std::thread::current);
         self.wake.0.writer_waits.store(true, Ordering::Release);
         if each!(RingTx, &self.ring, ring => ring.is_full(values)) {
@@ -461,7 +557,9 @@ impl FrameSink {
     }
 
     fn overflow(&mut self, frames: u64, now: MonoTime) {
-        self.gap = Some(Gap::Overflow);
+        self.cut(Gap::Overflow);
+        // The ring may be full of fewer frames than the reader waits for.
+        self.wake.0.reader();
         let count = self.stats.overflow.fetch_add(frames, Ordering::Relaxed) + frames;
         if self.overflow_log.allows(now) {
             tracing::warn!(
@@ -555,7 +653,7 @@ mod tests {
     fn a_block_keeps_the_time_of_each_frame_however_it_is_read() {
         let (mut sink, mut reader) = ring(SampleType::I16, 64);
         let values: Vec<i16> = (0..20).collect();
-        sink.interrupted();
+        sink.cut(Gap::Interrupted);
         assert!(sink.frames(&values, MonoTime(5), Some(1_000)).is_continue());
         assert_eq!((reader.len(), sink.accepted()), (10, 10));
         let parts = all(&mut reader, 3);
@@ -580,6 +678,65 @@ mod tests {
         assert_eq!(all(&mut reader, 100).iter().map(|(_, _, values)| values.len()).sum::<usize>(), 32);
         assert!(sink.frames(&[1i16; 2], MonoTime(0), Some(1)).is_continue());
         assert_eq!(all(&mut reader, 1)[0].0.gap, Some(Gap::Overflow));
+    }
+
+    #[test]
+    fn a_reader_is_woken_for_what_it_waits_for() {
+        let (mut sink, mut reader) = ring(SampleType::I16, 16);
+        reader.wake.reader_is_this_thread();
+        let is_woken = || {
+            let begun = std::time::Instant::now();
+            std::thread::park_timeout(Duration::from_millis(20));
+            begun.elapsed() < Duration::from_millis(15)
+        };
+        assert!(!reader.want(3));
+        for (frames, expected) in [(1, false), (2, false), (3, true)] {
+            assert!(sink.frames(&[1i16; 2], MonoTime(0), None).is_continue());
+            sink.wake_reader();
+            assert_eq!(is_woken(), expected, "{frames} frames wait");
+        }
+        assert!(reader.want(3), "they are there");
+        all(&mut reader, 100);
+        // A ring that is too small for what is wanted is read when it is half full.
+        assert!(!reader.want(1000));
+        assert!(sink.frames(&[1i16; 2 * 7], MonoTime(0), None).is_continue());
+        sink.wake_reader();
+        assert!(!is_woken());
+        assert!(sink.frames(&[1i16; 2], MonoTime(0), None).is_continue());
+        sink.wake_reader();
+        assert!(is_woken());
+    }
+
+    #[test]
+    fn a_source_rests_while_nothing_can_happen() {
+        let (mut sink, reader) = ring(SampleType::I16, 64);
+        let rest = |sink: &FrameSink| {
+            let begun = std::time::Instant::now();
+            assert_eq!(sink.rest().unwrap(), Waited::Ready);
+            begun.elapsed()
+        };
+        assert!(rest(&sink) < Duration::from_millis(9), "nothing is known of the reader yet");
+        reader.want(8);
+        assert!(rest(&sink) >= Duration::from_millis(40), "half of 8 frames at 100 Hz");
+        assert!(sink.frames(&[1i16; 2 * 5], MonoTime(0), None).is_continue());
+        assert!(rest(&sink) < Duration::from_millis(9), "few are missing");
+        sink.stop().request();
+        reader.want(32);
+        assert_eq!(sink.rest().unwrap(), Waited::Stopped);
+    }
+
+    #[test]
+    fn a_source_that_is_away_says_so_until_its_next_frame() {
+        let (mut sink, mut reader) = ring(SampleType::I16, 16);
+        sink.absent("mic", "no such device".into(), MonoTime(0));
+        sink.cut(Gap::Reconnect);
+        assert_eq!(reader.stats.remarks().trouble.as_deref(), Some("no such device"));
+        assert!(sink.frames(&[1i16; 2], MonoTime(5), None).is_continue());
+        assert_eq!(reader.stats.remarks().trouble, None);
+        assert_eq!(all(&mut reader, 1)[0].0.gap, Some(Gap::Reconnect));
+        sink.lost(7);
+        assert!(sink.frames(&[1i16; 2], MonoTime(5), None).is_continue());
+        assert_eq!((all(&mut reader, 1)[0].0.gap, reader.stats.lost.load(Ordering::Relaxed)), (Some(Gap::Overrun), 7));
     }
 
     #[test]

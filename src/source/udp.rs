@@ -1,12 +1,13 @@
-//! Records in UDP datagrams, one or more lines in each.
+//! Records or raw samples in UDP datagrams, one or more in each.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{
-    Buffer, FrameProducer, FrameSink, Next, OpenOptions, RecordParser, RecordReader, Records, SourceError, SourceKind,
+    Buffer, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError, SourceKind,
     WhenFull,
 };
 use crate::schema::{Checker, Key, table};
@@ -18,15 +19,14 @@ use crate::units::MonoTime;
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 
 table! {
-    /// Reads records from UDP datagrams. A datagram has one line or several, each complete; a lost datagram shows as a gap
-    /// only if the records have a time. There is no header: CSV needs `records.columns`.
+    /// Reads UDP datagrams. A datagram has one line or several, or one frame of raw samples or several, each complete. A lost
+    /// datagram shows as a gap only if there are records with a time. There is no header: CSV needs `records.columns`.
     pub struct Udp {
         /// The address and port to receive on. "0.0.0.0" receives on every network; anybody who can reach the port can send.
         pub listen: String, limits("ADDRESS:PORT"), example("\"127.0.0.1:5005\"");
-        /// What one line holds.
-        pub records: Records;
         /// The buffer between the source and the pipeline.
         pub buffer: Buffer;
+        family pub content: Content;
     }
 }
 
@@ -52,21 +52,24 @@ impl SourceKind for Udp {
             let message = format!("`{}` is not an address with a port; write it as \"127.0.0.1:5005\"", self.listen);
             checker.problem(&key.child("listen"), message);
         }
-        if self.records.has_header() {
-            let message =
-                "datagrams have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"";
-            checker.problem(&key.child("records"), message);
+        if let Content::Records(records) = &self.content {
+            let key = key.child("records");
+            if records.has_header() {
+                let message =
+                    "datagrams have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"";
+                checker.problem(&key, message);
+            }
+            if records.skip_lines > 0 {
+                let message = "datagrams have no beginning at which lines could be skipped; leave it out";
+                checker.problem(&key.child("skip_lines"), message);
+            }
         }
-        if self.records.skip_lines > 0 {
-            let message = "datagrams have no beginning at which lines could be skipped; leave it out";
-            checker.problem(&key.child("records").child("skip_lines"), message);
-        }
-        self.records.check(&key.child("records"), checker);
+        self.content.check(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
     }
 
     fn spec(&self) -> StreamSpec {
-        self.records.spec()
+        self.content.kind().spec()
     }
 
     fn buffer(&self) -> (&Buffer, WhenFull) {
@@ -76,8 +79,8 @@ impl SourceKind for Udp {
 
     fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
         let socket = self.bind().map_err(|error| self.error("receive on", error))?;
-        let parser = RecordParser::new(self.records.clone(), options.labels);
-        Ok(Box::new(UdpSource { socket, parser, name: self.listen.clone() }))
+        let decoder = self.content.kind().decoder(options.labels);
+        Ok(Box::new(UdpSource { socket, decoder, name: self.listen.clone() }))
     }
 
     fn check_access(&self) -> Result<(), SourceError> {
@@ -92,27 +95,26 @@ impl SourceKind for Udp {
         Some("receives datagrams, which have no end; start it without --once, or use the source lines or replay")
     }
 
-    fn exclusive(&self) -> Option<(String, &'static str)> {
-        Some((format!("UDP {}", self.listen), "listen"))
+    fn exclusive(&self) -> Vec<Exclusive> {
+        vec![Exclusive::new(format!("UDP {}", self.listen), "listen")]
     }
 
     fn records(&self) -> Option<&Records> {
-        Some(&self.records)
+        self.content.kind().records()
     }
 }
 
-/// The socket, and what its datagrams become.
+/// The socket, and what turns its datagrams into frames.
 struct UdpSource {
     socket: UdpSocket,
-    parser: RecordParser,
+    decoder: Decoder,
     name: String,
 }
 
 impl FrameProducer for UdpSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let mut datagram = vec![0; MAX_DATAGRAM_BYTES];
-        let Self { socket, parser, name } = &mut *self;
-        let mut reader = RecordReader::new(parser);
+        let Self { socket, decoder, name } = &mut *self;
         loop {
             let failed = |error| SourceError::io("receive on", Path::new(name.as_str()), error);
             if sink.stop().wait_readable(socket.as_fd()).map_err(failed)? == Waited::Stopped {
@@ -123,28 +125,12 @@ impl FrameProducer for UdpSource {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
                 Err(error) => return Err(failed(error)),
             };
-            let arrival = MonoTime::now();
-            reader.begin_datagram();
-            reader.fill(&mut &datagram[..length]).map_err(failed)?;
-            loop {
-                let refused = |error| SourceError::Header { path: name.as_str().into(), line: 1, error };
-                let read = match reader.next_at_end(parser) {
-                    Ok(Next::Record(record)) => sink.take(record, parser.values(), arrival),
-                    Ok(Next::Rejected(reason)) => {
-                        let name = format_args!("a datagram of {sender}");
-                        sink.reject(reason, arrival, || reader.explain(parser, name, reason))
-                    }
-                    Ok(Next::More) => break,
-                    Err(error) => {
-                        sink.writer_refused(&refused(error), arrival);
-                        break;
-                    }
-                };
-                if read.is_break() {
-                    return Ok(());
-                }
+            let (arrival, from) = (MonoTime::now(), format_args!("a datagram of {sender}"));
+            match decoder.datagram(&from, &datagram[..length], arrival, sink) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return Ok(()),
+                Err(error) => sink.writer_refused(&error, arrival),
             }
-            sink.note(&mut reader, parser);
             sink.wake_reader();
         }
     }

@@ -13,6 +13,20 @@ pub mod vcio;
 
 use std::path::{Path, PathBuf};
 
+/// Where the kernel shows a machine's devices, and where their files are.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    pub sysfs: &'a Path,
+    pub dev: &'a Path,
+}
+
+impl Machine<'static> {
+    /// Returns the machine that this program runs on.
+    pub fn this() -> Self {
+        Self { sysfs: Path::new("/sys"), dev: Path::new("/dev") }
+    }
+}
+
 /// Returns the resident memory in MiB; `None` if the kernel does not report it.
 pub fn rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

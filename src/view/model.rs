@@ -509,6 +509,7 @@ fn metrics(message: &Value) -> Metrics {
 fn dropped(name: &str) -> String {
     match name {
         "source_overflow" => "samples that came too fast".to_owned(),
+        "source_lost" => "samples that the device lost".to_owned(),
         "source_paused" => "samples while paused".to_owned(),
         "undecided_at_stop" => "samples at the stop".to_owned(),
         "inference_failed" => "windows whose inference failed".to_owned(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use edgewatt::config::{Config, Document};
 use edgewatt::engine::process::ProcessLimits;
+use edgewatt::source::Gap;
 use edgewatt::units::MonoTime;
 use edgewatt_support::demo::{self, Rig};
 use edgewatt_support::{root, runtime_library};
@@ -32,7 +33,7 @@ fn published(config: &Config, samples: usize, gap: Option<usize>) -> Vec<Vec<f32
     for sample in 0..samples {
         let values: Vec<f32> = (1..=channels).map(|channel| (sample * channels + channel) as f32).collect();
         if gap == Some(sample) {
-            feed.interrupted();
+            feed.cut(Gap::Interrupted);
         }
         assert!(feed.frames(&values, MonoTime::now(), None).is_continue());
         infer.drain();

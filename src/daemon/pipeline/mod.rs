@@ -491,7 +491,9 @@ impl PipelineHandle {
             tracing::warn!(pipeline = self.publisher.name, "{contradiction}");
         }
         let stall = self.watch.note(counts, excused, now);
-        self.set_stalled(node_publisher, hung.clone().map(Stall::Hung).or(stall));
+        let trouble = self.publisher.source_stats.remarks().trouble.filter(|_| !excused);
+        let stall = hung.clone().map(Stall::Hung).or(trouble.map(Stall::Source)).or(stall);
+        self.set_stalled(node_publisher, stall);
         hung
     }
 

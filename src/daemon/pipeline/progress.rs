@@ -63,6 +63,8 @@ impl Counts {
 pub(crate) enum Stall {
     /// What hangs.
     Hung(String),
+    /// The source says itself why it gives no samples, or none to be trusted.
+    Source(String),
     /// Nothing has come for this long.
     Silent(Duration),
     /// Most records are rejected.
@@ -74,13 +76,17 @@ pub(crate) enum Stall {
 impl Stall {
     /// Returns whether both have the same cause; the counts may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+        match (self, other) {
+            (Self::Source(ours), Self::Source(theirs)) => ours == theirs,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
     }
 
     /// Says it in words, with what was said of the source.
     pub(crate) fn in_words(&self, remarks: &Remarks) -> String {
         match self {
             Self::Hung(what) => what.clone(),
+            Self::Source(reason) => format!("source: {reason}"),
             Self::Silent(silence) => {
                 format!("source: no sample has come for {:.0} s; check what feeds it", silence.as_secs_f64())
             }
@@ -174,7 +180,7 @@ impl ProgressWatch {
     pub(crate) fn new(pipeline: &Pipeline, counts: Counts, begin: MonoTime) -> Self {
         let source = pipeline.source.kind();
         let rate_hz = source.spec().rate_hz.map(|rate| rate * source.speed());
-        let is_live = source.recording().is_none() && !pipeline.source.has_time();
+        let is_live = source.recording().is_none() && !source.has_time();
         Self {
             arrival: rate_hz.filter(|_| is_live).map(ArrivalRate::new),
             ..Self::of_rate(rate_hz, pipeline.frames_of_window(), counts, begin)
@@ -428,7 +434,7 @@ mod tests {
         let few = states(Some(10.0), 40, |s| Counts { rejected: 4 * s, ..samples(6 * s) });
         assert!(few.iter().all(Option::is_none), "{few:?}");
         let words = Stall::Rejected { rejected: 130, records: 130 }
-            .in_words(&Remarks { reject: Some("in:2: column `t`".into()), contradiction: None });
+            .in_words(&Remarks { reject: Some("in:2: column `t`".into()), ..Remarks::default() });
         assert_eq!(words, "source: 130 of 130 records were rejected; in:2: column `t`");
     }
 

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::plan::{PresentPipeline, Step, plan, restart_only};
 use crate::config::{Config, Document, Root};
 use crate::schema::expanded::Table as _;
-use crate::schema::{Children, FamilyDoc, KeyDoc, TableDoc};
+use crate::schema::{Children, FamilyDoc, KeyDoc, KindDoc, TableDoc};
 
 /// Switches on what can be switched on.
 const BASE: &str = r#"
@@ -278,7 +278,10 @@ fn keys_of_kind(at: &str, table: &TableDoc) -> Vec<(String, KeyDoc)> {
             _ => vec![(key, doc.clone())],
         }
     };
-    table.keys.iter().flat_map(key_and_below).collect()
+    // Of kinds below it, the first one: another source has the keys of the others.
+    let kind = table.kinds.iter().flat_map(|family| family.kinds.first());
+    let of_kind = |kind: &KindDoc| keys_of_kind(&format!("{at}.{}", kind.name), &kind.table);
+    table.keys.iter().flat_map(key_and_below).chain(kind.flat_map(of_kind)).collect()
 }
 
 /// Values to try, from what the declaration says: those that it names, and others of the same type.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::backoff::{self, Backoff};
 use super::codec::{Incoming, Limits, ReasonKind, Version};
 use super::connection::{ConnectOptions, Connection, Lost, LostCause, Will};
 use super::handle::{ClientState, Handle, OFFLINE_MAX, Shared};
@@ -22,6 +21,7 @@ use super::queues::{Queues, Stop, Turn};
 use super::retained::Retained;
 use super::settings::{Settings, SettingsError};
 use super::{OFFLINE, ONLINE, status_message};
+use crate::backoff::{self, Backoff};
 use crate::publish::message::{Bytes, Marks, Qos};
 use crate::units::MonoTime;
 

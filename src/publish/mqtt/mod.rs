@@ -4,7 +4,6 @@
 //! and `store` keep what is not delivered yet; `codec` makes bytes of packets, and `transport` carries them. Leaves to
 //! the caller what is published. One future on the async thread, and the `store` thread.
 
-mod backoff;
 pub mod broker;
 mod client;
 pub mod codec;

@@ -5,11 +5,11 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::header::HeaderError;
+use super::line_reader::{Line, LineReader};
 use super::parser::{Record, RecordParser};
 use super::reject::Reject;
 use super::{Format, Records};
 use crate::source::SourceError;
-use crate::source::line_reader::{Line, LineReader};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Below a header, so many rows may be text, such as units.
@@ -109,9 +109,14 @@ pub(crate) struct Skipped {
 impl RecordReader {
     /// The parser starts over, as another stream begins.
     pub fn new(parser: &mut RecordParser) -> Self {
+        let is_json = parser.records().format == Format::Json;
+        let lines = if is_json { LineReader::of_objects() } else { LineReader::new() };
+        Self::over(lines, parser)
+    }
+
+    fn over(lines: LineReader, parser: &mut RecordParser) -> Self {
         parser.restart();
-        let Records { format, comment, skip_lines, .. } = parser.records();
-        let lines = if *format == Format::Json { LineReader::of_objects() } else { LineReader::new() };
+        let Records { comment, skip_lines, .. } = parser.records();
         Self {
             lines,
             skipper: Skipper::new(comment, *skip_lines),
@@ -215,6 +220,14 @@ impl RecordReader {
         let lines = self.lines.ahead().split(|byte| *byte == b'\n');
         let below = (self.lines.number() + 1..).zip(lines).take(MOST_ABOVE_HEADER);
         below.into_iter().find(|(_, line)| parser.is_header(line)).map(|(number, _)| number)
+    }
+
+    /// Another file or writer begins.
+    pub(crate) fn restart(&mut self, parser: &mut RecordParser) {
+        // The lines keep their buffers, which are large.
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
+        *self = Self::over(lines, parser);
     }
 
     /// A datagram begins; nothing is left of the one before.

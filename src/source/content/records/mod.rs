@@ -4,8 +4,10 @@
 //! in a file or stream. Lines are untrusted: whatever they contain, the result is a sample or a reason to reject it.
 //! Allocates nothing for a record once the buffers have grown to the longest one.
 
+pub mod fields;
 mod header;
 mod json;
+pub mod line_reader;
 mod number;
 pub(crate) mod pace;
 mod parser;
@@ -17,9 +19,11 @@ mod time;
 
 use std::collections::BTreeMap;
 
-use super::fields::{ColumnError, Delimiter, column};
+use self::fields::{ColumnError, Delimiter, column};
+use super::{ContentKind, Decoder};
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
+use crate::source::TruthLabels;
 use crate::stream::{SampleType, Shape, StreamSpec};
 
 pub use header::HeaderError;
@@ -95,6 +99,24 @@ enum Role {
     Time,
     Truth,
     Unused,
+}
+
+impl ContentKind for Records {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        Self::check(self, key, checker);
+    }
+
+    fn spec(&self) -> StreamSpec {
+        Self::spec(self)
+    }
+
+    fn decoder(&self, labels: TruthLabels) -> Decoder {
+        Decoder::text(RecordParser::new(self.clone(), labels))
+    }
+
+    fn records(&self) -> Option<&Records> {
+        Some(self)
+    }
 }
 
 impl Records {

@@ -1,8 +1,8 @@
 //! The line that names the columns: where each column in use is, and what is wrong with a line that does not say so.
 
+use super::fields::{ColumnError, Delimiter, Fields, column};
 use super::reject::shown;
 use super::{Decimal, Records, Role, time};
-use crate::source::fields::{ColumnError, Delimiter, Fields, column};
 use crate::text;
 
 /// Why the beginning of a file or stream cannot be used.

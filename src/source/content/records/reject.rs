@@ -20,7 +20,7 @@ pub enum Reject {
     TimeRange,
     /// The time is that of the record before, and such records are refused.
     EqualTime,
-    /// Longer than [`MAX_LINE_BYTES`](super::super::line_reader::MAX_LINE_BYTES).
+    /// Longer than [`MAX_LINE_BYTES`](super::line_reader::MAX_LINE_BYTES).
     TooLong,
     /// The stream ended inside the line.
     Unterminated,

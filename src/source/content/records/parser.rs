@@ -1,5 +1,6 @@
 //! Turns a line of CSV or a JSON object into a sample, and checks each channel.
 
+use super::fields::Fields;
 use super::header::{self, HeaderError};
 use super::json::{JsonRecord, JsonTime, Tree};
 use super::number::{self, number};
@@ -7,7 +8,6 @@ use super::pace::{Pace, Times};
 use super::reject::{Reject, shown};
 use super::time::{self, time, time_of_number, time_of_whole};
 use super::{Format, Records, Role};
-use crate::source::fields::Fields;
 use crate::source::truth::{TruthLabels, TruthReader, TruthSeen};
 
 /// Steps in time after which it is known whether the stream and its nominal rate agree.

@@ -1,14 +1,7 @@
-//! Cuts bytes into lines, and feeds the lines of one writer as frames.
+//! Cuts bytes into lines, or into JSON objects.
 
 use std::io::{self, Read};
-use std::ops::{ControlFlow, Range};
-use std::os::fd::AsFd;
-use std::path::Path;
-
-use super::records::{Next, RecordParser, RecordReader, Reject};
-use super::{FrameSink, SourceError};
-use crate::stop::Waited;
-use crate::units::MonoTime;
+use std::ops::Range;
 
 /// A longer line is rejected and skipped; it is not stored.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -219,48 +212,6 @@ impl LineReader {
 /// has there.
 fn is_between_objects(byte: u8) -> bool {
     byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']' | 0x1e | 0xef | 0xbb | 0xbf)
-}
-
-/// Reads one writer's lines until it closes the stream or a stop is requested.
-pub fn stream(
-    from: &mut (impl Read + AsFd),
-    name: &Path,
-    parser: &mut RecordParser,
-    feed: &mut FrameSink,
-) -> Result<ControlFlow<()>, SourceError> {
-    let mut reader = RecordReader::new(parser);
-    let io_error = |e| SourceError::io("read", name, e);
-    loop {
-        if feed.stop().wait_readable(from.as_fd()).map_err(io_error)? == Waited::Stopped {
-            return Ok(ControlFlow::Break(()));
-        }
-        let count = match reader.fill(from) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            result => result.map_err(io_error)?,
-        };
-        let arrival = MonoTime::now();
-        loop {
-            let read = match reader.next(parser).map_err(|error| reader.refused(name, error))? {
-                Next::Record(record) => feed.take(record, parser.values(), arrival),
-                Next::Rejected(reason) => {
-                    feed.reject(reason, arrival, || reader.explain(parser, name.display(), reason))
-                }
-                Next::More => break,
-            };
-            if read.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        feed.note(&mut reader, parser);
-        feed.wake_reader();
-        if count == 0 {
-            if reader.has_rest() {
-                let unterminated = || reader.explain(parser, name.display(), Reject::Unterminated);
-                let _ = feed.reject(Reject::Unterminated, arrival, unterminated);
-            }
-            return Ok(ControlFlow::Continue(()));
-        }
-    }
 }
 
 #[cfg(test)]
