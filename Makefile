@@ -7,7 +7,7 @@ PYTHON := $(or $(PYTHON),python3)
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation outage kills \
-	wear runtime man fmt lint doc msrv check-armv7 deny bench compare throughput fleet footprint first-minute train clean tools
+	wear runtime man fmt lint doc msrv check-armv7 deny bench compare throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -144,6 +144,11 @@ footprint: tools runtime ## Measure the daemon's start, memory, and processor ti
 	cargo build --release --locked
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
 		$(PYTHON) benches/system/footprint --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+live: tools runtime ## Measure the processor time of live streams: 1 kHz of lines, and sound
+	cargo build --release --locked --bin edgewatt
+	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
+		$(PYTHON) benches/system/live --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 first-minute: tools ## Measure what `make demo` costs in a bare Debian 12 with empty caches; needs root
 	@scripts/need mmdebstrap:mmdebstrap git:git
