@@ -26,9 +26,10 @@ demo: tools runtime ## Build quickly, and show the recorded demo; q stops it. MQ
 	@exec $(if $(MQTT),tools/demo-mqtt "$(TARGET_DIR)/demo/edgewatt",\
 		"$(TARGET_DIR)/demo/edgewatt" run --config config/demo.toml --watch)
 
-test: tools runtime ## Run all tests; installs mosquitto and an exporter with apt-get if it may
+test: tools runtime ## Run all tests; installs mosquitto, ffmpeg and other programs with apt-get if it may
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients systemd-analyze:systemd \
-		prometheus-mqtt-exporter:prometheus-mqtt-exporter openssl:openssl
+		prometheus-mqtt-exporter:prometheus-mqtt-exporter openssl:openssl \
+		ffmpeg:ffmpeg sox:sox espeak-ng:espeak-ng mbpoll:mbpoll arecord:alsa-utils
 	@$(PYTHON) -m venv "$(TARGET_DIR)/venv" && \
 		"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes -r examples/subscriber/requirements.txt || \
 		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
@@ -42,11 +43,23 @@ test-tflitec: tools ## Test the features tflitec and embedded-broker; installs l
 	@scripts/need mosquitto_sub:mosquitto-clients
 	@scripts/test-tflitec
 
-test-vm: tools runtime ## Test the meters with the kernel's drivers, in a Debian under QEMU; installs QEMU with apt-get if it may
+test-vm: tools runtime ## Test meters and sources with the kernel's drivers, in a Debian under QEMU; installs QEMU with apt-get if it may
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
 	cargo build --locked
 	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
 		runtime/x86_64/libtensorflowlite_c.so config models
+	tests/vm/run -t 900 tests/vm/sensors/serial tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite systemd
+	rm -rf "$(TARGET_DIR)/i2c" && mkdir "$(TARGET_DIR)/i2c"
+	cp examples/sources/i2c-mpu6050.toml "$(TARGET_DIR)/i2c/example.toml"
+	cp tests/models/open_input.tflite "$(TARGET_DIR)/i2c/model.tflite"
+	tests/vm/run tests/vm/sensors/i2c tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		runtime/x86_64/libtensorflowlite_c.so "$(TARGET_DIR)/i2c/example.toml" "$(TARGET_DIR)/i2c/model.tflite"
+	cargo build --locked --example uhid_accel
+	tests/vm/run -t 1200 tests/vm/sensors/iio tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		"$(TARGET_DIR)/debug/examples/uhid_accel" runtime/x86_64/libtensorflowlite_c.so systemd tests/models/open_input.tflite
+	tests/vm/run -t 1200 tests/vm/sensors/alsa tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite
 
 test-vm-service: tools runtime ## Test the package, its upgrades and its service in the same Debian; needs cargo-deb
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian

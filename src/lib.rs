@@ -12,6 +12,7 @@ pub mod secret;
 pub mod text;
 pub mod sys;
 pub mod schema;
+pub mod mqtt;
 pub mod stream;
 
 pub mod source;
@@ -27,6 +28,7 @@ pub mod publish;
 pub mod config;
 
 pub mod load;
+pub mod record;
 pub mod measure;
 pub mod doctor;
 pub mod daemon;

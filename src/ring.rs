@@ -48,6 +48,13 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
         self.values.buffer().capacity() - self.values.slots()
     }
 
+    /// Returns whether half of the ring is in use, be it by blocks or by values.
+    pub fn is_half_full(&self) -> bool {
+        let half = |slots: usize, capacity: usize| slots * 2 <= capacity;
+        half(self.headers.slots(), self.headers.buffer().capacity())
+            || half(self.values.slots(), self.values.buffer().capacity())
+    }
+
     /// Returns whether the reader is gone: nothing that is pushed will ever be read.
     pub fn is_abandoned(&self) -> bool {
         self.headers.is_abandoned()

@@ -1,12 +1,14 @@
 //! A request to stop, which reaches all threads at once: those that work and those that wait.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
@@ -29,6 +31,8 @@ const MOST_FDS: usize = 8;
 /// A request to stop. Once made, it stays.
 #[derive(Debug)]
 pub struct Stop {
+    /// A request of this one is a request of ours too.
+    parent: Option<Arc<Self>>,
     requested: AtomicBool,
     /// The time to finish work in progress is over as well.
     overdue: AtomicBool,
@@ -38,8 +42,17 @@ pub struct Stop {
 
 impl Stop {
     pub fn new() -> io::Result<Self> {
+        Self::made(None)
+    }
+
+    /// Returns a request for a part of what `parent` stops: it can be made alone, and is made with that of `parent`.
+    pub fn within(parent: Arc<Self>) -> io::Result<Self> {
+        Self::made(Some(parent))
+    }
+
+    fn made(parent: Option<Arc<Self>>) -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { requested: AtomicBool::new(false), overdue: AtomicBool::new(false), event })
+        Ok(Self { parent, requested: AtomicBool::new(false), overdue: AtomicBool::new(false), event })
     }
 
     pub fn request(&self) {
@@ -49,7 +62,7 @@ impl Stop {
     }
 
     pub fn is_requested(&self) -> bool {
-        self.requested.load(Ordering::Acquire)
+        self.requested.load(Ordering::Acquire) || self.parent.as_ref().is_some_and(|parent| parent.is_requested())
     }
 
     /// Ends the time to finish work in progress: samples that have arrived are left undecided.
@@ -58,7 +71,21 @@ impl Stop {
     }
 
     pub fn is_overdue(&self) -> bool {
-        self.overdue.load(Ordering::Acquire)
+        self.overdue.load(Ordering::Acquire) || self.parent.as_ref().is_some_and(|parent| parent.is_overdue())
+    }
+
+    /// Returns a descriptor that becomes readable with the request and stays so, for an async runtime that waits for it.
+    ///
+    /// # Errors
+    /// The process has too many files open.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        let Some(parent) = &self.parent else { return self.event.as_fd().try_clone_to_owned() };
+        // Either request makes it readable.
+        let both = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for event in [&self.event, &parent.event] {
+            both.add(event, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        }
+        Ok(both.0)
     }
 
     /// Waits until `fd` can be read, its other end has closed, or a stop is requested.
@@ -68,13 +95,16 @@ impl Stop {
 
     /// Waits until one of `fds` is ready, a stop is requested, or `until` has come. Which of them are ready is in `fds`.
     pub fn wait<'fd>(&'fd self, fds: &mut [PollFd<'fd>], until: Option<MonoTime>) -> io::Result<Waited> {
-        let mut polled: [PollFd<'fd>; 1 + MOST_FDS] =
+        let mut polled: [PollFd<'fd>; 2 + MOST_FDS] =
             std::array::from_fn(|_| PollFd::new(self.event.as_fd(), PollFlags::POLLIN));
-        let Some(theirs) = polled.get_mut(1..=fds.len()) else {
+        if let Some(parent) = &self.parent {
+            polled[1] = PollFd::new(parent.event.as_fd(), PollFlags::POLLIN);
+        }
+        let Some(theirs) = polled.get_mut(2..2 + fds.len()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many files to wait for"));
         };
         theirs.clone_from_slice(fds);
-        let polled = &mut polled[..=fds.len()];
+        let polled = &mut polled[..2 + fds.len()];
         loop {
             let left = until.map(|moment| moment.since(MonoTime::now()));
             match ppoll(polled, left.map(TimeSpec::from), None) {
@@ -83,8 +113,8 @@ impl Stop {
                 Err(e) => return Err(e.into()),
             }
         }
-        fds.clone_from_slice(&polled[1..]);
-        if self.is_requested() || polled[0].any().unwrap_or(false) {
+        fds.clone_from_slice(&polled[2..]);
+        if self.is_requested() || polled[..2].iter().any(|event| event.any().unwrap_or(false)) {
             return Ok(Waited::Stopped);
         }
         // Unknown flags count as ready: reading then says what there is.
@@ -133,6 +163,26 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
+    fn a_descriptor_of_a_part_is_readable_with_either_request() {
+        for is_whole in [true, false] {
+            let whole = Arc::new(Stop::new().unwrap());
+            let part = Stop::within(whole.clone()).unwrap();
+            let descriptor = part.descriptor().unwrap();
+            let is_readable = || {
+                let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+                nix::poll::poll(&mut fds, 0u8).unwrap() == 1
+            };
+            assert!(!is_readable());
+            if is_whole {
+                whole.request()
+            } else {
+                part.request()
+            };
+            assert!(is_readable() && part.is_requested());
+        }
+    }
+
+    #[test]
     fn a_wait_ends_with_data_or_with_the_stop() {
         let stop = Stop::new().unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -145,6 +195,25 @@ mod tests {
         stop.request();
         assert_eq!(stop.wait_readable(ours.as_fd()).unwrap(), Waited::Stopped);
         assert_eq!(stop.sleep_until(MonoTime::now() + Duration::from_secs(3600)).unwrap(), Waited::Stopped);
+    }
+
+    #[test]
+    fn a_part_stops_alone_and_with_the_whole() {
+        let whole = Arc::new(Stop::new().unwrap());
+        let (first, second) = (Stop::within(whole.clone()).unwrap(), Stop::within(whole.clone()).unwrap());
+        first.request();
+        assert!(first.is_requested() && !second.is_requested() && !whole.is_requested());
+        let far = MonoTime::now() + Duration::from_secs(3600);
+        assert_eq!(first.sleep_until(far).unwrap(), Waited::Stopped);
+        let soon = MonoTime::now() + Duration::from_millis(2);
+        assert_eq!(second.sleep_until(soon).unwrap(), Waited::Ready);
+        std::thread::scope(|scope| {
+            scope.spawn(|| whole.request());
+            assert_eq!(second.wait(&mut [], Some(far)).unwrap(), Waited::Stopped);
+        });
+        assert!(second.is_requested() && !second.is_overdue());
+        whole.overdue();
+        assert!(second.is_overdue());
     }
 
     #[test]

@@ -17,6 +17,26 @@ pub fn plain(text: &str) -> String {
     short
 }
 
+/// What stands in place of something secret.
+pub const HIDDEN: &str = "<hidden>";
+
+/// Hides what stands between `://` and the last `@` before the next one: a password may have any character.
+pub fn without_users_in_urls(line: &str) -> String {
+    let mut parts = line.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str("://");
+        match part.rfind('@') {
+            Some(user) => {
+                shown.push_str(HIDDEN);
+                shown.push_str(&part[user..]);
+            }
+            None => shown.push_str(part),
+        }
+    }
+    shown
+}
+
 /// Returns whether a file begins as a Git LFS pointer, the short text that stands in place of a large file.
 pub fn is_lfs_pointer(start: &[u8]) -> bool {
     start.starts_with(b"version https://git-lfs")

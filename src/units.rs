@@ -97,10 +97,26 @@ impl WallTime {
 }
 
 impl fmt::Display for WallTime {
-    /// Shows the time to the minute, in UTC. Years begin in March here, so that a leap day is the last of its year and five
-    /// months have 153 days (H. Hinnant, chrono-Compatible Low-Level Date Algorithms).
+    /// Shows the time to the minute, in UTC.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (minutes, days) = (self.0 / 60_000 % 1440, self.0 / 86_400_000);
+        let (year, month, day) = self.date();
+        let minutes = self.0 / 60_000 % 1440;
+        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+    }
+}
+
+impl WallTime {
+    /// Returns the time to the second in UTC, for the name of a file: `20260102T030405Z`.
+    pub fn compact(self) -> String {
+        let ((year, month, day), seconds) = (self.date(), self.0 / 1000 % 86_400);
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        format!("{year:04}{month:02}{day:02}T{hours:02}{minutes:02}{seconds:02}Z")
+    }
+
+    /// Returns year, month and day in UTC. Years begin in March here, so that a leap day is the last of its year and five
+    /// months have 153 days (H. Hinnant, chrono-Compatible Low-Level Date Algorithms).
+    fn date(self) -> (u64, u64, u64) {
+        let days = self.0 / 86_400_000;
         let since_march_0000 = days + 719_468;
         let (cycle, day_of_cycle) = (since_march_0000 / 146_097, since_march_0000 % 146_097);
         let year_of_cycle = (day_of_cycle - day_of_cycle / 1460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
@@ -108,9 +124,15 @@ impl fmt::Display for WallTime {
         let months = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * months + 2) / 5 + 1;
         let month = (months + 2) % 12 + 1;
-        let year = 400 * cycle + year_of_cycle + u64::from(month <= 2);
-        write!(f, "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+        (400 * cycle + year_of_cycle + u64::from(month <= 2), month, day)
     }
+}
+
+/// Returns what the clock of 1970 shows when the monotonic one shows 0, in nanoseconds.
+pub fn wall_offset_ns() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ns = |ns: u128| i64::try_from(ns).unwrap_or(i64::MAX);
+    ns(since_1970.as_nanos()).saturating_sub(ns(MonoTime::now().0.into()))
 }
 
 /// Returns the processor time that all threads of this process have used.

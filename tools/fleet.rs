@@ -23,12 +23,12 @@ use edgewatt::engine::Proof;
 use edgewatt::ids::PipelineId;
 use edgewatt::infer::stage_times::{Latency, PipelineStats, StageTimes};
 use edgewatt::infer::{Decision, DecisionTx};
+use edgewatt::mqtt::codec::{Session, Version};
+use edgewatt::mqtt::connection::ConnectOptions;
+use edgewatt::mqtt::transport::Endpoint;
 use edgewatt::publish::bus::{Bus, RetainedLimits};
 use edgewatt::publish::message::Qos;
-use edgewatt::publish::mqtt::codec::Version;
-use edgewatt::publish::mqtt::connection::ConnectOptions;
 use edgewatt::publish::mqtt::outbox::{Limits, WhenFull};
-use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
@@ -283,6 +283,7 @@ fn settings(args: &Args, address: &Endpoint, name: &str) -> anyhow::Result<Setti
             connect_timeout: Duration::from_secs(5),
             max_qos: Qos::AtLeastOnce,
             retain: true,
+            session: Session::default(),
         },
         status_topic: NodeTopics::new(&args.base_topic, name).status,
         drain_per_s: None,

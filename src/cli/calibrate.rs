@@ -3,21 +3,16 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
 
-use super::{ConfigArg, EX_CONFIG, check};
+use super::{ConfigArg, EX_CONFIG, check, signals};
 use crate::energy::OTHER_CORES_MAX;
 use crate::load::state_dir;
 use crate::measure::calibrate::{CalibrateError, Calibration, Calibrator, Plan};
 use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity, can_calibrate};
-use crate::stop::{Stop, StopRequests};
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +71,7 @@ struct Refused {
 /// Calibrates the pipelines, and shows and saves the results. Returns success if every meter gave a result for every
 /// pipeline and all were saved.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let stop = stopped_by_signals()?;
+    let stop = signals::stop()?;
     let (config, mut prepared) = match check::load(&args.config, false)? {
         Ok(loaded) => loaded,
         Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
@@ -132,25 +127,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     saved?;
     Ok(if output.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Returns a stop that the first SIGINT or SIGTERM requests; a later one ends the program at once.
-fn stopped_by_signals() -> anyhow::Result<Arc<Stop>> {
-    let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
-    let requested = stop.clone();
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut requests = StopRequests::default();
-        for signal in signals.forever() {
-            let now = Instant::now();
-            if requests.is_impatient(now) {
-                let _ = emulate_default_handler(signal);
-            }
-            requests.add(now);
-            requested.request();
-        }
-    })?;
-    Ok(stop)
 }
 
 /// Saves the results that are usable, and adds all of them to `output`.

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::inspect::shown;
 use super::{ConfigArg, EX_CONFIG, JSON_VERSION, online};
 use crate::config::{Config, Pipeline};
+use crate::engine::TensorInfo;
 use crate::engine::plan::dimension_names;
 use crate::load::mqtt::connect_options;
 use crate::load::{self, Prepared, PreparedPipeline, Unusable};
-use crate::publish::mqtt::check_files;
+use crate::mqtt::check_files;
 use crate::schema::{Part, parts};
 
 #[derive(Debug, clap::Args)]
@@ -52,15 +53,15 @@ fn print(file: &Path, config: &Config, prepared: &mut Prepared, tls_error: Optio
     let runtime = &prepared.engine_context.runtime;
     writeln!(out, "  runtime {}, version {}", runtime.path.display(), runtime.version)?;
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
-        let input = &prepared.tensors.inputs[0];
-        let outputs = prepared.tensors.outputs.iter().map(|o| format!("{:?} {}", o.shape, o.element));
+        let shown = |tensor: &TensorInfo| format!("{:?} {}", tensor.shape, tensor.element);
+        let inputs: Vec<String> = prepared.tensors.inputs.iter().map(shown).collect();
+        let outputs = prepared.tensors.outputs.iter().map(shown);
         writeln!(
             out,
-            "  pipeline {}: {} {:?} {} -> {}",
+            "  pipeline {}: {} {} -> {}",
             pipeline.name,
             pipeline.model.display(),
-            input.shape,
-            input.element,
+            inputs.join(", "),
             outputs.collect::<Vec<_>>().join(", "),
         )?;
         writeln!(out, "    {}", prepared.builder.path)?;
@@ -172,9 +173,25 @@ fn tls_files(config: &Config) -> Result<(), String> {
 /// Writes what each dimension of the model's input holds, and what of the model is run.
 fn describe_plan(prepared: &PreparedPipeline, out: &mut impl Write) -> io::Result<()> {
     let builder = &prepared.builder;
-    let (plan, input, path) = (&builder.model.plan, &prepared.tensors.inputs[0], &builder.path);
-    let dims = dimension_names(&input.shape, plan.batch, path.after("window").unwrap_or(path.last()), path.last());
-    writeln!(out, "    input {}: {}", shown(&input.name), dims.join(", "))?;
+    let (plan, path) = (&builder.model.plan, &builder.path);
+    match prepared.tensors.inputs.as_slice() {
+        [input] => {
+            let window = path.after("window").unwrap_or(path.last());
+            let dims = dimension_names(&input.shape, plan.batch, window, path.last());
+            writeln!(out, "    input {}: {}", shown(&input.name), dims.join(", "))?;
+        }
+        several => {
+            for input in several {
+                writeln!(
+                    out,
+                    "    input {}: {:?}, {} values of the window",
+                    shown(&input.name),
+                    input.shape,
+                    input.len()
+                )?;
+            }
+        }
+    }
     if let Some(signature) = &plan.signature {
         writeln!(out, "    signature {}", shown(signature))?;
     }

@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 use serde_json::json;
 
-use super::{DEFAULT_CONFIG, online};
+use super::DEFAULT_CONFIG;
+use super::online::{self, Subscribed};
 use crate::config::Config;
 use crate::doctor::{self, Finding, Part, Roots, State};
 
@@ -51,7 +52,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for part in Part::value_variants().iter().copied().filter(wanted) {
         let found = match part {
             Part::Configuration => vec![configuration.clone()],
-            Part::Broker => vec![broker(config.as_ref())?],
+            Part::Broker => {
+                let mut found = vec![broker(config.as_ref())?];
+                for subscribed in config.iter().flat_map(online::subscriptions) {
+                    found.push(subscription(subscribed)?);
+                }
+                found
+            }
             part => doctor::examine(part, &roots, config.as_ref()),
         };
         if !args.json {
@@ -86,12 +93,31 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     let what = format!("MQTT broker {}", options.address());
     Ok(match walked {
         Ok(()) => of(State::Ok, &what, "it accepts messages".into()).detail(steps),
-        Err(lost) => of(State::Broken, &what, lost.to_string()).detail(steps).fix(match &config.mqtt.login {
+        Err(reason) => of(State::Broken, &what, reason).detail(steps).fix(match &config.mqtt.login {
             Some((_, file)) if eaccess(file, AccessFlags::R_OK) == Err(Errno::EACCES) => {
                 "let this user read the password file; if it belongs to the service, run: sudo edgewatt doctor broker"
             }
             _ => "start the broker (on this machine: apt-get install mosquitto), open the firewall for it, or change [mqtt]",
         }),
+    })
+}
+
+/// Tries the subscription of a source.
+fn subscription(subscribed: Subscribed<'_>) -> anyhow::Result<Finding> {
+    let what = format!("pipelines.{}.source", subscribed.pipeline);
+    let of = |state, says: String| Finding::new(Part::Broker, state, what, says);
+    let options = match subscribed.options {
+        Ok(options) => options,
+        Err(why) => return Ok(of(State::Ok, why.into())),
+    };
+    let mut steps = vec![format!("MQTT broker {}", options.address())];
+    let walked = online::connect_and_subscribe(&subscribed.subscription, &options, |step, took, detail| {
+        steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
+    })?;
+    let topic = &subscribed.subscription.topic;
+    Ok(match walked {
+        Ok(()) => of(State::Ok, format!("it may subscribe to {topic}")).detail(steps),
+        Err(reason) => of(State::Broken, reason).detail(steps),
     })
 }
 

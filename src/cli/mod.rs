@@ -10,9 +10,12 @@ mod logging;
 mod migrate;
 mod manual;
 mod online;
+mod record;
 mod run;
 mod support;
 mod schema;
+mod setup_sensors;
+mod signals;
 mod watch;
 
 use std::io::{self, Write};
@@ -41,6 +44,7 @@ First steps:
   edgewatt inspect model.tflite            see the inputs, outputs and operators of a model
   edgewatt check -c edgewatt.toml          check that the configuration works on this machine
   edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
+  edgewatt record -c edgewatt.toml         record what the source delivers, to play it again
   edgewatt calibrate -c edgewatt.toml      measure the energy of models that run too briefly or too rarely
   edgewatt health -c edgewatt.toml         see whether the daemon runs and works
   edgewatt support -c edgewatt.toml        write an archive for a bug report
@@ -76,6 +80,14 @@ enum Command {
     /// not opened and nothing is published. Stop the daemon and other busy programs first: they would add to the measured
     /// energy, and most devices can be opened only once. Exits with 1 if a result was refused or could not be saved.
     Calibrate(calibrate::Args),
+    /// Record what the source of a pipeline delivers, to play it again with source.replay
+    ///
+    /// Runs the source as the daemon does, until the time or the bytes are over, the source ends, or Ctrl-C; no model and no
+    /// broker are needed. Writes the data and, next to it, a manifest: FILE.json. `source.replay = { path = "FILE.json" }`
+    /// plays it: the same samples, times, gaps and true classes, so the same windows. Data is CSV for numbers, WAV for sound
+    /// of 16 bits, raw samples for all else. What was written stays usable when the disk is full or the program is killed:
+    /// all but the last second. Exits with 1 if nothing was recorded, or not all that was asked for.
+    Record(record::Args),
     /// Show what this machine has of what edgewatt needs, and how to fix what is missing
     ///
     /// Examines the configuration, the runtime, delegates, meters, sensors, the connection to the broker, the clock, the
@@ -104,6 +116,13 @@ enum Command {
     /// It refuses unknown keys, wrong types and values out of range. `edgewatt check` finds more: what depends on several
     /// keys, and on the files that the configuration names.
     Schema(schema::Args),
+    /// Set up in the kernel what reading the configured sensors needs; as root
+    ///
+    /// Switches the buffers of the IIO devices on that the configuration reads, with their channels, rate, trigger and clock,
+    /// and those off that it polls. The daemon then needs no rights for that. Run it again after a change of these keys: a
+    /// device that a program reads is left as it is, so stop the daemon first. The drop-in iio.conf runs it before each
+    /// start of the service, and the rule iio.rules when a device is plugged in. Exits with 1 if something failed.
+    SetupSensors(setup_sensors::Args),
     /// Show the contents of a model file: inputs, outputs, operators, weights, sparsity
     Inspect(inspect::Args),
     /// Write one archive for a bug report: what doctor finds, the configuration, the log, versions
@@ -131,7 +150,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// The configuration file; one named edgewatt.toml is read with its fragments, conf.d/*.toml beside it
+    /// The configuration file; one named edgewatt.toml is read with its fragments, conf.d/*.toml next to it
     #[arg(short, long, default_value = DEFAULT_CONFIG, value_name = "FILE")]
     config: PathBuf,
 }
@@ -148,10 +167,12 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Record(args) => record::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Migrate(args) => migrate::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::SetupSensors(args) => setup_sensors::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Support(args) => support::run(&args),
         Command::Watch(args) => watch::run(&args),

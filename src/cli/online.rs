@@ -1,4 +1,5 @@
-//! `edgewatt check --online`: connects to the broker, publishes a message, and shows each step with the time it took.
+//! `edgewatt check --online`: connects to the broker, publishes a message, tries the subscriptions of sources, and shows each
+//! step with the time it took.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -7,41 +8,59 @@ use anyhow::Context;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::{Broker, Config};
-use crate::load::mqtt::connect_options;
+use crate::load::mqtt::{connect_options, node_connection};
+use crate::mqtt::Subscription;
+use crate::mqtt::codec::{Incoming, Limits, Outgoing, Session, Version};
+use crate::mqtt::connection::{ConnectOptions, Connection, Lost, Will};
 use crate::publish::message::{Bytes, Qos};
-use crate::publish::mqtt::codec::{Incoming, Limits, Outgoing, Version};
-use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost, Will};
 use crate::publish::mqtt::limits_text;
 use crate::publish::topic::NodeTopics;
+use crate::source::{SourceSubscription, part_name};
 
 /// How long an acknowledged message may take to be received.
 const ECHO: Duration = Duration::from_secs(2);
 /// Below this, the largest messages of a node are in danger: info, metrics and Home Assistant's discovery.
 const SMALL_PACKET_BYTES: u32 = 8192;
+const EMBEDDED: &str = "embedded; it exists only while the daemon runs";
 const SUBSCRIBE_ID: u16 = 1;
 const PUBLISH_ID: u16 = 2;
 
 /// Shows each step. Returns whether all of them succeeded.
 pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
-    let options = match to_try(config) {
-        Ok(options) => options,
+    let mut succeeded = match to_try(config) {
+        Ok(options) => {
+            writeln!(io::stdout(), "  broker {}, MQTT {}", options.address(), options.version.name())?;
+            shown(connect_and_publish(config, &options, show)?)?
+        }
         Err(why) => {
             writeln!(io::stdout(), "  broker: {why}")?;
-            return Ok(true);
+            true
         }
     };
-    writeln!(io::stdout(), "  broker {}, MQTT {}", options.address(), options.version.name())?;
-    let outcome = connect_and_publish(config, &options, |step, took, detail| {
-        // A closed terminal is not an error.
-        let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
-    })?;
-    match outcome {
-        Ok(()) => Ok(true),
-        Err(lost) => {
-            writeln!(io::stdout(), "    failed: {lost}")?;
-            Ok(false)
+    for Subscribed { pipeline, subscription, options } in subscriptions(config) {
+        match options {
+            Ok(options) => {
+                let (address, version) = (options.address(), options.version.name());
+                writeln!(io::stdout(), "  source of pipeline {pipeline}: broker {address}, MQTT {version}")?;
+                succeeded &= shown(connect_and_subscribe(&subscription, &options, show)?)?;
+            }
+            Err(why) => writeln!(io::stdout(), "  source of pipeline {pipeline}: {why}")?,
         }
     }
+    Ok(succeeded)
+}
+
+fn show(step: &str, took: Duration, detail: &str) {
+    // A closed terminal is not an error.
+    let _ = writeln!(io::stdout(), "    {step:<10} {:>8.1} ms  {detail}", took.as_secs_f64() * 1e3);
+}
+
+/// Shows how the steps have ended. Returns whether they have succeeded.
+fn shown(outcome: Result<(), String>) -> io::Result<bool> {
+    if let Err(reason) = &outcome {
+        writeln!(io::stdout(), "    failed: {reason}")?;
+    }
+    Ok(outcome.is_ok())
 }
 
 /// Returns how to connect to the broker for a test; the error says why there is nothing to test.
@@ -49,10 +68,70 @@ pub(crate) fn to_try(config: &Config) -> Result<ConnectOptions, &'static str> {
     let none = "none: nothing is published over MQTT";
     let options = connect_options(&config.mqtt).ok_or(none)?;
     if config.mqtt.broker == Broker::Embedded {
-        return Err("embedded; it exists only while the daemon runs");
+        return Err(EMBEDDED);
     }
-    // A daemon may be running with the plain id, and the broker would disconnect it for a second client.
-    Ok(ConnectOptions { client_id: format!("{}-check", config.mqtt.client_id), ..options })
+    Ok(for_a_test(options))
+}
+
+/// A daemon may be running with the plain id, and the broker would disconnect it for a second client.
+fn for_a_test(options: ConnectOptions) -> ConnectOptions {
+    ConnectOptions { client_id: format!("{}-check", options.client_id), session: Session::default(), ..options }
+}
+
+/// What a pipeline's source subscribes to.
+pub(crate) struct Subscribed<'a> {
+    pub pipeline: &'a str,
+    pub subscription: Subscription,
+    /// How to connect for a test; or why there is nothing to test.
+    pub options: Result<ConnectOptions, &'static str>,
+}
+
+/// Returns what sources subscribe to.
+pub(crate) fn subscriptions(config: &Config) -> impl Iterator<Item = Subscribed<'_>> {
+    let node = node_connection(&config.mqtt, connect_options(&config.mqtt));
+    let is_embedded = config.mqtt.broker == Broker::Embedded;
+    let all = config.pipelines.iter().flat_map(|pipeline| {
+        pipeline.source.kind().subscriptions().into_iter().map(move |subscription| (pipeline, subscription))
+    });
+    all.map(move |(pipeline, SourceSubscription { part, subscription, .. })| {
+        let options = match subscription.connect_options(&node, &part_name(&pipeline.name, part.as_deref())) {
+            Some(_) if is_embedded && subscription.other.is_none() => Err(EMBEDDED),
+            Some(options) => Ok(for_a_test(options)),
+            None => Err("there is no broker to subscribe to"),
+        };
+        Subscribed { pipeline: &pipeline.name, subscription, options }
+    })
+}
+
+/// Connects to a broker and subscribes as a source does; calls `report` after each step. Returns why a step failed.
+pub(crate) fn connect_and_subscribe(
+    subscription: &Subscription,
+    options: &ConnectOptions,
+    report: impl FnMut(&str, Duration, &str),
+) -> anyhow::Result<Result<(), String>> {
+    let outcome = walk(options, subscribe(options, subscription, report))?;
+    Ok(outcome.map_err(|reason| subscription.in_its_words(reason)))
+}
+
+async fn subscribe(
+    options: &ConnectOptions,
+    subscription: &Subscription,
+    mut report: impl FnMut(&str, Duration, &str),
+) -> Result<(), Lost> {
+    let mut connection = log_in(options, &mut report).await?;
+    let begun = Instant::now();
+    connection.subscribe_as(&subscription.packet(), SUBSCRIBE_ID)?;
+    let is_granted = answer(&mut connection, options, |incoming| match incoming {
+        Incoming::SubAck { refused } => Some(!refused),
+        _ => None,
+    })
+    .await?;
+    if !is_granted {
+        return Err(Lost::new(subscription.refusal()));
+    }
+    report("subscribe", begun.elapsed(), &format!("{}, granted", subscription.topic));
+    connection.disconnect();
+    connection.write().await
 }
 
 /// Connects to the broker and publishes a message; calls `report` after each step. Returns why a step failed.
@@ -60,13 +139,18 @@ pub(crate) fn connect_and_publish(
     config: &Config,
     options: &ConnectOptions,
     report: impl FnMut(&str, Duration, &str),
-) -> anyhow::Result<Result<(), Lost>> {
+) -> anyhow::Result<Result<(), String>> {
     let topic = NodeTopics::new(&config.mqtt.base_topic, &config.node_id).check();
+    walk(options, steps(options, &topic, report))
+}
+
+/// Takes the steps, and explains why one has failed.
+fn walk(options: &ConnectOptions, steps: impl Future<Output = Result<(), Lost>>) -> anyhow::Result<Result<(), String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let outcome = runtime.block_on(async {
-        match steps(options, &topic, report).await {
+        match steps.await {
             Ok(()) => Ok(()),
-            Err(lost) => Err(lost.explained(options).await),
+            Err(lost) => Err(lost.explained(options).await.to_string()),
         }
     });
     // A name look-up that hangs must not delay the exit.
@@ -74,20 +158,26 @@ pub(crate) fn connect_and_publish(
     Ok(outcome)
 }
 
-async fn steps(
-    options: &ConnectOptions,
-    topic: &str,
-    mut report: impl FnMut(&str, Duration, &str),
-) -> Result<(), Lost> {
+/// Connects and logs in.
+async fn log_in(options: &ConnectOptions, report: &mut impl FnMut(&str, Duration, &str)) -> Result<Connection, Lost> {
     let until = Instant::now() + options.connect_timeout;
     let mut connected = Instant::now();
-    let mut connection = Connection::open(options, None, until, |step, took, detail| {
+    let connection = Connection::open(options, None, until, |step, took, detail| {
         report(&step.to_string(), took, detail);
         connected = Instant::now();
     })
     .await?;
     let who = options.login.as_ref().map_or("without a user".to_owned(), |(user, _)| format!("as {user}"));
     report("login", connected.elapsed(), &format!("{who}, client id {}", options.client_id));
+    Ok(connection)
+}
+
+async fn steps(
+    options: &ConnectOptions,
+    topic: &str,
+    mut report: impl FnMut(&str, Duration, &str),
+) -> Result<(), Lost> {
+    let mut connection = log_in(options, &mut report).await?;
     let limits = connection.limits;
     if let Some(limits) = limits_text(&limits) {
         report("warning", Duration::ZERO, &limits);

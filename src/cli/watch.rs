@@ -17,10 +17,10 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::config::{Broker, Document, parse_broker};
 use crate::load::mqtt::connect_options;
+use crate::mqtt::Version;
+use crate::mqtt::codec::{Incoming, Outgoing, Session};
+use crate::mqtt::connection::{ConnectOptions, Connection, Lost};
 use crate::publish::message::{Bytes, Qos};
-use crate::publish::mqtt::Version;
-use crate::publish::mqtt::codec::{Incoming, Outgoing};
-use crate::publish::mqtt::connection::{ConnectOptions, Connection, Lost};
 use crate::sys::hostname;
 use crate::view::{self, Actions, Fed, Feed, Mode, Request};
 
@@ -111,6 +111,7 @@ fn options(args: &Args) -> anyhow::Result<ConnectOptions> {
             connect_timeout: CONNECT_TIMEOUT,
             max_qos: Qos::AtLeastOnce,
             retain: true,
+            session: Session::default(),
         }),
     }
 }

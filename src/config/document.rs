@@ -1,4 +1,4 @@
-//! The files of a configuration: FILE and the fragments in the folder `conf.d` beside it, merged in order.
+//! The files of a configuration: FILE and the fragments in the folder `conf.d` next to it, merged in order.
 //!
 //! Owns which files are read and in which order, and finds the file, line and column of every value. Only a file named
 //! `edgewatt.toml` has fragments, so that a file that is tried out under another name is read alone.
@@ -22,7 +22,7 @@ use crate::text::hex;
 
 /// The name that a file must have to be read with fragments.
 const WITH_FRAGMENTS: &str = "edgewatt.toml";
-/// The folder of the fragments, beside the file.
+/// The folder of the fragments, next to the file.
 const FRAGMENTS: &str = "conf.d";
 /// The largest file that is read: more than any configuration, and less than memory.
 const MAX_BYTES: u64 = 16 << 20;
@@ -374,7 +374,7 @@ mod tests {
         );
         shown(
             "[pipelines.arm.source.udp]\nlisten = ':1'\n",
-            "conf.d/10-x.toml:1:1: pipelines.arm.source.udp: write exactly one of records and bytes",
+            "conf.d/10-x.toml:1:1: pipelines.arm.source.udp: write exactly one of records, bytes and packets",
         );
         shown(
             "[pipelines.arm.decision]\nregress = { names = [] }\nclassify = {}\n",

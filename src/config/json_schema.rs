@@ -32,7 +32,7 @@ impl Writer {
         if let Some(family) = &table.kinds {
             properties.extend(self.kinds(family));
             let one: Vec<Value> = family.kinds.iter().map(|kind| json!({ "required": [kind.name] })).collect();
-            if self.fragment {
+            if self.fragment || family.optional {
                 let two = json!({ "anyOf": pairs(&one) });
                 set(&mut schema, "not", two);
             } else {
@@ -56,7 +56,9 @@ impl Writer {
         let table = json!({
             "type": "object", "additionalProperties": false, "minProperties": 1, "maxProperties": 1, "properties": kinds,
         });
-        let needs_no_key = |table: &TableDoc| table.kinds.is_none() && !table.keys.iter().any(|key| key.required);
+        let needs_no_key = |table: &TableDoc| {
+            table.kinds.as_ref().is_none_or(|kinds| kinds.optional) && !table.keys.iter().any(|key| key.required)
+        };
         let names: Vec<&str> =
             family.kinds.iter().filter(|kind| needs_no_key(&kind.table)).map(|kind| kind.name).collect();
         if names.is_empty() { table } else { json!({ "anyOf": [table, { "type": "string", "enum": names }] }) }

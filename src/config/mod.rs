@@ -5,7 +5,6 @@
 //! invalid values, each with file, line, column and what would be right. Relative paths count from the folder of the configuration file. Its
 //! only I/O is to read the files and, for a user without a password file, to look for the password's credential.
 
-mod address;
 mod delegates;
 mod document;
 mod json_schema;
@@ -21,15 +20,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::mqtt::filter;
 use crate::publish::discovery::{self, Clash, Owner};
 use crate::publish::topic::NodeTopics;
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, seconds, table};
-use crate::source::Exclusive;
+use crate::source::{Exclusive, SourceSubscription};
 use crate::text::escaped;
 
+pub use crate::mqtt::{Broker, parse_broker};
 pub use crate::schema::{Key, Problem};
-pub use address::{Broker, parse_broker};
 pub use delegates::Delegate;
 pub use document::Document;
 pub(crate) use document::fragments;
@@ -183,6 +183,7 @@ fn check(root: Root, hostname: Option<&str>, document: &Document, checker: &mut 
         pipelines,
     };
     config.check_entities(checker);
+    config.check_subscriptions(checker);
     Some(config)
 }
 
@@ -214,6 +215,38 @@ impl Config {
              or value, or write mqtt.discovery = false"
         );
         checker.problem(&at, message);
+    }
+
+    /// A source that reads what its own pipeline publishes would go round for ever.
+    fn check_subscriptions(&self, checker: &mut Checker) {
+        let mqtt = &self.mqtt;
+        let topics = NodeTopics::new(&mqtt.base_topic, &self.node_id);
+        let described = mqtt.discovery.as_ref().map(|prefix| discovery::topic(prefix, &self.node_id));
+        let own = [Some(topics.filter()), described];
+        for pipeline in &self.pipelines {
+            let source = pipeline.key().child("source").child(pipeline.source.name());
+            for SourceSubscription { key, subscription, .. } in pipeline.source.kind().subscriptions() {
+                let key = key.iter().fold(source.clone(), |key, name| key.child(name));
+                if let Some(own) = own.iter().flatten().find(|own| filter::overlap(own, &subscription.topic)) {
+                    let message = format!(
+                        "`{}` matches topics that this node itself publishes ({own}), so it would receive its own messages; \
+                     write a topic that only sensors publish",
+                        subscription.topic
+                    );
+                    checker.problem(&key.child("topic"), message);
+                }
+                if subscription.other.is_none() && mqtt.broker == Broker::None {
+                    let message =
+                        "mqtt.broker is \"none\", so there is no broker to subscribe to; write its address in broker";
+                    checker.problem(&key.child("broker"), message);
+                }
+                if subscription.client_id.as_ref() == Some(&mqtt.client_id) {
+                    let message =
+                        "the node itself connects with this client id, and a broker takes each id once; write another";
+                    checker.problem(&key.child("client_id"), message);
+                }
+            }
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! The `[mqtt]` table: its keys, its check, and its checked form.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::address::{Broker, parse_broker};
-use crate::publish::message::Qos;
-use crate::publish::mqtt::{Endpoint, Version, WhenFull};
+use crate::mqtt::access::{Login, check_qos, check_tls_keys};
+use crate::mqtt::{Broker, Qos, Version, parse_broker};
+use crate::publish::mqtt::WhenFull;
 use crate::schema::{Checker, Key, milliseconds, seconds, table};
 
 /// The service's credential that holds the password if no file is named.
@@ -234,55 +233,31 @@ impl MqttKeys {
 
     /// Returns user and password file; with a user alone the password is a credential of the service (systemd.exec(5)).
     fn login(&self, key: &Key, broker: &Broker, checker: &mut Checker) -> Option<(String, PathBuf)> {
-        let Some(user) = self.user.clone() else {
-            if self.password_file.is_some() {
-                checker.problem(&key.child("password_file"), "password_file needs mqtt.user");
-            }
-            return None;
-        };
+        let file = self.password_file.as_ref().map(|file| checker.path(file));
         let credential = || credential(std::env::var_os("CREDENTIALS_DIRECTORY"), Path::new(CREDENTIAL_FILE));
-        let Some(file) = self.password_file.as_ref().map(|file| checker.path(file)).or_else(credential) else {
-            let message = format!(
-                "the password is missing: set password_file, or write the password into {CREDENTIAL_FILE}, or set \
+        let login = Login {
+            password_file: if self.user.is_some() { file.or_else(credential) } else { file },
+            user: self.user.clone(),
+            allow_plaintext_password: self.allow_plaintext_password,
+            missing_password: format!(
+                "set password_file, or write the password into {CREDENTIAL_FILE}, or set \
                  LoadCredential={CREDENTIAL}:FILE in the unit"
-            );
-            checker.problem(&key.child("user"), message);
-            return None;
+            ),
         };
-        if let Broker::At(Endpoint { host, tls: None, .. }) = broker
-            && !is_loopback(host)
-            && !self.allow_plaintext_password
-        {
-            let message = format!(
-                "the password would be sent to {host} without encryption; use mqtts:// or wss://, or set \
-                 allow_plaintext_password = true if you trust the network"
-            );
-            checker.problem(&key.child("broker"), message);
-        }
-        Some((user, file))
+        login.checked(key, broker, checker)
     }
 
     fn check_tls(&self, key: &Key, broker: &Broker, checker: &mut Checker) {
         if let (Some(_), None) | (None, Some(_)) = (&self.cert_file, &self.key_file) {
             checker.problem(&key.child("cert_file"), "cert_file needs key_file, and key_file needs cert_file");
         }
-        let written = [
+        let keys = [
             ("ca_file", self.ca_file.is_some()),
             ("cert_file", self.cert_file.is_some()),
             ("alpn", !self.alpn.is_empty()),
         ];
-        if !matches!(broker, Broker::At(Endpoint { tls: Some(_), .. })) {
-            for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
-                checker.problem(&key.child(name), "it is for TLS only; use mqtts:// or wss:// in the broker's address");
-            }
-        }
-    }
-}
-
-/// Checks a quality of service.
-pub(crate) fn check_qos(key: &Key, qos: u8, checker: &mut Checker) {
-    if qos > 1 {
-        checker.problem(key, format!("{qos} is not supported; use 0 (at most once) or 1 (at least once)"));
+        let written = keys.into_iter().filter(|(_, is_written)| *is_written).map(|(name, _)| name);
+        check_tls_keys(key, broker, written, checker);
     }
 }
 
@@ -292,10 +267,6 @@ fn credential(directory: Option<OsString>, file: &Path) -> Option<PathBuf> {
         Some(directory) => Some(PathBuf::from(directory).join(CREDENTIAL)),
         None => file.exists().then(|| file.to_owned()),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::delegates::{self, Delegate};
-use super::mqtt::check_qos;
 use crate::decision::Decision;
 use crate::engine::parity::ParityLimits;
 use crate::features::{self, Feature};
 use crate::frontend::{self, Frontend};
 use crate::infer::Batch;
 use crate::infer::input::WindowSettings;
+use crate::mqtt::access::check_qos;
 use crate::schema::expanded::{Table, from_nothing};
 use crate::schema::{Checker, Key, milliseconds, table};
 use crate::source::Source;
@@ -92,6 +92,10 @@ table! {
         /// For each input that holds a state, the output that gives its next value, by their names in the model. A state
         /// starts as 0, and is 0 again after a gap.
         pub state: BTreeMap<String, String> = BTreeMap::new(), otherwise("none"), example("{ state_in = \"state_out\" }");
+        /// For a model with several inputs: the channels of the window that each input gets, by its name in the model. The name
+        /// of a source of a join stands for all its channels. An input with room for fewer samples gets the last ones.
+        pub inputs: BTreeMap<String, Vec<String>> = BTreeMap::new(), otherwise("one input gets the window"),
+            example("{ motion = [\"imu\"], temperature = [\"temp.c\"] }");
     }
 }
 
@@ -162,6 +166,8 @@ pub struct Pipeline {
     pub signature: Option<String>,
     /// For each input that holds a state, the output that gives its next value.
     pub states: BTreeMap<String, String>,
+    /// For each of several inputs, the channels that it gets; none: one input gets the window.
+    pub inputs: BTreeMap<String, Vec<String>>,
     /// Labels and normalisation are taken from the model's metadata where the configuration has none.
     pub model_metadata: bool,
     /// The SHA-256 that the model file must have, in lower-case hex.
@@ -213,6 +219,7 @@ impl Pipeline {
             labels: _,
             signature: _,
             states: _,
+            inputs: _,
             model_metadata: _,
             model_sha256: _,
             model_max_bytes: _,
@@ -337,6 +344,7 @@ impl PipelineKeys {
             model: checker.path(&model.path),
             signature: model.signature,
             states: model.state,
+            inputs: model.inputs,
             delegates: wanted,
             publish_scores: self.publish.top_k.or(self.publish.scores.then_some(usize::MAX)),
             qos,
@@ -353,9 +361,11 @@ impl PipelineKeys {
     /// Checks that no key for classes is set if the decision has no classes, because it would have no effect.
     fn check_classes(&self, key: &Key, checker: &mut Checker) {
         let decision = self.decision.kind();
-        if !decision.has_classes() && self.source.has_truth() {
-            let records = key.child("source").child(self.source.name()).child("records");
-            checker.problem(&records.child("truth"), CLASSES_ONLY);
+        if !decision.has_classes()
+            && let Some(truth) = self.source.kind().truth()
+        {
+            let source = key.child("source").child(self.source.name());
+            checker.problem(&truth.iter().fold(source, |key, name| key.child(name)), CLASSES_ONLY);
         }
         if !decision.needs_labels() {
             if self.model.labels.is_some() {
@@ -384,7 +394,7 @@ impl Window {
             (Some(ms), true, _) => Some(ms),
             (None, true, Some(rate)) => Some(DEFAULT_GAP_PERIODS * 1e3 / rate),
             (None, true, None) => {
-                let message = "set max_gap_ms; or set records.rate_hz, and a gap is more than 3 sample periods";
+                let message = "set max_gap_ms; or set rate_hz at the source, and a gap is more than 3 sample periods";
                 checker.problem(key, message);
                 None
             }
@@ -402,9 +412,6 @@ impl ParityKeys {
             return Parity { limits: None, demanded: false, recording: None, reference_model: None };
         };
         keys.check_ranges(key, checker);
-        if keys.recording.is_some() && source.kind().records().is_none() {
-            checker.problem(&key.child("recording"), "this source does not read lines, so it cannot read a recording");
-        }
         let top1 = keys.top1.or(decision.kind().least_agreement());
         let limits = ParityLimits { windows: keys.windows, tolerance: keys.tolerance, top1 };
         // A replayed recording can be read before the start; a live stream cannot.

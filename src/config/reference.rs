@@ -51,7 +51,7 @@ const WIDTH: usize = 118;
 const FILES: &str = "
 ## Fragments
 
-A configuration file that is named `edgewatt.toml` may have a folder `conf.d` beside it. Every file in it whose name ends
+A configuration file that is named `edgewatt.toml` may have a folder `conf.d` next to it. Every file in it whose name ends
 in `.toml` is a fragment, except hidden files. Fragments are merged over the file in the order of their names' bytes, so
 `10-broker.toml` comes before `20-meters.toml`, and `9-x.toml` comes last:
 
@@ -176,7 +176,30 @@ impl Page {
     /// A key that takes one kind, or several.
     fn family(&mut self, path: &[String], text: &str, family: &FamilyDoc) {
         self.title(&path.join("."), text);
-        self.kinds(path, family);
+        match self.shown_before(family) {
+            Some(first) => self.same_kinds(family, &first),
+            None => self.kinds(path, family),
+        }
+    }
+
+    /// Returns the place where all kinds of a family were shown, if there is one.
+    fn shown_before(&self, family: &FamilyDoc) -> Option<String> {
+        let mut places = family.kinds.iter().map(|kind| {
+            let (place, _) = self.seen.get(kind.table.name)?.rsplit_once('.')?;
+            Some(place.to_owned())
+        });
+        let first = places.next()??;
+        places.all(|place| place.as_deref() == Some(&first)).then_some(first)
+    }
+
+    fn same_kinds(&mut self, family: &FamilyDoc, first: &str) {
+        let names: Vec<String> = family.kinds.iter().map(|kind| format!("`{}`", kind.name)).collect();
+        let (kinds, form) = (crate::text::listed(&names), self.form);
+        let link = match form {
+            Form::Markdown => format!("[{first}](#{})", anchor(first)),
+            Form::Toml => format!("[{first}]"),
+        };
+        self.paragraph(&format!("The kinds are {kinds}, with the same keys as under {link}."));
     }
 
     /// The name, which TOML writes with the keys, and the text below it.

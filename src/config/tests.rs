@@ -251,7 +251,7 @@ fn habits_of_other_formats_are_answered_with_what_to_write() {
         ("[mqtt]\nqueue = 5", "expected a table; write queue = {}"),
         ("[mqtt]\nbroker.host = 'a'", "mqtt.broker: this is a table, expected a text in quotes"),
         ("broker = 'none'", "unknown key `broker`; it belongs to `mqtt`"),
-        ("[pipelines.p]\nsource.i2c = {}", "pipelines.p.source: unknown kind `i2c`; the kinds are"),
+        ("[pipelines.p]\nsource.modem = {}", "pipelines.p.source: unknown kind `modem`; the kinds are"),
         ("[pipelines.p]\nsource.line = {}", "did you mean `lines`?"),
         ("[pipelines.p]\ndecision = \"rwa\"", "did you mean `raw`?"),
         (
@@ -378,4 +378,25 @@ fn control_characters_in_a_value_are_shown_as_numbers() {
     let text = BASE.replace("id = \"a\"", "id = \"a\\u0000b\\u001b[2J\"");
     let refusal = refusal(&text);
     assert!(refusal.contains("`a\\x00b\\x1b[2J`") && !refusal.contains(['\0', '\u{1b}']), "{refusal:?}");
+}
+
+#[test]
+fn a_part_of_a_join_is_checked_as_a_source_alone() {
+    let part = |name: &str, topic: &str| {
+        let records = "{ channels = ['x'], columns = ['x', 't'], time = 't', rate_hz = 5.0 }";
+        format!("{name} = {{ mqtt = {{ topic = '{topic}', records = {records} }} }}\n")
+    };
+    let text = |broker: &str, topic: &str| {
+        format!(
+            "version = 1\nnode.id = 'n'\nmqtt.broker = '{broker}'\n[pipelines.p]\nwindow = {{ samples = 4, hop = 2 }}\n\
+             model.path = 'm'\ndecision.raw = {{}}\n[pipelines.p.source.join]\nleader = 'a'\n\
+             followers = {{ b = {{ tolerance_ms = 100.0 }} }}\n[pipelines.p.source.join.sources]\n{}{}",
+            part("a", "sensors/a"),
+            part("b", topic)
+        )
+    };
+    let own = refusal(&text("mqtt://127.0.0.1", "edgewatt/#"));
+    assert!(own.contains("source.join.sources.b.mqtt.topic: `edgewatt/#` matches topics"), "{own}");
+    let without = refusal(&text("none", "sensors/b"));
+    assert!(without.contains("source.join.sources.a.mqtt.broker: mqtt.broker is \"none\""), "{without}");
 }

@@ -20,14 +20,14 @@ use super::retained_topics::RetainedTopics;
 use super::systemd;
 use crate::config::{Broker, Config, Mqtt};
 use crate::load::Prepared;
-use crate::load::mqtt::{self, MQTT_PORT, RETAINED, settings, start_store};
+use crate::load::mqtt::{self, MQTT_PORT, RETAINED, node_connection, settings, start_store};
 use crate::load::state_dir;
 use crate::measure::calibrate::{self, Outcome};
+use crate::mqtt::{ConnectOptions, Endpoint, NodeConnection, Version};
 use crate::publish::bus::Bus;
 use crate::publish::mqtt::broker;
-use crate::publish::mqtt::connection::ConnectOptions;
 use crate::publish::mqtt::store::Store;
-use crate::publish::mqtt::{Endpoint, Handle, MqttClient, Received, Version};
+use crate::publish::mqtt::{Handle, MqttClient, Received};
 use crate::publish::publisher::{NodePublisher, PublishLatency};
 use crate::publish::topic::NodeTopics;
 use crate::stop::{Stop, StopRequests};
@@ -114,6 +114,8 @@ pub(crate) struct DeliveryTask {
 pub(crate) struct Delivery {
     /// `None`: there is no broker.
     pub task: Option<DeliveryTask>,
+    /// How the node connects to its broker.
+    pub broker: NodeConnection,
     pub node_publisher: NodePublisher,
     pub publish_latency: PublishLatency,
     pub received: Receiver<Received>,
@@ -134,11 +136,21 @@ pub(crate) fn start_delivery(
     let publish_latency = PublishLatency::default();
     let (inbox, received) = mpsc::channel(INBOX);
     let bus = Bus::new(RETAINED);
+    let broker = node_connection(&config.mqtt, connect.clone());
     let Some(connect) = connect else {
         tracing::info!("mqtt.broker is \"none\": nothing is published over MQTT");
         let node_publisher = NodePublisher { bus, boot, topics };
         let (discovery, retained, store) = (None, None, None);
-        return Ok(Delivery { task: None, node_publisher, publish_latency, received, discovery, retained, store });
+        return Ok(Delivery {
+            task: None,
+            broker,
+            node_publisher,
+            publish_latency,
+            received,
+            discovery,
+            retained,
+            store,
+        });
     };
     let recorder = publish_latency.clone();
     let settings = settings(&config.mqtt, connect, &topics);
@@ -155,5 +167,5 @@ pub(crate) fn start_delivery(
     bus.add(handle.clone());
     let node_publisher = NodePublisher { bus, boot, topics };
     let task = Some(DeliveryTask { handle, task: tokio::spawn(client.run()).abort_handle() });
-    Ok(Delivery { task, node_publisher, publish_latency, received, discovery, retained, store })
+    Ok(Delivery { task, broker, node_publisher, publish_latency, received, discovery, retained, store })
 }

@@ -103,19 +103,21 @@ impl Daemon {
         signals: Signals,
         actions: UnboundedReceiver<Action>,
     ) -> anyhow::Result<(Self, Inputs)> {
-        let Delivery { task, node_publisher, publish_latency, received, discovery, retained, store } = delivery;
+        let Delivery { task, broker, node_publisher, publish_latency, received, discovery, retained, store } = delivery;
         let (events_tx, events) = unbounded_channel();
+        let children = prepared.engine_context.launcher.children.clone();
         let context = PipelineContext {
             decisions: Arc::<Notify>::default(),
             events: events_tx,
             node_publisher,
             publish_latency,
             once: options.once,
+            children: children.clone(),
+            broker,
             idle_until: MonoTime::now() + config.power.quiet,
         };
         let count = prepared.pipelines.len();
         let ids: Vec<PipelineId> = (0u32..).map(PipelineId).take(count).collect();
-        let children = prepared.engine_context.launcher.children.clone();
         let (metering, spans) =
             Metering::start(&config.power, ids.clone(), children, None).context("cannot start the meter thread")?;
         if !config.power.quiet.is_zero() {

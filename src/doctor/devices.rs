@@ -1,12 +1,12 @@
-//! Sensors: IIO devices, serial ports, cameras and sound cards that the kernel shows.
-
-use std::fs;
+//! Sensors: IIO devices, chips in hwmon, serial ports, cameras and sound cards that the kernel shows.
 
 use super::{Finding, Part, Roots, State, node};
+use crate::source::alsa::cards::{self, Card};
+use crate::source::serial::ports::{Port, ports};
+use crate::source::{hwmon, iio};
+use crate::sys::Machine;
 use crate::sys::folder::{names, text};
-
-/// Ports of boards and adapters. A PC has many `ttyS` that are not connected, so those must show their type.
-const SERIAL: [&str; 4] = ["ttyUSB", "ttyACM", "ttyAMA", "ttyS"];
+use crate::sys::hwmon::{Chip, chips};
 
 /// Examines all kinds of sensors.
 pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
@@ -17,6 +17,11 @@ pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
             "on a Raspberry Pi: dtparam=i2c_arm=on and the chip's overlay, such as \
           dtoverlay=i2c-sensor,bme280, in /boot/firmware/config.txt; on other boards, for a chip at 0x76 of bus 1: echo bme280 \
           0x76 > /sys/bus/i2c/devices/i2c-1/new_device",
+        ),
+        (
+            hwmon(roots),
+            "chips in hwmon",
+            "load the driver of one, such as: modprobe coretemp on an Intel processor, k10temp on AMD",
         ),
         (
             serial(roots),
@@ -45,56 +50,43 @@ pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
 }
 
 fn iio(roots: &Roots) -> Vec<Finding> {
-    let folder = roots.sysfs.join("bus/iio/devices");
-    let devices = names(&folder).into_iter().filter(|name| name.starts_with("iio:device"));
-    let device = |name: String| {
-        let device = folder.join(&name);
-        let what = format!("{name} {}", text(&device.join("name")).unwrap_or_default());
-        let channels: Vec<String> = names(&device)
-            .into_iter()
-            .filter(|file| file.starts_with("in_") && (file.ends_with("_raw") || file.ends_with("_input")))
-            .collect();
-        let Some(first) = channels.first() else {
-            return Finding::new(
-                Part::Sensors,
-                State::Ok,
-                what.trim_end(),
-                "it has no channel that can be read one value at a time",
-            );
+    let device = |found: iio::Listed| {
+        let what = format!("{} {}", found.node, found.name);
+        let finding = match found.error {
+            None => Finding::new(Part::Sensors, State::Ok, what, found.says),
+            Some(error) => Finding::new(Part::Sensors, State::Broken, what, error)
+                .fix(format!("check its wiring and supply, and run: dmesg | grep -i {}", found.node)),
         };
-        match fs::read_to_string(device.join(first)) {
-            Ok(_) => {
-                Finding::new(Part::Sensors, State::Ok, what.trim_end(), "readable").detail(vec![channels.join(" ")])
-            }
-            Err(error) => {
-                let path = device.join(first);
-                Finding::new(Part::Sensors, State::Broken, what.trim_end(), format!("{}: {error}", path.display()))
-                    .fix(format!("check its wiring and supply, and run: dmesg | grep -i {name}"))
-            }
-        }
+        Finding { config: found.config, ..finding.detail(found.detail) }
     };
-    devices.map(device).collect()
+    iio::listed(&roots.sysfs).into_iter().map(device).collect()
+}
+
+/// Examines the chips of hwmon that have something to read.
+fn hwmon(roots: &Roots) -> Vec<Finding> {
+    let all = chips(&roots.sysfs);
+    let chip = |chip: &Chip| {
+        let channels = hwmon::channels(chip);
+        let (first, _) = channels.first()?;
+        let is_alone = all.iter().filter(|other| other.name == chip.name).count() == 1;
+        let device = chip.device.as_ref().filter(|_| !is_alone).map_or(String::new(), |device| format!("@{device}"));
+        let config = format!("hwmon = {{ channels = [\"{}{device}/{first}\"], rate_hz = 1.0 }}", chip.name);
+        let says = format!("has {}", hwmon::described(&channels));
+        let finding = Finding::new(Part::Sensors, State::Ok, format!("{} {}", chip.node, chip.name), says);
+        Some(Finding { config: Some(config), ..finding })
+    };
+    all.iter().filter_map(chip).collect()
 }
 
 fn serial(roots: &Roots) -> Vec<Finding> {
-    let is_port = |name: &String| {
-        let kind = SERIAL.into_iter().find(|kind| {
-            name.strip_prefix(kind).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
-        });
-        // The kernel's `PORT_UNKNOWN` is 0: an address at which no port was found.
-        let known = || text(&roots.sysfs.join("class/tty").join(name).join("type")).is_some_and(|kind| kind != "0");
-        kind.is_some_and(|kind| kind != "ttyS" || known())
-    };
     let console = text(&roots.sysfs.join("class/tty/console/active")).unwrap_or_default();
-    let by_id = roots.dev.join("serial/by-id");
-    let port = |name: String| {
+    let finding = |Port { name, stable }: Port| {
         let path = roots.dev.join(&name);
         let rule = format!("KERNEL==\"{name}\", GROUP=\"dialout\", MODE=\"0660\"");
         let mut finding = node::finding(Part::Sensors, format!("serial port {name}"), "there", &path, &rule);
-        let stable = names(&by_id)
-            .into_iter()
-            .find(|id| fs::read_link(by_id.join(id)).is_ok_and(|to| to.file_name().is_some_and(|file| *file == *name)));
-        finding.detail.extend(stable.map(|id| format!("stable name: {}", by_id.join(id).display())));
+        // The pins of a board have no other name, and are not moved.
+        let port = stable.unwrap_or(path);
+        finding.config = Some(format!("source.serial.port = {:?}", port.display().to_string()));
         if console.split(' ').any(|active| active == name) {
             finding
                 .detail
@@ -102,7 +94,7 @@ fn serial(roots: &Roots) -> Vec<Finding> {
         }
         finding
     };
-    names(&roots.dev).into_iter().filter(is_port).map(port).collect()
+    ports(&Machine { sysfs: &roots.sysfs, dev: &roots.dev }).into_iter().map(finding).collect()
 }
 
 fn cameras(roots: &Roots) -> Vec<Finding> {
@@ -118,13 +110,13 @@ fn cameras(roots: &Roots) -> Vec<Finding> {
 
 /// Examines the sound cards that can record.
 fn sound(roots: &Roots) -> Vec<Finding> {
-    let folder = roots.sysfs.join("class/sound");
-    let capture = names(&folder).into_iter().filter(|name| name.starts_with("pcmC") && name.ends_with('c'));
-    let card = |pcm: String| {
-        let number = pcm.trim_start_matches("pcmC").split('D').next().unwrap_or_default().to_owned();
-        let says = text(&folder.join(format!("card{number}/id"))).unwrap_or_else(|| "there".into());
-        let rule = "SUBSYSTEM==\"sound\", GROUP=\"audio\", MODE=\"0660\"";
-        node::finding(Part::Sensors, format!("sound card {number}"), &says, &roots.dev.join("snd").join(&pcm), rule)
+    let cards = cards::recording(&Machine { sysfs: &roots.sysfs, dev: &roots.dev });
+    let devices = cards.iter().flat_map(|card| card.devices.iter().map(move |device| (card, *device)));
+    let finding = |(card, device): (&Card, u32)| {
+        let name = if device == 0 { card.id.clone() } else { format!("hw:CARD={},DEV={device}", card.id) };
+        let (what, node) = (format!("sound card {}", card.number), card.node(&roots.dev, device));
+        let found = node::finding(Part::Sensors, what, &card.describe(), &node, cards::RULE);
+        Finding { config: Some(format!("source.alsa = {{ card = \"{name}\", rate_hz = 16000 }}")), ..found }
     };
-    capture.map(card).collect()
+    devices.map(finding).collect()
 }

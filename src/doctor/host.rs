@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
-use super::{Finding, Part, Roots, State, node};
+use super::{Finding, Part, Roots, State};
 use crate::config::Config;
 use crate::load::state_dir;
 use crate::sys::clock;
 use crate::sys::folder::text;
+use crate::sys::permission::user;
 
 const MIB: u64 = 1 << 20;
 const UNIT: &str = "edgewatt.service";
@@ -40,7 +41,7 @@ pub(crate) fn state(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
 
 /// Examines whether the folder can be written, or created if it does not exist yet.
 fn writable(folder: &Path, asked_for: bool) -> Finding {
-    let (what, user) = (folder.display().to_string(), node::user());
+    let (what, user) = (folder.display().to_string(), user());
     let of = |state, says: String| Finding::new(Part::State, state, what.clone(), says);
     let there = existing(folder);
     match (eaccess(&there, AccessFlags::W_OK | AccessFlags::X_OK), there == folder) {

@@ -40,20 +40,28 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Refuses a model that edgewatt cannot feed by `plan` or that has no outputs.
 pub(crate) fn counts(plan: &ModelPlan, inputs: usize, outputs: usize) -> Result<(), EngineError> {
-    let fed = 1 + plan.states.len();
-    let exist = plan.fed < inputs && plan.states.iter().all(|state| state.input < inputs && state.output < outputs);
+    let fed = 1 + plan.more.len() + plan.states.len();
+    let exist = plan.feeds().all(|(input, _)| input < inputs)
+        && plan.states.iter().all(|state| state.input < inputs && state.output < outputs);
     match (inputs, outputs) {
         (_, 0) => Err(EngineError::Mismatch("the model has no outputs; edgewatt needs 1 or more".into())),
         _ if inputs == fed && exist => Ok(()),
-        _ => Err(EngineError::Mismatch(format!("the model has {inputs} inputs; edgewatt feeds models with {fed}"))),
+        _ => Err(EngineError::Mismatch(format!(
+            "the model has {inputs} inputs, and {fed} of them would be fed; a pipeline names the others in model.inputs or \
+             model.state"
+        ))),
     }
 }
 
-/// Returns the shape that the fed input must be given before the tensors are allocated; `None`: it has it already.
-pub(crate) fn planned_dims(plan: &ModelPlan, shape: &[i32]) -> Result<Option<Vec<i32>>, EngineError> {
-    let batch = plan.batch;
-    if plan.dims.is_some() || batch == 1 {
-        return Ok(plan.dims.clone());
+/// Returns the shape that an input of `shape` must be given before the tensors are allocated, if the plan gives it `dims`;
+/// `None`: it has it already.
+pub(crate) fn planned_dims(
+    batch: usize,
+    dims: Option<&Vec<i32>>,
+    shape: &[i32],
+) -> Result<Option<Vec<i32>>, EngineError> {
+    if dims.is_some() || batch == 1 {
+        return Ok(dims.cloned());
     }
     let mut dims = shape.to_vec();
     let first =

@@ -9,49 +9,7 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-use libloading::Library;
-
-/// A function that a library does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it has no {0}")]
-pub struct MissingSymbol(pub &'static str);
-
-/// Looks up `name`, which ends in a zero.
-///
-/// # Safety
-/// `F` is the function's type in C, and the library stays loaded for as long as the function is used.
-unsafe fn find<F: Copy>(library: &Library, name: &'static str) -> Result<F, MissingSymbol> {
-    // SAFETY: the caller's promise.
-    let symbol = unsafe { library.get::<F>(name.as_bytes()) };
-    symbol.map(|symbol| *symbol).map_err(|_| MissingSymbol(name.trim_end_matches('\0')))
-}
-
-/// Declares a table of functions, each with its symbol and its signature in C.
-macro_rules! functions {
-    ($(#[$doc:meta])* $table:ident { $($field:ident: $symbol:ident($($argument:ty),*) $(-> $result:ty)?;)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub struct $table {
-            $(pub $field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
-        }
-
-        impl $table {
-            /// Looks all of them up in `library`.
-            ///
-            /// # Errors
-            /// The first one that the library does not have.
-            ///
-            /// # Safety
-            /// The library's functions of these names have these signatures, and it is never unloaded.
-            pub unsafe fn load(library: &Library) -> Result<Self, MissingSymbol> {
-                Ok(Self {
-                    // SAFETY: the caller's promise.
-                    $($field: unsafe { find(library, concat!(stringify!($symbol), "\0")) }?,)*
-                })
-            }
-        }
-    };
-}
+use crate::sys::symbols::functions;
 
 /// Declares types that are only reached by pointer.
 macro_rules! opaque {
@@ -457,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_function_that_a_library_lacks_is_named() {
-        let this = Library::from(libloading::os::unix::Library::this());
+        let this = libloading::Library::from(libloading::os::unix::Library::this());
         // SAFETY: nothing is called, and the program itself is never unloaded.
         let missing = unsafe { LiteRt::load(&this) }.map(drop).unwrap_err();
         assert_eq!(missing.to_string(), "it has no LiteRtCreateEnvironment");

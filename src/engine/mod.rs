@@ -46,7 +46,8 @@ pub use tflitec::TflitecEngine;
 
 /// Runs one model on a batch of windows. Nothing here allocates after the engine was built, but for `reset`.
 pub trait Engine: Send {
-    /// The input that gets the windows, alone; the first dimension of its shape is the batch, if it has one.
+    /// The inputs that get the windows, mostly one; the first dimension of a shape is the batch, if it has one. Of several
+    /// each gets a part of the window's features, one after the other.
     fn inputs(&self) -> &[TensorInfo];
 
     fn outputs(&self) -> &[TensorInfo];
@@ -54,8 +55,8 @@ pub trait Engine: Send {
     /// How many windows go through at a time.
     fn batch(&self) -> usize;
 
-    /// The input as the model stores it, the whole batch.
-    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError>;
+    /// Input `index` as the model stores it, the whole batch.
+    fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError>;
 
     fn invoke(&mut self) -> Result<(), EngineError>;
 
@@ -68,17 +69,27 @@ pub trait Engine: Send {
     /// Fills row `row` of the batch with one window's `features`, quantised if the model needs it. Returns how many of them
     /// are outside of what the input can hold.
     fn set_input(&mut self, row: usize, features: &[f32]) -> Result<usize, EngineError> {
-        let coding = self.inputs()[0].coding();
         let rows = self.batch();
-        coding.write(features, (row, rows), self.input_bytes()?)
+        let (mut rest, mut outside) = (features, 0);
+        for index in 0..self.inputs().len() {
+            let part = take_part(self.inputs(), index, rows, &mut rest)?;
+            let coding = self.inputs()[index].coding();
+            outside += coding.write(part, (row, rows), self.input_bytes(index)?)?;
+        }
+        Ok(outside)
     }
 
     /// Fills row `row` of the batch with one window of bytes, each of which stands for its number; for a model that takes
     /// such bytes they are copied.
     fn set_input_bytes(&mut self, row: usize, window: &[u8]) -> Result<usize, EngineError> {
-        let coding = self.inputs()[0].coding();
         let rows = self.batch();
-        coding.write_bytes(window, (row, rows), self.input_bytes()?)
+        let (mut rest, mut outside) = (window, 0);
+        for index in 0..self.inputs().len() {
+            let part = take_part(self.inputs(), index, rows, &mut rest)?;
+            let coding = self.inputs()[index].coding();
+            outside += coding.write_bytes(part, (row, rows), self.input_bytes(index)?)?;
+        }
+        Ok(outside)
     }
 
     /// Writes row `row` of output `index` into `values`, dequantised; as many as a row has elements.
@@ -184,21 +195,44 @@ pub fn build_proven(
     Ok((Box::new(engine), Proof { delegation, litert: None }))
 }
 
+/// Takes the part of a window that input `index` gets; the last one gets what is left.
+fn take_part<'a, T>(
+    inputs: &[TensorInfo],
+    index: usize,
+    rows: usize,
+    rest: &mut &'a [T],
+) -> Result<&'a [T], EngineError> {
+    let is_last = index + 1 == inputs.len();
+    let width = if is_last { rest.len() } else { inputs[index].len() / rows.max(1) };
+    let (part, left) = rest.split_at_checked(width).ok_or_else(|| {
+        let name = &inputs[index].name;
+        EngineError::Mismatch(format!("the input `{name}` takes {width} values, and {} are left for it", rest.len()))
+    })?;
+    *rest = left;
+    Ok(part)
+}
+
+/// Returns the number of values of a window that inputs for `rows` windows take.
+pub fn width(inputs: &[TensorInfo], rows: usize) -> usize {
+    inputs.iter().map(TensorInfo::len).sum::<usize>() / rows.max(1)
+}
+
 /// Checks that an engine takes what the plan promised: `batch` times what comes along `path`.
 ///
 /// # Errors
 /// It takes another number of values; the message names both sides and every step.
-pub fn check_input(input: &TensorInfo, batch: usize, path: &ShapePath) -> Result<(), EngineError> {
+pub fn check_input(inputs: &[TensorInfo], batch: usize, path: &ShapePath) -> Result<(), EngineError> {
     let features = path.last();
     let values = features.values().saturating_mul(batch);
-    if input.len() == values {
+    let takes = width(inputs, 1);
+    if takes == values && !inputs.is_empty() {
         return Ok(());
     }
+    let named = |input: &TensorInfo| format!("`{}` is {:?}", input.name, input.shape);
+    let inputs: Vec<String> = inputs.iter().map(named).collect();
     Err(EngineError::Window(format!(
-        "the model's input `{}` is {:?}, which is {} values; it gets {}, which is {values} ({path})",
-        input.name,
-        input.shape,
-        input.len(),
+        "the model's input {}, which is {takes} values; it gets {}, which is {values} ({path})",
+        inputs.join(", "),
         features.repeated(batch),
     )))
 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Engine, EngineError, TensorInfo};
+use super::{Engine, EngineError, TensorInfo, width};
 
 /// Windows, and the reference's outputs for them.
 #[derive(Debug)]
@@ -58,10 +58,13 @@ pub struct Agreement {
 impl Reference {
     /// Runs `windows`, `[n, features]`, through the reference.
     pub fn record(engine: &mut dyn Engine, windows: Vec<f32>, decided: DecidedOn) -> Result<Self, EngineError> {
-        let width = engine.inputs()[0].len() / engine.batch();
+        let width = width(engine.inputs(), engine.batch());
         if width == 0 || !windows.len().is_multiple_of(width) {
-            let (shape, count) = (&engine.inputs()[0].shape, windows.len());
-            return Err(EngineError::Mismatch(format!("{count} features for windows of {shape:?}")));
+            let count = windows.len();
+            return Err(EngineError::Mismatch(format!(
+                "{count} features for windows of {:?}",
+                shapes(engine.inputs())
+            )));
         }
         let answers = answers(engine, &windows, width)?;
         Ok(Self { windows, width, answers, decided })
@@ -69,12 +72,12 @@ impl Reference {
 
     /// Runs the same windows through `engine`, and resets it afterwards.
     pub fn compare(&self, engine: &mut dyn Engine, limits: &ParityLimits) -> Result<Agreement, EngineError> {
-        if engine.inputs()[0].len() != self.width * engine.batch() || engine.outputs().len() != self.answers.len() {
+        if width(engine.inputs(), 1) != self.width * engine.batch() || engine.outputs().len() != self.answers.len() {
             return Err(EngineError::Mismatch(format!(
                 "the reference has inputs of {} values and {} outputs, the delegate's model has {:?} and {}",
                 self.width,
                 self.answers.len(),
-                engine.inputs()[0].shape,
+                shapes(engine.inputs()),
                 engine.outputs().len()
             )));
         }
@@ -124,6 +127,10 @@ impl std::fmt::Display for Agreement {
         write!(f, ", and the highest score is the same one in {:.1} %", 100.0 * top1)?;
         top1_least.map_or(Ok(()), |least| write!(f, " ({:.1} % is wanted)", 100.0 * least))
     }
+}
+
+fn shapes(inputs: &[TensorInfo]) -> Vec<&[usize]> {
+    inputs.iter().map(|input| &*input.shape).collect()
 }
 
 fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec<Vec<f32>>, EngineError> {

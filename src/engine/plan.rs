@@ -4,6 +4,8 @@
 //! Pure: reads the description of the file and the shape of a window. The engines carry the plan out. A plan also goes to
 //! the engine's process.
 
+mod several;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -23,12 +25,21 @@ pub struct ModelPlan {
     pub signature: Option<String>,
     /// How many windows go through at a time.
     pub batch: usize,
-    /// The index of the input that gets the windows.
+    /// The index of the input that gets the windows, or of the first one that gets a part of them.
     pub fed: usize,
     /// The shape of that input, with the batch; `None`: the file's, with `batch` as its first dimension unless that is 1.
     pub dims: Option<Vec<i32>>,
+    /// The other inputs that get a part of the windows, in the order of the model.
+    pub more: Vec<Feed>,
     /// The outputs that go back to inputs.
     pub states: Vec<StatePair>,
+}
+
+/// An input that gets a part of the windows, and its shape as in [`ModelPlan::dims`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feed {
+    pub input: usize,
+    pub dims: Option<Vec<i32>>,
 }
 
 /// An output whose value after one inference is the value of an input in the next one. The first value is 0.
@@ -41,7 +52,13 @@ pub struct StatePair {
 impl ModelPlan {
     /// Returns the plan for a model with one input that takes `batch` windows as the file has it.
     pub fn of_batch(batch: usize) -> Self {
-        Self { signature: None, batch, fed: 0, dims: None, states: Vec::new() }
+        Self { signature: None, batch, fed: 0, dims: None, more: Vec::new(), states: Vec::new() }
+    }
+
+    /// Returns the inputs that get the windows, each with its shape as in [`ModelPlan::dims`].
+    pub fn feeds(&self) -> impl Iterator<Item = (usize, Option<&Vec<i32>>)> {
+        let more = self.more.iter().map(|feed| (feed.input, feed.dims.as_ref()));
+        std::iter::once((self.fed, self.dims.as_ref())).chain(more)
     }
 
     /// Returns the same plan for one window at a time.
@@ -49,10 +66,9 @@ impl ModelPlan {
     pub fn single(&self) -> Self {
         let mut single = Self { batch: 1, ..self.clone() };
         // With more than one window the first dimension is the batch.
-        if self.batch > 1
-            && let Some(first) = single.dims.as_mut().and_then(|dims| dims.first_mut())
-        {
-            *first = 1;
+        if self.batch > 1 {
+            let more = single.more.iter_mut().filter_map(|feed| feed.dims.as_mut());
+            single.dims.iter_mut().chain(more).filter_map(|dims| dims.first_mut()).for_each(|first| *first = 1);
         }
         single
     }
@@ -91,6 +107,10 @@ fn no_signature(name: &str) -> EngineError {
 pub struct PlanKeys<'a> {
     /// For each input that holds a state, the output that gives its next value.
     pub states: &'a BTreeMap<String, String>,
+    /// For each of several inputs, the channels of the window that it gets; none: one input gets the window.
+    pub inputs: &'a BTreeMap<String, Vec<String>>,
+    /// The names of the stream's channels.
+    pub channels: &'a [String],
     pub batch: usize,
 }
 
@@ -100,12 +120,16 @@ pub struct Fitted {
     pub plan: ModelPlan,
     /// The model wants the channels first: windows must be transposed.
     pub transposed: bool,
+    /// For several inputs: where in the window each of their values is, one input after the other.
+    pub places: Option<Vec<usize>>,
 }
 
 /// Why a model cannot be run on such windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
     State(String),
+    /// The parts of the window do not fit the inputs that they are for.
+    Inputs(String),
     /// The windows do not have the shape that the model wants.
     Window(String),
     Batch(String),
@@ -115,7 +139,7 @@ impl Unfit {
     /// Returns why, without what it is about.
     pub fn into_message(self) -> String {
         match self {
-            Self::State(message) | Self::Window(message) | Self::Batch(message) => message,
+            Self::State(message) | Self::Inputs(message) | Self::Window(message) | Self::Batch(message) => message,
         }
     }
 }
@@ -158,6 +182,9 @@ pub fn signature<'a>(summary: &'a ModelSummary, wanted: Option<&str>) -> Result<
 /// Returns the index of the input that gets the windows, if it is clear which one that is. `summary` describes what
 /// `signature` runs.
 pub fn fed_input(summary: &ModelSummary, signature: Option<&Signature>, keys: &PlanKeys<'_>) -> Option<usize> {
+    if !keys.inputs.is_empty() {
+        return None;
+    }
     fed(summary, &states(summary, signature, keys).ok()?).ok()
 }
 
@@ -172,21 +199,35 @@ pub fn plan(
     path: &ShapePath,
 ) -> Result<Fitted, Unfit> {
     let states = states(summary, signature, keys).map_err(Unfit::State)?;
+    let batch = i32::try_from(keys.batch).map_err(|_| Unfit::Batch(format!("{} is too large", keys.batch)))?;
+    if !keys.inputs.is_empty() {
+        return several::plan(summary, signature, keys, (states, batch), path);
+    }
     let fed = fed(summary, &states)?;
     let input = &summary.main.inputs[fed];
     let window = path.last();
-    let batch = i32::try_from(keys.batch).map_err(|_| Unfit::Batch(format!("{} is too large", keys.batch)))?;
     let (dims, transposed) = match fit(&input.shape_signature, window, batch) {
         Some(fitted) => fitted,
         None => return Err(unfit(input, path, keys.batch)),
     };
-    if keys.batch > 1 && !states.is_empty() {
+    check_states(&states, keys.batch)?;
+    let dims = (dims != input.shape || batch > 1).then_some(dims);
+    let signature = entered_name(signature);
+    let plan = ModelPlan { signature, batch: keys.batch, fed, dims, more: Vec::new(), states };
+    Ok(Fitted { plan, transposed, places: None })
+}
+
+fn check_states(states: &[StatePair], batch: usize) -> Result<(), Unfit> {
+    if batch > 1 && !states.is_empty() {
         let why = "the model's state goes from one window to the next, so windows must go through it one at a time";
         return Err(Unfit::Batch(why.into()));
     }
-    let dims = (dims != input.shape || batch > 1).then_some(dims);
-    let signature = signature.filter(|signature| signature.subgraph != 0).map(|signature| signature.name.clone());
-    Ok(Fitted { plan: ModelPlan { signature, batch: keys.batch, fed, dims, states }, transposed })
+    Ok(())
+}
+
+/// Returns the name of the signature, if it is not what every runtime runs.
+fn entered_name(signature: Option<&Signature>) -> Option<String> {
+    signature.filter(|signature| signature.subgraph != 0).map(|signature| signature.name.clone())
 }
 
 fn unfit(input: &TensorSummary, path: &ShapePath, batch: usize) -> Unfit {
@@ -272,8 +313,8 @@ fn fed(summary: &ModelSummary, states: &[StatePair]) -> Result<usize, Unfit> {
         [] if inputs.is_empty() => Err(Unfit::Window("the model has no inputs".into())),
         [] => Err(Unfit::State("every input is a state, so no input gets the windows".into())),
         several => Err(Unfit::State(format!(
-            "the model has {} inputs without a state: {}; edgewatt feeds one. If the others keep what an output gave, name \
-             them in state = {{ INPUT = \"OUTPUT\" }}",
+            "the model has {} inputs without a state: {}. If each gets channels of the window, name them in inputs = {{ \
+             INPUT = [\"CHANNEL\"] }}; if one keeps what an output gave, name it in state = {{ INPUT = \"OUTPUT\" }}",
             several.len(),
             names.join(", ")
         ))),
@@ -424,9 +465,11 @@ fn without_ones(dims: &[usize]) -> Vec<usize> {
 /// Returns what to say of a model that does not run by `plan`, if it leaves the shape of its input open and `plan` does not
 /// say it; `summary` is the description of what is run.
 pub(super) fn open_input(summary: &ModelSummary, plan: &ModelPlan) -> Option<String> {
-    let input = summary.main.inputs.get(plan.fed)?;
-    let open = plan.dims.is_none() && input.shape_signature.iter().skip(1).any(|dim| *dim < 0);
-    open.then(|| {
+    let is_open = |(input, dims): (usize, Option<&Vec<i32>>)| {
+        let input = summary.main.inputs.get(input)?;
+        (dims.is_none() && input.shape_signature.iter().skip(1).any(|dim| *dim < 0)).then_some(input)
+    };
+    plan.feeds().find_map(is_open).map(|input| {
         format!(
             "its input is {}, and it was tried as {}: give the shape that it gets, as a configuration's window or \
              --input-shape does",

@@ -13,11 +13,13 @@ const ROUNDING: f32 = 1e-5;
 /// The outputs differ, as they do if the model computes a mean over the batch or does not give a row for each window.
 pub(crate) fn check_independent(engine: &mut dyn Engine) -> Result<(), EngineError> {
     let batch = engine.batch();
-    let input = engine.inputs()[0].clone();
-    let width = input.len() / batch;
+    let inputs = engine.inputs().to_vec();
+    let window = |middle: f32| -> Vec<f32> {
+        inputs.iter().flat_map(|input| values(input, input.len() / batch, middle)).collect()
+    };
     // The other windows are clearly above it and clearly below it.
-    let first = outputs(engine, 0, |row| values(&input, width, if row == 0 { 0.5 } else { 0.8 }))?;
-    let last = outputs(engine, batch - 1, |row| values(&input, width, if row + 1 == batch { 0.5 } else { 0.2 }))?;
+    let first = outputs(engine, 0, |row| window(if row == 0 { 0.5 } else { 0.8 }))?;
+    let last = outputs(engine, batch - 1, |row| window(if row + 1 == batch { 0.5 } else { 0.2 }))?;
     for (index, (first, last)) in first.iter().zip(&last).enumerate() {
         let output = &engine.outputs()[index];
         let largest = first.iter().chain(last).filter(|v| v.is_finite()).fold(0f32, |most, v| most.max(v.abs()));

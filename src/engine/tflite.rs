@@ -88,7 +88,8 @@ impl TfliteEngine {
             recipe.warm_up(&mut interpreter)?;
         }
         let delegation = profiler.as_mut().map(|profiler| profiler.delegation(recipe.node_count()));
-        let input_info = vec![interpreter.input_info(recipe.plan.fed)?.fillable()?];
+        let feeds = recipe.plan.feeds().map(|(input, _)| interpreter.input_info(input)?.fillable());
+        let input_info = feeds.collect::<Result<Vec<_>, _>>()?;
         let output_info = recipe.describe_outputs(&mut interpreter, &dynamic)?;
         if stateful && !dynamic.is_empty() {
             // It was invoked to find their sizes, which has changed its state.
@@ -158,14 +159,16 @@ impl Recipe {
             interpreter.enter(self.runtime.library()?, signature, &summary.main)?;
         }
         checks::counts(&self.plan, interpreter.input_count(), interpreter.output_count())?;
-        let fed = self.plan.fed;
-        let dims = checks::planned_dims(&self.plan, &interpreter.input_dims(fed)?)?;
-        if let Some(dims) = &dims {
-            interpreter.resize_input(fed, dims).map_err(|e| checks::dims_refused(self.plan.batch, dims, e))?;
+        let batch = self.plan.batch;
+        let mut resized = None;
+        for (input, dims) in self.plan.feeds() {
+            let Some(dims) = checks::planned_dims(batch, dims, &interpreter.input_dims(input)?)? else { continue };
+            interpreter.resize_input(input, &dims).map_err(|e| checks::dims_refused(batch, &dims, e))?;
+            resized = Some(dims);
         }
-        interpreter.allocate().map_err(|e| match &dims {
+        interpreter.allocate().map_err(|e| match &resized {
             // With an operator missing nothing can be allocated, whatever the shape.
-            Some(dims) if e != Failure::UNRESOLVED_OPERATORS => checks::dims_refused(self.plan.batch, dims, e),
+            Some(dims) if e != Failure::UNRESOLVED_OPERATORS => checks::dims_refused(batch, dims, e),
             _ => not_built(e),
         })?;
         self.clear_states(&mut interpreter)?;
@@ -188,7 +191,9 @@ impl Recipe {
 
     /// Does the first invocation, on zeros. It takes longer than later ones, and may add tensors.
     fn warm_up(&self, interpreter: &mut Interpreter) -> Result<(), EngineError> {
-        interpreter.input_bytes(self.plan.fed)?.fill(0);
+        for (input, _) in self.plan.feeds() {
+            interpreter.input_bytes(input)?.fill(0);
+        }
         interpreter.invoke().map_err(|e| EngineError::runtime("invoke", e))
     }
 
@@ -206,9 +211,11 @@ impl Recipe {
             };
             self.warm_up(interpreter)?;
             let before = shapes(interpreter)?;
-            let input = interpreter.input_info(self.plan.fed)?;
-            let numbers: Vec<f32> = (0..input.len()).map(|index| if index % 3 == 1 { -1.0 } else { 1.0 }).collect();
-            input.coding().write(&numbers, (0, 1), interpreter.input_bytes(self.plan.fed)?)?;
+            for (index, _) in self.plan.feeds() {
+                let input = interpreter.input_info(index)?;
+                let numbers: Vec<f32> = (0..input.len()).map(|index| if index % 3 == 1 { -1.0 } else { 1.0 }).collect();
+                input.coding().write(&numbers, (0, 1), interpreter.input_bytes(index)?)?;
+            }
             interpreter.invoke().map_err(|e| EngineError::runtime("invoke", e))?;
             let after = shapes(interpreter)?;
             for ((index, before), after) in dynamic.iter().zip(before).zip(after) {
@@ -244,8 +251,9 @@ impl Engine for TfliteEngine {
         self.recipe.plan.batch
     }
 
-    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
-        let fed = self.recipe.plan.fed;
+    fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError> {
+        let fed = self.recipe.plan.feeds().nth(index).map(|(input, _)| input);
+        let fed = fed.ok_or_else(|| EngineError::Mismatch(format!("input {index} of {}", self.input_info.len())))?;
         self.interpreter()?.input_bytes(fed)
     }
 

@@ -63,7 +63,7 @@ impl TflitecEngine {
     /// `xnnpack` without flags.
     pub fn new(path: &Path, bytes: &[u8], delegate: &DelegateKind, plan: &ModelPlan) -> Result<Self, EngineError> {
         let options = delegate.kind().linked_options()?;
-        if plan.signature.is_some() || !plan.states.is_empty() {
+        if plan.signature.is_some() || !plan.states.is_empty() || !plan.more.is_empty() {
             return Err(EngineError::Mismatch(LINKED_PLAN.into()));
         }
         let recipe = Recipe::new(path, bytes, options, plan)?;
@@ -107,7 +107,7 @@ impl Recipe {
         let interpreter = owned.borrow_dependent();
         checks::counts(&self.plan, interpreter.input_tensor_count(), interpreter.output_tensor_count())?;
         let shape = self.summary.main.inputs.first().map_or(&[][..], |input| &input.shape);
-        let dims = checks::planned_dims(&self.plan, shape)?;
+        let dims = checks::planned_dims(self.plan.batch, self.plan.dims.as_ref(), shape)?;
         let refused = |dims: &[i32]| checks::dims_refused(self.plan.batch, dims, Failure::Null);
         if let Some(dims) = &dims {
             let shape = Shape::new(dims.iter().map(|dim| dim.unsigned_abs() as usize).collect());
@@ -182,7 +182,7 @@ impl Engine for TflitecEngine {
         self.recipe.plan.batch
     }
 
-    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+    fn input_bytes(&mut self, _index: usize) -> Result<&mut [u8], EngineError> {
         Ok(self.input.bytes_mut())
     }
 

@@ -97,6 +97,15 @@ impl Chain {
         Ok(Self { steps, buffers: [vec![0.0; longest], vec![0.0; longest]] })
     }
 
+    /// Adds the step that takes the values at these places of what the chain gives.
+    pub fn pick(&mut self, places: Vec<usize>, window: &Shape) {
+        let longest = places.len().max(window.values());
+        for buffer in &mut self.buffers {
+            buffer.resize(buffer.len().max(longest), 0.0);
+        }
+        self.steps.push((Step::Transform(Box::new(Places(places.clone()))), places.len()));
+    }
+
     /// Returns whether windows go to the model as they are.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
@@ -123,6 +132,17 @@ impl Chain {
             std::mem::swap(&mut from, &mut to);
         }
         if self.steps.is_empty() { window } else { &from[..length] }
+    }
+}
+
+/// Takes the values at these places of the window.
+struct Places(Vec<usize>);
+
+impl Transform for Places {
+    fn apply(&mut self, window: &[f32], out: &mut [f32]) {
+        for (to, place) in out.iter_mut().zip(&self.0) {
+            *to = window.get(*place).copied().unwrap_or(f32::NAN);
+        }
     }
 }
 
@@ -178,6 +198,16 @@ mod tests {
         }
 
         assert_eq!(chain(&[], &shape).apply(&window), window);
+
+        for (features, factor) in [(&[][..], 1.0), (&[scale()][..], 10.0)] {
+            let mut picked = chain(features, &shape);
+            picked.pick(vec![5, 0, 0, 3, 1, 2, 4, 5], &shape);
+            let wanted = [18.0, 1.0, 1.0, 14.0, 10.0, 3.0, 5.0, 18.0];
+            for (value, wanted) in picked.apply(&window).iter().zip(wanted) {
+                let wanted = if factor == 1.0 { wanted } else { factor * wanted + 1.0 };
+                assert!((value - wanted).abs() < 1e-4, "{value} for {wanted}");
+            }
+        }
     }
 
     #[test]

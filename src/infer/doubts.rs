@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::stage_times::PipelineStats;
 use crate::decision::{Fault, ScoreMeaning};
-use crate::engine::TensorInfo;
+use crate::engine::{TensorInfo, width};
 use crate::units::MonoTime;
 
 /// It is over after this time without another such window.
@@ -43,7 +43,7 @@ impl DoubtCounts {
 #[derive(Debug)]
 pub struct Doubts {
     scores: Option<ScoreMeaning>,
-    input: TensorInfo,
+    inputs: Vec<TensorInfo>,
     /// Values in one window.
     width: usize,
     last: DoubtCounts,
@@ -54,10 +54,10 @@ pub struct Doubts {
 }
 
 impl Doubts {
-    /// `counts`: what earlier stages have counted; `input`: the model's, for `batch` windows.
-    pub fn new(scores: Option<ScoreMeaning>, input: TensorInfo, batch: usize, counts: DoubtCounts) -> Self {
-        let width = input.len() / batch.max(1);
-        Self { scores, input, width, last: counts, fault: None, saturation_from: counts, saturation: None }
+    /// `counts`: what earlier stages have counted; `inputs`: the model's, for `batch` windows.
+    pub fn new(scores: Option<ScoreMeaning>, inputs: Vec<TensorInfo>, batch: usize, counts: DoubtCounts) -> Self {
+        let width = width(&inputs, batch);
+        Self { scores, inputs, width, last: counts, fault: None, saturation_from: counts, saturation: None }
     }
 
     pub fn scores(&self) -> Option<&ScoreMeaning> {
@@ -90,13 +90,17 @@ impl Doubts {
     }
 
     fn saturated(&self, share: f64, (low, high): (f32, f32)) -> String {
-        let TensorInfo { name, element, .. } = &self.input;
         let percent = 100.0 * share;
-        let (lowest, highest) = self.input.range().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let holds = |input: &TensorInfo| {
+            let TensorInfo { name, element, .. } = input;
+            let (lowest, highest) = input.range().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+            format!("`{name}`, which holds {lowest:.4} to {highest:.4} as {element}")
+        };
+        let inputs: Vec<String> = self.inputs.iter().filter(|input| input.range().is_some()).map(holds).collect();
+        let inputs = inputs.join(", and ");
         let values = if low > high { "NaN".to_owned() } else { format!("{low:.4} to {high:.4}") };
         format!(
-            "input: {percent:.0} % of the values do not fit into the model's input `{name}`, which holds {lowest:.4} to \
-             {highest:.4} as {element}; they are {values}: give it the features that it was trained with, such \
+            "input: {percent:.0} % of the values do not fit into the model's input {inputs}; they are {values}: give it the features that it was trained with, such \
              as standardize or scale"
         )
     }
@@ -129,7 +133,7 @@ mod tests {
     fn doubts() -> Doubts {
         let input =
             TensorInfo { name: "x".into(), element: Element::Int8, shape: vec![2, 50], scale: 0.5, zero_point: -1 };
-        Doubts::new(None, input, 2, DoubtCounts::default())
+        Doubts::new(None, vec![input], 2, DoubtCounts::default())
     }
 
     fn at(seconds: u64) -> MonoTime {

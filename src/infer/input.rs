@@ -110,7 +110,7 @@ impl InputStage {
             return Some(InputEvent { gap: None, full: self.fill_from_pending() });
         }
         let (rule, direct) = (self.gaps.rule, self.frontends.is_empty());
-        let most = if direct { self.windower.frames_wanted() } else { BLOCK_FRAMES };
+        let most = if direct { self.windower.frames_at_once() } else { BLOCK_FRAMES };
         // What comes out of the front ends has the times of what went in last, so frames go in one by one.
         let joins = |last: &FrameHeader, next: &FrameHeader| direct && rule.between(last.stream_ns, next).is_none();
         reader.pop(most, joins, |frames| self.take(&frames))
@@ -179,6 +179,13 @@ impl Windows {
         match self {
             Self::F32(windower) => windower.frames_wanted(),
             Self::U8(windower) => windower.frames_wanted(),
+        }
+    }
+
+    fn frames_at_once(&self) -> usize {
+        match self {
+            Self::F32(windower) => windower.frames_at_once(),
+            Self::U8(windower) => windower.frames_at_once(),
         }
     }
 

@@ -106,7 +106,13 @@ impl<T: Copy + Default> Windower<T> {
         (values / self.frame_values).max(1)
     }
 
-    /// Takes at most [`Windower::frames_wanted`] frames, which may come in two pieces.
+    /// Returns the number of frames that can be taken together, whether or not the window is emptied before: if there is a
+    /// gap before frames that would have been skipped, they belong to the next window.
+    pub fn frames_at_once(&self) -> usize {
+        self.frames_wanted().min(self.window_values / self.frame_values)
+    }
+
+    /// Takes at most [`Windower::frames_at_once`] frames, which may come in two pieces.
     ///
     /// Ask [`Windower::ready`] after each call.
     pub fn push<S: Copy>(&mut self, first: &[S], second: &[S], convert: impl Fn(S) -> T) {
@@ -201,6 +207,17 @@ mod tests {
         let mut without_time = GapDetector::new(None);
         let header = header(None, None);
         assert_eq!(without_time.before(&header, header.stream_ns), None);
+    }
+
+    #[test]
+    fn frames_that_are_skipped_fit_into_the_window_if_a_gap_comes_before_them() {
+        let mut w = Windower::<f32>::new(2, 9, 1);
+        w.push(&[1.0, 2.0], &[], |v| v);
+        w.advance();
+        assert_eq!((w.frames_wanted(), w.frames_at_once()), (7, 2));
+        w.clear();
+        w.push(&[3.0, 4.0], &[], |v| v);
+        assert_eq!(w.ready(), Some(&[3.0, 4.0][..]));
     }
 
     #[test]

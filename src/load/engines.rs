@@ -71,10 +71,16 @@ impl ModelFile {
         Self { plan, ..self }
     }
 
-    /// Returns the shape of the input for one window, if it is not the one that the file starts with.
+    /// Returns the shape of the input for one window, if it is not the one that the file starts with; of several inputs,
+    /// the shapes one after the other.
     pub fn chosen_shape(&self) -> Option<Vec<i32>> {
-        let input = self.summary.main.inputs.get(self.plan.fed)?;
-        self.plan.single().dims.filter(|dims| *dims != input.shape)
+        let single = self.plan.single();
+        let chosen = single.feeds().filter_map(|(input, dims)| {
+            let input = self.summary.main.inputs.get(input)?;
+            dims.filter(|dims| **dims != input.shape)
+        });
+        let chosen: Vec<i32> = chosen.flatten().copied().collect();
+        (!chosen.is_empty()).then_some(chosen)
     }
 }
 
@@ -210,7 +216,7 @@ impl EngineBuilder {
                 (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
             }
         };
-        check_input(&ready.inputs[0], plan.batch, &self.path)?;
+        check_input(&ready.inputs, plan.batch, &self.path)?;
         let mut invoke = ready.invoke;
         let parity = match (reference, &self.parity.limits) {
             (Some(reference), Some(limits)) => {
@@ -322,7 +328,7 @@ impl EngineBuilder {
         let ModelFile { path, bytes, plan, .. } = self.reference_file();
         let (mut engine, _) =
             self.context.launcher.start(path, bytes, &REFERENCE, &REFERENCE_LIMITS, &plan.single())?;
-        check_input(&engine.inputs()[0], 1, &self.path)?;
+        check_input(engine.inputs(), 1, &self.path)?;
         let reference = Arc::new(Reference::record(&mut engine, windows, self.decided)?);
         *kept = Some(reference.clone());
         Ok(reference)

@@ -7,7 +7,7 @@ use crate::config::{Pipeline, Problem, Shapes};
 use crate::engine::plan::{self, PlanKeys, Unfit};
 use crate::features::Feature;
 use crate::features::transpose::Transpose;
-use crate::stream::ShapePath;
+use crate::stream::{Shape, ShapePath};
 
 /// A model with the stages that give it what it takes.
 pub(super) struct Fitted {
@@ -27,10 +27,11 @@ pub(super) fn model(pipeline: &Pipeline, normalization: Option<Feature>, model: 
     let key = pipeline.key();
     let name = &pipeline.name;
     let (mut pipeline, warning) = normalized(pipeline, normalization);
-    let path = shapes(&pipeline)?.path;
-    let fitted = plan::plan(&model.summary, model.signature.as_ref(), &keys(&pipeline), &path);
+    let Shapes { path, stream, .. } = shapes(&pipeline)?;
+    let fitted = plan::plan(&model.summary, model.signature.as_ref(), &keys(&pipeline, &stream.names), &path);
     let fitted = fitted.map_err(|unfit| match unfit {
         Unfit::State(message) => Problem::new(key.child("model").child("state"), message),
+        Unfit::Inputs(message) => Problem::new(key.child("model").child("inputs"), message),
         Unfit::Window(message) => Problem::new(key.child("window"), message),
         Unfit::Batch(message) => Problem::new(key.child("batch").child("max"), message),
     })?;
@@ -41,12 +42,18 @@ pub(super) fn model(pipeline: &Pipeline, normalization: Option<Feature>, model: 
         tracing::info!(pipeline = name, "the model wants the channels first: windows are transposed");
         pipeline.to_mut().features.push(Feature::Transpose(Transpose {}));
     }
-    Ok(Fitted { shapes: shapes(&pipeline)?, model: model.planned(fitted.plan), warning })
+    let mut shapes = shapes(&pipeline)?;
+    if let Some(places) = fitted.places {
+        let (values, window) = (places.len(), shapes.path.last().clone());
+        shapes.features.pick(places, &window);
+        shapes.path.then("model.inputs", Shape::new([values]));
+    }
+    Ok(Fitted { shapes, model: model.planned(fitted.plan), warning })
 }
 
 /// Returns the index of the input that gets the windows, if it is clear which one that is.
 pub(super) fn fed(pipeline: &Pipeline, model: &ModelFile) -> Option<usize> {
-    plan::fed_input(&model.summary, model.signature.as_ref(), &keys(pipeline))
+    plan::fed_input(&model.summary, model.signature.as_ref(), &keys(pipeline, &[]))
 }
 
 /// Fits the model that the reference runs, which gets what the pipeline's model gets: what comes along `path`.
@@ -56,9 +63,12 @@ pub(super) fn fed(pipeline: &Pipeline, model: &ModelFile) -> Option<usize> {
 pub(super) fn reference(pipeline: &Pipeline, model: ModelFile, path: &ShapePath) -> Result<ModelFile, String> {
     // A compiler for a device may leave only one of the signatures.
     let signatures = &model.summary.signatures;
+    if !pipeline.inputs.is_empty() {
+        return Err("a model with several inputs is compared with itself only; leave reference_model out".into());
+    }
     let wanted = pipeline.signature.as_deref().filter(|name| signatures.iter().any(|own| own.name == *name));
     let model = model.entered(wanted)?;
-    let fitted = plan::plan(&model.summary, model.signature.as_ref(), &keys(pipeline), path);
+    let fitted = plan::plan(&model.summary, model.signature.as_ref(), &keys(pipeline, &[]), path);
     let fitted = fitted.map_err(Unfit::into_message)?;
     if fitted.transposed {
         return Err(format!("{} wants its channels in another place than the pipeline's model", model.path.display()));
@@ -84,6 +94,6 @@ fn shapes(pipeline: &Pipeline) -> Result<Shapes, Problem> {
     pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))
 }
 
-fn keys(pipeline: &Pipeline) -> PlanKeys<'_> {
-    PlanKeys { states: &pipeline.states, batch: pipeline.batch.max }
+fn keys<'a>(pipeline: &'a Pipeline, channels: &'a [String]) -> PlanKeys<'a> {
+    PlanKeys { states: &pipeline.states, inputs: &pipeline.inputs, channels, batch: pipeline.batch.max }
 }

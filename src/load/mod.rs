@@ -33,6 +33,7 @@ use crate::infer::{RecentWindows, Stages};
 use crate::model::{self, OutputValues};
 use crate::publish::payload::most_prediction_bytes;
 use crate::source::{SinkSettings, WhenFull};
+use crate::stream::StreamSpec;
 use crate::sys;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
@@ -265,7 +266,7 @@ impl<'a> Draft<'a> {
                 (Arc::new(builder), Some(built), Arc::new(tensors))
             }
         };
-        engine::check_input(&tensors.inputs[0], batch.max, &shapes.path)
+        engine::check_input(&tensors.inputs, batch.max, &shapes.path)
             .map_err(|e| Problem::new(key.child("window"), e))?;
         let outputs = one_row(&tensors.outputs, batch.max);
         let values = output_values(&builder);
@@ -281,7 +282,7 @@ impl<'a> Draft<'a> {
         // Without a recording, the last windows of the stream are kept to compare on.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
         let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
-        let sink = sink(pipeline, &shapes);
+        let sink = sink(pipeline, &shapes.source);
         let scores = decision.scores(&model);
         warnings
             .extend(pipeline.source.kind().survey(&Machine::this()).warning().map(|what| format!("source: {what}")));
@@ -311,12 +312,12 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Returns the size and type of the ring between the pipeline's source and its infer thread.
-fn sink(pipeline: &Pipeline, shapes: &Shapes) -> SinkSettings {
+/// Returns the size and type of the ring between the pipeline's source, which gives the stream `spec`, and its infer thread.
+pub fn sink(pipeline: &Pipeline, spec: &StreamSpec) -> SinkSettings {
     let source = pipeline.source.kind();
     SinkSettings {
-        spec: shapes.source.clone(),
-        frames: source.buffer().0.frames(&shapes.source, pipeline.frames_of_window()),
+        spec: spec.clone(),
+        frames: source.buffer().0.frames(spec, pipeline.frames_of_window()),
         frames_per_block: source.frames_per_block(),
         when_full: pipeline.source.when_full(),
     }

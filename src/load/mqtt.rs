@@ -4,11 +4,10 @@ use anyhow::Context;
 
 use super::state_dir;
 use crate::config::{Broker, Config, Mqtt, Pipeline};
+use crate::mqtt::{ConnectOptions, Endpoint, NodeConnection, Session, Tls};
 use crate::publish::bus::RetainedLimits;
-use crate::publish::mqtt::connection::ConnectOptions;
 use crate::publish::mqtt::outbox::Limits;
 use crate::publish::mqtt::store::{self, Store};
-use crate::publish::mqtt::transport::{Endpoint, Tls};
 use crate::publish::mqtt::{Handle, Settings};
 use crate::publish::topic::NodeTopics;
 
@@ -40,7 +39,19 @@ pub fn connect_options(mqtt: &Mqtt) -> Option<ConnectOptions> {
         connect_timeout: mqtt.connect_timeout,
         max_qos: mqtt.max_qos,
         retain: mqtt.retain,
+        session: Session::default(),
     })
+}
+
+/// Returns how the node connects, for sources that subscribe; `broker`: to its broker.
+pub fn node_connection(mqtt: &Mqtt, broker: Option<ConnectOptions>) -> NodeConnection {
+    NodeConnection {
+        broker,
+        client_id: mqtt.client_id.clone(),
+        keep_alive: mqtt.keep_alive,
+        connect_timeout: mqtt.connect_timeout,
+        retry: (mqtt.retry_min, mqtt.retry_max),
+    }
 }
 
 /// Returns the settings of the client.

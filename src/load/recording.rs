@@ -2,16 +2,17 @@
 //!
 //! `check` and the start of the daemon look at the first records; the comparison of delegates takes its windows from here.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Pipeline;
 use crate::infer::input::{InputStage, Window};
-use crate::source::records::EqualTimes;
+use crate::source::recording::{Found, RecordingFile};
+use crate::source::records::{EqualTimes, Records};
 use crate::source::sink::frame_ring;
-use crate::source::{Gap, Next, RecordParser, RecordReader, Reject, SinkSettings, WhenFull};
+use crate::source::{FrameSink, Gap, Reject, SinkSettings, TruthLabels, WhenFull};
 use crate::stop::Stop;
+use crate::stream::StreamSpec;
 use crate::text::figure;
 use crate::units::MonoTime;
 
@@ -50,6 +51,10 @@ pub struct Survey {
     skipped: Option<String>,
     has_header: bool,
     spreads: bool,
+    /// What the file says of itself.
+    says: String,
+    /// What the file lacks.
+    warnings: Vec<String>,
 }
 
 /// Looks at the first records of the recording that a pipeline plays, if it plays one.
@@ -65,8 +70,8 @@ pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
     }))
 }
 
-/// Passes at most that many records of the recording at `path` through the pipeline's stages, and each full window to
-/// `take`.
+/// Passes at most that many records or frames of the recording at `path` through the pipeline's stages, and each full window
+/// to `take`.
 ///
 /// # Errors
 /// The recording cannot be read.
@@ -77,45 +82,37 @@ pub fn play(
     mut take: impl FnMut(&[f32]),
 ) -> Result<Survey, String> {
     let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
-    // Checked before it is opened, because opening a FIFO would wait for a writer.
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(format!("{} is not a regular file, as a recording must be", path.display()));
-    }
-    let mut file = File::open(path).map_err(failed)?;
-    let records = pipeline.source.kind().records().ok_or("the source does not read lines, so it has no recording")?;
+    let stream = pipeline.source.kind().recorded(path).map_err(|error| error.to_string())?;
+    let mut file = RecordingFile::open(&stream, TruthLabels::default()).map_err(|error| error.to_string())?;
+    file = file.with_pace(PACE_STEPS);
     let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
-    let settings = SinkSettings { spec: shapes.source, frames: 2, frames_per_block: 1, when_full: WhenFull::Drop };
+    let spec = StreamSpec { sample: stream.spec.sample, rate_hz: stream.spec.rate_hz, ..shapes.source };
+    // A ring takes blocks of half of it.
+    let frames = 2 * stream.most_frames_together().max(1);
+    let settings = SinkSettings { spec, frames, frames_per_block: 1, when_full: WhenFull::Drop };
     let (mut sink, mut ring) =
         frame_ring(&settings, &pipeline.name, Arc::new(Stop::new().map_err(failed)?), Arc::default());
     let mut input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, false);
-    let mut parser = RecordParser::new(records.clone(), Vec::new()).with_pace(PACE_STEPS);
-    let mut reader = RecordReader::new(&mut parser);
+    let records = stream.records();
     let mut survey = Survey {
         samples_of_window: pipeline.frames_of_first_window(),
-        bytes: metadata.len(),
-        has_header: records.has_header(),
-        spreads: records.equal_times != EqualTimes::Gap,
+        bytes: std::fs::metadata(&stream.data).map_err(failed)?.len(),
+        has_header: records.is_some_and(Records::has_header),
+        spreads: records.is_some_and(|records| records.equal_times != EqualTimes::Gap),
+        says: stream.says.clone(),
+        warnings: stream.warnings.clone(),
         ..Survey::default()
     };
-    let mut is_at_end = false;
     while survey.samples + survey.rejected < most_records {
-        let next = if is_at_end { reader.next_at_end(&mut parser) } else { reader.next(&mut parser) };
-        match next.map_err(|error| reader.refused(path, error).to_string())? {
-            Next::More if is_at_end => {
+        match file.find().map_err(|error| error.to_string())? {
+            Found::End => {
                 survey.is_whole = true;
                 break;
             }
-            Next::More => is_at_end = reader.fill(&mut file).map_err(failed)? == 0,
-            Next::Rejected(reason) => {
-                survey.rejected += 1;
-                survey.rejected_values += usize::from(matches!(reason, Reject::OutOfRange | Reject::NotFinite));
-                survey.first_reject.get_or_insert_with(|| reader.explain(&mut parser, path.display(), reason));
-            }
-            Next::Record(record) => {
-                survey.samples += 1;
-                // The ring always has room for one frame, and no stop is requested.
-                let _ = sink.take(record, parser.values(), MonoTime(0));
+            Found::More => file.fill().map_err(|error| error.to_string())?,
+            Found::Rejected(reason) => survey.reject(reason, || file.explain(reason)),
+            Found::Frames { count, .. } => {
+                survey.give(count, &mut file, &mut sink);
                 while let Some(event) = input.step(&mut ring) {
                     if let Some(gap) = event.gap {
                         survey.count_gap(gap);
@@ -131,14 +128,34 @@ pub fn play(
             }
         }
     }
-    let pace = parser.pace();
-    (survey.still, survey.back) = pace.still_and_back();
-    (survey.steps, survey.rate_hz) = (pace.steps(), pace.rate_hz());
-    (survey.contradiction, survey.skipped) = (parser.contradiction(), reader.skipped());
+    if let Some((parser, lines)) = file.lines() {
+        let pace = parser.pace();
+        (survey.still, survey.back) = pace.still_and_back();
+        (survey.steps, survey.rate_hz) = (pace.steps(), pace.rate_hz());
+        (survey.contradiction, survey.skipped) = (parser.contradiction(), lines.skipped());
+    }
     Ok(survey)
 }
 
 impl Survey {
+    fn reject(&mut self, reason: Reject, explain: impl FnOnce() -> String) {
+        self.rejected += 1;
+        self.rejected_values += usize::from(matches!(reason, Reject::OutOfRange | Reject::NotFinite));
+        self.first_reject.get_or_insert_with(explain);
+    }
+
+    /// Gives frames to the ring, which has room for them. Samples that are not numbers are rejected on the way.
+    fn give(&mut self, count: usize, file: &mut RecordingFile, sink: &mut FrameSink) {
+        let before = sink.accepted();
+        // No stop is requested.
+        let _ = file.give(MonoTime(0), sink);
+        let accepted = usize::try_from(sink.accepted() - before).unwrap_or(count).min(count);
+        self.samples += accepted;
+        for _ in accepted..count {
+            self.reject(Reject::NotFinite, || "a sample is not a finite number".to_owned());
+        }
+    }
+
     fn count_gap(&mut self, gap: Gap) {
         match self.gaps.iter_mut().find(|(known, _)| *known == gap) {
             Some((_, count)) => *count += 1,
@@ -169,6 +186,7 @@ impl Survey {
                     let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
                     format!("there is a header and no record below it{skipped}")
                 }
+                _ if !self.says.is_empty() => "there is no frame in it".to_owned(),
                 _ => "there is no record in it".to_owned(),
             }
         } else if self.samples == 0 {
@@ -230,7 +248,7 @@ impl Survey {
 
     /// Returns what works, but may not be what the user wants.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.warnings.clone();
         if let Some(reason) = self.without_window() {
             warnings.push(reason);
         } else {
@@ -251,6 +269,7 @@ impl Survey {
         let rate = self.rate_hz.map_or(String::new(), |rate| format!(", {} Hz by its time", figure(rate)));
         let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
         let whole = if self.is_whole { "" } else { " at its beginning" };
-        format!("recording: {} samples{whole}{rate}{skipped}", self.samples)
+        let says = if self.says.is_empty() { String::new() } else { format!("{}; ", self.says) };
+        format!("recording: {says}{} samples{whole}{rate}{skipped}", self.samples)
     }
 }

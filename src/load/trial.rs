@@ -24,9 +24,9 @@ pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Op
     let windows = recording.and_then(|path| windows::recorded(path, pipeline, features, width, WINDOWS).ok());
     let (Some(windows), Some(built)) = (windows, &mut prepared.built) else { return Ok(None) };
     let (engine, decider) = (&mut *built.engine, &mut prepared.stages.decider);
-    let input = prepared.tensors.inputs[0].clone();
+    let inputs = prepared.tensors.inputs.clone();
     let (batch, stats) = (engine.batch().max(1), PipelineStats::default());
-    let mut doubts = Doubts::new(prepared.scores.clone(), input, batch, DoubtCounts::default());
+    let mut doubts = Doubts::new(prepared.scores.clone(), inputs, batch, DoubtCounts::default());
     let mut values = Vec::with_capacity(decider.most_values());
     engine.reset()?;
     for rows in windows.chunks(width.max(1) * batch) {

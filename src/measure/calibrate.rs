@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::calibrations::{CalibrationEntry, Calibrations, EngineIdentity, MeterIdentity, can_calibrate};
 use crate::config::{Config, Pipeline, Power};
 use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::{BuildError, BuiltEngine};
 use crate::load::{Prepared, PreparedPipeline, meters, state_dir, windows};
 use crate::meter::sampler;
@@ -298,7 +298,7 @@ fn recorded(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Option<Vec<
 /// Puts the same window into every row; zeros if there is none.
 fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     let rows = engine.batch();
-    let zeros = vec![0.0; engine.inputs().first().map_or(0, |input| input.len() / rows.max(1))];
+    let zeros = vec![0.0; width(engine.inputs(), rows)];
     let window = if window.is_empty() { &zeros } else { window };
     (0..rows).try_for_each(|row| engine.set_input(row, window).map(drop))
 }

@@ -15,6 +15,7 @@ use super::{
     Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, midpoint,
 };
 use crate::schema::{Checker, Key, table};
+use crate::sys::hwmon::Chip;
 use crate::units::{Joules, MonoTime, Watts};
 
 /// Drivers do not show these, so they are those of the most common chip: an INA219 converts for 532 us and shows power in
@@ -84,12 +85,12 @@ fn candidates(root: &Path) -> Vec<HwmonKeys> {
     let folders = sysfs::names(&class).unwrap_or_default().into_iter().map(|chip| class.join(chip));
     let mut chips: Vec<(String, Option<String>, Vec<Channel>)> = folders
         .filter_map(|folder| {
-            let chip = sysfs::text(&folder.join("name"))?;
+            let Chip { name: chip, device, .. } = Chip::at(&folder)?;
             let mut channels = channels(&folder).ok()?;
             if channels.iter().any(Channel::measures_power) {
                 channels.retain(Channel::measures_power);
             }
-            Some((chip, device(&folder), channels))
+            Some((chip, device, channels))
         })
         .filter(|(_, _, channels)| !channels.is_empty())
         .collect();
@@ -234,7 +235,7 @@ impl Hwmon {
             }
             _ => return Err(measures_nothing(&folder)),
         };
-        let device = device(&folder).unwrap_or_default();
+        let device = Chip::at(&folder).and_then(|chip| chip.device).unwrap_or_default();
         self.info.detail = vec![format!("{} {device} {}: {what}", self.selector.chip, folder.display())];
         let micro_ohms = shunt_micro_ohms(&folder);
         if let Some(micro_ohms) = micro_ohms {
@@ -340,12 +341,11 @@ fn find_chip(class: &Path, selector: &HwmonKeys) -> Result<PathBuf, MeterError> 
     let mut seen = Vec::new();
     let mut fitting = Vec::new();
     for chip in chips {
-        let folder = class.join(&chip);
-        let Some(name) = sysfs::text(&folder.join("name")) else { continue };
-        let device = device(&folder);
-        let line = format!("{name} ({}, {chip})", device.as_deref().unwrap_or("no device"));
-        if name == selector.chip && selector.device.as_ref().is_none_or(|wanted| device.as_ref() == Some(wanted)) {
-            fitting.push((folder, line.clone()));
+        let Some(chip) = Chip::at(&class.join(&chip)) else { continue };
+        let line = chip.describe();
+        let fits = selector.device.as_ref().is_none_or(|wanted| chip.device.as_ref() == Some(wanted));
+        if chip.name == selector.chip && fits {
+            fitting.push((chip.folder, line.clone()));
         }
         seen.push(line);
     }
@@ -371,12 +371,6 @@ fn find_chip(class: &Path, selector: &HwmonKeys) -> Result<PathBuf, MeterError> 
             })
         }
     }
-}
-
-/// Returns the name of the device that a chip's folder links to.
-fn device(folder: &Path) -> Option<String> {
-    let target = std::fs::read_link(folder.join("device")).ok()?;
-    Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The files of one channel: those of a chip with the same number.

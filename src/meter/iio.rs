@@ -16,6 +16,7 @@ use super::{
     shunt,
 };
 use crate::schema::{Checker, Key, table};
+use crate::sys::iio::Device;
 use crate::units::{MonoTime, duration_ns};
 
 const READ_FIX: &str = "IIO values are normally readable for all users; run chmod a+r on this file";
@@ -77,7 +78,8 @@ fn candidates(root: &Path) -> Vec<IioKeys> {
         // Older kernels show microohms.
         let unit = if shunt.contains('.') { 1.0 } else { 1e-6 };
         let shunt_ohms = shunt.parse::<f64>().ok()? * unit;
-        let (chip, device) = (sysfs::text(&folder.join("name"))?, parent(&folder));
+        let found = Device::at(&folder)?;
+        let (device, chip) = (parent(&found), found.name);
         Some(IioKeys { chip, device, shunt_ohms, shunt_tolerance: 0.0, scope: Scope::Board })
     };
     folders.filter_map(candidate).collect()
@@ -220,10 +222,10 @@ fn find(buses: &Path, selector: &IioKeys) -> Result<PathBuf, MeterError> {
     let mut seen = Vec::new();
     let mut fitting = Vec::new();
     for folder in names.iter().filter(|name| name.starts_with("iio:device")).map(|name| devices.join(name)) {
-        let Some(name) = sysfs::text(&folder.join("name")) else { continue };
-        let device = parent(&folder);
+        let Some(found) = Device::at(&folder) else { continue };
+        let (name, device) = (&found.name, parent(&found));
         let line = format!("{name} ({})", device.as_deref().unwrap_or("no device"));
-        if name == selector.chip && selector.device.as_ref().is_none_or(|wanted| device.as_ref() == Some(wanted)) {
+        if *name == selector.chip && selector.device.as_ref().is_none_or(|wanted| device.as_ref() == Some(wanted)) {
             fitting.push((folder, line.clone()));
         }
         seen.push(line);
@@ -252,11 +254,9 @@ fn find(buses: &Path, selector: &IioKeys) -> Result<PathBuf, MeterError> {
     }
 }
 
-/// Returns the I2C device that an IIO device belongs to: the parent of the folder that the link in `bus/iio` points to.
-fn parent(folder: &Path) -> Option<String> {
-    let target = std::fs::canonicalize(folder).ok()?;
-    let parent = target.parent()?.file_name()?.to_string_lossy().into_owned();
-    parent.contains('-').then_some(parent)
+/// Returns the I2C device that an IIO device belongs to.
+fn parent(device: &Device) -> Option<String> {
+    device.parent().filter(|parent| parent.contains('-'))
 }
 
 /// Returns how to attach the kernel's driver to the chip (`Documentation/i2c/instantiating-devices.rst`). `new_device`

@@ -27,7 +27,7 @@ mod sysfs;
 #[cfg(test)]
 // The tests' own crate takes the same file as its own.
 #[allow(unreachable_pub)]
-mod tree;
+pub(crate) mod tree;
 
 family! {
     /// Each meter is one of these kinds.

@@ -1,55 +1,32 @@
-//! Sysfs attributes that stay open and are read again in place, without allocating.
-//!
-//! A read at offset 0 makes the kernel produce a new value. Once the device is gone it returns ENODEV
-//! (`fs/kernfs/file.c`), also through a file that was opened before.
+//! Sysfs attributes whose errors say what a meter does: `sys::attribute` reads them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::MeterError;
-
-/// The longest number is 20 digits with a sign and a newline.
-const NUMBER_BYTES: usize = 32;
+use crate::sys::attribute::{self, ReadError};
 
 /// One open attribute that holds one number.
 #[derive(Debug)]
-pub(crate) struct Attribute {
-    path: PathBuf,
-    file: File,
-}
+pub(crate) struct Attribute(attribute::Attribute);
 
 impl Attribute {
     /// Opens `path`; `fix` says how to get permission to read it, for the error.
     pub(crate) fn open(path: PathBuf, fix: &str) -> Result<Self, MeterError> {
-        match File::open(&path) {
-            Ok(file) => Ok(Self { path, file }),
-            Err(error) => Err(classify(&path, error, fix)),
-        }
+        attribute::Attribute::open(path.clone()).map(Self).map_err(|error| classify(&path, error, fix))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// Reads the number that the attribute holds now.
     pub(crate) fn read<T: FromStr>(&self, expected: &'static str) -> Result<T, MeterError> {
-        let mut buffer = [0; NUMBER_BYTES];
-        let length = loop {
-            match self.file.read_at(&mut buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(classify(&self.path, error, "give this user permission to read it")),
-                Ok(length) => break length,
-            }
-        };
-        let text = buffer.get(..length).unwrap_or_default();
-        let number = std::str::from_utf8(text).ok().and_then(|text| text.trim_ascii().parse().ok());
-        number.filter(|_| length < NUMBER_BYTES).ok_or_else(|| MeterError::Invalid {
-            path: self.path.clone(),
-            text: String::from_utf8_lossy(text).trim_end().to_owned(),
-            expected,
+        self.0.read().map_err(|error| match error {
+            ReadError::Io(error) => classify(self.path(), error, "give this user permission to read it"),
+            ReadError::Text(text) => MeterError::Invalid { path: self.path().to_owned(), text, expected },
         })
     }
 }

@@ -5,16 +5,8 @@ use std::sync::Arc;
 pub use bytes::Bytes;
 
 use crate::ids::PipelineId;
+pub use crate::mqtt::Qos;
 use crate::units::MonoTime;
-
-/// The delivery guarantee.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Qos {
-    /// QoS 0: forgotten once it is written to the socket.
-    AtMostOnce,
-    /// QoS 1: kept until the broker acknowledges it.
-    AtLeastOnce,
-}
 
 /// What a message is about; drops are counted by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

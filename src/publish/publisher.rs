@@ -447,6 +447,7 @@ impl PipelinePublisher {
             drops: BTreeMap::from([
                 ("source_overflow", load(&self.source_stats.overflow)),
                 ("source_lost", load(&self.source_stats.lost)),
+                ("source_unmatched", load(&self.source_stats.unmatched)),
                 (SOURCE_PAUSED, load(&self.source_stats.while_paused)),
                 ("decision_overflow", load(&self.stats.dropped)),
                 ("inference_failed", load(&self.stats.lost)),

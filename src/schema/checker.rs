@@ -33,9 +33,12 @@ impl Checker {
         Self { problems: Vec::new(), folder: folder.to_owned() }
     }
 
-    /// Adds a problem with the value at `key`.
+    /// Adds a problem with the value at `key`; once, if two checks find the same.
     pub fn problem(&mut self, key: &Key, message: impl Into<String>) {
-        self.problems.push(Problem::new(key.clone(), message.into()));
+        let problem = Problem::new(key.clone(), message.into());
+        if !self.problems.iter().any(|known| known.key == problem.key && known.message == problem.message) {
+            self.problems.push(problem);
+        }
     }
 
     pub fn has_problems(&self) -> bool {

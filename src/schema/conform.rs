@@ -75,7 +75,9 @@ impl Walk<'_> {
             }
         }
         // What is missing is not said again if it is written with a slip of the pen.
-        if !kinds.is_empty() && kinds_written != 1 && (kinds_written > 1 || unknown.is_empty()) {
+        let is_optional = doc.kinds.as_ref().is_none_or(|family| family.optional);
+        let is_one_missing = kinds_written == 0 && !is_optional && unknown.is_empty();
+        if kinds_written > 1 || is_one_missing {
             self.report(span.clone(), format!("{}write exactly one of {}", prefix(key), names_of(kinds)));
         }
         let is_meant = |key: &str| unknown.iter().any(|name| nearest(name, &names) == Some(key));
@@ -106,7 +108,13 @@ impl Walk<'_> {
         let mut anywhere = Vec::new();
         suggest::places(name, doc, "", &mut near);
         suggest::places(name, self.root, "", &mut anywhere);
-        let places = if near.is_empty() { anywhere } else { near };
+        let mut places = if near.is_empty() { anywhere } else { near };
+        if places.len() > MOST_PLACES {
+            // Of many, those nearest to the root are meant.
+            let depth = |place: &String| place.matches('.').count();
+            let least = places.iter().map(depth).min();
+            places.retain(|place| Some(depth(place)) == least);
+        }
         (1..=MOST_PLACES).contains(&places.len()).then(|| places.join(" or "))
     }
 

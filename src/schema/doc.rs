@@ -80,6 +80,8 @@ pub enum Children {
 /// A family and its kinds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FamilyDoc {
+    /// Among the keys of a table, none of the kinds may be written, too.
+    pub optional: bool,
     pub text: String,
     pub kinds: Vec<KindDoc>,
 }

@@ -11,13 +11,44 @@ pub trait Family: Sized {
     /// The kinds, as they are named in TOML.
     const NAMES: &'static [&'static str];
 
-    fn doc() -> FamilyDoc;
+    fn doc() -> FamilyDoc {
+        Self::doc_without("")
+    }
+
+    /// Returns the description without the kind called `name`, inside of which the family stands once more.
+    fn doc_without(name: &str) -> FamilyDoc;
 
     /// Reads the keys of the kind called `name`, which is one of [`Family::NAMES`].
     fn read<'de, D: serde::Deserializer<'de>>(name: &str, deserializer: D) -> Result<Self, D::Error>;
 
     /// Returns the kind called `name` with the defaults of all its keys; `None` if a key of it must be written.
     fn from_name(name: &str) -> Option<Self>;
+
+    /// Returns what is there if no kind is written; `None` if one must be.
+    fn missing() -> Option<Self> {
+        None
+    }
+}
+
+/// A kind that may be left out.
+impl<F: Family> Family for Option<F> {
+    const NAMES: &'static [&'static str] = F::NAMES;
+
+    fn doc_without(name: &str) -> FamilyDoc {
+        FamilyDoc { optional: true, ..F::doc_without(name) }
+    }
+
+    fn read<'de, D: serde::Deserializer<'de>>(name: &str, deserializer: D) -> Result<Self, D::Error> {
+        F::read(name, deserializer).map(Some)
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        F::from_name(name).map(Some)
+    }
+
+    fn missing() -> Option<Self> {
+        Some(None)
+    }
 }
 
 /// Declares a family: an enum of kinds, each in a file of its own.
@@ -75,13 +106,17 @@ macro_rules! family {
         impl $crate::schema::expanded::Family for $name {
             const NAMES: &'static [&'static str] = &[$( stringify!($module) ),+];
 
-            fn doc() -> $crate::schema::FamilyDoc {
+            fn doc_without(name: &str) -> $crate::schema::FamilyDoc {
+                // Described one by one, because the one that is left out may have this description in its own.
+                type Described = (&'static str, fn() -> $crate::schema::TableDoc);
+                let kinds: &[Described] =
+                    &[$( (stringify!($module), <$module::$kind as $crate::schema::expanded::Table>::doc) ),+];
+                let wanted = kinds.iter().filter(|(kind, _)| *kind != name);
+                let kind = |(name, doc): &Described| $crate::schema::KindDoc { name: *name, table: doc() };
                 $crate::schema::FamilyDoc {
+                    optional: false,
                     text: $crate::schema::expanded::joined(&[$($text),+]),
-                    kinds: vec![$( $crate::schema::KindDoc {
-                        name: stringify!($module),
-                        table: <$module::$kind as $crate::schema::expanded::Table>::doc(),
-                    } ),+],
+                    kinds: wanted.map(kind).collect(),
                 }
             }
 

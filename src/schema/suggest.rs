@@ -323,7 +323,7 @@ pub(crate) fn sketch(key: &str, table: &TableDoc) -> String {
         _ => format!("{} = {}", doc.key, example(&doc.form)),
     };
     let keys: Vec<String> = table.keys.iter().filter(|doc| doc.required).map(value).collect();
-    match (keys.is_empty(), table.kinds.is_some()) {
+    match (keys.is_empty(), needs_kind(table)) {
         (true, false) => format!("{key} = {{}}"),
         (true, true) => format!("{key} = {{ ... }}"),
         (false, _) => format!("{key} = {{ {} }}", keys.join(", ")),
@@ -332,7 +332,11 @@ pub(crate) fn sketch(key: &str, table: &TableDoc) -> String {
 
 /// Returns whether something must be written in a table.
 pub(crate) fn needs_keys(table: &TableDoc) -> bool {
-    table.kinds.is_some() || table.keys.iter().any(|doc| doc.required)
+    needs_kind(table) || table.keys.iter().any(|doc| doc.required)
+}
+
+fn needs_kind(table: &TableDoc) -> bool {
+    table.kinds.as_ref().is_some_and(|family| !family.optional)
 }
 
 /// Returns what is wanted at a key with tables below it.

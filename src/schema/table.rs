@@ -30,7 +30,7 @@ pub trait Table: DeserializeOwned {
 /// ```
 ///
 /// A key without a default must be written, unless its type is an `Option` or a table that may be left out. `family kind: F;`
-/// as the last line puts the kinds of the family `F` among the table's own keys.
+/// as the last line puts the kinds of the family `F` among the table's own keys; with `Option<F>`, all may be left out.
 macro_rules! table {
     (
         $(#[doc = $text:literal])+
@@ -125,7 +125,7 @@ macro_rules! table {
                                 Some(value) => value,
                                 None => table!(@missing A, $type, $crate::schema::key_name!($field $($key)?) $(, $default)?),
                             }, )*
-                            $( $kind: $kind.ok_or_else(|| $crate::schema::expanded::expected_one(kinds))?, )?
+                            $( $kind: $kind.or_else(<$family as $crate::schema::expanded::Family>::missing).ok_or_else(|| $crate::schema::expanded::expected_one(kinds))?, )?
                         })
                     }
                 }

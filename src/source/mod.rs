@@ -5,7 +5,13 @@
 
 pub mod buffer;
 pub mod content;
+pub mod field;
+pub mod layout;
 pub mod pipe;
+pub mod polling;
+pub mod recording;
+pub mod registers;
+pub mod sample_clock;
 pub mod session;
 pub mod sink;
 pub mod survey;
@@ -14,16 +20,20 @@ pub mod truth;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::mqtt::{NodeConnection, Subscription};
 use crate::schema::{Checker, Key, family};
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
+use crate::sys::cpu::Children;
 
+pub use self::bytes::Bytes;
 pub use buffer::{Buffer, WhenFull};
-pub use content::{Content, ContentKind, Decoder, bytes, records};
+pub use content::{Content, ContentKind, Decoder, bytes, packets, records};
+pub use recording::RecordedStream;
 pub use records::{HeaderError, Next, Record, RecordParser, RecordReader, Records, Reject};
 pub use sink::{FrameHeader, FrameReader, FrameSink, Frames, Gap, Pieces, SinkSettings, SourceStats, Wake};
 pub use survey::{DeviceNode, Presence, Survey};
-pub use truth::TruthLabels;
+pub use truth::{FoundNames, TruthLabels};
 
 /// What a source that reads standard input takes for itself.
 pub const STANDARD_INPUT: &str = "standard input";
@@ -35,6 +45,15 @@ family! {
         mod lines: Lines;
         mod raw: Raw;
         mod udp: Udp;
+        mod exec: Exec;
+        mod alsa: Alsa;
+        mod serial: Serial;
+        mod i2c: I2c;
+        mod spi: Spi;
+        mod mqtt: Mqtt;
+        mod iio: Iio;
+        mod hwmon: Hwmon;
+        mod join: Join;
     }
 }
 
@@ -69,6 +88,20 @@ pub trait SourceKind {
         }
     }
 
+    /// Returns what the source asks MQTT brokers for.
+    fn subscriptions(&self) -> Vec<SourceSubscription> {
+        Vec::new()
+    }
+
+    /// Sets up in the kernel what reading the device needs, for which only root has the rights; `restart`: also if that was
+    /// done before. Says in words what was done; `None` if this kind needs nothing.
+    ///
+    /// # Errors
+    /// It cannot be set up. An absent device is not an error.
+    fn set_up(&self, _machine: &Machine<'_>, _restart: bool) -> Option<Result<String, SourceError>> {
+        None
+    }
+
     /// Returns the resources that only one pipeline can read.
     fn exclusive(&self) -> Vec<Exclusive> {
         Vec::new()
@@ -79,14 +112,61 @@ pub trait SourceKind {
         self.records().is_some_and(|records| records.time.is_some())
     }
 
+    /// Returns how raw bytes become frames, if the source reads raw bytes.
+    fn bytes(&self) -> Option<&Bytes> {
+        None
+    }
+
     /// Returns how a line of text becomes a frame, if the source reads lines.
     fn records(&self) -> Option<&Records> {
         None
     }
 
+    /// Returns the keys below the source's own that name the column of the true class, if the stream has it.
+    fn truth(&self) -> Option<Vec<String>> {
+        self.records()?.truth.as_ref().map(|_| ["records", "truth"].map(str::to_owned).to_vec())
+    }
+
     /// Returns the recording that the source plays, if it does; windows can be taken from it before the start.
     fn recording(&self) -> Option<&Path> {
         None
+    }
+
+    /// Returns the stream in the file at `path`, which must be one that this source could have given.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds another stream.
+    fn recorded(&self, path: &Path) -> Result<RecordedStream, SourceError> {
+        self.recorded_elsewhere(path)
+    }
+
+    /// Does so for a file that is not the source's own.
+    ///
+    /// # Errors
+    /// Those of [`SourceKind::recorded`].
+    fn recorded_elsewhere(&self, path: &Path) -> Result<RecordedStream, SourceError> {
+        let ours = self.spec();
+        let Some(found) = RecordedStream::find(path)? else {
+            return match (self.records(), self.bytes()) {
+                (Some(records), _) => Ok(RecordedStream::text(path, records)),
+                (None, Some(bytes)) => Ok(RecordedStream::bytes(path, bytes, ours)),
+                (None, None) => {
+                    let reason =
+                        "it is not a WAV file, nor the manifest of a recording that `edgewatt record` has made";
+                    Err(SourceError::device(path, reason.to_owned()))
+                }
+            };
+        };
+        if found.spec.frame != ours.frame {
+            let reason = format!("it has frames of {}, and the source has {}", found.spec.frame, ours.frame);
+            return Err(SourceError::device(path, reason));
+        }
+        match (found.spec.rate_hz, ours.rate_hz) {
+            (Some(theirs), Some(ours)) if (theirs / ours - 1.0).abs() > 0.01 => {
+                Err(SourceError::device(path, format!("it has {theirs} Hz, and the source has {ours} Hz")))
+            }
+            _ => Ok(found),
+        }
     }
 
     /// Returns how much faster than in real time the stream runs.
@@ -120,8 +200,23 @@ impl Source {
 
     /// Returns whether the stream names the true class of its frames.
     pub fn has_truth(&self) -> bool {
-        self.kind().records().is_some_and(|records| records.truth.is_some())
+        self.kind().truth().is_some()
     }
+}
+
+/// A subscription of a source, or of a part of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceSubscription {
+    /// The keys from the source's own table to that of the subscription.
+    pub key: Vec<String>,
+    /// The name of the part, if it is one of several sources.
+    pub part: Option<String>,
+    pub subscription: Subscription,
+}
+
+/// Returns the name by which a broker knows the source of a pipeline, or a part of it.
+pub fn part_name(pipeline: &str, part: Option<&str>) -> String {
+    part.map_or_else(|| pipeline.to_owned(), |part| format!("{pipeline}-{part}"))
 }
 
 /// A resource that only one source can read.
@@ -147,6 +242,12 @@ pub struct OpenOptions {
     pub labels: TruthLabels,
     /// A stream from another program ends with its first writer.
     pub once: bool,
+    /// The processes whose processor time is our own.
+    pub children: Children,
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// How the node connects to its broker.
+    pub node: Option<NodeConnection>,
 }
 
 /// An open source: produces frames until it ends or the program is to stop.
@@ -173,18 +274,35 @@ pub enum SourceError {
         path.display()
     )]
     NoFifo { path: PathBuf },
+    #[error("the node has no MQTT broker (mqtt.broker); write the address of one in source.mqtt.broker")]
+    NoBroker,
     #[error("{} is in use: another edgewatt listens on it", path.display())]
     SocketInUse { path: PathBuf },
     #[error("{} is not a regular file, as a recording must be", path.display())]
     NotAFile { path: PathBuf },
     #[error("{}: the recording ends before start_s = {start_s}", path.display())]
     StartsTooLate { path: PathBuf, start_s: f64 },
+    #[error(transparent)]
+    Program(#[from] exec::ProgramError),
+    #[error("{program} {how}")]
+    ProgramEnded { program: String, how: String },
+    #[error(transparent)]
+    Alsa(#[from] alsa::AlsaError),
+    #[error("{name}: {reason}")]
+    Device { name: String, reason: String },
     #[error("{} has no usable record; the log says why records were rejected", path.display())]
     NothingAccepted { path: PathBuf },
+    #[error("the source {name} of the join: {reason}")]
+    Joined { name: String, reason: String },
 }
 
 impl SourceError {
     pub fn io(action: &'static str, path: &Path, error: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), error }
+    }
+
+    /// Returns why the device or file at `path` cannot be used, in words.
+    pub fn device(path: &Path, reason: String) -> Self {
+        Self::Device { name: path.display().to_string(), reason }
     }
 }

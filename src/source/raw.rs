@@ -47,6 +47,10 @@ impl SourceKind for Raw {
         vec![self.from.exclusive()]
     }
 
+    fn bytes(&self) -> Option<&Bytes> {
+        Some(&self.bytes)
+    }
+
     fn frames_per_block(&self) -> usize {
         self.bytes.frames_per_block()
     }

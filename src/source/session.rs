@@ -13,9 +13,11 @@ use crate::units::MonoTime;
 
 /// The pauses between attempts to open a device: short, because people plug it in and look.
 pub const DEVICE_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// What gives frames and then ends sooner than this does not work well enough for short pauses.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Opens a source with `open` and reads it with `read`, again and again until a stop is requested. After an attempt that
-/// gave no frame, the pause before the next one is longer; `retry` has the shortest and the longest.
+/// gave no frame, or ended at once, the pause before the next one is longer; `retry` has the shortest and the longest.
 ///
 /// `read` returns `Break` at a stop, and `Continue` when the stream has ended. With `once`, the first end is the last.
 ///
@@ -31,15 +33,19 @@ pub fn keep_open<S>(
 ) -> Result<(), SourceError> {
     let mut backoff = Backoff::new(shortest, longest);
     loop {
-        let before = sink.delivered();
-        let reason = match open().and_then(|mut session| read(&mut session, sink)) {
+        let (before, opened) = (sink.delivered(), MonoTime::now());
+        let session = open().and_then(|mut session| {
+            sink.opened(name);
+            read(&mut session, sink)
+        });
+        let reason = match session {
             Ok(ControlFlow::Break(())) => return Ok(()),
             Ok(ControlFlow::Continue(())) if once => return Ok(()),
             Err(error) if once => return Err(error),
             Ok(ControlFlow::Continue(())) => "its stream has ended".to_owned(),
             Err(error) => error.to_string(),
         };
-        if sink.delivered() > before {
+        if sink.delivered() > before && MonoTime::now().since(opened) >= SETTLED {
             backoff.reset();
         }
         sink.absent(name, reason, MonoTime::now());

@@ -30,11 +30,25 @@ pub enum Gap {
     Overrun,
     /// The device, program or connection was away.
     Reconnect,
+    /// One source of a join had no sample near enough to those of the other.
+    Unmatched,
 }
 
 impl Gap {
-    pub const ALL: [Self; 6] =
-        [Self::TimeJump, Self::TimeBack, Self::Overflow, Self::Interrupted, Self::Overrun, Self::Reconnect];
+    pub const ALL: [Self; 7] = [
+        Self::TimeJump,
+        Self::TimeBack,
+        Self::Overflow,
+        Self::Interrupted,
+        Self::Overrun,
+        Self::Reconnect,
+        Self::Unmatched,
+    ];
+
+    /// Returns the gap that is counted under this name.
+    pub fn named(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|gap| gap.name().as_bytes() == name)
+    }
 
     /// Returns the name under which it is counted.
     pub fn name(self) -> &'static str {
@@ -45,6 +59,7 @@ impl Gap {
             Self::Interrupted => "interrupted",
             Self::Overrun => "overrun",
             Self::Reconnect => "reconnect",
+            Self::Unmatched => "unmatched",
         }
     }
 }
@@ -132,6 +147,8 @@ pub struct SourceStats {
     pub overflow: AtomicU64,
     /// Frames that the device or the kernel lost before edgewatt read them, if they say how many.
     pub lost: AtomicU64,
+    /// Frames of the leader of a join to which another source had none near enough.
+    pub unmatched: AtomicU64,
     /// While it is set, frames are thrown away.
     pub paused: AtomicBool,
     /// Frames thrown away while paused.
@@ -167,6 +184,27 @@ impl SourceStats {
 
     pub fn remarks(&self) -> Remarks {
         self.remarks_guard().clone()
+    }
+
+    /// Moves to these counts what the source `name`, which is a part of this one, has lost or rejected, and what was said of
+    /// it. Its samples are counted as those of the whole.
+    pub fn absorb(&self, name: &str, part: &Self) {
+        let moved = |from: &AtomicU64, to: &AtomicU64| {
+            if from.load(Ordering::Relaxed) > 0 {
+                to.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            }
+        };
+        moved(&part.overflow, &self.overflow);
+        moved(&part.lost, &self.lost);
+        part.rejects.iter().zip(&self.rejects).for_each(|(from, to)| moved(from, to));
+        let (reject, contradiction) = {
+            let mut said = part.remarks_guard();
+            (said.reject.take(), said.contradiction.take())
+        };
+        let mut remarks = self.remarks_guard();
+        let of_part = |said: String| format!("{name}: {said}");
+        remarks.reject = reject.map(of_part).or(remarks.reject.take());
+        remarks.contradiction = contradiction.map(of_part).or(remarks.contradiction.take());
     }
 
     /// The lock is taken only to say something, not for each record.
@@ -277,7 +315,8 @@ fn both<T, R, A, B>((tx, rx): (T, R), wrap_tx: impl Fn(T) -> A, wrap_rx: impl Fn
     (wrap_tx(tx), wrap_rx(rx))
 }
 
-fn period_ns(rate_hz: Option<f64>) -> i64 {
+/// Returns the time from one frame to the next; 0 if the rate is not known.
+pub fn period_ns(rate_hz: Option<f64>) -> i64 {
     rate_hz.map_or(0, |rate| (1e9 / rate).round() as i64)
 }
 
@@ -410,6 +449,21 @@ impl FrameSink {
         &self.stop
     }
 
+    /// Returns the same request to stop, to share it with other threads.
+    pub fn shared_stop(&self) -> Arc<Stop> {
+        self.stop.clone()
+    }
+
+    /// Returns the name of the pipeline, for the log.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Returns the counts of this source.
+    pub fn stats(&self) -> &SourceStats {
+        &self.stats
+    }
+
     /// Returns the number of frames accepted so far.
     pub fn accepted(&self) -> u64 {
         self.stats.samples.load(Ordering::Relaxed)
@@ -431,6 +485,11 @@ impl FrameSink {
         self.cut(Gap::Overrun);
     }
 
+    /// Counts frames that the source came too late to read. The stream is not cut: its own time shows whether that is a gap.
+    pub fn missed(&self, frames: u64) {
+        self.stats.lost.fetch_add(frames, Ordering::Relaxed);
+    }
+
     /// Notes that the source `name` is away, and why. The pipeline is degraded until the next frame comes.
     pub fn absent(&mut self, name: &str, reason: String, now: MonoTime) {
         let is_new = self.stats.remarks_guard().trouble.as_ref() != Some(&reason);
@@ -440,6 +499,13 @@ impl FrameSink {
         }
         self.away_since.get_or_insert(now);
         self.trouble(Some(reason));
+    }
+
+    /// Notes that the source `name` is there. If it was away, the pipeline stays degraded until the next frame comes.
+    pub fn opened(&self, name: &str) {
+        if self.away_since.is_some() {
+            self.trouble(Some(format!("{name} is open, but has given no sample yet")));
+        }
     }
 
     /// Says why the frames that come are not to be trusted; `None`: they are again. The pipeline is degraded meanwhile.
@@ -458,7 +524,9 @@ impl FrameSink {
     /// It is not done for each frame, because a wake-up costs more than a frame.
     pub fn wake_reader(&self) {
         fence(Ordering::SeqCst);
-        if self.waiting() >= self.wake.0.wanted.load(Ordering::Relaxed) {
+        // Small blocks can fill the ring before there are enough frames.
+        let is_half_full = || each!(RingTx, &self.ring, ring => ring.is_half_full());
+        if self.waiting() >= self.wake.0.wanted.load(Ordering::Relaxed) || is_half_full() {
             self.wake.0.reader();
         }
     }
@@ -468,13 +536,18 @@ impl FrameSink {
         each!(RingTx, &self.ring, ring => ring.values()) / self.frame_values.max(1)
     }
 
+    /// Returns how many frames the reader still waits for, as far as is known.
+    pub fn missing(&self) -> usize {
+        self.wake.0.wanted.load(Ordering::Relaxed).saturating_sub(self.waiting())
+    }
+
     /// Sleeps for half of the time until the reader can have what it waits for, if the stream's rate is known. A source
     /// that wakes for each of many small frames calls it before it waits, and then wakes for many of them.
     ///
     /// # Errors
     /// This thread cannot wait.
     pub fn rest(&self) -> std::io::Result<Waited> {
-        let missing = self.wake.0.wanted.load(Ordering::Relaxed).saturating_sub(self.waiting());
+        let missing = self.missing();
         let half = Duration::from_nanos(self.period_ns.unsigned_abs().saturating_mul(missing as u64) / 2);
         if missing < LEAST_FRAMES_OF_REST || half < LEAST_REST {
             return Ok(Waited::Ready);
@@ -494,11 +567,15 @@ impl FrameSink {
         let mut header = FrameHeader { arrival, stream_ns, truth: None, gap: None };
         for block in values.chunks(self.block_frames.saturating_mul(self.frame_values).max(1)) {
             self.accept(header, block)?;
-            let frames = i64::try_from(block.len() / self.frame_values.max(1)).unwrap_or(i64::MAX);
-            let passed = frames.saturating_mul(self.period_ns);
-            header.stream_ns = header.stream_ns.map(|ns| ns.saturating_add(passed));
+            header.stream_ns = self.time_after(header.stream_ns, block.len() / self.frame_values.max(1));
         }
         self.flow()
+    }
+
+    /// Returns the time of the frame that comes `frames` frames after one at `stream_ns`, at the nominal rate.
+    pub fn time_after(&self, stream_ns: Option<i64>, frames: usize) -> Option<i64> {
+        let passed = i64::try_from(frames).unwrap_or(i64::MAX).saturating_mul(self.period_ns);
+        stream_ns.map(|ns| ns.saturating_add(passed))
     }
 
     /// Takes a record and its values, one frame.
@@ -579,7 +656,14 @@ impl FrameSink {
         }
     }
 
-    /// Counts a record that is no sample. `explain` says why, and where it stands; it is asked only if that is logged.
+    /// Counts a record that is not wanted. It says nothing of those before and after it.
+    pub fn pass_over(&mut self, reason: Reject, now: MonoTime, explain: impl FnOnce() -> String) {
+        let in_a_row = self.rejected_in_a_row;
+        let _ = self.reject(reason, now, explain);
+        self.rejected_in_a_row = in_a_row;
+    }
+
+    /// Counts a record that is not a sample. `explain` says why, and where it stands; it is asked only if that is logged.
     pub fn reject(&mut self, reason: Reject, now: MonoTime, explain: impl FnOnce() -> String) -> ControlFlow<()> {
         self.rejected_in_a_row = self.rejected_in_a_row.saturating_add(1);
         let count = self.stats.rejects[reason as usize].fetch_add(1, Ordering::Relaxed) + 1;
@@ -598,23 +682,39 @@ impl FrameSink {
             tracing::info!(pipeline = self.pipeline, "{skipped}");
         }
         if let Some(contradiction) = parser.take_contradiction() {
-            tracing::warn!(pipeline = self.pipeline, "{contradiction}");
-            self.stats.remarks_guard().contradiction = Some(contradiction);
+            self.contradicts_itself(contradiction);
         }
+    }
+
+    /// Logs and keeps in which way the stream's time and its nominal rate contradict each other.
+    pub(crate) fn contradicts_itself(&self, contradiction: String) {
+        tracing::warn!(pipeline = self.pipeline, "{contradiction}");
+        self.stats.remarks_guard().contradiction = Some(contradiction);
+    }
+
+    /// Counts the rest of what a device was sending while its port was opened; that is expected, and not logged.
+    pub(crate) fn joined_midway(&self) {
+        self.stats.rejects[Reject::Partial as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Allows one log line every ten seconds.
 #[derive(Debug, Default)]
-struct LogLimit {
+pub(crate) struct LogLimit {
     last: Option<MonoTime>,
 }
 
 impl LogLimit {
     const PERIOD: Duration = Duration::from_secs(10);
 
-    fn allows(&mut self, now: MonoTime) -> bool {
-        let allowed = self.last.is_none_or(|last| now.since(last) >= Self::PERIOD);
+    /// Returns whether a line may be written now, which then counts as written.
+    pub(crate) fn allows(&mut self, now: MonoTime) -> bool {
+        self.allows_each(Self::PERIOD, now)
+    }
+
+    /// Allows one log line in each `period` instead.
+    pub(crate) fn allows_each(&mut self, period: Duration, now: MonoTime) -> bool {
+        let allowed = self.last.is_none_or(|last| now.since(last) >= period);
         if allowed {
             self.last = Some(now);
         }
@@ -731,8 +831,12 @@ mod tests {
         sink.absent("mic", "no such device".into(), MonoTime(0));
         sink.cut(Gap::Reconnect);
         assert_eq!(reader.stats.remarks().trouble.as_deref(), Some("no such device"));
+        sink.opened("mic");
+        assert_eq!(reader.stats.remarks().trouble.as_deref(), Some("mic is open, but has given no sample yet"));
         assert!(sink.frames(&[1i16; 2], MonoTime(5), None).is_continue());
         assert_eq!(reader.stats.remarks().trouble, None);
+        sink.opened("mic");
+        assert_eq!(reader.stats.remarks().trouble, None, "it was not away");
         assert_eq!(all(&mut reader, 1)[0].0.gap, Some(Gap::Reconnect));
         sink.lost(7);
         assert!(sink.frames(&[1i16; 2], MonoTime(5), None).is_continue());

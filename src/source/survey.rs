@@ -68,7 +68,8 @@ impl Survey {
     pub fn warning(&self) -> Option<String> {
         let fix = self.fix.as_ref().map_or(String::new(), |fix| format!("; {fix}"));
         match self.presence {
-            Presence::Ready => None,
+            // It works, and could work better.
+            Presence::Ready => self.fix.as_ref().map(|_| format!("{}{fix}", self.says)),
             Presence::Absent => Some(format!("{}; the source waits for it{fix}", self.says)),
             Presence::Broken => Some(format!("{}{fix}", self.says)),
         }

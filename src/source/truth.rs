@@ -1,7 +1,7 @@
 //! The true classes that a stream names: finds each among the labels, and counts those that are none.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SourceStats;
 
@@ -15,6 +15,37 @@ pub struct TruthLabels {
     /// The name in the log; empty: nothing is logged.
     pub pipeline: String,
     pub stats: Arc<SourceStats>,
+    /// Every name becomes a label, and is kept here: for a recording, whose model is not known.
+    pub found: Option<Arc<FoundNames>>,
+}
+
+/// The names that a truth column has, each once.
+#[derive(Debug, Default)]
+pub struct FoundNames {
+    names: Mutex<Vec<String>>,
+}
+
+impl FoundNames {
+    /// Names of classes, not of what changes with each record.
+    const MOST: usize = 1_000;
+    const MOST_BYTES: usize = 256;
+
+    fn add(&self, name: &[u8]) -> Option<String> {
+        let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= Self::MOST_BYTES)?;
+        // What is under the lock is only added to.
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        (names.len() < Self::MOST).then(|| names.push(name.to_owned())).map(|()| name.to_owned())
+    }
+
+    /// Returns the name of a class.
+    pub fn name(&self, class: u16) -> Option<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(class)).cloned()
+    }
+
+    /// Returns all of them.
+    pub fn all(&self) -> Vec<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl From<Vec<String>> for TruthLabels {
@@ -56,8 +87,12 @@ impl TruthReader {
             match labels.iter().position(|label| label.as_bytes() == name) {
                 Some(class) => self.last = class,
                 None => {
-                    self.unknown(name);
-                    return None;
+                    let Some(added) = self.of.found.as_ref().and_then(|found| found.add(name)) else {
+                        self.unknown(name);
+                        return None;
+                    };
+                    self.last = labels.len();
+                    self.of.labels.push(added);
                 }
             }
         }
@@ -98,10 +133,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_name_becomes_a_label_where_none_is_known() {
+        let found = Arc::<FoundNames>::default();
+        let mut reader = TruthReader::new(TruthLabels { found: Some(found.clone()), ..TruthLabels::default() });
+        let classes = ["up", " down", "up", "", "down"].map(|name| reader.class(name.as_bytes()));
+        assert_eq!(classes, [Some(0), Some(1), Some(0), None, Some(1)]);
+        assert_eq!((found.name(1).as_deref(), found.name(2), found.all().len()), (Some("down"), None, 2));
+        assert_eq!((reader.class(&[b'x'; 257]), reader.class(b"\xff")), (None, None), "not the name of a class");
+        (0..2_000).for_each(|i| _ = reader.class(format!("{i}").as_bytes()));
+        assert_eq!((found.all().len(), reader.seen.unknown), (1_000, 1_004));
+    }
+
+    #[test]
     fn names_that_are_no_labels_are_counted_and_a_few_are_kept() {
         let stats = Arc::<SourceStats>::default();
         let labels = ["up", "down"].map(str::to_owned).to_vec();
-        let mut reader = TruthReader::new(TruthLabels { labels, pipeline: "p".into(), stats: stats.clone() });
+        let mut reader =
+            TruthReader::new(TruthLabels { labels, pipeline: "p".into(), stats: stats.clone(), found: None });
         let classes = [" down ", "up", "", "Up", "Up", "7"].map(|name| reader.class(name.as_bytes()));
         assert_eq!(classes, [Some(1), Some(0), None, None, None, None]);
         for other in 0..100 {

@@ -1,4 +1,4 @@
-//! Records or raw samples in UDP datagrams, one or more in each.
+//! Records, raw samples or packets in UDP datagrams, one or more in each.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -6,21 +6,25 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError, SourceKind,
-    WhenFull,
+    Buffer, Bytes, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError,
+    SourceKind, Survey, WhenFull, content,
 };
 use crate::schema::{Checker, Key, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
+use crate::sys::Machine;
 use crate::units::MonoTime;
 
 /// No datagram is longer.
 const MAX_DATAGRAM_BYTES: usize = 65_535;
+/// What a datagram of IPv4 can hold.
+const MAX_PAYLOAD_BYTES: usize = 65_507;
 
 table! {
-    /// Reads UDP datagrams. A datagram has one line or several, or one frame of raw samples or several, each complete. A lost
-    /// datagram shows as a gap only if there are records with a time. There is no header: CSV needs `records.columns`.
+    /// Reads UDP datagrams. A datagram has one line, frame of raw samples or packet, or several, each complete. A lost datagram
+    /// shows as a gap only if records or packets have a time, or packets a sequence. There is no header: CSV needs `records.columns`.
     pub struct Udp {
         /// The address and port to receive on. "0.0.0.0" receives on every network; anybody who can reach the port can send.
         pub listen: String, limits("ADDRESS:PORT"), example("\"127.0.0.1:5005\"");
@@ -52,17 +56,15 @@ impl SourceKind for Udp {
             let message = format!("`{}` is not an address with a port; write it as \"127.0.0.1:5005\"", self.listen);
             checker.problem(&key.child("listen"), message);
         }
-        if let Content::Records(records) = &self.content {
-            let key = key.child("records");
-            if records.has_header() {
-                let message =
-                    "datagrams have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"";
-                checker.problem(&key, message);
-            }
-            if records.skip_lines > 0 {
-                let message = "datagrams have no beginning at which lines could be skipped; leave it out";
-                checker.problem(&key.child("skip_lines"), message);
-            }
+        content::check_messages(&self.content, key, checker, "datagrams");
+        if let Content::Bytes(bytes) = &self.content
+            && bytes.frame_bytes() > MAX_PAYLOAD_BYTES
+        {
+            let message = format!(
+                "a frame has {} bytes, and a datagram holds {MAX_PAYLOAD_BYTES} at most; send it over a socket (source raw)",
+                bytes.frame_bytes()
+            );
+            checker.problem(&key.child("bytes"), message);
         }
         self.content.check(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
@@ -78,16 +80,37 @@ impl SourceKind for Udp {
     }
 
     fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
-        let socket = self.bind().map_err(|error| self.error("receive on", error))?;
+        let socket = match self.bind() {
+            Ok(socket) => Some(socket),
+            // Its network may still come up.
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => None,
+            Err(error) => return Err(self.error("receive on", error)),
+        };
         let decoder = self.content.kind().decoder(options.labels);
-        Ok(Box::new(UdpSource { socket, decoder, name: self.listen.clone() }))
+        Ok(Box::new(UdpSource { udp: self.clone(), socket, decoder }))
     }
 
     fn check_access(&self) -> Result<(), SourceError> {
         match self.bind() {
             // The daemon that runs may be the one that has it; if not, opening it says so.
-            Err(error) if error.kind() != ErrorKind::AddrInUse => Err(self.error("receive on", error)),
+            Err(error) if !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {
+                Err(self.error("receive on", error))
+            }
             _ => Ok(()),
+        }
+    }
+
+    fn survey(&self, _machine: &Machine<'_>) -> Survey {
+        match self.bind() {
+            Ok(_) => Survey::ready(format!("it can receive on {}", self.listen)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                Survey::ready(format!("a program receives on {}, perhaps the daemon itself", self.listen))
+            }
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                Survey::absent(format!("this machine does not have the address of {} at present", self.listen))
+                    .fix("ip -brief address lists those that it has; \"0.0.0.0\" receives on all of them")
+            }
+            Err(error) => Survey::broken(self.error("receive on", error).to_string()),
         }
     }
 
@@ -102,37 +125,63 @@ impl SourceKind for Udp {
     fn records(&self) -> Option<&Records> {
         self.content.kind().records()
     }
+
+    fn has_time(&self) -> bool {
+        self.content.kind().has_time()
+    }
+
+    fn bytes(&self) -> Option<&Bytes> {
+        self.content.kind().bytes()
+    }
 }
 
 /// The socket, and what turns its datagrams into frames.
 struct UdpSource {
-    socket: UdpSocket,
+    udp: Udp,
+    /// `None`: the address did not exist yet.
+    socket: Option<UdpSocket>,
     decoder: Decoder,
-    name: String,
 }
 
 impl FrameProducer for UdpSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let mut datagram = vec![0; MAX_DATAGRAM_BYTES];
-        let Self { socket, decoder, name } = &mut *self;
-        loop {
-            let failed = |error| SourceError::io("receive on", Path::new(name.as_str()), error);
-            if sink.stop().wait_readable(socket.as_fd()).map_err(failed)? == Waited::Stopped {
-                return Ok(());
-            }
-            let (length, sender) = match socket.recv_from(&mut datagram) {
-                Ok(received) => received,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            let (arrival, from) = (MonoTime::now(), format_args!("a datagram of {sender}"));
-            match decoder.datagram(&from, &datagram[..length], arrival, sink) {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => return Ok(()),
-                Err(error) => sink.writer_refused(&error, arrival),
-            }
-            sink.wake_reader();
+        let Self { udp, socket, decoder } = &mut *self;
+        let open = || match socket.take() {
+            Some(socket) => Ok(socket),
+            None => udp.bind().map_err(|error| udp.error("receive on", error)),
+        };
+        keep_open(sink, &udp.listen, DEVICE_RETRY, false, open, |socket, sink| {
+            receive(udp, socket, &mut datagram, decoder, sink)
+        })
+    }
+}
+
+/// Feeds datagrams until a stop is requested.
+fn receive(
+    udp: &Udp,
+    socket: &UdpSocket,
+    datagram: &mut [u8],
+    decoder: &mut Decoder,
+    sink: &mut FrameSink,
+) -> Result<ControlFlow<()>, SourceError> {
+    let failed = |error| udp.error("receive on", error);
+    loop {
+        if sink.stop().wait_readable(socket.as_fd()).map_err(failed)? == Waited::Stopped {
+            return Ok(ControlFlow::Break(()));
         }
+        let (length, sender) = match socket.recv_from(datagram) {
+            Ok(received) => received,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        let (arrival, from) = (MonoTime::now(), format_args!("a datagram of {sender}"));
+        match decoder.datagram(&from, datagram.get(..length).unwrap_or_default(), arrival, sink) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
+            Err(error) => sink.writer_refused(&error, arrival),
+        }
+        sink.wake_reader();
     }
 }
 

@@ -1,8 +1,8 @@
-//! Processor time of this daemon, of its engines' processes, and of all other programs.
+//! Processor time of this daemon, of its engines' processes and its sources' programs, and of all other programs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -17,33 +17,51 @@ const TICKS_PER_S: f64 = 100.0;
 /// Longer than the first line of `/proc/stat`, which sums up all processors.
 const LINE_MAX: usize = 256;
 
-/// The running processes of engines, whose processor time counts as the daemon's.
+/// The running processes of engines, and the programs of sources, whose processor time counts as the daemon's.
 #[derive(Debug, Clone, Default)]
-pub struct Children(Arc<Mutex<Vec<Pid>>>);
+pub struct Children(Arc<Mutex<Processes>>);
+
+#[derive(Debug, Default)]
+struct Processes {
+    running: Vec<Pid>,
+    /// Time of what the reaped ones had started. It was never counted as ours while it ran.
+    below: Duration,
+}
 
 impl Children {
     pub fn add(&self, pid: Pid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+        self.lock().running.push(pid);
     }
 
     /// Call it after the process was reaped: from then on the kernel counts its time among the ended children's.
     pub fn remove(&self, pid: Pid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != pid);
+        self.lock().running.retain(|other| *other != pid);
+    }
+
+    /// Like [`Children::remove`], for a process that had started others, which used the time `below`.
+    pub fn remove_with(&self, pid: Pid, below: Duration) {
+        let mut processes = self.lock();
+        processes.running.retain(|other| *other != pid);
+        processes.below += below;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Processes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the processor time of the running and the reaped processes.
     pub fn cpu_time(&self) -> Duration {
         // The running ones first: a process that is reaped meanwhile is counted twice this time, but never missed.
-        let running: Duration = {
-            let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (running, below): (Duration, Duration) = {
+            let processes = self.lock();
             let time = |pid: &Pid| clock_getcpuclockid(*pid).and_then(clock_gettime).map(Duration::from);
-            running.iter().filter_map(|pid| time(pid).ok()).sum()
+            (processes.running.iter().filter_map(|pid| time(pid).ok()).sum(), processes.below)
         };
         let reaped = getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
             let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
             Duration::from_micros(u64::try_from(micros).unwrap_or(0))
         });
-        reaped + running
+        reaped.saturating_sub(below) + running
     }
 }
 

@@ -1,13 +1,24 @@
-//! Reads from the kernel: memory, temperature, processor time, an identity of this start. Also shared memory and real-time
-//! scheduling.
+//! Reads from the kernel: memory, temperature, processor time, an identity of this start. Also shared memory, serial ports and
+//! real-time scheduling.
 
+pub mod attribute;
+pub mod child;
 pub mod clock;
 pub mod cpu;
 pub mod folder;
+pub mod holder;
+pub mod hwmon;
+pub mod i2c;
+pub mod iio;
+pub mod output;
 pub mod perf;
+pub mod permission;
 pub mod rt;
+pub mod serial;
 pub mod shared;
+pub mod spi;
 pub mod stderr;
+pub(crate) mod symbols;
 pub mod tty;
 pub mod vcio;
 

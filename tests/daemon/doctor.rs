@@ -107,6 +107,7 @@ fn a_bare_machine_is_told_how_to_get_each_thing_and_nothing_is_broken() {
     report.is("ina219", "absent", &["dtparam=i2c_arm=on", "modprobe i2c-dev"]);
     report.is("estimate", "ok", &["no measurement", "estimate = { watts_per_core = 2.0"]);
     report.is("IIO devices", "absent", &["dtoverlay=i2c-sensor,bme280"]);
+    report.is("chips in hwmon", "absent", &["modprobe coretemp"]);
     report.is("serial ports", "absent", &["enable_uart=1"]);
     report.is("cameras", "absent", &["camera_auto_detect=1"]);
     report.is("sound cards", "absent", &["dtoverlay=googlevoicehat-soundcard"]);
@@ -162,7 +163,9 @@ fn what_is_there_and_works_is_ok() {
     assert_eq!(report.0["broken"], 0, "{:#}", report.0);
     report.is("hwmon ina219", "ok", &["readable, 2.500 W now", "echo 100000 > ", "hwmon = { chip = \"ina219\" }"]);
     report.is("ina219 on i2c-1", "ok", &["ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"]);
-    report.is("iio:device0 bme280", "ok", &["in_pressure_input in_temp_input"]);
+    let line = "iio = { device = \"bme280\", channels = [\"pressure\", \"temp\"], rate_hz = 10.0 }";
+    report.is("iio:device0 bme280", "ok", &["channels: pressure temp", line]);
+    report.is("hwmon0 ina219", "ok", &["has power1", "hwmon = { channels = [\"ina219/power1\"], rate_hz = 1.0 }"]);
     report.is("serial port ttyUSB0", "ok", &["serial/by-id/usb-FTDI_A1-if00"]);
     report.is("serial port ttyAMA0", "ok", &["the kernel's console uses it"]);
     report.is("camera video0", "ok", &["imx708"]);

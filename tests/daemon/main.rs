@@ -2,17 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod alsa;
 mod e2e;
+mod exec;
+mod join;
 mod faults;
 mod commands;
 mod config;
 mod remote;
 mod reload;
 mod reload_races;
+mod serial;
 mod service;
 mod doctor;
 mod health;
 mod labels;
 mod support;
 mod scores;
+mod producers;
 mod view;

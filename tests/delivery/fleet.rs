@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use edgewatt::mqtt::codec::{Incoming, Session, Version};
+use edgewatt::mqtt::connection::{ConnectOptions, Connection, Will};
+use edgewatt::mqtt::transport::{Endpoint, Tls};
 use edgewatt::publish::message::Qos;
-use edgewatt::publish::mqtt::codec::{Incoming, Version};
-use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection, Will};
-use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
 use edgewatt_support::daemon::{Daemon, PATIENCE, Setup, wait_until};
 use edgewatt_support::link::publish;
 use edgewatt_support::mosquitto::{Mosquitto, Subscriber, command, free_port};
@@ -128,6 +128,7 @@ impl Upstream {
             connect_timeout: PATIENCE,
             max_qos: Qos::AtLeastOnce,
             retain: true,
+            session: Session::default(),
         }
     }
 

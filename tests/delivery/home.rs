@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use edgewatt::publish::mqtt::check_files;
-use edgewatt::publish::mqtt::codec::Version;
-use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
-use edgewatt::publish::mqtt::transport::{Endpoint, Tls};
+use edgewatt::mqtt::check_files;
+use edgewatt::mqtt::codec::Version;
+use edgewatt::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::mqtt::transport::{Endpoint, Tls};
 use edgewatt_support::daemon::{Daemon, Setup};
 use edgewatt_support::link::publish;
 use edgewatt_support::mosquitto::{Mosquitto, free_port};

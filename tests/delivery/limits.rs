@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use edgewatt::mqtt::codec::Version;
 use edgewatt::publish::message::{Message, Qos};
-use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::{ClientState, Settings};
 use edgewatt_support::daemon::{Setup, wait_until};
 use edgewatt_support::link::{Rig, prediction, settings, state, three};

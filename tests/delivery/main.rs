@@ -11,3 +11,4 @@ mod home;
 mod limits;
 mod discovery;
 mod fleet;
+mod source;

@@ -5,8 +5,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use edgewatt::mqtt::codec::Version;
 use edgewatt::publish::message::{Class, Message};
-use edgewatt::publish::mqtt::codec::Version;
 use edgewatt::publish::mqtt::outbox::{Pushed, Reason};
 use edgewatt::publish::mqtt::{ClientState, Settings};
 use edgewatt_support::fake_broker::{FakeBroker, Mood, Seen};

@@ -4,10 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use edgewatt::mqtt::codec::{Session, Version};
+use edgewatt::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::mqtt::transport::{Endpoint, Step, Tls};
 use edgewatt::publish::message::Qos;
-use edgewatt::publish::mqtt::codec::Version;
-use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
-use edgewatt::publish::mqtt::transport::{Endpoint, Step, Tls};
 use edgewatt_support::daemon::{Daemon, Ended, Setup};
 use edgewatt_support::link::publish;
 use edgewatt_support::mosquitto::{Mosquitto, free_port};
@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BOTH: [Version; 2] = [Version::Three, Version::Five];
 
 /// A certificate authority and a folder for what it signs.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: TempDir,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -35,12 +35,17 @@ impl Authority {
         authority
     }
 
-    fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
     /// The files of a certificate for `names` and its key.
-    fn sign(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (PathBuf, PathBuf) {
+    pub(crate) fn sign(
+        &self,
+        file: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, file);
@@ -60,7 +65,12 @@ pub(crate) fn private(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn tls_listener(port: u16, authority: &Authority, (certificate, key): &(PathBuf, PathBuf), more: &str) -> String {
+pub(crate) fn tls_listener(
+    port: u16,
+    authority: &Authority,
+    (certificate, key): &(PathBuf, PathBuf),
+    more: &str,
+) -> String {
     format!(
         "allow_anonymous true\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n{more}\n",
         authority.ca().display(),
@@ -79,6 +89,7 @@ pub(crate) fn reach(port: u16) -> ConnectOptions {
         connect_timeout: PATIENCE,
         max_qos: Qos::AtLeastOnce,
         retain: true,
+        session: Session::default(),
     }
 }
 
@@ -185,7 +196,7 @@ fn a_broker_that_asks_for_our_certificate_gets_it_and_its_key_must_be_private() 
 }
 
 /// A broker that knows the user `edge`, whose password is `s3cret`, and lets it do what `acl` says.
-fn with_a_user(acl: &str) -> Mosquitto {
+pub(crate) fn with_a_user(acl: &str) -> Mosquitto {
     Mosquitto::configured(|dir| {
         let (users, file) = (dir.join("users"), dir.join("acl"));
         // Of mosquitto_passwd's: it is asked, so that its format is its own business.

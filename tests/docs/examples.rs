@@ -43,7 +43,10 @@ fn python() -> Command {
 /// A configuration of examples/ with absolute paths to the models.
 fn setup(path: &str) -> Setup {
     let models = root().join("models");
-    Setup::of(&root().join("examples").join(path)).with("../../models/", &format!("{}/", models.display()))
+    let path = root().join("examples").join(path);
+    let setup = Setup::of(&path);
+    let names_models = std::fs::read_to_string(&path).unwrap().contains("../../models/");
+    if names_models { setup.with("../../models/", &format!("{}/", models.display())) } else { setup }
 }
 
 #[test]
@@ -60,6 +63,170 @@ fn every_configuration_checks() {
     for device in devices {
         // The service's own folder need not be here.
         ok(setup(&format!("devices/{device}")).with("/run/edgewatt/", ""));
+    }
+}
+
+/// The model that each file of examples/sources/ is checked with, if it is not the one with an open input.
+const MODELS: [(&str, &str); 1] = [("two-inputs.toml", "motion_and_temperature")];
+
+/// A configuration of examples/sources with a model next to it that takes windows of any length.
+pub(crate) fn source(name: &str) -> Setup {
+    let folder = root().join("examples/sources");
+    let setup = Setup::of(&folder.join(name));
+    for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            std::fs::copy(&path, setup.dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let model = MODELS.iter().find(|(of, _)| *of == name).map_or("open_input", |(_, model)| model);
+    let model = root().join("tests/models").join(model).with_extension("tflite");
+    std::fs::copy(model, setup.dir.path().join("model.tflite")).unwrap();
+    let text = std::fs::read_to_string(setup.config()).unwrap();
+    for fifo in text.split("fifo = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        let path = setup.dir.path().join(fifo);
+        if !path.exists() {
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+    }
+    setup
+}
+
+/// Puts a script in place of a program, into the folder `bin` of the configuration.
+fn program_in(setup: &Setup, name: &str, script: &str) {
+    let bin = setup.dir.path().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(bin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// A command whose PATH begins with the folder `bin` of the configuration.
+fn with_programs(setup: &Setup, subcommand: &str, args: &[&str]) -> Command {
+    let mut command = setup.command(subcommand, args);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", setup.dir.path().join("bin").display()));
+    command
+}
+
+#[test]
+fn every_source_checks() {
+    let folder = root().join("examples/sources");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
+    assert!(names.len() >= 7, "{names:?}");
+    for name in names {
+        let setup = source(&name);
+        // Not on every machine that runs this test.
+        for program in ["arecord", "ffmpeg", "rpicam-vid"] {
+            program_in(&setup, program, "exit 1");
+        }
+        let ended = Daemon::start(with_programs(&setup, "check", &[])).wait().expect(0);
+        assert!(ended.stdout.contains(": ok\n"), "{name}: {}", ended.stdout);
+        let text = std::fs::read_to_string(setup.config()).unwrap();
+        assert!(text.contains("docs/sources.md"), "{name} does not say where it is explained");
+        let is_source = |line: &&str| line.starts_with("source.") || line.starts_with('[') && line.contains(".source");
+        let source = text.lines().skip_while(|line| !is_source(line)).take_while(|line| !line.is_empty());
+        let lines = source.filter(|line| !line.starts_with(['#', '['])).count();
+        assert!((1..10).contains(&lines), "{name}: {lines} keys for the source");
+    }
+}
+
+/// The values of the windows that a configuration of examples/sources publishes until there are so many.
+fn source_values(setup: Setup, count: usize) -> Vec<f64> {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let setup = setup.with("mqtt://127.0.0.1", &format!("mqtt://127.0.0.1:{}", broker.port));
+    let daemon = Daemon::start(with_programs(&setup, "run", &[]));
+    let (mut lines, mut values) = (Vec::new(), Vec::new());
+    while values.len() < count {
+        lines.extend(subscriber.until(|line| line.contains("/prediction ")));
+        let predictions = Wire::new(lines.clone()).predictions();
+        let outputs = predictions.iter().flat_map(|p| p["outputs"][0].as_array().unwrap());
+        values = outputs.map(|value| -value.as_f64().unwrap()).collect();
+    }
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0);
+    values
+}
+
+#[test]
+fn the_modbus_example_reads_registers_by_mbpoll() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    // Answers each request for two registers: a count, and 40000.
+    std::thread::spawn(move || {
+        let mut count = 0u16;
+        for mut stream in server.incoming().map_while(Result::ok) {
+            let mut request = [0; 12];
+            while std::io::Read::read_exact(&mut stream, &mut request).is_ok() {
+                assert_eq!(
+                    request[6..],
+                    [1, 3, 0, 0, 0, 2],
+                    "slave 1, holding registers, from the first one, two of them"
+                );
+                count += 1;
+                let mut answer = [&request[..4], &[0, 7, 1, 3, 4]].concat();
+                answer.extend([count.to_be_bytes(), 40_000u16.to_be_bytes()].concat());
+                std::io::Write::write_all(&mut stream, &answer).unwrap();
+            }
+        }
+    });
+    let setup = source("exec-modbus.toml")
+        .with("plc.lan -p 502", &format!("127.0.0.1 -p {port}"))
+        .with("-l 500", "-l 20")
+        .with("rate_hz = 2.0", "rate_hz = 50.0");
+    let values = source_values(setup, 16);
+    let expected: Vec<f64> = (0..8).flat_map(|n| [values[0] + f64::from(n), 40_000.0]).collect();
+    assert_eq!(values[..16], expected);
+}
+
+#[test]
+fn the_can_example_reads_what_candump_writes() {
+    let setup = source("exec-can.toml");
+    // The kernel of a machine for tests may have no CAN, so this is a log as candump -L writes it.
+    let frames = "[ \"$*\" = '-L can0,123:7FF' ] || exit 9\n\
+                  echo '(1345212884.318850) can0 123#0A00FF7F'; echo '(1345212884.328850) can0 123#0B00FFFF'\n\
+                  echo 'read: Network is down'\n\
+                  echo '(1345212884.338850) can0 123#00801122334455'; echo '(1345212884.348850) can0 123#0D000180'\n\
+                  exec sleep 1000";
+    program_in(&setup, "candump", frames);
+    assert_eq!(source_values(setup, 8), [10.0, 32767.0, 11.0, -1.0, -32768.0, 8721.0, 13.0, -32767.0]);
+}
+
+/// Runs an example with a real broker, publishes the messages, and returns the values of the first window.
+fn first_window(name: &str, topic: &str, messages: &[String]) -> Vec<f64> {
+    let broker = Mosquitto::running();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    let setup = source(name).with("mqtt://127.0.0.1", &format!("mqtt://127.0.0.1:{}", broker.port));
+    let mut daemon = setup.start(&[]);
+    daemon.in_log("the subscription", |log| log.contains("subscribed to ").then_some(()));
+    messages.iter().for_each(|message| broker.publish(topic, message));
+    let wire = Wire::new(subscriber.until(|line| line.contains("/prediction ")));
+    let outputs = wire.predictions()[0]["outputs"].as_array().unwrap().clone();
+    outputs.iter().flat_map(|output| output.as_array().unwrap()).map(|value| -value.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn an_esp32_and_a_zigbee_sensor_feed_their_examples() {
+    let samples = |n: usize| [n as f64, n as f64 + 0.25, n as f64 + 0.5];
+    let message = |[x, y, z]: [f64; 3]| format!("{{\"x\": {x}, \"y\": {y}, \"z\": {z}}}");
+    let messages: Vec<String> = (1..=100).map(samples).map(message).collect();
+    let window = first_window("esp32-mqtt.toml", "sensors/esp32/accel", &messages);
+    assert_eq!(window, (1..=100).flat_map(samples).collect::<Vec<_>>());
+
+    let climate = |n: usize| format!("{{\"battery\":100,\"humidity\":{n}.5,\"linkquality\":9,\"temperature\":{n}.25}}");
+    let messages: Vec<String> = (1..=24).map(climate).collect();
+    let window = first_window("zigbee2mqtt.toml", "zigbee2mqtt/living room", &messages);
+    let expected: Vec<f64> = (1..=24).flat_map(|n| [f64::from(n) + 0.25, f64::from(n) + 0.5]).collect();
+    assert_eq!(window, expected);
+}
+
+#[test]
+fn the_recordings_are_played_to_their_end() {
+    for (name, windows, samples) in [("wav.toml", 9, 8000), ("recording.toml", 10, 300)] {
+        let setup = source(name).with("mqtt://127.0.0.1", "none");
+        let ended = setup.start(&["--once"]).wait().expect(0);
+        assert!(ended.stdout.contains(&format!(": {windows} predictions")), "{name}: {}", ended.stdout);
+        assert!(ended.stdout.contains(&format!("read {samples} samples, in {windows} windows")), "{}", ended.stdout);
     }
 }
 

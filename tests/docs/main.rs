@@ -4,6 +4,7 @@
 
 mod mqtt;
 mod manual;
+mod boards;
 mod examples;
 mod structure;
 mod home_assistant;

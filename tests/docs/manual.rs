@@ -25,7 +25,8 @@ fn there_is_a_page_for_each_subcommand_and_for_the_configuration() {
     let main = read("man1/edgewatt.1");
     for name in &names {
         let page = read(&format!("man1/edgewatt-{name}.1"));
-        assert!(page.contains(".SH SYNOPSIS") && main.contains(&format!("edgewatt\\-{name}(1)")), "{name}: {main}");
+        let escaped = name.replace('-', "\\-");
+        assert!(page.contains(".SH SYNOPSIS") && main.contains(&format!("edgewatt\\-{escaped}(1)")), "{name}: {main}");
     }
     let pages = std::fs::read_dir(dir.path().join("not/yet/man1")).unwrap().count();
     assert_eq!(pages, names.len() + 1, "what help hides has no page");

@@ -244,7 +244,7 @@ fn an_engine_that_does_not_answer_in_time_is_killed() {
     assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s, its deadline_ms");
     assert_eq!(lost(engine.invoke()), "it did not answer within 0.3 s, its deadline_ms");
     lost(engine.reset());
-    lost(engine.input_bytes().map(drop));
+    lost(engine.input_bytes(0).map(drop));
     lost(engine.output_bytes(0).map(drop));
     wait_until("its end", || is_gone(pid(&engine)));
 }

@@ -58,12 +58,8 @@ fn a_batch_gives_what_single_windows_give() {
         for (delegate, kind, _) in DELEGATES {
             let mut single = build(&path, &kind, 1).unwrap();
             let mut batch = build(&path, &kind, features.len()).unwrap();
-            engine::check_input(
-                &batch.inputs()[0],
-                8,
-                &demo_config(model, delegate).pipelines[0].shapes().unwrap().path,
-            )
-            .unwrap();
+            engine::check_input(batch.inputs(), 8, &demo_config(model, delegate).pipelines[0].shapes().unwrap().path)
+                .unwrap();
             assert_eq!(batch.outputs()[0].shape, [8, 7]);
             let expected: Vec<f32> = features.iter().flat_map(|window| run(&mut single, window).remove(0)).collect();
             let values = run(&mut batch, &features.concat()).remove(0);

@@ -189,6 +189,19 @@ def main():
         [0, 1],
         [2],
     )
+    # Two inputs of different sizes and types, each with its output; any batch.
+    write(
+        "motion_and_temperature",
+        [
+            tensor("motion", T.FLOAT32, [1, 4, 2], signature=[-1, 4, 2]),
+            tensor("temperature", T.INT8, [1, 1], 0.5, -3, signature=[-1, 1]),
+            tensor("y", T.FLOAT32, [1, 4, 2], signature=[-1, 4, 2]),
+            tensor("z", T.FLOAT32, [1, 1], signature=[-1, 1]),
+        ],
+        [operator(OP.NEG, [0], [2]), operator(OP.DEQUANTIZE, [1], [3], options("DequantizeOptions"))],
+        [0, 1],
+        [2, 3],
+    )
     write(
         "int32_input",
         [tensor("x", T.INT32, [1, 4]), tensor("y", T.FLOAT32, [1, 4])],

@@ -5,6 +5,7 @@
 mod batching;
 mod dialects;
 mod models;
+mod record;
 mod stateful;
 mod stream;
 mod realtime;

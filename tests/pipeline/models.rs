@@ -231,3 +231,90 @@ fn the_shape_that_the_window_gives_an_open_input_is_known_and_a_fixed_one_is_not
     batched.pipelines[0].batch.max = 3;
     assert_eq!(shape(&batched), None, "the batch is a value of its own");
 }
+
+/// A window of 4 samples of the channels c0, c1 and c2, of which two inputs get parts.
+fn two_parts(inputs: &str, pipeline: &str) -> Config {
+    config("motion_and_temperature", 3, 4, &format!("inputs = {{ {inputs} }}"), pipeline)
+}
+
+const PARTS: &str = "motion = [\"c2\", \"c0\"], temperature = [\"c1\"]";
+
+#[test]
+fn each_of_two_inputs_gets_its_channels_in_its_own_type() {
+    // The samples are 1 2 3, 4 5 6, 7 8 9, 10 11 12: the last temperature is 11.
+    let motion = [-3.0, -1.0, -6.0, -4.0, -9.0, -7.0, -12.0, -10.0];
+    let next = motion.map(|value: f32| value - 12.0);
+    let limits = ProcessLimits {
+        start: Duration::from_secs(60),
+        deadline: Duration::from_secs(60),
+        memory_bytes: 4 << 30,
+        writable: Vec::new(),
+    };
+    for (delegate, process) in [("cpu", None), ("xnnpack", None), ("cpu", Some(limits))] {
+        for batch in [1, 2] {
+            let keys = format!("{RAW}\ndelegate = \"{delegate}\"\nbatch = {{ max = {batch}, wait_ms = 60000.0 }}");
+            let mut config = two_parts(PARTS, &keys);
+            config.pipelines[0].delegates[0].process.clone_from(&process);
+            let wanted = [[&motion[..], &[11.0]].concat(), [&next[..], &[23.0]].concat()];
+            assert_eq!(published(&config, 8, None), wanted, "{delegate}, batches of {batch}");
+        }
+    }
+    // What keeps the channels may come before.
+    let scaled =
+        published(&two_parts(PARTS, &format!("{RAW}\nfeatures = [{{ scale = {{ factor = [2.0] }} }}]")), 4, None);
+    assert_eq!(scaled, [[&motion.map(|value| 2.0 * value)[..], &[22.0]].concat()]);
+    let path = demo::prepare(&two_parts(PARTS, RAW)).builder.path.to_string();
+    assert_eq!(path, "source.lines [3] -> window [4, 3] -> model.inputs [9]");
+}
+
+#[test]
+fn two_inputs_are_compared_with_the_reference_as_one_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let recording = folder.path().join("recording.csv");
+    let lines: String = (0..40).map(|n| format!("{n},{},{}\n", n % 7, n % 5)).collect();
+    std::fs::write(&recording, format!("c0,c1,c2\n{lines}")).unwrap();
+    let keys = format!("{RAW}\nparity = {{ windows = 5, recording = {recording:?} }}");
+    let built = demo::prepare(&two_parts(PARTS, &keys)).built.unwrap();
+    let parity = built.state.proof.parity.unwrap();
+    assert_eq!((parity.windows, parity.difference), (5, 0.0));
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_by_the_names_of_both_sides() {
+    for (inputs, pipeline, expected) in [
+        (
+            "",
+            RAW,
+            "pipelines.p.model.state: the model has 2 inputs without a state: `motion`, `temperature`. If each gets channels",
+        ),
+        (
+            "motion = [\"c0\", \"c1\"]",
+            RAW,
+            "pipelines.p.model.inputs: the model's input `temperature` gets nothing; name its channels, too",
+        ),
+        (
+            "motoin = [\"c0\"]",
+            RAW,
+            "pipelines.p.model.inputs: the model has no input `motoin`; it has `motion`, `temperature`",
+        ),
+        (
+            "motion = [\"c0\", \"cx\"], temperature = [\"c1\"]",
+            RAW,
+            "pipelines.p.model.inputs: the input `motion` names `cx`, and the stream has the channels c0, c1, c2",
+        ),
+        (
+            "motion = [\"c0\", \"c1\", \"c2\"], temperature = [\"c1\"]",
+            RAW,
+            "pipelines.p.model.inputs: the model's input `motion` is [?, 4, 2]; it gets 3 channels of 4 samples, or of the last ones",
+        ),
+        (
+            PARTS,
+            "decision.raw = {}\nfeatures = [\"transpose\"]",
+            "pipelines.p.model.inputs: several inputs take channels of a window of [samples, 3]",
+        ),
+        ("temperature = []", RAW, "pipelines.p.model.inputs: the model's input `motion` gets nothing"),
+    ] {
+        let refused = refusal(&two_parts(inputs, pipeline));
+        assert!(refused.starts_with(expected), "{inputs}: {refused}");
+    }
+}

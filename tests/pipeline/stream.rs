@@ -6,8 +6,8 @@ use std::sync::Arc;
 use edgewatt::config::Document;
 use edgewatt::frontend;
 use edgewatt::infer::input::InputStage;
-use edgewatt::source::Record;
 use edgewatt::source::sink::frame_ring;
+use edgewatt::source::{Gap, Record};
 use edgewatt::stop::Stop;
 use edgewatt::stream::{SampleType, Shape, StreamSpec};
 use edgewatt::units::MonoTime;
@@ -80,6 +80,29 @@ fn blocks_of_frames_give_what_single_frames_give() {
         });
         assert_eq!(in_blocks, single, "blocks of {block}");
     }
+}
+
+/// A gap ends the skipping of frames between windows, and the block behind it is longer than a window.
+#[test]
+fn a_gap_between_distant_windows_begins_a_window() {
+    let samples = samples();
+    let config = demo::config(&[
+        ("speed = 1.0", "speed = \"max\""),
+        ("window = { samples = 200, hop = 50 }", "window = { samples = 200, hop = 3000 }"),
+        ("decision.classify = { smooth = 3 }", "decision.classify = {}"),
+    ]);
+    let mut rig = demo::pipeline(&config);
+    let mut windows = 0;
+    for part in samples[..2000].chunks(1000) {
+        let values: Vec<f32> = part.iter().flat_map(|(_, values)| values.iter().copied()).collect();
+        rig.feed.cut(Gap::Interrupted);
+        assert!(rig.feed.frames(&values, MonoTime::now(), part[0].0.stream_ns).is_continue());
+        rig.infer.drain();
+        while rig.decisions.pop(|_, _, _| ()).is_some() {
+            windows += 1;
+        }
+    }
+    assert_eq!(windows, 2, "one at the beginning of each part");
 }
 
 #[test]

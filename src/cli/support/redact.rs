@@ -11,9 +11,10 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::{Broker, parse_broker};
+use crate::text::without_users_in_urls;
 
-/// In the place of what is hidden.
-pub(crate) const HIDDEN: &str = "<hidden>";
+pub(crate) use crate::text::HIDDEN;
+
 /// Parts of a name whose value is hidden.
 const SECRET_PARTS: [&str; 8] =
     ["password", "passwd", "passphrase", "secret", "token", "credential", "authorization", "cookie"];
@@ -176,7 +177,7 @@ impl Redactor {
 
     fn line(&self, line: &str) -> String {
         let line = without_excerpt(line).unwrap_or_else(|| line.to_owned());
-        let line = without_user_in_url(&line);
+        let line = without_users_in_urls(&line);
         let line = without_assignment(&line);
         self.replace_known(&without_tokens(&line))
     }
@@ -334,23 +335,6 @@ fn without_excerpt(line: &str) -> Option<String> {
     let (before, _) = line.split_once(" | ")?;
     let number = before.trim_start();
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then(|| format!("{before} | {HIDDEN}"))
-}
-
-/// Hides what stands between `://` and the last `@` before the next one: a password may have any character.
-fn without_user_in_url(line: &str) -> String {
-    let mut parts = line.split("://");
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        shown.push_str("://");
-        match part.rfind('@') {
-            Some(user) => {
-                shown.push_str(HIDDEN);
-                shown.push_str(&part[user..]);
-            }
-            None => shown.push_str(part),
-        }
-    }
-    shown
 }
 
 /// Hides what follows `NAME=`, `--name `, `name:` or `Bearer `, to the end of the line: a secret may have spaces.

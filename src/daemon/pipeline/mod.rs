@@ -33,6 +33,7 @@ use crate::infer::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
 use crate::infer::{DecisionTx, Infer, InferChannels};
 use crate::load::engines::EngineBuilder;
 use crate::load::{PreparedPipeline, RunningEngine, Tensors};
+use crate::mqtt::NodeConnection;
 use crate::publish::message::Qos;
 use crate::publish::payload::{DelegateState, PipelineState};
 use crate::publish::publisher::{
@@ -43,6 +44,7 @@ use crate::ring::block_ring;
 use crate::source::sink::frame_ring;
 use crate::source::{Gap, OpenOptions, TruthLabels, Wake, WhenFull};
 use crate::stop::Stop;
+use crate::sys::cpu::Children;
 use crate::units::MonoTime;
 
 /// Decisions that wait to be encoded; the async thread takes them within milliseconds.
@@ -58,6 +60,10 @@ pub(crate) struct PipelineContext {
     pub node_publisher: NodePublisher,
     pub publish_latency: PublishLatency,
     pub once: bool,
+    /// The processes whose processor time counts as the daemon's.
+    pub children: Children,
+    /// How the node connects to its broker, for sources that subscribe there.
+    pub broker: NodeConnection,
     /// No source starts before, so that idle power can be measured.
     pub idle_until: MonoTime,
 }
@@ -143,8 +149,15 @@ impl PipelineHandle {
             labels: prepared.labels.clone(),
             pipeline: if live { name.clone() } else { String::new() },
             stats,
+            found: None,
         };
-        let options = OpenOptions { labels, once: context.once };
+        let options = OpenOptions {
+            labels,
+            once: context.once,
+            children: context.children.clone(),
+            pipeline: name.clone(),
+            node: Some(context.broker.clone()),
+        };
         let source = config.source.kind().open(options)?;
         let (sink, samples) = frame_ring(&prepared.sink, &name, stop.clone(), history.source_stats.clone());
         let wake = samples.wake.clone();
@@ -720,8 +733,8 @@ impl fmt::Display for PipelineHandle {
 
 /// Watches what these stages will count.
 fn doubts(config: &Pipeline, prepared: &PreparedPipeline, stats: &PipelineStats) -> Doubts {
-    let input = prepared.tensors.inputs[0].clone();
-    Doubts::new(prepared.scores.clone(), input, config.batch.max, DoubtCounts::of(stats))
+    let inputs = prepared.tensors.inputs.clone();
+    Doubts::new(prepared.scores.clone(), inputs, config.batch.max, DoubtCounts::of(stats))
 }
 
 /// Makes the ring for the decisions of these stages: the publisher's end with what it has to know, and the infer thread's.

@@ -35,30 +35,33 @@ impl ThreadContext {
         self.spawn("acq", Stage::Acquire, move || {
             // If the wait itself fails, the source begins early.
             if matches!(stop.sleep_until(begin), Ok(Waited::Stopped)) {
-                return Ok(());
+                return (Ok(()), sink);
             }
-            catch_panic(|| source.run(&mut sink))
+            (catch_panic(|| source.run(&mut sink)), sink)
         })
     }
 
     /// Starts the infer thread.
     pub(crate) fn spawn_infer(self, infer: Infer) -> io::Result<()> {
-        self.spawn("infer", Stage::Infer, move || catch_panic(|| infer.run()))
+        self.spawn("infer", Stage::Infer, move || (catch_panic(|| infer.run()), ()))
     }
 
-    fn spawn(
+    /// Starts a thread. What its work returns next to the result is dropped after the result is reported: the infer thread
+    /// ends when the sink is gone, so the daemon hears of a source's error before it takes the pipeline for ended.
+    fn spawn<T>(
         self,
         kind: &str,
         stage: Stage,
-        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+        work: impl FnOnce() -> (Result<(), String>, T) + Send + 'static,
     ) -> io::Result<()> {
         let thread = Builder::new().name(thread_name(kind, &self.name));
         thread
             .spawn(move || {
                 let Self { pipeline, name, realtime, events } = self;
                 set_scheduling(&realtime, &name);
-                let error = work().err();
-                let _ = events.send(DaemonEvent::ThreadEnded(ThreadEnd { pipeline, stage, error }));
+                let (result, dropped_last) = work();
+                let _ = events.send(DaemonEvent::ThreadEnded(ThreadEnd { pipeline, stage, error: result.err() }));
+                drop(dropped_last);
             })
             .map(drop)
     }

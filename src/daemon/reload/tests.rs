@@ -140,6 +140,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("pipelines.shoulder.model.labels", "'other.txt'"),
     ("pipelines.shoulder.model.signature", "'infer'"),
     ("pipelines.shoulder.model.state", "{ a = 'b' }"),
+    ("pipelines.shoulder.model.inputs", "{ a = ['ax'] }"),
     ("pipelines.shoulder.model.metadata", "false"),
     ("pipelines.shoulder.publish.scores", "true"),
     ("pipelines.shoulder.publish.top_k", "10"),

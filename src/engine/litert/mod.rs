@@ -87,6 +87,10 @@ impl LitertEngine {
             let why = "a state that goes from an output to an input is not run by LiteRT; use another delegate";
             return Err(EngineError::Mismatch(why.into()));
         }
+        if !plan.more.is_empty() {
+            let why = "a model of which several inputs get the windows is not run by LiteRT; use another delegate";
+            return Err(EngineError::Mismatch(why.into()));
+        }
         let signature = signature(&summary, plan)?;
         let summary = plan.entered(summary)?;
         let (input, outputs) = ends(plan, &summary)?;
@@ -96,7 +100,7 @@ impl LitertEngine {
         let not_built = |e: Failure| refused(not_built(&summary, e));
         let mut compiled = CompiledModel::new(model, accelerators).map_err(not_built)?;
         let batch = plan.batch;
-        let dims = planned_dims(plan, &input.shape)?.unwrap_or_else(|| input.shape.clone());
+        let dims = planned_dims(batch, plan.dims.as_ref(), &input.shape)?.unwrap_or_else(|| input.shape.clone());
         let shapes = resized(&mut compiled, input, &dims, outputs.len()).map_err(|e| {
             // With an operator missing nothing can be allocated, whatever the batch.
             if dims == input.shape || !foreign_operators(&summary).is_empty() {
@@ -138,7 +142,7 @@ impl Engine for LitertEngine {
         self.batch
     }
 
-    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+    fn input_bytes(&mut self, _index: usize) -> Result<&mut [u8], EngineError> {
         let bytes = self.compiled.input_bytes().map_err(|e| EngineError::runtime("reach the input", e))?;
         Ok(&mut bytes[..self.input_info[0].stored_bytes()])
     }

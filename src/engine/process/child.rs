@@ -127,9 +127,11 @@ fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
     socket.write_all(&line)
 }
 
-/// Writes zeros to the input, invokes, and reads the outputs. Returns how long the invocation took.
+/// Writes zeros to the inputs, invokes, and reads the outputs. Returns how long the invocation took.
 fn try_out(engine: &mut dyn Engine) -> Result<Duration, EngineError> {
-    engine.input_bytes()?.fill(0);
+    for index in 0..engine.inputs().len() {
+        engine.input_bytes(index)?.fill(0);
+    }
     let start = Instant::now();
     engine.invoke()?;
     let invoke = start.elapsed();
@@ -165,7 +167,9 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
 }
 
 fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Result<(), EngineError> {
-    copy(engine.input_bytes()?, memory.bytes(layout.input.clone()))?;
+    for (index, place) in layout.inputs.iter().enumerate() {
+        copy(engine.input_bytes(index)?, memory.bytes(place.clone()))?;
+    }
     engine.invoke()?;
     for (index, place) in layout.outputs.iter().enumerate().filter(|(_, place)| !place.is_empty()) {
         copy(memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;

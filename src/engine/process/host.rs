@@ -20,6 +20,7 @@ use crate::engine::delegate::DelegateSpec;
 use crate::engine::plan::{ModelPlan, open_input};
 use crate::engine::{DelegateKind, Engine, EngineError, Proof, TensorInfo};
 use crate::model::ModelSummary;
+use crate::sys::child::NOT_INHERITED;
 use crate::sys::cpu::Children;
 use crate::sys::shared::{self, Shared};
 
@@ -31,8 +32,6 @@ const PROBE_MEMORY_BYTES: u64 = 8 << 30;
 const END_LIMIT: Duration = Duration::from_millis(200);
 /// The largest message during the start; it contains the names and shapes of a model's tensors.
 const MESSAGE_BYTES: usize = 1 << 20;
-/// Variables from systemd that are meant for the daemon only.
-const NOT_INHERITED: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"];
 
 /// Starts the processes of engines.
 #[derive(Debug, Clone)]
@@ -417,9 +416,11 @@ impl Engine for IsolatedEngine {
         self.batch
     }
 
-    fn input_bytes(&mut self) -> Result<&mut [u8], EngineError> {
+    fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError> {
         self.alive()?;
-        Ok(self.link.memory.bytes_mut(self.layout.input.clone()))
+        let place = self.layout.inputs.get(index).cloned();
+        let place = place.ok_or_else(|| EngineError::Mismatch(format!("input {index} of {}", self.inputs.len())))?;
+        Ok(self.link.memory.bytes_mut(place))
     }
 
     /// Waits for the child, at most until the deadline.

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const LINE_BYTES: usize = 1024;
+use crate::sys::output::{Limiter, LineCutter};
+
+/// So many bytes are read at once.
+const PIECE_BYTES: usize = 1024;
 const LINES_KEPT: usize = 20;
 const LINES_A_SECOND: u32 = 20;
 /// The lines of the first errors that are kept: LiteRT writes a chain of them, the cause not always first.
@@ -54,26 +57,18 @@ struct Lines {
 impl Said {
     /// Reads until all writers have closed the pipe.
     pub(crate) fn collect(&self, mut from: impl Read) {
-        let mut limiter = Limiter::new(Instant::now());
-        let mut pending = Vec::with_capacity(LINE_BYTES);
-        let mut piece = [0; LINE_BYTES];
+        let mut limiter = Limiter::new(LINES_A_SECOND, Duration::from_secs(1), Instant::now());
+        let mut cutter = LineCutter::default();
+        let mut piece = [0; PIECE_BYTES];
         loop {
             let count = match from.read(&mut piece) {
                 Ok(count @ 1..) => count,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Ok(_) | Err(_) => break,
             };
-            for byte in &piece[..count] {
-                if *byte != b'\n' {
-                    pending.push(*byte);
-                }
-                if *byte == b'\n' || pending.len() == LINE_BYTES {
-                    self.line(&String::from_utf8_lossy(&pending), &mut limiter);
-                    pending.clear();
-                }
-            }
+            cutter.take(&piece[..count], |line| self.line(line, &mut limiter));
         }
-        self.line(&String::from_utf8_lossy(&pending), &mut limiter);
+        cutter.end(|line| self.line(line, &mut limiter));
     }
 
     fn line(&self, line: &str, limiter: &mut Limiter) {
@@ -191,36 +186,10 @@ fn short(line: &str) -> &str {
 /// What LiteRT writes before the graphics driver that it uses; it may list others.
 const SELECTED: &str = "selected adapter";
 
-/// Limits the number of lines that are logged in a second.
-#[derive(Debug)]
-struct Limiter {
-    begun: Instant,
-    admitted: u32,
-    left_out: u64,
-}
-
-impl Limiter {
-    fn new(now: Instant) -> Self {
-        Self { begun: now, admitted: 0, left_out: 0 }
-    }
-
-    /// Returns how many lines were left out before this one; `None` if this one is left out too.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if now.duration_since(self.begun) >= Duration::from_secs(1) {
-            (self.begun, self.admitted) = (now, 0);
-        }
-        if self.admitted == LINES_A_SECOND {
-            self.left_out += 1;
-            return None;
-        }
-        self.admitted += 1;
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::output::LINE_BYTES;
 
     #[test]
     fn the_first_error_and_the_last_lines_are_kept() {
@@ -277,15 +246,5 @@ mod tests {
         said.collect(&vec![b'x'; 100 * LINE_BYTES][..]);
         let lines = said.lock();
         assert!(lines.last.len() == LINES_KEPT && lines.last.iter().all(|line| line.len() == LINE_BYTES));
-    }
-
-    #[test]
-    fn a_flood_is_cut_and_counted() {
-        let begun = Instant::now();
-        let mut limiter = Limiter::new(begun);
-        let admitted = (0..1000).filter(|_| limiter.admit(begun).is_some()).count();
-        assert_eq!(admitted, 20);
-        let later = begun + Duration::from_secs(1);
-        assert_eq!((limiter.admit(later), limiter.admit(later)), (Some(980), Some(0)));
     }
 }

@@ -38,7 +38,7 @@ const OK: u32 = 0;
 const FAILED: u32 = 1;
 
 /// The version of [`Task`]. A change that a child of another version would misread needs the next one.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The limits of a delegate's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ struct Built {
 /// The places of the tensors in the shared memory, after the words of the link.
 #[derive(Debug, PartialEq, Eq)]
 struct Layout {
-    input: Range<usize>,
+    inputs: Vec<Range<usize>>,
     outputs: Vec<Range<usize>>,
     total: NonZeroUsize,
 }
@@ -160,13 +160,13 @@ impl Layout {
             end = place.as_ref().map_or(end, |place| place.end);
             place.ok_or_else(|| EngineError::Mismatch(format!("tensor `{}` is too large", tensor.name)))
         };
-        // The engine lists the one that gets the windows.
-        let [input] = inputs else {
-            return Err(EngineError::Mismatch(format!("the model has {} inputs", inputs.len())));
-        };
-        let input = place(input)?;
-        let outputs = outputs.iter().map(place).collect::<Result<_, _>>()?;
-        Ok(Self { input, outputs, total: NonZeroUsize::new(end).unwrap_or(NonZeroUsize::MIN) })
+        // The engine lists those that get the windows.
+        if inputs.is_empty() {
+            return Err(EngineError::Mismatch("no input of the model gets the windows".into()));
+        }
+        let inputs = inputs.iter().map(&mut place).collect::<Result<_, _>>()?;
+        let outputs = outputs.iter().map(&mut place).collect::<Result<_, _>>()?;
+        Ok(Self { inputs, outputs, total: NonZeroUsize::new(end).unwrap_or(NonZeroUsize::MIN) })
     }
 }
 
@@ -182,10 +182,14 @@ mod tests {
     #[test]
     fn tensors_lie_behind_each_other_and_aligned() {
         let outputs = [tensor(Element::Int8, &[2, 3]), tensor(Element::Int16, &[2, 1])];
-        let layout = Layout::new(&[tensor(Element::Float32, &[2, 17])], &outputs).unwrap();
+        let one = Layout::new(&[tensor(Element::Float32, &[2, 17])], &outputs).unwrap();
+        let two = Layout::new(&[tensor(Element::Float32, &[2, 17]), tensor(Element::Int8, &[1])], &outputs).unwrap();
+        assert_eq!((two.inputs[0].clone(), two.inputs[1].start), (one.inputs[0].clone(), link::WORDS_BYTES + 192));
+        assert_eq!(two.outputs[0].start, link::WORDS_BYTES + 256);
+        let layout = one;
         let start = link::WORDS_BYTES;
         assert!(start.is_multiple_of(Layout::ALIGNMENT));
-        assert_eq!(layout.input, start..start + 136);
+        assert_eq!((layout.inputs.len(), &layout.inputs[0]), (1, &(start..start + 136)));
         assert_eq!(layout.outputs, [start + 192..start + 198, start + 256..start + 260]);
         assert_eq!(layout.total.get(), start + 260);
     }
@@ -193,10 +197,10 @@ mod tests {
     #[test]
     fn a_task_of_another_version_is_refused_by_its_version() {
         let error = Task::parse("{\"version\": 1, \"more\": []}").unwrap_err();
-        assert!(error.starts_with("the daemon gives tasks of version 1, and this program takes version 2"), "{error}");
+        assert!(error.starts_with("the daemon gives tasks of version 1, and this program takes version 3"), "{error}");
         let error = Task::parse("{\"runtime_library\": \"a\", \"delegate\": {\"Cpu\": {\"threads\": 1}}}").unwrap_err();
         assert!(error.contains("version 0") && error.ends_with("restart the daemon"), "{error}");
-        assert!(Task::parse("{\"version\": 2}").unwrap_err().contains("missing field"));
+        assert!(Task::parse("{\"version\": 3}").unwrap_err().contains("missing field"));
         assert!(Task::parse("1").unwrap_err().starts_with("the task cannot be read"));
     }
 
@@ -209,6 +213,5 @@ mod tests {
             assert_eq!(error, "tensor `t` is too large", "{shape:?}");
         }
         assert!(Layout::new(&[], std::slice::from_ref(&one)).is_err());
-        assert!(Layout::new(&[one.clone(), one], &[]).is_err());
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::super::survey::{Finding, Machine, State, Surveyed};
 use super::super::{Device, Meter, MeterKind, Scope, Surroundings, check_scope, sysfs};
-use super::{AVERAGES, BUS_FIX, Chip, GROUP_FIX, Ina219, Setup};
+use super::{AVERAGES, Chip, Ina219, Setup};
 use crate::schema::{Checker, Key, table};
+use crate::sys::i2c::{BUS_FIX, GROUP_FIX, RULE};
 
 /// The largest shunt voltage that the chip measures (datasheet SBOS448G, table 4).
 const SHUNT_VOLTS: f64 = 0.32;
@@ -16,7 +17,6 @@ const SHUNT_VOLTS: f64 = 0.32;
 const BUS_VOLTS: f64 = 26.0;
 /// The lowest and the highest address that its two pins can set.
 const ADDRESSES: [u16; 2] = [0x40, 0x4f];
-const RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: groupadd --system i2c";
 
 table! {
     /// An INA219 that no kernel driver uses, read directly over /dev/i2c-N.

@@ -4,7 +4,6 @@
 //! voltage times current, computed here. A chip that a kernel driver uses is left alone. Words are transferred by SMBus,
 //! which sends the low byte first, while the chip sends the high byte first. Sources: `registers`; `Documentation/i2c/dev-interface.rst`.
 
-mod i2c;
 mod keys;
 mod registers;
 #[cfg(test)]
@@ -19,8 +18,8 @@ use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
+use crate::sys::i2c::{BUS_FIX, GROUP_FIX, I2c};
 use crate::units::{MonoTime, duration_ns};
-use i2c::I2c;
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
 pub use keys::{Ina219Keys, survey};
@@ -356,16 +355,6 @@ impl Ina219 {
         PathBuf::from(format!("{} {address:#04x} register {:#04x} ({register:?})", self.path.display(), register as u8))
     }
 }
-
-/// What makes an I2C bus appear.
-pub const BUS_FIX: &str = "load the I2C user interface: modprobe i2c-dev; at every boot: echo i2c-dev > \
-                            /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi, first enable the bus: \
-                            dtparam=i2c_arm=on in /boot/firmware/config.txt";
-
-/// What gives permission to use an I2C bus.
-pub const GROUP_FIX: &str = "run: usermod -aG i2c edgewatt, then restart the daemon; if there is no group i2c, \
-                              first: groupadd --system i2c, and in /etc/udev/rules.d/70-edgewatt-i2c.rules: \
-                              SUBSYSTEM==\"i2c-dev\", GROUP=\"i2c\", MODE=\"0660\"";
 
 /// Whether a retry may help: no chip responded, or another bus master was faster.
 fn is_disturbance(error: &io::Error) -> bool {

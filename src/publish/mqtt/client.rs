@@ -12,8 +12,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::codec::{Incoming, Limits, ReasonKind, Version};
-use super::connection::{ConnectOptions, Connection, Lost, LostCause, Will};
 use super::handle::{ClientState, Handle, OFFLINE_MAX, Shared};
 use super::outbox::Outbox;
 use super::pace::Pace;
@@ -22,19 +20,14 @@ use super::retained::Retained;
 use super::settings::{Settings, SettingsError};
 use super::{OFFLINE, ONLINE, status_message};
 use crate::backoff::{self, Backoff};
+use crate::mqtt::codec::{Incoming, Limits};
+use crate::mqtt::connection::{Connection, Lost, Will};
+use crate::mqtt::losses::Losses;
 use crate::publish::message::{Bytes, Marks, Qos};
 use crate::units::MonoTime;
 
 /// Bytes of a batch; after each batch the client reads the broker's answers.
 const BATCH_BYTES: usize = 32 * 1024;
-/// A connection that lasted this long was good: the next loss starts with the shortest delay again.
-const GOOD_CONNECTION: Duration = Duration::from_secs(5);
-/// A connection that the broker closes sooner is a quick loss; after so many of them another client is suspected to have the
-/// same client id. Two clients that take it from each other reconnect within the first delays of the backoff.
-const QUICK_LOSS: Duration = Duration::from_secs(5);
-const QUICK_LOSSES: u32 = 3;
-/// A connection that lasts this long ends the suspicion.
-const CALM: Duration = Duration::from_secs(60);
 /// The warning that incoming messages are lost is repeated after this time, if it goes on.
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
@@ -55,13 +48,10 @@ pub struct MqttClient {
     marks: Vec<Marks>,
     /// Pings sent on this connection: the measure of time for acknowledgements that never come.
     round: u32,
-    connected_at: Option<Instant>,
     /// When the last warning was logged that incoming messages are lost.
     inbox_warned_at: Option<Instant>,
     logged_error: Option<Arc<str>>,
-    /// The last reason that needed an explanation, and the explained one: a port is examined once.
-    explained: Option<(String, Lost)>,
-    quick_losses: u32,
+    losses: Losses,
     /// Packet ids that were sent with QoS 0 because the broker takes nothing else: they will not be acknowledged.
     unacknowledged: Vec<u16>,
     logged_refusal: Option<&'static str>,
@@ -103,11 +93,9 @@ impl MqttClient {
             on_sent: Box::new(on_sent),
             marks: Vec::new(),
             round: 0,
-            connected_at: None,
             inbox_warned_at: None,
             logged_error: None,
-            explained: None,
-            quick_losses: 0,
+            losses: Losses::default(),
             unacknowledged: Vec::new(),
             logged_refusal: None,
             filters: Vec::new(),
@@ -130,12 +118,11 @@ impl MqttClient {
     pub async fn run(mut self) -> usize {
         let mut backoff = Backoff::new(self.settings.retry_min, self.settings.retry_max);
         while !self.is_over() {
-            self.connected_at = None;
+            self.losses.attempt();
             let ended = self.serve_connection().await;
             self.shared.queues().rewind();
             let Err(lost) = ended else { break };
-            // Not from the beginning of the attempt: a broker that does not answer takes as long, and must be spared.
-            if self.connected_at.is_some_and(|at| at.elapsed() >= GOOD_CONNECTION) {
+            if self.losses.was_good() {
                 backoff.reset();
             }
             let delay = backoff.next(backoff::random());
@@ -275,7 +262,7 @@ impl MqttClient {
                     self.report_refusal(refused);
                 }
                 Incoming::Disconnect(reason) => return Err(reason.into()),
-                Incoming::Message { topic, payload, retained, packet_id } => {
+                Incoming::Message { topic, payload, retained, packet_id, .. } => {
                     if let Some(packet_id) = packet_id {
                         connection.ack(packet_id)?;
                     }
@@ -288,6 +275,9 @@ impl MqttClient {
                 _ => {}
             }
             incoming = connection.read_buffered()?;
+        }
+        if let Some((_, bytes)) = connection.take_too_large() {
+            tracing::warn!("the broker sends a message of {bytes} bytes, which is too large; it is ignored");
         }
         // Sent before the last ping but one and still not acknowledged. Within a connection nothing is ever sent
         // twice, so only a new connection can deliver it.
@@ -351,7 +341,7 @@ impl MqttClient {
     fn report_connected(&mut self, limits: &Limits) {
         self.logged_error = None;
         self.unacknowledged.clear();
-        self.connected_at = Some(Instant::now());
+        self.losses.connected();
         let warning = limits_text(limits).map(Arc::from);
         let is_new = self.shared.status.borrow().warnings.limits != warning;
         self.shared.queues().too_large.forget_others(limits.packet_bytes);
@@ -369,60 +359,29 @@ impl MqttClient {
         }
     }
 
-    /// Adds to the reason of a loss what may be behind it.
+    /// Adds to the reason of a loss what may be behind it. A stop does not wait for that.
     async fn explain(&mut self, lost: Lost) -> Lost {
-        let lasted = self.connected_at.map(|at| at.elapsed());
         self.end_suspicion();
-        match lost.cause() {
-            // It was the right port before.
-            LostCause::Silent(_) if self.shared.status.borrow().connections > 0 => lost,
-            LostCause::Silent(_) => self.examine(lost).await,
-            LostCause::Refused(ReasonKind::TakenOver) => self.suspect(lost),
-            LostCause::Closed if lasted.is_some_and(|lasted| lasted < QUICK_LOSS) => {
-                self.quick_losses += 1;
-                if self.quick_losses >= QUICK_LOSSES { self.suspect(lost) } else { lost }
-            }
-            _ => lost,
-        }
-    }
-
-    /// Examines the port, once for each reason. A stop does not wait for that.
-    async fn examine(&mut self, lost: Lost) -> Lost {
-        let reason = lost.to_string();
-        if let Some((_, explained)) = self.explained.as_ref().filter(|(known, _)| *known == reason) {
-            return explained.clone();
-        }
+        let Self { losses, shared, settings, .. } = self;
         let stopped = async {
-            while self.shared.queues().stop.is_none() {
-                self.shared.wake.notified().await;
+            while shared.queues().stop.is_none() {
+                shared.wake.notified().await;
             }
         };
         let explained = tokio::select! {
-            explained = lost.clone().explained(&self.settings.connect) => explained,
+            biased;
+            explained = losses.explain(lost.clone(), &settings.connect) => explained,
             () = stopped => return lost,
         };
-        self.explained = Some((reason, explained.clone()));
-        explained
-    }
-
-    /// Says that another client may have the same client id.
-    fn suspect(&self, lost: Lost) -> Lost {
-        let ConnectOptions { client_id, version, .. } = &self.settings.connect;
-        let mut words = format!(
-            "does another client use the client id {client_id}? Each needs its own: set node.id or mqtt.client_id"
-        );
-        if *version == Version::Three {
-            words.push_str("; or does the broker refuse a message? Only MQTT 5 can say so (mqtt.version = \"5\")");
+        if let Some(suspicion) = explained.suspicion {
+            shared.status.send_modify(|status| status.warnings.client_id = Some(suspicion.into()));
         }
-        let warning = format!("it closes the connection again and again: {words}");
-        self.shared.status.send_modify(|status| status.warnings.client_id = Some(warning.into()));
-        lost.hint(&words)
+        explained.lost
     }
 
-    /// Ends the suspicion of `suspect` on a connection that lasts.
+    /// Ends the suspicion against the client id on a connection that lasts.
     fn end_suspicion(&mut self) {
-        if self.connected_at.is_some_and(|at| at.elapsed() >= CALM) {
-            self.quick_losses = 0;
+        if self.losses.is_calm() {
             self.shared.status.send_if_modified(|status| status.warnings.client_id.take().is_some());
         }
     }

@@ -4,11 +4,11 @@
 
 use tokio::time::Instant;
 
-use super::codec::{Limits, Outgoing};
 use super::outbox::{Outbox, Pushed, Reason};
 use super::pace::Pace;
 use super::retained::Retained;
 use super::too_large::{SizeLimit, TooLarge};
+use crate::mqtt::codec::{Limits, Outgoing};
 use crate::publish::message::Message;
 
 /// Bytes of a packet besides its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::ConnectOptions;
 use super::outbox::{self, Limits};
 use super::{OFFLINE, status_message};
+use crate::mqtt::ConnectOptions;
 
 /// Largest MQTT packet, less room for topic and header.
 const MAX_PAYLOAD_BYTES: usize = 268_435_455 - 70_000;

@@ -1,7 +1,9 @@
-//! What a stream of bytes holds: records of text, or raw samples. One piece for all sources that read bytes.
+//! What a stream of bytes holds: records of text, raw samples, or packets. One piece for all sources that read bytes.
 //!
-//! Owns the choice between `records` and `bytes`, and the reading of one writer. Leaves to each source where its bytes come
+//! Owns the choice between `records`, `bytes` and `packets`, and the reading of one writer. Leaves to each source where its bytes come
 //! from.
+
+mod yuv;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
@@ -9,7 +11,8 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use self::bytes::{ByteDecoder, unfinished};
+use self::bytes::{ByteDecoder, Bytes, unfinished};
+use self::packets::PacketDecoder;
 use self::records::{Next, RecordParser, RecordReader, Records, Reject};
 use super::{FrameSink, SourceError, TruthLabels};
 use crate::schema::{Checker, Key, family};
@@ -21,10 +24,11 @@ use crate::units::MonoTime;
 const MOST_BYTES_OF_SLOW: usize = 16 * 1024;
 
 family! {
-    /// What the bytes hold: records of text, or raw samples.
+    /// What the bytes hold: records of text, raw samples, or packets.
     pub enum Content: ContentKind {
         mod records: Records;
         mod bytes: Bytes;
+        mod packets: Packets;
     }
 }
 
@@ -44,9 +48,34 @@ pub trait ContentKind {
         None
     }
 
+    /// Returns whether the stream has its own time; otherwise no gap in time can be seen.
+    fn has_time(&self) -> bool {
+        self.records().is_some_and(|records| records.time.is_some())
+    }
+
+    /// Returns how the bytes become frames, if they are raw.
+    fn bytes(&self) -> Option<&Bytes> {
+        None
+    }
+
     /// Returns the least number of frames that mostly arrive together.
     fn frames_per_block(&self) -> usize {
         1
+    }
+}
+
+/// Checks the content at `key` of datagrams or messages, which are `called` so: they have no header.
+pub fn check_messages(content: &Content, key: &Key, checker: &mut Checker, called: &str) {
+    let Content::Records(records) = content else { return };
+    let key = key.child("records");
+    if records.has_header() {
+        let message =
+            format!("{called} have no header; name all columns with columns = [\"...\"], or use format = \"ndjson\"");
+        checker.problem(&key, message);
+    }
+    if records.skip_lines > 0 {
+        let message = format!("{called} have no beginning at which lines could be skipped; leave it out");
+        checker.problem(&key.child("skip_lines"), message);
     }
 }
 
@@ -54,6 +83,7 @@ pub trait ContentKind {
 pub enum Decoder {
     Text { parser: Box<RecordParser>, reader: Box<RecordReader> },
     Bytes(Box<ByteDecoder>),
+    Packets(Box<PacketDecoder>),
 }
 
 impl Decoder {
@@ -63,11 +93,17 @@ impl Decoder {
         Self::Text { parser: Box::new(parser), reader: Box::new(reader) }
     }
 
-    /// Another writer begins.
-    fn begin(&mut self) {
+    /// Another writer begins; `is_midway`: perhaps inside a line or packet, whose rest is then not read as a whole one.
+    fn begin(&mut self, is_midway: bool) {
         match self {
-            Self::Text { parser, reader } => reader.restart(parser),
+            Self::Text { parser, reader } => {
+                reader.restart(parser);
+                if is_midway {
+                    reader.begin_midway();
+                }
+            }
             Self::Bytes(decoder) => _ = decoder.restart(),
+            Self::Packets(decoder) => _ = decoder.restart(is_midway),
         }
     }
 
@@ -75,6 +111,7 @@ impl Decoder {
         match self {
             Self::Text { reader, .. } => reader.fill(from),
             Self::Bytes(decoder) => decoder.fill(from),
+            Self::Packets(decoder) => decoder.fill(from),
         }
     }
 
@@ -83,10 +120,15 @@ impl Decoder {
         let (parser, reader) = match self {
             Self::Text { parser, reader } => (parser, reader),
             Self::Bytes(decoder) => return Ok(decoder.feed(usize::MAX, arrival, None, sink)),
+            Self::Packets(decoder) => return Ok(decoder.feed(&name.display(), arrival, sink)),
         };
         loop {
             let read = match reader.next(parser).map_err(|error| reader.refused(name, error))? {
-                Next::Record(record) => sink.take(record, parser.values(), arrival),
+                Next::Record(record) => parser.give(record, arrival, sink),
+                Next::Rejected(Reject::Partial) => {
+                    sink.joined_midway();
+                    continue;
+                }
                 Next::Rejected(reason) => {
                     sink.reject(reason, arrival, || reader.explain(parser, name.display(), reason))
                 }
@@ -107,6 +149,9 @@ impl Decoder {
                 if !reader.has_rest() {
                     return;
                 }
+                if reader.is_midway() {
+                    return sink.joined_midway();
+                }
                 let unterminated = || reader.explain(parser, name.display(), Reject::Unterminated);
                 sink.reject(Reject::Unterminated, arrival, unterminated)
             }
@@ -116,6 +161,18 @@ impl Decoder {
                     return;
                 }
                 sink.reject(Reject::Unterminated, arrival, || unfinished(name, left, frame))
+            }
+            Self::Packets(decoder) => {
+                let is_midway = decoder.is_midway();
+                let left = decoder.restart(false);
+                if left == 0 {
+                    return;
+                }
+                if is_midway {
+                    return sink.joined_midway();
+                }
+                let unterminated = || format!("{}: the stream ended after {left} bytes of a packet", name.display());
+                sink.reject(Reject::Unterminated, arrival, unterminated)
             }
         };
     }
@@ -134,36 +191,33 @@ impl Decoder {
         let failed = |error| SourceError::io("read", Path::new(&name.to_string()), error);
         let (parser, reader) = match self {
             Self::Text { parser, reader } => (parser, reader),
-            Self::Bytes(decoder) => {
-                let mut rest = datagram;
-                decoder.restart();
-                while !rest.is_empty() {
-                    decoder.fill(&mut rest).map_err(failed)?;
-                    if decoder.feed(usize::MAX, arrival, None, sink).is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-                let (left, frame) = (decoder.restart(), decoder.frame_bytes());
-                return Ok(match left {
-                    0 => ControlFlow::Continue(()),
-                    _ => sink.reject(Reject::Unterminated, arrival, || {
-                        let length = datagram.len();
-                        format!("{name}: {length} bytes are not a whole number of frames of {frame} bytes")
-                    }),
-                });
+            Self::Bytes(decoder) => return datagram_of_bytes(decoder, name, datagram, arrival, sink).map_err(failed),
+            Self::Packets(decoder) => {
+                return datagram_of_packets(decoder, name, datagram, arrival, sink).map_err(failed);
             }
         };
         reader.begin_datagram();
-        reader.fill(&mut &datagram[..]).map_err(failed)?;
+        let mut rest = datagram;
         loop {
+            reader.fill(&mut rest).map_err(failed)?;
+            let is_end = rest.is_empty();
             let refused = |error| SourceError::Header { path: name.to_string().into(), line: 1, error };
-            let read = match reader.next_at_end(parser).map_err(refused)? {
-                Next::Record(record) => sink.take(record, parser.values(), arrival),
-                Next::Rejected(reason) => sink.reject(reason, arrival, || reader.explain(parser, name, reason)),
-                Next::More => break,
+            let next = |reader: &mut RecordReader, parser: &mut RecordParser| match is_end {
+                true => reader.next_at_end(parser),
+                false => reader.next(parser),
             };
-            if read.is_break() {
-                return Ok(ControlFlow::Break(()));
+            loop {
+                let read = match next(reader, parser).map_err(refused)? {
+                    Next::Record(record) => parser.give(record, arrival, sink),
+                    Next::Rejected(reason) => sink.reject(reason, arrival, || reader.explain(parser, name, reason)),
+                    Next::More => break,
+                };
+                if read.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if is_end {
+                break;
             }
         }
         sink.note(reader, parser);
@@ -180,8 +234,34 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
+        self.begin(false);
+        self.read(from, name, sink, MOST_BYTES_OF_SLOW)
+    }
+
+    /// Like [`Self::stream`] for what was written before anybody read it: it perhaps begins inside a line or packet. A read
+    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stream_midway(
+        &mut self,
+        from: &mut (impl Read + AsFd),
+        name: &Path,
+        sink: &mut FrameSink,
+        most_of_slow: usize,
+    ) -> Result<ControlFlow<()>, SourceError> {
+        self.begin(true);
+        self.read(from, name, sink, most_of_slow)
+    }
+
+    fn read(
+        &mut self,
+        from: &mut (impl Read + AsFd),
+        name: &Path,
+        sink: &mut FrameSink,
+        most_of_slow: usize,
+    ) -> Result<ControlFlow<()>, SourceError> {
         let io_error = |e| SourceError::io("read", name, e);
-        self.begin();
         let mut is_slow = true;
         loop {
             let rested = if is_slow { sink.rest() } else { Ok(Waited::Ready) };
@@ -194,7 +274,7 @@ impl Decoder {
                 result => result.map_err(io_error)?,
             };
             let arrival = MonoTime::now();
-            is_slow = count < MOST_BYTES_OF_SLOW;
+            is_slow = count < most_of_slow;
             if self.feed(name, arrival, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -205,4 +285,49 @@ impl Decoder {
             }
         }
     }
+}
+
+/// Feeds the frames of a datagram of raw samples.
+fn datagram_of_bytes(
+    decoder: &mut ByteDecoder,
+    name: &dyn fmt::Display,
+    datagram: &[u8],
+    arrival: MonoTime,
+    sink: &mut FrameSink,
+) -> io::Result<ControlFlow<()>> {
+    let mut rest = datagram;
+    decoder.restart();
+    while !rest.is_empty() {
+        decoder.fill(&mut rest)?;
+        if decoder.feed(usize::MAX, arrival, None, sink).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    let (left, frame) = (decoder.restart(), decoder.frame_bytes());
+    Ok(match left {
+        0 => ControlFlow::Continue(()),
+        _ => sink.reject(Reject::Unterminated, arrival, || {
+            let length = datagram.len();
+            format!("{name}: {length} bytes are not a whole number of frames of {frame} bytes")
+        }),
+    })
+}
+
+/// Feeds the packets of a datagram; the last one may do without its byte 0.
+fn datagram_of_packets(
+    decoder: &mut PacketDecoder,
+    name: &dyn fmt::Display,
+    datagram: &[u8],
+    arrival: MonoTime,
+    sink: &mut FrameSink,
+) -> io::Result<ControlFlow<()>> {
+    let mut rest = datagram;
+    decoder.begin_message();
+    while !rest.is_empty() {
+        decoder.fill(&mut rest)?;
+        if decoder.feed(name, arrival, sink).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(decoder.feed_last(name, arrival, sink))
 }

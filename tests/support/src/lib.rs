@@ -15,6 +15,7 @@ pub mod wire;
 
 pub mod counters;
 pub mod meters;
+pub mod serial;
 
 pub mod mosquitto;
 pub mod fake_broker;

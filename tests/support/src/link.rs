@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use edgewatt::ids::PipelineId;
+use edgewatt::mqtt::codec::{Incoming, Outgoing, Session, Version};
+use edgewatt::mqtt::connection::{ConnectOptions, Connection};
+use edgewatt::mqtt::transport::Endpoint;
 use edgewatt::publish::message::{Bytes, Class, Marks, Message, Qos};
-use edgewatt::publish::mqtt::codec::{Incoming, Outgoing, Version};
-use edgewatt::publish::mqtt::connection::{ConnectOptions, Connection};
 use edgewatt::publish::mqtt::outbox::{Limits, Pushed, WhenFull};
-use edgewatt::publish::mqtt::transport::Endpoint;
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::units::MonoTime;
 use tokio::runtime::Runtime;
@@ -31,6 +31,7 @@ pub fn settings(port: u16) -> Settings {
             connect_timeout: Duration::from_secs(5),
             max_qos: Qos::AtLeastOnce,
             retain: true,
+            session: Session::default(),
         },
         status_topic: "t/status".into(),
         drain_per_s: None,

@@ -30,7 +30,11 @@ pub fn tiny(name: &str) -> PathBuf {
 pub fn unusable_models() -> [(&'static str, String); 4] {
     let fills = "edgewatt fills inputs of float32, int8, uint8 and int16";
     [
-        ("two_inputs", "the model has 2 inputs; edgewatt feeds models with 1".to_owned()),
+        (
+            "two_inputs",
+            "the model has 2 inputs, and 1 of them would be fed; a pipeline names the others in model.inputs or model.state"
+                .to_owned(),
+        ),
         ("no_outputs", "the model has no outputs; edgewatt needs 1 or more".to_owned()),
         ("int32_input", format!("the model's input `x` is int32; {fills}")),
         ("unquantised_int8", "tensor `x` is int8 but carries no quantisation scale".to_owned()),

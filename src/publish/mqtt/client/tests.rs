@@ -7,12 +7,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::mqtt::losses::GOOD_CONNECTION;
+use crate::mqtt::transport::{Endpoint, Transport};
+use crate::mqtt::{ConnectOptions, Session, Version};
 use crate::publish::bus::{Bus, RetainedLimits};
 use crate::publish::message::{Class, Message, Qos};
-use crate::publish::mqtt::Version;
-use crate::publish::mqtt::connection::ConnectOptions;
 use crate::publish::mqtt::outbox::{self, Limits as Bounds, WhenFull};
-use crate::publish::mqtt::transport::{Endpoint, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// CONNACK of 3.1.1.
@@ -30,6 +30,7 @@ pub(crate) fn settings(port: u16, version: Version) -> Settings {
             connect_timeout: PATIENCE,
             max_qos: Qos::AtLeastOnce,
             retain: true,
+            session: Session::default(),
         },
         status_topic: "t/status".into(),
         drain_per_s: None,

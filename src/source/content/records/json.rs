@@ -172,7 +172,7 @@ impl<'de> JsonRecord<'_, 'de> {
                     JsonScalar::Null | JsonScalar::Object | JsonScalar::Array => None,
                 }
             }
-            Role::Unused => {}
+            Role::Gap | Role::Unused => {}
         }
         Ok(())
     }

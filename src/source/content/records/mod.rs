@@ -33,8 +33,9 @@ pub use parser::{Record, RecordParser};
 pub(crate) use reader::{Kind, MOST_TEXT_ROWS, Skipper, is_utf16};
 pub use reader::{Next, RecordReader};
 pub use reject::Reject;
+pub(crate) use reject::shown;
 pub use time::TimeUnit;
-pub(crate) use time::time;
+pub(crate) use time::{time, time_of_number, time_of_whole};
 
 /// Far above any real use.
 const MAX_CHANNELS: usize = 4096;
@@ -85,8 +86,11 @@ table! {
         /// What is done with a record that has the time of the record before: "gap" starts a new window, "spread" counts it
         /// one period of `rate_hz` later, "refuse" rejects it.
         pub equal_times: EqualTimes = EqualTimes::Gap;
-        /// The column with the true label, which is published beside each prediction.
+        /// The column with the true label, which is published with each prediction.
         pub truth: Option<String>, otherwise("none"), example("\"exercise\"");
+        /// The column of CSV that names a gap before a record, as `edgewatt record` writes it: "overflow", "interrupted",
+        /// "overrun" or "reconnect"; empty where there is none. No window spans a gap.
+        pub gap: Option<String>, otherwise("none"), example("\"gap\"");
         /// The lowest and the highest value of a channel. Samples outside are rejected and counted.
         pub limits: BTreeMap<String, [f32; 2]> = BTreeMap::new(), otherwise("none"), example("{ ax = [-16.0, 16.0] }");
     }
@@ -98,6 +102,7 @@ enum Role {
     Channel(usize),
     Time,
     Truth,
+    Gap,
     Unused,
 }
 
@@ -122,14 +127,15 @@ impl ContentKind for Records {
 impl Records {
     /// Returns the columns in use: the channels, the time and the truth.
     fn used(&self) -> impl Iterator<Item = &String> {
-        self.channels.iter().chain(&self.time).chain(&self.truth)
+        self.channels.iter().chain(&self.time).chain(&self.truth).chain(&self.gap)
     }
 
     /// Returns the columns in use with their use.
     fn used_roles(&self) -> impl Iterator<Item = (&str, Role)> {
         let channels = self.channels.iter().enumerate().map(|(channel, name)| (name.as_str(), Role::Channel(channel)));
         let time = self.time.iter().map(|name| (name.as_str(), Role::Time));
-        channels.chain(time).chain(self.truth.iter().map(|name| (name.as_str(), Role::Truth)))
+        let truth = self.truth.iter().map(|name| (name.as_str(), Role::Truth));
+        channels.chain(time).chain(truth).chain(self.gap.iter().map(|name| (name.as_str(), Role::Gap)))
     }
 
     pub fn check(&mut self, key: &Key, checker: &mut Checker) {
@@ -141,7 +147,7 @@ impl Records {
         let mut names: Vec<&String> = self.used().collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            checker.problem(key, format!("column `{}` is used twice in channels, time and truth", twice[0]));
+            checker.problem(key, format!("column `{}` is used twice in channels, time, truth and gap", twice[0]));
         }
         for (name, [low, high]) in &self.limits {
             let key = key.child("limits").child(name);
@@ -199,6 +205,9 @@ impl Records {
     fn check_dialect(&self, key: &Key, checker: &mut Checker) {
         if self.format != Format::Csv && self.delimiter != Delimiter::Comma {
             checker.problem(&key.child("delimiter"), "JSON has no delimiter; leave it out");
+        }
+        if self.format != Format::Csv && self.gap.is_some() {
+            checker.problem(&key.child("gap"), "only CSV has a column of gaps; leave it out");
         }
         if self.equal_times != EqualTimes::Gap {
             let equal_times = key.child("equal_times");

@@ -83,7 +83,7 @@ impl Pace {
     }
 
     /// Starts over, for another stream: there is no step between the two.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.last = None;
     }
 
@@ -92,7 +92,7 @@ impl Pace {
     }
 
     /// Notes the time of a record.
-    pub(super) fn note(&mut self, ns: i64) {
+    pub(crate) fn note(&mut self, ns: i64) {
         if self.is_full() {
             return;
         }
@@ -132,9 +132,9 @@ impl Pace {
         Some(1e9 / if self.still_and_back().0 > 0 { mean } else { median })
     }
 
-    /// Returns in words how the time and the nominal rate contradict each other, with what would be right. `unit` is that of
-    /// the times, if they are numbers.
-    pub(crate) fn contradiction(&self, rate_hz: Option<f64>, unit: Option<TimeUnit>) -> Option<String> {
+    /// Returns in words how the time and the nominal rate contradict each other, with what would be right. `table` is that of
+    /// their keys, and `unit` that of the times, if they are numbers.
+    pub(crate) fn contradiction(&self, table: &str, rate_hz: Option<f64>, unit: Option<TimeUnit>) -> Option<String> {
         let (rate_hz, (median, mean)) = (rate_hz?, self.median_and_mean()?);
         let period = 1e9 / rate_hz;
         let (too_long, too_short) = (median.min(mean) / period, median.max(mean) / period);
@@ -144,15 +144,15 @@ impl Pace {
         }
         let seen_hz = self.rate_hz()?;
         let hint = if let Some(right) = unit.and_then(|unit| unit.that_fits(1e9 / seen_hz, period)) {
-            format!("is records.time_unit = \"{}\" right?", right.name())
+            format!("is {table}.time_unit = \"{}\" right?", right.name())
         } else if let Some(unit) = unit.and_then(|unit| unit.longer_that_fits(1e9 / seen_hz, period)) {
             format!("the times seem to be {unit}: write them in seconds")
         } else {
-            format!("write records.rate_hz = {}, or check the times", figure(seen_hz))
+            format!("write {table}.rate_hz = {}, or check the times", figure(seen_hz))
         };
         let (seen, rate, step) = (figure(seen_hz), figure(rate_hz), duration(median));
         Some(format!(
-            "by its time the stream runs at {seen} Hz (its median step is {step}), but records.rate_hz is {rate}; {hint}"
+            "by its time the stream runs at {seen} Hz (its median step is {step}), but {table}.rate_hz is {rate}; {hint}"
         ))
     }
 }
@@ -211,26 +211,26 @@ mod tests {
     #[test]
     fn a_wrong_unit_or_rate_is_named_with_both_numbers() {
         let fast = pace((0..40).map(|i| i * 100_000));
-        let said = fast.contradiction(Some(10.0), Some(TimeUnit::Ms)).unwrap();
+        let said = fast.contradiction("records", Some(10.0), Some(TimeUnit::Ms)).unwrap();
         assert_eq!(
             said,
             "by its time the stream runs at 10000 Hz (its median step is 100 us), but records.rate_hz is 10; is \
              records.time_unit = \"s\" right?"
         );
         let double = pace((0..40).map(|i| i * 10 * MS));
-        let said = double.contradiction(Some(50.0), Some(TimeUnit::S)).unwrap();
+        let said = double.contradiction("records", Some(50.0), Some(TimeUnit::S)).unwrap();
         assert!(said.contains("at 100 Hz (its median step is 10 ms)") && said.contains("rate_hz = 100, or"), "{said}");
-        assert_eq!(double.contradiction(Some(100.0), None), None);
+        assert_eq!(double.contradiction("records", Some(100.0), None), None);
         let days = pace((0..40).map(|i| (f64::from(i) * 0.1 / 86_400.0 * 1e9).round() as i64));
-        let said = days.contradiction(Some(10.0), Some(TimeUnit::S)).unwrap();
+        let said = days.contradiction("records", Some(10.0), Some(TimeUnit::S)).unwrap();
         assert!(
             said.ends_with("the times seem to be days, as dates in a spreadsheet are: write them in seconds"),
             "{said}"
         );
         let dates = pace((0..40).map(|i| i * 100_000 * MS));
-        let said = dates.contradiction(Some(10.0), None).unwrap();
+        let said = dates.contradiction("records", Some(10.0), None).unwrap();
         assert!(said.ends_with("write records.rate_hz = 0.01, or check the times"), "dates have no unit: {said}");
-        assert_eq!(double.contradiction(None, None), None);
+        assert_eq!(double.contradiction("records", None, None), None);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         let pairs = pace((0..100).map(|i| i / 2 * 200 * MS));
         let seconds = pace((0..100).map(|i| i / 10 * 1000 * MS));
         for pace in [jitter, pauses, pairs, seconds] {
-            assert_eq!(pace.contradiction(Some(10.0), Some(TimeUnit::S)), None);
+            assert_eq!(pace.contradiction("records", Some(10.0), Some(TimeUnit::S)), None);
         }
         let (still, back) = pace((0..40).map(|i| i / 10)).still_and_back();
         assert_eq!((still, back), (36, 0));

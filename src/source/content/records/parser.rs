@@ -1,5 +1,7 @@
 //! Turns a line of CSV or a JSON object into a sample, and checks each channel.
 
+use std::ops::ControlFlow;
+
 use super::fields::Fields;
 use super::header::{self, HeaderError};
 use super::json::{JsonRecord, JsonTime, Tree};
@@ -9,6 +11,8 @@ use super::reject::{Reject, shown};
 use super::time::{self, time, time_of_number, time_of_whole};
 use super::{Format, Records, Role};
 use crate::source::truth::{TruthLabels, TruthReader, TruthSeen};
+use crate::source::{FrameSink, Gap};
+use crate::units::MonoTime;
 
 /// Steps in time after which it is known whether the stream and its nominal rate agree.
 const PACE_STEPS: usize = 64;
@@ -38,6 +42,8 @@ pub struct RecordParser {
     pace_is_judged: bool,
     /// The last time was a date or a time of day, which has no unit.
     has_clock_times: bool,
+    /// What the last record says of a gap before it.
+    gap: Option<Gap>,
 }
 
 impl RecordParser {
@@ -59,6 +65,7 @@ impl RecordParser {
             pace: Pace::new(PACE_STEPS),
             pace_is_judged: false,
             has_clock_times: false,
+            gap: None,
             records,
         }
     }
@@ -84,6 +91,14 @@ impl RecordParser {
         &self.values
     }
 
+    /// Gives the last sample to the pipeline, with the gap that it names before it.
+    pub(crate) fn give(&self, record: Record, arrival: MonoTime, sink: &mut FrameSink) -> ControlFlow<()> {
+        if let Some(gap) = self.gap {
+            sink.cut(gap);
+        }
+        sink.take(record, &self.values, arrival)
+    }
+
     /// Returns what the truth column has named so far.
     pub fn truth_seen(&self) -> &TruthSeen {
         &self.truth.seen
@@ -103,7 +118,7 @@ impl RecordParser {
     /// Returns in words how the stream's time and its nominal rate contradict each other.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let unit = (!self.has_clock_times).then_some(self.records.time_unit);
-        self.pace.contradiction(self.records.rate_hz, unit)
+        self.pace.contradiction("records", self.records.rate_hz, unit)
     }
 
     /// Returns a contradiction when enough of the stream has come to know of it; once.
@@ -129,7 +144,7 @@ impl RecordParser {
         header::roles(&self.records, line).is_ok()
     }
 
-    /// Learns the columns anew if a line that was rejected is a header; another recording begins then.
+    /// Learns the columns again if a line that was rejected is a header; another recording begins then.
     pub(super) fn takes_header_again(&mut self, line: &[u8]) -> bool {
         let first = self.records.channels.first().map_or(&b""[..], |name| name.as_bytes());
         let is_possible = self.wants_header() && memchr::memmem::find(line, first).is_some();
@@ -178,6 +193,7 @@ impl RecordParser {
         }
         let Records { decimal, time_unit, .. } = self.records;
         let mut record = Record { stream_ns: None, truth: None };
+        self.gap = None;
         for (column, role) in self.roles.iter().enumerate() {
             match role {
                 Role::Unused => {}
@@ -196,6 +212,10 @@ impl RecordParser {
                         false => self.truth.class(text),
                     };
                 }
+                Role::Gap => match self.fields.get(line, column) {
+                    b"" => {}
+                    name => self.gap = Some(Gap::named(name).ok_or(Reject::Malformed)?),
+                },
             }
         }
         Ok(record)
@@ -252,7 +272,7 @@ impl RecordParser {
     pub(super) fn is_row_of_text(&mut self, line: &[u8]) -> bool {
         let (count, mut texts) = (self.fields.split(line), 0);
         for (column, role) in self.roles.iter().enumerate() {
-            if matches!(role, Role::Truth | Role::Unused) {
+            if matches!(role, Role::Truth | Role::Gap | Role::Unused) {
                 continue;
             }
             let text = self.fields.get(line, column);
@@ -314,6 +334,8 @@ impl RecordParser {
                     let reason = time(bytes, time_unit, decimal).err();
                     (reason, time::explain(&text, time_unit, decimal, reason.unwrap_or(Reject::Malformed)).into_owned())
                 }
+                Role::Gap if bytes.is_empty() || Gap::named(bytes).is_some() => continue,
+                Role::Gap => (Some(Reject::Malformed), "is not a gap; leave it empty where there is none".to_owned()),
                 Role::Truth | Role::Unused => continue,
             };
             let Some(reason) = reason else { continue };
@@ -336,6 +358,7 @@ impl RecordParser {
             Role::Channel(channel) => self.records.channels.get(channel),
             Role::Time => self.records.time.as_ref(),
             Role::Truth => self.records.truth.as_ref(),
+            Role::Gap => self.records.gap.as_ref(),
             Role::Unused => None,
         };
         name.map_or("", String::as_str)

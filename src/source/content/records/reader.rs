@@ -93,6 +93,8 @@ pub struct RecordReader {
     /// So many rows may still be text.
     text_rows: u8,
     is_start: bool,
+    /// The first line is perhaps the end of one whose beginning was not read.
+    is_midway: bool,
     skipped: Skipped,
     skipped_is_said: bool,
 }
@@ -123,6 +125,7 @@ impl RecordReader {
             wants_header: parser.wants_header(),
             text_rows: 0,
             is_start: true,
+            is_midway: false,
             skipped: Skipped::default(),
             skipped_is_said: false,
         }
@@ -166,6 +169,9 @@ impl RecordReader {
         loop {
             let line = match next_line(&mut self.lines) {
                 Line::More => return Ok(Next::More),
+                Line::Complete(_) | Line::TooLong if std::mem::take(&mut self.is_midway) => {
+                    return Ok(Next::Rejected(Reject::Partial));
+                }
                 Line::TooLong if self.wants_header => return Err(HeaderError::TooLong),
                 Line::TooLong => return Ok(Next::Rejected(Reject::TooLong)),
                 Line::Complete(line) => line,
@@ -234,6 +240,15 @@ impl RecordReader {
     pub(crate) fn begin_datagram(&mut self) {
         self.lines.clear();
         self.is_start = true;
+    }
+
+    /// The stream perhaps begins inside a line. Its first line is not read, since the end of a number is a number, too.
+    pub(crate) fn begin_midway(&mut self) {
+        (self.is_midway, self.is_start) = (true, false);
+    }
+
+    pub(crate) fn is_midway(&self) -> bool {
+        self.is_midway
     }
 
     /// Returns whether anything follows the last newline, after the stream has ended.

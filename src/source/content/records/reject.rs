@@ -20,16 +20,24 @@ pub enum Reject {
     TimeRange,
     /// The time is that of the record before, and such records are refused.
     EqualTime,
-    /// Longer than [`MAX_LINE_BYTES`](super::line_reader::MAX_LINE_BYTES).
+    /// Longer than [`MAX_LINE_BYTES`](super::line_reader::MAX_LINE_BYTES), or a message above its limit.
     TooLong,
     /// The stream ended inside the line.
     Unterminated,
     /// A writer's first line does not name the columns in use.
     Header,
+    /// The packet's checksum is not that of its bytes.
+    Checksum,
+    /// The packet came before.
+    Duplicate,
+    /// What a device was sending while its port was opened.
+    Partial,
+    /// A broker had kept it from before.
+    Retained,
 }
 
 impl Reject {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Missing,
         Self::NotFinite,
@@ -39,6 +47,10 @@ impl Reject {
         Self::TooLong,
         Self::Unterminated,
         Self::Header,
+        Self::Checksum,
+        Self::Duplicate,
+        Self::Partial,
+        Self::Retained,
     ];
 
     /// Returns the name under which it is counted.
@@ -53,6 +65,10 @@ impl Reject {
             Self::TooLong => "too_long",
             Self::Unterminated => "unterminated",
             Self::Header => "header",
+            Self::Checksum => "checksum",
+            Self::Duplicate => "duplicate",
+            Self::Partial => "partial",
+            Self::Retained => "retained",
         }
     }
 }

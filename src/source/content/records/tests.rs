@@ -21,6 +21,7 @@ fn records(format: Format) -> Records {
         time_unit: TimeUnit::S,
         equal_times: EqualTimes::Gap,
         truth: Some("what".into()),
+        gap: None,
     }
 }
 

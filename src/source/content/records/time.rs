@@ -72,12 +72,12 @@ pub(crate) fn time(text: &[u8], unit: TimeUnit, decimal: Decimal) -> Result<i64,
 }
 
 /// Returns a time that is a whole number of `unit`, in nanoseconds.
-pub(super) fn time_of_whole(whole: i64, unit: TimeUnit) -> Result<i64, Reject> {
+pub(crate) fn time_of_whole(whole: i64, unit: TimeUnit) -> Result<i64, Reject> {
     whole.checked_mul(unit.whole_ns()).ok_or(Reject::TimeRange)
 }
 
 /// Returns a time that is a number of `unit`, in nanoseconds.
-pub(super) fn time_of_number(number: f64, unit: TimeUnit) -> Result<i64, Reject> {
+pub(crate) fn time_of_number(number: f64, unit: TimeUnit) -> Result<i64, Reject> {
     let ns = number * unit.ns();
     if !ns.is_finite() && !number.is_finite() {
         return Err(Reject::NotFinite);
@@ -90,6 +90,9 @@ pub(super) fn time_of_number(number: f64, unit: TimeUnit) -> Result<i64, Reject>
 
 /// Parses a whole number exactly, which an f64 could not hold for nanoseconds since 1970.
 fn whole_number(text: &[u8]) -> Option<i64> {
+    if text.first() == Some(&b'-') && text.len() > 15 {
+        return std::str::from_utf8(text).ok()?.parse().ok();
+    }
     if text.is_empty() || text.len() > 18 {
         return if text.len() == 19 { std::str::from_utf8(text).ok()?.parse().ok() } else { None };
     }
@@ -354,6 +357,7 @@ mod tests {
     fn whole_numbers_are_exact() {
         let at = |text: &str, unit| time(text.as_bytes(), unit, Decimal::Point);
         assert_eq!(at("1717971234567890123", TimeUnit::Ns), Ok(1_717_971_234_567_890_123));
+        assert_eq!(at("-1717971234567890123", TimeUnit::Ns), Ok(-1_717_971_234_567_890_123));
         assert_eq!(at("1717971234567", TimeUnit::Ms), Ok(1_717_971_234_567_000_000));
         assert_eq!(at("1717971234567", TimeUnit::S), Err(Reject::TimeRange));
         assert_eq!(at("-1.5", TimeUnit::S), Ok(-1_500_000_000));

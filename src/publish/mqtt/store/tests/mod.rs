@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
+use crate::mqtt::Version;
 use crate::publish::message::{Class, Message, Qos};
 use crate::publish::mqtt::client::tests::settings;
 use crate::publish::mqtt::outbox::{Limits, Reason, Stats, WhenFull};
-use crate::publish::mqtt::{self, MqttClient, Version};
+use crate::publish::mqtt::{self, MqttClient};
 
 mod failures;
 mod outage;

@@ -1,0 +1,461 @@
+//! A running program: its output is read by the acquire thread, all else about it by a thread of its own.
+//!
+//! That thread, `exec-PIPELINE`, logs what the program writes to its standard error, so that the program never waits for
+//! it; and it ends a program that writes nothing any more, which the acquire thread then sees as the end of the stream. The
+//! acquire thread alone reaps the program: until then no other process can have its id.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sched::CpuSet;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::time::TimeSpec;
+use nix::unistd::Pid;
+
+use crate::stop::{Stop, Waited};
+use crate::sys::child::{Reaped, pidfd, reap, supervise};
+use crate::sys::cpu::Children;
+use crate::sys::output::{Limiter, LineCutter};
+use crate::text::{plain, without_users_in_urls};
+use crate::units::MonoTime;
+
+/// The time from SIGTERM to SIGKILL.
+const TERM_LIMIT: Duration = Duration::from_millis(500);
+/// A process that is killed is gone after this time, unless a driver holds it in the kernel.
+const KILL_LIMIT: Duration = Duration::from_millis(250);
+/// The time from the end of the program to the end of its output, and the other way round.
+const REST_LIMIT: Duration = Duration::from_secs(1);
+/// The lines of a program's standard error that are logged, at most, in this time.
+const LOGGED_LINES: u32 = 10;
+const LOGGED_PERIOD: Duration = Duration::from_secs(10);
+/// Room in the program's pipe, in which it can write while edgewatt is busy.
+const PIPE_BYTES: i32 = 1 << 20;
+/// So many bytes are read at once from standard error, and at most so many times after the end.
+const PIECE_BYTES: usize = 4096;
+const LAST_PIECES: usize = 64;
+
+/// How a program is started.
+pub(super) struct Launch<'a> {
+    pub program: &'a Path,
+    pub arguments: &'a [String],
+    pub env: &'a BTreeMap<String, String>,
+    pub directory: Option<&'a Path>,
+    pub cpus: Option<CpuSet>,
+    /// A program that writes nothing for this long is ended.
+    pub silence: Option<Duration>,
+    /// The program's name and the pipeline's, for the log.
+    pub name: &'a str,
+    pub pipeline: &'a str,
+    pub children: &'a Children,
+}
+
+/// A running program, whose standard output is read here. Dropping this ends it.
+pub(super) struct Child {
+    stdout: ChildStdout,
+    process: Arc<Process>,
+    /// Stops the thread that watches it.
+    done: Arc<Stop>,
+    watch: Option<JoinHandle<()>>,
+    children: Children,
+    name: String,
+}
+
+/// What both threads know of the program.
+struct Process {
+    pid: Pid,
+    /// Readable when the program has ended.
+    ended: OwnedFd,
+    /// When its output was read last.
+    read_at: AtomicU64,
+    said: Mutex<Said>,
+}
+
+#[derive(Default)]
+struct Said {
+    last_line: Option<String>,
+    /// Why edgewatt ended it.
+    cause: Option<Cause>,
+}
+
+/// Why edgewatt ended a program.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Cause {
+    /// It wrote nothing for this long.
+    Silent(Duration),
+    /// It had ended, but what it had started kept its output open.
+    LeftOpen,
+    /// It had closed its output, but did not end.
+    Closed,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub(super) struct End {
+    cause: Option<Cause>,
+    /// `None` if the kernel could not end it in time.
+    status: Option<ExitStatus>,
+    last_line: Option<String>,
+}
+
+impl End {
+    /// Returns whether it has written all that it had to write.
+    pub(super) fn is_success(&self) -> bool {
+        match self.cause {
+            None | Some(Cause::LeftOpen) => self.status.is_some_and(|status| status.success()),
+            Some(Cause::Closed) => true,
+            Some(Cause::Silent(_)) => false,
+        }
+    }
+}
+
+/// In words that follow the program's name.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            Some(Cause::Silent(silence)) => write!(
+                f,
+                "wrote nothing for {} s and was ended; if it collects its output before it writes, start it with stdbuf -oL, \
+                 or python3 with -u",
+                silence.as_secs_f64()
+            )?,
+            Some(Cause::Closed) => f.write_str("closed its standard output, did not end, and was ended")?,
+            None | Some(Cause::LeftOpen) => match self.status.map(|status| (status.signal(), status.code())) {
+                Some((Some(signal), _)) => match Signal::try_from(signal) {
+                    Ok(signal) => write!(f, "was ended by {signal}")?,
+                    Err(_) => write!(f, "was ended by signal {signal}")?,
+                },
+                Some((None, Some(code))) => write!(f, "ended with exit code {code}")?,
+                Some((None, None)) | None => f.write_str("ended")?,
+            },
+        }
+        match &self.last_line {
+            Some(line) => write!(f, "; its last line on standard error: {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Child {
+    /// Starts the program. Call it on a thread that lives as long as the program.
+    ///
+    /// # Errors
+    /// The program cannot be started, or not be watched.
+    pub(super) fn start(launch: &Launch<'_>) -> io::Result<Self> {
+        let mut command = Command::new(launch.program);
+        command.args(launch.arguments).envs(launch.env);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(directory) = launch.directory {
+            command.current_dir(directory);
+        }
+        supervise(&mut command, launch.cpus);
+        let mut started = command.spawn()?;
+        let pid = Pid::from_raw(started.id().cast_signed());
+        launch.children.add(pid);
+        let child = Self::watched(launch, pid, started.stdout.take(), started.stderr.take());
+        if child.is_err() {
+            let _ = killpg(pid, Signal::SIGKILL);
+            give_back(pid, reap(pid, true), launch.children);
+        }
+        tracing::debug!(pipeline = launch.pipeline, program = launch.name, pid = pid.as_raw(), "started");
+        child
+    }
+
+    fn watched(
+        launch: &Launch<'_>,
+        pid: Pid,
+        stdout: Option<ChildStdout>,
+        stderr: Option<ChildStderr>,
+    ) -> io::Result<Self> {
+        let no_pipe = || io::Error::other("it has no pipe for its output");
+        let (stdout, stderr) = (stdout.ok_or_else(no_pipe)?, stderr.ok_or_else(no_pipe)?);
+        // With less room, a program waits more often; that is all.
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let process = Arc::new(Process {
+            pid,
+            ended: pidfd(pid)?,
+            read_at: AtomicU64::new(MonoTime::now().0),
+            said: Mutex::default(),
+        });
+        let done = Arc::new(Stop::new()?);
+        let watch = Watch {
+            process: process.clone(),
+            done: done.clone(),
+            output: stdout.as_fd().try_clone_to_owned()?,
+            stderr: Some(stderr),
+            cutter: LineCutter::with_carriage_returns(),
+            limiter: Limiter::new(LOGGED_LINES, LOGGED_PERIOD, Instant::now()),
+            silence: launch.silence,
+            name: launch.name.to_owned(),
+            pipeline: launch.pipeline.to_owned(),
+        };
+        let name = format!("exec-{}", launch.pipeline);
+        let watch = Some(std::thread::Builder::new().name(name).spawn(move || watch.run())?);
+        let name = launch.name.to_owned();
+        Ok(Self { stdout, process, done, watch, children: launch.children.clone(), name })
+    }
+
+    /// Ends the program, if it has not ended, and all that it has started in its process group; within a second, unless
+    /// the program has closed its output and `stop` is not requested. Returns how it ended.
+    pub(super) fn end(&mut self, stop: &Stop) -> End {
+        let ended = [PollFd::new(self.process.ended.as_fd(), PollFlags::POLLIN)];
+        if !stop.is_requested() {
+            // Its output has ended, so it is normally about to end.
+            let waited = stop.wait(&mut ended.clone(), Some(MonoTime::now() + REST_LIMIT));
+            if matches!(waited, Ok(Waited::TimedOut)) {
+                self.process.said().cause.get_or_insert(Cause::Closed);
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> End {
+        let Some(watch) = self.watch.take() else { return End { cause: None, status: None, last_line: None } };
+        let pid = self.process.pid;
+        // It fails only if no process of the group is left.
+        let _ = killpg(pid, Signal::SIGTERM);
+        self.wait_for_all(TERM_LIMIT);
+        // The program itself was not reaped, so the id of the group is still its own.
+        let _ = killpg(pid, Signal::SIGKILL);
+        let is_gone = is_ready(self.process.ended.as_fd(), KILL_LIMIT);
+        self.done.request();
+        // It only waits for what the line before ends.
+        let _ = watch.join();
+        let status = if is_gone {
+            give_back(pid, reap(pid, false), &self.children)
+        } else {
+            tracing::warn!(
+                program = self.name,
+                pid = pid.as_raw(),
+                "the kernel cannot end it yet; it is left to itself"
+            );
+            let children = self.children.clone();
+            // Waits for as long as the kernel needs. If no thread can be had, the daemon's own end reaps it.
+            let reaper = move || _ = give_back(pid, reap(pid, true), &children);
+            let _ = std::thread::Builder::new().name("exec-reaper".into()).spawn(reaper);
+            None
+        };
+        let said = self.process.said();
+        End { cause: said.cause, status, last_line: said.last_line.clone() }
+    }
+
+    /// Waits until the program has ended and no process holds its output open. What they still write is thrown away, so that
+    /// they do not wait for a full pipe.
+    fn wait_for_all(&mut self, limit: Duration) {
+        let until = MonoTime::now() + limit;
+        let (mut is_open, mut rest) = (true, [0; PIECE_BYTES]);
+        loop {
+            let left = until.since(MonoTime::now());
+            if !is_open {
+                is_ready(self.process.ended.as_fd(), left);
+                return;
+            }
+            if left.is_zero() || !is_ready(self.stdout.as_fd(), left) {
+                return;
+            }
+            match self.stdout.read(&mut rest) {
+                Ok(0) => is_open = false,
+                Err(error) if error.kind() != ErrorKind::Interrupted => is_open = false,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Read for Child {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stdout.read(buffer);
+        self.process.read_at.store(MonoTime::now().0, Relaxed);
+        count
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
+    }
+}
+
+/// Takes a reaped program off the list of ours. Returns how it ended.
+fn give_back(pid: Pid, reaped: io::Result<Option<Reaped>>, children: &Children) -> Option<ExitStatus> {
+    let reaped = reaped.ok().flatten();
+    children.remove_with(pid, reaped.map_or(Duration::ZERO, |reaped| reaped.below));
+    reaped.map(|reaped| reaped.status)
+}
+
+/// Waits until `fd` can be read, or its other end is closed.
+fn is_ready(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    flags(fd, PollFlags::POLLIN, limit).is_some_and(|flags| !flags.is_empty())
+}
+
+fn flags(fd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> Option<PollFlags> {
+    let until = MonoTime::now() + limit;
+    loop {
+        let mut fds = [PollFd::new(fd, events)];
+        match ppoll(&mut fds, Some(TimeSpec::from(until.since(MonoTime::now()))), None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return fds[0].revents(),
+            Err(_) => return None,
+        }
+    }
+}
+
+impl Process {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        // What is under the lock is replaced as a whole.
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches a program.
+struct Watch {
+    process: Arc<Process>,
+    done: Arc<Stop>,
+    /// The end at which the program's output is read.
+    output: OwnedFd,
+    stderr: Option<ChildStderr>,
+    cutter: LineCutter,
+    limiter: Limiter,
+    silence: Option<Duration>,
+    name: String,
+    pipeline: String,
+}
+
+impl Watch {
+    fn run(mut self) {
+        // What is to be done, and when.
+        let mut due: VecDeque<(MonoTime, Step)> = VecDeque::new();
+        if let Some(silence) = self.silence {
+            due.push_back((MonoTime::now() + silence, Step::CheckSilence(silence)));
+        }
+        let mut has_ended = false;
+        loop {
+            let mut fds = Vec::with_capacity(2);
+            if !has_ended {
+                fds.push(PollFd::new(self.process.ended.as_fd(), PollFlags::POLLIN));
+            }
+            if let Some(stderr) = &self.stderr {
+                fds.push(PollFd::new(stderr.as_fd(), PollFlags::POLLIN));
+            }
+            match self.done.wait(&mut fds, due.front().map(|(when, _)| *when)) {
+                Ok(Waited::Stopped) | Err(_) => break,
+                Ok(Waited::TimedOut) => {
+                    let Some((_, step)) = due.pop_front() else { continue };
+                    due.extend(self.take(step));
+                }
+                Ok(Waited::Ready) => {
+                    if !has_ended && fds.first().is_some_and(|fd| fd.any().unwrap_or(true)) {
+                        has_ended = true;
+                        due = [(MonoTime::now() + REST_LIMIT, Step::CheckOutput)].into();
+                    }
+                    drop(fds);
+                    self.read_lines(1);
+                }
+            }
+        }
+        // Its last words are the most telling ones.
+        self.read_lines(LAST_PIECES);
+        let Self { cutter, limiter, process, name, pipeline, .. } = &mut self;
+        cutter.end(|line| log(line, limiter, process, name, pipeline));
+        if limiter.left_out() > 0 {
+            tracing::info!(pipeline, program = name, left_out = limiter.left_out(), "more lines than are logged");
+        }
+    }
+
+    /// Does what is due. Returns the next step and its time.
+    fn take(&self, step: Step) -> Option<(MonoTime, Step)> {
+        let now = MonoTime::now();
+        match step {
+            Step::CheckSilence(silence) => {
+                let read_at = MonoTime(self.process.read_at.load(Relaxed));
+                if now.since(read_at) < silence {
+                    return Some((read_at + silence, step));
+                }
+                // What waits to be read is not the program's silence.
+                if is_ready(self.output.as_fd(), Duration::ZERO) {
+                    return Some((now + silence, step));
+                }
+                Some(self.end(Cause::Silent(silence), now))
+            }
+            Step::CheckOutput => {
+                let flags = flags(self.output.as_fd(), PollFlags::POLLIN, Duration::ZERO);
+                match flags {
+                    // No process holds it open.
+                    Some(flags) if flags.contains(PollFlags::POLLHUP) => None,
+                    // The acquire thread has yet to read what was written.
+                    Some(flags) if flags.contains(PollFlags::POLLIN) => Some((now + REST_LIMIT, step)),
+                    _ => Some(self.end(Cause::LeftOpen, now)),
+                }
+            }
+            Step::Kill => {
+                let _ = killpg(self.process.pid, Signal::SIGKILL);
+                None
+            }
+        }
+    }
+
+    /// Asks the program to end. Its output then ends, and the acquire thread does the rest.
+    fn end(&self, cause: Cause, now: MonoTime) -> (MonoTime, Step) {
+        self.process.said().cause.get_or_insert(cause);
+        let _ = killpg(self.process.pid, Signal::SIGTERM);
+        (now + TERM_LIMIT, Step::Kill)
+    }
+
+    fn read_lines(&mut self, pieces: usize) {
+        let Self { stderr, cutter, limiter, process, name, pipeline, .. } = self;
+        let mut piece = [0; PIECE_BYTES];
+        for _ in 0..pieces {
+            let Some(from) = stderr else { return };
+            match from.read(&mut piece) {
+                Ok(0) => *stderr = None,
+                Ok(count) => {
+                    let bytes = piece.get(..count).unwrap_or_default();
+                    cutter.take(bytes, |line| log(line, limiter, process, name, pipeline));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => *stderr = None,
+            }
+        }
+    }
+}
+
+/// What the thread that watches a program does next.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    CheckSilence(Duration),
+    CheckOutput,
+    Kill,
+}
+
+/// Logs a line of the program, and keeps it.
+fn log(line: &str, limiter: &mut Limiter, process: &Process, name: &str, pipeline: &str) {
+    let line = plain(&without_users_in_urls(line.trim()));
+    if line.is_empty() {
+        return;
+    }
+    if let Some(left_out) = limiter.admit(Instant::now()) {
+        if left_out > 0 {
+            tracing::info!(pipeline, program = name, left_out, "more lines than are logged");
+        }
+        tracing::info!(pipeline, "{name}: {line}");
+    }
+    process.said().last_line = Some(line);
+}

@@ -1,0 +1,244 @@
+//! Messages of an MQTT broker: the keys, and their check.
+//!
+//! `subscriber` is the connection, on the acquire thread; `delivered` knows what was taken already. Leaves the login, TLS and
+//! the packets to the room `mqtt`, and what a message holds to `content`.
+
+mod delivered;
+mod subscriber;
+
+use std::path::PathBuf;
+
+use self::subscriber::{Subscriber, Wanted};
+use super::{
+    Buffer, Content, FrameProducer, OpenOptions, Records, SourceError, SourceKind, SourceSubscription, Survey,
+    WhenFull, content,
+};
+use crate::mqtt::access::{Login, check_qos, check_tls_keys};
+use crate::mqtt::subscription::OtherBroker;
+use crate::mqtt::{Broker, Endpoint, Qos, Session, Subscription, Tls, Version, check_files, filter, parse_broker};
+use crate::schema::{Checker, Key, choice, table};
+use crate::source::Exclusive;
+use crate::stream::StreamSpec;
+use crate::sys::Machine;
+
+/// How long a broker keeps a session without a connection, in MQTT 5.
+const SESSION_KEPT_S: u32 = 24 * 3600;
+const MAX_KIB: usize = 64 * 1024;
+/// A packet has a topic, a header and properties besides its payload.
+const AROUND_PAYLOAD: usize = 128 * 1024;
+
+choice! {
+    /// What a broker keeps of a subscription while there is no connection.
+    #[derive(Default)]
+    pub enum Kept {
+        /// Nothing.
+        #[default]
+        Clean = "clean",
+        /// The subscription, and messages of QoS 1.
+        Persistent = "persistent",
+    }
+}
+
+table! {
+    /// Subscribes to a topic of an MQTT broker. A message has one record or several, or one frame of raw samples or several,
+    /// each complete. There is no header: CSV needs `records.columns`.
+    pub struct Mqtt {
+        /// The topic, or a filter with `+` for one level and `#` for all that follow. All topics that it matches feed this
+        /// pipeline.
+        pub topic: String, example("\"sensors/esp32/accel\"");
+        /// The highest quality of service with which messages come: 0 for at most once, 1 for at least once. A message comes
+        /// with no higher one than it was published with.
+        pub qos: u8 = 1, limits("0 (at most once) or 1 (at least once)");
+        /// The address of another broker: `mqtt://HOST[:PORT]`, `mqtts://`, `ws://HOST/PATH` or `wss://`.
+        pub broker: Option<String>, otherwise("that of [mqtt], with its login and certificates"),
+            example("\"mqtt://192.168.1.10\"");
+        /// The version of MQTT that the other broker speaks.
+        pub version: Option<Version>, otherwise("that of [mqtt]; \"5\" for another broker"), example("\"3.1.1\"");
+        /// The user name for the login to the other broker.
+        pub user: Option<String>, otherwise("no login"), example("\"edge\"");
+        /// The file with the password for the other broker, one line. Other users must not be able to read it.
+        pub password_file: Option<PathBuf>, otherwise("none"), example("\"/etc/edgewatt/sensors-password\"");
+        /// Whether the password may go to another machine without TLS.
+        pub allow_plaintext_password: bool = false;
+        /// The only certificates to trust for the other broker.
+        pub ca_file: Option<PathBuf>, otherwise("the system's authorities"), example("\"/etc/edgewatt/sensors-ca.pem\"");
+        /// The client identifier, which must be unique at the broker.
+        pub client_id: Option<String>, otherwise("that of [mqtt] with the name of the pipeline"),
+            example("\"edgewatt-porch-vibration\"");
+        /// What the broker keeps while there is no connection: "clean" for nothing, or "persistent" for messages of QoS 1, as
+        /// many as the broker is set to keep. With MQTT 5 it keeps them for a day.
+        pub session: Kept = Kept::Clean;
+        /// Whether a message is used that the broker had kept (retained) when edgewatt subscribes. It may be days old. If not,
+        /// it is counted.
+        pub retained: bool = false;
+        /// The largest message. Larger ones are not read, and counted.
+        pub max_kib: usize = 256, range(1, MAX_KIB), unit("KiB");
+        /// The buffer between the source and the pipeline.
+        pub buffer: Buffer;
+        family pub content: Content;
+    }
+}
+
+impl Mqtt {
+    /// Checks that the keys of another broker are written only with one.
+    fn check_broker(&self, key: &Key, checker: &mut Checker) {
+        let Some(written) = &self.broker else {
+            let keys = [
+                ("version", self.version.is_some()),
+                ("user", self.user.is_some()),
+                ("password_file", self.password_file.is_some()),
+                ("allow_plaintext_password", self.allow_plaintext_password),
+                ("ca_file", self.ca_file.is_some()),
+            ];
+            for (name, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
+                let message = "it is for another broker; write its address in broker, or leave this out: the broker of \
+                               [mqtt] is used as [mqtt] says";
+                checker.problem(&key.child(name), message);
+            }
+            return;
+        };
+        let broker = match parse_broker(written) {
+            Ok(broker @ Broker::At(_)) => broker,
+            Ok(Broker::None | Broker::Embedded) => {
+                let message = "write the address of a broker, such as \"mqtt://192.168.1.10\"; or leave it out for the \
+                               broker of [mqtt]";
+                checker.problem(&key.child("broker"), message);
+                return;
+            }
+            Err(message) => {
+                checker.problem(&key.child("broker"), message);
+                return;
+            }
+        };
+        check_tls_keys(key, &broker, self.ca_file.iter().map(|_| "ca_file"), checker);
+        self.login().checked(key, &broker, checker);
+    }
+
+    fn login(&self) -> Login {
+        Login {
+            user: self.user.clone(),
+            password_file: self.password_file.clone(),
+            allow_plaintext_password: self.allow_plaintext_password,
+            missing_password: "write it into a file, and name that in password_file".into(),
+        }
+    }
+
+    /// Returns the broker that is not the node's; the keys were checked.
+    fn other_broker(&self) -> Option<OtherBroker> {
+        let Ok(Broker::At(endpoint)) = parse_broker(self.broker.as_ref()?) else { return None };
+        let tls = || Tls { ca_file: self.ca_file.clone(), ..Tls::default() };
+        Some(OtherBroker {
+            endpoint: Endpoint { tls: endpoint.tls.is_some().then(tls), ..endpoint },
+            version: self.version.unwrap_or(Version::Five),
+            login: self.user.clone().zip(self.password_file.clone()),
+        })
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.max_kib.saturating_mul(1024)
+    }
+
+    fn subscribes(&self) -> Subscription {
+        let kept_s = (self.session == Kept::Persistent).then_some(SESSION_KEPT_S);
+        let packet_bytes = u32::try_from(self.max_bytes().saturating_add(AROUND_PAYLOAD)).unwrap_or(u32::MAX);
+        Subscription {
+            topic: self.topic.clone(),
+            qos: if self.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+            other: self.other_broker(),
+            client_id: self.client_id.clone(),
+            // A broker that knew the limit would drop larger messages itself, which nobody could count.
+            session: Session { kept_s, packet_bytes, tells_limit: false },
+        }
+    }
+}
+
+impl SourceKind for Mqtt {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if let Err(message) = filter::check(&self.topic) {
+            checker.problem(&key.child("topic"), message);
+        }
+        check_qos(&key.child("qos"), self.qos, checker);
+        if self.client_id.as_deref() == Some("") {
+            checker.problem(&key.child("client_id"), "it is empty; leave it out");
+        }
+        if let Some(client_id) = &self.client_id {
+            checker.is_placeholder(&key.child("client_id"), client_id);
+        }
+        if self.session == Kept::Persistent && self.qos == 0 {
+            let message = "a session keeps messages of QoS 1 only; set qos = 1, or leave session out";
+            checker.problem(&key.child("session"), message);
+        }
+        for file in [&mut self.password_file, &mut self.ca_file].into_iter().flatten() {
+            *file = checker.path(file);
+        }
+        self.check_broker(key, checker);
+        content::check_messages(&self.content, key, checker, "messages");
+        self.content.check(key, checker);
+        self.buffer.check(&key.child("buffer"), checker);
+        // Sizes that are out of range may be too large to be counted.
+        if let Content::Bytes(bytes) = &self.content
+            && !checker.has_problems()
+            && bytes.frame_bytes() > self.max_bytes()
+        {
+            let message = format!("a frame has {} bytes; raise max_kib", bytes.frame_bytes());
+            checker.problem(&key.child("max_kib"), message);
+        }
+    }
+
+    fn spec(&self) -> StreamSpec {
+        self.content.kind().spec()
+    }
+
+    fn buffer(&self) -> (&Buffer, WhenFull) {
+        // Who holds the broker back loses the connection, because no ping is sent meanwhile.
+        (&self.buffer, WhenFull::Drop)
+    }
+
+    fn open(&self, options: OpenOptions) -> Result<Box<dyn FrameProducer>, SourceError> {
+        let decoder = self.content.kind().decoder(options.labels);
+        let subscription = self.subscribes();
+        let node = options.node.ok_or(SourceError::NoBroker)?;
+        let connect = subscription.connect_options(&node, &options.pipeline).ok_or(SourceError::NoBroker)?;
+        let wanted = Wanted { retained: self.retained, has_time: self.has_time(), max_bytes: self.max_bytes() };
+        Ok(Box::new(Subscriber::new(subscription, wanted, connect, node.retry, decoder)))
+    }
+
+    fn check_access(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn survey(&self, _machine: &Machine<'_>) -> Survey {
+        let place = match self.other_broker() {
+            Some(OtherBroker { endpoint, .. }) => {
+                if let Some(Err(reason)) = endpoint.tls.as_ref().map(check_files) {
+                    return Survey::broken(format!("TLS: {reason}"))
+                        .fix("correct the file, or name another in ca_file");
+                }
+                format!("the broker {}", endpoint.address())
+            }
+            None => "the broker of [mqtt]".to_owned(),
+        };
+        let says = format!("subscribes to {} at {place}; `edgewatt doctor broker` tries it", self.topic);
+        Survey::ready(says)
+    }
+
+    fn subscriptions(&self) -> Vec<SourceSubscription> {
+        vec![SourceSubscription { key: Vec::new(), part: None, subscription: self.subscribes() }]
+    }
+
+    fn exclusive(&self) -> Vec<Exclusive> {
+        let of_client = |id: &String| Exclusive::new(format!("MQTT client {id}"), "client_id");
+        self.client_id.iter().map(of_client).collect()
+    }
+
+    fn records(&self) -> Option<&Records> {
+        self.content.kind().records()
+    }
+
+    fn endless(&self) -> Option<&'static str> {
+        Some("receives messages, which have no end; start it without --once, or use the source lines or replay")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Feeds the frames of one chip, again and again after it was away. Runs on the acquire thread.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use super::chip::Chip;
+use super::pace::{Clock, Due, Follower, RateCheck};
+use super::{Bus, Connect, Ready, Registers};
+use crate::source::layout::Layout;
+use crate::source::session::{DEVICE_RETRY, keep_open};
+use crate::source::{FrameProducer, FrameSink, SourceError};
+use crate::stop::Waited;
+use crate::units::MonoTime;
+
+/// How often to compare a register, which a drop of the supply voltage resets.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// A chip that says when it has a new frame is stuck if it has none for this long and for so many periods.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+const SILENT_PERIODS: u32 = 10;
+
+/// Reads one chip.
+pub struct RegisterSource {
+    connect: Box<dyn Connect>,
+    registers: Registers,
+    layout: Layout,
+}
+
+impl RegisterSource {
+    /// `registers` were checked.
+    ///
+    /// # Errors
+    /// The layout is not valid.
+    pub fn new(connect: Box<dyn Connect>, registers: Registers) -> Result<Self, SourceError> {
+        let invalid = |(_, reason)| SourceError::Device { name: connect.name(), reason };
+        let layout = registers.layout().map_err(invalid)?;
+        Ok(Self { connect, registers, layout })
+    }
+
+    /// Sets the chip up and reads it, until a stop is requested.
+    fn read(&self, bus: &mut dyn Bus, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+        let mut chip = Chip::new(&*self.connect, bus, &self.registers);
+        chip.identify()?;
+        let stop = sink.stop();
+        if !chip.set_up(|pause| wait(stop.sleep_until(MonoTime::now() + pause), &*self.connect))? {
+            return Ok(ControlFlow::Break(()));
+        }
+        let mut reading = Reading::new(self, chip, MonoTime::now());
+        match &self.registers.ready {
+            Some(ready) => reading.when_ready(ready, sink),
+            None => reading.by_clock(sink),
+        }
+    }
+}
+
+impl FrameProducer for RegisterSource {
+    fn run(self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
+        let name = self.connect.name();
+        let open = || self.connect.open();
+        keep_open(sink, &name, DEVICE_RETRY, false, open, |bus, sink| self.read(bus.as_mut(), sink))
+    }
+}
+
+/// Returns whether to go on.
+fn wait(waited: std::io::Result<Waited>, connect: &dyn Connect) -> Result<bool, SourceError> {
+    let failed = |error| SourceError::io("wait for", Path::new(&connect.name()), error);
+    Ok(waited.map_err(failed)? != Waited::Stopped)
+}
+
+/// A chip that was set up, and the buffers of a frame.
+struct Reading<'a> {
+    source: &'a RegisterSource,
+    chip: Chip<'a>,
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+    verified: MonoTime,
+}
+
+impl<'a> Reading<'a> {
+    fn new(source: &'a RegisterSource, chip: Chip<'a>, now: MonoTime) -> Self {
+        let (bytes, channels) = (source.layout.bytes(), source.layout.channels());
+        Self { source, chip, bytes: vec![0; bytes], values: vec![0.0; channels], verified: now }
+    }
+
+    /// Reads at the times of the clock, whatever the chip does.
+    fn by_clock(&mut self, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+        let mut clock = Clock::new(MonoTime::now(), self.source.registers.rate_hz);
+        loop {
+            if self.is_over(sink, clock.due())? {
+                return Ok(ControlFlow::Break(()));
+            }
+            let due = clock.read(MonoTime::now());
+            if self.frame(due, sink)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    /// Reads each frame that the chip says is there.
+    fn when_ready(&mut self, ready: &Ready, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+        let (period, now) = (self.source.registers.period(), MonoTime::now());
+        let mut follower = Follower::new(now, period);
+        let mut rate = RateCheck::new(self.source.registers.rate_hz, now);
+        loop {
+            if self.is_over(sink, follower.due())? {
+                return Ok(ControlFlow::Break(()));
+            }
+            let begun = MonoTime::now();
+            let is_there = self.chip.is_ready(ready)?;
+            let now = MonoTime(begun.0.midpoint(MonoTime::now().0));
+            let Some(due) = follower.look(now, is_there) else {
+                if follower.silent(now) >= SILENT_AFTER.max(period.saturating_mul(SILENT_PERIODS)) {
+                    return Err(self.silent(ready, follower.silent(now)));
+                }
+                continue;
+            };
+            if self.frame(due, sink)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Some(wrong) = rate.count(1 + due.missed, now) {
+                self.say_rate(wrong, sink);
+            }
+        }
+    }
+
+    /// Reads a frame and feeds it; from time to time, compares the chip's set-up.
+    fn frame(&mut self, due: Due, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+        let begun = MonoTime::now();
+        self.chip.read_frame(&mut self.bytes)?;
+        let arrival = MonoTime::now();
+        self.source.layout.decode(&self.bytes, &mut self.values);
+        if due.missed > 0 {
+            sink.missed(due.missed);
+        }
+        // The registers have the values of one moment: when the chip had them ready, or else in the middle of the transfer.
+        let time = due.time.unwrap_or(MonoTime(begun.0.midpoint(arrival.0)));
+        let flow = sink.frames(&self.values, arrival, i64::try_from(time.0).ok());
+        if arrival.since(self.verified) >= VERIFY_EVERY {
+            self.verified = arrival;
+            self.chip.verify()?;
+        }
+        Ok(flow)
+    }
+
+    /// Waits until then; returns whether a stop was requested.
+    fn is_over(&self, sink: &FrameSink, until: MonoTime) -> Result<bool, SourceError> {
+        sink.wake_reader();
+        wait(sink.stop().sleep_until(until), &*self.source.connect).map(|goes_on| !goes_on)
+    }
+
+    fn silent(&self, ready: &Ready, silent: Duration) -> SourceError {
+        let Ready { register, mask } = ready;
+        self.chip.error(format!(
+            "the bits {mask:#04x} of register {register:#04x} showed no new frame for {:.1} s: the chip sleeps or hangs; \
+             check init and ready, or its supply",
+            silent.as_secs_f64()
+        ))
+    }
+
+    fn say_rate(&self, wrong: Option<f64>, sink: &FrameSink) {
+        sink.trouble(wrong.map(|found| {
+            let (name, rate_hz) = (self.source.connect.name(), self.source.registers.rate_hz);
+            format!("{name}: the chip gives {found:.1} frames a second, and rate_hz is {rate_hz}; one of init and rate_hz is wrong")
+        }));
+    }
+}

@@ -1,0 +1,100 @@
+//! Finds which programs run, and which have a file open, to say who keeps a device busy.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::folder::text;
+
+/// A program that has a file open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub name: String,
+    pub pid: u32,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// Returns the programs that have the file at `path` open, as far as this user may see them; `proc` is normally `/proc`.
+pub fn holders(proc: &Path, path: &Path) -> Vec<Holder> {
+    let Ok(path) = path.canonicalize() else { return Vec::new() };
+    let mut found: Vec<Holder> = programs(proc)
+        .filter(|(folder, _)| {
+            let open = std::fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
+            open.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == path))
+        })
+        .map(|(folder, pid)| Holder { name: name(&folder), pid })
+        .collect();
+    found.sort_by_key(|holder| holder.pid);
+    found
+}
+
+/// Returns the end of an error that says which other programs have `path` open, or how to find out.
+pub fn who(path: &Path) -> String {
+    let others = holders(Path::new("/proc"), path).into_iter().filter(|holder| holder.pid != std::process::id());
+    let others: Vec<String> = others.map(|holder| holder.to_string()).collect();
+    if others.is_empty() {
+        format!("to see which one, run: sudo fuser -v {}", path.display())
+    } else {
+        format!("it is {}", others.join(", "))
+    }
+}
+
+/// Returns whether a program of that name runs.
+pub fn runs(proc: &Path, wanted: &str) -> bool {
+    programs(proc).any(|(folder, _)| name(&folder) == wanted)
+}
+
+fn programs(proc: &Path) -> impl Iterator<Item = (PathBuf, u32)> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?)))
+}
+
+fn name(folder: &Path) -> String {
+    text(&folder.join("comm")).unwrap_or_else(|| "a program".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_what_they_have_open() {
+        let proc = tempfile::tempdir().unwrap();
+        let port = proc.path().join("port");
+        std::fs::write(&port, "").unwrap();
+        for (pid, comm, file) in
+            [("9", "minicom\n", &port), ("7", "ModemManager\n", &port), ("8", "sh\n", &proc.path().into())]
+        {
+            let folder = proc.path().join(pid);
+            std::fs::create_dir_all(folder.join("fd")).unwrap();
+            std::fs::write(folder.join("comm"), comm).unwrap();
+            symlink(file, folder.join("fd/3")).unwrap();
+        }
+        let link = proc.path().join("by-id");
+        symlink(&port, &link).unwrap();
+        let found: Vec<(String, u32)> = holders(proc.path(), &link).into_iter().map(|h| (h.name, h.pid)).collect();
+        assert_eq!(found, [("ModemManager".to_owned(), 7), ("minicom".to_owned(), 9)]);
+        assert!(runs(proc.path(), "sh") && !runs(proc.path(), "picocom"));
+    }
+
+    #[test]
+    fn a_program_that_has_a_file_open_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node");
+        std::fs::write(&path, "").unwrap();
+        assert!(who(&path).contains("fuser"));
+        let file = std::fs::File::open(&path).unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(Stdio::from(file)).spawn().unwrap();
+        let found = who(&path);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&format!("pid {}", child.id())), "{found}");
+    }
+}

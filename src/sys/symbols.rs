@@ -1,0 +1,51 @@
+//! The functions of a shared library that is loaded at run time, looked up by name.
+
+#![allow(unsafe_code)]
+
+use libloading::Library;
+
+/// A function that a library does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it has no {0}")]
+pub(crate) struct MissingSymbol(pub(crate) &'static str);
+
+/// Looks up `name`, which ends in a zero.
+///
+/// # Safety
+/// `F` is the function's type in C, and the library stays loaded for as long as the function is used.
+pub(crate) unsafe fn find<F: Copy>(library: &Library, name: &'static str) -> Result<F, MissingSymbol> {
+    // SAFETY: the caller's promise.
+    let symbol = unsafe { library.get::<F>(name.as_bytes()) };
+    symbol.map(|symbol| *symbol).map_err(|_| MissingSymbol(name.trim_end_matches('\0')))
+}
+
+/// Declares a table of functions, each with its symbol and its signature in C.
+macro_rules! functions {
+    ($(#[$doc:meta])* $table:ident { $($field:ident: $symbol:ident($($argument:ty),*) $(-> $result:ty)?;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(crate) struct $table {
+            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+        }
+
+        impl $table {
+            /// Looks all of them up in `library`.
+            ///
+            /// # Errors
+            /// The first one that the library does not have.
+            ///
+            /// # Safety
+            /// The library's functions of these names have these signatures, and it is never unloaded.
+            pub(crate) unsafe fn load(library: &libloading::Library) -> Result<Self, $crate::sys::symbols::MissingSymbol> {
+                Ok(Self {
+                    // SAFETY: the caller's promise.
+                    $($field: unsafe {
+                        $crate::sys::symbols::find(library, concat!(stringify!($symbol), "\0"))
+                    }?,)*
+                })
+            }
+        }
+    };
+}
+
+pub(crate) use functions;
