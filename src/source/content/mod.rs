@@ -238,7 +238,7 @@ impl Decoder {
         self.read(from, name, sink, MOST_BYTES_OF_SLOW)
     }
 
-    /// Like [`Self::stream`] for what was written before anybody read it: it perhaps begins inside a line or packet. A read
+    /// Like [`Self::stream`] for what was written before it was read: it may begin inside a line or packet. A read
     /// of less than `most_of_slow` bytes shows that there is time to rest before the next one.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ table! {
     /// Starts a program and reads what it writes to its standard output. A program that ends is started again, after pauses
     /// that grow to 5 s. The lines that it writes to its standard error are in the log.
     pub struct Exec {
-        /// The program and its arguments, each a string of its own. There is no shell: `|`, `$NAME` and `*` have no meaning. A
+        /// The program and its arguments, each as a separate string. There is no shell: `|`, `$NAME` and `*` have no meaning. A
         /// name is looked up in PATH; a path counts from the folder of this file.
         pub command: Vec<String>, example("[\"arecord\", \"-q\", \"-t\", \"raw\", \"-f\", \"S16_LE\", \"-r\", \"16000\"]");
         /// Variables of the program's environment, next to the daemon's own.

@@ -64,7 +64,7 @@ table! {
         /// The port. `edgewatt doctor` lists those that there are; a name below /dev/serial/by-id stays the same wherever the
         /// board is plugged in.
         pub port: PathBuf, example("\"/dev/serial/by-id/usb-Arduino_Uno-if00\"");
-        /// The number of bits in a second, as in `Serial.begin` of the board. A board with USB of its own takes any.
+        /// The number of bits in a second, as in `Serial.begin` of the board. A board that is a USB device itself takes any.
         pub baud: u32 = 115_200, range(50, 12_000_000), unit("baud");
         /// The number of data bits of a byte.
         pub data_bits: u8 = 8, range(7, 8);

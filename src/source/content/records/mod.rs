@@ -89,7 +89,7 @@ table! {
         /// The column with the true label, which is published with each prediction.
         pub truth: Option<String>, otherwise("none"), example("\"exercise\"");
         /// The column of CSV that names a gap before a record, as `edgewatt record` writes it: "overflow", "interrupted",
-        /// "overrun" or "reconnect"; empty where there is none. No window spans a gap.
+        /// "overrun" or "reconnect"; empty if there is none. No window spans a gap.
         pub gap: Option<String>, otherwise("none"), example("\"gap\"");
         /// The lowest and the highest value of a channel. Samples outside are rejected and counted.
         pub limits: BTreeMap<String, [f32; 2]> = BTreeMap::new(), otherwise("none"), example("{ ax = [-16.0, 16.0] }");
