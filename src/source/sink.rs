@@ -320,6 +320,11 @@ pub fn period_ns(rate_hz: Option<f64>) -> i64 {
     rate_hz.map_or(0, |rate| (1e9 / rate).round() as i64)
 }
 
+/// Returns the time of the frame that comes `frames` frames after one at `ns`.
+fn later(ns: i64, frames: usize, period_ns: i64) -> i64 {
+    ns.saturating_add(i64::try_from(frames).unwrap_or(i64::MAX).saturating_mul(period_ns))
+}
+
 /// The reading end of a source's ring.
 pub struct FrameReader {
     ring: RingRx,
@@ -349,9 +354,9 @@ impl FrameReader {
         };
         let frames = |first: &FrameHeader, last: &FrameHeader, length: usize, values: Pieces<'_>| {
             let count = length / frame_values;
-            let after = |header: &FrameHeader, frames: usize| {
-                let passed = i64::try_from(frames).unwrap_or(i64::MAX).saturating_mul(period_ns);
-                FrameHeader { stream_ns: header.stream_ns.map(|ns| ns.saturating_add(passed)), ..*header }
+            let after = |header: &FrameHeader, frames: usize| FrameHeader {
+                stream_ns: header.stream_ns.map(|ns| later(ns, frames, period_ns)),
+                ..*header
             };
             let last = if std::ptr::eq(first, last) { after(first, within + count.saturating_sub(1)) } else { *last };
             let first = FrameHeader { gap: first.gap.filter(|_| within == 0), ..after(first, within) };
@@ -574,8 +579,7 @@ impl FrameSink {
 
     /// Returns the time of the frame that comes `frames` frames after one at `stream_ns`, at the nominal rate.
     pub fn time_after(&self, stream_ns: Option<i64>, frames: usize) -> Option<i64> {
-        let passed = i64::try_from(frames).unwrap_or(i64::MAX).saturating_mul(self.period_ns);
-        stream_ns.map(|ns| ns.saturating_add(passed))
+        stream_ns.map(|ns| later(ns, frames, self.period_ns))
     }
 
     /// Takes a record and its values, one frame.

@@ -7,18 +7,22 @@
 use std::time::Duration;
 
 use super::queue::{Queue, Sample};
+use crate::schema::choice;
 use crate::source::{FrameHeader, Frames, Gap};
 use crate::units::MonoTime;
 
-/// How a follower's value at a time is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
-    /// The newest sample at that time or before.
-    Hold,
-    /// On the straight line between the samples before and after.
-    Linear,
-    /// The sample that is nearest in time.
-    Nearest,
+choice! {
+    /// How the value of a source at a time is found.
+    #[derive(Default)]
+    pub enum FollowMethod {
+        /// The newest sample at that time or before.
+        #[default]
+        Hold = "hold",
+        /// The straight line between the samples before and after.
+        Linear = "linear",
+        /// The sample that is nearest in time.
+        Nearest = "nearest",
+    }
 }
 
 /// By which time samples are joined.
@@ -33,7 +37,7 @@ pub(super) enum By {
 /// How one follower is joined.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rule {
-    pub(super) method: Method,
+    pub(super) method: FollowMethod,
     /// No sample that is used is further away from the leader's.
     pub(super) tolerance_ns: i64,
     /// How long the leader's sample waits for it after its arrival; `None`: for ever.
@@ -329,7 +333,7 @@ impl Follower {
             let may_follow = leader.epoch != self.followed_epoch && !no_more && queue.room() > 0;
             return match self.rule.method {
                 _ if may_follow => Found::Wait(due),
-                Method::Nearest if is_near(first) => self.take(0),
+                FollowMethod::Nearest if is_near(first) => self.take(0),
                 _ => Found::Nothing(Some(away(first))),
             };
         }
@@ -341,19 +345,19 @@ impl Follower {
         let nothing = Found::Nothing(Some(second.map_or(away(first), |second| away(second).min(away(first)))));
         match (self.rule.method, second) {
             (_, None) if !no_more => Found::Wait(due),
-            (Method::Linear, Some(second)) => {
+            (FollowMethod::Linear, Some(second)) => {
                 let is_line = first.segment == second.segment && is_near(first) && is_near(second);
                 if is_line { self.interpolate(leader.time) } else { nothing }
             }
-            (Method::Linear, None) => nothing,
-            (Method::Nearest, Some(second)) if away(second) < away(first) => {
+            (FollowMethod::Linear, None) => nothing,
+            (FollowMethod::Nearest, Some(second)) if away(second) < away(first) => {
                 if is_near(second) {
                     self.take(1)
                 } else {
                     nothing
                 }
             }
-            (Method::Hold | Method::Nearest, _) => {
+            (FollowMethod::Hold | FollowMethod::Nearest, _) => {
                 if is_near(first) {
                     self.take(0)
                 } else {

@@ -16,9 +16,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use self::joiner::{By, Input, Joiner, Method, Pick, Rule};
+pub use self::joiner::FollowMethod;
+use self::joiner::{By, Input, Joiner, Pick, Rule};
 pub use self::part::Part;
 use self::run::{Child, JoinSource};
+use super::sink::period_ns;
 use super::{
     Buffer, Exclusive, FrameProducer, OpenOptions, Presence, SinkSettings, Source, SourceError, SourceKind,
     SourceSubscription, Survey, WhenFull, part_name,
@@ -39,20 +41,6 @@ const DELAY: Duration = Duration::from_millis(100);
 const TOLERANCE_PERIODS: f64 = 2.0;
 /// Nanoseconds.
 const MS: f64 = 1e6;
-
-choice! {
-    /// How the value of a source at a time is found.
-    #[derive(Default)]
-    pub enum FollowMethod {
-        /// The newest sample at that time or before.
-        #[default]
-        Hold = "hold",
-        /// The straight line between the samples before and after.
-        Linear = "linear",
-        /// The sample that is nearest in time.
-        Nearest = "nearest",
-    }
-}
 
 choice! {
     /// By which time samples belong together.
@@ -175,11 +163,7 @@ impl Join {
     }
 
     fn rule(&self, name: &str) -> Rule {
-        let method = match self.followers.get(name).map(|follow| follow.method).unwrap_or_default() {
-            FollowMethod::Hold => Method::Hold,
-            FollowMethod::Linear => Method::Linear,
-            FollowMethod::Nearest => Method::Nearest,
-        };
+        let method = self.followers.get(name).map(|follow| follow.method).unwrap_or_default();
         let tolerance_ns = self.tolerance_ns(name).unwrap_or(0);
         let as_fast_as_possible = |name: &str| {
             self.sources
@@ -189,7 +173,7 @@ impl Join {
         let wait = match (self.wait_ms, method) {
             (Some(ms), _) => Some(milliseconds(ms)),
             (None, _) if as_fast_as_possible(name) && as_fast_as_possible(&self.leader) => None,
-            (None, Method::Hold) => Some(DELAY),
+            (None, FollowMethod::Hold) => Some(DELAY),
             (None, _) => Some(DELAY + Duration::from_nanos(tolerance_ns.unsigned_abs())),
         };
         Rule { method, tolerance_ns, wait }
@@ -201,7 +185,7 @@ impl Join {
                 let offset_ms = self.followers.get(name).map_or(0.0, |follow| follow.offset_ms);
                 By::Stream { offset_ns: (offset_ms * MS).round() as i64 }
             }
-            Clock::Arrival => By::Arrival { period_ns: spec.rate_hz.map_or(0, |rate| (1e9 / rate).round() as i64) },
+            Clock::Arrival => By::Arrival { period_ns: period_ns(spec.rate_hz) },
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::joiner::{By, Input, Joiner, Method, Next, Pick, Rule, line};
+use super::joiner::{By, FollowMethod, Input, Joiner, Next, Pick, Rule, line};
 use crate::schema::{Checker, Key};
 use crate::source::sink::frame_ring;
 use crate::source::{
@@ -117,15 +117,15 @@ fn expected(streams: &[Vec<Made>], rules: &[Rule]) -> (Vec<Joined>, usize) {
             let of_one = |other: &Placed| (other.0.value, other.1, other.2);
             match (rule.method, before, after) {
                 (_, Some(before), _) if before.0.time == t => Some(of_one(before)),
-                (Method::Hold, Some(before), _) => near(before).then(|| of_one(before)),
-                (Method::Hold, None, _) => None,
-                (Method::Linear, Some(before), Some(after)) => {
+                (FollowMethod::Hold, Some(before), _) => near(before).then(|| of_one(before)),
+                (FollowMethod::Hold, None, _) => None,
+                (FollowMethod::Linear, Some(before), Some(after)) => {
                     let share = (t - before.0.time) as f64 / (after.0.time - before.0.time) as f64;
                     let is_line = near(before) && near(after) && before.1 == after.1;
                     is_line.then(|| (line(before.0.value, after.0.value, share), before.1, before.2))
                 }
-                (Method::Linear, ..) => None,
-                (Method::Nearest, before, after) => {
+                (FollowMethod::Linear, ..) => None,
+                (FollowMethod::Nearest, before, after) => {
                     let away = |other: &&Placed| (other.0.time - t).abs();
                     let nearest = [before, after].into_iter().flatten().min_by_key(away)?;
                     near(nearest).then(|| of_one(nearest))
@@ -170,7 +170,7 @@ fn stream(step: i64, back: bool) -> impl Strategy<Value = Vec<Made>> {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    let method = prop_oneof![Just(Method::Hold), Just(Method::Linear), Just(Method::Nearest)];
+    let method = prop_oneof![Just(FollowMethod::Hold), Just(FollowMethod::Linear), Just(FollowMethod::Nearest)];
     (method, 0i64..60).prop_map(|(method, ms)| Rule { method, tolerance_ns: ms * MS, wait: None })
 }
 
@@ -201,7 +201,7 @@ proptest! {
     fn blocks_may_be_split_anywhere(count in 1usize..40, splits in proptest::collection::vec(1usize..9, 1..9)) {
         let values: Vec<i16> = (0..2 * count as i16).collect();
         let input = Input { width: 2, capacity: 100, by: By::Stream { offset_ns: 5 } };
-        let rule = Rule { method: Method::Hold, tolerance_ns: 0, wait: None };
+        let rule = Rule { method: FollowMethod::Hold, tolerance_ns: 0, wait: None };
         let picks = [(None, 1), (Some(0), 0), (None, 0)].map(|(follower, channel)| Pick { follower, channel });
         let mut joiner = Joiner::new(Input { by: By::Stream { offset_ns: 0 }, ..input }, [(input, rule)], picks.to_vec());
         let (mut start, mut splits) = (0, splits.iter().cycle());
@@ -238,7 +238,9 @@ fn a_frame_waits_for_a_late_source_and_no_longer() {
     let wait = Some(Duration::from_millis(100));
     let rule = |method| Rule { method, tolerance_ns: 50 * MS, wait };
     let at = |ms: i64| ms as u64 * MS as u64;
-    for (method, value) in [(Method::Hold, Some(5.0)), (Method::Nearest, Some(5.0)), (Method::Linear, None)] {
+    for (method, value) in
+        [(FollowMethod::Hold, Some(5.0)), (FollowMethod::Nearest, Some(5.0)), (FollowMethod::Linear, None)]
+    {
         let mut joiner = joiner(&[rule(method)]);
         push(&mut joiner, Some(0), made(0, 5.0));
         push(&mut joiner, None, Made { arrival: at(1000), ..made(20 * MS, 1.0) });
@@ -250,7 +252,7 @@ fn a_frame_waits_for_a_late_source_and_no_longer() {
         }
     }
     // What comes in time is used at once.
-    let mut joiner = joiner(&[rule(Method::Linear)]);
+    let mut joiner = joiner(&[rule(FollowMethod::Linear)]);
     push(&mut joiner, Some(0), made(0, 5.0));
     push(&mut joiner, None, Made { arrival: at(1000), ..made(20 * MS, 1.0) });
     push(&mut joiner, Some(0), made(40 * MS, 7.0));
@@ -260,7 +262,7 @@ fn a_frame_waits_for_a_late_source_and_no_longer() {
 
 #[test]
 fn both_boards_may_start_again() {
-    let rule = Rule { method: Method::Hold, tolerance_ns: 30 * MS, wait: Some(Duration::from_secs(1)) };
+    let rule = Rule { method: FollowMethod::Hold, tolerance_ns: 30 * MS, wait: Some(Duration::from_secs(1)) };
     let mut joiner = joiner(&[rule]);
     for (follower, ms, value) in [
         (Some(0), 1000, 1.0),
