@@ -267,12 +267,19 @@ impl Pipeline {
 
     /// Returns the number of the source's frames that the first window needs.
     pub fn frames_of_first_window(&self) -> usize {
-        frontend::frames_for(&self.frontend, self.window.samples)
+        self.frames_for(self.window.samples)
     }
 
     /// Returns the number of the source's frames that a window and a hop need.
     pub fn frames_of_window(&self) -> usize {
-        frontend::frames_for(&self.frontend, self.window.samples.saturating_add(self.window.hop))
+        self.frames_for(self.window.samples.saturating_add(self.window.hop))
+    }
+
+    /// Returns the number of the source's frames that `frames` after the front ends need; `frames` itself if the front
+    /// ends do not take the stream, which [`Pipeline::shapes`] reports.
+    fn frames_for(&self, frames: usize) -> usize {
+        let chain = frontend::Chain::new(&self.frontend, &self.source.kind().spec(), |_, _| ());
+        chain.map_or(frames, |(chain, _)| chain.frames_wanted(frames))
     }
 }
 

@@ -24,10 +24,6 @@ impl FrontendKind for Decimate {
         Ok(StreamSpec { rate_hz, sample: SampleType::F32, ..input.clone() })
     }
 
-    fn frames_for(&self, frames: usize) -> usize {
-        frames.saturating_mul(self.factor)
-    }
-
     fn build(&self, input: &StreamSpec) -> Box<dyn Stage> {
         Box::new(Mean { factor: self.factor.max(1), sum: vec![0.0; input.frame.values()], taken: 0 })
     }
@@ -53,6 +49,10 @@ impl Stage for Mean {
         }
     }
 
+    fn frames_wanted(&self, frames: usize) -> usize {
+        frames.saturating_mul(self.factor).saturating_sub(self.taken)
+    }
+
     fn reset(&mut self) {
         self.sum.fill(0.0);
         self.taken = 0;
@@ -61,7 +61,7 @@ impl Stage for Mean {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Chain, Frontend, frames_for};
+    use super::super::{Chain, Frontend};
     use super::*;
     use crate::stream::Shape;
 
@@ -80,7 +80,7 @@ mod tests {
         let decimate = |factor| Frontend::Decimate(Decimate { factor });
         let (mut chain, output) = Chain::new(&[decimate(3), decimate(2)], &spec(), |_, _| ()).unwrap();
         assert_eq!((output.rate_hz, &output.frame), (Some(20.0), &Shape::new([2])));
-        assert_eq!(frames_for(&[decimate(3), decimate(2)], 5), 30);
+        assert_eq!(chain.frames_wanted(5), 30);
         let frames: Vec<f32> = (0..24).map(|i| i as f32).collect();
         for piece in [1, 2, 5, 12] {
             chain.reset();
@@ -91,6 +91,8 @@ mod tests {
             // Frames [0, 1] to [10, 11], then [12, 13] to [22, 23].
             assert_eq!(out, [5.0, 6.0, 17.0, 18.0], "{piece} frames at a time");
         }
+        chain.process(|block| block.extend_from_slice(&frames[..8]));
+        assert_eq!(chain.frames_wanted(1), 2, "4 of 6 frames are in");
     }
 
     #[test]

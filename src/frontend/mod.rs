@@ -25,18 +25,24 @@ pub trait FrontendKind {
     /// The front end does not take such a stream.
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch>;
 
-    /// Returns how many frames must go in for `frames` to come out.
-    fn frames_for(&self, frames: usize) -> usize;
-
     /// Builds the front end for a stream that [`FrontendKind::output`] has accepted.
     fn build(&self, input: &StreamSpec) -> Box<dyn Stage>;
 }
 
 /// A front end at work.
 pub trait Stage: Send {
-    /// Takes `frames`, `[n, frame]` row-major, and appends the frames that are complete to `out`, which has room for at
-    /// least `n` of them.
+    /// Takes `frames`, `[n, frame]` row-major, and appends the frames that are complete to `out`, which has room for
+    /// [`Stage::most_frames`] of them.
     fn process(&mut self, frames: &[f32], out: &mut Vec<f32>);
+
+    /// Returns how many frames must go in before `frames` more have come out, for at least 1. The last of them has the
+    /// time of the last that came out.
+    fn frames_wanted(&self, frames: usize) -> usize;
+
+    /// Returns how many frames come out at most when `frames` go in.
+    fn most_frames(&self, frames: usize) -> usize {
+        frames
+    }
 
     /// Forgets what came before: the stream had a gap.
     fn reset(&mut self);
@@ -63,22 +69,35 @@ impl Chain {
         mut seen: impl FnMut(usize, &StreamSpec),
     ) -> Result<(Self, StreamSpec), (usize, Mismatch)> {
         let mut spec = input.clone();
-        let mut widest = spec.frame.values();
-        let mut stages = Vec::new();
+        let mut frames = BLOCK_FRAMES;
+        let mut room = frames.saturating_mul(spec.frame.values());
+        let mut stages: Vec<Box<dyn Stage>> = Vec::new();
         for (index, frontend) in frontends.iter().enumerate() {
             let output = frontend.kind().output(&spec).map_err(|mismatch| (index, mismatch))?;
-            stages.push(frontend.kind().build(&spec));
-            widest = widest.max(output.frame.values());
+            let stage = frontend.kind().build(&spec);
+            frames = stage.most_frames(frames);
+            room = room.max(frames.saturating_mul(output.frame.values()));
+            stages.push(stage);
             seen(index, &output);
             spec = StreamSpec { sample: SampleType::F32, ..output };
         }
-        let room = if stages.is_empty() { 0 } else { BLOCK_FRAMES.saturating_mul(widest) };
+        let room = if stages.is_empty() { 0 } else { room };
         Ok((Self { stages, buffers: [Vec::with_capacity(room), Vec::with_capacity(room)] }, spec))
     }
 
     /// Returns whether the stream goes to the windows as it is.
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty()
+    }
+
+    /// Returns how many frames must go in before `frames` more have come out.
+    pub fn frames_wanted(&self, frames: usize) -> usize {
+        self.stages.iter().rev().fold(frames, |frames, stage| stage.frames_wanted(frames))
+    }
+
+    /// Returns how many values come out at most when [`BLOCK_FRAMES`] frames go in; no more are in a step of the chain.
+    pub fn most_values(&self) -> usize {
+        self.buffers[0].capacity()
     }
 
     /// Returns what the chain makes of at most [`BLOCK_FRAMES`] frames, which `fill` puts in.
@@ -99,9 +118,4 @@ impl Chain {
     pub fn reset(&mut self) {
         self.stages.iter_mut().for_each(|stage| stage.reset());
     }
-}
-
-/// Returns how many frames of the source one needs for `frames` at the end of the chain.
-pub fn frames_for(frontends: &[Frontend], frames: usize) -> usize {
-    frontends.iter().rev().fold(frames, |frames, frontend| frontend.kind().frames_for(frames))
 }

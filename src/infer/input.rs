@@ -70,7 +70,7 @@ impl InputStage {
             } else {
                 Windows::F32(Windower::new(window.samples, window.hop, frame_values))
             },
-            pending: Vec::with_capacity(if frontends.is_empty() { 0 } else { BLOCK_FRAMES * frame_values }),
+            pending: Vec::with_capacity(frontends.most_values()),
             frontends,
             frame_values,
             taken: 0,
@@ -99,8 +99,7 @@ impl InputStage {
 
     /// Returns the number of frames of the source that make something happen; at least 1.
     pub fn frames_wanted(&self) -> usize {
-        // What front ends make of a frame is known when they have it.
-        if self.frontends.is_empty() { self.windower.frames_wanted() } else { 1 }
+        self.frontends.frames_wanted(self.windower.frames_wanted())
     }
 
     /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are
@@ -109,10 +108,11 @@ impl InputStage {
         if self.taken < self.pending.len() {
             return Some(InputEvent { gap: None, full: self.fill_from_pending() });
         }
-        let (rule, direct) = (self.gaps.rule, self.frontends.is_empty());
-        let most = if direct { self.windower.frames_at_once() } else { BLOCK_FRAMES };
-        // What comes out of the front ends has the times of what went in last, so frames go in one by one.
-        let joins = |last: &FrameHeader, next: &FrameHeader| direct && rule.between(last.stream_ns, next).is_none();
+        let rule = self.gaps.rule;
+        // No more than complete the window, so that it has the times of the last frame that went in.
+        let most = self.frontends.frames_wanted(self.windower.frames_at_once());
+        let most = if self.frontends.is_empty() { most } else { most.min(BLOCK_FRAMES) };
+        let joins = |last: &FrameHeader, next: &FrameHeader| rule.between(last.stream_ns, next).is_none();
         reader.pop(most, joins, |frames| self.take(&frames))
     }
 
