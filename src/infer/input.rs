@@ -219,3 +219,47 @@ fn append(block: &mut Vec<f32>, values: Pieces<'_>) {
         Pieces::U8(first, second) => block.extend(first.iter().chain(second).map(|value| f32::from(*value))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::frontend::{Chain, Frontend};
+    use crate::source::sink::frame_ring;
+    use crate::source::{SinkSettings, WhenFull};
+    use crate::stop::Stop;
+    use crate::stream::Shape;
+    use crate::units::MonoTime;
+
+    #[test]
+    fn a_window_has_the_time_of_the_last_frame_that_went_into_it() {
+        let spec = StreamSpec {
+            frame: Shape::new([1]),
+            sample: SampleType::F32,
+            rate_hz: Some(1000.0),
+            names: Vec::new(),
+            units: Vec::new(),
+        };
+        let settings =
+            SinkSettings { spec: spec.clone(), frames: 1024, frames_per_block: 100, when_full: WhenFull::Drop };
+        let (mut sink, mut reader) = frame_ring(&settings, "test", Arc::new(Stop::new().unwrap()), Arc::default());
+        let decimate: Frontend = toml::from_str("decimate = { factor = 3 }").unwrap();
+        let (chain, output) = Chain::new(&[decimate], &spec, |_, _| ()).unwrap();
+        let window = WindowSettings { samples: 4, hop: 2, max_gap: None };
+        let mut input = InputStage::new(chain, &output, &window, false);
+        assert_eq!(input.frames_wanted(), 12);
+        let values: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        assert!(sink.frames(&values, MonoTime(0), Some(0)).is_continue());
+        let mut times_ms = Vec::new();
+        while let Some(event) = input.step(&mut reader) {
+            if event.full {
+                times_ms.extend(input.last().unwrap().stream_ns.map(|ns| ns / 1_000_000));
+                input.advance();
+            }
+        }
+        let wanted: Vec<i64> = (11..100).step_by(6).collect();
+        assert_eq!(times_ms, wanted, "windows of 12 frames, 6 apart");
+        assert_eq!(input.frames_wanted(), 2, "4 of 6 frames are in");
+    }
+}
