@@ -292,7 +292,7 @@ pub fn frame_ring(
         pipeline: pipeline.to_owned(),
         gap: None,
         delivered: 0,
-        away_since: None,
+        away: None,
         last_stream_ns: None,
         rejected_in_a_row: 0,
         reject_log: Default::default(),
@@ -429,8 +429,8 @@ pub struct FrameSink {
     gap: Option<Gap>,
     /// Frames that the source gave, whatever became of them.
     delivered: u64,
-    /// Since when the source is away.
-    away_since: Option<MonoTime>,
+    /// Since when the source is away, and why.
+    away: Option<(MonoTime, String)>,
     /// The time of the last record.
     last_stream_ns: Option<i64>,
     rejected_in_a_row: u32,
@@ -497,19 +497,21 @@ impl FrameSink {
 
     /// Notes that the source `name` is away, and why. The pipeline is degraded until the next frame comes.
     pub fn absent(&mut self, name: &str, reason: String, now: MonoTime) {
-        let is_new = self.stats.remarks_guard().trouble.as_ref() != Some(&reason);
+        let is_new = self.away.as_ref().is_none_or(|(_, before)| *before != reason);
         // The end of a stream that works again and again is said once in a while.
-        if (self.away_since.is_none() || is_new) && self.away_log.allows(now) {
+        if is_new && self.away_log.allows(now) {
             tracing::warn!(pipeline = self.pipeline, source = name, "the source is away: {reason}; waiting for it");
         }
-        self.away_since.get_or_insert(now);
+        let since = self.away.take().map_or(now, |(since, _)| since);
+        self.away = Some((since, reason.clone()));
         self.trouble(Some(reason));
     }
 
-    /// Notes that the source `name` is there. If it was away, the pipeline stays degraded until the next frame comes.
+    /// Notes that the source `name` is there. If it was away, the pipeline stays degraded until the next frame comes, and
+    /// still says why it was away: it may be about to fail again.
     pub fn opened(&self, name: &str) {
-        if self.away_since.is_some() {
-            self.trouble(Some(format!("{name} is open, but has given no sample yet")));
+        if let Some((_, reason)) = &self.away {
+            self.trouble(Some(format!("{name} is open, but has given no sample yet; before that: {reason}")));
         }
     }
 
@@ -603,7 +605,7 @@ impl FrameSink {
         }
         self.rejected_in_a_row = 0;
         self.delivered += frames;
-        if let Some(since) = self.away_since.take() {
+        if let Some((since, _)) = self.away.take() {
             self.back(since, header.arrival);
         }
         if self.stats.paused.load(Ordering::Relaxed) {
@@ -836,7 +838,10 @@ mod tests {
         sink.cut(Gap::Reconnect);
         assert_eq!(reader.stats.remarks().trouble.as_deref(), Some("no such device"));
         sink.opened("mic");
-        assert_eq!(reader.stats.remarks().trouble.as_deref(), Some("mic is open, but has given no sample yet"));
+        assert_eq!(
+            reader.stats.remarks().trouble.as_deref(),
+            Some("mic is open, but has given no sample yet; before that: no such device")
+        );
         assert!(sink.frames(&[1i16; 2], MonoTime(5), None).is_continue());
         assert_eq!(reader.stats.remarks().trouble, None);
         sink.opened("mic");
