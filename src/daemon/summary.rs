@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::energy::{EnergyEstimate, Status};
 use crate::infer::stage_times::LatencySummary;
 use crate::publish::payload::{Counts, Delivery, nonzero};
-use crate::text::wrap;
+use crate::text::{counted, wrap};
 use crate::units::Joules;
 
 /// No line is wider.
@@ -160,7 +160,7 @@ impl fmt::Display for EnergyTotal {
         };
         let inferences = self.inferences + self.open.1;
         let (status, meter) = (figure.status.name(), figure.meter.as_deref().unwrap_or("no meter"));
-        write!(f, "{status} by {meter} over {inferences:.0} inferences: ")?;
+        write!(f, "{status} by {meter} over {}: ", counted(inferences.round(), "inference"))?;
         let gross = Joules((self.joules + self.open.0) / inferences);
         write!(f, "{} mJ for each, idle power included (gross)", gross.in_mj())?;
         let Some(net_j) = figure.net_j else { return Ok(()) };
@@ -189,7 +189,7 @@ impl fmt::Display for Delivered {
             write!(f, "{} kept for the next start, ", self.kept)?;
         }
         let Delivery { reconnects, resent, drops, .. } = &self.figures;
-        write!(f, "{reconnects} reconnects, {resent} sent again; dropped: {}", nonzero(drops))?;
+        write!(f, "{}, {resent} sent again; dropped: {}", counted(*reconnects, "reconnect"), nonzero(drops))?;
         self.too_large.as_ref().map_or(Ok(()), |text| write!(f, "; {text}"))
     }
 }
@@ -198,10 +198,15 @@ impl fmt::Display for PipelineSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.counts;
         let rate = c.predictions as f64 / self.wall_s;
-        let title = format!("{}: {} predictions in {:.1} s, {rate:.1} a second", self.name, c.predictions, self.wall_s);
+        let title = format!(
+            "{}: {} in {:.1} s, {rate:.1} a second",
+            self.name,
+            counted(c.predictions, "prediction"),
+            self.wall_s
+        );
         let mut lines = wrapped("", &title);
         let mut add = |line: String| lines.extend(wrapped("  ", &line));
-        add(format!("read {} samples, in {} windows", c.samples, c.windows));
+        add(format!("read {}, in {}", counted(c.samples, "sample"), counted(c.windows, "window")));
         if let Some(error) = &self.error {
             add(format!("failed: {error}"));
         }

@@ -136,13 +136,12 @@ pub(crate) fn service() -> Finding {
 
 fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts: &str) -> Finding {
     const LOG: &str = "its last log lines: journalctl -u edgewatt -n 50";
+    let restarts = if restarts == "1" { "1 restart".to_owned() } else { format!("{restarts} restarts") };
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     match (load, active) {
         ("not-found", _) => of(State::Absent, "not installed".into()).fix("run: apt-get install ./edgewatt_*.deb"),
-        ("loaded", "active") if file == "enabled" => {
-            of(State::Ok, format!("enabled, {active} ({sub}), {restarts} restarts"))
-        }
-        ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts} restarts"))
+        ("loaded", "active") if file == "enabled" => of(State::Ok, format!("enabled, {active} ({sub}), {restarts}")),
+        ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts}"))
             .fix("it does not start at boot; run: systemctl enable edgewatt"),
         ("loaded", "inactive") if file != "enabled" => {
             of(State::Absent, format!("installed, {file}, not started")).fix("run: systemctl enable --now edgewatt")
@@ -150,10 +149,10 @@ fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts
         ("loaded", "inactive") => {
             of(State::Broken, "enabled but not started".into()).fix(format!("run: systemctl start edgewatt; {LOG}"))
         }
-        ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts} restarts"))
+        ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts}"))
             .fix(format!("{LOG}; when the cause is fixed, run: systemctl restart edgewatt")),
         ("loaded", _) if sub == "auto-restart" => {
-            of(State::Broken, format!("{file}, it keeps ending and restarting: {result}, {restarts} restarts")).fix(LOG)
+            of(State::Broken, format!("{file}, it keeps ending and restarting: {result}, {restarts}")).fix(LOG)
         }
         ("loaded", _) => of(State::Ok, format!("{file}, {active} ({sub})")),
         (load, _) => of(State::Broken, format!("systemd cannot load it: {load}"))

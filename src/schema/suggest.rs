@@ -3,7 +3,7 @@
 use toml::de::{DeInteger, DeValue};
 
 use super::{Children, Form, Key, KeyDoc, TableDoc};
-use crate::text::{listed, nearest};
+use crate::text::{command_list, listed, nearest};
 
 /// Longer values are not repeated in a message.
 const MOST_SHOWN: usize = 60;
@@ -57,6 +57,9 @@ impl Wanted<'_> {
             if !unit.is_empty() && self.doc.and_then(|doc| doc.unit) != Some(unit) {
                 return None;
             }
+        }
+        if let (Form::List { .. }, "command", DeValue::String(line)) = (self.form, self.key, value) {
+            return Some(command_list(line));
         }
         suggestion(value, self.form)
     }

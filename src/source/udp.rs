@@ -15,6 +15,7 @@ use crate::schema::{Checker, Key, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// No datagram is longer.
@@ -61,8 +62,8 @@ impl SourceKind for Udp {
             && bytes.frame_bytes() > MAX_PAYLOAD_BYTES
         {
             let message = format!(
-                "a frame has {} bytes, and a datagram holds {MAX_PAYLOAD_BYTES} at most; send it over a socket (source raw)",
-                bytes.frame_bytes()
+                "a frame has {}, and a datagram holds {MAX_PAYLOAD_BYTES} at most; send it over a socket (source raw)",
+                counted(bytes.frame_bytes(), "byte")
             );
             checker.problem(&key.child("bytes"), message);
         }

@@ -491,7 +491,7 @@ fn metrics(message: &Value) -> Metrics {
     };
     let counts = &message["counts"];
     let mut lost = losses(&counts["drops"], dropped);
-    lost.extend(losses(&counts["rejects"], |name| format!("bad lines ({name})")));
+    lost.extend(losses(&counts["rejects"], |name| format!("rejected ({name})")));
     lost.extend(losses(&counts["gaps"], |name| format!("gaps ({name})")));
     Metrics {
         interval_s: message["interval_s"].as_f64(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::Pipeline;
 use crate::energy::{EnergyEstimate, Status};
 use crate::source::sink::Remarks;
-use crate::text::figure;
+use crate::text::{counted, figure};
 use crate::units::{Joules, MonoTime};
 
 /// A source is silent after this time, or after so many periods of its samples if that is longer. It is also the shortest
@@ -94,10 +94,10 @@ impl Stall {
                 format!("source: {rejected} of {records} records were rejected{}", then(&remarks.reject))
             }
             Self::NoWindow { duration, counts } => {
-                let (samples, gaps) = (counts.samples, counts.gaps);
+                let (samples, gaps) = (counted(counts.samples, "sample"), counted(counts.gaps, "gap"));
                 let seconds = duration.as_secs_f64();
                 format!(
-                    "source: no window was filled in {seconds:.0} s, in which {samples} samples came with {gaps} gaps; each \
+                    "source: no window was filled in {seconds:.0} s, in which {samples} came with {gaps}; each \
                      gap starts a new window{}",
                     causes(*counts, remarks)
                 )
@@ -110,7 +110,7 @@ impl Stall {
 pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_samples: usize) -> String {
     let Counts { samples, rejected, windows, gaps, .. } = counts;
     if windows > 0 {
-        return format!("no prediction was made of {windows} windows");
+        return format!("no prediction was made of {}", counted(windows, "window"));
     }
     if samples == 0 {
         return match rejected {
@@ -120,7 +120,8 @@ pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_sampl
         };
     }
     let causes = causes(counts, remarks);
-    format!("no window of {window_samples} samples was filled by {samples} samples with {gaps} gaps{causes}")
+    let (window, samples) = (counted(window_samples, "sample"), counted(samples, "sample"));
+    format!("no window of {window} was filled by {samples} with {}{causes}", counted(gaps, "gap"))
 }
 
 /// Says what keeps samples from filling a window.
@@ -135,11 +136,12 @@ fn causes(counts: Counts, remarks: &Remarks) -> String {
         text += &format!("; time went back {}", times(back));
     }
     if time_still > 0 {
-        text += &format!("; {time_still} samples had the time of the sample before: see records.equal_times");
+        text +=
+            &format!("; {} had the time of the sample before: see records.equal_times", counted(time_still, "sample"));
     }
     text += &then(&remarks.contradiction);
     if rejected > 0 {
-        text += &format!("; {rejected} records were rejected{}", then(&remarks.reject));
+        text += &format!("; {} rejected{}", counted(rejected, "record"), then(&remarks.reject));
     }
     text
 }

@@ -20,6 +20,7 @@ use crate::source::{FrameProducer, FrameSink, Gap, SourceError};
 use crate::stop::Waited;
 use crate::sys::Machine;
 use crate::sys::holder::{Holder, holders};
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// A card that gives nothing for so long is opened again: some USB devices die without a word.
@@ -111,8 +112,7 @@ impl Capture {
         let Wanted { format, channels, rate_hz, .. } = self.wanted;
         let mut converts = "";
         let what = match refusal {
-            Refusal::Channels if channels == 1 => "1 channel".to_owned(),
-            Refusal::Channels => format!("{channels} channels"),
+            Refusal::Channels => counted(channels, "channel"),
             Refusal::Rate => {
                 if self.pcm.starts_with("hw:") {
                     converts = ". Use one of its rates, and a front end that lowers it; or plughw: instead of hw:, which \

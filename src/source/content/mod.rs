@@ -18,6 +18,7 @@ use super::{FrameSink, SourceError, TruthLabels};
 use crate::schema::{Checker, Key, family};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// A writer that gave fewer bytes at once leaves room in its pipe while the source rests.
@@ -171,7 +172,8 @@ impl Decoder {
                 if is_midway {
                     return sink.joined_midway();
                 }
-                let unterminated = || format!("{}: the stream ended after {left} bytes of a packet", name.display());
+                let unterminated =
+                    || format!("{}: the stream ended after {} of a packet", name.display(), counted(left, "byte"));
                 sink.reject(Reject::Unterminated, arrival, unterminated)
             }
         };
@@ -308,7 +310,7 @@ fn datagram_of_bytes(
         0 => ControlFlow::Continue(()),
         _ => sink.reject(Reject::Unterminated, arrival, || {
             let length = datagram.len();
-            format!("{name}: {length} bytes are not a whole number of frames of {frame} bytes")
+            format!("{name}: it has {}, not a whole number of frames of {frame}", counted(length, "byte"))
         }),
     })
 }
