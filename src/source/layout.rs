@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 4096;
 
 /// Fields that follow each other without gaps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub struct FieldLayout {
     channels: Vec<Channel>,
     bytes: usize,
 }
@@ -28,7 +28,7 @@ struct Channel {
     add: f64,
 }
 
-impl Layout {
+impl FieldLayout {
     /// Reads the fields, each as [`parse`] wants it.
     ///
     /// # Errors
@@ -125,8 +125,8 @@ mod tests {
 
     use super::*;
 
-    fn layout(lines: &[&str]) -> Result<Layout, (usize, String)> {
-        Layout::parse(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
+    fn layout(lines: &[&str]) -> Result<FieldLayout, (usize, String)> {
+        FieldLayout::parse(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
     }
 
     fn values(lines: &[&str], bytes: &[u8]) -> Vec<f32> {

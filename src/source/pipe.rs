@@ -170,7 +170,8 @@ impl Drop for PipeSource {
 pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if std::fs::symlink_metadata(path).is_err() => {
-            SourceError::NoFifo { path: path.to_owned() }
+            // The service and systemd run in other folders than this program.
+            SourceError::NoFifo { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
         }
         _ => SourceError::io("open", path, error),
     })?;

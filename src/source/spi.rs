@@ -48,6 +48,11 @@ impl Spi {
 
 impl SourceKind for Spi {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if !self.device.is_absolute() {
+            let message =
+                format!("`{}` is not the whole path of a device; write it as \"/dev/spidev0.0\"", self.device.display());
+            checker.problem(&key.child("device"), message);
+        }
         self.registers().check(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
         let (bytes, transfers) = self.registers().read_for_frame();

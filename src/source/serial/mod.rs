@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::records::Format;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError, SourceKind,
+    Buffer, Content, ContentKind, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind,
     Survey, WhenFull,
 };
 use crate::schema::{Checker, Key, choice, table};
@@ -27,8 +27,14 @@ use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::holder::{Holder, holders, runs};
 use crate::sys::permission::permit;
+use crate::text::figure;
 use crate::sys::serial::{self, Flow, LineSettings, PortError, is_character_device};
 
+/// The rates that boards and adapters have.
+const BAUDS: [u32; 14] = [
+    9600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000, 4_000_000,
+    12_000_000,
+];
 /// Of one read. The kernel gives at most 4096 bytes at once and keeps some 64 KiB more.
 const MOST_BYTES_OF_SLOW: usize = 1024;
 
@@ -150,6 +156,34 @@ impl Serial {
     }
 }
 
+impl Serial {
+    /// Checks that the port carries what the content needs.
+    fn check_baud(&self, key: &Key, checker: &mut Checker) {
+        let Some(needed) = self.content.kind().least_bytes_per_second() else { return };
+        let parity_bits = u8::from(self.parity != Parity::None);
+        let bits_per_byte = f64::from(1 + self.data_bits + parity_bits + self.stop_bits);
+        let carried = f64::from(self.baud) / bits_per_byte;
+        if needed > carried {
+            let least = needed * bits_per_byte;
+            let enough = BAUDS.into_iter().find(|baud| f64::from(*baud) >= least);
+            let advice = match enough {
+                Some(baud) => format!("write {baud}, here and on the board (a board that is a USB device itself takes any)"),
+                None => "send less, or use another interface".to_owned(),
+            };
+            let message = format!(
+                "at {} baud a port carries {} bytes in a second, of {bits_per_byte} bits each; {}.rate_hz needs at least {} \
+                 bytes in a second, which is {} baud; {advice}",
+                self.baud,
+                figure(carried),
+                self.content.name(),
+                figure(needed),
+                figure(least),
+            );
+            checker.problem(&key.child("baud"), message);
+        }
+    }
+}
+
 impl SourceKind for Serial {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         if !self.port.is_absolute() {
@@ -159,6 +193,7 @@ impl SourceKind for Serial {
         }
         self.check_content(key, checker);
         self.content.check(key, checker);
+        self.check_baud(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
     }
 
@@ -195,16 +230,8 @@ impl SourceKind for Serial {
         vec![Exclusive::new(self.port.display().to_string(), "port")]
     }
 
-    fn has_time(&self) -> bool {
-        self.content.kind().has_time()
-    }
-
-    fn records(&self) -> Option<&Records> {
-        self.content.kind().records()
-    }
-
-    fn frames_per_block(&self) -> usize {
-        self.content.kind().frames_per_block()
+    fn content(&self) -> Option<&dyn ContentKind> {
+        Some(self.content.kind())
     }
 }
 
