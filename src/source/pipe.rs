@@ -217,6 +217,10 @@ mod tests {
         for part in [format!("run: mkfifo {}", path.display()), "tmpfiles.d".to_owned(), "ExecStartPre=".to_owned()] {
             assert!(refusal.contains(&part), "{refusal}");
         }
+        // As seen from the folder of this test.
+        let relative = check_fifo(Path::new("no-such-pipe")).unwrap_err().to_string();
+        let whole = std::env::current_dir().unwrap().join("no-such-pipe");
+        assert!(relative.contains(&format!("mkfifo -m 0660 {} into its unit", whole.display())), "{relative}");
         std::fs::write(&path, "").unwrap();
         assert!(check_fifo(&path).unwrap_err().to_string().contains("is not a FIFO"));
         std::fs::remove_file(&path).unwrap();

@@ -23,6 +23,8 @@ use crate::units::MonoTime;
 
 /// A writer that gave fewer bytes at once leaves room in its pipe while the source rests.
 const MOST_BYTES_OF_SLOW: usize = 16 * 1024;
+/// After so many rejected records or packets without a good one, the stream as a whole is wrong.
+const ALL_REJECTED: u64 = 20;
 
 family! {
     /// What the bytes hold: records of text, raw samples, or packets.
@@ -245,11 +247,12 @@ impl Decoder {
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(false);
-        self.read(from, name, sink, MOST_BYTES_OF_SLOW)
+        self.read(from, name, sink, MOST_BYTES_OF_SLOW, None)
     }
 
     /// Like [`Self::stream`] for what was written before it was read: it may begin inside a line or packet. A read
-    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one.
+    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one. `advice` is logged once if
+    /// all that comes is rejected.
     ///
     /// # Errors
     /// The same.
@@ -259,9 +262,10 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
+        advice: &str,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(true);
-        self.read(from, name, sink, most_of_slow)
+        self.read(from, name, sink, most_of_slow, Some(advice))
     }
 
     fn read(
@@ -270,7 +274,9 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
+        mut advice: Option<&str>,
     ) -> Result<ControlFlow<()>, SourceError> {
+        let (delivered, rejected) = (sink.delivered(), sink.stats().rejected());
         let io_error = |e| SourceError::io("read", name, e);
         let mut is_slow = true;
         loop {
@@ -289,6 +295,13 @@ impl Decoder {
                 return Ok(ControlFlow::Break(()));
             }
             sink.wake_reader();
+            if sink.delivered() > delivered {
+                advice = None;
+            } else if sink.stats().rejected() >= rejected + ALL_REJECTED
+                && let Some(advice) = advice.take()
+            {
+                tracing::warn!(pipeline = sink.pipeline(), "{advice}");
+            }
             if count == 0 {
                 self.end(name, arrival, sink);
                 return Ok(ControlFlow::Continue(()));

@@ -255,7 +255,7 @@ fn make_trigger(name: &str, configfs: &Path, is_there: impl Fn() -> bool) -> io:
     let kind = configfs.join("iio/triggers/hrtimer");
     if !kind.exists() {
         let message = format!(
-            "there is no trigger {name}, and none can be made: run modprobe iio-trig-hrtimer (Raspberry Pi OS has it, \
+            "there is no trigger {name}, and none can be made: run sudo modprobe iio-trig-hrtimer (Raspberry Pi OS has it, \
              Debian's kernel does not), or leave `trigger` out for the device's own"
         );
         return Err(io::Error::new(io::ErrorKind::NotFound, message));

@@ -350,7 +350,7 @@ fn the_set_up_is_done_once_and_says_what_it_did() {
     assert!(set_up("mode = 'poll'", false).unwrap().contains("its buffer was switched off"));
     assert!(set_up("mode = 'poll'", false).unwrap().contains("its buffer is off"));
     // There is no such trigger, and no way to make it.
-    assert!(set_up("trigger = 'mine'", false).unwrap_err().contains("run modprobe iio-trig-hrtimer"));
+    assert!(set_up("trigger = 'mine'", false).unwrap_err().contains("run sudo modprobe iio-trig-hrtimer"));
     let triggers = "kernel/config/iio/triggers/hrtimer";
     tree.write(&format!("{triggers}/x"), "");
     let error = set_up("trigger = 'mine'", false).unwrap_err();

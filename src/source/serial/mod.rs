@@ -278,7 +278,7 @@ fn advice(port: &Path, name: &str, machine: &Machine<'_>, proc: &Path) -> Vec<St
 
 const MODEM_MANAGER: &str = "ModemManager";
 const IGNORE: &str = "in /etc/udev/rules.d/70-edgewatt.rules: SUBSYSTEM==\"tty\", KERNEL==\"ttyACM*\", \
-                      ENV{ID_MM_DEVICE_IGNORE}=\"1\"; then run: udevadm control --reload && udevadm trigger";
+                      ENV{ID_MM_DEVICE_IGNORE}=\"1\"; then run: sudo udevadm control --reload && sudo udevadm trigger";
 
 fn by(holder: &Holder) -> String {
     format!("{} (process {})", holder.name, holder.pid)
@@ -301,8 +301,12 @@ impl FrameProducer for SerialSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let Self { path, settings, decoder, once } = &mut *self;
         let name = path.display().to_string();
+        let baud = settings.baud;
+        let advice = format!(
+            "{name}: nothing of what came can be used; is baud = {baud} that of the board? With another one, all is garbage"
+        );
         let read = |port: &mut OpenPort, sink: &mut FrameSink| {
-            let ended = decoder.stream_midway(port, path, sink, MOST_BYTES_OF_SLOW)?;
+            let ended = decoder.stream_midway(port, path, sink, MOST_BYTES_OF_SLOW, &advice)?;
             match ended {
                 ControlFlow::Continue(()) if !*once => Err(SourceError::device(path, "it was unplugged".to_owned())),
                 _ => Ok(ended),
@@ -323,8 +327,8 @@ fn open(path: &Path, settings: &LineSettings) -> Result<OpenPort, SourceError> {
                 io::ErrorKind::NotFound => format!("there is no such port; {}", ports::that_exist(&Machine::this())),
                 // The file's own permissions give EACCES; EPERM is the list of devices of the service.
                 io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(libc::EPERM) => {
-                    "the service may not open it; run: systemctl restart edgewatt; if that does not help, permit its class: \
-                     systemctl edit edgewatt, DeviceAllow=char-NAME rw, with its name in /proc/devices"
+                    "the service may not open it; run: sudo systemctl restart edgewatt; if that does not help, permit its class: \
+                     sudo systemctl edit edgewatt, DeviceAllow=char-NAME rw, with its name in /proc/devices"
                         .to_owned()
                 }
                 io::ErrorKind::PermissionDenied => format!("permission denied; {}", permit(path, RULE)),

@@ -127,15 +127,16 @@ impl ContentKind for Packets {
             return clock::longest_step(&time, unit);
         }
         // The clock shows the step from packet to packet, in which all samples but one have their places.
-        let others = self.rate_hz.map_or(0.0, |rate_hz| (self.samples_per_packet - 1) as f64 / rate_hz);
+        let others = self.rate_hz.map_or(0.0, |rate_hz| self.samples_per_packet.saturating_sub(1) as f64 / rate_hz);
         clock::longest_step(&time.time_of_packet?, unit).map(|longest| longest.saturating_sub(seconds(others)))
     }
 
     fn least_bytes_per_second(&self) -> Option<f64> {
-        let bytes = PacketLayout::new(self).ok()?.packet_bytes;
+        // Sizes that are out of range may be too large to be counted.
+        let bytes = PacketLayout::new(self).ok()?.packet_bytes as f64;
         // COBS adds a byte to each 254, and the byte 0.
-        let framed = bytes + bytes.div_ceil(254) + 1;
-        Some(framed as f64 * self.rate_hz? / self.samples_per_packet.max(1) as f64)
+        let framed = bytes + (bytes / 254.0).ceil() + 1.0;
+        Some(framed * self.rate_hz? / self.samples_per_packet.max(1) as f64)
     }
 }
 

@@ -374,6 +374,25 @@ fn what_cannot_be_is_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn every_source_of_packets_knows_their_time_and_their_number_of_samples() {
+    let packets = "packets = { header = ['t: u32le'], sample = ['a: u8'], samples_per_packet = 4, crc = 'none', time = 't', \
+                   time_unit = 'us', rate_hz = 100.0 }";
+    for keys in [
+        "serial = { port = '/dev/ttyUSB0', ",
+        "udp = { listen = '127.0.0.1:5005', ",
+        "exec = { command = ['x'], ",
+        "mqtt = { topic = 'x', ",
+    ] {
+        let source: crate::source::Source = toml::from_str(&format!("{keys}{packets} }}")).unwrap();
+        let kind = source.kind();
+        assert_eq!((kind.has_time(), kind.frames_per_block()), (true, 4), "{keys}");
+        let longest_s = kind.longest_step().unwrap().as_secs_f64();
+        // Half of 2^32 us, without the three samples between two times.
+        assert!((longest_s - (2147.483_648 - 0.03)).abs() < 1e-6, "{keys}: {longest_s}");
+    }
+}
+
+#[test]
 fn a_stream_that_is_joined_inside_a_packet_begins_with_the_next_one() {
     // Without a checksum, the rest of this packet would be one, too.
     let packets = checked("sample = ['a: u16le']\ncrc = 'none'").unwrap();
