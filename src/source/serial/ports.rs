@@ -109,7 +109,7 @@ mod tests {
             ("sys/class/tty/ttyS2/type", "4\n"),
             ("sys/class/tty/ttyAMA1/type", "0\n"),
             ("proc/7/comm", "agetty\n"),
-            ("proc/7/cmdline", "/sbin/agetty\0-o\0-p -- \\u\0--keep-baud\0115200\0/dev/ttyS2\0-\0vt220\0"),
+            ("proc/7/cmdline", "/sbin/agetty\0-o\0-p -- \\u\0--keep-baud\x00115200\0/dev/ttyS2\0-\0vt220\0"),
             ("proc/8/comm", "cat\n"),
             ("proc/8/cmdline", "cat\0ttyUSB0\0"),
         ]);

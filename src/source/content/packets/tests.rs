@@ -388,7 +388,7 @@ fn every_source_of_packets_knows_their_time_and_their_number_of_samples() {
         assert_eq!((kind.has_time(), kind.frames_per_block()), (true, 4), "{keys}");
         let longest_s = kind.longest_step().unwrap().as_secs_f64();
         // Half of 2^32 us, without the three samples between two times.
-        assert!((longest_s - (2147.483_648 - 0.03)).abs() < 1e-6, "{keys}: {longest_s}");
+        assert!((longest_s - (2_147.483_648 - 0.03)).abs() < 1e-6, "{keys}: {longest_s}");
     }
 }
 
