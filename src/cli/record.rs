@@ -217,7 +217,7 @@ fn taken_by_daemon(config: &Path, pipeline: &Pipeline) -> Option<String> {
     match ask(config, PATIENCE) {
         Asked::Answered(_) | Asked::Silent { .. } => Some(format!(
             "the daemon with this configuration runs, and only one program can read {resource}; stop it first, for example: \
-             systemctl stop edgewatt"
+             sudo systemctl stop edgewatt"
         )),
         Asked::NoSocket { .. } | Asked::Stale { .. } | Asked::Denied { .. } | Asked::Strange { .. } => None,
     }

@@ -63,6 +63,13 @@ pub fn runs(proc: &Path, wanted: &str) -> bool {
     programs(proc).any(|(folder, _)| name(&folder) == wanted)
 }
 
+/// Returns the arguments of all programs whose names end in `ending`.
+pub fn arguments(proc: &Path, ending: &str) -> Vec<String> {
+    let named = programs(proc).filter(|(folder, _)| name(folder).ends_with(ending));
+    let lines = named.filter_map(|(folder, _)| std::fs::read_to_string(folder.join("cmdline")).ok());
+    lines.flat_map(|line| line.split('\0').map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
 fn programs(proc: &Path) -> impl Iterator<Item = (PathBuf, u32)> {
     let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
     entries.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok()?)))

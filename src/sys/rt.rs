@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 const NICE: i32 = -11;
 /// `CAP_IPC_LOCK` of capabilities(7).
 const IPC_LOCK: u64 = 1 << 14;
-const PRIORITY_FIX: &str = "set RestrictRealtime=no and LimitRTPRIO=99 with systemctl edit edgewatt";
-const MEMORY_FIX: &str = "set LimitMEMLOCK=infinity with systemctl edit edgewatt";
+const PRIORITY_FIX: &str = "set RestrictRealtime=no and LimitRTPRIO=99 with sudo systemctl edit edgewatt";
+const MEMORY_FIX: &str = "set LimitMEMLOCK=infinity with sudo systemctl edit edgewatt";
 
 /// Schedules the calling thread by SCHED_FIFO with `priority`, 1 to 99. If that is not permitted, with the highest priority
 /// that is; else with a nice value ahead of ordinary programs. Processes and threads that it starts are ordinary again

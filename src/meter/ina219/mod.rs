@@ -18,7 +18,8 @@ use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
-use crate::sys::i2c::{BUS_FIX, GROUP_FIX, I2c};
+use crate::sys::i2c::{BUS_FIX, I2c, RULE};
+use crate::sys::permission::permit;
 use crate::text::counted;
 use crate::units::{MonoTime, duration_ns};
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
@@ -326,7 +327,10 @@ impl Ina219 {
             io::ErrorKind::NotFound => {
                 MeterError::Absent { path, reason: "no such bus".to_owned(), fix: BUS_FIX.to_owned() }
             }
-            io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: GROUP_FIX.to_owned() },
+            io::ErrorKind::PermissionDenied => {
+                let fix = permit(&path, RULE);
+                MeterError::Denied { path, fix }
+            }
             _ if error.raw_os_error() == Some(EBUSY) => self.taken(None),
             _ => MeterError::Failed { path, source: error },
         }

@@ -44,7 +44,7 @@ const UNKNOWN_HOLDER: &str = "another program; to see by which, run as root: fus
 /// Why a sound card cannot be used, or has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AlsaError {
-    #[error("{0}; run: apt install libasound2 (libasound2t64 from Debian 13 and Ubuntu 24.04 on)")]
+    #[error("{0}; run: sudo apt install libasound2 (libasound2t64 from Debian 13 and Ubuntu 24.04 on)")]
     NoLibrary(String),
     #[error("there is no sound card {card:?}; {cards}")]
     NoCard { card: String, cards: String },

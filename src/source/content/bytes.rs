@@ -209,6 +209,10 @@ impl ContentKind for Bytes {
         // A millisecond: what is written in smaller pieces is mostly read together.
         self.rate_hz.map_or(1, |rate| (rate / 1e3) as usize).max(1)
     }
+
+    fn least_bytes_per_second(&self) -> Option<f64> {
+        Some(self.frame_bytes() as f64 * self.rate_hz?)
+    }
 }
 
 impl Bytes {

@@ -419,7 +419,7 @@ impl SourceKind for Join {
     fn exclusive(&self) -> Vec<Exclusive> {
         let of_part = |(name, part): (&str, &Source)| {
             let exclusive = part.kind().exclusive().into_iter();
-            let below = |Exclusive { resource, key }| Exclusive { resource, key: self.path(name, key) };
+            let below = |taken: Exclusive| Exclusive { key: self.path(name, taken.key), ..taken };
             exclusive.map(below).collect::<Vec<_>>()
         };
         self.parts().flat_map(of_part).collect()
@@ -427,6 +427,10 @@ impl SourceKind for Join {
 
     fn has_time(&self) -> bool {
         self.leader().is_some_and(SourceKind::has_time)
+    }
+
+    fn longest_step(&self) -> Option<Duration> {
+        self.leader()?.longest_step()
     }
 
     fn truth(&self) -> Option<Vec<String>> {
