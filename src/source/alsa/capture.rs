@@ -15,7 +15,7 @@ use super::format::{Change, Converter};
 use super::library::{Alsa, Offers, Pcm, Refusal, Setup, Wanted};
 use crate::source::sample_clock::SampleClock;
 use crate::source::session::{DEVICE_RETRY, keep_open};
-use crate::source::sink::LogLimit;
+use crate::source::log_limit::LogLimit;
 use crate::source::{FrameProducer, FrameSink, Gap, SourceError};
 use crate::stop::Waited;
 use crate::sys::Machine;
