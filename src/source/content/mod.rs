@@ -188,6 +188,11 @@ impl Decoder {
         arrival: MonoTime,
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
+        let content = if let Self::Text { .. } = self { datagram.trim_ascii() } else { datagram };
+        if content.is_empty() {
+            sink.pass_over(Reject::Empty, arrival, || format!("{name} is empty"));
+            return Ok(ControlFlow::Continue(()));
+        }
         let failed = |error| SourceError::io("read", Path::new(&name.to_string()), error);
         let (parser, reader) = match self {
             Self::Text { parser, reader } => (parser, reader),
