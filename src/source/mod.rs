@@ -14,6 +14,7 @@ pub mod recording;
 pub mod registers;
 pub mod sample_clock;
 pub mod session;
+pub(crate) mod silence;
 pub mod sink;
 pub mod survey;
 pub mod truth;

@@ -62,6 +62,8 @@ pub struct FrameHeader {
     pub truth: Option<u16>,
     /// The stream was broken just before the block.
     pub gap: Option<Gap>,
+    /// Frames that arrived together with the block and come after it, in other blocks.
+    pub follow: u32,
 }
 
 /// Frames that follow each other without a gap.
@@ -72,6 +74,8 @@ pub struct Frames<'a> {
     /// The times and the truth of the last one.
     pub last: FrameHeader,
     pub count: usize,
+    /// Frames that arrived together with these and come after them.
+    pub follow: usize,
     /// `[count, frame]`, row-major.
     pub values: Pieces<'a>,
 }

@@ -239,10 +239,14 @@ impl FrameSink {
             return self
                 .reject(Reject::Malformed, arrival, || "the source gave values that it had not announced".into());
         }
-        let mut header = FrameHeader { arrival, stream_ns, truth: None, gap: None };
-        for block in values.chunks(self.block_frames.saturating_mul(self.frame_values).max(1)) {
-            self.accept(header, block)?;
-            header.stream_ns = self.time_after(header.stream_ns, block.len() / self.frame_values.max(1));
+        let frame_values = self.frame_values.max(1);
+        let (mut stream_ns, mut left) = (stream_ns, values.len() / frame_values);
+        for block in values.chunks(self.block_frames.saturating_mul(frame_values)) {
+            let frames = block.len() / frame_values;
+            left -= frames;
+            let follow = u32::try_from(left).unwrap_or(u32::MAX);
+            self.accept(FrameHeader { arrival, stream_ns, truth: None, gap: None, follow }, block)?;
+            stream_ns = self.time_after(stream_ns, frames);
         }
         self.flow()
     }
@@ -258,7 +262,7 @@ impl FrameSink {
             self.stats.time_still.fetch_add(1, Ordering::Relaxed);
         }
         self.last_stream_ns = record.stream_ns;
-        let header = FrameHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: None };
+        let header = FrameHeader { arrival, stream_ns: record.stream_ns, truth: record.truth, gap: None, follow: 0 };
         self.accept(header, values)
     }
 

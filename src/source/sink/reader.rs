@@ -34,25 +34,26 @@ impl FrameReader {
         let joins = |last: &(FrameHeader, usize), next: &(FrameHeader, usize)| {
             last.1 == frame_values && next.1 == frame_values && joins(&last.0, &next.0)
         };
-        let frames = |first: &FrameHeader, last: &FrameHeader, length: usize, values: Pieces<'_>| {
+        let frames = |first: &FrameHeader, last: &FrameHeader, (length, left): (usize, usize), values: Pieces<'_>| {
             let count = length / frame_values;
+            let follow = last.follow as usize + left / frame_values;
             let after = |header: &FrameHeader, frames: usize| FrameHeader {
                 stream_ns: header.stream_ns.map(|ns| later(ns, frames, period_ns)),
                 ..*header
             };
             let last = if std::ptr::eq(first, last) { after(first, within + count.saturating_sub(1)) } else { *last };
             let first = FrameHeader { gap: first.gap.filter(|_| within == 0), ..after(first, within) };
-            (read(Frames { first, last, count, values }), count)
+            (read(Frames { first, last, count, follow, values }), count)
         };
         let (result, count) = match &mut self.ring {
             RingRx::F32(ring) => ring.pop_run(values, joins, |run| {
-                frames(run.first, run.last, run.count(), Pieces::F32(run.values.0, run.values.1))
+                frames(run.first, run.last, (run.count(), run.left), Pieces::F32(run.values.0, run.values.1))
             }),
             RingRx::I16(ring) => ring.pop_run(values, joins, |run| {
-                frames(run.first, run.last, run.count(), Pieces::I16(run.values.0, run.values.1))
+                frames(run.first, run.last, (run.count(), run.left), Pieces::I16(run.values.0, run.values.1))
             }),
             RingRx::U8(ring) => ring.pop_run(values, joins, |run| {
-                frames(run.first, run.last, run.count(), Pieces::U8(run.values.0, run.values.1))
+                frames(run.first, run.last, (run.count(), run.left), Pieces::U8(run.values.0, run.values.1))
             }),
         }?;
         self.within = within + count;

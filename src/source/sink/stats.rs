@@ -34,6 +34,8 @@ pub struct Remarks {
     pub reject: Option<String>,
     /// How the stream's time and its nominal rate contradict each other.
     pub contradiction: Option<String>,
+    /// Why a source of a join had no sample near enough to one of the leader, the last time.
+    pub unmatched: Option<String>,
     /// Why the source gives no frames, or none to be trusted, at present.
     pub trouble: Option<String>,
 }
@@ -71,6 +73,11 @@ impl SourceStats {
         let of_part = |said: String| format!("{name}: {said}");
         remarks.reject = reject.map(of_part).or(remarks.reject.take());
         remarks.contradiction = contradiction.map(of_part).or(remarks.contradiction.take());
+    }
+
+    /// Says why samples of the leader of a join were not joined.
+    pub fn unmatched_because(&self, reason: String) {
+        self.remarks_guard().unmatched = Some(reason);
     }
 
     /// The lock is taken only to say something, not for each record.

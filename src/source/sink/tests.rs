@@ -55,6 +55,18 @@ fn a_block_longer_than_the_ring_goes_over_in_parts_and_what_does_not_fit_is_coun
 }
 
 #[test]
+fn each_part_of_what_arrived_together_says_how_much_of_it_follows() {
+    let (mut sink, mut reader) = ring(SampleType::I16, 16);
+    // The ring takes blocks of 8 frames.
+    assert!(sink.frames(&[1i16; 2 * 14], MonoTime(0), None).is_continue());
+    let mut follow = Vec::new();
+    while let Some(part) = reader.pop(3, |_, _| false, |frames| (frames.count, frames.follow)) {
+        follow.push(part);
+    }
+    assert_eq!(follow, [(3, 11), (3, 8), (2, 6), (3, 3), (3, 0)]);
+}
+
+#[test]
 fn a_reader_is_woken_for_what_it_waits_for() {
     let (mut sink, mut reader) = ring(SampleType::I16, 16);
     reader.wake.reader_is_this_thread();
