@@ -165,7 +165,7 @@ impl Recording {
         wall_ns: i64,
         class: impl Fn(u16) -> Option<String>,
     ) -> Result<(), RecordError> {
-        let FrameHeader { arrival, stream_ns, truth, gap } = frames.first;
+        let FrameHeader { arrival, stream_ns, truth, gap, .. } = frames.first;
         let arrived_ns = wall_ns.saturating_add(i64::try_from(arrival.0).unwrap_or(i64::MAX));
         let frame = self.added.frames;
         if !self.data.has_room(count) {

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, ContentKind, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError,
-    SourceKind, Survey, WhenFull, content,
+    Buffer, Content, ContentKind, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind,
+    Survey, WhenFull, content,
 };
 use crate::schema::{Checker, Key, table};
 use crate::stop::Waited;
@@ -272,6 +272,7 @@ mod tests {
         let (frames, stats) = rig("channels = [\"y\", \"x\"], columns = [\"x\", \"y\"]").frames(&datagrams, 4);
         assert_eq!(frames, [[2.0, 1.0], [4.0, 3.0], [6.0, 5.0], [10.0, 9.0]]);
         assert_eq!(stats.rejects(Reject::Malformed), 1);
+        assert_eq!(stats.rejects(Reject::Empty), 1, "a datagram without a record");
     }
 
     #[test]

@@ -207,6 +207,11 @@ impl Decoder {
         arrival: MonoTime,
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
+        let content = if let Self::Text { .. } = self { datagram.trim_ascii() } else { datagram };
+        if content.is_empty() {
+            sink.pass_over(Reject::Empty, arrival, || format!("{name} is empty"));
+            return Ok(ControlFlow::Continue(()));
+        }
         match self {
             Self::Text { reader, .. } => reader.begin_datagram(),
             Self::Bytes(decoder) => _ = decoder.restart(),
