@@ -69,7 +69,7 @@ fn a_broker_that_is_killed_and_comes_back_costs_no_prediction() {
     assert_eq!(seqs_seen(&[&first, &second]), BTreeSet::from_iter(0..WINDOWS));
     assert!(second.seqs().is_sorted());
     assert_eq!(second.json("/event")[0]["event"], "reconnected");
-    assert_eq!((ended.summary(" undelivered"), ended.summary(" reconnects")), (0, 1), "{}", ended.stdout);
+    assert_eq!((ended.summary(" undelivered"), ended.summary(" reconnect")), (0, 1), "{}", ended.stdout);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn fails_on(rows: &str) -> (Ended, Wire) {
 #[test]
 fn a_line_that_the_writer_did_not_finish_is_rejected() {
     let (ended, wire) = fails_on("0.00,1,2,3,4,5,6,PEN\n0.02,1,2,3,4,5,6");
-    assert_eq!(ended.summary(" samples, "), 1, "no window was filled");
+    assert_eq!(ended.summary(" sample, "), 1, "no window was filled");
     assert_eq!(wire.metrics()["counts"]["rejects"]["unterminated"], 1);
 }
 
