@@ -2,6 +2,8 @@
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 PYTHON := $(or $(PYTHON),python3)
+# The parts of test-vm, which run in one guest.
+VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
@@ -43,23 +45,14 @@ test-tflitec: tools ## Test the features tflitec and embedded-broker; installs l
 	@scripts/need mosquitto_sub:mosquitto-clients
 	@scripts/test-tflitec
 
-test-vm: tools runtime ## Test meters and sources with the kernel's drivers, in a Debian under QEMU; installs QEMU with apt-get if it may
+test-vm: tools runtime ## Test meters and sources with the kernel's drivers, in a Debian under QEMU, which it installs if it may. VM_PARTS="serial iio": only these
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
-	cargo build --locked
-	tests/vm/run tests/vm/ina219 tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
-		runtime/x86_64/libtensorflowlite_c.so config models
-	tests/vm/run -t 900 tests/vm/sensors/serial tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
-		runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite systemd
-	rm -rf "$(TARGET_DIR)/i2c" && mkdir "$(TARGET_DIR)/i2c"
-	cp examples/sources/i2c-mpu6050.toml "$(TARGET_DIR)/i2c/example.toml"
-	cp tests/models/open_input.tflite "$(TARGET_DIR)/i2c/model.tflite"
-	tests/vm/run tests/vm/sensors/i2c tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
-		runtime/x86_64/libtensorflowlite_c.so "$(TARGET_DIR)/i2c/example.toml" "$(TARGET_DIR)/i2c/model.tflite"
-	cargo build --locked --example uhid_accel
-	tests/vm/run -t 1200 tests/vm/sensors/iio tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
-		"$(TARGET_DIR)/debug/examples/uhid_accel" runtime/x86_64/libtensorflowlite_c.so systemd tests/models/open_input.tflite
-	tests/vm/run -t 1200 tests/vm/sensors/alsa tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
-		runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite
+	cargo build --locked --bin edgewatt --example uhid_accel
+	rm -rf "$(TARGET_DIR)/vm" && mkdir -p "$(TARGET_DIR)/vm/sensors"
+	cp $(VM_PARTS:%=tests/vm/sensors/%) "$(TARGET_DIR)/vm/sensors"
+	tests/vm/run -t 3000 tests/vm/parts "$(TARGET_DIR)/vm/sensors" tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
+		"$(TARGET_DIR)/debug/examples/uhid_accel" runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite \
+		examples/sources/i2c-mpu6050.toml config models systemd
 
 test-vm-service: tools runtime ## Test the package, its upgrades and its service in the same Debian; needs cargo-deb
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian

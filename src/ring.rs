@@ -65,6 +65,8 @@ impl<H: Copy, T: Copy + Default> BlockTx<H, T> {
 pub struct Run<'a, H, T> {
     pub first: &'a H,
     pub last: &'a H,
+    /// Values of the last block that are left for the next call.
+    pub left: usize,
     /// In two pieces if they wrap around the end of the ring.
     pub values: (&'a [T], &'a [T]),
 }
@@ -104,8 +106,10 @@ impl<H: Copy, T: Copy> BlockRx<H, T> {
         let (front, wrapped) = blocks.as_slices();
         let mut waiting = front.iter().chain(wrapped);
         let first = waiting.next()?;
-        let (mut last, mut count, mut whole) = (first, (first.1 - self.taken).min(most), 0);
-        if self.taken + count == first.1 {
+        let rest = first.1 - self.taken;
+        let (mut last, mut count, mut whole) = (first, rest.min(most), 0);
+        let left = rest - count;
+        if left == 0 {
             whole = 1;
             for next in waiting {
                 if count + next.1 > most || !joins(last, next) {
@@ -115,7 +119,7 @@ impl<H: Copy, T: Copy> BlockRx<H, T> {
             }
         }
         let chunk = self.values.read_chunk(count).ok()?;
-        let result = read(Run { first: &first.0, last: &last.0, values: chunk.as_slices() });
+        let result = read(Run { first: &first.0, last: &last.0, left, values: chunk.as_slices() });
         chunk.commit_all();
         blocks.commit(whole);
         self.taken = if whole == 0 { self.taken + count } else { 0 };

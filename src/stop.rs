@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -38,6 +39,8 @@ pub struct Stop {
     overdue: AtomicBool,
     /// Becomes readable with the request and stays so, which ends every `poll`.
     event: EventFd,
+    /// A thread that waits by `park`, which the request ends.
+    parked: OnceLock<Thread>,
 }
 
 impl Stop {
@@ -52,13 +55,27 @@ impl Stop {
 
     fn made(parent: Option<Arc<Self>>) -> io::Result<Self> {
         let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { parent, requested: AtomicBool::new(false), overdue: AtomicBool::new(false), event })
+        Ok(Self {
+            parent,
+            requested: AtomicBool::new(false),
+            overdue: AtomicBool::new(false),
+            event,
+            parked: OnceLock::new(),
+        })
     }
 
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
         // The write fails only if the counter is full, and then it is already readable.
         let _ = self.event.write(1);
+        if let Some(thread) = self.parked.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Has the request end this thread's `park`. Call it once, and before the first look at `is_requested`.
+    pub fn unparks_this_thread(&self) {
+        let _ = self.parked.set(std::thread::current());
     }
 
     pub fn is_requested(&self) -> bool {
@@ -195,6 +212,26 @@ mod tests {
         stop.request();
         assert_eq!(stop.wait_readable(ours.as_fd()).unwrap(), Waited::Stopped);
         assert_eq!(stop.sleep_until(MonoTime::now() + Duration::from_secs(3600)).unwrap(), Waited::Stopped);
+    }
+
+    #[test]
+    fn a_request_ends_the_park_of_a_thread_that_asked_for_it() {
+        let stop = Stop::new().unwrap();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let parked = scope.spawn(|| {
+                stop.unparks_this_thread();
+                ready.send(()).unwrap();
+                let begun = Instant::now();
+                while !stop.is_requested() {
+                    std::thread::park_timeout(Duration::from_secs(60));
+                }
+                begun.elapsed()
+            });
+            is_ready.recv().unwrap();
+            stop.request();
+            assert!(parked.join().unwrap() < Duration::from_secs(30));
+        });
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Text for people: how wide it is, how it is cut and broken into lines, and text from others made harmless. Pure.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use sha2::{Digest, Sha256};
 
@@ -81,6 +82,25 @@ pub fn placeholder(name: &str) -> Option<&str> {
         [b'`', ..] => rest[1..].find('`').map(|end| &rest[..end + 2]),
         _ => None,
     }
+}
+
+/// Returns a number of things in words: `1 sample`, `2 samples`. `one` is the name of a single thing.
+pub fn counted<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &str) -> String {
+    let end = match one.as_bytes() {
+        _ if count == N::from(1) => "",
+        [.., b's' | b'x'] => "es",
+        _ => "s",
+    };
+    format!("{count} {one}{end}")
+}
+
+/// Returns a command line as a list of a program and its arguments in TOML. A line that needs a shell gets one.
+pub fn command_list(line: &str) -> String {
+    let words: Vec<&str> = match line.contains(['\'', '"', '|', '&', ';', '<', '>', '$', '*', '`', '\\']) {
+        true => vec!["sh", "-c", line.trim()],
+        false => line.split_whitespace().collect(),
+    };
+    format!("[{}]", words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", "))
 }
 
 /// Returns `a, b and c`.
@@ -301,6 +321,19 @@ mod tests {
         for name in ["porch", "100%", "50%-x", "a<b", "a{b", "$", "$5", "\u{5ba2}\u{5385}", ""] {
             assert_eq!(placeholder(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "sample")), ["0 samples", "1 sample", "2 samples"]);
+        assert_eq!([counted(1u64, "class"), counted(3u64, "class")], ["1 class", "3 classes"]);
+        assert_eq!([counted(1.0, "inference"), counted(1.5, "inference")], ["1 inference", "1.5 inferences"]);
+    }
+
+    #[test]
+    fn a_command_line_becomes_a_list_of_words() {
+        assert_eq!(command_list(" sox  -n hw:1,0"), r#"["sox", "-n", "hw:1,0"]"#);
+        assert_eq!(command_list("a 'b c' | d"), r#"["sh", "-c", "a 'b c' | d"]"#);
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
             Some((_, file)) if eaccess(file, AccessFlags::R_OK) == Err(Errno::EACCES) => {
                 "let this user read the password file; if it belongs to the service, run: sudo edgewatt doctor broker"
             }
-            _ => "start the broker (on this machine: apt-get install mosquitto), open the firewall for it, or change [mqtt]",
+            _ => "start the broker (on this machine: sudo apt-get install mosquitto), open the firewall for it, or change [mqtt]",
         }),
     })
 }

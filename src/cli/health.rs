@@ -16,6 +16,7 @@ use super::ConfigArg;
 use crate::daemon::health::{Answer, BrokerState, DaemonState, Health, MeterState, NodeHealth, StoreState};
 use crate::daemon::health_socket::places;
 use crate::publish::payload::PipelineState;
+use crate::text::counted;
 
 /// The version of the JSON. A change that readers must know about increases it.
 const SCHEMA_VERSION: u32 = 1;
@@ -302,20 +303,20 @@ fn show_node(out: &mut impl Write, node: &NodeHealth) -> io::Result<()> {
         let by = pipeline.delegate.as_deref().map(|delegate| format!(" by {delegate}")).unwrap_or_default();
         let count = pipeline.predictions;
         let predictions = match pipeline.last_prediction_s {
-            Some(s) => format!("{count} predictions, the last {} ago", age(s)),
+            Some(s) => format!("{}, the last {} ago", counted(count, "prediction"), age(s)),
             None => "no prediction yet".to_owned(),
         };
         let line = format!("{}: {state}{by}, {predictions}", pipeline.name);
         writeln!(out, "  pipeline {}", printable(&line))?;
     }
-    let queued = node.broker.queued;
+    let queued = counted(node.broker.queued, "message");
     let address = node.broker.address.as_deref().unwrap_or_default();
     let since = node.broker.for_s.map(|s| format!(" for {}", age(s))).unwrap_or_default();
     let broker = match node.broker.state {
         BrokerState::None => "none; nothing is published over MQTT".to_owned(),
-        BrokerState::Connecting => format!("{address}: connecting{since}, {queued} messages wait"),
-        BrokerState::Connected => format!("{address}: connected{since}, {queued} messages wait"),
-        BrokerState::Unreachable => format!("{address}: not connected{since}, {queued} messages wait"),
+        BrokerState::Connecting => format!("{address}: connecting{since}, {queued} waiting"),
+        BrokerState::Connected => format!("{address}: connected{since}, {queued} waiting"),
+        BrokerState::Unreachable => format!("{address}: not connected{since}, {queued} waiting"),
     };
     writeln!(out, "  broker {}", printable(&broker))?;
     let store = match node.store.state {

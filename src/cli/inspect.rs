@@ -14,6 +14,7 @@ use crate::model::{
     Kernel, Metadata, ModelSummary, Normalization, OperatorCount, OutputSummary, Quantization, Signature, Subgraph,
     TensorSummary, ValueMeaning, Weights,
 };
+use crate::text::counted;
 
 /// Most characters of a name that a line shows.
 const NAME_WIDTH: usize = 40;
@@ -97,8 +98,9 @@ fn partition(tried: &Tried, out: &mut impl Write) -> io::Result<()> {
             let taken = delegation.nodes_delegated;
             writeln!(
                 out,
-                "  takes {taken} of {} nodes, partitions: {}",
-                delegation.nodes_total, delegation.partitions
+                "  takes {taken} of {}, partitions: {}",
+                counted(delegation.nodes_total, "node"),
+                delegation.partitions
             )?;
             let row = |(operator, count): (&String, &usize)| vec![format!("{count:>5}"), shown(operator)];
             if !delegation.on_cpu.is_empty() {
@@ -227,7 +229,7 @@ fn quantization(tensor: &TensorSummary) -> String {
         None => "not quantised".into(),
         Some(Quantization::PerTensor { scale, zero_point }) => format!("scale {scale}, zero point {zero_point}"),
         Some(Quantization::PerChannel { axis, scales, .. }) => {
-            format!("{} scales along dimension {axis}", scales.len())
+            format!("{} along dimension {axis}", counted(scales.len(), "scale"))
         }
         Some(Quantization::Other) => "quantised blockwise or in a custom way".into(),
     }
@@ -235,7 +237,7 @@ fn quantization(tensor: &TensorSummary) -> String {
 
 fn operators(out: &mut impl Write, title: &str, subgraph: &Subgraph) -> io::Result<()> {
     let (count, tensors) = (subgraph.operator_count, subgraph.tensor_count);
-    writeln!(out, "\n{title}: {count} on {tensors} tensors")?;
+    writeln!(out, "\n{title}: {count} on {}", counted(tensors, "tensor"))?;
     let row = |operator: &OperatorCount| {
         let kind = if operator.custom { custom_operator(&operator.name) } else { "" };
         vec![format!("{:>5}", operator.count), shown(&operator.name), kind.to_owned()]
@@ -261,13 +263,25 @@ fn weights(out: &mut impl Write, summary: &ModelSummary) -> io::Result<()> {
         ]
     };
     table(out, &weights.kernels.iter().map(row).collect::<Vec<_>>())?;
-    writeln!(out, "biases: {} tensors, {}", weights.biases, bytes(weights.bias_bytes))?;
+    writeln!(out, "biases: {}, {}", counted(weights.biases, "tensor"), bytes(weights.bias_bytes))?;
     let buffers = summary.buffers;
-    let note = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
-    let outside = note(buffers.outside_flatbuffer, "of them after the flatbuffer");
-    let elsewhere = note(summary.main.tensors_in_other_files, "tensors in other files");
-    let sparse = note(summary.main.sparse_format_tensors, "tensors in sparse format");
-    writeln!(out, "all data: {} buffers, {}{outside}{elsewhere}{sparse}", buffers.filled, bytes(buffers.bytes))
+    let note = |count: usize, what: String| if count > 0 { format!(", {what}") } else { String::new() };
+    let outside =
+        note(buffers.outside_flatbuffer, format!("{} of them after the flatbuffer", buffers.outside_flatbuffer));
+    let elsewhere = note(
+        summary.main.tensors_in_other_files,
+        format!("{} in other files", counted(summary.main.tensors_in_other_files, "tensor")),
+    );
+    let sparse = note(
+        summary.main.sparse_format_tensors,
+        format!("{} in sparse format", counted(summary.main.sparse_format_tensors, "tensor")),
+    );
+    writeln!(
+        out,
+        "all data: {}, {}{outside}{elsewhere}{sparse}",
+        counted(buffers.filled, "buffer"),
+        bytes(buffers.bytes)
+    )
 }
 
 fn totals(weights: &Weights) -> String {
@@ -276,7 +290,7 @@ fn totals(weights: &Weights) -> String {
     }
     let (count, tensors) = (weights.kernel_weights, weights.kernels.len());
     let zeros = percent(weights.sparsity);
-    format!("{count} in {tensors} kernels, {}, {}", bytes(weights.kernel_bytes), zeros.trim_start())
+    format!("{count} in {}, {}, {}", counted(tensors, "kernel"), bytes(weights.kernel_bytes), zeros.trim_start())
 }
 
 fn percent(fraction: Option<f64>) -> String {
@@ -285,7 +299,7 @@ fn percent(fraction: Option<f64>) -> String {
 
 fn bytes(count: u64) -> String {
     match count {
-        0..10_240 => format!("{count} bytes"),
+        0..10_240 => counted(count, "byte"),
         _ => format!("{:.1} KiB", count as f64 / 1024.0),
     }
 }

@@ -23,7 +23,7 @@ use crate::source::recording::manifest::{FrameTimes, Manifest};
 use crate::source::{FoundNames, OpenOptions, TruthLabels};
 use crate::sys::cpu::Children;
 use crate::sys::{Machine, hostname};
-use crate::text::{escaped, figure};
+use crate::text::{counted, escaped, figure};
 use crate::units::{MonoTime, WallTime};
 
 #[derive(Debug, clap::Args)]
@@ -94,8 +94,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // By default, the kernel would end this program where a file may not grow; then writing fails instead.
     signal_hook::flag::register(SIGXFSZ, Arc::<AtomicBool>::default())?;
     let stop = signals::stop()?;
-    let config = match Document::read(&args.config.config).and_then(|document| document.parse(hostname().as_deref())) {
-        Ok(config) => config,
+    let read = Document::read(&args.config.config).and_then(|document| {
+        let hash = document.hash();
+        Ok((hash, document.for_sources().parse(hostname().as_deref())?))
+    });
+    let (config_hash, config) = match read {
+        Ok(read) => read,
         Err(problems) => {
             let _ = writeln!(io::stderr(), "{problems}");
             return Ok(ExitCode::from(EX_CONFIG));
@@ -116,6 +120,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let wanted = args.format.map(Format::from).or_else(|| Target::format(&args.output));
     let format = Format::choose(wanted, &spec, pipeline.source.has_truth())?;
     let target = Target::new(&args.output, &pipeline.name, format, WallTime::now());
+    if let Some(remark) = target.remark(&args.output, format) {
+        say(&remark);
+    }
     if let Some(warning) = source.survey(&Machine::this()).warning() {
         say(&format!("warning: {warning}"));
     }
@@ -130,7 +137,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let node = node_connection(&config.mqtt, connect_options(&config.mqtt));
     let options = OpenOptions {
         labels,
-        once: false,
+        // What can end, such as a program, ends the recording.
+        once: source.endless().is_none(),
         children: Children::default(),
         pipeline: pipeline.name.clone(),
         node: Some(node),
@@ -141,7 +149,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         pipeline: pipeline.name.clone(),
         source: pipeline.source.name().to_owned(),
         config: args.config.config.clone(),
-        config_hash: config.hash.clone(),
+        config_hash,
         has_time: source.has_time(),
         has_truth: pipeline.source.has_truth(),
         most_block_frames: settings.frames,
@@ -171,7 +179,7 @@ fn end(recording: Recording, ended: Ended, at_end: AtEnd) -> anyhow::Result<Exit
         recording.discard();
         let reason = why.unwrap_or_else(|| match rejected {
             0 => "the source gave no sample".to_owned(),
-            rejected => format!("the source gave no sample; {rejected} records were rejected, and the log says why"),
+            rejected => format!("the source gave no sample; {rejected} rejected, and the log says why"),
         });
         bail!("nothing was recorded: {reason}");
     }
@@ -179,7 +187,8 @@ fn end(recording: Recording, ended: Ended, at_end: AtEnd) -> anyhow::Result<Exit
         Some(why) => anyhow::anyhow!("{why}; then: {error}; {} says what is known", target.manifest.display()),
         None => error.into(),
     })?;
-    writeln!(io::stdout(), "{}", summary(&target.manifest, &manifest))?;
+    let end = if matches!(ended, Ended::SourceEnded) { "; the source has ended" } else { "" };
+    writeln!(io::stdout(), "{}{end}", summary(&target.manifest, &manifest))?;
     match why {
         Some(why) => bail!("the recording ended early, and what was recorded is good: {why}"),
         None => Ok(ExitCode::SUCCESS),
@@ -208,7 +217,7 @@ fn taken_by_daemon(config: &Path, pipeline: &Pipeline) -> Option<String> {
     match ask(config, PATIENCE) {
         Asked::Answered(_) | Asked::Silent { .. } => Some(format!(
             "the daemon with this configuration runs, and only one program can read {resource}; stop it first, for example: \
-             systemctl stop edgewatt"
+             sudo systemctl stop edgewatt"
         )),
         Asked::NoSocket { .. } | Asked::Stale { .. } | Asked::Denied { .. } | Asked::Strange { .. } => None,
     }
@@ -228,17 +237,18 @@ fn summary(path: &Path, manifest: &Manifest) -> String {
     let seconds = [length(|times| times.stream_ns), length(|times| Some(times.arrived_ns))];
     let seconds = seconds.into_iter().flatten().fold(0.0, f64::max);
     let count = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
-    let some = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let some = |count: u64, said: String| if count > 0 { format!(", {said}") } else { String::new() };
+    let (gaps, rejected, lost) = (count(&manifest.gaps.counts), count(&manifest.rejected), count(&manifest.dropped));
     format!(
-        "{}: {} samples, {} s, {} bytes of {}{}{}{}",
+        "{}: {}, {} s, {} of {}{}{}{}",
         path.display(),
-        manifest.frames,
+        counted(manifest.frames, "sample"),
         figure(seconds),
-        manifest.data.bytes,
+        counted(manifest.data.bytes, "byte"),
         manifest.data.format,
-        some(count(&manifest.gaps.counts), "gaps"),
-        some(count(&manifest.rejected), "records rejected"),
-        some(count(&manifest.dropped), "samples lost"),
+        some(gaps, counted(gaps, "gap")),
+        some(rejected, format!("{rejected} rejected")),
+        some(lost, format!("{} lost", counted(lost, "sample"))),
     )
 }
 
@@ -288,7 +298,8 @@ impl Shown {
             (None, None) => ", Ctrl-C ends it".to_owned(),
         };
         let trouble = trouble.as_ref().map_or(String::new(), |trouble| format!("; {}", escaped(trouble)));
-        format!("{frames} samples, {:.0} s, {bytes} bytes{left}{trouble}", time.as_secs_f64())
+        let samples = counted(*frames, "sample");
+        format!("{samples}, {:.0} s, {bytes} bytes{left}{trouble}", time.as_secs_f64())
     }
 
     /// Leaves the line.

@@ -105,11 +105,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     // A daemon that was asked to stop has done so, even if the broker is away; a single run has to predict
     // something, and to deliver everything.
-    Ok(match summary.outcome {
-        Outcome::Complete => ExitCode::SUCCESS,
-        Outcome::Undelivered | Outcome::NoPrediction if !args.once => ExitCode::SUCCESS,
-        Outcome::Undelivered | Outcome::NoPrediction | Outcome::Failed => ExitCode::FAILURE,
-    })
+    let is_success = match summary.outcome {
+        Outcome::Complete => true,
+        Outcome::Undelivered | Outcome::NoPrediction => !args.once,
+        Outcome::Failed => false,
+    };
+    if !is_success && let Some(why) = summary.shortfall() {
+        tracing::error!("the exit code is 1: {why}");
+    }
+    Ok(if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Replaces this process by a daemon that calibrates first; its id stays the same. Returns only if that fails.

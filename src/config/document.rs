@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, Root, version};
 use crate::schema::expanded::Table;
@@ -67,6 +67,34 @@ impl Document {
             Err(problem) => problems.push(problem),
         }
         if problems.is_empty() { Ok(Self::of(texts)) } else { Err(ConfigError { problems }) }
+    }
+
+    /// Returns the same with what must be written, but is not used where only sources run: a broker, and for each pipeline a
+    /// window, a model and a decision.
+    pub fn for_sources(mut self) -> Self {
+        const UNUSED: [(&str, &str); 3] =
+            [("window", "{ samples = 1, hop = 1 }"), ("model", "{ path = 'none' }"), ("decision", "{ raw = {} }")];
+        // What is wrong with the files is said when they are parsed.
+        let Ok(merged) = self.merged() else { return self };
+        let mut text = String::new();
+        let root = merged.get_ref();
+        let lacks = |table: &Spanned<DeValue<'_>>, key: &str| {
+            table.get_ref().as_table().is_some_and(|table| !table.contains_key(key))
+        };
+        if root.get("mqtt").is_none_or(|mqtt| lacks(mqtt, "broker")) {
+            text.push_str("mqtt.broker = 'none'\n");
+        }
+        let pipelines = root.get("pipelines").and_then(|pipelines| pipelines.get_ref().as_table());
+        for (name, pipeline) in pipelines.into_iter().flatten() {
+            let name = toml::Value::String(name.get_ref().to_string());
+            for (key, value) in UNUSED.iter().filter(|(key, _)| lacks(pipeline, key)) {
+                text.push_str(&format!("pipelines.{name}.{key} = {value}\n"));
+            }
+        }
+        let path = self.texts.first().map_or_else(PathBuf::new, |first| first.path.clone());
+        drop(merged);
+        self.texts.push(SourceText { path, text });
+        self
     }
 
     fn of(texts: Vec<SourceText>) -> Self {
@@ -146,7 +174,7 @@ impl Document {
     }
 
     /// Returns the SHA-256 of the file's text, and of its fragments with their names; the first 12 hex digits.
-    pub(super) fn hash(&self) -> String {
+    pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
         for (index, (path, text)) in self.files().enumerate() {
             if index > 0 {

@@ -252,18 +252,16 @@ impl Config {
 
 /// Two pipelines that read one stream would each get a part of it.
 fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
-    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    let mut all: Vec<(Exclusive, &str)> = Vec::new();
     for pipeline in pipelines {
         let source = pipeline.key().child("source").child(pipeline.source.name());
-        for Exclusive { resource, key } in pipeline.source.kind().exclusive() {
-            let key = key.iter().fold(source.clone(), |key, name| key.child(name));
-            match taken.get(&resource) {
-                Some(other) => {
-                    let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
-                    checker.problem(&key, message);
-                }
-                None => _ = taken.insert(resource, &pipeline.name),
+        for wanted in pipeline.source.kind().exclusive() {
+            if let Some((_, other)) = all.iter().find(|(taken, _)| taken.overlaps(&wanted)) {
+                let key = wanted.key.iter().fold(source.clone(), |key, name| key.child(name));
+                let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
+                checker.problem(&key, message);
             }
+            all.push((wanted, &pipeline.name));
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::schema::expanded::{Table, from_nothing};
 use crate::schema::{Checker, Key, milliseconds, table};
 use crate::source::Source;
 use crate::stream::{Shape, ShapePath, StreamSpec};
+use crate::text::figure;
 
 /// Most samples in a window and the like: far above any real use, and they still fit into memory.
 const MAX_SAMPLES: usize = 1 << 22;
@@ -407,6 +408,19 @@ impl Window {
             }
             (None, false, _) => None,
         };
+        if let Some((gap_ms, longest)) = max_gap_ms.zip(source.kind().longest_step())
+            && milliseconds(gap_ms) > longest
+        {
+            let longest_ms = longest.as_secs_f64() * 1e3;
+            let what = if self.max_gap_ms.is_some() { "max_gap_ms" } else { "3 sample periods" };
+            let message = format!(
+                "the stream's clock starts again too soon: it shows no step of more than {} ms, and a gap is one of more than \
+                 {} ms ({what}); send the time with more bits, or set a smaller max_gap_ms",
+                figure(longest_ms),
+                figure(gap_ms)
+            );
+            checker.problem(if self.max_gap_ms.is_some() { &gap_key } else { key }, message);
+        }
         WindowSettings { samples: self.samples, hop: self.hop, max_gap: max_gap_ms.map(milliseconds) }
     }
 }

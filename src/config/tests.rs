@@ -44,6 +44,14 @@ fn refusal(text: &str) -> String {
     Document::new("f.toml", text).parse(Some("host")).map(drop).unwrap_err().to_string()
 }
 
+/// A configuration with one pipeline, of this source and with these keys of its window.
+fn with_source(source: &str, window: &str) -> String {
+    format!(
+        "version = 1\nnode.id = 'n'\nmqtt.broker = 'none'\n[pipelines.p]\nwindow = {{ samples = 4, hop = 2{window} }}\n\
+         model.path = 'm'\ndecision.raw = {{}}\nsource.{source}\n"
+    )
+}
+
 /// The messages of a refusal, without the lines that show the text.
 fn messages(refusal: &str) -> Vec<&str> {
     refusal.lines().filter(|line| line.starts_with("f.toml")).collect()
@@ -399,4 +407,47 @@ fn a_part_of_a_join_is_checked_as_a_source_alone() {
     assert!(own.contains("source.join.sources.b.mqtt.topic: `edgewatt/#` matches topics"), "{own}");
     let without = refusal(&text("none", "sensors/b"));
     assert!(without.contains("source.join.sources.a.mqtt.broker: mqtt.broker is \"none\""), "{without}");
+}
+
+#[test]
+fn a_step_that_sets_a_chip_up_is_corrected_where_it_is_wrong() {
+    for (init, expected) in [
+        ("[[0x6B]]", "init.0: write a register and its value, such as [0x6B, 0x00]"),
+        ("[[0x6B, 256]]", "init.0.1: 256 is out of range; it must be from 0 to 255"),
+        ("[[0x6B, \"1\"]]", "init.0.1: this is a string, expected a whole number from 0 to 255; write 1"),
+        ("[{ pause_ms = 0 }]", "init.0.pause_ms: this is 0, expected a number above 0"),
+        (
+            "[{ pause = 5 }]",
+            "init.0: this is a table, expected a list of whole numbers from 0 to 255 or { pause_ms = 1.0 }",
+        ),
+        ("[0x6B, 0]", "init.1: this is 0, expected a list of whole numbers from 0 to 255 or { pause_ms = 1.0 }"),
+    ] {
+        let chip = "address = 0x68, rate_hz = 1.0, burst = { register = 1, layout = ['a: u8'] }";
+        let refusal = refusal(&with_source(&format!("i2c = {{ {chip}, init = {init} }}"), ""));
+        assert!(refusal.contains(expected), "{init}: {refusal}");
+        assert!(!refusal.contains("write [0x6B]"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_gap_that_the_clock_of_a_stream_cannot_show_is_refused() {
+    let packets = "header = ['t: u16le'], sample = ['a: u8'], crc = 'none', time = 't', time_unit = 'us'";
+    let serial = |more: &str| format!("serial = {{ port = '/dev/ttyUSB0', packets = {{ {packets}{more} }} }}");
+    let long = refusal(&with_source(&serial(""), ", max_gap_ms = 100.0"));
+    let expected = "window.max_gap_ms: the stream's clock starts again too soon: it shows no step of more than 32.77 ms, and a \
+                    gap is one of more than 100 ms (max_gap_ms)";
+    assert!(long.contains(expected), "{long}");
+    let usual = refusal(&with_source(&serial(", rate_hz = 50.0"), ""));
+    assert!(usual.contains("window: the stream's clock") && usual.contains("60 ms (3 sample periods)"), "{usual}");
+    let joined = refusal(&with_source(
+        &format!(
+            "join = {{ leader = 'a', followers = {{ b = {{ tolerance_ms = 1.0 }} }}, sources = {{ a = {{ {} }}, b = {{ {} }} }} }}",
+            serial(", rate_hz = 50.0"),
+            serial(", rate_hz = 50.0").replace("ttyUSB0", "ttyUSB1")
+        ),
+        "",
+    ));
+    assert!(joined.contains("window: the stream's clock"), "{joined}");
+    let fits = with_source(&serial(", rate_hz = 500.0"), ", max_gap_ms = 30.0");
+    assert!(Document::new("f.toml", &fits).parse(Some("host")).is_ok());
 }

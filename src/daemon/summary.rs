@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::energy::{EnergyEstimate, Status};
 use crate::infer::stage_times::LatencySummary;
-use crate::publish::payload::{Counts, Delivery, nonzero};
-use crate::text::wrap;
+use crate::publish::payload::{Counts, Delivery, drop_in_words, nonzero};
+use crate::text::{counted, wrap};
 use crate::units::Joules;
 
 /// No line is wider.
@@ -64,7 +64,34 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// Says why the run has not decided and delivered everything; `None`: it has.
+    pub fn shortfall(&self) -> Option<String> {
+        let of_pipelines = self.pipelines.iter().flat_map(|pipeline| {
+            pipeline.shortfall().into_iter().map(move |why| format!("pipeline {} {why}", pipeline.name))
+        });
+        let of_broker = self.delivered.iter().flat_map(Delivered::shortfall);
+        let causes: Vec<String> = of_pipelines.chain(of_broker).collect();
+        (!causes.is_empty()).then(|| causes.join("; "))
+    }
+}
+
 impl PipelineSummary {
+    fn shortfall(&self) -> Vec<String> {
+        let failed = self.error.iter().map(|error| format!("failed: {error}"));
+        let silent = self.nothing_predicted.iter().map(|reason| format!("made no prediction: {reason}"));
+        let drops = self.counts.drops.iter().filter(|(_, count)| **count > 0).map(|(name, count)| {
+            let fix = match *name {
+                "source_overflow" => {
+                    ": if its source can wait, write buffer.when_full = \"wait\" for it, else make its buffer larger"
+                }
+                _ => "",
+            };
+            format!("dropped {count} {} ({name}){fix}", drop_in_words(name))
+        });
+        failed.chain(silent).chain(drops).collect()
+    }
+
     fn to_json(&self) -> Value {
         let per_s = self.counts.predictions as f64 / self.wall_s;
         json!({
@@ -104,7 +131,19 @@ pub struct Delivered {
 impl Delivered {
     /// Returns whether the broker has taken all messages.
     pub fn is_complete(&self) -> bool {
-        self.undelivered + self.kept == 0 && self.figures.drops.values().sum::<u64>() == 0
+        self.shortfall().is_empty()
+    }
+
+    fn shortfall(&self) -> Vec<String> {
+        let some = |count: usize, what: &str| (count > 0).then(|| format!("{count} messages {what}"));
+        let undelivered = some(self.undelivered, "were not taken by the broker in time, and are lost");
+        let kept = some(self.kept, "were not taken by the broker in time, and are kept for the next start");
+        let has_drops = self.figures.drops.values().any(|count| *count > 0);
+        let dropped = has_drops.then(|| {
+            let too_large = self.too_large.as_ref().map_or(String::new(), |text| format!("; {text}"));
+            format!("messages were dropped: {}{too_large}", nonzero(&self.figures.drops))
+        });
+        [undelivered, kept, dropped].into_iter().flatten().collect()
     }
 }
 
@@ -160,7 +199,7 @@ impl fmt::Display for EnergyTotal {
         };
         let inferences = self.inferences + self.open.1;
         let (status, meter) = (figure.status.name(), figure.meter.as_deref().unwrap_or("no meter"));
-        write!(f, "{status} by {meter} over {inferences:.0} inferences: ")?;
+        write!(f, "{status} by {meter} over {}: ", counted(inferences.round(), "inference"))?;
         let gross = Joules((self.joules + self.open.0) / inferences);
         write!(f, "{} mJ for each, idle power included (gross)", gross.in_mj())?;
         let Some(net_j) = figure.net_j else { return Ok(()) };
@@ -189,7 +228,7 @@ impl fmt::Display for Delivered {
             write!(f, "{} kept for the next start, ", self.kept)?;
         }
         let Delivery { reconnects, resent, drops, .. } = &self.figures;
-        write!(f, "{reconnects} reconnects, {resent} sent again; dropped: {}", nonzero(drops))?;
+        write!(f, "{}, {resent} sent again; dropped: {}", counted(*reconnects, "reconnect"), nonzero(drops))?;
         self.too_large.as_ref().map_or(Ok(()), |text| write!(f, "; {text}"))
     }
 }
@@ -198,10 +237,15 @@ impl fmt::Display for PipelineSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = &self.counts;
         let rate = c.predictions as f64 / self.wall_s;
-        let title = format!("{}: {} predictions in {:.1} s, {rate:.1} a second", self.name, c.predictions, self.wall_s);
+        let title = format!(
+            "{}: {} in {:.1} s, {rate:.1} a second",
+            self.name,
+            counted(c.predictions, "prediction"),
+            self.wall_s
+        );
         let mut lines = wrapped("", &title);
         let mut add = |line: String| lines.extend(wrapped("  ", &line));
-        add(format!("read {} samples, in {} windows", c.samples, c.windows));
+        add(format!("read {}, in {}", counted(c.samples, "sample"), counted(c.windows, "window")));
         if let Some(error) = &self.error {
             add(format!("failed: {error}"));
         }
@@ -280,5 +324,54 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
         assert!(text.contains("energy: not known: a reason") && text.contains("98 of 124 (79.0 %)"), "{text}");
         assert!(text.contains("\ndelivery: 7 undelivered, 3 kept for the next start"), "{text}");
+    }
+
+    #[test]
+    fn whatever_makes_a_single_run_fail_is_said() {
+        let pipeline = || PipelineSummary {
+            name: "imu".to_owned(),
+            counts: Counts {
+                samples: 10,
+                windows: 1,
+                predictions: 1,
+                unknown_truth: 0,
+                rejects: [("malformed", 3)].into(),
+                gaps: [("overflow", 1)].into(),
+                drops: [("source_overflow", 0), ("source_lost", 0)].into(),
+                output_faults: Default::default(),
+                input_saturated: 0,
+            },
+            wall_s: 1.0,
+            right: 0,
+            known: 0,
+            invoke_us: None,
+            end_to_end_us: None,
+            energy: EnergyTotal::default(),
+            nothing_predicted: None,
+            error: None,
+        };
+        let delivered = || Delivered { undelivered: 0, kept: 0, figures: Delivery::default(), too_large: None };
+        let said = |pipeline: PipelineSummary, delivered: Delivered| {
+            let pipelines = vec![pipeline];
+            Summary { pipelines, delivered: Some(delivered), ..Summary::nothing_done() }.shortfall().unwrap_or_default()
+        };
+        assert_eq!(said(pipeline(), delivered()), "", "what a source sent wrong is no fault of the run");
+        let mut dropped = pipeline();
+        dropped.counts.drops.insert("source_overflow", 12);
+        let text = said(dropped, delivered());
+        let words = "pipeline imu dropped 12 samples that came too fast (source_overflow): if its source can wait, write \
+                     buffer.when_full = \"wait\"";
+        assert!(text.starts_with(words), "{text}");
+        let failed = PipelineSummary { error: Some("source: gone".into()), ..pipeline() };
+        assert_eq!(said(failed, delivered()), "pipeline imu failed: source: gone");
+        let silent = PipelineSummary { nothing_predicted: Some("no record has come".into()), ..pipeline() };
+        assert_eq!(said(silent, delivered()), "pipeline imu made no prediction: no record has come");
+        let lost = Delivered { undelivered: 2, ..delivered() };
+        assert!(!lost.is_complete());
+        assert_eq!(said(pipeline(), lost), "2 messages were not taken by the broker in time, and are lost");
+        let full = Delivery { drops: [("prediction.full".to_owned(), 3)].into(), ..Delivery::default() };
+        let full = Delivered { figures: full, too_large: Some("the topic x has 900 bytes".into()), ..delivered() };
+        let text = said(pipeline(), full);
+        assert_eq!(text, "messages were dropped: prediction.full 3; the topic x has 900 bytes");
     }
 }

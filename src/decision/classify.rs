@@ -16,6 +16,7 @@ use super::{
 use crate::engine::EngineError;
 use crate::model::OutputValues;
 use crate::schema::{Checker, Key, table};
+use crate::text::counted;
 
 /// The smallest part of windows in which a class must stay what it is by another delegate.
 const LEAST_AGREEMENT: f32 = 0.95;
@@ -69,8 +70,10 @@ impl DecisionKind for Classify {
         // The usual classifier of two classes has one score, that of the second one.
         if scores != labels && (scores, labels) != (1, 2) {
             return Err(EngineError::Mismatch(format!(
-                "the model's output `{}` has {scores} scores; the labels file has {labels} labels",
-                output.name
+                "the model's output `{}` has {}; the labels file has {}",
+                output.name,
+                counted(scores, "score"),
+                counted(labels, "label")
             )));
         }
         let meaning = ScoreMeaning::new(self.scores, self.output, output, model);

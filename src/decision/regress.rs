@@ -11,6 +11,7 @@ use super::{
 };
 use crate::engine::EngineError;
 use crate::schema::{Checker, Key, table};
+use crate::text::counted;
 use crate::text;
 
 table! {
@@ -46,7 +47,7 @@ impl DecisionKind for Regress {
         let (values, names) = (output.len(), self.names.len());
         if values != names {
             let name = &output.name;
-            let message = format!("the model's output `{name}` has {values} values; regress.names has {names}");
+            let message = format!("the model's output `{name}` has {}; regress.names has {names}", counted(values, "value"));
             return Err(EngineError::Mismatch(message));
         }
         Ok(Box::new(Regressor { output: self.output, smoother: Smoother::new(values, self.smooth) }))

@@ -8,6 +8,7 @@ use super::{Decider, DecisionKind, Entity, Fault, MAX_SMOOTH, ModelOutputs, Outp
 use crate::engine::EngineError;
 use crate::model::OutputValues;
 use crate::schema::{Checker, Key, table};
+use crate::text::counted;
 
 const LOW: u16 = 0;
 const HIGH: u16 = 1;
@@ -60,7 +61,7 @@ impl DecisionKind for Threshold {
         let output = model.output(self.output)?;
         let (values, name) = (output.len(), &output.name);
         if self.value >= values {
-            let message = format!("value = {}, but the model's output `{name}` has {values} values", self.value);
+            let message = format!("value = {}, but the model's output `{name}` has {}", self.value, counted(values, "value"));
             return Err(EngineError::Mismatch(message));
         }
         let smoother = Smoother::new(1, self.smooth);
@@ -179,6 +180,6 @@ mod tests {
     #[test]
     fn a_value_that_the_output_does_not_have_is_refused_with_both_numbers() {
         let refused = refusal(&threshold(), &[1], &[]);
-        assert!(refused.contains("value = 1, but the model's output `out0` has 1 values"), "{refused}");
+        assert!(refused.contains("value = 1, but the model's output `out0` has 1 value"), "{refused}");
     }
 }

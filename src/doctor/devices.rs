@@ -1,5 +1,7 @@
 //! Sensors: IIO devices, chips in hwmon, serial ports, cameras and sound cards that the kernel shows.
 
+use std::path::Path;
+
 use super::{Finding, Part, Roots, State, node};
 use crate::source::alsa::cards::{self, Card};
 use crate::source::serial::ports::{Port, ports};
@@ -16,12 +18,12 @@ pub(crate) fn sensors(roots: &Roots) -> Vec<Finding> {
             "IIO devices",
             "on a Raspberry Pi: dtparam=i2c_arm=on and the chip's overlay, such as \
           dtoverlay=i2c-sensor,bme280, in /boot/firmware/config.txt; on other boards, for a chip at 0x76 of bus 1: echo bme280 \
-          0x76 > /sys/bus/i2c/devices/i2c-1/new_device",
+          0x76 | sudo tee /sys/bus/i2c/devices/i2c-1/new_device",
         ),
         (
             hwmon(roots),
             "chips in hwmon",
-            "load the driver of one, such as: modprobe coretemp on an Intel processor, k10temp on AMD",
+            "load the driver of one, such as: sudo modprobe coretemp on an Intel processor, k10temp on AMD",
         ),
         (
             serial(roots),
@@ -70,7 +72,7 @@ fn hwmon(roots: &Roots) -> Vec<Finding> {
         let (first, _) = channels.first()?;
         let is_alone = all.iter().filter(|other| other.name == chip.name).count() == 1;
         let device = chip.device.as_ref().filter(|_| !is_alone).map_or(String::new(), |device| format!("@{device}"));
-        let config = format!("hwmon = {{ channels = [\"{}{device}/{first}\"], rate_hz = 1.0 }}", chip.name);
+        let config = format!("source.hwmon = {{ channels = [\"{}{device}/{first}\"], rate_hz = 1.0 }}", chip.name);
         let says = format!("has {}", hwmon::described(&channels));
         let finding = Finding::new(Part::Sensors, State::Ok, format!("{} {}", chip.node, chip.name), says);
         Some(Finding { config: Some(config), ..finding })
@@ -79,22 +81,18 @@ fn hwmon(roots: &Roots) -> Vec<Finding> {
 }
 
 fn serial(roots: &Roots) -> Vec<Finding> {
-    let console = text(&roots.sysfs.join("class/tty/console/active")).unwrap_or_default();
-    let finding = |Port { name, stable }: Port| {
-        let path = roots.dev.join(&name);
+    let finding = |Port { name, stable, login }: Port| {
+        let (what, path) = (format!("serial port {name}"), roots.dev.join(&name));
+        if let Some(login) = login {
+            return Finding::new(Part::Sensors, State::Absent, what, login.says()).fix(login.fix(&name));
+        }
         let rule = format!("KERNEL==\"{name}\", GROUP=\"dialout\", MODE=\"0660\"");
-        let mut finding = node::finding(Part::Sensors, format!("serial port {name}"), "there", &path, &rule);
+        let found = node::finding(Part::Sensors, what, "there", &path, &rule);
         // The pins of a board have no other name, and are not moved.
         let port = stable.unwrap_or(path);
-        finding.config = Some(format!("source.serial.port = {:?}", port.display().to_string()));
-        if console.split(' ').any(|active| active == name) {
-            finding
-                .detail
-                .push("the kernel's console uses it; remove its console= from the kernel's command line".into());
-        }
-        finding
+        Finding { config: Some(format!("source.serial.port = {:?}", port.display().to_string())), ..found }
     };
-    ports(&Machine { sysfs: &roots.sysfs, dev: &roots.dev }).into_iter().map(finding).collect()
+    ports(&Machine { sysfs: &roots.sysfs, dev: &roots.dev }, Path::new("/proc")).into_iter().map(finding).collect()
 }
 
 fn cameras(roots: &Roots) -> Vec<Finding> {

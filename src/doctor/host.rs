@@ -24,7 +24,9 @@ pub(crate) fn clock() -> Finding {
     match clock::is_synchronised() {
         Ok(true) => Finding::new(Part::Clock, State::Ok, WHAT, "synchronised"),
         Ok(false) => Finding::new(Part::Clock, State::Broken, WHAT, "not synchronised: times in messages may be wrong")
-            .fix("run: timedatectl set-ntp true; if that fails: apt-get install systemd-timesyncd, or chrony"),
+            .fix(
+                "run: sudo timedatectl set-ntp true; if that fails: sudo apt-get install systemd-timesyncd, or chrony",
+            ),
         Err(error) => Finding::new(Part::Clock, State::Absent, WHAT, format!("the kernel does not report it: {error}")),
     }
 }
@@ -136,28 +138,25 @@ pub(crate) fn service() -> Finding {
 
 fn judge(load: &str, file: &str, active: &str, sub: &str, result: &str, restarts: &str) -> Finding {
     const LOG: &str = "its last log lines: journalctl -u edgewatt -n 50";
+    let restarts = if restarts == "1" { "1 restart".to_owned() } else { format!("{restarts} restarts") };
     let of = |state, says: String| Finding::new(Part::Service, state, UNIT, says);
     match (load, active) {
-        ("not-found", _) => of(State::Absent, "not installed".into()).fix("run: apt-get install ./edgewatt_*.deb"),
-        ("loaded", "active") if file == "enabled" => {
-            of(State::Ok, format!("enabled, {active} ({sub}), {restarts} restarts"))
-        }
-        ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts} restarts"))
-            .fix("it does not start at boot; run: systemctl enable edgewatt"),
-        ("loaded", "inactive") if file != "enabled" => {
-            of(State::Absent, format!("installed, {file}, not started")).fix("run: systemctl enable --now edgewatt")
-        }
-        ("loaded", "inactive") => {
-            of(State::Broken, "enabled but not started".into()).fix(format!("run: systemctl start edgewatt; {LOG}"))
-        }
-        ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts} restarts"))
-            .fix(format!("{LOG}; when the cause is fixed, run: systemctl restart edgewatt")),
+        ("not-found", _) => of(State::Absent, "not installed".into()).fix("run: sudo apt-get install ./edgewatt_*.deb"),
+        ("loaded", "active") if file == "enabled" => of(State::Ok, format!("enabled, {active} ({sub}), {restarts}")),
+        ("loaded", "active") => of(State::Ok, format!("{file}, {active} ({sub}), {restarts}"))
+            .fix("it does not start at boot; run: sudo systemctl enable edgewatt"),
+        ("loaded", "inactive") if file != "enabled" => of(State::Absent, format!("installed, {file}, not started"))
+            .fix("run: sudo systemctl enable --now edgewatt"),
+        ("loaded", "inactive") => of(State::Broken, "enabled but not started".into())
+            .fix(format!("run: sudo systemctl start edgewatt; {LOG}")),
+        ("loaded", "failed") => of(State::Broken, format!("{file}, failed: {result}, {restarts}"))
+            .fix(format!("{LOG}; when the cause is fixed, run: sudo systemctl restart edgewatt")),
         ("loaded", _) if sub == "auto-restart" => {
-            of(State::Broken, format!("{file}, it keeps ending and restarting: {result}, {restarts} restarts")).fix(LOG)
+            of(State::Broken, format!("{file}, it keeps ending and restarting: {result}, {restarts}")).fix(LOG)
         }
         ("loaded", _) => of(State::Ok, format!("{file}, {active} ({sub})")),
         (load, _) => of(State::Broken, format!("systemd cannot load it: {load}"))
-            .fix("run: systemctl status edgewatt; if it is masked: systemctl unmask edgewatt"),
+            .fix("run: systemctl status edgewatt; if it is masked: sudo systemctl unmask edgewatt"),
     }
 }
 

@@ -13,6 +13,7 @@ use super::settings::Settings;
 use super::spans::Work;
 use super::sums::{Energy, Insufficient, rounding_w};
 use crate::meter::Resolution;
+use crate::text::counted;
 
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
 const IDLE_FRESH: Duration = Duration::from_secs(2);
@@ -283,7 +284,7 @@ impl<'a> Metered<'a> {
         }
         if !alone && fitted {
             let intervals = self.powers.as_ref().map_or(0, |powers| powers.intervals);
-            reasons.push(format!("shared with other pipelines by a fit over {intervals} intervals"));
+            reasons.push(format!("shared with other pipelines by a fit over {}", counted(intervals, "interval")));
         } else if !alone {
             reasons.push("shared with other pipelines by busy time".to_owned());
         }

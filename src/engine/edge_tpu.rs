@@ -16,7 +16,7 @@ const USB: [(&str, &str, &str); 2] =
 const PCI: (&str, &str) = ("0x1ac1", "0x089a");
 const USB_RULE: &str = "SUBSYSTEM==\"usb\", ATTRS{idVendor}==\"1a6e\", ATTRS{idProduct}==\"089a\", \
      MODE=\"0660\", GROUP=\"plugdev\" and a second line with ATTRS{idVendor}==\"18d1\", ATTRS{idProduct}==\"9302\"";
-const APEX_RULE: &str = "SUBSYSTEM==\"apex\", MODE=\"0660\", GROUP=\"apex\"; run first: groupadd --system apex";
+const APEX_RULE: &str = "SUBSYSTEM==\"apex\", MODE=\"0660\", GROUP=\"apex\"; run first: sudo groupadd --system apex";
 const DEVICE_FIX: &str = "plug it in: lsusb shows 1a6e:089a or 18d1:9302, lspci -nn shows 1ac1:089a; a USB one that \
      disappears needs more current: use a powered hub";
 
@@ -107,7 +107,7 @@ fn on_pcie(host: &Host<'_>) -> Option<Finding> {
     names(&folder).iter().find(|name| is_tpu(name)).map(|name| {
         let says = format!("{name} exists but has no driver: no {}", node.display());
         Finding::new(State::Broken, what, says).fix(
-            "run: modprobe apex; if there is no such module, build gasket for this kernel: \
+            "run: sudo modprobe apex; if there is no such module, build gasket for this kernel: \
              github.com/google/gasket-driver, or a maintained fork",
         )
     })

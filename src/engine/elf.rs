@@ -197,7 +197,7 @@ impl Tree {
             let package = PACKAGES.iter().find(|(library, _)| library == name);
             let install = package.map_or_else(
                 || "; install the package that has it, then run: ldconfig".to_owned(),
-                |(_, package)| format!("; run: apt install {package}"),
+                |(_, package)| format!("; run: sudo apt install {package}"),
             );
             let by = by.file_name().unwrap_or_default().to_string_lossy();
             faults.push(format!("{by} needs {name}, which is not on this system{install}"));

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::{Engine, EngineError, TensorInfo, width};
+use crate::text::counted;
 
 /// Windows, and the reference's outputs for them.
 #[derive(Debug)]
@@ -116,7 +117,7 @@ impl Agreement {
 impl std::fmt::Display for Agreement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { windows, difference, tolerance, top1, top1_least } = self;
-        write!(f, "over {windows} windows ")?;
+        write!(f, "over {} ", counted(*windows, "window"))?;
         match *difference {
             NOT_COMPARABLE => write!(f, "one of the two gives numbers where the other gives NaN or infinity")?,
             _ => write!(

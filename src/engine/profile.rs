@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::Failure;
 use super::ffi::{TelemetryProfiler, TfLiteInterpreterOptions};
 use super::runtime::Library;
+use crate::text::counted;
 
 /// Which nodes of a model's main graph a delegate took, as observed in one invocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +29,10 @@ pub struct Delegation {
 impl fmt::Display for Delegation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { nodes_total, nodes_delegated, partitions, on_cpu } = self;
-        write!(f, "{nodes_delegated} of {nodes_total} nodes delegated")?;
+        write!(f, "{nodes_delegated} of {} delegated", counted(*nodes_total, "node"))?;
         match partitions {
             0 => {}
-            1 => f.write_str(" in 1 partition")?,
-            _ => write!(f, " in {partitions} partitions")?,
+            _ => write!(f, " in {}", counted(*partitions, "partition"))?,
         }
         let left: Vec<String> = on_cpu.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
         if left.is_empty() { Ok(()) } else { write!(f, "; on the runtime's own kernels: {}", left.join(", ")) }

@@ -7,6 +7,7 @@ mod affine;
 
 use crate::schema::{Checker, Key, family};
 use crate::stream::{Mismatch, Shape};
+use crate::text::counted;
 
 pub use affine::Affine;
 
@@ -163,7 +164,11 @@ pub(crate) fn per_channel(key: &'static str, values: &[f32], channels: usize) ->
         1 => Ok(values.repeat(channels)),
         n if n == channels => Ok(values.to_vec()),
         n => {
-            let message = format!("{n} values for {channels} channels; give one for each, or a single one for all");
+            let message = format!(
+                "{} for {}; give one for each, or a single one for all",
+                counted(n, "value"),
+                counted(channels, "channel")
+            );
             Err(Mismatch::at(key, message))
         }
     }

@@ -165,7 +165,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn header(stream_ns: Option<i64>, gap: Option<Gap>) -> FrameHeader {
-        FrameHeader { arrival: MonoTime(0), stream_ns, truth: None, gap }
+        FrameHeader { arrival: MonoTime(0), stream_ns, truth: None, gap, follow: 0 }
     }
 
     /// The windows of a gapless stream in which the value of frame `i` is `i`, fed by up to `block` frames.

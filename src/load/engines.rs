@@ -20,6 +20,7 @@ use crate::model::{ModelSummary, Signature};
 use crate::publish::payload::{DelegateProof, DelegateState};
 use crate::stream::ShapePath;
 use crate::sys::stderr;
+use crate::text::counted;
 
 /// What all engines of a daemon are built with.
 #[derive(Clone)]
@@ -259,10 +260,9 @@ impl EngineBuilder {
         let ModelFile { path, bytes, plan, .. } = self.reference_file();
         let ready = self.context.launcher.probe(path, bytes, &REFERENCE, plan)?;
         let engine = build_here(&self.context.runtime, path, bytes, &REFERENCE, plan)?;
-        let windows = self.parity.limits.map_or(0, |limits| limits.windows);
+        let windows = counted(self.parity.limits.map_or(0, |limits| limits.windows), "window");
         let name = &self.delegates[waiting].name;
-        let wait =
-            format!("{name}: waits for {windows} windows of the stream, to be compared with the reference first");
+        let wait = format!("{name}: waits for {windows} of the stream, to be compared with the reference first");
         let reason = reasons(refusals).map_or(wait.clone(), |reasons| format!("{reasons}; {wait}"));
         let state = DelegateState {
             requested: self.requested(),

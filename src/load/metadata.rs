@@ -5,6 +5,7 @@ use super::fit;
 use crate::config::Pipeline;
 use crate::features::Feature;
 use crate::model::Normalization;
+use crate::text::counted;
 
 /// Most values of a mean that are shown.
 const SHOWN: usize = 8;
@@ -54,7 +55,7 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
 /// Returns the first few values in words.
 fn few(values: &[f32]) -> String {
     match values.get(..SHOWN) {
-        Some(first) if values.len() > SHOWN => format!("{first:?} and {} others", values.len() - SHOWN),
+        Some(first) if values.len() > SHOWN => format!("{first:?} and {}", counted(values.len() - SHOWN, "other")),
         _ => format!("{values:?}"),
     }
 }

@@ -10,6 +10,7 @@ use crate::publish::mqtt::outbox::Limits;
 use crate::publish::mqtt::store::{self, Store};
 use crate::publish::mqtt::{Handle, Settings};
 use crate::publish::topic::NodeTopics;
+use crate::text::counted;
 
 /// The usual port of MQTT, which the embedded broker tries first.
 pub const MQTT_PORT: u16 = 1883;
@@ -95,7 +96,7 @@ pub(crate) fn size_warning(
     }
     let (what, help) = match pipeline.publish_scores {
         Some(count) => {
-            let what = format!("publish.scores with {} labels", count.min(classes));
+            let what = format!("publish.scores with {}", counted(count.min(classes), "label"));
             (what, "publish.top_k = 10 publishes the best scores only")
         }
         None => (format!("decision.{}", pipeline.decision.name()), "another decision publishes less"),

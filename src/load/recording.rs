@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::subscriber::{NoSubscriber, with_default};
+
 use crate::config::Pipeline;
 use crate::infer::input::{InputStage, Window};
 use crate::source::recording::{Found, RecordingFile};
@@ -13,7 +15,7 @@ use crate::source::sink::frame_ring;
 use crate::source::{FrameSink, Gap, Reject, SinkSettings, TruthLabels, WhenFull};
 use crate::stop::Stop;
 use crate::stream::StreamSpec;
-use crate::text::figure;
+use crate::text::{counted, figure};
 use crate::units::MonoTime;
 
 /// So many records are looked at before the start, or as many as some windows need.
@@ -51,6 +53,8 @@ pub struct Survey {
     skipped: Option<String>,
     has_header: bool,
     spreads: bool,
+    /// The file has lines of text.
+    is_text: bool,
     /// What the file says of itself.
     says: String,
     /// What the file lacks.
@@ -99,6 +103,7 @@ pub fn play(
         bytes: std::fs::metadata(&stream.data).map_err(failed)?.len(),
         has_header: records.is_some_and(Records::has_header),
         spreads: records.is_some_and(|records| records.equal_times != EqualTimes::Gap),
+        is_text: records.is_some(),
         says: stream.says.clone(),
         warnings: stream.warnings.clone(),
         ..Survey::default()
@@ -147,12 +152,13 @@ impl Survey {
     /// Gives frames to the ring, which has room for them. Samples that are not numbers are rejected on the way.
     fn give(&mut self, count: usize, file: &mut RecordingFile, sink: &mut FrameSink) {
         let before = sink.accepted();
-        // No stop is requested.
-        let _ = file.give(MonoTime(0), sink);
+        // The log has it when the recording is played. No stop is requested.
+        let _ = with_default(NoSubscriber::new(), || file.give(MonoTime(0), sink));
         let accepted = usize::try_from(sink.accepted() - before).unwrap_or(count).min(count);
         self.samples += accepted;
         for _ in accepted..count {
-            self.reject(Reject::NotFinite, || "a sample is not a finite number".to_owned());
+            let said = || sink.stats().remarks().reject.unwrap_or_default();
+            self.reject(Reject::NotFinite, said);
         }
     }
 
@@ -165,6 +171,11 @@ impl Survey {
 
     fn read(&self) -> usize {
         self.samples + self.rejected
+    }
+
+    /// Returns what the file has one of for each sample.
+    fn unit(&self) -> &'static str {
+        if self.is_text { "record" } else { "frame" }
     }
 
     /// Returns why the recording can never fill a window; `None` if it does, or if that is not known from its beginning.
@@ -186,36 +197,37 @@ impl Survey {
                     let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
                     format!("there is a header and no record below it{skipped}")
                 }
-                _ if !self.says.is_empty() => "there is no frame in it".to_owned(),
-                _ => "there is no record in it".to_owned(),
+                _ => format!("there is no {} in it", self.unit()),
             }
         } else if self.samples == 0 {
+            let unit = self.unit();
             let records = match (self.rejected, self.is_whole) {
-                (1, true) => "the only record is".to_owned(),
-                (rejected, true) => format!("all {rejected} records are"),
-                (rejected, false) => format!("the first {rejected} records are"),
+                (1, true) => format!("the only {unit} is"),
+                (rejected, true) => format!("all {rejected} {unit}s are"),
+                (rejected, false) => format!("the first {rejected} {unit}s are"),
             };
             format!("{records} rejected; {first_reject}")
         } else if self.samples < self.samples_of_window && self.gaps.is_empty() {
             let rejected = match self.rejected {
                 0 => String::new(),
-                rejected => format!("; {rejected} are rejected: {first_reject}"),
+                rejected => format!("; {} rejected: {first_reject}", counted(rejected, self.unit())),
             };
             format!(
-                "it has {} samples, and a window needs {}; no window is ever filled{rejected}",
-                self.samples, self.samples_of_window
+                "it has {}, and a window needs {}; no window is ever filled{rejected}",
+                counted(self.samples, "sample"),
+                self.samples_of_window
             )
         } else {
             let rejects = (self.rejected > 0).then(|| {
-                format!("{} of {} records are rejected, the first: {first_reject}", self.rejected, self.read())
+                format!("{} of {} {}s are rejected, the first: {first_reject}", self.rejected, self.read(), self.unit())
             });
             let back = self.back_in_words();
             let parts = [self.still_in_words(), self.gaps_in_words(), back, self.contradiction.clone(), rejects];
             let parts: Vec<String> = parts.into_iter().flatten().collect();
             format!(
-                "no window of {} samples is filled by its first {} samples: {}",
-                self.samples_of_window,
-                self.samples,
+                "no window of {} is filled by its first {}: {}",
+                counted(self.samples_of_window, "sample"),
+                counted(self.samples, "sample"),
                 parts.join("; ")
             )
         })
@@ -240,9 +252,10 @@ impl Survey {
         let count = |gap: Gap| self.gaps.iter().find(|(known, _)| *known == gap).map_or(0, |(_, count)| *count);
         match count(Gap::TimeJump) {
             0 => None,
-            jumps => {
-                Some(format!("time jumps ahead by more than window.max_gap_ms in {jumps} steps, and each is a gap"))
-            }
+            jumps => Some(format!(
+                "time jumps ahead by more than window.max_gap_ms in {}, and each is a gap",
+                counted(jumps, "step")
+            )),
         }
     }
 
@@ -259,7 +272,9 @@ impl Survey {
         if let Some(first) = self.first_reject.as_ref().filter(|_| self.samples > 0) {
             let (rejected, read) = (self.rejected, self.read());
             let among = if self.is_whole { "" } else { "first " };
-            warnings.push(format!("{rejected} of the {among}{read} records are rejected; the first: {first}"));
+            let verb = if rejected == 1 { "is" } else { "are" };
+            let unit = self.unit();
+            warnings.push(format!("{rejected} of the {among}{read} {unit}s {verb} rejected; the first: {first}"));
         }
         warnings
     }
@@ -270,6 +285,6 @@ impl Survey {
         let skipped = self.skipped.as_ref().map_or(String::new(), |skipped| format!("; {skipped}"));
         let whole = if self.is_whole { "" } else { " at its beginning" };
         let says = if self.says.is_empty() { String::new() } else { format!("{}; ", self.says) };
-        format!("recording: {says}{} samples{whole}{rate}{skipped}", self.samples)
+        format!("recording: {says}{}{whole}{rate}{skipped}", counted(self.samples, "sample"))
     }
 }

@@ -534,7 +534,7 @@ fn shunt(folder: &Path, micro_ohms: u64) -> String {
     let path = folder.join(SHUNT);
     let hint = match micro_ohms {
         DEFAULT_SHUNT_UOHM => format!(
-            "; that is the kernel's default, but most INA219 boards have 100000; if yours does: echo 100000 > {}",
+            "; that is the kernel's default, but most INA219 boards have 100000; if yours does: echo 100000 | sudo tee {}",
             path.display()
         ),
         _ => String::new(),

@@ -281,13 +281,13 @@ fn bind_fix(i2c: &Path, selector: &IioKeys) -> String {
         let (bus, address) = wanted.split_once('-').unwrap_or(("1", "0040"));
         let address = address.trim_start_matches('0');
         return format!(
-            "run: modprobe ina2xx-adc && echo {chip} 0x{address} > /sys/bus/i2c/devices/i2c-{bus}/new_device"
+            "run: sudo modprobe ina2xx-adc && echo {chip} 0x{address} | sudo tee /sys/bus/i2c/devices/i2c-{bus}/new_device"
         );
     }
     if i2c.join("drivers/ina2xx_adc").exists() {
-        return format!("run: echo {wanted} > /sys/bus/i2c/drivers/ina2xx_adc/bind");
+        return format!("run: echo {wanted} | sudo tee /sys/bus/i2c/drivers/ina2xx_adc/bind");
     }
-    "run: modprobe ina2xx-adc".to_owned()
+    "run: sudo modprobe ina2xx-adc".to_owned()
 }
 
 #[cfg(test)]
@@ -383,7 +383,7 @@ mod tests {
         assert!(matches!(error, MeterError::Absent { .. }));
         assert!(
             error.to_string().ends_with(
-                "no device \"ina226\" at 0-0041; found: ina219 (1-0040); run: modprobe ina2xx-adc && echo ina226 0x41 > \
+                "no device \"ina226\" at 0-0041; found: ina219 (1-0040); run: sudo modprobe ina2xx-adc && echo ina226 0x41 | sudo tee \
                  /sys/bus/i2c/devices/i2c-0/new_device"
             ),
             "{error}"
@@ -397,9 +397,9 @@ mod tests {
         let device = "bus/i2c/devices/1-0040";
         let tree = Tree::new(&[(&format!("{device}/name"), "ina219\n")]);
         let fix = || read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
-        assert!(fix().ends_with("found: none; run: modprobe ina2xx-adc"), "{}", fix());
+        assert!(fix().ends_with("found: none; run: sudo modprobe ina2xx-adc"), "{}", fix());
         tree.write("bus/i2c/drivers/ina2xx_adc/bind", "");
-        assert!(fix().ends_with("; run: echo 1-0040 > /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
+        assert!(fix().ends_with("; run: echo 1-0040 | sudo tee /sys/bus/i2c/drivers/ina2xx_adc/bind"), "{}", fix());
         for (driver, end) in [
             ("ina2xx", "driver ina2xx uses it; configure hwmon = { chip = \"ina219\", device = \"1-0040\" }"),
             ("at24", "driver at24 uses the device there; check the name"),

@@ -186,13 +186,13 @@ fn absent(source: &Path, reason: &str) -> MeterError {
     MeterError::Absent {
         path: source.to_owned(),
         reason: reason.to_owned(),
-        fix: "run: modprobe rapl; ARM boards and most virtual machines have no RAPL".to_owned(),
+        fix: "run: sudo modprobe rapl; ARM boards and most virtual machines have no RAPL".to_owned(),
     }
 }
 
 fn failed(path: PathBuf, error: io::Error) -> MeterError {
     let fix = "counting for the whole machine needs CAP_PERFMON: add AmbientCapabilities=CAP_PERFMON to the \
-               daemon's unit, or run setcap cap_perfmon=ep on the binary, or, for all users, sysctl \
+               daemon's unit, or run sudo setcap cap_perfmon=ep on the binary, or, for all users, sysctl \
                kernel.perf_event_paranoid=0";
     match error.kind() {
         io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
@@ -374,7 +374,9 @@ mod tests {
     fn each_refusal_says_why() {
         let fake = Fake::default();
         let error = |tree: &Tree| read(&mut Perf::new("package", tree.root()), &fake, 0).unwrap_err().to_string();
-        assert!(error(&Tree::new(&[])).contains("devices/power: the kernel shows no RAPL events; run: modprobe rapl"));
+        assert!(
+            error(&Tree::new(&[])).contains("devices/power: the kernel shows no RAPL events; run: sudo modprobe rapl")
+        );
         assert!(error(&tree(&[CORES], "0")).contains("there is no event energy-pkg"));
         assert!(error(&tree(&[PKG], "zero")).contains("cpumask: read \"zero\", expected a list of CPUs"));
         assert!(

@@ -104,7 +104,7 @@ impl Pmic {
                 reason: "no such device".to_owned(),
                 fix: "only a Raspberry Pi with the kernel of Raspberry Pi OS has it".to_owned(),
             },
-            _ => sysfs::classify(&self.path, error, "run: usermod -aG video edgewatt, then restart the daemon"),
+            _ => sysfs::classify(&self.path, error, "run: sudo usermod -aG video edgewatt, then restart the daemon"),
         }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
         for (kind, part) in [
             (io::ErrorKind::Unsupported, "/dev/vcio: pmic_read_adc: "),
             (io::ErrorKind::NotFound, "only a Raspberry Pi with the kernel of Raspberry Pi OS"),
-            (io::ErrorKind::PermissionDenied, "permission denied; run: usermod -aG video edgewatt"),
+            (io::ErrorKind::PermissionDenied, "permission denied; run: sudo usermod -aG video edgewatt"),
         ] {
             let error = meter().take(|| Err(kind.into()), MonoTime::default).unwrap_err().to_string();
             assert!(error.contains(part), "{part} in {error}");

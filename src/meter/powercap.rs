@@ -187,7 +187,7 @@ impl Powercap {
         MeterError::Absent {
             path: self.class.clone(),
             reason: reason.to_owned(),
-            fix: "run: modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL, use an hwmon meter there"
+            fix: "run: sudo modprobe intel_rapl_msr; ARM boards and most virtual machines have no RAPL, use an hwmon meter there"
                 .to_owned(),
         }
     }

@@ -17,6 +17,7 @@ use crate::schema::{Checker, Key, table};
 use crate::source::records::fields::{ColumnError, Delimiter, Fields, column};
 use crate::source::records::line_reader::{Line, LineReader};
 use crate::source::records::{Decimal, Kind, MOST_TEXT_ROWS, Skipper, TimeUnit, is_utf16, time};
+use crate::text::counted;
 use crate::units::{Joules, MonoTime, Watts};
 
 /// A step longer than this many median steps is a gap, in which the power is unknown.
@@ -146,9 +147,9 @@ impl Replay {
                 let rows = load(&self.path, &self.columns)?;
                 let last = rows.last().copied();
                 self.info.detail = vec![format!(
-                    "{}: {} rows, {:.3} s, {} J",
+                    "{}: {}, {:.3} s, {} J",
                     self.path.display(),
-                    rows.len(),
+                    counted(rows.len(), "row"),
                     last.map_or(0.0, |row| row.at.as_secs_f64()),
                     last.map_or(0.0, |row| row.joules.0)
                 )];

@@ -77,8 +77,8 @@ pub fn survey(machine: &Machine<'_>, pause: impl FnOnce(Duration)) -> Vec<Findin
 /// Returns what to do on a machine for which the kernel shows no power sensor of any kind.
 fn no_sensor() -> Finding {
     let reason = "the kernel shows no power sensor".to_owned();
-    let fix = "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: modprobe \
-               ina2xx || modprobe ina2xx-adc; echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device; or read it \
+    let fix = "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: sudo modprobe \
+               ina2xx || sudo modprobe ina2xx-adc; echo ina219 0x40 | sudo tee /sys/bus/i2c/devices/i2c-1/new_device; or read it \
                directly, see ina219";
     Finding { fix: Some(fix.to_owned()), ..Finding::new("hwmon, iio", State::Absent { reason }) }
 }
@@ -145,9 +145,10 @@ mod tests {
         assert_eq!(findings.len(), 4);
         assert_eq!(findings[3].what, "estimate");
         assert!(findings[..3].iter().all(|finding| matches!(finding.state, State::Absent { .. })), "{findings:#?}");
-        assert!(reason(find(&findings, "rapl")).contains("run: modprobe intel_rapl_msr"));
+        assert!(reason(find(&findings, "rapl")).contains("run: sudo modprobe intel_rapl_msr"));
         assert!(
-            reason(find(&findings, "hwmon, iio")).contains("echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device")
+            reason(find(&findings, "hwmon, iio"))
+                .contains("echo ina219 0x40 | sudo tee /sys/bus/i2c/devices/i2c-1/new_device")
         );
         let ina219 = reason(find(&findings, "ina219"));
         assert!(ina219.contains("modprobe i2c-dev") && ina219.contains("dtparam=i2c_arm=on"), "{ina219}");
@@ -198,7 +199,7 @@ mod tests {
         let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         let line = |what| find(&findings, what).config.clone().unwrap();
         assert_eq!(line("hwmon ina219"), "hwmon = { chip = \"ina219\" }");
-        assert!(find(&findings, "hwmon ina219").detail.join("; ").contains("echo 100000 > "), "{findings:#?}");
+        assert!(find(&findings, "hwmon ina219").detail.join("; ").contains("echo 100000 | sudo tee "), "{findings:#?}");
         assert_eq!(line("hwmon ina3221 channel 1"), "hwmon = { chip = \"ina3221\", channel = 1 }");
         assert!(reason(find(&findings, "hwmon ina3221 channel 2")).contains("curr2_input: read \"garbage\""));
         assert!(

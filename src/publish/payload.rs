@@ -220,6 +220,23 @@ pub struct Counts {
     pub input_saturated: u64,
 }
 
+/// The reason under which samples are counted that a pause discards.
+pub(super) const SOURCE_PAUSED: &str = "source_paused";
+
+/// Returns in words what was dropped if it is counted under this name.
+pub fn drop_in_words(name: &str) -> &str {
+    match name {
+        "source_overflow" => "samples that came too fast",
+        "source_lost" => "samples that the device lost",
+        "source_unmatched" => "samples that were not joined",
+        SOURCE_PAUSED => "samples while paused",
+        "undecided_at_stop" => "samples at the stop",
+        "inference_failed" => "windows whose inference failed",
+        "decision_overflow" => "decisions that came too fast",
+        other => other,
+    }
+}
+
 /// Readings of one meter, independent of any inference; null: not measured, or the meter cannot be read.
 #[derive(Debug, Serialize)]
 pub struct Power<'a> {

@@ -15,7 +15,7 @@ use super::bus::Bus;
 use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, NodeMetrics, PipelineState,
-    PipelineStatus, Prediction, Process, SCHEMA_VERSION, encode_prediction, nonzero,
+    PipelineStatus, Prediction, Process, SCHEMA_VERSION, SOURCE_PAUSED, encode_prediction, nonzero,
 };
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::{Fault, Fields, Presentation};
@@ -29,8 +29,6 @@ use crate::units::MonoTime;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
-/// The reason under which samples are counted that a pause discards.
-const SOURCE_PAUSED: &str = "source_paused";
 /// Decisions that are encoded before the other tasks of the thread run.
 const BATCH: usize = 64;
 

@@ -41,6 +41,10 @@ pub enum RecordError {
     WavIsFull,
     #[error("{} exists; name another file, or give --force to replace it", path.display())]
     Exists { path: PathBuf },
+    #[error("another program writes {} now: {who}; wait for its end, or name another file", path.display())]
+    InUse { path: PathBuf, who: String },
+    #[error("there is no folder {0}; make it first: mkdir -p {0}", folder.display())]
+    NoFolder { folder: PathBuf },
 }
 
 impl RecordError {
@@ -103,16 +107,22 @@ impl Recording {
     /// Begins a recording: makes its files.
     ///
     /// # Errors
-    /// A file is there already and is not to be replaced, or cannot be made.
+    /// A file is there already and is not to be replaced, or cannot be made, or another program writes it.
     pub fn begin(target: Target, format: Format, about: About, replace: bool) -> Result<Self, RecordError> {
         let spec = about.spec.clone();
         let manifest = manifest(&target, format, about);
-        target.make_way(replace)?;
-        Self::make(target.clone(), format, spec, manifest).inspect_err(|_| target.remove())
+        let reserve = Reserve::take(&target, replace)?;
+        Self::make(target.clone(), format, spec, manifest, reserve).inspect_err(|_| target.remove())
     }
 
-    fn make(target: Target, format: Format, spec: StreamSpec, manifest: Manifest) -> Result<Self, RecordError> {
-        let reserve = Reserve::take(&target)?;
+    fn make(
+        target: Target,
+        format: Format,
+        spec: StreamSpec,
+        manifest: Manifest,
+        reserve: Reserve,
+    ) -> Result<Self, RecordError> {
+        reserve.fill(&target, &manifest)?;
         target::write(&target.manifest, &manifest)?;
         let data = DataWriter::new(format, &target.data, &spec, &manifest.stream)?;
         let blocks = match format {
@@ -155,7 +165,7 @@ impl Recording {
         wall_ns: i64,
         class: impl Fn(u16) -> Option<String>,
     ) -> Result<(), RecordError> {
-        let FrameHeader { arrival, stream_ns, truth, gap } = frames.first;
+        let FrameHeader { arrival, stream_ns, truth, gap, .. } = frames.first;
         let arrived_ns = wall_ns.saturating_add(i64::try_from(arrival.0).unwrap_or(i64::MAX));
         let frame = self.added.frames;
         if !self.data.has_room(count) {

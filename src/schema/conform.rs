@@ -203,6 +203,14 @@ impl Walk<'_> {
                 let element = Slot { doc: None, form: of, children: &Children::None };
                 table.iter().for_each(|(name, value)| self.plain(&key.child(name.get_ref()), value, element));
             }
+            // Of several forms, that which has the shape of the value says what does not fit inside.
+            (Form::Any(forms), written) if let Some(form) = suggest::of_shape(written, forms) => {
+                self.plain(key, value, Slot { form, ..slot });
+            }
+            (Form::Keyed(name, of), DeValue::Table(table)) if table.len() == 1 && table.contains_key(*name) => {
+                let element = Slot { doc: None, form: of, children: &Children::None };
+                table.iter().for_each(|(name, value)| self.plain(&key.child(name.get_ref()), value, element));
+            }
             (form, written) => {
                 let wanted = Wanted { key: key.last(), form, doc: slot.doc };
                 match wanted.fits(written) {

@@ -3,7 +3,7 @@
 use toml::de::{DeInteger, DeValue};
 
 use super::{Children, Form, Key, KeyDoc, TableDoc};
-use crate::text::{listed, nearest};
+use crate::text::{command_list, listed, nearest};
 
 /// Longer values are not repeated in a message.
 const MOST_SHOWN: usize = 60;
@@ -57,6 +57,9 @@ impl Wanted<'_> {
             if !unit.is_empty() && self.doc.and_then(|doc| doc.unit) != Some(unit) {
                 return None;
             }
+        }
+        if let (Form::List { .. }, "command", DeValue::String(line)) = (self.form, self.key, value) {
+            return Some(command_list(line));
         }
         suggestion(value, self.form)
     }
@@ -134,7 +137,11 @@ fn words(form: &Form) -> String {
         },
         Form::List { of, length } => {
             let count = length.map_or_else(String::new, |length| format!("{length} "));
-            format!("a list of {count}{}", plural(of))
+            let range = match **of {
+                Form::Integer { low, high } if high < i64::MAX => format!(" from {low} to {high}"),
+                _ => String::new(),
+            };
+            format!("a list of {count}{}{range}", plural(of))
         }
         Form::Map(of) => format!("a table of {}", plural(of)),
         Form::Keyed(key, of) => format!("{{ {key} = {} }}", example(of)),
@@ -196,6 +203,16 @@ fn is_of(value: &DeValue<'_>, form: &Form) -> bool {
     }
 }
 
+/// Returns the only one of several forms that has the shape of a list or table: the rest of it may not fit.
+pub(crate) fn of_shape<'f>(value: &DeValue<'_>, forms: &'f [Form]) -> Option<&'f Form> {
+    let mut fitting = forms.iter().filter(|form| match (form, value) {
+        (Form::List { length, .. }, DeValue::Array(array)) => length.is_none_or(|length| length == array.len()),
+        (Form::Keyed(key, _), DeValue::Table(table)) => table.len() == 1 && table.contains_key(*key),
+        _ => false,
+    });
+    fitting.next().filter(|_| fitting.next().is_none())
+}
+
 /// Returns what to write instead of a value, if it can be known what is meant.
 fn suggestion(value: &DeValue<'_>, form: &Form) -> Option<String> {
     match (form, value) {
@@ -223,7 +240,11 @@ fn suggestion(value: &DeValue<'_>, form: &Form) -> Option<String> {
         (Form::Words(words), DeValue::Integer(integer)) => {
             words.iter().find(|word| *word == integer.as_str()).map(|word| format!("{word:?}"))
         }
-        (Form::Any(forms), value) => forms.iter().find_map(|form| suggestion(value, form)),
+        (Form::Any(forms), value) => {
+            // A number alone is not the whole list.
+            let is_part = |form: &&Form| matches!((form, value), (Form::List { .. }, DeValue::Integer(_)));
+            forms.iter().filter(|form| !is_part(form)).find_map(|form| suggestion(value, form))
+        }
         (Form::List { of, .. }, DeValue::String(text)) if matches!(**of, Form::Text) => {
             let items: Vec<String> = text.split(',').map(|item| format!("{:?}", item.trim())).collect();
             Some(format!("[{}]", items.join(", ")))

@@ -68,25 +68,42 @@ impl Kind {
 
     /// Returns the bits of a number. `bytes` are as many as the type has.
     pub fn bits(self, bytes: &[u8]) -> u64 {
-        let join = |bits: u64, byte: &u8| bits << 8 | u64::from(*byte);
-        if self.is_big_endian { bytes.iter().fold(0, join) } else { bytes.iter().rev().fold(0, join) }
+        bits(bytes, self.is_big_endian)
     }
 
     /// Returns the number that has these bits.
     pub fn number(self, bits: u64) -> f64 {
-        match self.meaning {
-            Meaning::Unsigned => (bits >> self.shift) as f64,
-            Meaning::Signed => (self.sign_extended(bits) >> self.shift) as f64,
-            Meaning::Float if self.bytes == 4 => f64::from(f32::from_bits(bits as u32)),
-            Meaning::Float => f64::from_bits(bits),
-        }
+        self.meaning.number(bits >> self.shift, self.width() - self.shift)
     }
 
-    /// Returns the bits as a number with a sign.
-    pub fn sign_extended(self, bits: u64) -> i64 {
-        let unused = 64 - 8 * self.bytes as u32;
-        (bits << unused).cast_signed() >> unused
+    /// Returns the number of bits.
+    pub fn width(self) -> u32 {
+        8 * self.bytes as u32
     }
+}
+
+impl Meaning {
+    /// Returns the number that `width` bits are, from 1 to 64; a floating-point number has 32 or 64.
+    pub fn number(self, bits: u64, width: u32) -> f64 {
+        match self {
+            Self::Unsigned => bits as f64,
+            Self::Signed => sign_extended(bits, width) as f64,
+            Self::Float if width == 32 => f64::from(f32::from_bits(bits as u32)),
+            Self::Float => f64::from_bits(bits),
+        }
+    }
+}
+
+/// Returns the bits of the number that these bytes, at most 8, are.
+pub fn bits(bytes: &[u8], is_big_endian: bool) -> u64 {
+    let join = |bits: u64, byte: &u8| bits << 8 | u64::from(*byte);
+    if is_big_endian { bytes.iter().fold(0, join) } else { bytes.iter().rev().fold(0, join) }
+}
+
+/// Returns `width` bits, from 1 to 64, as a number with a sign; those above them do not count.
+pub fn sign_extended(bits: u64, width: u32) -> i64 {
+    let unused = 64 - width;
+    (bits << unused).cast_signed() >> unused
 }
 
 impl Field {

@@ -62,7 +62,9 @@ impl<'a> ChannelName<'a> {
             }
         };
         let (chip, device) = chip.split_once('@').map_or((chip, None), |(chip, device)| (chip, Some(device)));
-        if chip.is_empty() || channel.is_empty() || device == Some("") {
+        // A label may have a slash in it; nothing is looked for in another folder.
+        let is_path = channel.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if chip.is_empty() || is_path || device == Some("") {
             return Err(format!("`{name}` is not a channel, such as \"coretemp/temp1\""));
         }
         if let Some(bare) = channel.strip_suffix("_input") {
@@ -191,7 +193,17 @@ impl Hwmon {
     }
 
     fn inputs(&self, sysfs: &Path) -> Result<Vec<Input>, Unreadable> {
-        self.names().map(|name| Input::open(sysfs, &name.map_err(Unreadable::Broken)?)).collect()
+        let mut inputs = Vec::<Input>::with_capacity(self.channels.len());
+        for (text, name) in self.channels.iter().zip(self.names()) {
+            let input = Input::open(sysfs, &name.map_err(Unreadable::Broken)?)?;
+            // By its number and by its label, or with and without its device.
+            if let Some(place) = inputs.iter().position(|other| other.value.path() == input.value.path()) {
+                let (path, first) = (input.value.path().display(), &self.channels[place]);
+                return Err(Unreadable::Broken(format!("`{first}` and `{text}` are both {path}; name it once")));
+            }
+            inputs.push(input);
+        }
+        Ok(inputs)
     }
 
     /// Returns the names of the chips, in words.
@@ -209,12 +221,20 @@ impl SourceKind for Hwmon {
         if self.channels.is_empty() {
             checker.problem(&channels, "name at least one channel, such as temp1");
         }
-        for (place, name) in self.channels.iter().enumerate() {
-            if let Err(problem) = ChannelName::parse(name, self.chip.as_deref()) {
-                checker.problem(&channels, problem);
-            } else if self.channels[..place].contains(name) {
-                checker.problem(&channels, format!("`{name}` is named twice"));
+        let mut named = Vec::new();
+        for (text, name) in self.channels.iter().zip(self.names()) {
+            match name {
+                Err(problem) => checker.problem(&channels, problem),
+                Ok(name) if named.contains(&name) => checker.problem(&channels, format!("`{text}` is named twice")),
+                Ok(name) => named.push(name),
             }
+        }
+        if let Some(chip) = &self.chip
+            && !self.channels.is_empty()
+            && self.channels.iter().all(|name| name.contains('/'))
+        {
+            let message = format!("every channel names its own chip, so `{chip}` has no effect; leave it out");
+            checker.problem(&key.child("chip"), message);
         }
         self.buffer.check(&key.child("buffer"), checker);
     }
@@ -246,16 +266,18 @@ impl SourceKind for Hwmon {
     }
 
     fn survey(&self, machine: &Machine<'_>) -> Survey {
+        let inputs = match self.inputs(machine.sysfs) {
+            Ok(inputs) => inputs,
+            Err(Unreadable::Absent(reason)) => {
+                return Survey::absent(reason).fix("load its driver, or name one of those that were found");
+            }
+            Err(Unreadable::Broken(reason)) => return Survey::broken(reason),
+        };
         let mut values = Vec::new();
-        for (name, input) in self.channels.iter().zip(self.names()) {
-            let input = input.map_err(Unreadable::Broken).and_then(|input| Input::open(machine.sysfs, &input));
-            match input.map(|input| input.read()) {
-                Ok(Ok(value)) => values.push(format!("{name} = {value}")),
-                Ok(Err(missed)) => return Survey::broken(missed.reason()),
-                Err(Unreadable::Absent(reason)) => {
-                    return Survey::absent(reason).fix("load its driver, or name one of those that were found");
-                }
-                Err(Unreadable::Broken(reason)) => return Survey::broken(reason),
+        for (name, input) in self.channels.iter().zip(&inputs) {
+            match input.read() {
+                Ok(value) => values.push(format!("{name} = {value}")),
+                Err(missed) => return Survey::broken(missed.reason()),
             }
         }
         Survey::ready(format!("{}: readable", self.title())).detail(values)
@@ -347,17 +369,17 @@ mod tests {
     #[test]
     fn every_kind_has_its_unit() {
         let keys = hwmon(
-            "chip = 'nct6775', rate_hz = 1.0, channels = ['coretemp/temp1', 'coretemp/Package id 0', \
+            "chip = 'nct6775', rate_hz = 1.0, channels = ['coretemp/temp1', \
              'coretemp@coretemp.0/temp2', 'fan1', 'in0', 'curr1', 'power1', 'energy1', 'humidity1', 'freq1', 'pwm1']",
         )
         .unwrap();
         assert_eq!(
             values(&keys, &tree()).unwrap(),
-            [41.5, 41.5, -0.25, 1200.0, 1.032, 0.6, 2.5, 9.0, 45.0, 5.0, 128.0]
+            [41.5, -0.25, 1200.0, 1.032, 0.6, 2.5, 9.0, 45.0, 5.0, 128.0]
         );
         let spec = keys.spec();
-        assert_eq!(spec.units, ["C", "", "C", "RPM", "V", "A", "W", "J", "%", "Hz", ""]);
-        assert_eq!((spec.frame.dims(), spec.rate_hz), (&[11][..], Some(1.0)));
+        assert_eq!(spec.units, ["C", "C", "RPM", "V", "A", "W", "J", "%", "Hz", ""]);
+        assert_eq!((spec.frame.dims(), spec.rate_hz), (&[10][..], Some(1.0)));
         let survey = keys.survey(&Machine { sysfs: Path::new("/nowhere"), dev: Path::new("/dev") });
         assert_eq!(
             (survey.presence, survey.says.as_str()),
@@ -367,6 +389,8 @@ mod tests {
         let survey = keys.survey(&Machine { sysfs: tree.root(), dev: Path::new("/dev") });
         assert_eq!((survey.presence, survey.says.as_str()), (Presence::Ready, "coretemp, nct6775: readable"));
         assert_eq!(survey.detail[0], "coretemp/temp1 = 41.5");
+        let labelled = hwmon("rate_hz = 1.0, channels = ['coretemp/Package id 0']").unwrap();
+        assert_eq!((values(&labelled, &tree).unwrap(), labelled.spec().units), (vec![41.5], vec![String::new()]));
     }
 
     #[test]
@@ -383,6 +407,9 @@ mod tests {
             refusal("k10temp/temp1"),
             "there is no hwmon chip k10temp; found: coretemp (coretemp.0, hwmon0), nct6775 (no device, hwmon1)"
         );
+        let twice = hwmon("rate_hz = 1.0, channels = ['coretemp/temp1', 'coretemp/Package id 0']").unwrap();
+        let said = values(&twice, &tree).unwrap_err();
+        assert!(said.starts_with("`coretemp/temp1` and `coretemp/Package id 0` are both "), "{said}");
         tree.write("class/hwmon/hwmon1/in0_input", "N/A\n");
         assert!(refusal("nct6775/in0").contains("hwmon1/in0_input: it holds \"N/A\""), "{}", refusal("nct6775/in0"));
         tree.write("class/hwmon/hwmon0/temp1_fault", "1\n");
@@ -401,6 +428,9 @@ mod tests {
             ("[]", "name at least one channel"),
             ("['temp1']", "does not say of which chip: write \"CHIP/temp1\", or set chip"),
             ("['a/temp1', 'a/temp1']", "`a/temp1` is named twice"),
+            ("['temp1', 'a/temp1'], chip = 'a'", "`a/temp1` is named twice"),
+            ("['a/../../temp1']", "is not a channel"),
+            ("['a//temp1']", "is not a channel"),
             ("['a/temp1_input']", "write `temp1`"),
             ("['/temp1']", "is not a channel"),
             ("['a@/temp1']", "is not a channel"),
@@ -408,6 +438,9 @@ mod tests {
             let problems = hwmon(&format!("rate_hz = 1.0, channels = {channels}")).unwrap_err().join("\n");
             assert!(problems.contains(part) && problems.contains("source.hwmon.channels: "), "{problems}");
         }
+        let unused = hwmon("rate_hz = 1.0, chip = 'b', channels = ['a/temp1']").unwrap_err().join("\n");
+        assert!(unused.contains("source.hwmon.chip: every channel names its own chip"), "{unused}");
+        assert!(hwmon("rate_hz = 1.0, channels = ['a/temp1', 'a/CPU/DDR']").is_ok(), "a label may have a slash");
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::schema::{Checker, Form, Key, Value, table};
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::folder::{names, text};
-use crate::sys::i2c::{BUS_FIX, BurstBy, GROUP_FIX, RULE};
+use crate::sys::i2c::{BUS_FIX, BurstBy, RULE};
+use crate::sys::permission::permit;
 
 /// The addresses that chips can have; the others have a special meaning on the bus.
 const ADDRESSES: [u8; 2] = [0x08, 0x77];
@@ -273,7 +274,7 @@ impl I2cChip {
         let driver = link.and_then(|link| std::fs::read_link(link).ok());
         match (device, driver.as_deref().and_then(Path::file_name)) {
             (Some(device), Some(driver)) => format!(
-                "the kernel's driver {0} has the chip; read it through the kernel with source.iio, or run: echo {device} > \
+                "the kernel's driver {0} has the chip; read it through the kernel with source.iio, or run: echo {device} | sudo tee \
                  /sys/bus/i2c/drivers/{0}/unbind, and remove its dtoverlay from /boot/firmware/config.txt",
                 driver.to_string_lossy()
             ),
@@ -285,7 +286,7 @@ impl I2cChip {
     fn refusal(&self, path: &Path, error: &io::Error) -> String {
         match error.kind() {
             ErrorKind::NotFound => format!("no such bus; {BUS_FIX}"),
-            ErrorKind::PermissionDenied => format!("permission denied; {GROUP_FIX}"),
+            ErrorKind::PermissionDenied => format!("permission denied; {}", permit(path, RULE)),
             _ if error.raw_os_error() == Some(EBUSY) => self.driver(path),
             _ => error.to_string(),
         }
@@ -295,7 +296,7 @@ impl I2cChip {
         let shown = path.display();
         match error.kind() {
             ErrorKind::NotFound => Survey::absent(format!("{shown}: no such bus")).fix(BUS_FIX),
-            ErrorKind::PermissionDenied => Survey::broken(format!("{shown}: permission denied")).fix(GROUP_FIX),
+            ErrorKind::PermissionDenied => Survey::broken(format!("{shown}: permission denied")).fix(permit(path, RULE)),
             _ => Survey::broken(format!("{shown}: {}", self.refusal(path, error))),
         }
     }
@@ -439,7 +440,7 @@ mod tests {
         tree.link("sys/bus/i2c/devices/1-0068/driver", "../../../bus/i2c/drivers/inv-mpu6050-i2c");
         let said = chip.refusal(&path, &busy);
         assert!(said.contains("the kernel's driver inv-mpu6050-i2c has the chip; read it through"), "{said}");
-        assert!(said.contains("echo 1-0068 > /sys/bus/i2c/drivers/inv-mpu6050-i2c/unbind"), "{said}");
+        assert!(said.contains("echo 1-0068 | sudo tee /sys/bus/i2c/drivers/inv-mpu6050-i2c/unbind"), "{said}");
     }
 
     #[test]

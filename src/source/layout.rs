@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 4096;
 
 /// Fields that follow each other without gaps.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub struct FieldLayout {
     channels: Vec<Channel>,
     bytes: usize,
 }
@@ -28,7 +28,7 @@ struct Channel {
     add: f64,
 }
 
-impl Layout {
+impl FieldLayout {
     /// Reads the fields, each as [`parse`] wants it.
     ///
     /// # Errors
@@ -99,24 +99,31 @@ impl Layout {
         }
     }
 
-    /// Reports each key of `map`, a table at `key`, that no channel's name begins with.
+    /// Reports each key of `map`, a table at `key`, that has no effect: no channel's name begins with it, or all of these have
+    /// a longer key.
     pub fn check_names<T>(&self, map: &BTreeMap<String, T>, key: &Key, checker: &mut Checker) {
-        for name in
-            map.keys().filter(|name| !self.channels.iter().any(|channel| channel.name.starts_with(name.as_str())))
-        {
-            let names = self.names().join(", ");
-            let message = format!("no channel has a name that begins with `{name}`; the channels are {names}");
-            checker.problem(&key.child(name), message);
+        for name in map.keys() {
+            let mut begun = self.channels.iter().filter(|channel| channel.name.starts_with(name.as_str())).peekable();
+            let problem = if begun.peek().is_none() {
+                let names = self.names().join(", ");
+                format!("no channel has a name that begins with `{name}`; the channels are {names}")
+            } else if begun.all(|channel| longest(map, &channel.name).is_some_and(|(longest, _)| longest != name)) {
+                format!("all channels whose names begin with `{name}` have a longer key here; leave it out")
+            } else {
+                continue;
+            };
+            checker.problem(&key.child(name), problem);
         }
     }
 }
 
 /// Returns the value whose key is the longest beginning of `name`.
 fn of<'m, T>(map: &'m BTreeMap<String, T>, name: &str) -> Option<&'m T> {
-    map.iter()
-        .filter(|(key, _)| name.starts_with(key.as_str()))
-        .max_by_key(|(key, _)| key.len())
-        .map(|(_, value)| value)
+    longest(map, name).map(|(_, value)| value)
+}
+
+fn longest<'m, T>(map: &'m BTreeMap<String, T>, name: &str) -> Option<(&'m String, &'m T)> {
+    map.iter().filter(|(key, _)| name.starts_with(key.as_str())).max_by_key(|(key, _)| key.len())
 }
 
 #[cfg(test)]
@@ -125,8 +132,8 @@ mod tests {
 
     use super::*;
 
-    fn layout(lines: &[&str]) -> Result<Layout, (usize, String)> {
-        Layout::parse(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
+    fn layout(lines: &[&str]) -> Result<FieldLayout, (usize, String)> {
+        FieldLayout::parse(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
     }
 
     fn values(lines: &[&str], bytes: &[u8]) -> Vec<f32> {
@@ -160,6 +167,15 @@ mod tests {
         let problems = checker.finish(Some(())).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].key.to_string(), "scale.b");
+        let mut checker = Checker::new(std::path::Path::new(""));
+        layout.check_names(
+            &map(&[("a", 1.0), ("ax", 2.0), ("ay", 3.0), ("g", 4.0)]),
+            &Key::new(&["scale"]),
+            &mut checker,
+        );
+        let problems = checker.finish(Some(())).unwrap_err();
+        assert_eq!((problems.len(), problems[0].key.to_string().as_str()), (1, "scale.a"));
+        assert!(problems[0].message.contains("have a longer key here"), "{}", problems[0].message);
     }
 
     #[test]

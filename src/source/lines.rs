@@ -46,7 +46,7 @@ impl SourceKind for Lines {
         vec![self.from.exclusive()]
     }
 
-    fn records(&self) -> Option<&Records> {
+    fn content(&self) -> Option<&dyn ContentKind> {
         Some(&self.records)
     }
 }

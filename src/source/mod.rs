@@ -7,18 +7,22 @@ pub mod buffer;
 pub mod content;
 pub mod field;
 pub mod layout;
+mod log_limit;
 pub mod pipe;
 pub mod polling;
+pub mod rate;
 pub mod recording;
 pub mod registers;
 pub mod sample_clock;
 pub mod session;
+pub(crate) mod silence;
 pub mod sink;
 pub mod survey;
 pub mod truth;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::mqtt::{NodeConnection, Subscription};
 use crate::schema::{Checker, Key, family};
@@ -107,19 +111,30 @@ pub trait SourceKind {
         Vec::new()
     }
 
+    /// Returns what the bytes hold, if the source reads bytes.
+    fn content(&self) -> Option<&dyn ContentKind> {
+        None
+    }
+
     /// Returns whether the stream has its own time; otherwise no gap in time can be seen.
     fn has_time(&self) -> bool {
-        self.records().is_some_and(|records| records.time.is_some())
+        self.content().is_some_and(ContentKind::has_time)
+    }
+
+    /// Returns the longest step from frame to frame that the stream's own clock shows; `None` if it has none that starts
+    /// again.
+    fn longest_step(&self) -> Option<Duration> {
+        self.content()?.longest_step()
     }
 
     /// Returns how raw bytes become frames, if the source reads raw bytes.
     fn bytes(&self) -> Option<&Bytes> {
-        None
+        self.content()?.bytes()
     }
 
     /// Returns how a line of text becomes a frame, if the source reads lines.
     fn records(&self) -> Option<&Records> {
-        None
+        self.content()?.records()
     }
 
     /// Returns the keys below the source's own that name the column of the true class, if the stream has it.
@@ -181,7 +196,7 @@ pub trait SourceKind {
 
     /// Returns the smallest number of frames that arrive together.
     fn frames_per_block(&self) -> usize {
-        1
+        self.content().map_or(1, ContentKind::frames_per_block)
     }
 }
 
@@ -195,7 +210,7 @@ impl Source {
     /// Returns whether the two sources exclude each other: they read the same resource.
     pub fn shares_with(&self, other: &Self) -> bool {
         let theirs = other.kind().exclusive();
-        self.kind().exclusive().iter().any(|ours| theirs.iter().any(|theirs| theirs.resource == ours.resource))
+        self.kind().exclusive().iter().any(|ours| theirs.iter().any(|theirs| theirs.overlaps(ours)))
     }
 
     /// Returns whether the stream names the true class of its frames.
@@ -224,6 +239,8 @@ pub fn part_name(pipeline: &str, part: Option<&str>) -> String {
 pub struct Exclusive {
     /// Its name; the same for every source that would read it.
     pub resource: String,
+    /// Which one of several that have this name; `None`: the only one.
+    pub which: Option<String>,
     /// The keys below the source's own that name it, such as `["from"]`.
     pub key: Vec<String>,
 }
@@ -231,7 +248,14 @@ pub struct Exclusive {
 impl Exclusive {
     /// Returns the resource that the key `key` of a source names.
     pub fn new(resource: impl Into<String>, key: &str) -> Self {
-        Self { resource: resource.into(), key: vec![key.to_owned()] }
+        Self { resource: resource.into(), which: None, key: vec![key.to_owned()] }
+    }
+
+    /// Returns whether the two are the same, as far as their names tell: the only one of a name is also the one that is
+    /// named more closely.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let both = self.which.as_ref().zip(other.which.as_ref());
+        self.resource == other.resource && both.is_none_or(|(ours, theirs)| ours == theirs)
     }
 }
 

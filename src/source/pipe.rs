@@ -170,7 +170,8 @@ impl Drop for PipeSource {
 pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if std::fs::symlink_metadata(path).is_err() => {
-            SourceError::NoFifo { path: path.to_owned() }
+            // The service and systemd run in other folders than this program.
+            SourceError::NoFifo { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
         }
         _ => SourceError::io("open", path, error),
     })?;
@@ -216,6 +217,10 @@ mod tests {
         for part in [format!("run: mkfifo {}", path.display()), "tmpfiles.d".to_owned(), "ExecStartPre=".to_owned()] {
             assert!(refusal.contains(&part), "{refusal}");
         }
+        // As seen from the folder of this test.
+        let relative = check_fifo(Path::new("no-such-pipe")).unwrap_err().to_string();
+        let whole = std::env::current_dir().unwrap().join("no-such-pipe");
+        assert!(relative.contains(&format!("mkfifo -m 0660 {} into its unit", whole.display())), "{relative}");
         std::fs::write(&path, "").unwrap();
         assert!(check_fifo(&path).unwrap_err().to_string().contains("is not a FIFO"));
         std::fs::remove_file(&path).unwrap();

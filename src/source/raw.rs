@@ -47,11 +47,7 @@ impl SourceKind for Raw {
         vec![self.from.exclusive()]
     }
 
-    fn bytes(&self) -> Option<&Bytes> {
+    fn content(&self) -> Option<&dyn ContentKind> {
         Some(&self.bytes)
-    }
-
-    fn frames_per_block(&self) -> usize {
-        self.bytes.frames_per_block()
     }
 }

@@ -12,17 +12,15 @@ use super::{Buffer, Exclusive, FrameProducer, OpenOptions, SourceError, SourceKi
 use crate::schema::{Checker, Key, table};
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
+use crate::sys::permission::permit;
 
 const MAX_SPEED_HZ: u32 = 50_000_000;
 /// The longest transfer: all registers, and the number of the first.
 const MOST_BYTES: usize = 257;
 const BITS_PER_BYTE: usize = 8;
-const FIX: &str = "on a Raspberry Pi: raspi-config nonint do_spi 0, or dtparam=spi=on in /boot/firmware/config.txt; on other \
+const FIX: &str = "on a Raspberry Pi: sudo raspi-config nonint do_spi 0, or dtparam=spi=on in /boot/firmware/config.txt; on other \
                    boards, the device tree must name a spidev";
-const GROUP_FIX: &str = "run: usermod -aG spi edgewatt, then restart the daemon; if there is no group spi, first: groupadd \
-                         --system spi, and in /etc/udev/rules.d/70-edgewatt-spi.rules: SUBSYSTEM==\"spidev\", \
-                         GROUP=\"spi\", MODE=\"0660\"";
-const RULE: &str = "SUBSYSTEM==\"spidev\", MODE=\"0660\", GROUP=\"spi\"; run first: groupadd --system spi";
+const RULE: &str = "SUBSYSTEM==\"spidev\", MODE=\"0660\", GROUP=\"spi\"; run first: sudo groupadd --system spi";
 
 registers_table! {
     /// Reads a chip on an SPI bus by its registers: it is set up by what `init` writes, and then read at a steady rate. SPI is
@@ -48,6 +46,11 @@ impl Spi {
 
 impl SourceKind for Spi {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
+        if !self.device.is_absolute() {
+            let message =
+                format!("`{}` is not the whole path of a device; write it as \"/dev/spidev0.0\"", self.device.display());
+            checker.problem(&key.child("device"), message);
+        }
         self.registers().check(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
         let (bytes, transfers) = self.registers().read_for_frame();
@@ -82,7 +85,7 @@ impl SourceKind for Spi {
             Err(error) => {
                 return match error.kind() {
                     ErrorKind::NotFound => Survey::absent(format!("{says}: no such device")).fix(FIX),
-                    ErrorKind::PermissionDenied => Survey::broken(format!("{says}: permission denied")).fix(GROUP_FIX),
+                    ErrorKind::PermissionDenied => Survey::broken(format!("{says}: permission denied")).fix(permit(&self.device, RULE)),
                     _ => Survey::broken(format!("{says}: {error}")),
                 };
             }
@@ -136,7 +139,7 @@ impl Connect for SpiChip {
         let bus = self.connect().map_err(|error| {
             let reason = match error.kind() {
                 ErrorKind::NotFound => format!("no such device; {FIX}"),
-                ErrorKind::PermissionDenied => format!("permission denied; {GROUP_FIX}"),
+                ErrorKind::PermissionDenied => format!("permission denied; {}", permit(&self.device, RULE)),
                 _ => error.to_string(),
             };
             SourceError::Device { name: self.name(), reason }

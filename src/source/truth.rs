@@ -27,8 +27,8 @@ pub struct FoundNames {
 
 impl FoundNames {
     /// Names of classes, not of what changes with each record.
-    const MOST: usize = 1_000;
-    const MOST_BYTES: usize = 256;
+    pub const MOST: usize = 1_000;
+    pub const MOST_BYTES: usize = 256;
 
     fn add(&self, name: &[u8]) -> Option<String> {
         let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= Self::MOST_BYTES)?;

@@ -8,13 +8,14 @@ use std::path::Path;
 
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Bytes, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError,
-    SourceKind, Survey, WhenFull, content,
+    Buffer, Content, ContentKind, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind,
+    Survey, WhenFull, content,
 };
 use crate::schema::{Checker, Key, table};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// No datagram is longer.
@@ -52,17 +53,24 @@ impl Udp {
 
 impl SourceKind for Udp {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
-        if self.address().is_err() {
-            let message = format!("`{}` is not an address with a port; write it as \"127.0.0.1:5005\"", self.listen);
-            checker.problem(&key.child("listen"), message);
+        let problem = match self.address() {
+            Err(_) => Some(format!("`{}` is not an address with a port; write it as \"127.0.0.1:5005\"", self.listen)),
+            Ok(address) if address.port() == 0 => Some(format!(
+                "with port 0, `{}` would be on another port at each start, which no sender knows; write a port from 1 to 65535",
+                self.listen
+            )),
+            Ok(_) => None,
+        };
+        if let Some(problem) = problem {
+            checker.problem(&key.child("listen"), problem);
         }
         content::check_messages(&self.content, key, checker, "datagrams");
         if let Content::Bytes(bytes) = &self.content
             && bytes.frame_bytes() > MAX_PAYLOAD_BYTES
         {
             let message = format!(
-                "a frame has {} bytes, and a datagram holds {MAX_PAYLOAD_BYTES} at most; send it over a socket (source raw)",
-                bytes.frame_bytes()
+                "a frame has {}, and a datagram holds {MAX_PAYLOAD_BYTES} at most; send it over a socket (source raw)",
+                counted(bytes.frame_bytes(), "byte")
             );
             checker.problem(&key.child("bytes"), message);
         }
@@ -122,16 +130,8 @@ impl SourceKind for Udp {
         vec![Exclusive::new(format!("UDP {}", self.listen), "listen")]
     }
 
-    fn records(&self) -> Option<&Records> {
-        self.content.kind().records()
-    }
-
-    fn has_time(&self) -> bool {
-        self.content.kind().has_time()
-    }
-
-    fn bytes(&self) -> Option<&Bytes> {
-        self.content.kind().bytes()
+    fn content(&self) -> Option<&dyn ContentKind> {
+        Some(self.content.kind())
     }
 }
 
@@ -208,6 +208,8 @@ mod tests {
     fn a_bad_address_and_a_header_are_refused_with_what_is_right() {
         let problems = udp("localhost", "channels = [\"x\"]").unwrap_err().join("\n");
         assert!(problems.contains("source.udp.listen: `localhost` is not an address with a port"), "{problems}");
+        let zero = udp("127.0.0.1:0", "channels = [\"x\"], columns = [\"x\"]").unwrap_err().join("\n");
+        assert!(zero.contains("source.udp.listen: with port 0") && zero.contains("from 1 to 65535"), "{zero}");
         assert!(problems.contains("source.udp.records: datagrams have no header; name all columns"), "{problems}");
         assert!(udp("[::1]:5005", "channels = [\"x\"], columns = [\"x\"]").is_ok());
     }
@@ -270,6 +272,7 @@ mod tests {
         let (frames, stats) = rig("channels = [\"y\", \"x\"], columns = [\"x\", \"y\"]").frames(&datagrams, 4);
         assert_eq!(frames, [[2.0, 1.0], [4.0, 3.0], [6.0, 5.0], [10.0, 9.0]]);
         assert_eq!(stats.rejects(Reject::Malformed), 1);
+        assert_eq!(stats.rejects(Reject::Empty), 1, "a datagram without a record");
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! Finds which programs run, and which have a file open, to say who keeps a device busy.
+//! Finds which programs run, and which have a file or a pipe open, to say who keeps it busy.
 
 use std::fmt;
+use std::fs::DirEntry;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::folder::text;
@@ -20,14 +23,26 @@ impl fmt::Display for Holder {
 
 /// Returns the programs that have the file at `path` open, as far as this user may see them; `proc` is normally `/proc`.
 pub fn holders(proc: &Path, path: &Path) -> Vec<Holder> {
-    let Ok(path) = path.canonicalize() else { return Vec::new() };
-    let mut found: Vec<Holder> = programs(proc)
-        .filter(|(folder, _)| {
-            let open = std::fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
-            open.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == path))
-        })
-        .map(|(folder, pid)| Holder { name: name(&folder), pid })
-        .collect();
+    path.canonicalize().map_or_else(|_| Vec::new(), |path| with_file(proc, &path, |_| true))
+}
+
+/// Returns the programs that can write into the pipe of which `pipe` is an end, as far as this user may see them.
+pub fn writers(proc: &Path, pipe: BorrowedFd<'_>) -> Vec<Holder> {
+    const WRITABLE: u32 = 0o200;
+    // A descriptor of /proc has the mode in which its file is open.
+    let writes = |fd: &DirEntry| fd.metadata().is_ok_and(|link| link.permissions().mode() & WRITABLE != 0);
+    let own = proc.join(format!("self/fd/{}", pipe.as_raw_fd()));
+    std::fs::read_link(own).map_or_else(|_| Vec::new(), |pipe| with_file(proc, &pipe, writes))
+}
+
+/// Returns the programs with a descriptor that `suits` and whose link says `file`.
+fn with_file(proc: &Path, file: &Path, suits: impl Fn(&DirEntry) -> bool) -> Vec<Holder> {
+    let has_file = |folder: &Path| {
+        let mut open = std::fs::read_dir(folder.join("fd")).into_iter().flatten().flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|link| link == file) && suits(&fd))
+    };
+    let found = programs(proc).filter(|(folder, _)| has_file(folder));
+    let mut found: Vec<Holder> = found.map(|(folder, pid)| Holder { name: name(&folder), pid }).collect();
     found.sort_by_key(|holder| holder.pid);
     found
 }
@@ -46,6 +61,13 @@ pub fn who(path: &Path) -> String {
 /// Returns whether a program of that name runs.
 pub fn runs(proc: &Path, wanted: &str) -> bool {
     programs(proc).any(|(folder, _)| name(&folder) == wanted)
+}
+
+/// Returns the arguments of all programs whose names end in `ending`.
+pub fn arguments(proc: &Path, ending: &str) -> Vec<String> {
+    let named = programs(proc).filter(|(folder, _)| name(folder).ends_with(ending));
+    let lines = named.filter_map(|(folder, _)| std::fs::read_to_string(folder.join("cmdline")).ok());
+    lines.flat_map(|line| line.split('\0').map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 fn programs(proc: &Path) -> impl Iterator<Item = (PathBuf, u32)> {

@@ -14,17 +14,12 @@ use std::path::Path;
 use nix::libc;
 
 /// What makes an I2C bus appear.
-pub const BUS_FIX: &str = "load the I2C user interface: modprobe i2c-dev; at every boot: echo i2c-dev > \
-                           /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi, first enable the bus: raspi-config nonint \
+pub const BUS_FIX: &str = "load the I2C user interface: sudo modprobe i2c-dev; at every boot: echo i2c-dev | sudo tee \
+                           /etc/modules-load.d/i2c-dev.conf; on a Raspberry Pi, first enable the bus: sudo raspi-config nonint \
                            do_i2c 0, or dtparam=i2c_arm=on in /boot/firmware/config.txt";
 
-/// What gives permission to use an I2C bus.
-pub const GROUP_FIX: &str = "run: usermod -aG i2c edgewatt, then restart the daemon; if there is no group i2c, first: \
-                             groupadd --system i2c, and in /etc/udev/rules.d/70-edgewatt-i2c.rules: \
-                             SUBSYSTEM==\"i2c-dev\", GROUP=\"i2c\", MODE=\"0660\"";
-
 /// The udev rule that gives a bus a group.
-pub const RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: groupadd --system i2c";
+pub const RULE: &str = "SUBSYSTEM==\"i2c-dev\", MODE=\"0660\", GROUP=\"i2c\"; run first: sudo groupadd --system i2c";
 
 /// `I2C_SMBUS_BLOCK_MAX`.
 const BLOCK_BYTES: usize = 32;

@@ -11,12 +11,12 @@ const GROUP_MAY: u32 = 0o060;
 pub fn permit(path: &Path, rule: &str) -> String {
     match group_of(path) {
         Some(group) => format!(
-            "run: usermod -aG {group} {user}, then log in again; for the service, run systemctl edit edgewatt and add: \
+            "run: sudo usermod -aG {group} {user}, then log in again; for the service, run sudo systemctl edit edgewatt and add: \
              SupplementaryGroups={group}",
             user = user(),
         ),
         None => format!(
-            "in /etc/udev/rules.d/70-edgewatt.rules: {rule}; then run: udevadm control --reload && udevadm trigger"
+            "in /etc/udev/rules.d/70-edgewatt.rules: {rule}; then run: sudo udevadm control --reload && sudo udevadm trigger"
         ),
     }
 }

@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 const NICE: i32 = -11;
 /// `CAP_IPC_LOCK` of capabilities(7).
 const IPC_LOCK: u64 = 1 << 14;
-const PRIORITY_FIX: &str = "set RestrictRealtime=no and LimitRTPRIO=99 with systemctl edit edgewatt";
-const MEMORY_FIX: &str = "set LimitMEMLOCK=infinity with systemctl edit edgewatt";
+const PRIORITY_FIX: &str = "set RestrictRealtime=no and LimitRTPRIO=99 with sudo systemctl edit edgewatt";
+const MEMORY_FIX: &str = "set LimitMEMLOCK=infinity with sudo systemctl edit edgewatt";
 
 /// Schedules the calling thread by SCHED_FIFO with `priority`, 1 to 99. If that is not permitted, with the highest priority
 /// that is; else with a nice value ahead of ordinary programs. Processes and threads that it starts are ordinary again
@@ -41,6 +41,15 @@ pub fn prioritise(priority: u8) -> Result<(), String> {
         0 => Err(format!("{refused}; the thread runs with the nice value {NICE} instead; {PRIORITY_FIX}")),
         _ => Err(format!("{refused}; the thread runs like any other; {PRIORITY_FIX}")),
     }
+}
+
+/// Returns the real-time priority of the calling thread; `None` if it has none. A thread that it starts has none either.
+pub fn priority() -> Option<u8> {
+    let mut parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel writes the struct, which lives until the call returns; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getparam, 0, &raw mut parameters) };
+    // An ordinary thread has priority 0.
+    u8::try_from(parameters.sched_priority).ok().filter(|priority| result == 0 && *priority > 0)
 }
 
 fn fifo(priority: u8) -> io::Result<()> {
@@ -112,6 +121,19 @@ mod tests {
     fn an_impossible_priority_is_reported() {
         let refused = std::thread::spawn(|| prioritise(100)).join().unwrap().unwrap_err();
         assert!(refused.starts_with("no real-time priority 100: Invalid argument"), "{refused}");
+    }
+
+    #[test]
+    fn a_thread_knows_its_priority_which_the_threads_that_it_starts_do_not_have() {
+        std::thread::spawn(|| {
+            assert_eq!(priority(), None);
+            // Without the right to it, the thread stays as it is.
+            let granted = prioritise(3).is_ok();
+            assert_eq!(priority(), granted.then_some(3));
+            assert_eq!(std::thread::spawn(priority).join().unwrap(), None);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
+use crate::publish::payload::drop_in_words;
 use crate::text::plain;
 
 const MAX_NODES: usize = 64;
@@ -490,8 +491,8 @@ fn metrics(message: &Value) -> Metrics {
         Some((latency["p50"].as_f64()?, latency["p99"].as_f64()?))
     };
     let counts = &message["counts"];
-    let mut lost = losses(&counts["drops"], dropped);
-    lost.extend(losses(&counts["rejects"], |name| format!("bad lines ({name})")));
+    let mut lost = losses(&counts["drops"], |name| drop_in_words(name).to_owned());
+    lost.extend(losses(&counts["rejects"], |name| format!("rejected ({name})")));
     lost.extend(losses(&counts["gaps"], |name| format!("gaps ({name})")));
     Metrics {
         interval_s: message["interval_s"].as_f64(),
@@ -502,19 +503,6 @@ fn metrics(message: &Value) -> Metrics {
         samples: counts["samples"].as_u64(),
         predictions: counts["predictions"].as_u64(),
         lost,
-    }
-}
-
-/// The reasons for drops, in words.
-fn dropped(name: &str) -> String {
-    match name {
-        "source_overflow" => "samples that came too fast".to_owned(),
-        "source_lost" => "samples that the device lost".to_owned(),
-        "source_paused" => "samples while paused".to_owned(),
-        "undecided_at_stop" => "samples at the stop".to_owned(),
-        "inference_failed" => "windows whose inference failed".to_owned(),
-        "decision_overflow" => "decisions that came too fast".to_owned(),
-        other => other.to_owned(),
     }
 }
 

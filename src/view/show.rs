@@ -162,7 +162,7 @@ fn write(
             }
             Fed::Nothing => {
                 if feed.missed() > missed {
-                    tracing::warn!("{} messages are not shown: the output is too slow", feed.missed() - missed);
+                    tracing::warn!("messages not shown, because the output is too slow: {}", feed.missed() - missed);
                     missed = feed.missed();
                 }
                 out.flush()?;

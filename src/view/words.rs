@@ -1,6 +1,7 @@
 //! The words of the view: figures and states as a newcomer understands them. Pure.
 
 use super::model::{Delegate, Energy, Node, Pipeline, Status, Verdict};
+use crate::text::counted;
 
 /// Returns a number with three digits.
 pub(crate) fn number(value: f64) -> String {
@@ -149,7 +150,7 @@ pub(crate) fn delegate(delegate: &Delegate) -> Vec<String> {
             Some(n) if n > 1 => format!(", in {n} pieces"),
             _ => String::new(),
         };
-        lines.push(format!("runs {taken} of {total} operators{pieces}"));
+        lines.push(format!("runs {taken} of {}{pieces}", counted(total, "operator")));
     }
     match delegate.fully_accelerated {
         Some(true) => lines.push("all operators run on the accelerator".to_owned()),
@@ -159,7 +160,7 @@ pub(crate) fn delegate(delegate: &Delegate) -> Vec<String> {
     if let Some(parity) = &delegate.parity {
         lines.push(match parity.top1 {
             Some(share) => format!("same class as the CPU: {:.0} % of {}", 100.0 * share, parity.windows),
-            None => format!("compared with the CPU: {} windows", parity.windows),
+            None => format!("compared with the CPU: {}", counted(parity.windows, "window")),
         });
         if let (Some(difference), Some(tolerance)) = (parity.difference, parity.tolerance) {
             lines.push(format!("difference {difference:.3}, allowed {tolerance:.3}"));

@@ -103,7 +103,7 @@ fn a_bare_machine_is_told_how_to_get_each_thing_and_nothing_is_broken() {
     report.is("Edge TPU", "absent", &["lsusb shows 1a6e:089a", "lspci -nn shows 1ac1:089a"]);
     report.is("libedgetpu.so.1", "absent", &["libedgetpu1-std"]);
     report.is("rapl", "absent", &["modprobe intel_rapl_msr"]);
-    report.is("hwmon, iio", "absent", &["echo ina219 0x40 > /sys/bus/i2c/devices/i2c-1/new_device"]);
+    report.is("hwmon, iio", "absent", &["echo ina219 0x40 | sudo tee /sys/bus/i2c/devices/i2c-1/new_device"]);
     report.is("ina219", "absent", &["dtparam=i2c_arm=on", "modprobe i2c-dev"]);
     report.is("estimate", "ok", &["no measurement", "estimate = { watts_per_core = 2.0"]);
     report.is("IIO devices", "absent", &["dtoverlay=i2c-sensor,bme280"]);
@@ -161,13 +161,21 @@ fn what_is_there_and_works_is_ok() {
     let machine = equipped();
     let report = machine.report(&["delegates", "meters", "sensors"]);
     assert_eq!(report.0["broken"], 0, "{:#}", report.0);
-    report.is("hwmon ina219", "ok", &["readable, 2.500 W now", "echo 100000 > ", "hwmon = { chip = \"ina219\" }"]);
+    report.is(
+        "hwmon ina219",
+        "ok",
+        &["readable, 2.500 W now", "echo 100000 | sudo tee ", "hwmon = { chip = \"ina219\" }"],
+    );
     report.is("ina219 on i2c-1", "ok", &["ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"]);
-    let line = "iio = { device = \"bme280\", channels = [\"pressure\", \"temp\"], rate_hz = 10.0 }";
+    let line = "source.iio = { device = \"bme280\", channels = [\"pressure\", \"temp\"], rate_hz = 10.0 }";
     report.is("iio:device0 bme280", "ok", &["channels: pressure temp", line]);
-    report.is("hwmon0 ina219", "ok", &["has power1", "hwmon = { channels = [\"ina219/power1\"], rate_hz = 1.0 }"]);
+    report.is(
+        "hwmon0 ina219",
+        "ok",
+        &["has power1", "source.hwmon = { channels = [\"ina219/power1\"], rate_hz = 1.0 }"],
+    );
     report.is("serial port ttyUSB0", "ok", &["serial/by-id/usb-FTDI_A1-if00"]);
-    report.is("serial port ttyAMA0", "ok", &["the kernel's console uses it"]);
+    report.is("serial port ttyAMA0", "absent", &["the kernel's console uses it", "remove console="]);
     report.is("camera video0", "ok", &["imx708"]);
     report.is("sound card 1", "ok", &["Microphone"]);
     report.is("Edge TPU on USB", "ok", &["1a6e:089a, its firmware not loaded yet", "480 Mbit/s"]);
@@ -196,16 +204,16 @@ fn what_is_there_and_may_not_be_used_is_broken_with_its_fix() {
     machine.deny("sys/bus/iio/devices/iio:device0/in_pressure_input");
     machine.deny("sys/class/hwmon/hwmon0/power1_input");
     let report = machine.report(&["delegates", "meters", "sensors"]);
-    report.is("ina219 on i2c-1", "broken", &["permission denied", "usermod -aG i2c"]);
+    report.is("ina219 on i2c-1", "broken", &["permission denied", "SUBSYSTEM==\"i2c-dev\"", "GROUP=\"i2c\""]);
     report.is("serial port ttyUSB0", "broken", &["KERNEL==\"ttyUSB0\", GROUP=\"dialout\"", "udevadm trigger"]);
     report.is("camera video0", "broken", &["GROUP=\"video\""]);
     report.is("sound card 1", "broken", &["GROUP=\"audio\""]);
     report.is("Edge TPU on USB", "broken", &["\"1a6e\"", "\"089a\"", "\"18d1\"", "\"9302\"", "GROUP=\"plugdev\""]);
-    report.is("Edge TPU on PCIe", "broken", &["SUBSYSTEM==\"apex\"", "groupadd --system apex"]);
+    report.is("Edge TPU on PCIe", "broken", &["SUBSYSTEM==\"apex\"", "sudo groupadd --system apex"]);
     report.is("VeriSilicon NPU or GPU", "broken", &["KERNEL==\"galcore\""]);
     report.is("iio:device0 bme280", "broken", &["Permission denied"]);
     report.is("hwmon ina219", "broken", &["permission denied"]);
-    report.is("serial port ttyAMA0", "ok", &[]);
+    report.is("serial port ttyAMA0", "absent", &[]);
 }
 
 #[test]

@@ -313,7 +313,7 @@ fn udp_reads_bytes_and_counts_a_datagram_that_has_no_whole_frames() {
 /// Runs a program to its end, and returns what it wrote.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| {
-        panic!("{program}: {error}; run: apt-get install {program} (make test does)");
+        panic!("{program}: {error}; run: sudo apt-get install {program} (make test does)");
     });
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout

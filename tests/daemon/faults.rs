@@ -47,7 +47,7 @@ fn without_a_broker_the_run_goes_on_and_everything_arrives_later_in_order() {
     assert_eq!(wire.seqs(), Vec::from_iter(0..WINDOWS));
     assert_eq!(wire.0[0], ("edgewatt/demo/status".into(), "online".into()), "the status comes first");
     daemon.signal(Signal::SIGTERM);
-    daemon.wait().expect(0).says(&["Connection refused", "491 messages were waiting", "undelivered=0"]);
+    daemon.wait().expect(0).says(&["Connection refused", "491 messages waiting", "undelivered=0"]);
     subscriber.until(|line| line == OFFLINE);
 }
 
@@ -69,7 +69,7 @@ fn a_broker_that_is_killed_and_comes_back_costs_no_prediction() {
     assert_eq!(seqs_seen(&[&first, &second]), BTreeSet::from_iter(0..WINDOWS));
     assert!(second.seqs().is_sorted());
     assert_eq!(second.json("/event")[0]["event"], "reconnected");
-    assert_eq!((ended.summary(" undelivered"), ended.summary(" reconnects")), (0, 1), "{}", ended.stdout);
+    assert_eq!((ended.summary(" undelivered"), ended.summary(" reconnect")), (0, 1), "{}", ended.stdout);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn fails_on(rows: &str) -> (Ended, Wire) {
 #[test]
 fn a_line_that_the_writer_did_not_finish_is_rejected() {
     let (ended, wire) = fails_on("0.00,1,2,3,4,5,6,PEN\n0.02,1,2,3,4,5,6");
-    assert_eq!(ended.summary(" samples, "), 1, "no window was filled");
+    assert_eq!(ended.summary(" sample, "), 1, "no window was filled");
     assert_eq!(wire.metrics()["counts"]["rejects"]["unterminated"], 1);
 }
 
@@ -313,7 +313,7 @@ fn a_recording_that_fills_no_window_is_refused() {
     let header = "time_s,ax,ay,az,wx,wy,wz,exercise\n";
     let short = format!("{header}0.00,1,2,3,4,5,6,PEN\n");
     for (text, words) in
-        [(header, "there is a header and no record below it"), (&short, "it has 1 samples, and a window needs 200")]
+        [(header, "there is a header and no record below it"), (&short, "it has 1 sample, and a window needs 200")]
     {
         let setup = Setup::demo(1).at_speed("\"max\"").recording(text.as_bytes());
         setup.check().expect(78).says(&["recording.csv: ", words]);

@@ -194,8 +194,11 @@ fn a_source_that_comes_back_makes_a_gap_and_clocks_that_do_not_agree_are_told() 
         std::thread::sleep(std::time::Duration::from_millis(200));
         log.lines().find(|line| line.contains("no frame was joined for")).map(str::to_owned)
     });
-    assert!(far.contains("has no sample within") && far.contains("do the clocks agree?"), "{far}");
-    subscriber.until(|line| line.contains("edgewatt/n/p/p/status") && line.contains("do the clocks agree?"));
+    assert!(
+        far.contains("has no sample within") && far.contains("if the clocks do not agree, set source.join."),
+        "{far}"
+    );
+    subscriber.until(|line| line.contains("edgewatt/n/p/p/status") && line.contains("if the clocks do not agree"));
     let threads: Vec<String> = std::fs::read_dir(format!("/proc/{}/task", daemon.pid()))
         .unwrap()
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
@@ -206,6 +209,33 @@ fn a_source_that_comes_back_makes_a_gap_and_clocks_that_do_not_agree_are_told() 
     }
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     daemon.wait().expect(0);
+}
+
+#[test]
+fn a_join_without_a_match_says_what_came_and_which_key_to_change() {
+    let recording = |name: &str, more: &str| {
+        format!(
+            "sources.{name}.replay = {{ path = \"{name}\", speed = \"max\", records = {{ channels = [\"v\"], time = \"t\", \
+             rate_hz = 50.0 }} }}\n{more}"
+        )
+    };
+    let follow = "followers.temp.tolerance_ms = 20.0";
+    let rig = Rig::new(&format!("leader = \"lead\"\n{}{}", recording("lead", ""), recording("temp", follow)));
+    // Two seconds of each, one of them a hundred seconds later.
+    for (name, from) in [("lead", 0), ("temp", 100)] {
+        let line = |n: usize| format!("{}.{:03},{n}\n", from + n / 50, n % 50 * 20);
+        rig.setup.write(name, format!("t,v\n{}", (0..100).map(line).collect::<String>()).as_bytes());
+    }
+    let ended = rig.setup.start(&["--once"]).wait().expect(1);
+    let words = [
+        "the exit code is 1: pipeline p made no prediction: 100 samples of the leader came, and none was joined",
+        "temp has no sample within 20 ms of those of lead: the nearest is ",
+        "raise source.join.followers.temp.tolerance_ms; if the clocks do not agree, set \
+         source.join.followers.temp.offset_ms, or source.join.clock = \"arrival\"",
+    ];
+    for part in words {
+        assert!(ended.stderr.contains(part), "{part} in:\n{}", ended.stderr);
+    }
 }
 
 #[test]

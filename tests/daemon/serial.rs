@@ -126,7 +126,7 @@ fn packets_are_whole_and_single_whatever_happens_to_the_port() {
     assert!(all.is_sorted_by(|a, b| a < b), "none twice: {all:?}");
     let counts = messages.wire().metrics()["counts"].clone();
     assert_eq!(counts["rejects"]["duplicate"], 3, "{counts}");
-    assert_eq!(counts["drops"]["source_lost"], 9, "{counts}");
+    assert_eq!(counts["drops"]["source_lost"], 6, "one of each three is counted as damaged: {counts}");
     assert_eq!(counts["rejects"]["too_long"], 3, "text, with the end of a packet: {counts}");
     assert!(counts["rejects"]["unterminated"].as_u64().unwrap() <= 3, "{counts}");
 }

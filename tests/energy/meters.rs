@@ -193,7 +193,7 @@ fn a_wrap_of_unknown_range_and_an_unplugged_meter_cost_only_their_own_windows() 
     tree.write("class/hwmon/hwmon0/power1_input", "");
     tree.remove("class/powercap");
     tree.remove("class/hwmon/hwmon0");
-    watch.unavailable("package", from, &["class/powercap: the kernel shows no powercap zones; run: modprobe"]);
+    watch.unavailable("package", from, &["class/powercap: the kernel shows no powercap zones; run: sudo modprobe"]);
     watch.unavailable("board", from, &["class/hwmon: no chip \"ina219\"; found: none"]);
     let from = watch.mark();
     ina219(4, "1500000\n");

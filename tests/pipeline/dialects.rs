@@ -281,7 +281,7 @@ fn what_works_and_is_doubtful_is_a_warning() {
     assert!(said.contains("runs at 10000 Hz") && said.contains("time_unit = \"s\" right?"), "{said}");
     let said = warnings("", format!("{}4.0,a,2\n", table("t,x,y\n", &seconds(), ",", "\n")));
     assert!(
-        said.contains("1 of the 41 records are rejected; the first: ") && said.contains("d:42: column `x`"),
+        said.contains("1 of the 41 records is rejected; the first: ") && said.contains("d:42: column `x`"),
         "{said}"
     );
     let days = table("t,x,y\n", &rows(|i| format!("{:.10}", 44_259.5 + i as f64 / 864_000.0)), ",", "\n");

@@ -249,10 +249,51 @@ fn what_cannot_be_recorded_is_said_and_leaves_nothing() {
     refused(LINES, &["--format", "wav"], "").expect(1).says(&["WAV is for sound of 16 bits", "use --format raw"]);
     refused(SOUND, &["--format", "csv"], "").expect(1).says(&["CSV is for", "the stream has [2] i16"]);
     refused(LINES, &["--pipeline", "q"], "").expect(2).says(&["there is no pipeline q; the pipelines are p"]);
-    refused(LINES, &[], "t,x,y\nno,record\n").expect(1).says(&["nothing was recorded", "1 records were rejected"]);
+    refused(LINES, &[], "t,x,y\nno,record\n")
+        .expect(1)
+        .says(&["nothing was recorded", "the source gave no sample; 1 rejected"]);
     refused(LINES, &[], "a,b\n").expect(1).says(&["nothing was recorded"]);
     refused(LINES, &["--seconds", "0"], "").expect(2);
+    let nowhere = folder.path().join("no/walk");
+    let ended = fed(record(&setup(1, LINES), &nowhere, &[]), b"").wait().expect(1);
+    ended.says(&["there is no folder", "mkdir -p", "/no"]);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn a_recording_ends_with_the_program_and_fails_with_it() {
+    let folder = TempDir::new().unwrap();
+    // A source is enough.
+    let source = |script: &str| {
+        let path = folder.path().join("edgewatt.toml");
+        let exec = "records = { channels = ['x'], columns = ['x'] }";
+        let text = format!("[pipelines.\"my.p\".source.exec]\ncommand = ['sh', '-c', '{script}']\n{exec}\n");
+        std::fs::write(&path, text).unwrap();
+        Setup::of(&path)
+    };
+    let at = folder.path().join("walk.mp3");
+    let ended = Daemon::start(record(&source("seq 1 50"), &at, &[])).wait_at_most(PATIENCE).expect(0);
+    assert!(ended.stdout.contains("walk.mp3.json: 50 samples, "), "{}", ended.stdout);
+    assert!(ended.stdout.contains(" of csv; the source has ended"), "{}", ended.stdout);
+    ended.says(&["the data is written as csv into", "walk.mp3.csv, not as mp3; the formats are csv, wav and raw"]);
+    let at = folder.path().join("run.json");
+    let ended = Daemon::start(record(&source("echo 1; exit 3"), &at, &[])).wait_at_most(PATIENCE).expect(1);
+    ended.says(&["the recording ended early", "sh ended with exit code 3"]);
+    assert_eq!(manifest(&at)["ended"], "source_failed");
+}
+
+#[test]
+fn two_recordings_of_one_name_do_not_destroy_each_other() {
+    let folder = TempDir::new().unwrap();
+    let setup = setup(1, LINES);
+    let (daemon, stdin, path) = recording(&setup, folder.path(), &[]);
+    for more in [&[][..], &["--force"], &["--force", "--format", "raw"]] {
+        let ended = fed(record(&setup, &folder.path().join("walk"), more), b"t,x,y\n0,1,2\n").wait().expect(1);
+        ended.says(&["another program writes", "walk.json now: it is edgewatt (pid ", "name another file"]);
+    }
+    drop(stdin);
+    daemon.wait().expect(0);
+    assert_eq!((&manifest(&path)["frames"], &manifest(&path)["complete"]), (&1995.into(), &true.into()));
 }
 
 #[test]

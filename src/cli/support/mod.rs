@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 
 use self::archive::{Entry, pack};
 use super::ConfigArg;
+use crate::text::counted;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Returns the files with their sizes, and where they will be written.
 fn listing(entries: &[Entry], place: &str) -> String {
-    let mut text = format!("{} files for {place}:", entries.len());
+    let mut text = format!("{} for {place}:", counted(entries.len(), "file"));
     for Entry { name, content } in entries {
         text.push_str(&format!("\n  {:>8} bytes  {name}", content.len()));
     }

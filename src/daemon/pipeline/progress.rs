@@ -1,21 +1,16 @@
 //! Does a pipeline make progress: does its source give samples, do they fill windows, does its infer thread answer?
 //!
-//! Owns what counts as silent, as rejected, as without a window, and as overdue. Pure: time is passed in. A source can
+//! Owns what counts as rejected, as without a window, and as overdue; `stall` says it. Pure: time is passed in. A source can
 //! recover by itself; an infer thread that hangs cannot, and the watchdog (see `systemd`) acts on it.
 
-use std::fmt;
 use std::time::Duration;
 
+use super::stall::{Counts, Stall};
 use crate::config::Pipeline;
-use crate::energy::{EnergyEstimate, Status};
-use crate::source::sink::Remarks;
+use crate::source::silence::{SILENCE_MIN, silence_max};
 use crate::text::figure;
-use crate::units::{Joules, MonoTime};
+use crate::units::MonoTime;
 
-/// A source is silent after this time, or after so many periods of its samples if that is longer. It is also the shortest
-/// time in which rejected records or samples without a window mean something.
-const SILENCE_MIN: Duration = Duration::from_secs(10);
-const SILENCE_PERIODS: f64 = 10.0;
 /// Fewer records say nothing of the others.
 const LEAST_RECORDS: u64 = 3;
 /// One window should have been filled in the time, or by the samples, of so many.
@@ -25,132 +20,6 @@ const GOES_ON: Duration = Duration::from_secs(2);
 /// The arrival of samples contradicts the nominal rate by this factor.
 const CONTRADICTION: f64 = 2.0;
 const ARRIVAL_PERIODS: f64 = 20.0;
-
-/// Counts of a pipeline so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub samples: u64,
-    pub rejected: u64,
-    pub windows: u64,
-    pub gaps: u64,
-    /// Samples that had the time of the sample before.
-    pub time_still: u64,
-    /// Gaps because time jumped ahead, and because it went back or stood still.
-    pub time_jumps: u64,
-    pub time_back: u64,
-}
-
-impl Counts {
-    fn since(self, before: Self) -> Self {
-        Self {
-            samples: self.samples.saturating_sub(before.samples),
-            rejected: self.rejected.saturating_sub(before.rejected),
-            windows: self.windows.saturating_sub(before.windows),
-            gaps: self.gaps.saturating_sub(before.gaps),
-            time_still: self.time_still.saturating_sub(before.time_still),
-            time_jumps: self.time_jumps.saturating_sub(before.time_jumps),
-            time_back: self.time_back.saturating_sub(before.time_back),
-        }
-    }
-
-    fn records(self) -> u64 {
-        self.samples.saturating_add(self.rejected)
-    }
-}
-
-/// Why a pipeline makes no progress.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stall {
-    /// What hangs.
-    Hung(String),
-    /// The source says itself why it gives no samples, or none to be trusted.
-    Source(String),
-    /// Nothing has come for this long.
-    Silent(Duration),
-    /// Most records are rejected.
-    Rejected { rejected: u64, records: u64 },
-    /// Samples come, and no window was filled.
-    NoWindow { duration: Duration, counts: Counts },
-}
-
-impl Stall {
-    /// Returns whether both have the same cause; the counts may differ.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Source(ours), Self::Source(theirs)) => ours == theirs,
-            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
-        }
-    }
-
-    /// Says it in words, with what was said of the source.
-    pub(crate) fn in_words(&self, remarks: &Remarks) -> String {
-        match self {
-            Self::Hung(what) => what.clone(),
-            Self::Source(reason) => format!("source: {reason}"),
-            Self::Silent(silence) => {
-                format!("source: no sample has come for {:.0} s; check what feeds it", silence.as_secs_f64())
-            }
-            Self::Rejected { rejected, records } => {
-                format!("source: {rejected} of {records} records were rejected{}", then(&remarks.reject))
-            }
-            Self::NoWindow { duration, counts } => {
-                let (samples, gaps) = (counts.samples, counts.gaps);
-                let seconds = duration.as_secs_f64();
-                format!(
-                    "source: no window was filled in {seconds:.0} s, in which {samples} samples came with {gaps} gaps; each \
-                     gap starts a new window{}",
-                    causes(*counts, remarks)
-                )
-            }
-        }
-    }
-}
-
-/// Says why a stream has ended without a prediction.
-pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_samples: usize) -> String {
-    let Counts { samples, rejected, windows, gaps, .. } = counts;
-    if windows > 0 {
-        return format!("no prediction was made of {windows} windows");
-    }
-    if samples == 0 {
-        return match rejected {
-            0 => "no record has come".to_owned(),
-            1 => format!("the only record was rejected{}", then(&remarks.reject)),
-            _ => format!("all {rejected} records were rejected{}", then(&remarks.reject)),
-        };
-    }
-    let causes = causes(counts, remarks);
-    format!("no window of {window_samples} samples was filled by {samples} samples with {gaps} gaps{causes}")
-}
-
-/// Says what keeps samples from filling a window.
-fn causes(counts: Counts, remarks: &Remarks) -> String {
-    let Counts { rejected, time_still, time_jumps, time_back, .. } = counts;
-    let mut text = String::new();
-    if time_jumps > 0 {
-        text += &format!("; time jumped ahead by more than window.max_gap_ms {}", times(time_jumps));
-    }
-    let back = time_back.saturating_sub(time_still);
-    if back > 0 {
-        text += &format!("; time went back {}", times(back));
-    }
-    if time_still > 0 {
-        text += &format!("; {time_still} samples had the time of the sample before: see records.equal_times");
-    }
-    text += &then(&remarks.contradiction);
-    if rejected > 0 {
-        text += &format!("; {rejected} records were rejected{}", then(&remarks.reject));
-    }
-    text
-}
-
-fn times(count: u64) -> String {
-    if count == 1 { "once".to_owned() } else { format!("{count} times") }
-}
-
-fn then(remark: &Option<String>) -> String {
-    remark.as_ref().map_or(String::new(), |remark| format!("; {remark}"))
-}
 
 /// The progress of a pipeline so far.
 #[derive(Debug)]
@@ -337,44 +206,17 @@ impl ArrivalRate {
     }
 }
 
-fn silence_max(rate_hz: f64) -> Duration {
-    Duration::try_from_secs_f64(SILENCE_PERIODS / rate_hz).unwrap_or(Duration::MAX).max(SILENCE_MIN)
-}
-
 /// Returns the time in which some windows of so many samples should be filled.
 fn window_max(rate_hz: f64, samples: usize) -> Duration {
     let one = Duration::try_from_secs_f64(samples as f64 / rate_hz).unwrap_or(Duration::MAX);
     one.saturating_mul(WINDOWS).max(SILENCE_MIN)
 }
 
-/// What a pipeline did in the last metrics interval, for `systemctl status`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct IntervalFigures {
-    predictions_per_s: f64,
-    /// Joules an inference and how they were obtained; `None` if energy is unavailable.
-    energy: Option<(Joules, Status)>,
-}
-
-impl IntervalFigures {
-    /// `energy` is the first meter's estimate.
-    pub(crate) fn new(predictions_per_s: f64, energy: Option<&EnergyEstimate>) -> Self {
-        let energy = energy.and_then(|estimate| Some((Joules(estimate.gross_j?), estimate.status)));
-        Self { predictions_per_s, energy }
-    }
-
-    /// Writes them in a few words; `active` is the delegate that runs.
-    pub(crate) fn write(&self, f: &mut fmt::Formatter<'_>, active: &str) -> fmt::Result {
-        write!(f, "{:.1}/s by {active}, ", self.predictions_per_s)?;
-        match self.energy {
-            Some((joules, status)) => write!(f, "{} mJ an inference ({})", joules.in_mj(), status.name()),
-            None => write!(f, "energy unavailable"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::stall::without_prediction;
     use super::*;
+    use crate::source::sink::Remarks;
 
     fn at(seconds: f64) -> MonoTime {
         MonoTime(0) + Duration::from_secs_f64(seconds)
@@ -459,6 +301,13 @@ mod tests {
             said.ends_with("; time jumped ahead by more than window.max_gap_ms 9 times; time went back once"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn samples_that_are_not_joined_are_no_silence() {
+        let mut watch = watch(Some(50.0));
+        assert_eq!(watch.note(Counts { unmatched: 9, ..Counts::default() }, false, at(110.0)), None);
+        assert_eq!(watch.note(Counts { unmatched: 10, ..Counts::default() }, false, at(119.9)), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use self::order::{Entries, in_order};
 use crate::config::Pipeline;
 use crate::load::engines::ModelFile;
 use crate::model;
+use crate::text::counted;
 
 /// Far above any real file: 65,535 labels of 256 bytes.
 const MAX_BYTES: usize = 16 << 20;
@@ -208,7 +209,7 @@ fn repeated(names: &[String]) -> String {
         return String::new();
     };
     let others = counts.values().filter(|count| **count > 1).count() - 1;
-    let others = if others > 0 { format!(" (and {others} others)") } else { String::new() };
+    let others = if others > 0 { format!(" (and {})", counted(others, "other")) } else { String::new() };
     format!("; several classes are called `{first}`{others}, so publish.scores adds a number: `{first} (2)`")
 }
 

@@ -9,7 +9,8 @@ use super::super::survey::{Finding, Machine, State, Surveyed};
 use super::super::{Device, Meter, MeterKind, Scope, Surroundings, check_scope, sysfs};
 use super::{AVERAGES, Chip, Ina219, Setup};
 use crate::schema::{Checker, Key, table};
-use crate::sys::i2c::{BUS_FIX, GROUP_FIX, RULE};
+use crate::sys::i2c::{BUS_FIX, RULE};
+use crate::sys::permission::permit;
 
 /// The largest shunt voltage that the chip measures (datasheet SBOS448G, table 4).
 const SHUNT_VOLTS: f64 = 0.32;
@@ -120,7 +121,7 @@ fn bus(root: &Path, dev: &Path, number: u32) -> Finding {
             Finding { config: (!is_taken).then_some(config), detail, ..usable }
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Finding { fix: Some(GROUP_FIX.to_owned()), ..of(broken("permission denied")) }
+            Finding { fix: Some(permit(&path, RULE)), ..of(broken("permission denied")) }
         }
         Err(error) => of(broken(&error.to_string())),
     }

@@ -18,7 +18,9 @@ use nix::libc::{EAGAIN, EBUSY, EINTR, EIO, ENXIO, EREMOTEIO, ETIMEDOUT};
 
 use super::integral::Integral;
 use super::{Accuracy, Meter, MeterError, MeterInfo, Reading, Resolution, Scope, midpoint, shunt};
-use crate::sys::i2c::{BUS_FIX, GROUP_FIX, I2c};
+use crate::sys::i2c::{BUS_FIX, I2c, RULE};
+use crate::sys::permission::permit;
+use crate::text::counted;
 use crate::units::{MonoTime, duration_ns};
 use registers::{BUS_STEP_VOLTS, Bus, Register, SHUNT_STEP_VOLTS, bus, shunt_volts};
 
@@ -203,9 +205,9 @@ impl Ina219 {
         self.info.detail = vec![
             format!("INA219 at {address:#04x} on {}, configuration {word:#06x}", self.path.display()),
             format!(
-                "shunt {shunt_ohms} Ohm, up to {:.3} A; {} averages, measures {:.0} % of the time at up to {:.0} Hz",
+                "shunt {shunt_ohms} Ohm, up to {:.3} A; {}, measures {:.0} % of the time at up to {:.0} Hz",
                 setup.shunt_range_volts() / shunt_ohms,
-                setup.averages(),
+                counted(setup.averages(), "average"),
                 setup.seen() * 100.0,
                 1.0 / setup.cycle().as_secs_f64()
             ),
@@ -311,7 +313,7 @@ impl Ina219 {
         }
         MeterError::Absent {
             path,
-            reason: format!("no response in {TRIES} tries: {error} ({} retries since the start)", self.retries),
+            reason: format!("no response in {TRIES} tries: {error} (retries since the start: {})", self.retries),
             fix: format!(
                 "check wiring, supply and address; i2cdetect -y {} lists the chips that respond",
                 self.chip.bus
@@ -325,7 +327,10 @@ impl Ina219 {
             io::ErrorKind::NotFound => {
                 MeterError::Absent { path, reason: "no such bus".to_owned(), fix: BUS_FIX.to_owned() }
             }
-            io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: GROUP_FIX.to_owned() },
+            io::ErrorKind::PermissionDenied => {
+                let fix = permit(&path, RULE);
+                MeterError::Denied { path, fix }
+            }
             _ if error.raw_os_error() == Some(EBUSY) => self.taken(None),
             _ => MeterError::Failed { path, source: error },
         }

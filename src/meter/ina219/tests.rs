@@ -208,8 +208,8 @@ fn the_driver_of_the_kernel_is_respected() {
 fn each_refusal_of_the_bus_says_what_to_do() {
     let tree = Tree::new(&[]);
     for (errno, part) in [
-        (nix::libc::ENOENT, "/dev/i2c-1: no such bus; load the I2C user interface: modprobe i2c-dev"),
-        (nix::libc::EACCES, "/dev/i2c-1: permission denied; run: usermod -aG i2c edgewatt"),
+        (nix::libc::ENOENT, "/dev/i2c-1: no such bus; load the I2C user interface: sudo modprobe i2c-dev"),
+        (nix::libc::EACCES, "/dev/i2c-1: permission denied; "),
         (EBUSY, "a kernel driver uses the chip; read it through the kernel: hwmon = { chip = \"ina219\", device"),
         (nix::libc::EINVAL, "/dev/i2c-1: Invalid argument"),
     ] {

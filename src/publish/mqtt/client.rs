@@ -24,6 +24,7 @@ use crate::mqtt::codec::{Incoming, Limits};
 use crate::mqtt::connection::{Connection, Lost, Will};
 use crate::mqtt::losses::Losses;
 use crate::publish::message::{Bytes, Marks, Qos};
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// Bytes of a batch; after each batch the client reads the broker's answers.
@@ -353,7 +354,7 @@ impl MqttClient {
         self.set_state(ClientState::Connected);
         let waiting = self.shared.queues().outbox.len();
         let address = self.settings.connect.address();
-        tracing::info!("connected to the MQTT broker {address}; {waiting} messages were waiting");
+        tracing::info!("connected to the MQTT broker {address}; {} waiting", counted(waiting, "message"));
         if let Some(warning) = warning.filter(|_| is_new) {
             tracing::warn!("MQTT broker {address}: {warning}");
         }

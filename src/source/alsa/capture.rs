@@ -13,13 +13,14 @@ use nix::errno::Errno;
 use super::cards::{self, Named};
 use super::format::{Change, Converter};
 use super::library::{Alsa, Offers, Pcm, Refusal, Setup, Wanted};
+use crate::source::log_limit::LogLimit;
 use crate::source::sample_clock::SampleClock;
 use crate::source::session::{DEVICE_RETRY, keep_open};
-use crate::source::sink::LogLimit;
 use crate::source::{FrameProducer, FrameSink, Gap, SourceError};
-use crate::stop::Waited;
+use crate::stop::{Stop, Waited};
 use crate::sys::Machine;
 use crate::sys::holder::{Holder, holders};
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// A card that gives nothing for so long is opened again: some USB devices die without a word.
@@ -28,8 +29,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 const ONLY_ZEROS: Duration = Duration::from_secs(3);
 /// A block never has more, so that the rounding of a frame's time stays far below a frame.
 pub(super) const MOST_BLOCK_FRAMES: usize = 4096;
-/// How often it is tried to continue after a suspend.
+/// How often, and for how long, it is tried to continue after a suspend.
 const RESUME: Duration = Duration::from_millis(100);
+const RESUME_MOST: Duration = Duration::from_secs(5);
 /// Frames may come that much faster, or slower, in all before it is said.
 const AHEAD_S: f64 = 1.0;
 /// After so many wake-ups in a row without a sample, this thread sleeps a little: the files of some plugins stay ready.
@@ -43,7 +45,9 @@ const UNKNOWN_HOLDER: &str = "another program; to see by which, run as root: fus
 /// Why a sound card cannot be used, or has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AlsaError {
-    #[error("{0}; run: apt install libasound2 (libasound2t64 from Debian 13 and Ubuntu 24.04 on)")]
+    #[error(
+        "{0}; run: sudo apt install libasound2 (libasound2t64 from Debian 13 and Ubuntu 24.04 on), then restart edgewatt"
+    )]
     NoLibrary(String),
     #[error("there is no sound card {card:?}; {cards}")]
     NoCard { card: String, cards: String },
@@ -111,8 +115,7 @@ impl Capture {
         let Wanted { format, channels, rate_hz, .. } = self.wanted;
         let mut converts = "";
         let what = match refusal {
-            Refusal::Channels if channels == 1 => "1 channel".to_owned(),
-            Refusal::Channels => format!("{channels} channels"),
+            Refusal::Channels => counted(channels, "channel"),
             Refusal::Rate => {
                 if self.pcm.starts_with("hw:") {
                     converts = ". Use one of its rates, and a front end that lowers it; or plughw: instead of hw:, which \
@@ -315,27 +318,26 @@ impl Session<'_> {
 
     /// The machine has slept, and so has the card.
     fn resume(&mut self, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
-        loop {
-            match self.pcm.resume() {
-                Ok(()) => {
-                    self.last = MonoTime::now();
-                    self.heard = self.last;
-                    self.interrupted(Gap::Reconnect, sink);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                Err(Errno::EAGAIN) => {
-                    let failed = |error| self.capture.failed("wait for", error);
-                    if sink.stop().sleep_until(MonoTime::now() + RESUME).map_err(failed)? == Waited::Stopped {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-                // A card that cannot continue is started again.
-                Err(_) => {
-                    self.restart(Gap::Reconnect, sink)?;
-                    return Ok(ControlFlow::Continue(()));
-                }
+        let name = &self.capture.pcm;
+        let until = MonoTime::now() + RESUME_MOST;
+        let stop = sink.shared_stop();
+        let waits = || {
+            let reason = "the machine has slept, and the sound card does not continue yet";
+            sink.absent(name, reason.to_owned(), MonoTime::now());
+            // This reason takes the place of the other, which is said again if it still holds.
+            self.is_dead = false;
+        };
+        let resumed = resumed(&stop, until, || self.pcm.resume(), waits);
+        match resumed.map_err(|error| self.capture.failed("wait for", error))? {
+            Resumed::Stopped => return Ok(ControlFlow::Break(())),
+            Resumed::Continues => {
+                self.last = MonoTime::now();
+                self.heard = self.last;
+                self.interrupted(Gap::Reconnect, sink);
             }
+            Resumed::MustStart => self.restart(Gap::Reconnect, sink)?,
         }
+        Ok(ControlFlow::Continue(()))
     }
 
     fn note_sound(&mut self, heard: bool, sink: &FrameSink) {
@@ -365,5 +367,65 @@ impl Session<'_> {
                 ahead_s.abs()
             );
         }
+    }
+}
+
+/// How a card is after a suspend.
+#[derive(Debug, PartialEq, Eq)]
+enum Resumed {
+    Continues,
+    /// It cannot continue, or has not in time.
+    MustStart,
+    /// A stop was requested meanwhile.
+    Stopped,
+}
+
+/// Tries `resume` again and again while the card is not ready, at most until `until`; `waits` is called before each pause.
+fn resumed(
+    stop: &Stop,
+    until: MonoTime,
+    mut resume: impl FnMut() -> Result<(), Errno>,
+    mut waits: impl FnMut(),
+) -> io::Result<Resumed> {
+    loop {
+        match resume() {
+            Ok(()) => return Ok(Resumed::Continues),
+            Err(Errno::EAGAIN) if MonoTime::now() < until => {}
+            Err(_) => return Ok(Resumed::MustStart),
+        }
+        waits();
+        if stop.sleep_until(MonoTime::now() + RESUME)? == Waited::Stopped {
+            return Ok(Resumed::Stopped);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_does_not_continue_after_a_suspend_is_said_and_started_again() {
+        let stop = Stop::new().unwrap();
+        let tries = |answers: &[Result<(), Errno>], most: Duration| {
+            let (mut answers, mut said) = (answers.iter().copied().chain(std::iter::repeat(Err(Errno::EAGAIN))), 0);
+            let next = || answers.next().unwrap();
+            let resumed = resumed(&stop, MonoTime::now() + most, next, || said += 1).unwrap();
+            (resumed, said)
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(tries(&[Ok(())], long), (Resumed::Continues, 0));
+        assert_eq!(tries(&[Err(Errno::EAGAIN), Ok(())], long), (Resumed::Continues, 1));
+        assert_eq!(tries(&[Err(Errno::ENOSYS)], long), (Resumed::MustStart, 0));
+        let (resumed, said) = tries(&[], RESUME + RESUME / 2);
+        assert!(resumed == Resumed::MustStart && said >= 1, "{resumed:?} {said}");
+        stop.request();
+        assert_eq!(tries(&[], long), (Resumed::Stopped, 1));
+    }
+
+    #[test]
+    fn a_missing_library_is_told_with_how_to_get_it() {
+        let told = AlsaError::NoLibrary("libasound.so.2: not found".into()).to_string();
+        assert!(told.contains("apt install libasound2 ") && told.ends_with("then restart edgewatt"), "{told}");
     }
 }

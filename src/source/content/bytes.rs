@@ -12,6 +12,7 @@ use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
 use crate::source::{FrameSink, Reject, TruthLabels};
 use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// Far above any real use.
@@ -207,6 +208,10 @@ impl ContentKind for Bytes {
     fn frames_per_block(&self) -> usize {
         // A millisecond: what is written in smaller pieces is mostly read together.
         self.rate_hz.map_or(1, |rate| (rate / 1e3) as usize).max(1)
+    }
+
+    fn least_bytes_per_second(&self) -> Option<f64> {
+        Some(self.frame_bytes() as f64 * self.rate_hz?)
     }
 }
 
@@ -412,7 +417,7 @@ fn convert<T, const N: usize>(
 
 /// Says what was left of a frame when its stream ended.
 pub(crate) fn unfinished(name: &Path, left: usize, frame: usize) -> String {
-    format!("{}: the stream ended after {left} of the {frame} bytes of a frame", name.display())
+    format!("{}: the stream ended after {left} of the {} of a frame", name.display(), counted(frame, "byte"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use self::bytes::{ByteDecoder, Bytes, unfinished};
 use self::packets::PacketDecoder;
@@ -18,10 +19,13 @@ use super::{FrameSink, SourceError, TruthLabels};
 use crate::schema::{Checker, Key, family};
 use crate::stop::Waited;
 use crate::stream::StreamSpec;
+use crate::text::counted;
 use crate::units::MonoTime;
 
 /// A writer that gave fewer bytes at once leaves room in its pipe while the source rests.
 const MOST_BYTES_OF_SLOW: usize = 16 * 1024;
+/// After so many rejected records or packets without a good one, the stream as a whole is wrong.
+const ALL_REJECTED: u64 = 20;
 
 family! {
     /// What the bytes hold: records of text, raw samples, or packets.
@@ -62,6 +66,15 @@ pub trait ContentKind {
     fn frames_per_block(&self) -> usize {
         1
     }
+
+    /// Returns the longest step from frame to frame that the stream's own clock shows; `None` if it has none that starts
+    /// again.
+    fn longest_step(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Returns how many bytes come in a second at the nominal rate, at least.
+    fn least_bytes_per_second(&self) -> Option<f64>;
 }
 
 /// Checks the content at `key` of datagrams or messages, which are `called` so: they have no header.
@@ -115,23 +128,28 @@ impl Decoder {
         }
     }
 
-    /// Feeds all whole frames that were read.
-    fn feed(&mut self, name: &Path, arrival: MonoTime, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+    /// Feeds all whole frames that were read; `is_last`: also the line that the message ends without a newline.
+    fn feed(
+        &mut self,
+        name: &dyn fmt::Display,
+        is_last: bool,
+        arrival: MonoTime,
+        sink: &mut FrameSink,
+    ) -> Result<ControlFlow<()>, SourceError> {
         let (parser, reader) = match self {
             Self::Text { parser, reader } => (parser, reader),
             Self::Bytes(decoder) => return Ok(decoder.feed(usize::MAX, arrival, None, sink)),
-            Self::Packets(decoder) => return Ok(decoder.feed(&name.display(), arrival, sink)),
+            Self::Packets(decoder) => return Ok(decoder.feed(name, arrival, sink)),
         };
         loop {
-            let read = match reader.next(parser).map_err(|error| reader.refused(name, error))? {
+            let next = if is_last { reader.next_at_end(parser) } else { reader.next(parser) };
+            let read = match next.map_err(|error| reader.refused(Path::new(&name.to_string()), error))? {
                 Next::Record(record) => parser.give(record, arrival, sink),
                 Next::Rejected(Reject::Partial) => {
                     sink.joined_midway();
                     continue;
                 }
-                Next::Rejected(reason) => {
-                    sink.reject(reason, arrival, || reader.explain(parser, name.display(), reason))
-                }
+                Next::Rejected(reason) => sink.reject(reason, arrival, || reader.explain(parser, name, reason)),
                 Next::More => break,
             };
             if read.is_break() {
@@ -171,7 +189,8 @@ impl Decoder {
                 if is_midway {
                     return sink.joined_midway();
                 }
-                let unterminated = || format!("{}: the stream ended after {left} bytes of a packet", name.display());
+                let unterminated =
+                    || format!("{}: the stream ended after {} of a packet", name.display(), counted(left, "byte"));
                 sink.reject(Reject::Unterminated, arrival, unterminated)
             }
         };
@@ -188,40 +207,40 @@ impl Decoder {
         arrival: MonoTime,
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
-        let failed = |error| SourceError::io("read", Path::new(&name.to_string()), error);
-        let (parser, reader) = match self {
-            Self::Text { parser, reader } => (parser, reader),
-            Self::Bytes(decoder) => return datagram_of_bytes(decoder, name, datagram, arrival, sink).map_err(failed),
-            Self::Packets(decoder) => {
-                return datagram_of_packets(decoder, name, datagram, arrival, sink).map_err(failed);
-            }
-        };
-        reader.begin_datagram();
+        let content = if let Self::Text { .. } = self { datagram.trim_ascii() } else { datagram };
+        if content.is_empty() {
+            sink.pass_over(Reject::Empty, arrival, || format!("{name} is empty"));
+            return Ok(ControlFlow::Continue(()));
+        }
+        match self {
+            Self::Text { reader, .. } => reader.begin_datagram(),
+            Self::Bytes(decoder) => _ = decoder.restart(),
+            Self::Packets(decoder) => _ = decoder.begin_message(),
+        }
         let mut rest = datagram;
         loop {
-            reader.fill(&mut rest).map_err(failed)?;
-            let is_end = rest.is_empty();
-            let refused = |error| SourceError::Header { path: name.to_string().into(), line: 1, error };
-            let next = |reader: &mut RecordReader, parser: &mut RecordParser| match is_end {
-                true => reader.next_at_end(parser),
-                false => reader.next(parser),
-            };
-            loop {
-                let read = match next(reader, parser).map_err(refused)? {
-                    Next::Record(record) => parser.give(record, arrival, sink),
-                    Next::Rejected(reason) => sink.reject(reason, arrival, || reader.explain(parser, name, reason)),
-                    Next::More => break,
-                };
-                if read.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+            let filled = self.fill(&mut rest);
+            filled.map_err(|error| SourceError::io("read", Path::new(&name.to_string()), error))?;
+            let is_last = rest.is_empty();
+            if self.feed(name, is_last, arrival, sink)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
-            if is_end {
+            if is_last {
                 break;
             }
         }
-        sink.note(reader, parser);
-        Ok(ControlFlow::Continue(()))
+        Ok(match self {
+            Self::Text { .. } => ControlFlow::Continue(()),
+            Self::Bytes(decoder) => match (decoder.restart(), decoder.frame_bytes()) {
+                (0, _) => ControlFlow::Continue(()),
+                (_, frame) => sink.reject(Reject::Unterminated, arrival, || {
+                    let length = datagram.len();
+                    format!("{name}: it has {}, not a whole number of frames of {frame}", counted(length, "byte"))
+                }),
+            },
+            // The last packet may do without its byte 0.
+            Self::Packets(decoder) => decoder.feed_last(name, arrival, sink),
+        })
     }
 
     /// Reads one writer until it closes the stream or a stop is requested.
@@ -235,11 +254,12 @@ impl Decoder {
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(false);
-        self.read(from, name, sink, MOST_BYTES_OF_SLOW)
+        self.read(from, name, sink, MOST_BYTES_OF_SLOW, None)
     }
 
     /// Like [`Self::stream`] for what was written before it was read: it may begin inside a line or packet. A read
-    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one.
+    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one. `advice` is logged once if
+    /// all that comes is rejected.
     ///
     /// # Errors
     /// The same.
@@ -249,9 +269,10 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
+        advice: &str,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(true);
-        self.read(from, name, sink, most_of_slow)
+        self.read(from, name, sink, most_of_slow, Some(advice))
     }
 
     fn read(
@@ -260,7 +281,9 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
+        mut advice: Option<&str>,
     ) -> Result<ControlFlow<()>, SourceError> {
+        let (delivered, rejected) = (sink.delivered(), sink.stats().rejected());
         let io_error = |e| SourceError::io("read", name, e);
         let mut is_slow = true;
         loop {
@@ -275,59 +298,21 @@ impl Decoder {
             };
             let arrival = MonoTime::now();
             is_slow = count < most_of_slow;
-            if self.feed(name, arrival, sink)?.is_break() {
+            if self.feed(&name.display(), false, arrival, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             sink.wake_reader();
+            if sink.delivered() > delivered {
+                advice = None;
+            } else if sink.stats().rejected() >= rejected + ALL_REJECTED
+                && let Some(advice) = advice.take()
+            {
+                tracing::warn!(pipeline = sink.pipeline(), "{advice}");
+            }
             if count == 0 {
                 self.end(name, arrival, sink);
                 return Ok(ControlFlow::Continue(()));
             }
         }
     }
-}
-
-/// Feeds the frames of a datagram of raw samples.
-fn datagram_of_bytes(
-    decoder: &mut ByteDecoder,
-    name: &dyn fmt::Display,
-    datagram: &[u8],
-    arrival: MonoTime,
-    sink: &mut FrameSink,
-) -> io::Result<ControlFlow<()>> {
-    let mut rest = datagram;
-    decoder.restart();
-    while !rest.is_empty() {
-        decoder.fill(&mut rest)?;
-        if decoder.feed(usize::MAX, arrival, None, sink).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    let (left, frame) = (decoder.restart(), decoder.frame_bytes());
-    Ok(match left {
-        0 => ControlFlow::Continue(()),
-        _ => sink.reject(Reject::Unterminated, arrival, || {
-            let length = datagram.len();
-            format!("{name}: {length} bytes are not a whole number of frames of {frame} bytes")
-        }),
-    })
-}
-
-/// Feeds the packets of a datagram; the last one may do without its byte 0.
-fn datagram_of_packets(
-    decoder: &mut PacketDecoder,
-    name: &dyn fmt::Display,
-    datagram: &[u8],
-    arrival: MonoTime,
-    sink: &mut FrameSink,
-) -> io::Result<ControlFlow<()>> {
-    let mut rest = datagram;
-    decoder.begin_message();
-    while !rest.is_empty() {
-        decoder.fill(&mut rest)?;
-        if decoder.feed(name, arrival, sink).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-    }
-    Ok(decoder.feed_last(name, arrival, sink))
 }

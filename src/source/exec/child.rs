@@ -1,8 +1,9 @@
 //! A running program: its output is read by the acquire thread, all else about it by a thread of its own.
 //!
 //! That thread, `exec-PIPELINE`, logs what the program writes to its standard error, so that the program never waits for
-//! it; and it ends a program that writes nothing any more, which the acquire thread then sees as the end of the stream. The
-//! acquire thread alone reaps the program: until then no other process can have its id.
+//! it. It ends a program that writes nothing any more, which the acquire thread then sees as the end of the stream. If the
+//! program has ended and another process holds its output open, it ends the reading. The acquire thread alone reaps the
+//! program: until then no other process can have its id.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -19,28 +20,31 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::CpuSet;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::time::TimeSpec;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
 use crate::stop::{Stop, Waited};
 use crate::sys::child::{Reaped, pidfd, reap, supervise};
 use crate::sys::cpu::Children;
+use crate::sys::holder::{Holder, writers};
 use crate::sys::output::{Limiter, LineCutter};
 use crate::text::{plain, without_users_in_urls};
 use crate::units::MonoTime;
 
 /// The time from SIGTERM to SIGKILL.
 const TERM_LIMIT: Duration = Duration::from_millis(500);
-/// A process that is killed is gone after this time, unless a driver holds it in the kernel.
+/// A process that is killed is gone after this time, and has closed its files, unless a driver holds it in the kernel.
 const KILL_LIMIT: Duration = Duration::from_millis(250);
+const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 /// The time from the end of the program to the end of its output, and the other way round.
 const REST_LIMIT: Duration = Duration::from_secs(1);
 /// The lines of a program's standard error that are logged, at most, in this time.
 const LOGGED_LINES: u32 = 10;
 const LOGGED_PERIOD: Duration = Duration::from_secs(10);
 /// Room in the program's pipe, in which it can write while edgewatt is busy.
-const PIPE_BYTES: i32 = 1 << 20;
+const PIPE_BYTES: usize = 1 << 20;
 /// So many bytes are read at once from standard error, and at most so many times after the end.
 const PIECE_BYTES: usize = 4096;
 const LAST_PIECES: usize = 64;
@@ -63,6 +67,12 @@ pub(super) struct Launch<'a> {
 /// A running program, whose standard output is read here. Dropping this ends it.
 pub(super) struct Child {
     stdout: ChildStdout,
+    /// The end at which its standard error is read.
+    stderr: OwnedFd,
+    /// Readable when `stdout` is, or when the reading is over.
+    readable: Epoll,
+    /// Bytes that may be read when the reading is over: the program has not left more in its pipe.
+    rest: usize,
     process: Arc<Process>,
     /// Stops the thread that watches it.
     done: Arc<Stop>,
@@ -76,6 +86,8 @@ struct Process {
     pid: Pid,
     /// Readable when the program has ended.
     ended: OwnedFd,
+    /// Requested when the program has ended and another process holds its output open: what is in the pipe is the rest.
+    over: Stop,
     /// When its output was read last.
     read_at: AtomicU64,
     said: Mutex<Said>,
@@ -93,8 +105,6 @@ struct Said {
 enum Cause {
     /// It wrote nothing for this long.
     Silent(Duration),
-    /// It had ended, but what it had started kept its output open.
-    LeftOpen,
     /// It had closed its output, but did not end.
     Closed,
 }
@@ -112,7 +122,7 @@ impl End {
     /// Returns whether it has written all that it had to write.
     pub(super) fn is_success(&self) -> bool {
         match self.cause {
-            None | Some(Cause::LeftOpen) => self.status.is_some_and(|status| status.success()),
+            None => self.status.is_some_and(|status| status.success()),
             Some(Cause::Closed) => true,
             Some(Cause::Silent(_)) => false,
         }
@@ -130,7 +140,7 @@ impl fmt::Display for End {
                 silence.as_secs_f64()
             )?,
             Some(Cause::Closed) => f.write_str("closed its standard output, did not end, and was ended")?,
-            None | Some(Cause::LeftOpen) => match self.status.map(|status| (status.signal(), status.code())) {
+            None => match self.status.map(|status| (status.signal(), status.code())) {
                 Some((Some(signal), _)) => match Signal::try_from(signal) {
                     Ok(signal) => write!(f, "was ended by {signal}")?,
                     Err(_) => write!(f, "was ended by signal {signal}")?,
@@ -180,15 +190,22 @@ impl Child {
         let no_pipe = || io::Error::other("it has no pipe for its output");
         let (stdout, stderr) = (stdout.ok_or_else(no_pipe)?, stderr.ok_or_else(no_pipe)?);
         // With less room, a program waits more often; that is all.
-        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        let _ = fcntl(&stdout, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+        fcntl(&stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&stderr, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let over = Stop::new()?;
+        let readable = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        readable.add(&stdout, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        readable.add(over.descriptor()?, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         let process = Arc::new(Process {
             pid,
             ended: pidfd(pid)?,
+            over,
             read_at: AtomicU64::new(MonoTime::now().0),
             said: Mutex::default(),
         });
         let done = Arc::new(Stop::new()?);
+        let stderr_end = stderr.as_fd().try_clone_to_owned()?;
         let watch = Watch {
             process: process.clone(),
             done: done.clone(),
@@ -203,11 +220,12 @@ impl Child {
         let name = format!("exec-{}", launch.pipeline);
         let watch = Some(std::thread::Builder::new().name(name).spawn(move || watch.run())?);
         let name = launch.name.to_owned();
-        Ok(Self { stdout, process, done, watch, children: launch.children.clone(), name })
+        let children = launch.children.clone();
+        Ok(Self { stdout, stderr: stderr_end, readable, rest: PIPE_BYTES, process, done, watch, children, name })
     }
 
-    /// Ends the program, if it has not ended, and all that it has started in its process group; within a second, unless
-    /// the program has closed its output and `stop` is not requested. Returns how it ended.
+    /// Ends the program, if it has not ended, all that it has started in its process group, and what else holds its output
+    /// open; within a second, unless the program has closed its output and `stop` is not requested. Returns how it ended.
     pub(super) fn end(&mut self, stop: &Stop) -> End {
         let ended = [PollFd::new(self.process.ended.as_fd(), PollFlags::POLLIN)];
         if !stop.is_requested() {
@@ -229,6 +247,7 @@ impl Child {
         // The program itself was not reaped, so the id of the group is still its own.
         let _ = killpg(pid, Signal::SIGKILL);
         let is_gone = is_ready(self.process.ended.as_fd(), KILL_LIMIT);
+        self.kill_others();
         self.done.request();
         // It only waits for what the line before ends.
         let _ = watch.join();
@@ -248,6 +267,34 @@ impl Child {
         };
         let said = self.process.said();
         End { cause: said.cause, status, last_line: said.last_line.clone() }
+    }
+
+    /// Kills the processes that the program has started and that have left its group, but hold its output open: the program
+    /// is started again, and they might have its device.
+    fn kill_others(&self) {
+        let pipes = [self.stdout.as_fd(), self.stderr.as_fd()];
+        if pipes.iter().all(|pipe| is_closed(*pipe, CLOSE_LIMIT)) {
+            return;
+        }
+        let pid_of = |holder: &Holder| Pid::from_raw(holder.pid.cast_signed());
+        let mut others: Vec<Holder> = pipes.iter().flat_map(|pipe| writers(Path::new("/proc"), *pipe)).collect();
+        // Those of the group are killed already.
+        others.retain(|other| getpgid(Some(pid_of(other))).is_ok_and(|group| group != self.process.pid));
+        others.dedup_by_key(|other| other.pid);
+        for other in &others {
+            match kill(pid_of(other), Signal::SIGKILL) {
+                Ok(()) => tracing::warn!(program = self.name, "{other} still held its output open, and was killed"),
+                Err(error) => {
+                    tracing::warn!(program = self.name, "{other} still holds its output open, and cannot be killed: {error}");
+                }
+            }
+        }
+        if others.is_empty() && !pipes.iter().all(|pipe| is_closed(*pipe, Duration::ZERO)) {
+            tracing::warn!(
+                program = self.name,
+                "another process, which edgewatt may not look at, still holds its output open; end it yourself"
+            );
+        }
     }
 
     /// Waits until the program has ended and no process holds its output open. What they still write is thrown away, so that
@@ -281,15 +328,25 @@ impl Drop for Child {
 
 impl Read for Child {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.stdout.read(buffer);
+        // Asked before the read: what the program has written was in the pipe by then.
+        let is_over = self.process.over.is_requested();
+        let most = if is_over { self.rest.min(buffer.len()) } else { buffer.len() };
+        let read = self.stdout.read(&mut buffer[..most]);
         self.process.read_at.store(MonoTime::now().0, Relaxed);
-        count
+        match read {
+            Ok(count) if is_over => {
+                self.rest -= count;
+                Ok(count)
+            }
+            Err(error) if is_over && error.kind() == ErrorKind::WouldBlock => Ok(0),
+            read => read,
+        }
     }
 }
 
 impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stdout.as_fd()
+        self.readable.0.as_fd()
     }
 }
 
@@ -303,6 +360,11 @@ fn give_back(pid: Pid, reaped: io::Result<Option<Reaped>>, children: &Children) 
 /// Waits until `fd` can be read, or its other end is closed.
 fn is_ready(fd: BorrowedFd<'_>, limit: Duration) -> bool {
     flags(fd, PollFlags::POLLIN, limit).is_some_and(|flags| !flags.is_empty())
+}
+
+/// Waits until no process can write into the pipe that is read at `fd`.
+fn is_closed(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    flags(fd, PollFlags::empty(), limit).is_some_and(|flags| flags.contains(PollFlags::POLLHUP))
 }
 
 fn flags(fd: BorrowedFd<'_>, events: PollFlags, limit: Duration) -> Option<PollFlags> {
@@ -395,14 +457,10 @@ impl Watch {
                 Some(self.end(Cause::Silent(silence), now))
             }
             Step::CheckOutput => {
-                let flags = flags(self.output.as_fd(), PollFlags::POLLIN, Duration::ZERO);
-                match flags {
-                    // No process holds it open.
-                    Some(flags) if flags.contains(PollFlags::POLLHUP) => None,
-                    // The acquire thread has yet to read what was written.
-                    Some(flags) if flags.contains(PollFlags::POLLIN) => Some((now + REST_LIMIT, step)),
-                    _ => Some(self.end(Cause::LeftOpen, now)),
+                if !is_closed(self.output.as_fd(), Duration::ZERO) {
+                    self.process.over.request();
                 }
+                None
             }
             Step::Kill => {
                 let _ = killpg(self.process.pid, Signal::SIGKILL);

@@ -18,7 +18,7 @@ use self::child::{Child, Launch};
 pub use self::program::ProgramError;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, Decoder, FrameProducer, FrameSink, OpenOptions, Records, SourceError, SourceKind, Survey, WhenFull,
+    Buffer, Content, ContentKind, Decoder, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind, Survey, WhenFull,
 };
 use crate::schema::{Checker, Key, seconds, table};
 use crate::stream::StreamSpec;
@@ -162,12 +162,8 @@ impl SourceKind for Exec {
         }
     }
 
-    fn records(&self) -> Option<&Records> {
-        self.content.kind().records()
-    }
-
-    fn frames_per_block(&self) -> usize {
-        self.content.kind().frames_per_block()
+    fn content(&self) -> Option<&dyn ContentKind> {
+        Some(self.content.kind())
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::text::command_list;
+
 /// The Debian package of programs that people use as sources.
 const PACKAGES: [(&str, &str); 21] = [
     ("arecord", "alsa-utils"),
@@ -61,7 +63,7 @@ fn advice(program: &str) -> String {
     match PACKAGES.iter().find(|(known, _)| *known == name) {
         Some((_, package)) => format!("; run: sudo apt install {package}"),
         None if program.contains(char::is_whitespace) => {
-            "; write each argument as a string of its own: command = [\"program\", \"argument\"]".to_owned()
+            format!("; write each argument as a string of its own: command = {}", command_list(program))
         }
         None => String::new(),
     }
@@ -153,7 +155,7 @@ mod tests {
         let missing = refusal("arecord");
         assert!(missing.starts_with(&format!("there is no program `arecord` in PATH ({}:", a.display())), "{missing}");
         assert!(missing.ends_with("; run: sudo apt install alsa-utils"), "{missing}");
-        assert!(refusal("arecord -q").contains("write each argument as a string of its own"));
+        assert!(refusal("arecord -q").ends_with("a string of its own: command = [\"arecord\", \"-q\"]"));
 
         fs::create_dir(a.join("tool")).unwrap();
         write(&b.join("tool"), "", 0o644);

@@ -240,6 +240,35 @@ fn what_a_program_leaves_behind_is_ended_with_it() {
 }
 
 #[test]
+fn what_has_left_the_group_and_holds_the_output_keeps_no_program_from_being_started_again() {
+    // A process that the program has started ends with it, whether it writes or not.
+    for leftover in ["sleep 1000", "yes 5"] {
+        let started = format!("seq 1 3000; setsid {leftover} & echo $! >&2; exit 3");
+        let (result, values) = run(&script(&started, ""), true).end();
+        let error = result.unwrap_err();
+        let pid = error.strip_prefix("sh ended with exit code 3; its last line on standard error: ").unwrap();
+        gone(pid.parse().unwrap());
+        assert!(values[..3000].iter().copied().eq((1..=3000).map(|n| n as f32)), "{leftover}");
+    }
+    let mut rig = run(&script("setsid sleep 1000 & echo $!; exit 1", ""), false);
+    rig.until(2);
+    gone(rig.values[0]);
+    let (result, pids) = rig.stop();
+    assert_eq!(result, Ok(()));
+    pids.into_iter().for_each(gone);
+}
+
+#[test]
+fn a_stop_ends_what_has_left_the_group_and_holds_the_output() {
+    // The other one holds standard error alone.
+    let mut rig = run(&script("setsid sleep 1000 & echo $!; setsid sleep 1000 >/dev/null & echo $!; wait", ""), false);
+    rig.until(2);
+    let (result, pids) = rig.stop();
+    assert_eq!(result, Ok(()));
+    pids.into_iter().for_each(gone);
+}
+
+#[test]
 fn standard_error_never_holds_a_program_up() {
     let flood =
         "yes 'a line of noise that nobody needs' | head -c 8000000 >&2; echo 5; echo >&2; echo the end >&2; exit 1";

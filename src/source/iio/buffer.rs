@@ -16,9 +16,10 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 
 use super::plan::Plan;
-use super::scan::{ElementType, Layout};
+use super::scan::{ElementType, ScanLayout};
 use super::setup::TIME;
-use crate::source::polling::RateWatch;
+use crate::source::rate::RateWatch;
+use crate::source::sink::period_ns;
 use crate::source::{FrameSink, Reject, SourceError};
 use crate::stop::Waited;
 use crate::sys::holder::who;
@@ -84,7 +85,7 @@ impl BufferReader {
     ///
     /// # Errors
     /// The records do not hold what the plan needs; says what.
-    pub(super) fn new(file: File, layout: &Layout, plan: Plan, settings: Settings) -> Result<Self, String> {
+    pub(super) fn new(file: File, layout: &ScanLayout, plan: Plan, settings: Settings) -> Result<Self, String> {
         let record = Record::new(layout, plan, settings.width)?;
         let watermark = settings.watermark.min(settings.length).max(1);
         let records = (READ_BYTES / record.bytes.max(1)).max(watermark);
@@ -226,7 +227,7 @@ fn gone(error: io::Error) -> String {
 }
 
 impl Record {
-    fn new(layout: &Layout, plan: Plan, width: usize) -> Result<Self, String> {
+    fn new(layout: &ScanLayout, plan: Plan, width: usize) -> Result<Self, String> {
         let mut places = Vec::with_capacity(plan.inputs.len());
         for input in &plan.inputs {
             let channel = &input.channel;
@@ -277,7 +278,7 @@ struct Times {
 
 impl Times {
     fn new(rate_hz: f64) -> Self {
-        Self { period_ns: ((1e9 / rate_hz) as i64).max(1), last_raw: None, last: 0, was_full: false }
+        Self { period_ns: period_ns(Some(rate_hz)).max(1), last_raw: None, last: 0, was_full: false }
     }
 
     /// Returns the time of the next sample, and how many samples were lost before it: none unless the buffer was full.

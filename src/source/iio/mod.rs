@@ -170,12 +170,24 @@ impl SourceKind for Iio {
         if self.channels.is_empty() {
             checker.problem(&channels, "name at least one channel, such as accel_x");
         }
-        for (place, name) in self.channels.iter().enumerate() {
-            if let Err(problem) = ChannelName::parse(name) {
-                checker.problem(&channels, problem);
-            } else if self.channels[..place].contains(name) {
-                checker.problem(&channels, format!("`{name}` is named twice"));
+        let mut named = Vec::new();
+        for name in &self.channels {
+            match ChannelName::parse(name) {
+                Err(problem) => checker.problem(&channels, problem),
+                // `accel_x[0]` is `accel_x`, if that has one number.
+                Ok(ChannelName { channel, part }) if named.contains(&(channel.clone(), part.unwrap_or(0))) => {
+                    checker.problem(&channels, format!("`{name}` is named twice"));
+                }
+                Ok(ChannelName { channel, part }) => named.push((channel, part.unwrap_or(0))),
             }
+        }
+        let is_part = |part: &str| !matches!(part, "" | "." | "..");
+        if self.parent.as_ref().is_some_and(|parent| !parent.trim_start_matches('/').split('/').all(is_part)) {
+            let message = "this is not the name of a device, such as \"1-0068\"; `edgewatt doctor sensors` lists them";
+            checker.problem(&key.child("parent"), message);
+        }
+        if self.label.as_deref() == Some("") {
+            checker.problem(&key.child("label"), "it is empty; leave it out");
         }
         if self.mode == Mode::Poll {
             for (name, is_set) in [("trigger", self.trigger.is_some()), ("watermark", self.watermark.is_some())] {
@@ -225,8 +237,14 @@ impl SourceKind for Iio {
 
     fn exclusive(&self) -> Vec<Exclusive> {
         // One number at a time can be read by several; a buffer only by one.
-        let resource = format!("the IIO device {}", self.wanted());
-        if self.mode == Mode::Poll { Vec::new() } else { vec![Exclusive::new(resource, "device")] }
+        if self.mode == Mode::Poll {
+            return Vec::new();
+        }
+        // "1-0068" and "i2c-1/1-0068" are the same parent.
+        let parent = self.parent.as_deref().map(|parent| parent.rsplit('/').next().unwrap_or(parent));
+        let which = parent.map(|parent| format!("at {parent}"));
+        let which = which.or_else(|| self.label.as_ref().map(|label| format!("with the label {label}")));
+        vec![Exclusive { which, ..Exclusive::new(format!("the IIO device {}", self.device), "device") }]
     }
 
     fn has_time(&self) -> bool {

@@ -5,19 +5,13 @@
 
 use std::str::FromStr;
 
-/// How the bits of an element are a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Number {
-    Signed,
-    Unsigned,
-    Float,
-}
+use crate::source::field::{Meaning, bits, sign_extended};
 
 /// How an element of a record is stored, such as `le:s12/16>>4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ElementType {
     pub(super) big_endian: bool,
-    pub(super) number: Number,
+    pub(super) meaning: Meaning,
     /// The bits of the number. Those above it hold anything.
     pub(super) real_bits: u32,
     pub(super) storage_bits: u32,
@@ -41,25 +35,17 @@ impl ElementType {
     /// Returns the bits of the number that begins with `bytes`, without those around it; 0 if there are too few bytes.
     fn bits(&self, bytes: &[u8]) -> u64 {
         let bytes = bytes.get(..self.number_bytes()).unwrap_or_default();
-        let add = |bits: u64, byte: &u8| bits << 8 | u64::from(*byte);
-        let stored = if self.big_endian { bytes.iter().fold(0, add) } else { bytes.iter().rev().fold(0, add) };
-        stored >> self.shift & (u64::MAX >> (64 - self.real_bits))
+        bits(bytes, self.big_endian) >> self.shift & (u64::MAX >> (64 - self.real_bits))
     }
 
     /// Returns the number that begins with `bytes`.
     pub(super) fn decode(&self, bytes: &[u8]) -> f64 {
-        match self.number {
-            Number::Signed => self.decode_integer(bytes) as f64,
-            Number::Unsigned => self.bits(bytes) as f64,
-            Number::Float if self.real_bits == 32 => f64::from(f32::from_bits(self.bits(bytes) as u32)),
-            Number::Float => f64::from_bits(self.bits(bytes)),
-        }
+        self.meaning.number(self.bits(bytes), self.real_bits)
     }
 
     /// Returns the number that begins with `bytes` as a signed one, which a time is.
     pub(super) fn decode_integer(&self, bytes: &[u8]) -> i64 {
-        let above = 64 - self.real_bits;
-        (self.bits(bytes) << above).cast_signed() >> above
+        sign_extended(self.bits(bytes), self.real_bits)
     }
 }
 
@@ -70,7 +56,7 @@ impl FromStr for ElementType {
         let parsed = parse(text.trim());
         let is_valid = |kind: &Self| {
             let fits = kind.real_bits >= 1 && kind.shift.saturating_add(kind.real_bits) <= kind.storage_bits;
-            let is_float = kind.number == Number::Float;
+            let is_float = kind.meaning == Meaning::Float;
             let is_whole = !is_float || (kind.real_bits == kind.storage_bits && kind.real_bits >= 32);
             [8, 16, 32, 64].contains(&kind.storage_bits) && fits && is_whole && (1..=64).contains(&kind.repeat)
         };
@@ -89,17 +75,17 @@ fn parse(text: &str) -> Option<ElementType> {
     };
     let (rest, shift) = rest.split_once(">>").unwrap_or((rest, "0"));
     let (real, storage) = rest.split_once('/')?;
-    let number = match real.chars().next()? {
-        's' => Number::Signed,
-        'u' => Number::Unsigned,
-        'f' => Number::Float,
+    let meaning = match real.chars().next()? {
+        's' => Meaning::Signed,
+        'u' => Meaning::Unsigned,
+        'f' => Meaning::Float,
         _ => return None,
     };
     let (storage, repeat) = storage.split_once('X').unwrap_or((storage, "1"));
     let whole = |digits: &str| digits.parse::<u32>().ok();
     Some(ElementType {
         big_endian,
-        number,
+        meaning,
         real_bits: whole(real.get(1..)?)?,
         storage_bits: whole(storage)?,
         repeat: usize::try_from(whole(repeat)?).ok()?,
@@ -117,13 +103,13 @@ pub(super) struct Element {
 
 /// Where the elements of a record are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct ScanLayout {
     /// Each element with the byte at which it begins, in the order of the record.
     places: Vec<(Element, usize)>,
     pub(super) record_bytes: usize,
 }
 
-impl Layout {
+impl ScanLayout {
     /// Returns the layout of records that hold these elements, whose order is that of their indices. Each element is
     /// aligned to its own size, and the record to that of its largest one.
     pub(super) fn new(mut elements: Vec<Element>) -> Self {
@@ -183,7 +169,7 @@ mod tests {
     #[test]
     fn the_record_of_an_accelerometer_with_a_time_has_its_padding() {
         // As hid-sensor-accel-3d has it: 3 x 4 bytes, 4 of padding, 8 of time.
-        let layout = Layout::new(vec![
+        let layout = ScanLayout::new(vec![
             element("timestamp", 3, "le:s64/64>>0"),
             element("accel_z", 2, "le:s16/32>>0"),
             element("accel_x", 0, "le:s16/32>>0"),
@@ -199,16 +185,16 @@ mod tests {
 
     #[test]
     fn elements_of_other_sizes_are_aligned_to_their_own() {
-        let layout = Layout::new(vec![
+        let layout = ScanLayout::new(vec![
             element("a", 0, "le:u8/8>>0"),
             element("rot_quaternion", 1, "le:s32/32X4>>0"),
             element("b", 5, "be:s16/16>>0"),
         ]);
         assert_eq!(layout.find("rot_quaternion").unwrap().1, 16);
         assert_eq!((layout.find("b").unwrap().1, layout.record_bytes), (32, 48));
-        assert_eq!(Layout::new(Vec::new()).record_bytes, 0);
+        assert_eq!(ScanLayout::new(Vec::new()).record_bytes, 0);
         let six = (0..6).map(|index| element(&format!("c{index}"), index, "be:s16/16>>0")).collect();
-        assert_eq!(Layout::new(six).record_bytes, 12, "without a time there is no padding");
+        assert_eq!(ScanLayout::new(six).record_bytes, 12, "without a time there is no padding");
     }
 
     /// The number at a place of a record, by taking its bits one by one.
@@ -221,7 +207,7 @@ mod tests {
         };
         let (real, shift) = (kind.real_bits as usize, kind.shift as usize);
         let unsigned: i128 = (0..real).map(|place| bit(shift + place) << place).sum();
-        let is_negative = kind.number == Number::Signed && bit(shift + real - 1) == 1;
+        let is_negative = kind.meaning == Meaning::Signed && bit(shift + real - 1) == 1;
         if is_negative { unsigned - (1 << real) } else { unsigned }
     }
 
@@ -252,7 +238,7 @@ mod tests {
             if has_time {
                 elements.push(element("timestamp", 99, "le:s64/64>>0"));
             }
-            let layout = Layout::new(elements.clone());
+            let layout = ScanLayout::new(elements.clone());
             let mut end = 0;
             for element in &elements {
                 let (kind, begin) = layout.find(&element.channel).unwrap();
@@ -263,7 +249,7 @@ mod tests {
                     let bytes = &rubbish[begin + part * kind.number_bytes()..];
                     let expected = model(&kind, bytes);
                     prop_assert_eq!(kind.decode(bytes), expected as f64);
-                    if kind.number == Number::Signed {
+                    if kind.meaning == Meaning::Signed {
                         prop_assert_eq!(i128::from(kind.decode_integer(bytes)), expected);
                     }
                 }

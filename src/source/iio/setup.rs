@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::plan::find;
-use super::scan::{Element, Layout};
+use super::scan::{Element, ScanLayout};
 use crate::sys::folder::{names, text};
 use crate::sys::iio::{Device, triggers};
 
@@ -92,7 +92,7 @@ pub(super) fn may(device: &Device) -> bool {
 ///
 /// # Errors
 /// The description of an element cannot be read; says which.
-pub(super) fn layout(device: &Device) -> Result<Layout, String> {
+pub(super) fn layout(device: &Device) -> Result<ScanLayout, String> {
     let folder = device.folder.join("scan_elements");
     let mut elements = Vec::new();
     for file in names(&folder) {
@@ -108,7 +108,7 @@ pub(super) fn layout(device: &Device) -> Result<Layout, String> {
         let channel = stem.strip_prefix("in_").unwrap_or(stem).to_owned();
         elements.push(Element { channel, index, kind: read("type")?.parse()? });
     }
-    Ok(Layout::new(elements))
+    Ok(ScanLayout::new(elements))
 }
 
 /// Returns the rate that the device, or its trigger, says for a channel; some say 0 until one is set.
@@ -255,7 +255,7 @@ fn make_trigger(name: &str, configfs: &Path, is_there: impl Fn() -> bool) -> io:
     let kind = configfs.join("iio/triggers/hrtimer");
     if !kind.exists() {
         let message = format!(
-            "there is no trigger {name}, and none can be made: run modprobe iio-trig-hrtimer (Raspberry Pi OS has it, \
+            "there is no trigger {name}, and none can be made: run sudo modprobe iio-trig-hrtimer (Raspberry Pi OS has it, \
              Debian's kernel does not), or leave `trigger` out for the device's own"
         );
         return Err(io::Error::new(io::ErrorKind::NotFound, message));

@@ -350,7 +350,7 @@ fn the_set_up_is_done_once_and_says_what_it_did() {
     assert!(set_up("mode = 'poll'", false).unwrap().contains("its buffer was switched off"));
     assert!(set_up("mode = 'poll'", false).unwrap().contains("its buffer is off"));
     // There is no such trigger, and no way to make it.
-    assert!(set_up("trigger = 'mine'", false).unwrap_err().contains("run modprobe iio-trig-hrtimer"));
+    assert!(set_up("trigger = 'mine'", false).unwrap_err().contains("run sudo modprobe iio-trig-hrtimer"));
     let triggers = "kernel/config/iio/triggers/hrtimer";
     tree.write(&format!("{triggers}/x"), "");
     let error = set_up("trigger = 'mine'", false).unwrap_err();
@@ -389,11 +389,46 @@ fn keys_that_cannot_be_right_are_refused_with_what_is_right() {
         |channels: &str| parsed(&format!("iio = {{ device = '', channels = {channels}, rate_hz = 1.0 }}")).unwrap_err();
     assert!(of("[]").join("\n").contains("source.iio.channels: name at least one channel"));
     assert!(of("['a', 'a']").join("\n").contains("`a` is named twice"));
+    assert!(of("['a', 'a[0]']").join("\n").contains("`a[0]` is named twice"));
     assert!(of("['in_accel_x_raw']").join("\n").contains("source.iio.channels: write `accel_x`"));
     assert!(of("['a']").join("\n").contains("source.iio.device: write the name of the chip"));
     let iio = iio("").unwrap();
     let spec = iio.spec();
     assert_eq!((spec.frame.dims(), spec.units.as_slice()), (&[2][..], &["m/s2".to_owned(), "m/s2".into()][..]));
+}
+
+#[test]
+fn a_parent_or_label_that_names_nothing_is_refused() {
+    for (keys, part) in [
+        ("parent = ''", "source.iio.parent: this is not the name of a device"),
+        ("parent = '/'", "source.iio.parent: "),
+        ("parent = '../1-0068'", "source.iio.parent: "),
+        ("label = ''", "source.iio.label: it is empty; leave it out"),
+    ] {
+        let text = format!("iio = {{ device = 'a', channels = ['b'], rate_hz = 1.0, {keys} }}");
+        let problems = parsed(&text).unwrap_err().join("\n");
+        assert!(problems.contains(part), "{keys}: {problems}");
+    }
+}
+
+#[test]
+fn two_names_of_one_device_share_it() {
+    let source = |keys: &str| {
+        let text = format!("iio = {{ device = 'a', channels = ['b'], rate_hz = 1.0, {keys} }}");
+        toml::from_str::<Source>(&text).unwrap()
+    };
+    for (one, other, is_shared) in [
+        ("", "", true),
+        ("", "parent = '1-0068'", true),
+        ("label = 'base'", "", true),
+        ("parent = '1-0068'", "parent = 'i2c-1/1-0068'", true),
+        ("parent = '1-0068'", "parent = '1-0069'", false),
+        ("label = 'base'", "label = 'arm'", false),
+        ("", "mode = 'poll'", false),
+    ] {
+        let (one, other) = (source(one), source(other));
+        assert_eq!((one.shares_with(&other), other.shares_with(&one)), (is_shared, is_shared), "{one:?}, {other:?}");
+    }
 }
 
 #[test]

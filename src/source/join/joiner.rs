@@ -30,7 +30,7 @@ choice! {
 pub(super) enum By {
     /// The time of each stream, and this much more.
     Stream { offset_ns: i64 },
-    /// The time of arrival; frames of one block are this far apart.
+    /// The time of arrival; frames that arrive together are this far apart, and the last one is complete then.
     Arrival { period_ns: i64 },
 }
 
@@ -213,6 +213,7 @@ impl Stamped {
 
     fn push(&mut self, frames: &Frames<'_>, skips_equal: bool) -> usize {
         let count = i64::try_from(frames.count).unwrap_or(i64::MAX);
+        let follow = i64::try_from(frames.follow).unwrap_or(i64::MAX);
         let mut lost = 0;
         for (index, nth) in (0..frames.count).zip(0i64..) {
             // Only the times of the first and the last are written.
@@ -228,7 +229,7 @@ impl Stamped {
                 By::Stream { offset_ns } => stream_ns.map(|ns| ns.saturating_add(offset_ns)),
                 By::Arrival { period_ns } => {
                     let arrival = i64::try_from(first.arrival.0).unwrap_or(i64::MAX);
-                    let back = period_ns.saturating_mul(count - 1 - nth);
+                    let back = period_ns.saturating_mul((count - 1 - nth).saturating_add(follow));
                     // What arrives together came one after the other.
                     let after = self.last.map_or(i64::MIN, |last| last.saturating_add(1));
                     Some(arrival.saturating_sub(back).max(after))

@@ -20,6 +20,7 @@ pub use self::joiner::FollowMethod;
 use self::joiner::{By, Input, Joiner, Pick, Rule};
 pub use self::part::Part;
 use self::run::{Child, JoinSource};
+use super::silence::silence_max;
 use super::sink::period_ns;
 use super::{
     Buffer, Exclusive, FrameProducer, OpenOptions, Presence, SinkSettings, Source, SourceError, SourceKind,
@@ -373,7 +374,9 @@ impl SourceKind for Join {
             let by = self.by(name, &settings.spec);
             inputs.push(Input { width: settings.spec.frame.values(), capacity: settings.frames, by });
             let rule = (!is_leader).then(|| self.rule(name));
-            children.push(Child { name: name.to_owned(), producer, settings, rule });
+            let kind = source.kind();
+            let silence = settings.spec.rate_hz.map(|rate| silence_max(rate * kind.speed()));
+            children.push(Child { name: name.to_owned(), producer, settings, silence, rule });
         }
         let picks = self.picked().into_iter().map(|(_, _, pick)| pick).collect();
         let rules = self.followers().map(|name| self.rule(name));
@@ -419,7 +422,7 @@ impl SourceKind for Join {
     fn exclusive(&self) -> Vec<Exclusive> {
         let of_part = |(name, part): (&str, &Source)| {
             let exclusive = part.kind().exclusive().into_iter();
-            let below = |Exclusive { resource, key }| Exclusive { resource, key: self.path(name, key) };
+            let below = |taken: Exclusive| Exclusive { key: self.path(name, taken.key), ..taken };
             exclusive.map(below).collect::<Vec<_>>()
         };
         self.parts().flat_map(of_part).collect()
@@ -427,6 +430,10 @@ impl SourceKind for Join {
 
     fn has_time(&self) -> bool {
         self.leader().is_some_and(SourceKind::has_time)
+    }
+
+    fn longest_step(&self) -> Option<Duration> {
+        self.leader()?.longest_step()
     }
 
     fn truth(&self) -> Option<Vec<String>> {

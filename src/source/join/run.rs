@@ -14,9 +14,12 @@ use super::joined;
 use super::joiner::{Joiner, Next, Rule};
 use super::skew::{Drift, Skew};
 use crate::source::content::records::Record;
-use crate::source::sink::{LogLimit, frame_ring};
+use crate::source::log_limit::LogLimit;
+use crate::source::silence::silent_in_words;
+use crate::source::sink::frame_ring;
 use crate::source::{FrameProducer, FrameReader, FrameSink, Frames, SinkSettings, SourceError, SourceStats, WhenFull};
 use crate::stop::Stop;
+use crate::sys::rt;
 use crate::text::figure;
 use crate::units::MonoTime;
 
@@ -41,6 +44,8 @@ pub(super) struct Child {
     pub(super) producer: Box<dyn FrameProducer>,
     /// The ring between it and the join.
     pub(super) settings: SinkSettings,
+    /// Without a sample for longer, it is silent; `None`: its rate is not known.
+    pub(super) silence: Option<Duration>,
     /// `None`: it is the leader, and the first one.
     pub(super) rule: Option<Rule>,
 }
@@ -56,6 +61,7 @@ impl FrameProducer for JoinSource {
     fn run(self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let Self { children, joiner, watches_clocks } = *self;
         let failed = |error| SourceError::io("start the threads of", Path::new("the join"), error);
+        sink.stop().unparks_this_thread();
         let stop = Arc::new(Stop::within(sink.shared_stop()).map_err(failed)?);
         let mut parts = Vec::with_capacity(children.len());
         for (index, child) in children.into_iter().enumerate() {
@@ -64,7 +70,7 @@ impl FrameProducer for JoinSource {
                 Ok(part) => parts.push(part),
                 Err(error) => {
                     stop.request();
-                    end(&mut parts);
+                    end(&mut parts, MonoTime::now() + END);
                     return Err(failed(error));
                 }
             }
@@ -73,8 +79,9 @@ impl FrameProducer for JoinSource {
             Running { parts, joiner, watches_clocks, unmatched: Unmatched::default(), stopping_since: None };
         let result = running.join(sink);
         stop.request();
-        end(&mut running.parts);
-        running.look(sink);
+        let now = MonoTime::now();
+        end(&mut running.parts, running.stopping_since.unwrap_or(now) + END);
+        running.look(sink, now);
         result
     }
 }
@@ -86,6 +93,10 @@ struct Part {
     follower: Option<usize>,
     rule: Option<Rule>,
     is_live: bool,
+    silence: Option<Duration>,
+    /// When something of it was there the last time, and whether something has come since.
+    heard: MonoTime,
+    has_given: bool,
     reader: FrameReader,
     stats: Arc<SourceStats>,
     thread: Option<JoinHandle<Result<(), String>>>,
@@ -98,11 +109,16 @@ struct Part {
 
 impl Part {
     fn start(index: usize, child: Child, pipeline: &str, stop: &Arc<Stop>) -> std::io::Result<Self> {
-        let Child { name, producer, settings, rule } = child;
+        let Child { name, producer, settings, silence, rule } = child;
         let stats = Arc::<SourceStats>::default();
         let (mut sink, reader) = frame_ring(&settings, &format!("{pipeline}/{name}"), stop.clone(), stats.clone());
         reader.wake.reader_is_this_thread();
+        // What this thread has was granted, and is not inherited.
+        let priority = rt::priority();
         let thread = Builder::new().name(thread_name(&name)).spawn(move || {
+            if let Some(Err(refused)) = priority.map(rt::prioritise) {
+                tracing::warn!(pipeline = sink.pipeline(), "{refused}");
+            }
             match catch_unwind(AssertUnwindSafe(|| producer.run(&mut sink))) {
                 Ok(result) => result.map_err(|error| error.to_string()),
                 Err(_) => Err("it panicked; this is a bug in edgewatt, please report it with the log".into()),
@@ -113,6 +129,9 @@ impl Part {
             follower: index.checked_sub(1),
             rule,
             is_live: settings.when_full == WhenFull::Drop,
+            silence,
+            heard: MonoTime::now(),
+            has_given: false,
             reader,
             stats,
             thread: Some(thread),
@@ -129,6 +148,7 @@ impl Part {
         // Before the ring is emptied, so that nothing is missed that was pushed before the end.
         let ended = self.reader.is_abandoned();
         let waiting = self.reader.len();
+        self.has_given |= waiting > 0;
         if let Some(follower) = self.follower
             && self.is_live
             && !joiner.is_waiting()
@@ -163,6 +183,18 @@ impl Part {
         (taken, lost)
     }
 
+    /// Notes whether something has come since the last call. Call it before the counts are taken over.
+    fn note_given(&mut self, now: MonoTime) {
+        if std::mem::take(&mut self.has_given) || self.stats.rejected() > 0 {
+            self.heard = now;
+        }
+    }
+
+    /// Returns the time for which it has given nothing, if that is too long.
+    fn silent_for(&self, now: MonoTime) -> Option<Duration> {
+        self.silence.filter(|silence| now.since(self.heard) > *silence)
+    }
+
     /// Returns the error of a source that has ended with one.
     fn error(&mut self) -> Option<SourceError> {
         let thread = self.thread.take_if(|_| self.has_ended)?;
@@ -182,8 +214,7 @@ fn observe(skew: &mut Skew, last: &mut Option<i64>, frames: &Frames<'_>) {
 }
 
 /// Waits for the threads of the sources, which were asked to end; one that hangs is left alone.
-fn end(parts: &mut [Part]) {
-    let deadline = MonoTime::now() + END;
+fn end(parts: &mut [Part], deadline: MonoTime) {
     for part in parts {
         let Some(thread) = part.thread.take() else { continue };
         while !thread.is_finished() && MonoTime::now() < deadline {
@@ -243,7 +274,7 @@ impl Running {
             }
             sink.wake_reader();
             if now >= look_at {
-                self.look(sink);
+                self.look(sink, now);
                 self.watch_clocks(sink, now);
                 look_at = now + LOOK;
             }
@@ -308,18 +339,26 @@ impl Running {
     }
 
     /// Takes over the counts of the sources, and says what is wrong with them.
-    fn look(&mut self, sink: &FrameSink) {
+    fn look(&mut self, sink: &FrameSink, now: MonoTime) {
         let mut troubles = Vec::new();
+        self.parts.iter_mut().for_each(|part| part.note_given(now));
+        // While the leader gives samples, a follower is judged by whether they find one of it.
+        let leader_is_silent = self.parts.first().is_some_and(|leader| leader.silent_for(now).is_some());
         for part in &self.parts {
             sink.stats().absorb(&part.name, &part.stats);
             if let Some(trouble) = part.stats.remarks().trouble {
                 troubles.push(format!("{}: {trouble}", part.name));
             } else if part.has_ended && part.follower.is_some() && !sink.stop().is_requested() {
                 troubles.push(format!("{}: its stream has ended", part.name));
+            } else if let Some(silence) = part.silent_for(now).filter(|_| leader_is_silent) {
+                troubles.push(format!("{}: {}", part.name, silent_in_words(silence)));
             }
         }
-        if troubles.is_empty() {
-            troubles.extend(self.unmatched_in_words(sink, MonoTime::now()));
+        if let Some(reason) = self.why_unmatched() {
+            if troubles.is_empty() && self.nothing_matches(sink, &reason, now) {
+                troubles.push(reason.clone());
+            }
+            sink.stats().unmatched_because(reason);
         }
         if troubles.is_empty() && self.watches_clocks {
             troubles.extend(self.parts.iter().filter_map(|part| {
@@ -331,27 +370,41 @@ impl Running {
         sink.trouble((!troubles.is_empty()).then(|| troubles.join("; ")));
     }
 
-    fn unmatched_in_words(&mut self, sink: &FrameSink, now: MonoTime) -> Option<String> {
-        // If the leader gives nothing, that is another matter.
+    /// Returns whether no frame has been joined for long, although the leader gives samples; that is logged.
+    fn nothing_matches(&mut self, sink: &FrameSink, reason: &str, now: MonoTime) -> bool {
         let lasts =
             |(first, last): &(MonoTime, MonoTime)| last.since(*first) >= UNMATCHED && now.since(*last) < UNMATCHED;
-        let (since, _) = self.unmatched.since.filter(lasts)?;
-        let (follower, nearest_ns) = self.unmatched.last?;
-        let part = self.parts.iter().find(|part| part.follower == Some(follower))?;
-        let leader = self.parts.first().map_or("the leader", |part| &part.name);
-        let tolerance_ms = part.rule.map_or(0, |rule| rule.tolerance_ns) as f64 / 1e6;
-        let nearest = match nearest_ns {
-            None => "it gives none".to_owned(),
-            Some(ns) if ns as f64 <= tolerance_ms * 1e6 => "only one is there, and \"linear\" needs two".to_owned(),
-            Some(ns) => format!("the nearest is {} s away; do the clocks agree?", figure(ns as f64 / 1e9)),
-        };
-        let text =
-            format!("{} has no sample within {} ms of those of {leader}: {nearest}", part.name, figure(tolerance_ms));
+        let Some((since, _)) = self.unmatched.since.filter(lasts) else { return false };
         if self.unmatched.log.allows(now) {
             let seconds = now.since(since).as_secs();
-            tracing::warn!(pipeline = sink.pipeline(), "no frame was joined for {seconds} s: {text}");
+            tracing::warn!(pipeline = sink.pipeline(), "no frame was joined for {seconds} s: {reason}");
         }
-        Some(text)
+        true
+    }
+
+    /// Says why the last sample of the leader that was not joined was not, and what to change.
+    fn why_unmatched(&self) -> Option<String> {
+        let (follower, nearest_ns) = self.unmatched.last?;
+        let part = self.parts.iter().find(|part| part.follower == Some(follower))?;
+        let (name, leader) = (&part.name, self.parts.first().map_or("the leader", |part| &part.name));
+        let tolerance_ms = part.rule.map_or(0, |rule| rule.tolerance_ns) as f64 / 1e6;
+        let key = format!("source.join.followers.{name}");
+        let nearest = match nearest_ns {
+            None => "it gives none; check what feeds it".to_owned(),
+            Some(ns) if ns as f64 <= tolerance_ms * 1e6 => "only one is there, and \"linear\" needs two".to_owned(),
+            Some(ns) => {
+                let clocks = if self.watches_clocks {
+                    format!("; if the clocks do not agree, set {key}.offset_ms, or source.join.clock = \"arrival\"")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "the nearest is {} s away; to use it, raise {key}.tolerance_ms{clocks}",
+                    figure(ns as f64 / 1e9)
+                )
+            }
+        };
+        Some(format!("{name} has no sample within {} ms of those of {leader}: {nearest}", figure(tolerance_ms)))
     }
 
     fn drift(&self, part: &Part) -> Option<(Drift, i64)> {

@@ -5,14 +5,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::joiner::{By, FollowMethod, Input, Joiner, Next, Pick, Rule, line};
+use super::run::{Child, JoinSource};
 use crate::schema::{Checker, Key};
 use crate::source::sink::frame_ring;
 use crate::source::{
-    FrameHeader, Frames, Gap, OpenOptions, Pieces, Presence, SinkSettings, Source, SourceStats, WhenFull,
+    FrameHeader, FrameProducer, FrameSink, Frames, Gap, OpenOptions, Pieces, Presence, SinkSettings, Source,
+    SourceError, SourceStats, WhenFull,
 };
 use crate::stop::Stop;
-use crate::stream::StreamSpec;
-use crate::sys::Machine;
+use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::sys::{Machine, rt};
 use crate::units::MonoTime;
 
 const MS: i64 = 1_000_000;
@@ -38,10 +40,18 @@ fn joiner(rules: &[Rule]) -> Joiner {
 }
 
 fn push(joiner: &mut Joiner, follower: Option<usize>, sample: Made) {
-    let header =
-        FrameHeader { arrival: MonoTime(sample.arrival), stream_ns: Some(sample.time), truth: None, gap: sample.gap };
+    let header = FrameHeader {
+        arrival: MonoTime(sample.arrival),
+        stream_ns: Some(sample.time),
+        truth: None,
+        gap: sample.gap,
+        follow: 0,
+    };
     let values = [sample.value];
-    joiner.push(follower, &Frames { first: header, last: header, count: 1, values: Pieces::F32(&values, &[]) });
+    joiner.push(
+        follower,
+        &Frames { first: header, last: header, count: 1, follow: 0, values: Pieces::F32(&values, &[]) },
+    );
 }
 
 /// A sample with the number of its segment, and the gap with which that began.
@@ -198,28 +208,33 @@ proptest! {
     }
 
     #[test]
-    fn blocks_may_be_split_anywhere(count in 1usize..40, splits in proptest::collection::vec(1usize..9, 1..9)) {
+    fn blocks_may_be_split_anywhere(
+        count in 1usize..40, by_arrival in any::<bool>(),
+        splits in [proptest::collection::vec(1usize..9, 1..9), proptest::collection::vec(1usize..9, 1..9)],
+    ) {
         let values: Vec<i16> = (0..2 * count as i16).collect();
-        let input = Input { width: 2, capacity: 100, by: By::Stream { offset_ns: 5 } };
+        let by = |offset_ns| if by_arrival { By::Arrival { period_ns: MS } } else { By::Stream { offset_ns } };
+        let input = Input { width: 2, capacity: 100, by: by(5) };
         let rule = Rule { method: FollowMethod::Hold, tolerance_ns: 0, wait: None };
         let picks = [(None, 1), (Some(0), 0), (None, 0)].map(|(follower, channel)| Pick { follower, channel });
-        let mut joiner = Joiner::new(Input { by: By::Stream { offset_ns: 0 }, ..input }, [(input, rule)], picks.to_vec());
-        let (mut start, mut splits) = (0, splits.iter().cycle());
-        while start < count {
-            let part = (*splits.next().unwrap()).min(count - start);
-            let header = |frame: usize, offset: i64| FrameHeader {
-                arrival: MonoTime(0), stream_ns: Some(1000 + frame as i64 * MS - offset), truth: None,
-                gap: (frame == 0).then_some(Gap::Overflow),
+        let mut joiner = Joiner::new(Input { by: by(0), ..input }, [(input, rule)], picks.to_vec());
+        for ((follower, offset), splits) in [(None, 0), (Some(0), 5)].into_iter().zip(splits) {
+            let header = |frame: usize| FrameHeader {
+                arrival: MonoTime(1000 * MS as u64), stream_ns: Some(1000 + frame as i64 * MS - offset), truth: None,
+                gap: (frame == 0).then_some(Gap::Overflow), follow: 0,
             };
-            for (follower, offset) in [(None, 0), (Some(0), 5)] {
+            let (mut start, mut splits) = (0, splits.iter().cycle());
+            while start < count {
+                let part = (*splits.next().unwrap()).min(count - start);
                 let piece = &values[2 * start..2 * (start + part)];
                 let (one, two) = piece.split_at(part);
                 let frames = Frames {
-                    first: header(start, offset), last: header(start + part - 1, offset), count: part, values: Pieces::I16(one, two),
+                    first: header(start), last: header(start + part - 1), count: part, follow: count - start - part,
+                    values: Pieces::I16(one, two),
                 };
                 prop_assert_eq!(joiner.push(follower, &frames), 0);
+                start += part;
             }
-            start += part;
         }
         let (mut all, mut unmatched) = (Vec::new(), 0);
         drain(&mut joiner, 0, &mut all, &mut unmatched);
@@ -468,4 +483,103 @@ fn a_stop_and_an_error_end_all_threads() {
     std::fs::write(folder.path().join("bad"), "t,w\n0,1\n").unwrap();
     let refusal = source.kind().open(OpenOptions::default()).map(drop).unwrap_err().to_string();
     assert!(refusal.starts_with("the source bad of the join: "), "{refusal}");
+}
+
+/// A source that does what the function does.
+struct Acts<F>(F);
+
+impl<F: FnOnce(&mut FrameSink) + Send> FrameProducer for Acts<F> {
+    fn run(self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
+        (self.0)(sink);
+        Ok(())
+    }
+}
+
+/// A join that runs.
+struct Joining {
+    stop: Arc<Stop>,
+    stats: Arc<SourceStats>,
+    thread: std::thread::JoinHandle<(Result<(), String>, Option<u8>)>,
+}
+
+/// Joins two such sources, `imu` and `temp`, on a thread with the priority 3 if that is granted.
+fn join_of(silence: Option<Duration>, acts: impl Fn(&mut FrameSink) + Clone + Send + 'static) -> Joining {
+    let spec = StreamSpec {
+        frame: Shape::new([1]),
+        sample: SampleType::F32,
+        rate_hz: Some(50.0),
+        names: Vec::new(),
+        units: Vec::new(),
+    };
+    let settings = SinkSettings { spec, frames: 64, frames_per_block: 1, when_full: WhenFull::Drop };
+    let rule = Rule { method: FollowMethod::Hold, tolerance_ns: MS, wait: Some(Duration::ZERO) };
+    let child = |name: &str, rule| Child {
+        name: name.to_owned(),
+        producer: Box::new(Acts(acts.clone())),
+        settings: settings.clone(),
+        silence,
+        rule,
+    };
+    let children = vec![child("imu", None), child("temp", Some(rule))];
+    let source = Box::new(JoinSource { children, joiner: joiner(&[rule]), watches_clocks: true });
+    let (stop, stats) = (Arc::new(Stop::new().unwrap()), Arc::<SourceStats>::default());
+    let (mut sink, reader) = frame_ring(&settings, "test", stop.clone(), stats.clone());
+    let thread = std::thread::spawn(move || {
+        let _reader = reader;
+        let _ = rt::prioritise(3);
+        (source.run(&mut sink).map_err(|error| error.to_string()), rt::priority())
+    });
+    Joining { stop, stats, thread }
+}
+
+fn wait_for_stop(sink: &mut FrameSink) {
+    let far = MonoTime::now() + Duration::from_secs(3600);
+    assert_eq!(sink.stop().sleep_until(far).unwrap(), crate::stop::Waited::Stopped);
+}
+
+#[test]
+fn a_leader_that_gives_nothing_is_named() {
+    let joining = join_of(Some(Duration::from_millis(50)), wait_for_stop);
+    let deadline = MonoTime::now() + Duration::from_secs(60);
+    let trouble = loop {
+        match joining.stats.remarks().trouble {
+            None if MonoTime::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            trouble => break trouble,
+        }
+    };
+    let silent = "no sample has come for 0 s; check what feeds it";
+    assert_eq!(trouble, Some(format!("imu: {silent}; temp: {silent}")));
+    joining.stop.request();
+    assert_eq!(joining.thread.join().unwrap().0, Ok(()));
+}
+
+#[test]
+fn the_threads_of_the_sources_have_the_priority_of_the_join() {
+    let (told, priorities) = std::sync::mpsc::channel();
+    let joining = join_of(None, move |sink: &mut FrameSink| {
+        told.send(rt::priority()).unwrap();
+        wait_for_stop(sink);
+    });
+    let theirs = [priorities.recv().unwrap(), priorities.recv().unwrap()];
+    joining.stop.request();
+    let (result, ours) = joining.thread.join().unwrap();
+    assert_eq!((result, theirs), (Ok(()), [ours; 2]));
+}
+
+#[test]
+fn a_stop_ends_a_join_in_one_second_even_if_its_sources_hang() {
+    let (told, begun) = std::sync::mpsc::channel();
+    let joining = join_of(None, move |_: &mut FrameSink| {
+        told.send(()).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    begun.recv().unwrap();
+    begun.recv().unwrap();
+    // It then waits, for one second at most.
+    std::thread::sleep(Duration::from_millis(100));
+    let asked = MonoTime::now();
+    joining.stop.request();
+    assert_eq!(joining.thread.join().unwrap().0, Ok(()));
+    let took = MonoTime::now().since(asked);
+    assert!(took < Duration::from_millis(1800), "{took:?}");
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use self::subscriber::{Subscriber, Wanted};
 use super::{
-    Buffer, Content, FrameProducer, OpenOptions, Records, SourceError, SourceKind, SourceSubscription, Survey,
+    Buffer, Content, ContentKind, FrameProducer, OpenOptions, SourceError, SourceKind, SourceSubscription, Survey,
     WhenFull, content,
 };
 use crate::mqtt::access::{Login, check_qos, check_tls_keys};
@@ -231,8 +231,8 @@ impl SourceKind for Mqtt {
         self.client_id.iter().map(of_client).collect()
     }
 
-    fn records(&self) -> Option<&Records> {
-        self.content.kind().records()
+    fn content(&self) -> Option<&dyn ContentKind> {
+        Some(self.content.kind())
     }
 
     fn endless(&self) -> Option<&'static str> {

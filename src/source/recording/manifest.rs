@@ -180,10 +180,14 @@ impl Manifest {
         Ok((manifest, spec))
     }
 
-    /// Returns the mean number of frames in a second, by their arrival.
+    /// Returns the mean number of frames in a second, by their own times, or by their arrival if they have none.
     pub fn mean_rate_hz(&self) -> Option<f64> {
         let (first, last) = (self.first?, self.last?);
-        let seconds = last.arrived_ns.checked_sub(first.arrived_ns)? as f64 / 1e9;
+        let ns = match (first.stream_ns, last.stream_ns) {
+            (Some(first), Some(last)) => last.checked_sub(first)?,
+            _ => last.arrived_ns.checked_sub(first.arrived_ns)?,
+        };
+        let seconds = ns as f64 / 1e9;
         let rate = self.frames.checked_sub(1)? as f64 / seconds;
         (1e-6..=1e9).contains(&rate).then_some(rate)
     }

@@ -21,6 +21,7 @@ use self::wav::WavError;
 use super::bytes::{Bytes, Encoding, Layout};
 use super::{Records, SourceError};
 use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::text::{counted, figure};
 
 pub use file::{Found, RecordingFile};
 
@@ -129,14 +130,18 @@ impl RecordedStream {
         let mut warnings = Vec::new();
         if let Some(promised) = header.promised {
             let (has, promised) = (seconds(header.bytes), seconds(promised));
-            warnings.push(format!("it is cut off: its header says {promised:.1} s of sound, and {has:.1} s are there"));
+            warnings.push(format!(
+                "it is cut off: its header says {} s of sound, and {} s are there",
+                figure(promised),
+                figure(has)
+            ));
         }
         let kind = if header.encoding.sample().0 == SampleType::I16 { "" } else { ", in the range of 16 bits" };
         let says = format!(
-            "{:.1} s of sound, {} Hz, {} of {} bits{kind}",
-            seconds(header.bytes),
+            "{} s of sound, {} Hz, {} of {} bits{kind}",
+            figure(seconds(header.bytes)),
             header.rate_hz,
-            if header.channels == 1 { "1 channel".to_owned() } else { format!("{} channels", header.channels) },
+            counted(header.channels, "channel"),
             header.bits
         );
         let spec = StreamSpec {
@@ -192,10 +197,13 @@ impl RecordedStream {
             warnings.push("the recording was not ended in order; what was written by then is played".to_owned());
         } else if size != manifest.data.bytes {
             let (name, bytes) = (&manifest.data.file, manifest.data.bytes);
-            warnings.push(format!("{name} has {size} bytes, and had {bytes} when it was recorded"));
+            warnings.push(format!("{name} has {}, and had {bytes} when it was recorded", counted(size, "byte")));
         }
         let Manifest { pipeline, source, edgewatt, frames, .. } = &manifest;
-        let says = format!("recorded by edgewatt {edgewatt} from source.{source} of {pipeline}, {frames} frames");
+        let says = format!(
+            "recorded by edgewatt {edgewatt} from source.{source} of {pipeline}, {}",
+            counted(*frames, "frame")
+        );
         let pace_hz = spec.rate_hz.or_else(|| manifest.mean_rate_hz());
         Ok(Self { data, spec, has_time: manifest.stream.has_time, pace_hz, content, says, warnings })
     }

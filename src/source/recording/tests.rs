@@ -126,7 +126,7 @@ fn a_header_that_a_pipe_left_incomplete_is_read_and_a_cut_file_is_said() {
     }
     let (values, _, warnings) = of(&with_lengths(2036, 32_000));
     assert_eq!((values, warnings.len()), (all.clone(), 1));
-    assert!(warnings[0].contains("its header says 1.0 s of sound, and 0.0 s are there"), "{warnings:?}");
+    assert!(warnings[0].contains("its header says 1 s of sound, and 0.00625 s are there"), "{warnings:?}");
     let mut half = with_lengths(236, 200);
     half.truncate(44 + 101);
     let (values, rejected, _) = of(&half);
@@ -163,7 +163,7 @@ fn what_cannot_be_played_is_refused_in_words() {
         (tagged(7, 8), "stored as \u{b5}-law"),
         (tagged(0x55, 0), "stored as MP3"),
         (tagged(1, 12), "samples have 12 bits"),
-        (tagged(1, 24), "it says 2 bytes for 1 samples of 24 bits"),
+        (tagged(1, 24), "it says 2 bytes for 1 sample of 24 bits"),
         (big, "more than 4 GiB (RF64)"),
         (b"fLaC....".to_vec(), "it is FLAC; convert it: ffmpeg"),
         (b"a,b\n1,2\n".to_vec(), "it is not a WAV file"),

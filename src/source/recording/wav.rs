@@ -6,6 +6,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::source::content::bytes::Encoding;
+use crate::text::counted;
 
 /// Chunks before the sound, such as a list of titles. More are not looked through.
 const MOST_CHUNKS: usize = 1_000;
@@ -137,10 +138,11 @@ impl Format {
             (tag, _) => return Err(WavError::Unsupported(format!("its sound is stored as {}", tag_name(tag)))),
         };
         if channels == 0 || channels > MAX_CHANNELS || rate_hz == 0 {
-            return Err(WavError::Damaged(format!("it says {channels} channels and {rate_hz} Hz")));
+            return Err(WavError::Damaged(format!("it says {} and {rate_hz} Hz", counted(channels, "channel"))));
         }
         if usize::from(block) != usize::from(channels) * encoding.sample().1 {
-            let message = format!("it says {block} bytes for {channels} samples of {bits} bits");
+            let message =
+                format!("it says {} for {} of {bits} bits", counted(block, "byte"), counted(channels, "sample"));
             return Err(WavError::Damaged(message));
         }
         Ok(Self { channels, rate_hz, encoding, bits })

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::layout::Layout;
+use super::layout::FieldLayout;
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Form, Key, Value, milliseconds, table};
 use crate::stream::{SampleType, Shape, StreamSpec};
@@ -23,9 +23,9 @@ use crate::stream::{SampleType, Shape, StreamSpec};
 pub use chip::{Bus, Connect};
 pub use run::RegisterSource;
 
-/// Longer pauses have no use, and would look like a chip that does not work.
 /// What every bus can transfer at once.
 const MOST_VALUES: usize = 32;
+/// Longer pauses have no use, and would look like a chip that does not work.
 const MAX_PAUSE_MS: f64 = 10_000.0;
 /// Two looks find most samples: one before it is there, and one after.
 pub const LOOKS_PER_SAMPLE: usize = 2;
@@ -238,7 +238,7 @@ impl Registers {
             checker.problem(&key.child("verify"), message);
         }
         let burst_key = key.child("burst").child("layout");
-        let layout = match Layout::parse(&self.burst.layout) {
+        let layout = match FieldLayout::parse(&self.burst.layout) {
             Ok(layout) => layout,
             Err((index, message)) if index < self.burst.layout.len() => {
                 return checker.problem(&burst_key.child(index), message);
@@ -268,13 +268,13 @@ impl Registers {
     ///
     /// # Errors
     /// The index of the field that is wrong, and why; none if the keys were checked.
-    pub fn layout(&self) -> Result<Layout, (usize, String)> {
-        Ok(Layout::parse(&self.burst.layout)?.scaled(self.scale, &self.scales, &self.offsets))
+    pub fn layout(&self) -> Result<FieldLayout, (usize, String)> {
+        Ok(FieldLayout::parse(&self.burst.layout)?.scaled(self.scale, &self.scales, &self.offsets))
     }
 
     /// Returns the stream, which is of floating-point numbers.
     pub fn spec(&self) -> StreamSpec {
-        let layout = Layout::parse(&self.burst.layout).ok();
+        let layout = FieldLayout::parse(&self.burst.layout).ok();
         let (channels, names, units) = match &layout {
             Some(layout) => (layout.channels(), layout.names(), layout.units(&self.units)),
             // It was refused.
@@ -284,16 +284,20 @@ impl Registers {
         StreamSpec { frame, sample: SampleType::F32, rate_hz, names, units }
     }
 
-    /// Returns the register that is compared from time to time, with what it and those that follow must have.
+    /// Returns the register that is compared from time to time, with what it must have; without `verify`, all those that the
+    /// last step writes.
     pub fn verified(&self) -> Option<(u8, &[u8])> {
-        self.init.iter().rev().find_map(|step| match step {
-            Step::Write(bytes) => match bytes.split_first() {
-                Some((register, values)) if self.verify.is_none_or(|wanted| wanted == *register) => {
-                    Some((*register, values))
-                }
-                _ => None,
-            },
+        let last_first = self.init.iter().rev();
+        let mut writes = last_first.filter_map(|step| match step {
+            Step::Write(bytes) => bytes.split_first(),
             Step::Pause(_) => None,
+        });
+        let Some(wanted) = self.verify else {
+            return writes.next().map(|(register, values)| (*register, values));
+        };
+        writes.find_map(|(register, values)| {
+            let place = usize::from(wanted.checked_sub(*register)?);
+            Some((wanted, values.get(place..=place)?))
         })
     }
 
@@ -304,7 +308,7 @@ impl Registers {
 
     /// Returns how many bytes of registers are read for each frame, and in how many transfers.
     pub fn read_for_frame(&self) -> (usize, usize) {
-        let bytes = Layout::parse(&self.burst.layout).map_or(0, |layout| layout.bytes());
+        let bytes = FieldLayout::parse(&self.burst.layout).map_or(0, |layout| layout.bytes());
         let looks = if self.ready.is_some() { LOOKS_PER_SAMPLE } else { 0 };
         (bytes + looks, 1 + looks)
     }

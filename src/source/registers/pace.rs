@@ -1,4 +1,4 @@
-//! When registers are read: at times that do not drift, or when the chip has something new. Pure: time is passed in.
+//! When the registers of a chip are read that says that it has something new. Pure: time is passed in.
 
 use std::time::Duration;
 
@@ -7,39 +7,13 @@ use crate::units::{MonoTime, duration_ns};
 /// A chip that has something new is looked at so often in one period.
 const LOOKS_PER_PERIOD: u64 = 8;
 
-/// A frame that is to be read now.
+/// A frame that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
-    /// When the chip measured it, as far as that can be known; `None`: when it is read.
-    pub time: Option<MonoTime>,
+    /// When the chip measured it, as far as that can be known.
+    pub time: MonoTime,
     /// How many frames before it were missed.
     pub missed: u64,
-}
-
-/// Times at equal distances, without drift.
-#[derive(Debug)]
-pub struct Clock {
-    start: MonoTime,
-    period_ns: f64,
-    next: u64,
-}
-
-impl Clock {
-    pub fn new(start: MonoTime, rate_hz: f64) -> Self {
-        Self { start, period_ns: 1e9 / rate_hz, next: 0 }
-    }
-
-    /// Returns when the next frame is to be read.
-    pub fn due(&self) -> MonoTime {
-        MonoTime(self.start.0.saturating_add((self.next as f64 * self.period_ns) as u64))
-    }
-
-    /// The next frame is read now, on time or late.
-    pub fn read(&mut self, now: MonoTime) -> Due {
-        let missed = (duration_ns(now.since(self.due())) as f64 / self.period_ns) as u64;
-        self.next += 1 + missed;
-        Due { time: None, missed }
-    }
 }
 
 /// Follows a chip that says when it has a new frame: looks a little before it is due, then more often.
@@ -91,40 +65,7 @@ impl Follower {
         self.found = Some(time);
         self.since = now;
         self.nothing = None;
-        Some(Due { time: Some(time), missed })
-    }
-}
-
-/// Compares the rate at which frames come with the one that the configuration has.
-#[derive(Debug)]
-pub struct RateCheck {
-    rate_hz: f64,
-    begun: MonoTime,
-    frames: u64,
-}
-
-impl RateCheck {
-    /// A chip's own clock is off by up to a few percent.
-    const TOLERANCE: f64 = 0.1;
-    const LEAST_TIME: Duration = Duration::from_secs(5);
-    const LEAST_FRAMES: u64 = 50;
-
-    pub fn new(rate_hz: f64, begun: MonoTime) -> Self {
-        Self { rate_hz, begun, frames: 0 }
-    }
-
-    /// Counts frames. From time to time it returns the rate at which they came, if that is not the right one, or `Some(None)`
-    /// if it is.
-    pub fn count(&mut self, frames: u64, now: MonoTime) -> Option<Option<f64>> {
-        self.frames += frames;
-        let passed = now.since(self.begun);
-        if passed < Self::LEAST_TIME || self.frames < Self::LEAST_FRAMES {
-            return None;
-        }
-        let rate_hz = self.frames as f64 / passed.as_secs_f64();
-        (self.begun, self.frames) = (now, 0);
-        let is_right = (rate_hz / self.rate_hz - 1.0).abs() <= Self::TOLERANCE;
-        Some((!is_right).then_some(rate_hz))
+        Some(Due { time, missed })
     }
 }
 
@@ -138,19 +79,6 @@ mod tests {
 
     fn at(ms: u64) -> MonoTime {
         MonoTime(ms * MS)
-    }
-
-    #[test]
-    fn times_do_not_drift_and_what_is_late_is_counted() {
-        let mut clock = Clock::new(at(1000), 100.0);
-        for (now, missed, next) in
-            [(1000, 0, 1010), (1013, 0, 1020), (1029, 0, 1030), (1040, 1, 1050), (1199, 14, 1200)]
-        {
-            assert_eq!((clock.read(at(now)).missed, clock.due()), (missed, at(next)), "{now}");
-        }
-        let mut clock = Clock::new(MonoTime(0), 3.0);
-        (0..30_000_000).for_each(|_| _ = clock.read(clock.due()));
-        assert_eq!(clock.due(), at(10_000_000_000), "3 Hz for 10 million seconds");
     }
 
     /// A chip with a clock of its own, and a reader that is sometimes late: returns the samples that were read, how many were
@@ -168,7 +96,7 @@ mod tests {
             if let Some(due) = follower.look(now, is_new) {
                 read.push(newest.unwrap());
                 missed += due.missed;
-                error = error.max(due.time.unwrap().0.abs_diff(made(newest.unwrap())));
+                error = error.max(due.time.0.abs_diff(made(newest.unwrap())));
             }
         }
         (read, missed, error, looks)
@@ -200,17 +128,6 @@ mod tests {
         follower.look(at(700), true);
         follower.look(at(720), false);
         assert_eq!(follower.silent(at(725)), Duration::from_millis(25));
-    }
-
-    #[test]
-    fn a_wrong_rate_is_told_from_an_inexact_one() {
-        let tried = |real_hz: f64| {
-            let mut check = RateCheck::new(100.0, at(0));
-            let frames = (real_hz * 6.0) as u64;
-            let judged = (1..=frames).map(|n| check.count(1, MonoTime((n as f64 / real_hz * 1e9) as u64)));
-            judged.flatten().next().expect("5 s have passed").map(f64::round)
-        };
-        assert_eq!([95.0, 104.0, 50.0, 125.0].map(tried), [None, None, Some(50.0), Some(125.0)]);
     }
 
     proptest! {

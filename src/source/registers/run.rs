@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::chip::Chip;
-use super::pace::{Clock, Due, Follower, RateCheck};
+use super::pace::{Due, Follower};
 use super::{Bus, Connect, Ready, Registers};
-use crate::source::layout::Layout;
+use crate::source::layout::FieldLayout;
+use crate::source::rate::{Clock, RateWatch};
 use crate::source::session::{DEVICE_RETRY, keep_open};
 use crate::source::{FrameProducer, FrameSink, SourceError};
 use crate::stop::Waited;
@@ -20,11 +21,14 @@ const VERIFY_EVERY: Duration = Duration::from_secs(1);
 const SILENT_AFTER: Duration = Duration::from_secs(1);
 const SILENT_PERIODS: u32 = 10;
 
+/// A chip's own clock is off by up to a few percent.
+const RATE_TOLERANCE: f64 = 0.1;
+
 /// Reads one chip.
 pub struct RegisterSource {
     connect: Box<dyn Connect>,
     registers: Registers,
-    layout: Layout,
+    layout: FieldLayout,
 }
 
 impl RegisterSource {
@@ -90,8 +94,8 @@ impl<'a> Reading<'a> {
             if self.is_over(sink, clock.due())? {
                 return Ok(ControlFlow::Break(()));
             }
-            let due = clock.read(MonoTime::now());
-            if self.frame(due, sink)?.is_break() {
+            let missed = clock.read(MonoTime::now());
+            if self.frame(None, missed, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -101,7 +105,7 @@ impl<'a> Reading<'a> {
     fn when_ready(&mut self, ready: &Ready, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
         let (period, now) = (self.source.registers.period(), MonoTime::now());
         let mut follower = Follower::new(now, period);
-        let mut rate = RateCheck::new(self.source.registers.rate_hz, now);
+        let mut watch = RateWatch::new(self.source.registers.rate_hz, 1.0 - RATE_TOLERANCE, 1.0 + RATE_TOLERANCE);
         loop {
             if self.is_over(sink, follower.due())? {
                 return Ok(ControlFlow::Break(()));
@@ -109,32 +113,36 @@ impl<'a> Reading<'a> {
             let begun = MonoTime::now();
             let is_there = self.chip.is_ready(ready)?;
             let now = MonoTime(begun.0.midpoint(MonoTime::now().0));
-            let Some(due) = follower.look(now, is_there) else {
+            let Some(Due { time, missed }) = follower.look(now, is_there) else {
                 if follower.silent(now) >= SILENT_AFTER.max(period.saturating_mul(SILENT_PERIODS)) {
                     return Err(self.silent(ready, follower.silent(now)));
                 }
                 continue;
             };
-            if self.frame(due, sink)?.is_break() {
+            if self.frame(Some(time), missed, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            if let Some(wrong) = rate.count(1 + due.missed, now) {
+            if let Some(wrong) = watch.add(1 + missed, now) {
                 self.say_rate(wrong, sink);
             }
         }
     }
 
-    /// Reads a frame and feeds it; from time to time, compares the chip's set-up.
-    fn frame(&mut self, due: Due, sink: &mut FrameSink) -> Result<ControlFlow<()>, SourceError> {
+    /// Reads a frame and feeds it; from time to time, compares the chip's set-up. `time` is when the chip had it ready, if
+    /// that is known, and `missed` the number of frames before it that were not read.
+    fn frame(
+        &mut self,
+        time: Option<MonoTime>,
+        missed: u64,
+        sink: &mut FrameSink,
+    ) -> Result<ControlFlow<()>, SourceError> {
         let begun = MonoTime::now();
         self.chip.read_frame(&mut self.bytes)?;
         let arrival = MonoTime::now();
         self.source.layout.decode(&self.bytes, &mut self.values);
-        if due.missed > 0 {
-            sink.missed(due.missed);
-        }
+        sink.missed(missed);
         // The registers have the values of one moment: when the chip had them ready, or else in the middle of the transfer.
-        let time = due.time.unwrap_or(MonoTime(begun.0.midpoint(arrival.0)));
+        let time = time.unwrap_or(MonoTime(begun.0.midpoint(arrival.0)));
         let flow = sink.frames(&self.values, arrival, i64::try_from(time.0).ok());
         if arrival.since(self.verified) >= VERIFY_EVERY {
             self.verified = arrival;

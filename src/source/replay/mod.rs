@@ -307,13 +307,18 @@ impl ReplaySource {
             match due {
                 Due::Skipped => continue,
                 Due::Now => {}
+                // What is due already costs no system call.
+                Due::At(due) if due <= arrival => {}
                 Due::At(due) => {
-                    feed.wake_reader();
-                    let slept = feed.stop().sleep_until(due);
-                    if slept.map_err(|error| SourceError::io("wait to play", path, error))? == Waited::Stopped {
-                        return Ok(ControlFlow::Break(()));
-                    }
                     arrival = MonoTime::now();
+                    if arrival < due {
+                        feed.wake_reader();
+                        let slept = feed.stop().sleep_until(due);
+                        if slept.map_err(|error| SourceError::io("wait to play", path, error))? == Waited::Stopped {
+                            return Ok(ControlFlow::Break(()));
+                        }
+                        arrival = MonoTime::now();
+                    }
                 }
             }
             if file.give(arrival, feed).is_break() {

@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::records::Format;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, Records, SourceError, SourceKind,
+    Buffer, Content, ContentKind, Decoder, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind,
     Survey, WhenFull,
 };
 use crate::schema::{Checker, Key, choice, table};
@@ -27,8 +27,14 @@ use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::holder::{Holder, holders, runs};
 use crate::sys::permission::permit;
+use crate::text::figure;
 use crate::sys::serial::{self, Flow, LineSettings, PortError, is_character_device};
 
+/// The rates that boards and adapters have.
+const BAUDS: [u32; 14] = [
+    9600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000, 4_000_000,
+    12_000_000,
+];
 /// Of one read. The kernel gives at most 4096 bytes at once and keeps some 64 KiB more.
 const MOST_BYTES_OF_SLOW: usize = 1024;
 
@@ -150,6 +156,34 @@ impl Serial {
     }
 }
 
+impl Serial {
+    /// Checks that the port carries what the content needs.
+    fn check_baud(&self, key: &Key, checker: &mut Checker) {
+        let Some(needed) = self.content.kind().least_bytes_per_second() else { return };
+        let parity_bits = u8::from(self.parity != Parity::None);
+        let bits_per_byte = f64::from(1 + self.data_bits + parity_bits + self.stop_bits);
+        let carried = f64::from(self.baud) / bits_per_byte;
+        if needed > carried {
+            let least = needed * bits_per_byte;
+            let enough = BAUDS.into_iter().find(|baud| f64::from(*baud) >= least);
+            let advice = match enough {
+                Some(baud) => format!("write {baud}, here and on the board (a board that is a USB device itself takes any)"),
+                None => "send less, or use another interface".to_owned(),
+            };
+            let message = format!(
+                "at {} baud a port carries {} bytes in a second, of {bits_per_byte} bits each; {}.rate_hz needs at least {} \
+                 bytes in a second, which is {} baud; {advice}",
+                self.baud,
+                figure(carried),
+                self.content.name(),
+                figure(needed),
+                figure(least),
+            );
+            checker.problem(&key.child("baud"), message);
+        }
+    }
+}
+
 impl SourceKind for Serial {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         if !self.port.is_absolute() {
@@ -159,6 +193,7 @@ impl SourceKind for Serial {
         }
         self.check_content(key, checker);
         self.content.check(key, checker);
+        self.check_baud(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
     }
 
@@ -195,16 +230,8 @@ impl SourceKind for Serial {
         vec![Exclusive::new(self.port.display().to_string(), "port")]
     }
 
-    fn has_time(&self) -> bool {
-        self.content.kind().has_time()
-    }
-
-    fn records(&self) -> Option<&Records> {
-        self.content.kind().records()
-    }
-
-    fn frames_per_block(&self) -> usize {
-        self.content.kind().frames_per_block()
+    fn content(&self) -> Option<&dyn ContentKind> {
+        Some(self.content.kind())
     }
 }
 
@@ -251,7 +278,7 @@ fn advice(port: &Path, name: &str, machine: &Machine<'_>, proc: &Path) -> Vec<St
 
 const MODEM_MANAGER: &str = "ModemManager";
 const IGNORE: &str = "in /etc/udev/rules.d/70-edgewatt.rules: SUBSYSTEM==\"tty\", KERNEL==\"ttyACM*\", \
-                      ENV{ID_MM_DEVICE_IGNORE}=\"1\"; then run: udevadm control --reload && udevadm trigger";
+                      ENV{ID_MM_DEVICE_IGNORE}=\"1\"; then run: sudo udevadm control --reload && sudo udevadm trigger";
 
 fn by(holder: &Holder) -> String {
     format!("{} (process {})", holder.name, holder.pid)
@@ -274,8 +301,12 @@ impl FrameProducer for SerialSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let Self { path, settings, decoder, once } = &mut *self;
         let name = path.display().to_string();
+        let baud = settings.baud;
+        let advice = format!(
+            "{name}: nothing of what came can be used; is baud = {baud} that of the board? With another one, all is garbage"
+        );
         let read = |port: &mut OpenPort, sink: &mut FrameSink| {
-            let ended = decoder.stream_midway(port, path, sink, MOST_BYTES_OF_SLOW)?;
+            let ended = decoder.stream_midway(port, path, sink, MOST_BYTES_OF_SLOW, &advice)?;
             match ended {
                 ControlFlow::Continue(()) if !*once => Err(SourceError::device(path, "it was unplugged".to_owned())),
                 _ => Ok(ended),
@@ -296,8 +327,8 @@ fn open(path: &Path, settings: &LineSettings) -> Result<OpenPort, SourceError> {
                 io::ErrorKind::NotFound => format!("there is no such port; {}", ports::that_exist(&Machine::this())),
                 // The file's own permissions give EACCES; EPERM is the list of devices of the service.
                 io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(libc::EPERM) => {
-                    "the service may not open it; run: systemctl restart edgewatt; if that does not help, permit its class: \
-                     systemctl edit edgewatt, DeviceAllow=char-NAME rw, with its name in /proc/devices"
+                    "the service may not open it; run: sudo systemctl restart edgewatt; if that does not help, permit its class: \
+                     sudo systemctl edit edgewatt, DeviceAllow=char-NAME rw, with its name in /proc/devices"
                         .to_owned()
                 }
                 io::ErrorKind::PermissionDenied => format!("permission denied; {}", permit(path, RULE)),

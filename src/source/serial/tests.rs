@@ -329,3 +329,20 @@ fn what_cannot_be_read_from_its_middle_is_refused() {
     assert_eq!((held_back.buffer().1, held_back.settings().odd_parity), (WhenFull::Wait, Some(true)));
     assert_eq!(serial(port, "bytes = { format = 'u8' }").unwrap().buffer().1, WhenFull::Drop);
 }
+
+#[test]
+fn a_port_too_slow_for_its_content_is_refused_with_the_numbers() {
+    let refusal = |keys: &str| serial(Path::new("/dev/ttyUSB0"), keys).err().unwrap_or_default();
+    let packets = PACKETS.replace("sequence = 'seq'", "sequence = 'seq', rate_hz = 1000.0");
+    // 10 bytes, with one of COBS and the byte 0.
+    assert_eq!(
+        refusal(&packets),
+        "source.serial.baud: at 115200 baud a port carries 11520 bytes in a second, of 10 bits each; packets.rate_hz needs at \
+         least 12000 bytes in a second, which is 120000 baud; write 230400, here and on the board (a board that is a USB \
+         device itself takes any)"
+    );
+    assert_eq!(refusal(&format!("{packets}, baud = 120000")), "");
+    let lines = CSV.replace("channels =", "rate_hz = 1000.0, channels =");
+    assert!(refusal(&format!("{lines}, baud = 38400, parity = 'even'")).contains("of 11 bits each; records.rate_hz needs"));
+    assert_eq!(refusal(&format!("{lines}, baud = 40000")), "");
+}

@@ -3,7 +3,7 @@
 use ratatui_core::style::{Color, Modifier, Style};
 
 use super::{Canvas, GUTTER, Scene};
-use crate::text::{cut, width, wrap};
+use crate::text::{counted, cut, width, wrap};
 use crate::view::chart;
 use crate::view::font;
 use crate::view::model::{Decision, Meter, Node, Past, Pipeline, STAGES, Verdict};
@@ -421,7 +421,7 @@ pub(super) fn events(canvas: &mut Canvas<'_>, scene: &Scene<'_>, shown: &Shown<'
     let look = canvas.look;
     let mut lost = words::lost(shown.node, shown.pipeline);
     if scene.model.missed > 0 {
-        let missed = format!("{} messages that this view was too slow for", scene.model.missed);
+        let missed = format!("{} that this view was too slow for", counted(scene.model.missed, "message"));
         lost = Some(lost.map_or(missed.clone(), |lost| format!("{lost}, {missed}")));
     }
     let has_title = canvas.height() > 1;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Handle;
+use crate::text::counted;
 
 mod file;
 use file::{File, FileError};
@@ -232,7 +233,11 @@ impl Keeper {
                 outbox.stats().recovered - before
             });
             if found > 0 {
-                tracing::info!("found {found} messages of an earlier run in {}", self.settings.path.display());
+                tracing::info!(
+                    "found {} of an earlier run in {}",
+                    counted(found, "message"),
+                    self.settings.path.display()
+                );
             }
             self.token = Some(file.token);
             self.grown = true;

@@ -6,6 +6,7 @@ use crc::{
 };
 
 use crate::schema::choice;
+use crate::source::field::bits;
 
 choice! {
     /// The checksum at the end of a packet. "CRC-16-CCITT" is the name of several, so it is not among them.
@@ -40,13 +41,9 @@ choice! {
 }
 
 impl ByteOrder {
-    /// Returns the number that the bytes are.
+    /// Returns the number that the bytes of a checksum are, at most four.
     pub(super) fn number(self, bytes: &[u8]) -> u32 {
-        let join = |number: u32, byte: &u8| number << 8 | u32::from(*byte);
-        match self {
-            Self::Little => bytes.iter().rev().fold(0, join),
-            Self::Big => bytes.iter().fold(0, join),
-        }
+        bits(bytes, self == Self::Big) as u32
     }
 }
 

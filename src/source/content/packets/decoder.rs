@@ -1,6 +1,7 @@
 //! Finds packets in bytes, checks them, and makes samples of them.
 //!
-//! Owns the framing, the checksum, the count of packets and the device's clock. After bytes that are damaged or missing,
+//! Owns the framing, the checksum, and what is counted as rejected or missing. `sequence` judges the packets' numbers, `clock`
+//! reads their times. After bytes that are damaged or missing,
 //! the next byte 0 begins a packet again. Any split of the same bytes gives the same samples. Allocates nothing after it
 //! is built.
 
@@ -8,12 +9,13 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 
+use super::Packets;
 use super::checksum::{Algorithm, ByteOrder, Checksum};
-use super::layout::{Layout, Number};
-use super::{Packets, TimeUnit};
-use crate::source::field::Meaning;
+use super::clock::DeviceClock;
+use super::layout::PacketLayout;
+use super::sequence::{Place, Sequence};
 use crate::source::records::pace::Pace;
-use crate::source::records::{Record, shown, time_of_number, time_of_whole};
+use crate::source::records::{Record, shown};
 use crate::source::{FrameSink, Gap, Reject};
 use crate::units::MonoTime;
 
@@ -21,9 +23,6 @@ use crate::units::MonoTime;
 const READ_BYTES: usize = 64 * 1024;
 /// A block of COBS has at most so many bytes, of which the first counts the others.
 const LONGEST_BLOCK: usize = 255;
-/// A packet that is behind the last one by at most so many came late or twice; one that is further behind begins the count
-/// again.
-const LATE_PACKETS: u64 = 16;
 /// Steps in time after which it is known whether the device's clock and the nominal rate agree.
 const PACE_STEPS: usize = 64;
 
@@ -45,7 +44,7 @@ pub struct PacketDecoder {
 
 /// What packets hold, and what was in the last one.
 struct PacketContent {
-    layout: Layout,
+    layout: PacketLayout,
     checksum: Checksum,
     order: ByteOrder,
     algorithm: Algorithm,
@@ -53,9 +52,10 @@ struct PacketContent {
     values: Vec<f32>,
     /// One for each sample, or one for the packet, in nanoseconds.
     times: Vec<i64>,
-    /// The number of the last packet.
-    last_number: Option<u64>,
-    clock: Clock,
+    sequence: Sequence,
+    /// Packets that were damaged since the last one with a number: their own numbers are among the missing ones.
+    damaged: u64,
+    clock: DeviceClock,
     pace: Pace,
     pace_is_judged: bool,
     rate_hz: Option<f64>,
@@ -69,10 +69,10 @@ enum Fault {
         computed: u32,
         received: u32,
     },
-    /// Its number is that of the last packet, or of one shortly before.
+    /// It came before, or too late.
     Number {
         number: u64,
-        last: u64,
+        place: Place,
     },
     Time(Reject),
     /// The channel's place.
@@ -81,7 +81,7 @@ enum Fault {
 
 impl PacketDecoder {
     /// `packets` was checked, and `layout` is its layout.
-    pub(super) fn new(packets: &Packets, layout: Layout) -> Self {
+    pub(super) fn new(packets: &Packets, layout: PacketLayout) -> Self {
         let longest_frame = layout.packet_bytes + layout.packet_bytes / (LONGEST_BLOCK - 1) + 1;
         let algorithm = packets.crc.algorithm();
         Self {
@@ -96,12 +96,13 @@ impl PacketDecoder {
             content: PacketContent {
                 values: vec![0.0; layout.samples * layout.channels.len()],
                 times: Vec::with_capacity(layout.samples),
-                clock: Clock { unit: packets.time_unit.unwrap_or_default(), last: None },
+                clock: DeviceClock::new(packets.time_unit.unwrap_or_default()),
                 layout,
                 checksum: packets.crc,
                 order: packets.crc_order,
                 algorithm,
-                last_number: None,
+                sequence: Sequence::default(),
+                damaged: 0,
                 pace: Pace::new(PACE_STEPS),
                 pace_is_judged: false,
                 rate_hz: packets.rate_hz,
@@ -183,7 +184,8 @@ impl PacketDecoder {
         }
     }
 
-    fn too_long(&self, name: &dyn Display, arrival: MonoTime, sink: &mut FrameSink) -> ControlFlow<()> {
+    fn too_long(&mut self, name: &dyn Display, arrival: MonoTime, sink: &mut FrameSink) -> ControlFlow<()> {
+        self.content.is_damaged(sink);
         let (bytes, packet) = (self.longest_frame, self.content.layout.packet_bytes);
         sink.reject(Reject::TooLong, arrival, || {
             format!("{name}: more than {bytes} bytes without a byte 0; a packet has {packet} bytes; are they framed by COBS?")
@@ -199,17 +201,25 @@ impl PacketDecoder {
     ) -> ControlFlow<()> {
         let frame = &self.buffer[start..end];
         if !unstuff(frame, &mut self.packet) {
-            self.content.is_missing(sink);
+            self.content.is_damaged(sink);
             return sink.reject(Reject::Malformed, arrival, || format!("{name}: not framed by COBS: {}", shown(frame)));
         }
         let Err(fault) = self.content.read(&self.packet, sink) else {
             return self.content.give(arrival, sink);
         };
-        if !matches!(fault, Fault::Number { .. }) {
-            self.content.is_missing(sink);
+        match fault {
+            Fault::Length | Fault::Checksum { .. } => self.content.is_damaged(sink),
+            Fault::Time(_) | Fault::NotFinite(_) => self.content.is_missing(sink),
+            Fault::Number { .. } => {}
         }
         let content = &self.content;
-        sink.reject(fault.reason(), arrival, || format!("{name}: {}", content.explain(&self.packet, &fault)))
+        let explain = || format!("{name}: {}", content.explain(&self.packet, &fault));
+        if matches!(fault, Fault::Number { .. }) {
+            // Those before and after it follow each other.
+            sink.pass_over(fault.reason(), arrival, explain);
+            return ControlFlow::Continue(());
+        }
+        sink.reject(fault.reason(), arrival, explain)
     }
 }
 
@@ -227,14 +237,15 @@ impl Fault {
 
 impl PacketContent {
     fn restart(&mut self) {
-        self.last_number = None;
-        self.clock.last = None;
+        self.sequence = Sequence::default();
+        self.damaged = 0;
+        self.clock.restart();
         self.pace.restart();
     }
 
     /// Reads a packet: its values are then in `values`, and its time is that of the clock. Counts what is missing before it.
     fn read(&mut self, packet: &[u8], sink: &mut FrameSink) -> Result<(), Fault> {
-        let Layout { packet_bytes, header_bytes, sample_bytes, .. } = self.layout;
+        let PacketLayout { packet_bytes, header_bytes, sample_bytes, .. } = self.layout;
         if packet.len() != packet_bytes {
             return Err(Fault::Length);
         }
@@ -258,44 +269,51 @@ impl PacketContent {
         }
         self.times.clear();
         if let Some(time) = self.layout.time_of_packet {
-            self.times.push(self.clock.read(&time, content)?);
+            self.times.push(self.clock.read(&time, content).map_err(Fault::Time)?);
         } else if let Some(time) = self.layout.time_of_sample {
             for sample in samples() {
-                self.times.push(self.clock.read(&time, sample)?);
+                self.times.push(self.clock.read(&time, sample).map_err(Fault::Time)?);
             }
         }
         Ok(())
     }
 
-    /// Compares the packet's number with that of the one before.
+    /// Compares the packet's number with those before it.
     fn count(&mut self, content: &[u8], sink: &mut FrameSink) -> Result<(), Fault> {
         let Some((field, number)) = self.layout.sequence.and_then(|field| Some((field, field.bits(content)?))) else {
             return Ok(());
         };
-        let highest = u64::MAX >> (64 - 8 * field.kind.bytes);
-        let Some(last) = self.last_number else {
-            self.last_number = Some(number);
-            return Ok(());
-        };
-        let (ahead, behind) = (number.wrapping_sub(last) & highest, last.wrapping_sub(number) & highest);
-        if behind == 0 {
-            return Err(Fault::Number { number, last });
+        let place = self.sequence.place(number, u64::MAX >> (64 - field.kind.width()), content);
+        match place {
+            Place::Next => {}
+            Place::After { missing } => {
+                // A damaged packet is counted already.
+                let lost = missing.saturating_sub(self.damaged);
+                sink.cut(Gap::Interrupted);
+                if lost > 0 {
+                    sink.lost(lost.saturating_mul(self.layout.samples as u64));
+                }
+            }
+            Place::Restart => {
+                self.clock.restart();
+                self.pace.restart();
+                sink.cut(Gap::Interrupted);
+            }
+            Place::SameNumber => {
+                // A board that starts again after one packet, or one that does not count.
+                sink.cut(Gap::Interrupted);
+                return Err(Fault::Number { number, place });
+            }
+            Place::Repeat | Place::Late { .. } => return Err(Fault::Number { number, place }),
         }
-        if behind <= LATE_PACKETS {
-            // If it is not late, the device has started again; in no case does it follow the last one.
-            sink.cut(Gap::Interrupted);
-            return Err(Fault::Number { number, last });
-        }
-        // A count that jumps to 0 from far away starts again; from close to its highest value, it has wrapped.
-        if ahead > highest / 2 || (number == 0 && ahead > LATE_PACKETS) {
-            // The device has started again, and counts from 0.
-            self.restart();
-            sink.cut(Gap::Interrupted);
-        } else if ahead > 1 {
-            sink.lost((ahead - 1).saturating_mul(self.layout.samples as u64));
-        }
-        self.last_number = Some(number);
+        self.damaged = 0;
         Ok(())
+    }
+
+    /// A packet came whose number cannot be read.
+    fn is_damaged(&mut self, sink: &mut FrameSink) {
+        self.damaged = self.damaged.saturating_add(1);
+        self.is_missing(sink);
     }
 
     /// A packet is missing. Where each has many samples and there is no time, only this shows it.
@@ -355,8 +373,14 @@ impl PacketContent {
                 });
                 format!("the checksum is 0x{received:0digits$x}, but that of the bytes is 0x{computed:0digits$x}{hint}")
             }
-            Fault::Number { number, last } if number == last => format!("the packet {number} came twice"),
-            Fault::Number { number, last } => format!("the packet {number} came after the packet {last}"),
+            Fault::Number { number, place: Place::Late { last } } => {
+                format!("the packet {number} came late, after the packet {last}; it is counted as lost, too")
+            }
+            Fault::Number { number, place: Place::SameNumber } => format!(
+                "two packets in a row have the number {number}, and other bytes; packets.sequence must name a number that is \
+                 one higher in each packet"
+            ),
+            Fault::Number { number, .. } => format!("the packet {number} came twice"),
             Fault::Time(_) => "its time is outside of what can be held; check packets.time and time_unit".to_owned(),
             Fault::NotFinite(channel) => {
                 let name = self.layout.names.get(*channel).map_or("", String::as_str);
@@ -373,34 +397,6 @@ impl PacketContent {
         let is_right =
             |(checksum, order): &(Checksum, ByteOrder)| checksum.algorithm().of(content) == Some(order.number(sum));
         alike.flat_map(orders).find(is_right)
-    }
-}
-
-/// The device's clock, whose integers start again after the highest one.
-struct Clock {
-    unit: TimeUnit,
-    /// The last reading, and how many units it is after those before it were added up.
-    last: Option<(u64, i64)>,
-}
-
-impl Clock {
-    /// Returns the time in `part` of a packet, in nanoseconds.
-    fn read(&mut self, time: &Number, part: &[u8]) -> Result<i64, Fault> {
-        let bits = time.bits(part).ok_or(Fault::Length)?;
-        if time.kind.meaning == Meaning::Float {
-            return time_of_number(time.kind.number(bits), self.unit).map_err(Fault::Time);
-        }
-        let out_of_range = || Fault::Time(Reject::TimeRange);
-        let units = match self.last {
-            // The way to the next reading is the shorter one, ahead or back.
-            Some((last, units)) => units.checked_add(time.kind.sign_extended(bits.wrapping_sub(last))),
-            None if time.kind.meaning == Meaning::Signed => Some(time.kind.sign_extended(bits)),
-            None => i64::try_from(bits).ok(),
-        };
-        let units = units.ok_or_else(out_of_range)?;
-        let ns = time_of_whole(units, self.unit).map_err(Fault::Time)?;
-        self.last = Some((bits, units));
-        Ok(ns)
     }
 }
 

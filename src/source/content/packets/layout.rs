@@ -14,7 +14,7 @@ pub(super) struct Number {
 
 /// Where everything is in a packet.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Layout {
+pub(super) struct PacketLayout {
     /// The names of the channels.
     pub(super) names: Vec<String>,
     /// The channels of a sample, in the order of the names.
@@ -74,7 +74,7 @@ impl Fields {
     }
 }
 
-impl Layout {
+impl PacketLayout {
     /// Reads the fields of `header` and `sample`.
     ///
     /// # Errors
@@ -132,6 +132,14 @@ impl Layout {
         }
         if sequence.is_some_and(|(_, in_header)| !in_header) && packets.samples_per_packet > 1 {
             return Err(("sequence", "it counts packets, not samples; move its field to header".to_owned()));
+        }
+        for (key, number) in [("time", time), ("sequence", sequence)] {
+            if number.is_some_and(|(number, _)| number.kind.shift > 0) {
+                return Err((key, "it is read with all its bits; leave `>>` out of its field".to_owned()));
+            }
+        }
+        if packets.time.is_some() && packets.time == packets.sequence {
+            return Err(("sequence", "it names the field of the time; leave it out, or name another field".to_owned()));
         }
         let (header_bytes, sample_bytes) = (header.bytes(), sample.bytes());
         let time_in = |in_header: bool| time.filter(|(_, is)| *is == in_header).map(|(number, _)| number);

@@ -4,20 +4,24 @@
 //! finds packets in bytes. Packets are untrusted: whatever they contain, the result is samples or a reason to reject it.
 
 mod checksum;
+mod clock;
 mod decoder;
 mod layout;
+mod sequence;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use self::layout::Layout;
+use self::layout::PacketLayout;
 use super::{ContentKind, Decoder};
 use crate::schema::expanded::Table as _;
-use crate::schema::{Checker, Key, table};
+use crate::schema::{Checker, Key, seconds, table};
 use crate::source::TruthLabels;
 use crate::source::records::TimeUnit;
 use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::text::figure;
 
 pub use checksum::{ByteOrder, Checksum};
 pub use decoder::PacketDecoder;
@@ -57,7 +61,7 @@ table! {
         pub time: Option<String>, otherwise("none"), example("\"time\"");
         /// The unit of that field: `micros()` of an Arduino is "us", `millis()` is "ms".
         pub time_unit: Option<TimeUnit>, otherwise("none; `time` needs it"), example("\"us\"");
-        /// The integer that is one higher in each packet. It shows which packets are missing, and which came twice.
+        /// The integer that is one higher in each packet. It shows which packets are missing, and which came twice or late.
         pub sequence: Option<String>, otherwise("none"), example("\"sequence\"");
     }
 }
@@ -65,7 +69,7 @@ table! {
 impl ContentKind for Packets {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         self.check_ranges(key, checker);
-        let layout = match Layout::new(self) {
+        let layout = match PacketLayout::new(self) {
             Ok(layout) => layout,
             Err((name, message)) => return checker.problem(&key.child(name), message),
         };
@@ -86,6 +90,59 @@ impl ContentKind for Packets {
                 checker.problem(&key, format!("{scale} is not a scale; write a number other than 0"));
             }
         }
+        if self.crc_order == ByteOrder::Big && self.crc.bytes() < 2 {
+            let message = format!("crc = \"{}\" has no two bytes to put in order; leave it out", self.crc.name());
+            checker.problem(&key.child("crc_order"), message);
+        }
+        self.check_time(&layout, key, checker);
+    }
+
+    fn spec(&self) -> StreamSpec {
+        let names = PacketLayout::new(self).map(|layout| layout.names).unwrap_or_default();
+        StreamSpec {
+            frame: Shape::new([names.len()]),
+            sample: SampleType::F32,
+            rate_hz: self.rate_hz,
+            names,
+            units: Vec::new(),
+        }
+    }
+
+    fn decoder(&self, _labels: TruthLabels) -> Decoder {
+        // Its check has refused a layout that cannot be used; the empty one rejects every packet.
+        Decoder::Packets(Box::new(PacketDecoder::new(self, PacketLayout::new(self).unwrap_or_default())))
+    }
+
+    fn has_time(&self) -> bool {
+        self.time.is_some()
+    }
+
+    fn frames_per_block(&self) -> usize {
+        self.samples_per_packet
+    }
+
+    fn longest_step(&self) -> Option<Duration> {
+        let (time, unit) = (PacketLayout::new(self).ok()?, self.time_unit?);
+        if let Some(time) = time.time_of_sample {
+            return clock::longest_step(&time, unit);
+        }
+        // The clock shows the step from packet to packet, in which all samples but one have their places.
+        let others = self.rate_hz.map_or(0.0, |rate_hz| self.samples_per_packet.saturating_sub(1) as f64 / rate_hz);
+        clock::longest_step(&time.time_of_packet?, unit).map(|longest| longest.saturating_sub(seconds(others)))
+    }
+
+    fn least_bytes_per_second(&self) -> Option<f64> {
+        // Sizes that are out of range may be too large to be counted.
+        let bytes = PacketLayout::new(self).ok()?.packet_bytes as f64;
+        // COBS adds a byte to each 254, and the byte 0.
+        let framed = bytes + (bytes / 254.0).ceil() + 1.0;
+        Some(framed * self.rate_hz? / self.samples_per_packet.max(1) as f64)
+    }
+}
+
+impl Packets {
+    /// Checks the keys of the device's clock.
+    fn check_time(&self, layout: &PacketLayout, key: &Key, checker: &mut Checker) {
         match (&self.time, self.time_unit) {
             (Some(_), None) => {
                 let message = "say in which unit the time is: time_unit = \"us\" for micros(), \"ms\" for millis()";
@@ -100,29 +157,23 @@ impl ContentKind for Packets {
             let message = "the packet has one time for several samples; write rate_hz, so that each gets its own";
             checker.problem(&key.child("rate_hz"), message);
         }
-    }
-
-    fn spec(&self) -> StreamSpec {
-        let names = Layout::new(self).map(|layout| layout.names).unwrap_or_default();
-        StreamSpec {
-            frame: Shape::new([names.len()]),
-            sample: SampleType::F32,
-            rate_hz: self.rate_hz,
-            names,
-            units: Vec::new(),
+        let (Some(unit), Some(rate_hz)) = (self.time_unit, self.rate_hz) else { return };
+        let (time, frames) = match (layout.time_of_packet, layout.time_of_sample) {
+            (Some(time), _) => (time, self.samples_per_packet),
+            (None, Some(time)) => (time, 1),
+            (None, None) => return,
+        };
+        let step_s = frames as f64 / rate_hz;
+        if let Some(longest) = clock::longest_step(&time, unit).filter(|longest| step_s >= longest.as_secs_f64()) {
+            let (bits, unit, longest_s) = (time.kind.width(), unit.name(), longest.as_secs_f64());
+            let message = format!(
+                "a number of {bits} bits in {unit} starts again after {} s, so it shows no step of {} s or more; by rate_hz the \
+                 step is {} s: send a number with more bits, or another time_unit",
+                figure(2.0 * longest_s),
+                figure(longest_s),
+                figure(step_s)
+            );
+            checker.problem(&key.child("time"), message);
         }
-    }
-
-    fn decoder(&self, _labels: TruthLabels) -> Decoder {
-        // Its check has refused a layout that cannot be used; the empty one rejects every packet.
-        Decoder::Packets(Box::new(PacketDecoder::new(self, Layout::new(self).unwrap_or_default())))
-    }
-
-    fn has_time(&self) -> bool {
-        self.time.is_some()
-    }
-
-    fn frames_per_block(&self) -> usize {
-        self.samples_per_packet
     }
 }

@@ -57,7 +57,7 @@ impl Rig {
         let mut rest = bytes;
         while !rest.is_empty() {
             self.decoder.fill(&mut rest).unwrap();
-            assert!(self.decoder.feed(Path::new("port"), MonoTime(0), &mut self.sink).unwrap().is_continue());
+            assert!(self.decoder.feed(&"port", false, MonoTime(0), &mut self.sink).unwrap().is_continue());
         }
         self
     }
@@ -216,9 +216,57 @@ fn missing_packets_are_counted_and_repeated_ones_dropped() {
     assert_eq!(send(&[254, 255, 0, 1]), (vec![(254.0, None), (255.0, None), (0.0, None), (1.0, None)], 0, 0));
     assert_eq!(send(&[2, 2, 3]), (vec![(2.0, None), (3.0, None)], 0, 1), "one came twice");
     assert_eq!(send(&[6]), (vec![(6.0, Some(Gap::Overrun))], 6, 0), "two are missing");
-    assert_eq!(send(&[5, 7]), (vec![(7.0, Some(Gap::Interrupted))], 0, 1), "one came late");
+    assert_eq!(send(&[5, 7]), (vec![(7.0, None)], 0, 1), "one came late: its gap was counted");
     assert_eq!(send(&[100]), (vec![(100.0, Some(Gap::Overrun))], 276, 0));
     assert_eq!(send(&[0, 1]), (vec![(0.0, Some(Gap::Interrupted)), (1.0, None)], 0, 0), "the board has started again");
+}
+
+#[test]
+fn a_board_that_starts_again_soon_loses_nothing_and_its_clock_begins_again() {
+    let packets = checked(IMU).unwrap();
+    let mut rig = Rig::new(&packets);
+    let run = |count: u16, value: i16| -> Vec<u8> {
+        (0..count).flat_map(|n| frame(&packets, &imu(n, 10_000 * u32::from(n), [value, 0]))).collect()
+    };
+    rig.feed(&run(11, 1)).feed(&run(14, 2));
+    let samples = rig.samples();
+    assert_eq!((samples.len(), rig.lost(), rig.stats().rejected()), (25, 0, 0));
+    assert_eq!(samples[11], (Some(0), vec![2.0, 0.0], Some(Gap::Interrupted)));
+    assert_eq!(samples.iter().filter(|(.., gap)| gap.is_some()).count(), 1);
+    // With the same bytes, only the order tells it.
+    rig.feed(&run(10, 3)).feed(&run(10, 3));
+    let gaps: Vec<Option<Gap>> = rig.samples().into_iter().map(|(.., gap)| gap).collect();
+    assert_eq!((gaps.len(), rig.stats().rejects(Reject::Duplicate)), (18, 2));
+    assert_eq!((gaps[0], gaps[10]), (Some(Gap::Interrupted), Some(Gap::Interrupted)));
+}
+
+#[test]
+fn a_damaged_packet_is_counted_once() {
+    let packets = checked(IMU).unwrap();
+    let mut rig = Rig::new(&packets);
+    let at = |n: u16| frame(&packets, &imu(n, 10_000 * u32::from(n), [1, 0]));
+    let mut bad = at(1);
+    bad[9] ^= 0x40;
+    rig.feed(&at(0)).feed(&bad).feed(&at(2));
+    let gaps: Vec<Option<Gap>> = rig.samples().into_iter().map(|(.., gap)| gap).collect();
+    assert_eq!(gaps, [None, Some(Gap::Interrupted)]);
+    assert_eq!((rig.stats().rejected(), rig.lost()), (1, 0));
+    // Of two that are missing, one was damaged. Text that is no packet explains nothing later.
+    rig.feed(&bad).feed(&at(5)).feed(b"hello\0").feed(&at(6)).feed(&at(8));
+    assert_eq!((rig.stats().rejected(), rig.lost()), (3, 2));
+}
+
+#[test]
+fn three_late_packets_in_a_row_do_not_cut_a_stream_without_time() {
+    let packets = checked("header = ['n: u8']\nsample = ['a: u8']\ncrc = 'crc16-kermit'\nsequence = 'n'").unwrap();
+    let mut rig = Rig::new(&packets);
+    rig.feed(&[1, 5, 2, 3, 4, 6].map(|n| frame(&packets, &[n, n])).concat());
+    let samples: Vec<_> = rig.samples().into_iter().map(|(_, values, gap)| (values[0], gap)).collect();
+    assert_eq!(samples, [(1.0, None), (5.0, Some(Gap::Overrun)), (6.0, None)]);
+    assert_eq!((rig.lost(), rig.stats().rejects(Reject::Duplicate)), (3, 3));
+    assert!(rig.reason().contains("the packet 2 came late, after the packet 5"), "{}", rig.reason());
+    rig.feed(&frame(&packets, &[6, 9])).feed(&frame(&packets, &[7, 9]));
+    assert_eq!(rig.samples(), [(None, vec![9.0], Some(Gap::Interrupted))]);
 }
 
 #[test]
@@ -290,6 +338,29 @@ fn what_cannot_be_is_refused_with_what_would_be_right() {
             "sample = ['a: f64le', 'skip: 4096']\nsamples_per_packet = 5\ncrc = 'none'",
             "would have 20520 bytes; the limit",
         ),
+        (
+            "header = ['t: u16le']\nsample = ['a: u8']\ncrc = 'none'\ntime = 't'\ntime_unit = 'us'\nrate_hz = 10.0",
+            "packets.time: a number of 16 bits in us starts again after 0.06554 s, so it shows no step of 0.03277 s or more; \
+             by rate_hz the step is 0.1 s: send a number with more bits, or another time_unit",
+        ),
+        (
+            "header = ['t: u8']\nsample = ['a: u8']\ncrc = 'none'\ntime = 't'\ntime_unit = 'ms'\nrate_hz = 1000.0\n\
+             samples_per_packet = 128",
+            "packets.time: a number of 8 bits in ms",
+        ),
+        (
+            "sample = ['a: u8', 't: u32le >> 4']\ncrc = 'none'\ntime = 't'\ntime_unit = 'us'",
+            "packets.time: it is read with all its bits",
+        ),
+        (
+            "sample = ['a: u8', 't: u32le']\ncrc = 'none'\ntime = 't'\ntime_unit = 'us'\nsequence = 't'",
+            "packets.sequence: it names the field of the time",
+        ),
+        (
+            "sample = ['a: u8']\ncrc = 'crc8-maxim'\ncrc_order = 'be'",
+            "packets.crc_order: crc = \"crc8-maxim\" has no two bytes to put in order; leave it out",
+        ),
+        ("sample = ['a: u8']\ncrc = 'none'\ncrc_order = 'be'", "packets.crc_order: crc = \"none\""),
         ("sample = ['a: u8']\ncrc = 'none'\nscale = 0.0", "packets.scale: 0 is not a scale"),
         (
             "sample = ['a: u8']\ncrc = 'none'\nscales = { b = 1.0 }",
@@ -299,6 +370,25 @@ fn what_cannot_be_is_refused_with_what_would_be_right() {
     ] {
         let refusal = checked(text).unwrap_err();
         assert!(refusal.contains(expected), "{text}\n{refusal}");
+    }
+}
+
+#[test]
+fn every_source_of_packets_knows_their_time_and_their_number_of_samples() {
+    let packets = "packets = { header = ['t: u32le'], sample = ['a: u8'], samples_per_packet = 4, crc = 'none', time = 't', \
+                   time_unit = 'us', rate_hz = 100.0 }";
+    for keys in [
+        "serial = { port = '/dev/ttyUSB0', ",
+        "udp = { listen = '127.0.0.1:5005', ",
+        "exec = { command = ['x'], ",
+        "mqtt = { topic = 'x', ",
+    ] {
+        let source: crate::source::Source = toml::from_str(&format!("{keys}{packets} }}")).unwrap();
+        let kind = source.kind();
+        assert_eq!((kind.has_time(), kind.frames_per_block()), (true, 4), "{keys}");
+        let longest_s = kind.longest_step().unwrap().as_secs_f64();
+        // Half of 2^32 us, without the three samples between two times.
+        assert!((longest_s - (2_147.483_648 - 0.03)).abs() < 1e-6, "{keys}: {longest_s}");
     }
 }
 
@@ -326,7 +416,7 @@ fn packets_come_in_datagrams_too() {
         assert!(flow.is_continue());
     }
     assert_eq!(values(&rig.samples()), [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]);
-    assert_eq!((rig.stats().rejected(), rig.lost()), (1, 1));
+    assert_eq!((rig.stats().rejected(), rig.lost()), (1, 0), "the damaged one is counted once");
     assert!(rig.reason().starts_with("a datagram: "), "{}", rig.reason());
 }
 
@@ -392,10 +482,11 @@ proptest! {
         let mut of_sent = sent.iter();
         prop_assert!(got.iter().all(|sample| of_sent.any(|sent| sent == sample)), "{got:?}");
         prop_assert!(got.len() + 2 * damage.len() >= sent.len(), "{} of 40 for {damage:?}", got.len());
-        // What is missing between two packets that came is counted.
+        // What is missing between two packets that came is counted, as lost or as damaged.
         let first = got[0][0];
         let last = got[got.len() - 1][0];
-        prop_assert_eq!(lost, (last - first) as u64 + 1 - got.len() as u64, "{:?}", rejects);
+        let (missing, rejected) = ((last - first) as u64 + 1 - got.len() as u64, rejects.iter().sum::<u64>());
+        prop_assert!(lost <= missing && missing <= lost + rejected, "{lost} of {missing}, {rejects:?}");
     }
 
     #[test]

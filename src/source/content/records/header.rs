@@ -1,5 +1,6 @@
 //! The line that names the columns: where each column in use is, and what is wrong with a line that does not say so.
 
+use crate::text::counted;
 use super::fields::{ColumnError, Delimiter, Fields, column};
 use super::reject::shown;
 use super::{Decimal, Records, Role, time};
@@ -125,7 +126,6 @@ fn not_csv(line: &[u8]) -> Option<&'static str> {
 /// Says why a line of CSV has another number of fields than there are columns, and what would be right.
 pub(super) fn explain_count(records: &Records, line: &[u8], found: usize, columns: usize) -> String {
     let named = if records.has_header() { "the header" } else { "records.columns" };
-    let fields = if found == 1 { "field" } else { "fields" };
     let others = Delimiter::ALL.into_iter().filter(|other| *other != records.delimiter);
     let right = others.into_iter().find(|other| columns > 1 && Fields::new(*other).split(line) == columns);
     let hint = match right {
@@ -137,5 +137,5 @@ pub(super) fn explain_count(records: &Records, line: &[u8], found: usize, column
         }
         None => String::new(),
     };
-    format!("the line has {found} {fields}, {named} has {columns}{hint}: {}", shown(line.trim_ascii()))
+    format!("the line has {}, {named} has {columns}{hint}: {}", counted(found, "field"), shown(line.trim_ascii()))
 }

@@ -122,6 +122,13 @@ impl ContentKind for Records {
     fn records(&self) -> Option<&Records> {
         Some(self)
     }
+
+    fn least_bytes_per_second(&self) -> Option<f64> {
+        // A digit, and what is between it and the next one.
+        const LEAST_BYTES: usize = 2;
+        let values = self.columns.as_ref().map_or(self.used().count(), Vec::len);
+        Some((values * LEAST_BYTES) as f64 * self.rate_hz?)
+    }
 }
 
 impl Records {

@@ -344,7 +344,8 @@ impl RecordParser {
             return match reason {
                 Reject::Missing => format!("column `{name}` is empty"),
                 _ if names_itself && !self.records.has_header() => format!(
-                    "column `{name}`: {} {why}; the line names columns: set records.header = true and leave columns out",
+                    "column `{name}`: {} {why}; the line is a header, and is passed over: check that records.columns has its \
+                     names, in its order",
                     shown(bytes)
                 ),
                 _ => format!("column `{name}`: {} {why}", shown(bytes)),

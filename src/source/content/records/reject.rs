@@ -34,10 +34,12 @@ pub enum Reject {
     Partial,
     /// A broker had kept it from before.
     Retained,
+    /// A datagram or message without content.
+    Empty,
 }
 
 impl Reject {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::Missing,
         Self::NotFinite,
@@ -51,6 +53,7 @@ impl Reject {
         Self::Duplicate,
         Self::Partial,
         Self::Retained,
+        Self::Empty,
     ];
 
     /// Returns the name under which it is counted.
@@ -69,6 +72,7 @@ impl Reject {
             Self::Duplicate => "duplicate",
             Self::Partial => "partial",
             Self::Retained => "retained",
+            Self::Empty => "empty",
         }
     }
 }

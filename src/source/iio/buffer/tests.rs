@@ -22,6 +22,10 @@ fn times_go_forward_and_a_clock_that_was_set_is_seen() {
     assert_eq!(next(5), (Some(5), 0));
     assert_eq!(next(i64::MAX), (Some(i64::MAX), 0));
     assert_eq!(next(i64::MIN), (Some(i64::MIN), 0));
+    // A period that is not a whole number is rounded.
+    let mut times = Times::new(600.0);
+    times.next(0, false);
+    assert_eq!(times.next(0, false), (Some(1_666_667), 0));
 }
 
 #[test]
@@ -48,7 +52,7 @@ fn quaternion(names: &[&str], elements: &[(&str, u32, &str)]) -> Result<Record, 
         index: *index,
         kind: kind.parse().unwrap(),
     };
-    Record::new(&Layout::new(elements.iter().map(element).collect()), plan, names.len())
+    Record::new(&ScanLayout::new(elements.iter().map(element).collect()), plan, names.len())
 }
 
 #[test]

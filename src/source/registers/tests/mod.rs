@@ -303,6 +303,27 @@ fn a_reset_is_told_by_what_was_read() {
 }
 
 #[test]
+fn a_register_is_verified_by_what_was_written_last_to_it() {
+    let registers = registers(&example("i2c-mpu6050"));
+    let init = vec![
+        Step::Write(vec![0x10, 1, 2, 3]),
+        Step::Write(vec![0x11, 4]),
+        Step::Pause(1.0),
+        Step::Write(vec![0x20, 5, 6]),
+        Step::Pause(1.0),
+    ];
+    let verified = |verify| {
+        let registers = Registers { init: init.clone(), verify, ..registers.clone() };
+        registers.verified().map(|(register, values)| (register, values.to_vec()))
+    };
+    assert_eq!(verified(None), Some((0x20, vec![5, 6])));
+    for (register, value) in [(0x10, 1), (0x11, 4), (0x12, 3), (0x20, 5), (0x21, 6)] {
+        assert_eq!(verified(Some(register)), Some((register, vec![value])));
+    }
+    assert_eq!((verified(Some(0x0f)), verified(Some(0x13)), verified(Some(0xff))), (None, None, None));
+}
+
+#[test]
 fn a_chip_left_in_another_bank_is_found() {
     let source = example("i2c-icm20948");
     let mut chip = Virtual::new(Kind::Icm20948, motion(5));
