@@ -14,6 +14,7 @@ pub mod sys;
 pub mod schema;
 pub mod mqtt;
 pub mod stream;
+pub mod dsp;
 
 pub mod source;
 pub mod frontend;
