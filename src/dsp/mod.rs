@@ -14,3 +14,10 @@ pub use decibel::Decibel;
 pub use fft::RealFft;
 pub use mel::{MelFilters, MelNorm, MelScale, MelShape, Triangles};
 pub use window::WindowFunction;
+
+use crate::schema::choice;
+
+choice! {
+    /// Whose code a spectrum is computed like. It sets the defaults, and details that no key sets.
+    pub enum Convention { Librosa = "librosa", TensorFlow = "tensorflow" }
+}

@@ -14,7 +14,7 @@ use super::recording::{Found, RecordedStream, RecordingFile};
 use super::{Buffer, FrameProducer, FrameSink, Gap, OpenOptions, Records, SourceError, SourceKind, Survey, WhenFull};
 use crate::schema::{Checker, Form, Key, Value, family, table};
 use crate::stop::Waited;
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 use crate::sys::Machine;
 use crate::units::MonoTime;
 
@@ -184,13 +184,7 @@ impl SourceKind for Replay {
     }
 
     fn spec(&self) -> StreamSpec {
-        let unknown = || StreamSpec {
-            frame: Shape::new([1]),
-            sample: SampleType::F32,
-            rate_hz: None,
-            names: Vec::new(),
-            units: Vec::new(),
-        };
+        let unknown = || StreamSpec::new(Shape::new([1]), SampleType::F32, None);
         self.path.found.as_ref().map_or_else(unknown, |stream| stream.spec.clone())
     }
 
