@@ -100,7 +100,7 @@ pub enum Content {
     /// What a sensor gives. Samples of type i16 have a full scale of 32768.
     #[default]
     Samples,
-    /// As [`Content::Samples`] of type i16, after a front end that has made f32 of them: the full scale is still 32768.
+    /// Sound whose full scale is 32768 though its samples are f32: those of a WAV file, or what a front end made of i16.
     Pcm16,
     /// The bins of a Fourier transform of `fft_length` samples; `rate_hz` is that of the samples, if it is known.
     Spectrum { convention: Convention, fft_length: usize, rate_hz: Option<f64> },

@@ -10,7 +10,7 @@ pub mod mel;
 pub mod window;
 
 pub use dct::{Dct, DctNorm};
-pub use decibel::Decibel;
+pub use decibel::{Decibel, at_least};
 pub use fft::RealFft;
 pub use mel::{MelFilters, MelNorm, MelScale, MelShape, Triangles};
 pub use window::WindowFunction;

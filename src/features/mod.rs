@@ -19,6 +19,10 @@ family! {
         mod detrend: Detrend;
         mod diff: Diff;
         mod transpose: Transpose;
+        mod clip: Clip;
+        mod power_to_db: PowerToDb;
+        mod mfcc: Mfcc;
+        mod normalize: Normalize;
     }
 }
 

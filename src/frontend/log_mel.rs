@@ -1,7 +1,7 @@
 //! Mel bands of a spectrum, and their logarithm.
 
 use super::{FrontendKind, Stage};
-use crate::dsp::{Convention, MelFilters, MelNorm, MelScale, MelShape, Triangles};
+use crate::dsp::{Convention, Decibel, MelFilters, MelNorm, MelScale, MelShape, Triangles, at_least};
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::{Content, Mismatch, SampleType, Shape, StreamSpec};
 
@@ -126,8 +126,8 @@ impl FrontendKind for LogMel {
         let log = self.log(convention);
         let (offset, amin) = if log == Log::No { (0.0, 0.0) } else { self.floor(convention) };
         let filters = MelFilters::new(&self.shape(convention, rate_hz), bins, bin_hz);
-        let reference_db = 10.0 * self.reference.unwrap_or(1.0).max(amin).log10();
-        Box::new(Bands { bins, filters, log, offset, amin, reference_db })
+        let decibel = Decibel::new(amin, self.reference.unwrap_or(1.0));
+        Box::new(Bands { bins, filters, log, offset, amin, decibel })
     }
 }
 
@@ -137,14 +137,14 @@ struct Bands {
     log: Log,
     offset: f32,
     amin: f32,
-    reference_db: f32,
+    decibel: Decibel,
 }
 
 impl Bands {
     fn logarithm(&self, band: f32) -> f32 {
-        let value = (band + self.offset).max(self.amin);
+        let value = at_least(band + self.offset, self.amin);
         match self.log {
-            Log::Decibel => 10.0 * value.log10() - self.reference_db,
+            Log::Decibel => self.decibel.of(value),
             Log::Natural => value.ln(),
             Log::Ten => value.log10(),
             Log::No => value,

@@ -28,8 +28,8 @@ table! {
         pub window: WindowFunction = WindowFunction::Hann;
         /// 1 for the magnitude of each bin, 2 for its power.
         pub power: Option<u8>, range(1, 2), otherwise("librosa: 2; tensorflow: 1"), example("2");
-        /// Whether integers of 16 bits are divided by 32768, as librosa.load and tf.audio.decode_wav do. A stream of other
-        /// numbers is taken as it is.
+        /// Whether sound in the range of integers of 16 bits is divided by 32768, as librosa.load and tf.audio.decode_wav do. A
+        /// stream of other numbers is taken as it is.
         pub normalize: bool = true;
         /// The channel to transform, numbered from 0.
         pub channel: Option<usize>, otherwise("the only one"), example("0");

@@ -145,7 +145,7 @@ impl RecordedStream {
             rate_hz: Some(rate),
             names: Vec::new(),
             units: Vec::new(),
-            content: Content::Samples,
+            content: Content::Pcm16,
         };
         let samples = Samples {
             layout,

@@ -14,7 +14,7 @@ use super::recording::{Found, RecordedStream, RecordingFile};
 use super::{Buffer, FrameProducer, FrameSink, Gap, OpenOptions, Records, SourceError, SourceKind, Survey, WhenFull};
 use crate::schema::{Checker, Form, Key, Value, family, table};
 use crate::stop::Waited;
-use crate::stream::{Content, SampleType, Shape, StreamSpec};
+use crate::stream::{SampleType, Shape, StreamSpec};
 use crate::sys::Machine;
 use crate::units::MonoTime;
 
