@@ -17,7 +17,7 @@ table! {
         /// What has a mean of its own: each channel of a window, such as a mel band or a coefficient; or the whole window.
         pub over: Over = Over::Channel;
         /// What is added to the deviation, so that a channel that does not change becomes 0.
-        pub epsilon: f32 = 1e-8, range(1e-30, 1e9);
+        pub epsilon: f32 = 1e-8, range(1e-12, 1e9);
     }
 }
 

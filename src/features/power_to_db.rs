@@ -17,7 +17,7 @@ table! {
         /// What is 0 dB: an energy of 1, or the largest energy in the window (ref=np.max).
         pub reference as "ref": Reference = Reference::One;
         /// The least energy.
-        pub amin: f32 = 1e-10, range(1e-30, 1e30);
+        pub amin: f32 = 1e-10, range(1e-20, 1e9);
         /// How far below the largest value of the window a value can be; what is lower is raised to that. 1000 raises nothing
         /// (top_db=None).
         pub top_db: f32 = 80.0, range(0.0, 1000.0), unit("dB");

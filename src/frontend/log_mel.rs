@@ -36,7 +36,7 @@ table! {
         /// The least value that goes into the logarithm.
         pub amin: Option<f32>, range(0.0, 1e9), otherwise("librosa without offset: 1e-10; else 0"), example("1e-10");
         /// What is 0 dB: `ref` of librosa.power_to_db. Only for log = "db".
-        pub reference as "ref": Option<f32>, range(1e-30, 1e30), otherwise("1.0"), example("1.0");
+        pub reference as "ref": Option<f32>, range(1e-9, 1e9), otherwise("1.0"), example("1.0");
     }
 }
 
