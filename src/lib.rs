@@ -13,6 +13,7 @@ pub mod text;
 pub mod sys;
 pub mod schema;
 pub mod mqtt;
+pub mod dsp;
 pub mod stream;
 
 pub mod source;

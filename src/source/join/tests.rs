@@ -504,13 +504,7 @@ struct Joining {
 
 /// Joins two such sources, `imu` and `temp`, on a thread with the priority 3 if that is granted.
 fn join_of(silence: Option<Duration>, acts: impl Fn(&mut FrameSink) + Clone + Send + 'static) -> Joining {
-    let spec = StreamSpec {
-        frame: Shape::new([1]),
-        sample: SampleType::F32,
-        rate_hz: Some(50.0),
-        names: Vec::new(),
-        units: Vec::new(),
-    };
+    let spec = StreamSpec::new(Shape::new([1]), SampleType::F32, Some(50.0));
     let settings = SinkSettings { spec, frames: 64, frames_per_block: 1, when_full: WhenFull::Drop };
     let rule = Rule { method: FollowMethod::Hold, tolerance_ns: MS, wait: Some(Duration::ZERO) };
     let child = |name: &str, rule| Child {

@@ -20,7 +20,7 @@ use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, seconds, table};
 use crate::source::TruthLabels;
 use crate::source::records::TimeUnit;
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 use crate::text::figure;
 
 pub use checksum::{ByteOrder, Checksum};
@@ -105,6 +105,7 @@ impl ContentKind for Packets {
             rate_hz: self.rate_hz,
             names,
             units: Vec::new(),
+            content: Content::Samples,
         }
     }
 
