@@ -31,6 +31,7 @@ family! {
         mod regress: Regress;
         mod raw: Raw;
         mod threshold: Threshold;
+        mod wake_word: WakeWord;
     }
 }
 
@@ -47,6 +48,12 @@ pub trait DecisionKind {
     /// Returns where a decision on a single value changes; `values` is what the model's operators tell of each output.
     fn boundary(&self, _values: &[OutputValues]) -> Option<f32> {
         None
+    }
+
+    /// Returns whether it tells of events, which are rarer than windows. Then only windows with a class are published, unless
+    /// the configuration says otherwise.
+    fn tells_events(&self) -> bool {
+        false
     }
 
     /// Returns whether verdicts name a class, so that they can be compared with the stream's true class.
