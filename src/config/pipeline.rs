@@ -136,8 +136,6 @@ table! {
         /// The number of classes whose scores are published, the highest first, instead of every class. It keeps the messages
         /// of a model with thousands of classes small.
         pub top_k: Option<usize>, range(1, 1000), otherwise("as `scores` says"), example("10");
-        /// Whether every window is published, with a decision that otherwise publishes events only, such as `wake_word`.
-        pub every_window: bool = false;
         /// The quality of service of this pipeline's predictions.
         pub qos: Option<u8>, otherwise("mqtt.qos"), limits("0 (at most once) or 1 (at least once)"), example("1");
     }
@@ -183,8 +181,6 @@ pub struct Pipeline {
     pub decision: Decision,
     /// The number of classes whose scores are published at most, if scores are published.
     pub publish_scores: Option<usize>,
-    /// Every window is published, even if the decision tells of events.
-    pub publish_every_window: bool,
     pub qos: u8,
     pub realtime: Realtime,
 }
@@ -232,7 +228,6 @@ impl Pipeline {
             batch: _,
             decision: _,
             publish_scores: _,
-            publish_every_window: _,
             qos: _,
         } = self;
         *source == other.source && *realtime == other.realtime
@@ -359,7 +354,6 @@ impl PipelineKeys {
             inputs: model.inputs,
             delegates: wanted,
             publish_scores: self.publish.top_k.or(self.publish.scores.then_some(usize::MAX)),
-            publish_every_window: self.publish.every_window,
             qos,
             realtime: self.realtime,
         };
@@ -379,10 +373,6 @@ impl PipelineKeys {
         {
             let source = key.child("source").child(self.source.name());
             checker.problem(&truth.iter().fold(source, |key, name| key.child(name)), CLASSES_ONLY);
-        }
-        if self.publish.every_window && !decision.tells_events() {
-            let message = format!("decision.{} publishes every window; remove the key", self.decision.name());
-            checker.problem(&key.child("publish").child("every_window"), message);
         }
         if !decision.needs_labels() {
             if self.model.labels.is_some() {

@@ -50,9 +50,8 @@ pub trait DecisionKind {
         None
     }
 
-    /// Returns whether it tells of events, which are rarer than windows. Then only windows with a class are published, unless
-    /// the configuration says otherwise.
-    fn tells_events(&self) -> bool {
+    /// Returns whether only windows with a class are published: events, which are rarer than windows.
+    fn events_only(&self) -> bool {
         false
     }
 

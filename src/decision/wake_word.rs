@@ -18,7 +18,7 @@ const MAX_IGNORED: usize = 360_000;
 
 table! {
     /// Tells when a word is heard, from one probability that a model gives for each window, as the models of micro-wake-word
-    /// do. Only detections are published, unless `publish.every_window` is true.
+    /// do.
     pub struct WakeWord {
         /// The index of the model's output, which is one probability.
         pub output: usize = 0;
@@ -32,6 +32,8 @@ table! {
         /// The number of windows in which nothing is detected: after the start, after a gap, and after a detection, so that a
         /// word that is said once is detected once. 33 windows of 30 ms are about a second.
         pub ignore_windows: usize = 33, range(0, MAX_IGNORED);
+        /// Whether every window is published, and not only detections.
+        pub every_window: bool = false;
     }
 }
 
@@ -50,8 +52,8 @@ impl DecisionKind for WakeWord {
         Some(self.cutoff)
     }
 
-    fn tells_events(&self) -> bool {
-        true
+    fn events_only(&self) -> bool {
+        !self.every_window
     }
 
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     fn wake_word(ignore_windows: usize) -> WakeWord {
-        WakeWord { output: 0, word: "okay nabu".into(), cutoff: 0.85, window: 3, ignore_windows }
+        WakeWord { output: 0, word: "okay nabu".into(), cutoff: 0.85, window: 3, ignore_windows, every_window: false }
     }
 
     fn decide(listener: &mut Listener, value: f32) -> Verdict {

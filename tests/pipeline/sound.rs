@@ -65,13 +65,13 @@ fn ten_minutes_give_the_numbers_of_pymicro_features() {
 }
 
 /// What examples/wake-word/recording.toml says of the sound of wake_word.plan.
-fn listen(publish: &str) -> Wire {
+fn listen(pipeline: &str, decision: &str) -> Wire {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/#");
     let setup = Setup::of(&root().join("examples/wake-word/recording.toml"))
         .with("mqtt://127.0.0.1", &format!("mqtt://127.0.0.1:{}", broker.port))
         .with("../../runtime", &root().join("runtime").display().to_string())
-        .with("decision.wake_word", &format!("{publish}decision.wake_word"));
+        .with("decision.wake_word = { ", &format!("{pipeline}decision.wake_word = {{ {decision}"));
     setup.write("recording.wav", &wav(&sound("wake_word")));
     setup.run_once().expect(0);
     Wire::new(subscriber.until(|line| line.contains("/kitchen/status offline")))
@@ -91,7 +91,7 @@ fn a_wake_word_is_heard_where_pymicro_wakeword_hears_it_and_only_then_published(
             expected.push(window);
         }
     }
-    let wire = listen("");
+    let wire = listen("", "");
     let last_sample = |window: &usize| WINDOW + (3 * window + 2) * HOP - 1;
     let expected: Vec<usize> = expected.iter().map(last_sample).collect();
     let predictions = wire.predictions();
@@ -108,8 +108,8 @@ fn a_wake_word_is_heard_where_pymicro_wakeword_hears_it_and_only_then_published(
 }
 
 #[test]
-fn the_probabilities_are_those_of_pymicro_wakeword_within_a_step() {
-    let wire = listen("publish.every_window = true\n");
+fn the_probabilities_of_the_runtime_s_own_kernels_are_those_of_pymicro_wakeword_within_a_step() {
+    let wire = listen("delegate = \"cpu\"\n", "every_window = true, ");
     let expected = numbers("wake_word.probabilities");
     let predictions = wire.predictions();
     assert_eq!(predictions.len(), expected.len());

@@ -28,8 +28,16 @@ impl<const N: usize> Complex<N> {
     }
 }
 
+/// What the second, third and fourth of the parts that a step joins are turned by.
+type Turns<const M: usize> = [Complex<M>; 3];
+
+/// Returns the turns of the step that joins parts of `M` points.
+fn turns<const M: usize>() -> Turns<M> {
+    [1, 2, 3].map(|times| Complex::turns(|k| -2.0 * PI * (times * k) as f64 / (4 * M) as f64))
+}
+
 pub(super) struct Fft {
-    turns: Complex<POINTS>,
+    turns: (Turns<1>, Turns<4>, Turns<16>, Turns<64>),
     /// The turns that take the real spectrum out of the complex one.
     split: Complex<{ POINTS / 2 }>,
     /// For each place of the first step, the sample that goes there.
@@ -41,7 +49,7 @@ pub(super) struct Fft {
 impl Fft {
     pub(super) fn new() -> Self {
         Self {
-            turns: Complex::turns(|k| -2.0 * PI * k as f64 / POINTS as f64),
+            turns: (turns(), turns(), turns(), turns()),
             split: Complex::turns(|k| -PI * ((k + 1) as f64 / POINTS as f64 + 0.5)),
             order: std::array::from_fn(|place| reversed(place as u8)),
             data: Complex::ZERO,
@@ -55,10 +63,11 @@ impl Fft {
             self.data.re[place] = samples[2 * from];
             self.data.im[place] = samples[2 * from + 1];
         }
-        self.step::<1>();
-        self.step::<4>();
-        self.step::<16>();
-        self.step::<64>();
+        let (first, second, third, fourth) = &self.turns;
+        step(&mut self.data, first);
+        step(&mut self.data, second);
+        step(&mut self.data, third);
+        step(&mut self.data, fourth);
         self.split();
     }
 
@@ -66,36 +75,6 @@ impl Fft {
     pub(super) fn energy(&self, bin: usize) -> u32 {
         let square = |part: i16| i32::from(part).pow(2) as u32;
         square(self.bins.re[bin]) + square(self.bins.im[bin])
-    }
-
-    /// Joins four transforms of `M` points each to one, all over the data.
-    fn step<const M: usize>(&mut self) {
-        let Complex { re, im } = &mut self.data;
-        let stride = POINTS / (4 * M);
-        let mut turns = [Complex::<M>::ZERO, Complex::ZERO, Complex::ZERO];
-        for (times, turns) in (1..).zip(&mut turns) {
-            for k in 0..M {
-                turns.re[k] = self.turns.re[times * k * stride];
-                turns.im[k] = self.turns.im[times * k * stride];
-            }
-        }
-        for (re, im) in re.chunks_exact_mut(4 * M).zip(im.chunks_exact_mut(4 * M)) {
-            let ([a_re, b_re, c_re, d_re], [a_im, b_im, c_im, d_im]) = (quarters::<M>(re), quarters::<M>(im));
-            for k in 0..M {
-                let turn = |of: usize| (turns[of].re[k], turns[of].im[k]);
-                let a = (quarter(a_re[k]), quarter(a_im[k]));
-                let b = times((quarter(b_re[k]), quarter(b_im[k])), turn(0));
-                let c = times((quarter(c_re[k]), quarter(c_im[k])), turn(1));
-                let d = times((quarter(d_re[k]), quarter(d_im[k])), turn(2));
-                let (sum_ac, difference_ac) = (plus(a, c), minus(a, c));
-                let (sum_bd, difference_bd) = (plus(b, d), minus(b, d));
-                (a_re[k], a_im[k]) = plus(sum_ac, sum_bd);
-                (c_re[k], c_im[k]) = minus(sum_ac, sum_bd);
-                let turned = (difference_bd.1, difference_bd.0.wrapping_neg());
-                (b_re[k], b_im[k]) = plus(difference_ac, turned);
-                (d_re[k], d_im[k]) = minus(difference_ac, turned);
-            }
-        }
     }
 
     fn split(&mut self) {
@@ -118,16 +97,35 @@ impl Fft {
     }
 }
 
+/// Joins four transforms of `M` points each to one, all over the data.
+fn step<const M: usize>(data: &mut Complex<POINTS>, turns: &Turns<M>) {
+    for (re, im) in data.re.chunks_exact_mut(4 * M).zip(data.im.chunks_exact_mut(4 * M)) {
+        // Always so: arrays of `M` need no check of bounds in the loop.
+        let ([a_re, b_re, c_re, d_re], [a_im, b_im, c_im, d_im]) =
+            (re.as_chunks_mut::<M>().0, im.as_chunks_mut::<M>().0)
+        else {
+            continue;
+        };
+        for k in 0..M {
+            let turn = |of: usize| (turns[of].re[k], turns[of].im[k]);
+            let a = (quarter(a_re[k]), quarter(a_im[k]));
+            let b = times((quarter(b_re[k]), quarter(b_im[k])), turn(0));
+            let c = times((quarter(c_re[k]), quarter(c_im[k])), turn(1));
+            let d = times((quarter(d_re[k]), quarter(d_im[k])), turn(2));
+            let (sum_ac, difference_ac) = (plus(a, c), minus(a, c));
+            let (sum_bd, difference_bd) = (plus(b, d), minus(b, d));
+            (a_re[k], a_im[k]) = plus(sum_ac, sum_bd);
+            (c_re[k], c_im[k]) = minus(sum_ac, sum_bd);
+            let turned = (difference_bd.1, difference_bd.0.wrapping_neg());
+            (b_re[k], b_im[k]) = plus(difference_ac, turned);
+            (d_re[k], d_im[k]) = minus(difference_ac, turned);
+        }
+    }
+}
+
 /// Returns the number with its four digits of base 4 in reverse.
 fn reversed(place: u8) -> u8 {
     (0..4).fold(0, |all, digit| all << 2 | place >> (2 * digit) & 3)
-}
-
-/// Returns the four quarters of `4 * M` values.
-fn quarters<const M: usize>(values: &mut [i16]) -> [&mut [i16]; 4] {
-    let (first, second) = values.split_at_mut(2 * M);
-    let ((a, b), (c, d)) = (first.split_at_mut(M), second.split_at_mut(M));
-    [a, b, c, d]
 }
 
 fn rounded(x: i32) -> i16 {

@@ -179,3 +179,62 @@ fn bands(fft: &Fft) -> [u64; CHANNELS] {
 fn nearest(value: f32) -> i16 {
     (value + 0.5_f32.copysign(value)) as i16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound(channels: usize, rate_hz: Option<f64>) -> StreamSpec {
+        let frame = Shape::new([channels]);
+        StreamSpec { frame, sample: SampleType::I16, rate_hz, names: Vec::new(), units: Vec::new() }
+    }
+
+    fn micro_frontend(hop_ms: usize) -> MicroFrontend {
+        MicroFrontend { hop_ms, scale: 0.039_062_5 }
+    }
+
+    #[test]
+    fn it_takes_one_channel_at_16_khz_and_says_what_to_do_with_others() {
+        let output = micro_frontend(20).output(&sound(1, Some(RATE_HZ))).unwrap();
+        assert_eq!((output.frame, output.rate_hz), (Shape::new([CHANNELS]), Some(50.0)));
+        let refused = |spec: &StreamSpec| micro_frontend(10).output(spec).unwrap_err().message;
+        let two = refused(&sound(2, Some(RATE_HZ)));
+        assert!(two.contains("frames of [2]") && two.contains("select = [0]"), "{two}");
+        let fast = refused(&sound(1, Some(44_100.0)));
+        assert!(fast.contains("gets 44100 Hz") && fast.contains("rate_hz = 16000"), "{fast}");
+        let unknown = refused(&sound(1, None));
+        assert!(unknown.contains("set rate_hz there"), "{unknown}");
+        let bytes = refused(&StreamSpec { sample: SampleType::U8, ..sound(1, Some(RATE_HZ)) });
+        assert!(bytes.contains("gets bytes"), "{bytes}");
+    }
+
+    #[test]
+    fn a_frame_comes_with_the_sample_that_was_asked_for() {
+        let samples: Vec<f32> = (0..16_000).map(|i| ((i * 7_919) % 20_011 - 10_000) as f32).collect();
+        for hop_ms in [1, 10, 20, 30] {
+            let mut stage = micro_frontend(hop_ms).build(&sound(1, Some(RATE_HZ)));
+            let mut whole = Vec::new();
+            stage.process(&samples, &mut whole);
+            stage.reset();
+            let (mut out, mut begin, mut wanted) = (Vec::new(), 0, 0);
+            while begin + stage.frames_wanted(wanted % 3 + 1) <= samples.len() {
+                let frames = wanted % 3 + 1;
+                wanted += frames;
+                let end = begin + stage.frames_wanted(frames);
+                assert!(stage.most_frames(end - begin) >= frames);
+                stage.process(&samples[begin..end - 1], &mut out);
+                assert_eq!(out.len(), (wanted - 1) * CHANNELS, "all but the last");
+                stage.process(&samples[end - 1..end], &mut out);
+                assert_eq!(out.len(), wanted * CHANNELS, "and the last with the last sample");
+                begin = end;
+            }
+            assert_eq!(out, whole[..out.len()], "as after the start, however the samples come");
+        }
+    }
+
+    #[test]
+    fn values_between_the_numbers_of_16_bits_become_the_nearest() {
+        let values = [0.4, -0.4, 0.6, -0.6, 40_000.0, -40_000.0, f32::NAN];
+        assert_eq!(values.map(nearest), [0, 0, 1, -1, i16::MAX, i16::MIN, 0]);
+    }
+}
