@@ -14,6 +14,7 @@ family! {
         mod stft: Stft;
         mod log_mel: LogMel;
         mod mfcc: Mfcc;
+        mod micro_frontend: MicroFrontend;
     }
 }
 

@@ -8,5 +8,6 @@ mod models;
 mod record;
 mod spectra;
 mod stateful;
+mod sound;
 mod stream;
 mod realtime;
