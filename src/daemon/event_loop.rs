@@ -13,8 +13,8 @@ use crate::publish::publisher::Drained;
 
 /// How long decisions are held back until the outbox is checked again.
 const HELD: Duration = Duration::from_millis(1);
-/// Batches of each pipeline that are encoded before anything else has its turn again.
-const ROUNDS: usize = 16;
+/// How long decisions are encoded before anything else, such as a signal, has its turn again.
+const TURN: Duration = Duration::from_millis(5);
 
 impl Daemon {
     /// Runs until everything has ended, or until the daemon was stopped and what had arrived is decided or overdue.
@@ -26,14 +26,15 @@ impl Daemon {
         let decisions = self.context.decisions.clone();
         let mut connection = self.delivery.as_ref().map(|delivery| delivery.handle.status());
         let mut store = self.delivery.as_ref().and_then(|delivery| delivery.handle.store_state());
-        let mut held = false;
+        let mut left = Drained::Empty;
         loop {
             let deadline = self.phase.deadline();
             tokio::select! {
                 client = changed(&mut connection) => self.connection_changed(&client),
                 state = changed(&mut store) => self.store_changed(&state),
                 () = decisions.notified() => {}
-                () = tokio::time::sleep(HELD), if held => {}
+                () = tokio::time::sleep(HELD), if left == Drained::Held => {}
+                () = std::future::ready(()), if left == Drained::More => {}
                 () = reached(deadline) => if self.deadline_passed().is_break() {
                     return Ok(());
                 },
@@ -45,7 +46,7 @@ impl Daemon {
                 Some(action) = actions.recv() => self.action_received(action),
                 Some(signal) = signals.next() => self.signal_received(signal)?,
             }
-            held = self.publish_decisions().await;
+            left = self.publish_decisions().await;
             self.reap().await;
             if self.is_done() {
                 return Ok(());
@@ -99,10 +100,11 @@ impl Daemon {
         }
     }
 
-    /// Encodes what is decided, a batch of each pipeline in turn. Returns whether some decisions are left.
-    async fn publish_decisions(&mut self) -> bool {
+    /// Encodes what is decided, a batch of each pipeline in turn. Returns what is left.
+    async fn publish_decisions(&mut self) -> Drained {
         let may_hold = !self.phase.is_overdue();
-        for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        loop {
             let (mut more, mut held) = (false, false);
             for pipeline in &mut self.pipelines {
                 let drained = pipeline.publish_decisions(&self.context.node_publisher, may_hold);
@@ -110,11 +112,13 @@ impl Daemon {
                 held |= drained == Drained::Held;
             }
             if !more {
-                return held;
+                return if held { Drained::Held } else { Drained::Empty };
+            }
+            if begun.elapsed() >= TURN {
+                return Drained::More;
             }
             tokio::task::yield_now().await;
         }
-        true
     }
 }
 

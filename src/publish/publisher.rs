@@ -29,8 +29,9 @@ use crate::units::MonoTime;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
-/// Decisions that are encoded before the other tasks of the thread run.
+/// Decisions that are encoded before the other tasks of the thread run, and their bytes: fewer decisions if they are large.
 const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// Publishes what concerns the node as a whole.
 #[derive(Clone)]
@@ -305,7 +306,11 @@ impl PipelinePublisher {
             return Drained::Held;
         }
         let clocks = Clocks::now();
+        let mut bytes = 0;
         for _ in 0..BATCH {
+            if bytes >= BATCH_BYTES {
+                break;
+            }
             let values = &mut self.progress.values;
             let popped = self.route.decisions.pop(|decision, first, second| {
                 values.clear();
@@ -314,7 +319,7 @@ impl PipelinePublisher {
                 decision
             });
             match popped {
-                Some(decision) => self.publish(node_publisher, &clocks, &decision),
+                Some(decision) => bytes += self.publish(node_publisher, &clocks, &decision),
                 // The next route is used only when nothing more can come on this one.
                 None if self.route.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
                 None => return Drained::Empty,
@@ -328,7 +333,8 @@ impl PipelinePublisher {
         self.route.decisions.is_abandoned() && self.route.decisions.is_empty() && self.next.is_empty()
     }
 
-    fn publish(&mut self, node_publisher: &NodePublisher, clocks: &Clocks, decision: &Decision) {
+    /// Publishes a decision; returns the bytes of its message.
+    fn publish(&mut self, node_publisher: &NodePublisher, clocks: &Clocks, decision: &Decision) -> usize {
         let mut json = std::mem::take(&mut self.progress.json);
         json.clear();
         let payload = Prediction {
@@ -381,6 +387,7 @@ impl PipelinePublisher {
             self.progress.totals.right += u64::from(self.route.presentation.is_right(class, truth));
         }
         self.progress.json = json;
+        payload.len()
     }
 
     /// Publishes the figures of an interval, and an event if something was dropped in it. Returns predictions per second.

@@ -246,7 +246,7 @@ fn bad_records_are_counted_by_reason_and_the_stream_goes_on() {
     let counts = &wire.metrics()["counts"];
     let expected = json!({
         "malformed": 5, "missing": 2, "not_finite": 5, "out_of_range": 2, "time_range": 1, "equal_time": 0, "too_long": 1,
-        "unterminated": 0, "header": 0, "checksum": 0, "duplicate": 0, "partial": 0, "retained": 0
+        "unterminated": 0, "header": 0, "checksum": 0, "duplicate": 0, "partial": 0, "retained": 0, "empty": 0
     });
     assert_eq!(counts["rejects"], expected);
     assert_eq!(counts["samples"], 600);

@@ -3,6 +3,7 @@
 //! Owns the choice between `records`, `bytes` and `packets`, and the reading of one writer. Leaves to each source where its bytes come
 //! from.
 
+mod doubts;
 mod yuv;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::bytes::{ByteDecoder, Bytes, unfinished};
+use self::doubts::Doubts;
 use self::packets::PacketDecoder;
 use self::records::{Next, RecordParser, RecordReader, Records, Reject};
 use super::{FrameSink, SourceError, TruthLabels};
@@ -24,8 +26,6 @@ use crate::units::MonoTime;
 
 /// A writer that gave fewer bytes at once leaves room in its pipe while the source rests.
 const MOST_BYTES_OF_SLOW: usize = 16 * 1024;
-/// After so many rejected records or packets without a good one, the stream as a whole is wrong.
-const ALL_REJECTED: u64 = 20;
 
 family! {
     /// What the bytes hold: records of text, raw samples, or packets.
@@ -258,8 +258,8 @@ impl Decoder {
     }
 
     /// Like [`Self::stream`] for what was written before it was read: it may begin inside a line or packet. A read
-    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one. `advice` is logged once if
-    /// all that comes is rejected.
+    /// of less than `most_of_slow` bytes shows that there is time to rest before the next one. `question` is asked if
+    /// nothing of what comes can be used.
     ///
     /// # Errors
     /// The same.
@@ -269,10 +269,10 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
-        advice: &str,
+        question: &str,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(true);
-        self.read(from, name, sink, most_of_slow, Some(advice))
+        self.read(from, name, sink, most_of_slow, Some(question))
     }
 
     fn read(
@@ -281,9 +281,9 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
         most_of_slow: usize,
-        mut advice: Option<&str>,
+        question: Option<&str>,
     ) -> Result<ControlFlow<()>, SourceError> {
-        let (delivered, rejected) = (sink.delivered(), sink.stats().rejected());
+        let mut doubts = Doubts::new(question, sink);
         let io_error = |e| SourceError::io("read", name, e);
         let mut is_slow = true;
         loop {
@@ -302,13 +302,7 @@ impl Decoder {
                 return Ok(ControlFlow::Break(()));
             }
             sink.wake_reader();
-            if sink.delivered() > delivered {
-                advice = None;
-            } else if sink.stats().rejected() >= rejected + ALL_REJECTED
-                && let Some(advice) = advice.take()
-            {
-                tracing::warn!(pipeline = sink.pipeline(), "{advice}");
-            }
+            doubts.taken(count, name, sink);
             if count == 0 {
                 self.end(name, arrival, sink);
                 return Ok(ControlFlow::Continue(()));

@@ -27,13 +27,13 @@ use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::holder::{Holder, holders, runs};
 use crate::sys::permission::permit;
-use crate::text::figure;
 use crate::sys::serial::{self, Flow, LineSettings, PortError, is_character_device};
+use crate::text::figure;
 
 /// The rates that boards and adapters have.
 const BAUDS: [u32; 14] = [
-    9600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000, 4_000_000,
-    12_000_000,
+    9600, 19_200, 38_400, 57_600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 1_500_000, 2_000_000, 3_000_000,
+    4_000_000, 12_000_000,
 ];
 /// Of one read. The kernel gives at most 4096 bytes at once and keeps some 64 KiB more.
 const MOST_BYTES_OF_SLOW: usize = 1024;
@@ -167,7 +167,9 @@ impl Serial {
             let least = needed * bits_per_byte;
             let enough = BAUDS.into_iter().find(|baud| f64::from(*baud) >= least);
             let advice = match enough {
-                Some(baud) => format!("write {baud}, here and on the board (a board that is a USB device itself takes any)"),
+                Some(baud) => {
+                    format!("write {baud}, here and on the board (a board that is a USB device itself takes any)")
+                }
                 None => "send less, or use another interface".to_owned(),
             };
             let message = format!(
@@ -210,7 +212,7 @@ impl SourceKind for Serial {
         self.check_access()?;
         let decoder = self.content.kind().decoder(options.labels);
         let (path, settings) = (self.port.clone(), self.settings());
-        Ok(Box::new(SerialSource { path, settings, decoder, once: options.once }))
+        Ok(Box::new(SerialSource { path, settings, decoder }))
     }
 
     /// Only what can never become a port is refused: one that is not there, or whose permissions udev has not set yet, is
@@ -232,6 +234,10 @@ impl SourceKind for Serial {
 
     fn content(&self) -> Option<&dyn ContentKind> {
         Some(self.content.kind())
+    }
+
+    fn endless(&self) -> Option<&'static str> {
+        Some("reads a serial port, which has no end; start it without --once, or use the source lines or replay")
     }
 }
 
@@ -293,26 +299,24 @@ struct SerialSource {
     path: PathBuf,
     settings: LineSettings,
     decoder: Decoder,
-    /// End when the port is unplugged.
-    once: bool,
 }
 
 impl FrameProducer for SerialSource {
     fn run(mut self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
-        let Self { path, settings, decoder, once } = &mut *self;
+        let Self { path, settings, decoder } = &mut *self;
         let name = path.display().to_string();
-        let baud = settings.baud;
-        let advice = format!(
-            "{name}: nothing of what came can be used; is baud = {baud} that of the board? With another one, all is garbage"
-        );
-        let read = |port: &mut OpenPort, sink: &mut FrameSink| {
-            let ended = decoder.stream_midway(port, path, sink, MOST_BYTES_OF_SLOW, &advice)?;
-            match ended {
-                ControlFlow::Continue(()) if !*once => Err(SourceError::device(path, "it was unplugged".to_owned())),
-                _ => Ok(ended),
-            }
+        let question = format!("is baud = {} that of the board?", settings.baud);
+        let read = |port: &mut OpenPort, sink: &mut FrameSink| match decoder.stream_midway(
+            port,
+            path,
+            sink,
+            MOST_BYTES_OF_SLOW,
+            &question,
+        )? {
+            ControlFlow::Continue(()) => Err(SourceError::device(path, "it was unplugged".to_owned())),
+            stopped => Ok(stopped),
         };
-        keep_open(sink, &name, DEVICE_RETRY, *once, || open(path, settings), read)
+        keep_open(sink, &name, DEVICE_RETRY, false, || open(path, settings), read)
     }
 }
 

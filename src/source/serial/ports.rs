@@ -39,7 +39,9 @@ impl Login {
     /// Returns what frees the port for a sensor.
     pub fn fix(self, port: &str) -> String {
         match self {
-            Self::Console => format!("for a sensor there, remove console={port} from the kernel's command line, then restart"),
+            Self::Console => {
+                format!("for a sensor there, remove console={port} from the kernel's command line, then restart")
+            }
             Self::Getty => format!("for a sensor there, run: sudo systemctl disable --now serial-getty@{port}"),
         }
     }
@@ -60,7 +62,10 @@ pub fn ports(machine: &Machine<'_>, proc: &Path) -> Vec<Port> {
     let consoles = text(&machine.sysfs.join("class/tty/console/active")).unwrap_or_default();
     let login = |name: &str| match consoles.split(' ').any(|console| console == name) {
         true => Some(Login::Console),
-        false => arguments(proc, "getty").iter().any(|argument| argument.trim_start_matches("/dev/") == name).then_some(Login::Getty),
+        false => arguments(proc, "getty")
+            .iter()
+            .any(|argument| argument.trim_start_matches("/dev/") == name)
+            .then_some(Login::Getty),
     };
     let port = |name: String| Port { stable: stable(machine, &name), login: login(&name), name };
     names(machine.dev).into_iter().filter(is_port).map(port).collect()
@@ -116,13 +121,10 @@ mod tests {
         let files = ["ttyS0", "ttyS1", "ttyS2", "ttyAMA0", "ttyAMA1", "ttyUSB0", "ttyUSBx", "tty1"];
         files.iter().for_each(|name| tree.write(&format!("dev/{name}"), ""));
         let machine = Machine { sysfs: &tree.path("sys"), dev: &tree.path("dev") };
-        let found: Vec<_> = ports(&machine, &tree.path("proc")).into_iter().map(|port| (port.name, port.login)).collect();
-        let expected = [
-            ("ttyAMA0", None),
-            ("ttyS0", Some(Login::Console)),
-            ("ttyS2", Some(Login::Getty)),
-            ("ttyUSB0", None),
-        ];
+        let found: Vec<_> =
+            ports(&machine, &tree.path("proc")).into_iter().map(|port| (port.name, port.login)).collect();
+        let expected =
+            [("ttyAMA0", None), ("ttyS0", Some(Login::Console)), ("ttyS2", Some(Login::Getty)), ("ttyUSB0", None)];
         assert_eq!(found, expected.map(|(name, login)| (name.to_owned(), login)));
         let named = that_exist(&machine);
         assert!(named.contains("ttyUSB0") && !named.contains("ttyS0"), "{named}");

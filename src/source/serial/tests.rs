@@ -39,8 +39,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(serial: &Serial, frames: usize, once: bool) -> Self {
-        let source = serial.open(OpenOptions { once, ..OpenOptions::default() }).unwrap();
+    fn new(serial: &Serial, frames: usize) -> Self {
+        let source = serial.open(OpenOptions::default()).unwrap();
         let settings = SinkSettings { spec: serial.spec(), frames, frames_per_block: 1, when_full: WhenFull::Drop };
         let (stop, stats) = (Arc::new(Stop::new().unwrap()), Arc::<SourceStats>::default());
         let (mut sink, reader) = frame_ring(&settings, "test", stop.clone(), stats.clone());
@@ -104,7 +104,7 @@ fn numbers(frames: &[(Vec<f32>, Option<Gap>)]) -> Vec<f32> {
 #[test]
 fn lines_come_as_they_were_sent_and_other_text_is_counted() {
     let mut board = Board::new();
-    let mut rig = Rig::new(&serial(&board.port(), CSV).unwrap(), 4096, false);
+    let mut rig = Rig::new(&serial(&board.port(), CSV).unwrap(), 4096);
     greet(&mut board, &rig);
     let begun = rig.stats.rejected();
     for piece in
@@ -153,7 +153,7 @@ fn a_flood_of_packets_loses_nothing_that_is_not_counted() {
     // As many bytes as 921,600 baud carry in four seconds.
     for (frames, keeps_up) in [(8192, true), (64, false)] {
         let mut board = Board::new();
-        let mut rig = Rig::new(&serial(&board.port(), &format!("baud = 921600, {PACKETS}")).unwrap(), frames, false);
+        let mut rig = Rig::new(&serial(&board.port(), &format!("baud = 921600, {PACKETS}")).unwrap(), frames);
         let first = greet_by_packets(&mut board, &rig, 0);
         let sender = std::thread::spawn(move || {
             for number in first..first + PACKETS_SENT {
@@ -197,7 +197,7 @@ fn a_port_that_is_unplugged_is_opened_again_under_its_name() {
     let mut board = Board::unplugged();
     let serial = serial(&board.port(), PACKETS).unwrap();
     serial.check_access().unwrap();
-    let mut rig = Rig::new(&serial, 4096, false);
+    let mut rig = Rig::new(&serial, 4096);
     rig.wait("the absence", |rig| rig.trouble().contains("there is no such port; plug it in"));
     let mut number = 0;
     for round in 0..3 {
@@ -228,19 +228,16 @@ fn a_port_that_is_unplugged_is_opened_again_under_its_name() {
 }
 
 #[test]
-fn a_run_that_ends_with_its_stream_ends_when_the_port_is_unplugged() {
+fn bytes_without_the_end_of_a_line_are_a_question_for_the_baud_until_one_ends() {
     let mut board = Board::new();
-    let serial = serial(&board.port(), CSV).unwrap();
-    let rig = Rig::new(&serial, 4096, true);
+    let rig = Rig::new(&serial(&board.port(), CSV).unwrap(), 4096);
+    let asks = |rig: &Rig| {
+        rig.trouble().contains("4096 bytes have come without the end of a line or packet; is baud = 115200")
+    };
+    board.send_until(&[0x80; 64], || asks(&rig));
     greet(&mut board, &rig);
-    let before = rig.samples();
-    // The rest is read with the line.
-    board.send_until(b"\n1,2\n1,", || rig.samples() > before + 2);
-    board.unplug();
-    rig.thread.join().unwrap().unwrap();
-    assert_eq!(rig.stats.rejects(Reject::Unterminated), 1);
-    let rig = Rig::new(&serial, 16, true);
-    assert!(rig.thread.join().unwrap().unwrap_err().contains("there is no such port"));
+    rig.wait("no more question", |rig| rig.trouble().is_empty());
+    rig.end().unwrap();
 }
 
 #[test]
@@ -248,7 +245,7 @@ fn a_port_in_use_says_by_whom_and_a_file_is_refused() {
     let board = Board::new();
     let serial_of = |port: &Path| serial(port, CSV).unwrap();
     let taken = serial::open(&board.port(), &serial_of(&board.port()).settings()).unwrap();
-    let rig = Rig::new(&serial_of(&board.port()), 16, false);
+    let rig = Rig::new(&serial_of(&board.port()), 16);
     let us = format!("(process {})", std::process::id());
     rig.wait("who uses it", |rig| rig.trouble().contains("it is in use by") && rig.trouble().contains(&us));
     drop(taken);
@@ -258,7 +255,7 @@ fn a_port_in_use_says_by_whom_and_a_file_is_refused() {
     std::fs::write(&file, "1,2\n").unwrap();
     let refusal = serial_of(&file).check_access().unwrap_err().to_string();
     assert!(refusal.ends_with("port: it is not a serial port"), "{refusal}");
-    let rig = Rig::new(&serial_of(Path::new("/dev/null")), 16, false);
+    let rig = Rig::new(&serial_of(Path::new("/dev/null")), 16);
     rig.wait("the reason", |rig| rig.trouble().ends_with("/dev/null: it is not a serial port"));
     rig.end().unwrap();
 }
@@ -343,6 +340,8 @@ fn a_port_too_slow_for_its_content_is_refused_with_the_numbers() {
     );
     assert_eq!(refusal(&format!("{packets}, baud = 120000")), "");
     let lines = CSV.replace("channels =", "rate_hz = 1000.0, channels =");
-    assert!(refusal(&format!("{lines}, baud = 38400, parity = 'even'")).contains("of 11 bits each; records.rate_hz needs"));
+    assert!(
+        refusal(&format!("{lines}, baud = 38400, parity = 'even'")).contains("of 11 bits each; records.rate_hz needs")
+    );
     assert_eq!(refusal(&format!("{lines}, baud = 40000")), "");
 }
