@@ -13,8 +13,8 @@ pub mod text;
 pub mod sys;
 pub mod schema;
 pub mod mqtt;
-pub mod stream;
 pub mod dsp;
+pub mod stream;
 
 pub mod source;
 pub mod frontend;

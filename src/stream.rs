@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::dsp::Convention;
+
 /// The dimensions of a frame, a window or a model's input, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape(Vec<usize>);
@@ -82,6 +84,28 @@ pub struct StreamSpec {
     pub names: Vec<String>,
     /// The units of the channels; empty if they are not known.
     pub units: Vec<String>,
+    pub content: Content,
+}
+
+impl StreamSpec {
+    /// Describes a stream whose channels have neither names nor units.
+    pub fn new(frame: Shape, sample: SampleType, rate_hz: Option<f64>) -> Self {
+        Self { frame, sample, rate_hz, names: Vec::new(), units: Vec::new(), content: Content::Samples }
+    }
+}
+
+/// What the values of a frame are, as far as later steps need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Content {
+    /// What a sensor gives. Samples of type i16 have a full scale of 32768.
+    #[default]
+    Samples,
+    /// Sound whose full scale is 32768 though its samples are f32: those of a WAV file, or what a front end made of i16.
+    Pcm16,
+    /// The bins of a Fourier transform of `fft_length` samples; `rate_hz` is that of the samples, if it is known.
+    Spectrum { convention: Convention, fft_length: usize, rate_hz: Option<f64> },
+    /// Mel bands. `log`: their logarithms.
+    Mel { convention: Convention, log: bool },
 }
 
 /// Two steps that do not fit; the message names both.

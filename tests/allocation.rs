@@ -100,6 +100,38 @@ fn the_whole_recording_passes_without_an_allocation() {
     assert_eq!(count, 0, "allocations in {decisions} windows");
 }
 
+/// Spectra of the stream, and of each window.
+#[test]
+fn spectra_are_computed_without_an_allocation() {
+    use edgewatt::features::{self, Feature};
+    use edgewatt::frontend::{BLOCK_FRAMES, Chain, Frontend};
+    use edgewatt::stream::{SampleType, Shape, StreamSpec};
+
+    let spec = StreamSpec::new(Shape::new([1]), SampleType::I16, Some(16000.0));
+    let stft = "{ convention = \"librosa\", frame_length = 512, hop_length = 160 }";
+    let frontends = [format!("stft = {stft}"), "log_mel = {}".to_owned(), "mfcc = {}".to_owned()];
+    let frontends = frontends.map(|toml| toml::from_str::<Frontend>(&toml).unwrap());
+    let (mut chain, _) = Chain::new(&frontends, &spec, |_, _| ()).unwrap();
+    let clip = format!("clip = {{ frontend = [{{ stft = {stft} }}, {{ log_mel = {{ log = \"none\" }} }}] }}");
+    let features = [&clip, "power_to_db = {}", "mfcc = {}", "normalize = {}"];
+    let features = features.map(|toml| toml::from_str::<Feature>(toml).unwrap());
+    let window = Shape::new([16000, 1]);
+    let mut features = features::Chain::new(&features, &window, &spec, |_, _| ()).unwrap();
+    let samples: Vec<f32> = (0..16000).map(|i| (i % 1000) as f32).collect();
+    let mut values = 0;
+    let count = allocations(|| {
+        for _ in 0..3 {
+            for block in samples.chunks(BLOCK_FRAMES) {
+                values += chain.process(|buffer| buffer.extend_from_slice(block)).len();
+            }
+            chain.reset();
+            values += features.apply(&samples).len();
+        }
+    });
+    assert_eq!(values, 3 * 20 * (97 + 101));
+    assert_eq!(count, 0, "allocations in {values} coefficients");
+}
+
 #[test]
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;

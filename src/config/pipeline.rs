@@ -257,7 +257,7 @@ impl Pipeline {
             return Err((key.child("window").child("samples"), message));
         }
         path.then("window", window.clone());
-        let built = features::Chain::new(&self.features, &window, |index, shape| {
+        let built = features::Chain::new(&self.features, &window, &stream, |index, shape| {
             path.then(format!("features.{}", self.features[index].name()), shape.clone());
         });
         let features =

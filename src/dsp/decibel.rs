@@ -8,15 +8,20 @@ pub struct Decibel {
 }
 
 impl Decibel {
-    /// `amin` is the smallest power, above 0, that is told from silence; `reference` is the power of 0 dB.
+    /// `amin` is the smallest power that is told from silence; `reference` is the power of 0 dB.
     pub fn new(amin: f32, reference: f32) -> Self {
         Self { amin, reference_db: 10.0 * reference.max(amin).log10() }
     }
 
     /// Returns the decibels of a power.
     pub fn of(self, power: f32) -> f32 {
-        10.0 * power.max(self.amin).log10() - self.reference_db
+        10.0 * at_least(power, self.amin).log10() - self.reference_db
     }
+}
+
+/// Returns the larger one. What is not a number stays so, unlike with [`f32::max`], and is seen by who comes later.
+pub fn at_least(value: f32, least: f32) -> f32 {
+    if value < least { least } else { value }
 }
 
 #[cfg(test)]
@@ -29,5 +34,6 @@ mod tests {
         assert!((absolute.of(0.0) + 100.0).abs() < 1e-4);
         assert!((absolute.of(100.0) - 20.0).abs() < 1e-5);
         assert!((Decibel::new(1e-5, 0.0).of(1.0) - 50.0).abs() < 1e-4, "the reference is not below amin");
+        assert!(absolute.of(f32::NAN).is_nan());
     }
 }

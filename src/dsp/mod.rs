@@ -13,9 +13,16 @@ pub mod sos;
 pub mod window;
 
 pub use dct::{Dct, DctNorm};
-pub use decibel::Decibel;
+pub use decibel::{Decibel, at_least};
 pub use fft::RealFft;
 pub use mel::{MelFilters, MelNorm, MelScale, MelShape, Triangles};
 pub use moments::Moments;
 pub use sos::{Pass, Section, SosFilter};
 pub use window::WindowFunction;
+
+use crate::schema::choice;
+
+choice! {
+    /// Whose code a spectrum is computed like. It sets the defaults, and details that no key sets.
+    pub enum Convention { Librosa = "librosa", TensorFlow = "tensorflow" }
+}

@@ -2,7 +2,7 @@
 
 use super::{FeatureKind, Step, Transform};
 use crate::schema::{Checker, Key, table};
-use crate::stream::{Mismatch, Shape};
+use crate::stream::{Mismatch, Shape, StreamSpec};
 
 table! {
     /// Removes the straight line that fits each channel best. It has no keys.
@@ -12,11 +12,11 @@ table! {
 impl FeatureKind for Detrend {
     fn check(&mut self, _: &Key, _: &mut Checker) {}
 
-    fn output(&self, input: &Shape) -> Result<Shape, Mismatch> {
+    fn output(&self, input: &Shape, _: &StreamSpec) -> Result<Shape, Mismatch> {
         Ok(input.clone())
     }
 
-    fn build(&self, input: &Shape) -> Step {
+    fn build(&self, input: &Shape, _: &StreamSpec) -> Step {
         let samples = input.dims().first().copied().unwrap_or(1);
         Step::Transform(Box::new(Line::new(samples, input.values() / samples.max(1))))
     }

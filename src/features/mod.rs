@@ -6,7 +6,7 @@
 mod affine;
 
 use crate::schema::{Checker, Key, family};
-use crate::stream::{Mismatch, Shape};
+use crate::stream::{Mismatch, Shape, StreamSpec};
 
 pub use affine::Affine;
 
@@ -19,6 +19,10 @@ family! {
         mod detrend: Detrend;
         mod diff: Diff;
         mod transpose: Transpose;
+        mod clip: Clip;
+        mod power_to_db: PowerToDb;
+        mod mfcc: Mfcc;
+        mod normalize: Normalize;
     }
 }
 
@@ -39,14 +43,14 @@ pub trait FeatureKind {
     /// Checks the keys of the kind, whose table is at `key`.
     fn check(&mut self, key: &Key, checker: &mut Checker);
 
-    /// Returns the shape of what the feature makes of a window of shape `input`.
+    /// Returns the shape of what the feature makes of a window of shape `input`. `stream` is what the windows are cut from.
     ///
     /// # Errors
     /// The feature does not take such windows.
-    fn output(&self, input: &Shape) -> Result<Shape, Mismatch>;
+    fn output(&self, input: &Shape, stream: &StreamSpec) -> Result<Shape, Mismatch>;
 
-    /// Builds the feature for windows of shape `input`, which [`FeatureKind::output`] has accepted.
-    fn build(&self, input: &Shape) -> Step;
+    /// Builds the feature for what [`FeatureKind::output`] has accepted.
+    fn build(&self, input: &Shape, stream: &StreamSpec) -> Step;
 }
 
 /// One step of a chain.
@@ -70,21 +74,23 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Builds the chain for windows of shape `window`. Calls `seen` with each step's index and what it gives.
+    /// Builds the chain for windows of shape `window`, cut from `stream`. Calls `seen` with each step's index and what it
+    /// gives.
     ///
     /// # Errors
     /// The index of the feature that does not take what the one before gives.
     pub fn new(
         features: &[Feature],
         window: &Shape,
+        stream: &StreamSpec,
         mut seen: impl FnMut(usize, &Shape),
     ) -> Result<Self, (usize, Mismatch)> {
         let mut shape = window.clone();
         let mut longest = shape.values();
         let mut steps: Vec<(Step, usize)> = Vec::new();
         for (index, feature) in features.iter().enumerate() {
-            let output = feature.kind().output(&shape).map_err(|mismatch| (index, mismatch))?;
-            let step = feature.kind().build(&shape);
+            let output = feature.kind().output(&shape, stream).map_err(|mismatch| (index, mismatch))?;
+            let step = feature.kind().build(&shape, stream);
             longest = longest.max(output.values());
             match (steps.last_mut(), step) {
                 (Some((Step::Affine(before), _)), Step::Affine(after)) => *before = before.then(&after),
@@ -172,9 +178,15 @@ pub(crate) fn per_channel(key: &'static str, values: &[f32], channels: usize) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::SampleType;
+
+    /// Returns a stream of so many channels.
+    pub(super) fn stream(channels: usize) -> StreamSpec {
+        StreamSpec::new(Shape::new([channels]), SampleType::F32, Some(100.0))
+    }
 
     fn chain(features: &[Feature], window: &Shape) -> Chain {
-        Chain::new(features, window, |_, _| ()).unwrap()
+        Chain::new(features, window, &stream(2), |_, _| ()).unwrap()
     }
 
     #[test]
@@ -213,7 +225,7 @@ mod tests {
     #[test]
     fn a_step_that_does_not_take_the_shape_is_named() {
         let features = [Feature::Scale(scale::Scale { factor: vec![1.0, 2.0, 3.0], offset: vec![0.0] })];
-        let (index, mismatch) = Chain::new(&features, &Shape::new([5, 2]), |_, _| ()).err().unwrap();
+        let (index, mismatch) = Chain::new(&features, &Shape::new([5, 2]), &stream(2), |_, _| ()).err().unwrap();
         assert_eq!((index, mismatch.key), (0, Some("factor")));
         assert!(mismatch.message.contains("3 values for 2 channels"), "{mismatch}");
     }

@@ -2,7 +2,7 @@
 
 use super::{Affine, FeatureKind, Step, check_per_channel, per_channel};
 use crate::schema::{Checker, Key, table};
-use crate::stream::{Mismatch, Shape};
+use crate::stream::{Mismatch, Shape, StreamSpec};
 
 table! {
     /// Scales each channel: x * factor + offset. Give one value a channel, or one for all.
@@ -20,13 +20,13 @@ impl FeatureKind for Scale {
         check_per_channel(&key.child("offset"), &self.offset, false, checker);
     }
 
-    fn output(&self, input: &Shape) -> Result<Shape, Mismatch> {
+    fn output(&self, input: &Shape, _: &StreamSpec) -> Result<Shape, Mismatch> {
         per_channel("factor", &self.factor, input.channels())?;
         per_channel("offset", &self.offset, input.channels())?;
         Ok(input.clone())
     }
 
-    fn build(&self, input: &Shape) -> Step {
+    fn build(&self, input: &Shape, _: &StreamSpec) -> Step {
         let (channels, rows) = (input.channels(), input.values() / input.channels().max(1));
         let values = |values: &[f32]| per_channel("", values, channels).unwrap_or_default();
         Step::Affine(Affine::scale(rows, &values(&self.factor), &values(&self.offset)))

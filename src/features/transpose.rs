@@ -2,7 +2,7 @@
 
 use super::{FeatureKind, Step, Transform};
 use crate::schema::{Checker, Key, table};
-use crate::stream::{Mismatch, Shape};
+use crate::stream::{Mismatch, Shape, StreamSpec};
 
 table! {
     /// Puts the channels first: `[samples, channels]` becomes `[channels, samples]`, and one image `[1, height, width, channels]`
@@ -13,7 +13,7 @@ table! {
 impl FeatureKind for Transpose {
     fn check(&mut self, _: &Key, _: &mut Checker) {}
 
-    fn output(&self, input: &Shape) -> Result<Shape, Mismatch> {
+    fn output(&self, input: &Shape, _: &StreamSpec) -> Result<Shape, Mismatch> {
         match input.dims() {
             [1, height, width, channels] => Ok(Shape::new([*channels, *height, *width])),
             [samples, channels] => Ok(Shape::new([*channels, *samples])),
@@ -21,7 +21,7 @@ impl FeatureKind for Transpose {
         }
     }
 
-    fn build(&self, input: &Shape) -> Step {
+    fn build(&self, input: &Shape, _: &StreamSpec) -> Step {
         Step::Transform(Box::new(ChannelsFirst { channels: input.channels() }))
     }
 }
@@ -42,14 +42,15 @@ impl Transform for ChannelsFirst {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::stream;
     use super::*;
 
     fn transposed(window: &[f32], shape: &[usize]) -> (Vec<usize>, Vec<f32>) {
         let shape = Shape::new(shape);
-        let Step::Transform(mut transform) = Transpose {}.build(&shape) else { panic!() };
+        let Step::Transform(mut transform) = Transpose {}.build(&shape, &stream(1)) else { panic!() };
         let mut out = vec![0.0; window.len()];
         transform.apply(window, &mut out);
-        (Transpose {}.output(&shape).unwrap().dims().to_vec(), out)
+        (Transpose {}.output(&shape, &stream(1)).unwrap().dims().to_vec(), out)
     }
 
     #[test]
@@ -61,6 +62,6 @@ mod tests {
         let image: Vec<f32> = (0..12).map(|value| value as f32).collect();
         let (shape, planes) = transposed(&image, &[1, 2, 2, 3]);
         assert_eq!((shape, &planes[..4]), (vec![3, 2, 2], &[0.0, 3.0, 6.0, 9.0][..]));
-        assert!(Transpose {}.output(&Shape::new([2, 2, 2, 3])).is_err());
+        assert!(Transpose {}.output(&Shape::new([2, 2, 2, 3]), &stream(1)).is_err());
     }
 }

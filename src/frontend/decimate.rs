@@ -66,13 +66,7 @@ mod tests {
     use crate::stream::Shape;
 
     fn spec() -> StreamSpec {
-        StreamSpec {
-            frame: Shape::new([2]),
-            sample: SampleType::I16,
-            rate_hz: Some(120.0),
-            names: Vec::new(),
-            units: Vec::new(),
-        }
+        StreamSpec::new(Shape::new([2]), SampleType::I16, Some(120.0))
     }
 
     #[test]

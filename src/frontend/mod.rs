@@ -4,13 +4,16 @@
 //! stream resets the state. Runs on the infer thread; all memory is taken when the chain is built.
 
 use crate::schema::{Checker, Key, family};
-use crate::stream::{Mismatch, SampleType, StreamSpec};
+use crate::stream::{Content, Mismatch, SampleType, StreamSpec};
 
 family! {
     /// Transforms of the stream before windows are cut, applied in the order in which they are written. Each sample passes
     /// through them once, however much windows overlap.
     pub enum Frontend: FrontendKind {
         mod decimate: Decimate;
+        mod stft: Stft;
+        mod log_mel: LogMel;
+        mod mfcc: Mfcc;
     }
 }
 
@@ -79,7 +82,10 @@ impl Chain {
             room = room.max(frames.saturating_mul(output.frame.values()));
             stages.push(stage);
             seen(index, &output);
-            spec = StreamSpec { sample: SampleType::F32, ..output };
+            // What it made is f32 from here on; that it was made of integers still matters.
+            let is_pcm = spec.sample == SampleType::I16 && output.content == Content::Samples;
+            let content = if is_pcm { Content::Pcm16 } else { output.content };
+            spec = StreamSpec { sample: SampleType::F32, content, ..output };
         }
         let room = if stages.is_empty() { 0 } else { room };
         Ok((Self { stages, buffers: [Vec::with_capacity(room), Vec::with_capacity(room)] }, spec))

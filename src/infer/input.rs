@@ -234,13 +234,7 @@ mod tests {
 
     #[test]
     fn a_window_has_the_time_of_the_last_frame_that_went_into_it() {
-        let spec = StreamSpec {
-            frame: Shape::new([1]),
-            sample: SampleType::F32,
-            rate_hz: Some(1000.0),
-            names: Vec::new(),
-            units: Vec::new(),
-        };
+        let spec = StreamSpec::new(Shape::new([1]), SampleType::F32, Some(1000.0));
         let settings =
             SinkSettings { spec: spec.clone(), frames: 1024, frames_per_block: 100, when_full: WhenFull::Drop };
         let (mut sink, mut reader) = frame_ring(&settings, "test", Arc::new(Stop::new().unwrap()), Arc::default());

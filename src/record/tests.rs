@@ -13,7 +13,7 @@ use crate::source::recording::{Found, RecordedStream, RecordingFile};
 use crate::source::sink::frame_ring;
 use crate::source::{FrameReader, FrameSink, Gap, Record, SinkSettings, TruthLabels, WhenFull};
 use crate::stop::Stop;
-use crate::stream::{SampleType, Shape};
+use crate::stream::{Content, SampleType, Shape};
 
 const LABELS: [&str; 3] = ["up", "down, fast", "\"still\""];
 const RING_FRAMES: usize = 1 << 15;
@@ -85,7 +85,14 @@ fn case() -> impl Strategy<Value = Case> {
             });
             let names = ["ax", "a,y", "\"az\"", "gap", "time_ns", "#t"].map(str::to_owned);
             let names = if shape.len() == 1 && seed % 2 == 0 { names[..shape[0]].to_vec() } else { Vec::new() };
-            let spec = StreamSpec { frame: Shape::new(shape), sample, rate_hz, names, units: Vec::new() };
+            let spec = StreamSpec {
+                frame: Shape::new(shape),
+                sample,
+                rate_hz,
+                names,
+                units: Vec::new(),
+                content: Content::Samples,
+            };
             Case { spec, has_time, has_truth, format, given, seed, window, hop }
         },
     )

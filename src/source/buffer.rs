@@ -64,13 +64,8 @@ mod tests {
 
     #[test]
     fn a_buffer_holds_its_time_and_never_too_little() {
-        let spec = |channels: usize, rate_hz: Option<f64>| StreamSpec {
-            frame: Shape::new([channels]),
-            sample: SampleType::I16,
-            rate_hz,
-            names: Vec::new(),
-            units: Vec::new(),
-        };
+        let spec =
+            |channels: usize, rate_hz: Option<f64>| StreamSpec::new(Shape::new([channels]), SampleType::I16, rate_hz);
         let buffer = Buffer { seconds: None, samples: None, when_full: None };
         assert_eq!(buffer.frames(&spec(1, Some(48_000.0)), 0), 96_000);
         assert_eq!(buffer.frames(&spec(1, Some(10.0)), 0), MIN_BYTES / 2, "a slow stream has the least size");

@@ -8,7 +8,7 @@ use super::polling::{Missed, poll};
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{Buffer, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind, Survey, WhenFull};
 use crate::schema::{Checker, Key, table};
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 use crate::sys::Machine;
 use crate::sys::attribute::Attribute;
 use crate::sys::folder::{names, text};
@@ -230,6 +230,7 @@ impl SourceKind for Hwmon {
             rate_hz: Some(self.rate_hz),
             names: self.channels.clone(),
             units: self.names().map(unit).collect(),
+            content: Content::Samples,
         }
     }
 

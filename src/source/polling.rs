@@ -193,13 +193,7 @@ mod tests {
     use crate::stream::{SampleType, Shape, StreamSpec};
 
     fn ring() -> (FrameSink, FrameReader) {
-        let spec = StreamSpec {
-            frame: Shape::new([1]),
-            sample: SampleType::F32,
-            rate_hz: Some(1000.0),
-            names: Vec::new(),
-            units: Vec::new(),
-        };
+        let spec = StreamSpec::new(Shape::new([1]), SampleType::F32, Some(1000.0));
         let settings = SinkSettings { spec, frames: 64, frames_per_block: 1, when_full: WhenFull::Drop };
         frame_ring(&settings, "test", Arc::new(Stop::new().unwrap()), Arc::default())
     }

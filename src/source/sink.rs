@@ -732,8 +732,7 @@ mod tests {
     use crate::stream::Shape;
 
     fn ring(sample: SampleType, frames: usize) -> (FrameSink, FrameReader) {
-        let spec =
-            StreamSpec { frame: Shape::new([2]), sample, rate_hz: Some(100.0), names: Vec::new(), units: Vec::new() };
+        let spec = StreamSpec::new(Shape::new([2]), sample, Some(100.0));
         let settings = SinkSettings { spec, frames, frames_per_block: 1, when_full: WhenFull::Drop };
         frame_ring(&settings, "test", Arc::new(Stop::new().unwrap()), Arc::default())
     }

@@ -6,6 +6,7 @@ mod mqtt;
 mod manual;
 mod boards;
 mod examples;
+mod frontends;
 mod structure;
 mod home_assistant;
 mod links;

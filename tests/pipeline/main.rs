@@ -1,4 +1,4 @@
-//! Pipelines: the dialects of records, windows that go together, models that keep a state, threads in real time.
+//! Pipelines: the dialects of records, windows that go together, spectra, models that keep a state, threads in real time.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
@@ -6,6 +6,7 @@ mod batching;
 mod dialects;
 mod models;
 mod record;
+mod spectra;
 mod stateful;
 mod stream;
 mod realtime;

@@ -141,13 +141,7 @@ impl SourceKind for Alsa {
     }
 
     fn spec(&self) -> StreamSpec {
-        StreamSpec {
-            frame: Shape::new([self.select.as_ref().map_or(self.channels, Vec::len)]),
-            sample: SampleType::I16,
-            rate_hz: Some(f64::from(self.rate_hz)),
-            names: Vec::new(),
-            units: Vec::new(),
-        }
+        StreamSpec::new(Shape::new([self.select.as_ref().map_or(self.channels, Vec::len)]), SampleType::I16, Some(f64::from(self.rate_hz)))
     }
 
     fn buffer(&self) -> (&Buffer, WhenFull) {

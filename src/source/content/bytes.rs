@@ -193,7 +193,7 @@ impl ContentKind for Bytes {
             _ => Shape::new([self.select.as_ref().map_or(self.channels, Vec::len)]),
         };
         let (sample, _) = self.format.sample();
-        StreamSpec { frame, sample, rate_hz: self.rate_hz, names: Vec::new(), units: Vec::new() }
+        StreamSpec::new(frame, sample, self.rate_hz)
     }
 
     fn decoder(&self, _labels: TruthLabels) -> Decoder {

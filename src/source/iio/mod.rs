@@ -22,7 +22,7 @@ use self::setup::{BufferState, Wanted, is_same_rate};
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{Buffer, Exclusive, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind, Survey, WhenFull};
 use crate::schema::{Checker, Key, choice, table};
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 use crate::sys::Machine;
 use crate::sys::folder::text;
 use crate::sys::iio::{Device, devices};
@@ -198,6 +198,7 @@ impl SourceKind for Iio {
             rate_hz: Some(self.rate_hz),
             names: self.channels.clone(),
             units: self.channels.iter().map(|channel| unit(channel).0.to_owned()).collect(),
+            content: Content::Samples,
         }
     }
 

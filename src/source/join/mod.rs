@@ -27,7 +27,7 @@ use super::{
 };
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, milliseconds, table};
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 use crate::sys::Machine;
 use crate::text::nearest;
 
@@ -342,6 +342,7 @@ impl SourceKind for Join {
 
     fn spec(&self) -> StreamSpec {
         let picked = self.picked();
+        let is_pcm = self.parts().all(|(_, source)| source.kind().spec().sample == SampleType::I16);
         let has_units = picked.iter().any(|(_, unit, _)| !unit.is_empty());
         StreamSpec {
             frame: Shape::new([picked.len()]),
@@ -349,6 +350,7 @@ impl SourceKind for Join {
             rate_hz: self.leader().and_then(|leader| leader.spec().rate_hz),
             units: if has_units { picked.iter().map(|(_, unit, _)| unit.clone()).collect() } else { Vec::new() },
             names: picked.into_iter().map(|(name, ..)| name).collect(),
+            content: if is_pcm { Content::Pcm16 } else { Content::Samples },
         }
     }
 

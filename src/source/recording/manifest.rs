@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::source::SourceError;
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 
 /// The version of the manifest. A change that readers must know about increases it.
 pub const VERSION: u32 = 1;
@@ -137,7 +137,7 @@ impl Stream {
             return Err(format!("it has {} names for {} channels", self.names.len(), frame.channels()));
         }
         let (names, units) = (self.names.clone(), self.units.clone());
-        Ok(StreamSpec { frame, sample, rate_hz: self.rate_hz, names, units })
+        Ok(StreamSpec { frame, sample, rate_hz: self.rate_hz, names, units, content: Content::Samples })
     }
 }
 

@@ -20,7 +20,7 @@ use self::manifest::Manifest;
 use self::wav::WavError;
 use super::bytes::{Bytes, Encoding, Layout};
 use super::{Records, SourceError};
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 
 pub use file::{Found, RecordingFile};
 
@@ -145,6 +145,7 @@ impl RecordedStream {
             rate_hz: Some(rate),
             names: Vec::new(),
             units: Vec::new(),
+            content: Content::Pcm16,
         };
         let samples = Samples {
             layout,

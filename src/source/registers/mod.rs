@@ -18,7 +18,7 @@ use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::layout::Layout;
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Form, Key, Value, milliseconds, table};
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 
 pub use chip::{Bus, Connect};
 pub use run::RegisterSource;
@@ -281,7 +281,7 @@ impl Registers {
             None => (1, Vec::new(), Vec::new()),
         };
         let (frame, rate_hz) = (Shape::new([channels]), Some(self.rate_hz));
-        StreamSpec { frame, sample: SampleType::F32, rate_hz, names, units }
+        StreamSpec { frame, sample: SampleType::F32, rate_hz, names, units, content: Content::Samples }
     }
 
     /// Returns the register that is compared from time to time, with what it and those that follow must have.

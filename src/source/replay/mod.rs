@@ -184,13 +184,7 @@ impl SourceKind for Replay {
     }
 
     fn spec(&self) -> StreamSpec {
-        let unknown = || StreamSpec {
-            frame: Shape::new([1]),
-            sample: SampleType::F32,
-            rate_hz: None,
-            names: Vec::new(),
-            units: Vec::new(),
-        };
+        let unknown = || StreamSpec::new(Shape::new([1]), SampleType::F32, None);
         self.path.found.as_ref().map_or_else(unknown, |stream| stream.spec.clone())
     }
 

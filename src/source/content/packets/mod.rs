@@ -17,7 +17,7 @@ use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, table};
 use crate::source::TruthLabels;
 use crate::source::records::TimeUnit;
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 
 pub use checksum::{ByteOrder, Checksum};
 pub use decoder::PacketDecoder;
@@ -110,6 +110,7 @@ impl ContentKind for Packets {
             rate_hz: self.rate_hz,
             names,
             units: Vec::new(),
+            content: Content::Samples,
         }
     }
 

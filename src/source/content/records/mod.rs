@@ -24,7 +24,7 @@ use super::{ContentKind, Decoder};
 use crate::schema::expanded::Table as _;
 use crate::schema::{Checker, Key, choice, table};
 use crate::source::TruthLabels;
-use crate::stream::{SampleType, Shape, StreamSpec};
+use crate::stream::{Content, SampleType, Shape, StreamSpec};
 
 pub use header::HeaderError;
 pub use number::Decimal;
@@ -233,6 +233,7 @@ impl Records {
             rate_hz: self.rate_hz,
             names: self.channels.clone(),
             units: Vec::new(),
+            content: Content::Samples,
         }
     }
 }
