@@ -4,14 +4,14 @@ use crate::dsp::MelScale;
 
 /// The filters over the bins of a power spectrum.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Filterbank {
+pub(super) struct Filterbank {
     /// The first bin of each filter, and its weights.
     filters: Vec<(usize, Vec<f64>)>,
 }
 
 /// Which filters there are.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FilterbankKeys {
+pub(super) struct FilterbankKeys {
     pub version: u8,
     pub num_filters: usize,
     pub fft_length: usize,
@@ -25,7 +25,7 @@ impl Filterbank {
     ///
     /// # Errors
     /// The keys do not fit the rate, or leave a filter without a bin; the message names the key.
-    pub fn new(keys: &FilterbankKeys, rate_hz: f64) -> Result<Self, String> {
+    pub(super) fn new(keys: &FilterbankKeys, rate_hz: f64) -> Result<Self, String> {
         let FilterbankKeys { version, num_filters, fft_length, low_frequency, high_frequency } = *keys;
         let half = rate_hz / 2.0;
         let high = if high_frequency == 0.0 { half } else { high_frequency };
@@ -59,7 +59,7 @@ impl Filterbank {
     }
 
     /// Returns the energy that each filter passes; 1e-10 for none.
-    pub fn apply(&self, power: &[f64]) -> impl Iterator<Item = f64> {
+    pub(super) fn apply(&self, power: &[f64]) -> impl Iterator<Item = f64> {
         self.filters.iter().map(|(first, weights)| {
             let energy = weights.iter().zip(&power[*first..]).map(|(weight, power)| weight * power).sum();
             not_zero(energy)
@@ -79,7 +79,7 @@ fn triangle(left: usize, middle: usize, right: usize, bin: usize) -> f64 {
 }
 
 /// What has a logarithm.
-pub fn not_zero(value: f64) -> f64 {
+pub(super) fn not_zero(value: f64) -> f64 {
     if value == 0.0 { 1e-10 } else { value }
 }
 

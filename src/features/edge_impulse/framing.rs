@@ -1,5 +1,7 @@
 //! How the audio blocks cut a window into frames, and the power spectra of these.
 
+use realfft::num_traits::Float;
+
 use crate::dsp::{RealFft, at_least};
 
 /// The studio refuses more.
@@ -7,7 +9,7 @@ const MAX_FRAMES: usize = 500;
 
 /// Where the frames are in a window, in samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Framing {
+pub(super) struct Framing {
     pub frames: usize,
     length: usize,
     stride: usize,
@@ -19,7 +21,7 @@ impl Framing {
     ///
     /// # Errors
     /// The keys do not fit the window; the message names both.
-    pub fn new(version: u8, samples: usize, rate_hz: f64, length_s: f64, stride_s: f64) -> Result<Self, String> {
+    pub(super) fn new(version: u8, samples: usize, rate_hz: f64, length_s: f64, stride_s: f64) -> Result<Self, String> {
         let length = match version {
             1 => (rate_hz * length_s).round_ties_even(),
             _ => ceil_unless_just_above(rate_hz * length_s),
@@ -52,7 +54,7 @@ fn ceil_unless_just_above(value: f64) -> f64 {
 }
 
 /// The power spectra of the frames of a window.
-pub struct PowerSpectra {
+pub(super) struct PowerSpectra {
     framing: Framing,
     fft: RealFft<f64>,
     fft_length: usize,
@@ -61,21 +63,21 @@ pub struct PowerSpectra {
 }
 
 impl PowerSpectra {
-    pub fn new(framing: Framing, fft_length: usize) -> Self {
+    pub(super) fn new(framing: Framing, fft_length: usize) -> Self {
         Self { framing, fft: RealFft::new(fft_length), fft_length, power: vec![0.0; RealFft::bins(fft_length)] }
     }
 
-    pub fn frames(&self) -> usize {
+    pub(super) fn frames(&self) -> usize {
         self.framing.frames
     }
 
-    pub fn bins(&self) -> usize {
+    pub(super) fn bins(&self) -> usize {
         self.power.len()
     }
 
     /// Returns the power spectrum of a frame of `signal`, `[bins]`. A frame that is longer than the transform is cut, a
     /// shorter one is padded with zeros.
-    pub fn frame(&mut self, signal: &[f64], index: usize) -> &[f64] {
+    pub(super) fn frame(&mut self, signal: &[f64], index: usize) -> &[f64] {
         let start = index * self.framing.stride;
         let frame = &signal[start..start + self.framing.length.min(self.fft_length)];
         let (used, padding) = self.fft.input().split_at_mut(frame.len());
@@ -87,16 +89,19 @@ impl PowerSpectra {
     }
 }
 
-/// Where values are between the lowest and the highest of them, from 0 to 1. Those that are all the same become 0.
-pub fn stretch(values: &mut [f64]) {
-    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+/// Replaces each value by where it is between the lowest and the highest of them, from 0 to 1. Those that are all the same
+/// become 0.
+pub(super) fn stretch<T: Float>(values: &mut [T]) {
+    let lowest = values.iter().copied().fold(T::infinity(), T::min);
+    let highest = values.iter().copied().fold(T::neg_infinity(), T::max);
     let is_flat = highest == lowest;
-    values.iter_mut().for_each(|value| *value = if is_flat { 0.0 } else { (*value - lowest) / (highest - lowest) });
+    values
+        .iter_mut()
+        .for_each(|value| *value = if is_flat { T::zero() } else { (*value - lowest) / (highest - lowest) });
 }
 
-/// Where the decibels of a power are between a noise floor, 0, and 12 dB, 1. It can be less or more.
-pub fn above_noise_floor(power: f64, noise_floor_db: f64) -> f64 {
+/// Returns where the decibels of a power are between a noise floor, 0, and 12 dB, 1. It can be less or more.
+pub(super) fn above_noise_floor(power: f64, noise_floor_db: f64) -> f64 {
     (10.0 * at_least(power, 1e-30).log10() - noise_floor_db) / (12.0 - noise_floor_db)
 }
 

@@ -1,7 +1,7 @@
 //! The normalization of a spectrogram over the frames around each frame.
 
 /// Subtracts from each value the mean over the frames around it.
-pub struct LocalNorm {
+pub(super) struct LocalNorm {
     window: usize,
     columns: usize,
     /// Divide by the standard deviation, too.
@@ -15,13 +15,13 @@ pub struct LocalNorm {
 
 impl LocalNorm {
     /// `window` frames, an odd number, are around a frame. Beyond the first and the last frame, the frames are mirrored.
-    pub fn new(window: usize, frames: usize, columns: usize, variance: bool) -> Self {
+    pub(super) fn new(window: usize, frames: usize, columns: usize, variance: bool) -> Self {
         let centred = vec![0.0; frames * columns];
         Self { window, columns, variance, centred, mean: vec![0.0; columns], spread: vec![0.0; columns] }
     }
 
     /// Normalizes `values`, `[frames, columns]`, into `out`. As in Python, what is between the passes is f32.
-    pub fn apply(&mut self, values: &[f64], out: &mut [f32]) {
+    pub(super) fn apply(&mut self, values: &[f64], out: &mut [f32]) {
         let frames = values.len() / self.columns;
         let around = |frame: usize, offset: usize| mirrored(frame, offset, self.window, frames) * self.columns;
         let share = 1.0 / self.window as f64;

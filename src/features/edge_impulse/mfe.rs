@@ -1,7 +1,7 @@
 //! Energies of mel filters, for sounds that are not voices.
 
 use super::filterbank::{Filterbank, FilterbankKeys};
-use super::framing::{Framing, PowerSpectra, above_noise_floor};
+use super::framing::{Framing, PowerSpectra, above_noise_floor, stretch};
 use super::local_norm::LocalNorm;
 use super::{BlockInput, Extract, MAX_FFT_LENGTH, ProcessingKind, check_fft_length};
 use crate::schema::{Checker, Key, table};
@@ -70,7 +70,7 @@ pub(super) struct MelEnergies {
 impl MelEnergies {
     /// # Errors
     /// The keys do not fit the input.
-    pub fn new(keys: &FilterbankKeys, length_s: f64, stride_s: f64, input: &BlockInput) -> Result<Self, String> {
+    pub(super) fn new(keys: &FilterbankKeys, length_s: f64, stride_s: f64, input: &BlockInput) -> Result<Self, String> {
         if input.axes != 1 {
             return Err(format!("it takes one axis and gets {}; name the channel in axes", input.axes));
         }
@@ -79,12 +79,12 @@ impl MelEnergies {
         Ok(Self { spectra: PowerSpectra::new(framing, keys.fft_length), filters })
     }
 
-    pub fn frames(&self) -> usize {
+    pub(super) fn frames(&self) -> usize {
         self.spectra.frames()
     }
 
     /// Returns the power of a frame of `signal`, and the energies of the filters.
-    pub fn frame(&mut self, signal: &[f64], index: usize) -> (f64, impl Iterator<Item = f64>) {
+    pub(super) fn frame(&mut self, signal: &[f64], index: usize) -> (f64, impl Iterator<Item = f64>) {
         let power = self.spectra.frame(signal, index);
         (power.iter().sum(), self.filters.apply(power))
     }
@@ -122,7 +122,7 @@ impl Extract for Energies {
         match &mut self.norm {
             Norm::Local(norm) => {
                 norm.apply(&self.values, out);
-                stretch_unless_zero(out);
+                stretch(out);
             }
             Norm::NoiseFloor(floor) => {
                 out.iter_mut().zip(&self.values).for_each(|(to, energy)| *to = in_256_steps(*energy, *floor));
@@ -147,15 +147,4 @@ fn emphasize(input: &[f32], out: &mut [f64]) {
 fn in_256_steps(energy: f64, noise_floor_db: f64) -> f32 {
     let step = (above_noise_floor(energy, noise_floor_db).clamp(0.0, 1.0) * 256.0).round_ties_even();
     if step > 255.0 { 0.0 } else { (step / 256.0) as f32 }
-}
-
-/// Stretches values to 0..1, unless the lowest or the highest is 0, as version 1 has it.
-fn stretch_unless_zero(values: &mut [f32]) {
-    let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if lowest == 0.0 || highest == 0.0 {
-        return;
-    }
-    let is_flat = highest == lowest;
-    values.iter_mut().for_each(|value| *value = if is_flat { 0.0 } else { (*value - lowest) / (highest - lowest) });
 }

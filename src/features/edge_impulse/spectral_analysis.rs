@@ -3,7 +3,7 @@
 use super::filterbank::not_zero;
 use super::{BlockInput, Extract, MAX_FFT_LENGTH, ProcessingKind, check_fft_length};
 use crate::dsp::sos::{butterworth, chebyshev1};
-use crate::dsp::{Moments, Pass, RealFft, Section, SosFilter};
+use crate::dsp::{Moments, Pass, RealFft, Section, SosFilter, at_least};
 use crate::schema::{Checker, Key, choice, table};
 
 /// The share of half the decimated rate up to which the filter's cutoff may be.
@@ -248,17 +248,17 @@ impl Spectrum {
         out.iter_mut().zip(features).for_each(|(to, value)| *to = value as f32);
     }
 
-    /// Finds the highest power of each bin over all frames. Frames begin up to the end of the signal, and have zeros beyond.
+    /// Finds the highest power of each bin over all frames. The last frames have zeros beyond the end of the signal.
     fn transform(&mut self, signal: &[f64]) {
         self.highest.fill(0.0);
         let share = self.fft_length as f64;
-        for start in (0..=signal.len()).step_by(self.stride.max(1)) {
+        for start in (0..signal.len()).step_by(self.stride) {
             let frame = &signal[start..signal.len().min(start + self.fft_length)];
             let (used, padding) = self.fft.input().split_at_mut(frame.len());
             used.copy_from_slice(frame);
             padding.fill(0.0);
             for (highest, power) in self.highest.iter_mut().zip(self.fft.powers()) {
-                *highest = highest.max(power / share);
+                *highest = at_least(power / share, *highest);
             }
         }
     }
