@@ -34,7 +34,7 @@ table! {
 }
 
 table! {
-    /// One block.
+    /// One block of the list: its axes, and its kind with its keys.
     pub struct Block {
         /// The indexes of the channels that the block takes, in the order in which it takes them.
         pub axes: Option<Vec<usize>>, otherwise("all channels"), example("[0, 1, 2]");
@@ -43,7 +43,7 @@ table! {
 }
 
 family! {
-    /// What the block does.
+    /// A block is one of these kinds.
     pub enum Processing: ProcessingKind {
         mod spectral_analysis: SpectralAnalysis;
         mod mfe: Mfe;

@@ -53,8 +53,8 @@ fn features_are_those_of_python() {
         let found = case.run(&signals[&case.signal]);
         for (index, (value, wanted)) in found.iter().zip(&case.features).enumerate() {
             let limit = TOLERANCE * wanted.abs().max(1.0);
-            // What is not a number is wrong, too.
-            if !((f64::from(*value) - wanted).abs() <= limit) {
+            let is_close = (f64::from(*value) - wanted).abs() <= limit;
+            if !is_close {
                 wrong
                     .push(format!("{} of {}: feature {index} is {value}, {wanted} in Python", case.block, case.signal));
             }
