@@ -154,7 +154,7 @@ fn edge_impulse_s_blocks_work_without_an_allocation() {
     let samples: Vec<f32> = (0..8000).map(|i| (i % 1000) as f32).collect();
     for feature in features {
         let mut chain = Chain::new(&[feature], &window, &spec, |_, _| ()).unwrap();
-        let count = allocations(|| (0..3).for_each(|_| drop(std::hint::black_box(chain.apply(&samples)[0]))));
+        let count = allocations(|| (0..3).for_each(|_| _ = std::hint::black_box(chain.apply(&samples))));
         assert_eq!(count, 0, "allocations in 3 windows");
     }
 }
