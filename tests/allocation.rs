@@ -159,6 +159,33 @@ fn the_wake_word_hears_without_an_allocation() {
 }
 
 #[test]
+fn edge_impulse_s_blocks_work_without_an_allocation() {
+    use edgewatt::features::{Chain, Feature};
+    use edgewatt::stream::{SampleType, Shape, StreamSpec};
+
+    let filter = "filter_type = 'low', filter_cutoff = 100.0, input_decimation_ratio = 10, extra_low_freq = true";
+    let axis = |block: &str| format!("{{ axes = [0], {block} }}");
+    let blocks = [
+        format!("{{ spectral_analysis = {{ version = 4, {filter} }} }}"),
+        axis("mfe = { version = 1 }"),
+        axis("mfe = { version = 4 }"),
+        axis("mfcc = { version = 4 }"),
+        axis("spectrogram = { version = 4 }"),
+        "{ flatten = {} }, { raw = {} }".to_owned(),
+    ];
+    let block = format!("edge_impulse = {{ blocks = [{}] }}", blocks.join(", "));
+    let features = [block.as_str(), "stats = { of = ['mean'] }"].map(|toml| toml::from_str::<Feature>(toml).unwrap());
+    let spec = StreamSpec::new(Shape::new([2]), SampleType::F32, Some(4000.0));
+    let window = Shape::new([4000, 2]);
+    let samples: Vec<f32> = (0..8000).map(|i| (i % 1000) as f32).collect();
+    for feature in features {
+        let mut chain = Chain::new(&[feature], &window, &spec, |_, _| ()).unwrap();
+        let count = allocations(|| (0..3).for_each(|_| _ = std::hint::black_box(chain.apply(&samples))));
+        assert_eq!(count, 0, "allocations in 3 windows");
+    }
+}
+
+#[test]
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 

@@ -132,7 +132,13 @@ impl Page {
     fn table(&mut self, path: &[String], table: &TableDoc) {
         let name = path.join(".");
         let below: Vec<&KeyDoc> = table.keys.iter().filter(|key| key.children != Children::None).collect();
-        let keys: Vec<&KeyDoc> = table.keys.iter().filter(|key| key.children == Children::None).collect();
+        // A list that has an example is shown as a whole, and then what can be in it.
+        let is_shown = |key: &&KeyDoc| match key.children {
+            Children::None => true,
+            Children::List(_) => key.example.is_some(),
+            _ => false,
+        };
+        let keys: Vec<&KeyDoc> = table.keys.iter().filter(is_shown).collect();
         if !path.is_empty() {
             if let Some(first) = self.seen.get(table.name) {
                 let first = first.clone();
@@ -141,7 +147,7 @@ impl Page {
             self.seen.insert(table.name, name.clone());
             self.header(&name, &table.text, keys.is_empty() && table.kinds.is_none());
         }
-        self.keys(&name, &keys);
+        self.keys(&name, &keys, table.kinds.is_none());
         if let Some(kinds) = &table.kinds {
             self.paragraph(&kinds.text);
             self.kinds(path, kinds);
@@ -254,7 +260,7 @@ impl Page {
         }
     }
 
-    fn keys(&mut self, table: &str, keys: &[&KeyDoc]) {
+    fn keys(&mut self, table: &str, keys: &[&KeyDoc], is_kind: bool) {
         if keys.is_empty() {
             return;
         }
@@ -271,7 +277,7 @@ impl Page {
                         writeln!(self.text, "| `{name}` | {type_name} | {unit} | {default} | {allowed} | {meaning} |");
                 }
             }
-            Form::Toml if is_element(table) => self.element(table, keys),
+            Form::Toml if is_element(table) => self.element(table, keys, is_kind),
             Form::Toml => {
                 for key in keys {
                     let name = if table.is_empty() { key.key.to_owned() } else { format!("{table}.{}", key.key) };
@@ -285,8 +291,8 @@ impl Page {
         }
     }
 
-    /// One element of a list of kinds, in one line.
-    fn element(&mut self, table: &str, keys: &[&KeyDoc]) {
+    /// One element of a list, in one line: a kind, or else the keys that stand beside the kind.
+    fn element(&mut self, table: &str, keys: &[&KeyDoc], is_kind: bool) {
         let (array, kind) = table.rsplit_once('.').unwrap_or((table, ""));
         let mut is_active = false;
         let mut values = Vec::new();
@@ -299,7 +305,10 @@ impl Page {
             let _ = writeln!(self.text, "{}", wrapped(&format!("{}: {}", key.key, comment(key)), "# ", WIDTH));
         }
         let hidden = if is_active { "" } else { "#" };
-        let _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{ {} }}", values.join(", "));
+        let _ = match is_kind {
+            true => writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{ {} }}", values.join(", ")),
+            false => writeln!(self.text, "{hidden}[[{table}]]\n{hidden}{}", values.join(&format!("\n{hidden}"))),
+        };
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use realfft::num_traits::Float;
+
 use crate::schema::choice;
 
 choice! {
@@ -27,28 +29,30 @@ impl DctNorm {
     }
 }
 
-/// The first coefficients of the transform of a fixed number of values.
+/// The first coefficients of the transform of a fixed number of values, in f32 unless another type is given.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dct {
+pub struct Dct<T = f32> {
     inputs: usize,
     /// `[coefficients, inputs]`.
-    matrix: Vec<f32>,
+    matrix: Vec<T>,
 }
 
-impl Dct {
+impl<T: Float> Dct<T> {
     /// Builds the transform of `inputs` values, at least 1, to `coefficients` coefficients; `gain` is what each of them is
     /// multiplied with, such as [`DctNorm::gain`].
     pub fn new(inputs: usize, coefficients: usize, gain: impl Fn(usize) -> f64) -> Self {
         let row = |k: usize| {
             let gain = gain(k);
-            (0..inputs).map(move |n| (gain * (PI / inputs as f64 * (n as f64 + 0.5) * k as f64).cos()) as f32)
+            let weight = move |n: usize| gain * (PI / inputs as f64 * (n as f64 + 0.5) * k as f64).cos();
+            (0..inputs).map(move |n| T::from(weight(n)).unwrap_or_else(T::nan))
         };
         Self { inputs, matrix: (0..coefficients).flat_map(row).collect() }
     }
 
     /// Returns the coefficients of `values`, `[inputs]`.
-    pub fn apply(&self, values: &[f32]) -> impl Iterator<Item = f32> {
-        self.matrix.chunks_exact(self.inputs).map(move |row| row.iter().zip(values).map(|(a, b)| a * b).sum())
+    pub fn apply(&self, values: &[T]) -> impl Iterator<Item = T> {
+        let product = move |row: &[T]| row.iter().zip(values).fold(T::zero(), |sum, (a, b)| sum + *a * *b);
+        self.matrix.chunks_exact(self.inputs).map(product)
     }
 }
 

@@ -20,7 +20,7 @@ impl Decibel {
 }
 
 /// Returns the larger one. What is not a number stays so, unlike with [`f32::max`], and is seen by who comes later.
-pub fn at_least(value: f32, least: f32) -> f32 {
+pub fn at_least<T: PartialOrd>(value: T, least: T) -> T {
     if value < least { least } else { value }
 }
 

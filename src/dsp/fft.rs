@@ -4,22 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use realfft::num_complex::Complex;
-use realfft::{RealFftPlanner, RealToComplex};
+use realfft::{FftNum, RealFftPlanner, RealToComplex};
 
-/// The Fourier transform of a frame of fixed length.
+/// The Fourier transform of a frame of fixed length, in f32 unless another type is given.
 ///
 /// ```text
 /// fft.input().copy_from_slice(frame);
 /// for power in fft.powers() { ... }
 /// ```
-pub struct RealFft {
-    plan: Arc<dyn RealToComplex<f32>>,
-    input: Vec<f32>,
-    output: Vec<Complex<f32>>,
-    scratch: Vec<Complex<f32>>,
+pub struct RealFft<T: FftNum = f32> {
+    plan: Arc<dyn RealToComplex<T>>,
+    input: Vec<T>,
+    output: Vec<Complex<T>>,
+    scratch: Vec<Complex<T>>,
 }
 
 impl RealFft {
+    /// Returns the number of bins of a transform of `length` samples, from 0 Hz to half the rate.
+    pub const fn bins(length: usize) -> usize {
+        length / 2 + 1
+    }
+}
+
+impl<T: FftNum> RealFft<T> {
     /// Plans the transform of `length` samples, at least 1.
     pub fn new(length: usize) -> Self {
         let plan = RealFftPlanner::new().plan_fft_forward(length);
@@ -27,18 +34,13 @@ impl RealFft {
         Self { plan, input, output, scratch }
     }
 
-    /// Returns the number of bins of a transform of `length` samples, from 0 Hz to half the rate.
-    pub const fn bins(length: usize) -> usize {
-        length / 2 + 1
-    }
-
     /// Returns the frame to fill in, `[length]`: a transform leaves other values in it, so all must be written.
-    pub fn input(&mut self) -> &mut [f32] {
+    pub fn input(&mut self) -> &mut [T] {
         &mut self.input
     }
 
     /// Transforms the frame that was filled in. Returns its bins, not scaled, as `numpy.fft.rfft` does.
-    pub fn transform(&mut self) -> &[Complex<f32>] {
+    pub fn transform(&mut self) -> &[Complex<T>] {
         let done = self.plan.process_with_scratch(&mut self.input, &mut self.output, &mut self.scratch);
         // It fails for other lengths only, and these are the plan's own.
         debug_assert!(done.is_ok());
@@ -46,12 +48,12 @@ impl RealFft {
     }
 
     /// Transforms the frame that was filled in. Returns the squared magnitude of each bin.
-    pub fn powers(&mut self) -> impl Iterator<Item = f32> {
+    pub fn powers(&mut self) -> impl Iterator<Item = T> {
         self.transform().iter().map(Complex::norm_sqr)
     }
 }
 
-impl fmt::Debug for RealFft {
+impl<T: FftNum> fmt::Debug for RealFft<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RealFft({})", self.input.len())
     }

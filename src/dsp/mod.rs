@@ -1,4 +1,5 @@
-//! Signal processing that front ends and features share: windows of a frame, Fourier and cosine transforms, mel filters.
+//! Signal processing that front ends and features share: windows of a frame, Fourier and cosine transforms, mel filters,
+//! recursive filters, statistics.
 //!
 //! Owns the maths, and knows neither streams nor the configuration of a kind. Everything is allocated when it is built;
 //! to apply it allocates nothing. Tables are computed in f64, and are f32 like the signal, as NumPy and TensorFlow have it.
@@ -7,12 +8,16 @@ pub mod dct;
 pub mod decibel;
 pub mod fft;
 pub mod mel;
+pub mod moments;
+pub mod sos;
 pub mod window;
 
 pub use dct::{Dct, DctNorm};
 pub use decibel::{Decibel, at_least};
 pub use fft::RealFft;
 pub use mel::{MelFilters, MelNorm, MelScale, MelShape, Triangles};
+pub use moments::Moments;
+pub use sos::{Pass, Section, SosFilter};
 pub use window::WindowFunction;
 
 use crate::schema::choice;

@@ -24,6 +24,8 @@ family! {
         mod power_to_db: PowerToDb;
         mod mfcc: Mfcc;
         mod normalize: Normalize;
+        mod stats: Stats;
+        mod edge_impulse: EdgeImpulse;
     }
 }
 

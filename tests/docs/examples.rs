@@ -79,7 +79,8 @@ fn the_wake_word_checks() {
 }
 
 /// The model that each file of examples/sources/ is checked with, if it is not the one with an open input.
-const MODELS: [(&str, &str); 1] = [("two-inputs.toml", "motion_and_temperature")];
+const MODELS: [(&str, &str); 2] =
+    [("two-inputs.toml", "motion_and_temperature"), ("edge-impulse-motion.toml", "edge_impulse")];
 
 /// A configuration of examples/sources with a model next to it that takes windows of any length.
 pub(crate) fn source(name: &str) -> Setup {
@@ -140,6 +141,17 @@ fn every_source_checks() {
         let lines = source.filter(|line| !line.starts_with(['#', '['])).count();
         assert!((1..10).contains(&lines), "{name}: {lines} keys for the source");
     }
+}
+
+#[test]
+fn the_edge_impulse_example_fits_its_model_and_a_wrong_number_is_shown() {
+    let ended = source("edge-impulse-motion.toml").check().expect(0);
+    assert!(ended.stdout.contains("[1, 39] int8 -> [1, 3] int8\n"), "{}", ended.stdout);
+    let wrong = source("edge-impulse-motion.toml").with("fft_length = 16", "fft_length = 32");
+    let ended = wrong.check().expect(78);
+    let shown = ended.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(shown.contains("is [1, 39]") && shown.contains("it gets [1, 63]"), "{shown}");
+    assert!(shown.contains("window [125, 3] -> features.edge_impulse [63]"), "{shown}");
 }
 
 /// The values of the windows that a configuration of examples/sources publishes until there are so many.

@@ -254,6 +254,27 @@ def main():
         archive.writestr(zipfile.ZipInfo("labels.txt"), "idle\nwalk\nrun\njump\n", zipfile.ZIP_DEFLATED)
     # As wide as the models that find anomalies in sound; its work is next to nothing, so what is around it shows.
     write("wide", [x((1, 640)), tensor("y", T.FLOAT32, [1, 640])], [operator(OP.NEG, [0], [1])], [0], [1])
+    # Of the shape that Edge Impulse's studio exports for 3 axes of spectral analysis 4 with 16 points: 13 features an axis, of
+    # which the first one is the rms. The class is the axis with the highest rms.
+    weights = bytearray(3 * 39)
+    for axis in range(3):
+        weights[axis * 39 + axis * 13] = 1
+    write(
+        "edge_impulse",
+        [
+            tensor("serving_default_x:0", T.INT8, [1, 39], 0.125, 0),
+            tensor("weights", T.INT8, [3, 39], 1.0, 0, data=list(weights)),
+            tensor("bias", T.INT32, [3], 0.125, 0, data=[0] * 12),
+            tensor("rms", T.INT8, [1, 3], 0.125, 0),
+            tensor("StatefulPartitionedCall:0", T.INT8, [1, 3], 1 / 256, -128),
+        ],
+        [
+            operator(OP.FULLY_CONNECTED, [0, 1, 2], [3], options("FullyConnectedOptions")),
+            operator(OP.SOFTMAX, [3], [4], options("SoftmaxOptions", beta=1.0)),
+        ],
+        [0],
+        [4],
+    )
     # One keeps its four values whatever comes in, so no batch fits; the other makes one row of however many windows.
     for name, to in [("fixed_batch", [1, 4]), ("batch_in_one_row", [1, -1])]:
         shape = b"".join(n.to_bytes(4, "little", signed=True) for n in to)
