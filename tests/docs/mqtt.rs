@@ -9,6 +9,7 @@ use edgewatt_support::daemon::Setup;
 use edgewatt_support::mosquitto::Mosquitto;
 use edgewatt_support::rig::{XNNPACK, delegate, replay, with_plugin};
 use edgewatt_support::root;
+use edgewatt_support::sound::golden;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -210,7 +211,14 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
     let names = "regress = { names = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"] }";
     let outputs =
         pipeline("outputs", "raw = {}").replace("decision.raw", "batch = { max = 2, wait_ms = 500.0 }\ndecision.raw");
-    let others = pipeline("values", names) + &outputs;
+    let word = format!(
+        "[pipelines.word]\nfrontend = [\"micro_frontend\"]\nwindow = {{ samples = 3, hop = 3 }}\nmodel.path = \"{}\"\n\
+         decision.wake_word = {{ word = \"okay nabu\", cutoff = 0.85 }}\n[pipelines.word.source.replay]\npath = \"{}\"\n\
+         wav = {{ rate_hz = 16000.0 }}\nspeed = 20.0\nloop = true\n\n",
+        root().join("runtime/models/okay_nabu.tflite").display(),
+        golden("speech.wav").display()
+    );
+    let others = pipeline("values", names) + &outputs + &word;
     let power = format!(
         "[power]\nsysfs = \"{}\"\nsample_ms = 20\ninterval_s = 0.2\nidle_s = 0.0\nidle_watts = 1.0\n\n[power.meters.guess]",
         sysfs.display()
@@ -259,6 +267,7 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
         "edgewatt/demo/p/shoulder/state ",
         "edgewatt/demo/p/values/prediction ",
         "edgewatt/demo/p/outputs/prediction ",
+        "edgewatt/demo/p/word/prediction ",
         "edgewatt/demo/node_metrics ",
     ];
     let mut missing: Vec<&str> = wanted.to_vec();
