@@ -104,7 +104,7 @@ fn encode(c: &mut Criterion) {
     use edgewatt::units::MonoTime;
     let clocks = Clocks::now();
     let presentation = ClassPresentation::new(vec!["ROW".to_owned()], None);
-    let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925, fault: None };
+    let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925, ..Verdict::VALUES };
     c.bench_function("encode a prediction", |b| {
         b.iter_batched_ref(
             || Vec::with_capacity(512),

@@ -177,7 +177,7 @@ fn decision(seq: u64) -> Decision {
     let now = MonoTime::now();
     Decision {
         seq,
-        verdict: Verdict { class: Some(3), score: 0.75, raw_class: Some(3), fault: None },
+        verdict: Verdict { class: Some(3), score: 0.75, raw_class: Some(3), ..Verdict::VALUES },
         truth: None,
         stream_ns: None,
         arrival: now,

@@ -70,7 +70,7 @@ pub fn text_bytes(text: &str) -> usize {
     serde_json::to_string(text).map_or(0, |json| json.len())
 }
 
-/// What Home Assistant shows of a decision: one sensor.
+/// What Home Assistant shows of a decision: one sensor, or one event.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Entity {
     /// The sensor's id within the pipeline: letters, digits, `-` and `_`.
@@ -84,6 +84,12 @@ pub struct Entity {
     /// Digits after the point.
     pub precision: Option<u64>,
     pub unit: Option<&'static str>,
+    /// The types of the event, if it is one; the template then gives an object with `event_type`.
+    pub events: Vec<String>,
+    /// It is a binary sensor; the template then gives ON or OFF.
+    pub is_binary: bool,
+    /// Home Assistant's class of the device, such as "problem".
+    pub device_class: Option<&'static str>,
 }
 
 /// Numbers under names, as a JSON object.
