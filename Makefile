@@ -7,7 +7,7 @@ PYTHON := $(or $(PYTHON),python3)
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation outage kills \
-	wear runtime man fmt lint doc msrv check-armv7 deny bench compare throughput fleet footprint live first-minute train clean tools
+	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -138,6 +138,13 @@ compare: tools runtime ## Compare edgewatt with the same pipeline in Python (in 
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
 	.venv-bench/bin/python benches/system/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+compare-audio: tools runtime ## Compare the wake word with pymicro-wakeword (in .venv-audio): CPU, memory. ARGS="--live-seconds 20"
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked --bin edgewatt
+	$(PYTHON) -m venv .venv-audio
+	.venv-audio/bin/pip install --quiet --require-hashes -r tests/golden/audio/requirements.txt
+	.venv-audio/bin/python benches/system/compare-audio --edgewatt "$(TARGET_DIR)/release/edgewatt" $(ARGS)
 
 throughput: tools runtime ## Compare QoS 1 messages a second and CPU with mosquitto_pub and paho (in .venv-bench)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients

@@ -101,6 +101,32 @@ fn the_whole_recording_passes_without_an_allocation() {
 }
 
 #[test]
+fn the_wake_word_hears_without_an_allocation() {
+    use edgewatt::config::Document;
+    use edgewatt_support::runtime_library;
+    use edgewatt_support::sound::{golden, sound};
+
+    let path = root().join("examples/wake-word/recording.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("recording.wav", golden("speech.wav").to_str().unwrap());
+    let mut config = Document::new(path, text).parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
+    config.runtime_library.get_or_insert_with(runtime_library);
+    let mut rig = demo::pipeline(&config);
+    let samples = sound("wake_word");
+    let mut heard = 0;
+    let count = allocations(|| {
+        for block in samples.chunks(320) {
+            assert!(rig.feed.frames(block, MonoTime::now(), None).is_continue());
+            rig.infer.drain();
+            while rig.decisions.pop(|_, _, _| ()).is_some() {
+                heard += 1;
+            }
+        }
+    });
+    assert_eq!(heard, 10);
+    assert_eq!(count, 0, "allocations in {} samples", samples.len());
+}
+
+#[test]
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 

@@ -38,6 +38,7 @@ family! {
         mod multi_label: MultiLabel;
         mod consensus: Consensus;
         mod anomaly: Anomaly;
+        mod wake_word: WakeWord;
     }
 }
 
@@ -54,6 +55,11 @@ pub trait DecisionKind {
     /// Returns where a decision on a single value changes; `values` is what the model's operators tell of each output.
     fn boundary(&self, _values: &[OutputValues]) -> Option<f32> {
         None
+    }
+
+    /// Returns whether only windows with a class are published: events, which are rarer than windows.
+    fn events_only(&self) -> bool {
+        false
     }
 
     /// Returns whether verdicts name a class, so that they can be compared with the stream's true class.

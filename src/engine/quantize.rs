@@ -90,6 +90,17 @@ mod tests {
         assert_eq!(quantize(&[1u8, 127, 128, 255], 1.0, 0, &mut [0i8; 4]), 2);
     }
 
+    #[test]
+    fn the_frames_of_a_wake_word_model_become_what_python_makes_of_them() {
+        // pymicro-wakeword: np.round(features / scale + zero_point), in f64; cut here, where it wraps round.
+        let scale = 26.0_f32 / 255.0;
+        for raw in 0..680 {
+            let feature = raw as f32 * 0.039_062_5;
+            let python = (f64::from(feature) / f64::from(scale) - 128.0).round_ties_even().min(127.0);
+            assert_eq!(f64::from(stored::<i8>(feature, scale, -128)), python, "{raw}");
+        }
+    }
+
     proptest! {
         #[test]
         fn there_and_back_is_within_half_a_step(value in -4f32..4.0, scale in 0.03f32..1.0, zero_point in -100i32..100) {

@@ -11,6 +11,7 @@ family! {
     /// through them once, however much windows overlap.
     pub enum Frontend: FrontendKind {
         mod decimate: Decimate;
+        mod micro_frontend: MicroFrontend;
     }
 }
 

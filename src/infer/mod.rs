@@ -38,7 +38,7 @@ use crate::units::{MonoTime, duration_ns};
 /// One decision, without its values.
 #[derive(Debug, Clone, Copy)]
 pub struct Decision {
-    /// Counts up by one for each decision; a decision that publish had no room for leaves a gap.
+    /// Counts up by one for each decision that is for publishing; a decision that publish had no room for leaves a gap.
     pub seq: u64,
     pub verdict: Verdict,
     /// Index of the true class of the window's last sample among the labels.
@@ -90,6 +90,8 @@ pub struct Stages {
     pub features: Chain,
     pub decider: Box<dyn Decider>,
     pub batch: Batch,
+    /// Only verdicts with a class are for publishing.
+    pub events_only: bool,
     /// The features of the latest windows, if a delegate may have to be compared on them.
     pub recent: Option<RecentWindows>,
 }
@@ -319,8 +321,11 @@ impl Infer {
         self.batch.clear();
     }
 
-    /// Hands a decision and its values to the publisher.
+    /// Hands a decision and its values to the publisher, if it is for publishing.
     fn decided(&mut self, decision: Decision) {
+        if self.stages.events_only && decision.verdict.class.is_none() {
+            return self.channels.stats.count_unpublished(decision.invoke_end);
+        }
         self.seq += 1;
         while self.channels.hold
             && self.channels.decisions.is_full(self.values.len())

@@ -14,15 +14,19 @@ use tokio::sync::Notify;
 use super::Saturation;
 use crate::decision::Fault;
 use crate::source::Gap;
-use crate::units::duration_ns;
+use crate::units::{MonoTime, duration_ns};
 
 /// Counts of one pipeline, since the start.
 #[derive(Debug, Default)]
 pub struct PipelineStats {
     /// Windows that were full.
     pub windows: AtomicU64,
-    /// Decisions that were passed on for publishing.
+    /// Decisions that were passed on for publishing, or need not be published.
     pub predictions: AtomicU64,
+    /// Decisions that need not be published, because they tell of no event.
+    unpublished: AtomicU64,
+    /// When the last of them was made, in nanoseconds of the monotonic clock; 0: there is none.
+    last_unpublished_ns: AtomicU64,
     /// Decisions that were dropped because the queue for publishing was full.
     pub dropped: AtomicU64,
     /// Windows whose inference failed.
@@ -38,6 +42,24 @@ pub struct PipelineStats {
 impl PipelineStats {
     pub fn count_gap(&self, gap: Gap) {
         self.gaps[gap as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a decision that need not be published.
+    pub fn count_unpublished(&self, made: MonoTime) {
+        self.predictions.fetch_add(1, Ordering::Relaxed);
+        self.unpublished.fetch_add(1, Ordering::Relaxed);
+        self.last_unpublished_ns.store(made.0, Ordering::Relaxed);
+    }
+
+    /// Returns when the last decision was made that need not be published.
+    pub fn last_unpublished(&self) -> Option<MonoTime> {
+        Some(MonoTime(self.last_unpublished_ns.load(Ordering::Relaxed))).filter(|made| made.0 > 0)
+    }
+
+    /// Returns how many decisions were for publishing: each has a number.
+    pub fn numbered(&self) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.predictions) + load(&self.dropped)).saturating_sub(load(&self.unpublished))
     }
 
     /// Counts a window whose outputs have a fault.

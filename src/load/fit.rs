@@ -35,6 +35,14 @@ pub(super) fn model(pipeline: &Pipeline, normalization: Option<Feature>, model: 
         Unfit::Window(message) => Problem::new(key.child("window"), message),
         Unfit::Batch(message) => Problem::new(key.child("batch").child("max"), message),
     })?;
+    let (samples, hop) = (pipeline.window.samples, pipeline.window.hop);
+    if hop != samples && fitted.plan.is_stateful(&model.summary) {
+        let why = format!(
+            "hop = {hop}, and a window has {samples} samples; the model keeps a state from one window to the next, so each \
+             sample must go through it once: set hop = {samples}"
+        );
+        return Err(Problem::new(key.child("window").child("hop"), why));
+    }
     if let Some(signature) = &fitted.plan.signature {
         tracing::info!(pipeline = name, "the model's signature `{}` is run", signature.escape_debug());
     }

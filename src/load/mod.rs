@@ -308,7 +308,8 @@ impl<'a> Draft<'a> {
         let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
         let input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, bytes);
-        let stages = Stages { input, features: shapes.features, decider, batch, recent };
+        let events_only = decision.events_only();
+        let stages = Stages { input, features: shapes.features, decider, batch, events_only, recent };
         Ok(PreparedPipeline {
             stages,
             sink,

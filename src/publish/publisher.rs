@@ -183,11 +183,9 @@ pub struct PublisherHistory {
 }
 
 impl PublisherHistory {
-    /// Returns how many decisions there were so far, which is the number of the next one.
+    /// Returns how many decisions were for publishing so far, which is the number of the next one.
     pub fn decision_count(&self) -> u64 {
-        // Each decision was counted as one of the two.
-        let counts = [&self.stats.predictions, &self.stats.dropped];
-        counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.stats.numbered()
     }
 }
 
@@ -277,7 +275,7 @@ impl PipelinePublisher {
 
     /// Returns when the last prediction was made, to [`STATE_PERIOD`]; `None` if there is none.
     pub fn last_prediction(&self) -> Option<MonoTime> {
-        self.progress.last_state.map(|(_, at)| at)
+        self.progress.last_state.map(|(_, at)| at).max(self.stats.last_unpublished())
     }
 
     /// Returns how many samples the source has given, including those for which there was no room.

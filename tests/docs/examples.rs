@@ -66,6 +66,18 @@ fn every_configuration_checks() {
     }
 }
 
+#[test]
+fn the_wake_word_checks() {
+    let runtime = root().join("runtime").display().to_string();
+    for name in ["recording", "microphone"] {
+        let setup = Setup::of(&root().join(format!("examples/wake-word/{name}.toml"))).with("../../runtime", &runtime);
+        let speech = std::fs::read(edgewatt_support::sound::golden("speech.wav")).unwrap();
+        setup.write("recording.wav", &speech);
+        let ended = setup.check().expect(0);
+        assert!(ended.stdout.contains("[1, 3, 40] int8 -> [1, 1] uint8"), "{}", ended.stdout);
+    }
+}
+
 /// The model that each file of examples/sources/ is checked with, if it is not the one with an open input.
 const MODELS: [(&str, &str); 1] = [("two-inputs.toml", "motion_and_temperature")];
 

@@ -21,6 +21,7 @@ fn described(meters: &[&str]) -> Value {
         ("level", "decision.threshold = { above = 0.5 }".to_owned()),
         ("it's-values", regress(&NAMES)),
         ("outputs", "decision.raw = {}".to_owned()),
+        ("word", "decision.wake_word = { word = \"okay nabu\", cutoff = 0.85 }".to_owned()),
     ];
     let config = parse(&decisions, meters, "discovery = true").unwrap_or_else(|e| panic!("{e}"));
     discovery::payload(&config.described(&NodeTopics::new("edgewatt", "demo")), &[])
@@ -120,7 +121,7 @@ fn messages(topic: &str) -> Vec<Value> {
                 NAMES.iter().map(|name| ((*name).to_owned(), json!(1.5))).collect();
             vec![json!({ "v": 1, "values": values })]
         }
-        "state" => vec![example("p/<pipeline>/prediction")],
+        "state" | "prediction" => vec![example("p/<pipeline>/prediction")],
         _ => vec![example("power/<meter>")],
     };
     all = all.iter().flat_map(variants).collect();
@@ -192,6 +193,20 @@ fn each_template_gives_a_value_or_none_for_whatever_is_published() {
         }
     }
     assert!(asked.len() > 1000 && values > asked.len() / 4, "{values} values of {}", asked.len());
+}
+
+#[test]
+fn a_detection_is_an_event_and_a_window_without_one_is_none() {
+    let description = described(&[]);
+    let entity = &description["cmps"]["word_heard"];
+    assert_eq!(entity["p"], "event");
+    assert_eq!(entity["evt_typ"], json!(["okay nabu"]));
+    let heard = json!({ "time_ms": 7, "label": "okay nabu", "score": 0.9 });
+    let Some(text) = rendered(entity, "/val_tpl", &heard) else { return };
+    let event: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(event, json!({ "event_type": "okay nabu", "score": 0.9, "time_ms": 7 }));
+    let nothing = json!({ "time_ms": 7, "label": null, "score": 0.9 });
+    assert_eq!(rendered(entity, "/val_tpl", &nothing).unwrap(), "None");
 }
 
 /// The values of an entity's templates for one message.

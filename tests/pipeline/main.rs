@@ -7,5 +7,6 @@ mod dialects;
 mod models;
 mod record;
 mod stateful;
+mod sound;
 mod stream;
 mod realtime;

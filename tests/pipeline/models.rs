@@ -50,6 +50,25 @@ fn refusal(config: &Config) -> String {
     format!("{}: {}", problems[0].key, problems[0].message)
 }
 
+#[test]
+fn windows_of_a_model_that_keeps_a_state_neither_overlap_nor_leave_samples_out() {
+    let pair = "state = { state_in = \"state_out\" }";
+    let alexa = root().join("runtime/models/alexa").display().to_string();
+    for (model, channels, samples, keys) in [("state_pair", 2, 2, pair), (alexa.as_str(), 40, 3, "")] {
+        let refused = |hop: usize| {
+            let mut config = config(model, channels, samples, keys, RAW);
+            config.pipelines[0].window.hop = hop;
+            demo::try_to_prepare(&config).err().map(|problems| format!("{}: {}", problems[0].key, problems[0].message))
+        };
+        for hop in [samples - 1, samples + 1] {
+            let said = refused(hop).unwrap();
+            let wanted = format!("hop = {hop}, and a window has {samples} samples; the model keeps a state");
+            assert!(said.starts_with("pipelines.p.window.hop: ") && said.contains(&wanted), "{said}");
+        }
+        assert_eq!(refused(samples), None);
+    }
+}
+
 const RAW: &str = "decision.raw = {}";
 
 #[test]

@@ -320,8 +320,11 @@ fn with_kind(at: &str, kind: &str, keys: &[(String, KeyDoc)]) -> Table {
     // A kind may take what the other pipeline has.
     let alone = with(&base(), "pipelines.other", None);
     let without_classes = FOR_CLASSES.iter().fold(alone.clone(), |root, key| with(&root, key, None));
+    // What works on sound takes nothing else.
+    let microphone = value("{ alsa = { card = 'Device', rate_hz = 16000 } }");
+    let sound = with(&without_classes, "pipelines.shoulder.source", Some(microphone));
     let mut refusal = String::new();
-    for base in [alone, without_classes] {
+    for base in [alone, without_classes, sound] {
         let mut root = with(&base, at, Some(value(&format!("{{ {kind} = {{}} }}"))));
         for (key, doc) in keys.iter().filter(|(_, doc)| doc.required) {
             let example = doc.example.unwrap_or_else(|| panic!("{key} must be written and has no example"));

@@ -16,6 +16,7 @@ pub mod wire;
 pub mod counters;
 pub mod meters;
 pub mod serial;
+pub mod sound;
 
 pub mod mosquitto;
 pub mod fake_broker;
