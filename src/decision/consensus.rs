@@ -109,12 +109,12 @@ impl DecisionKind for Consensus {
     }
 
     fn entities(&self) -> Vec<Entity> {
-        let template = format!(
-            "{{{{ {{'event_type': 'decided', 'label': value_json.label, 'score': value_json.score, 'time_ms': \
-             value_json.time_ms}} | tojson if value_json.changed | default(false) and value_json.label != {} else none }}}}",
+        let is_decided = format!(
+            "value_json.changed | default(false) and value_json.label | default(none) not in [none, {}]",
             json!(self.uncertain)
         );
-        let decided = Entity { id: "decided".into(), template, events: vec!["decided".into()], ..Entity::default() };
+        let attributes = ["label", "score", "time_ms"];
+        let decided = Entity::event("decided", &["decided".to_owned()], "'decided'", &attributes, &is_decided);
         let mut entities = class_entities();
         entities.push(decided);
         entities

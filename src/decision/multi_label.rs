@@ -137,15 +137,9 @@ impl DecisionKind for MultiLabel {
     }
 
     fn entities(&self) -> Vec<Entity> {
-        let detected = Entity {
-            id: "detected".into(),
-            template:
-                "{{ {'event_type': 'detected', 'labels': value_json.started, 'score': value_json.score, 'time_ms': \
-                       value_json.time_ms} | tojson if value_json.started | default(false) else none }}"
-                    .into(),
-            events: vec!["detected".into()],
-            ..Entity::default()
-        };
+        let attributes = ["started", "labels", "time_ms"];
+        let is_detected = "value_json.started | default(false)";
+        let detected = Entity::event("detected", &["detected".to_owned()], "'detected'", &attributes, is_detected);
         let label = |name: &String| Entity {
             id: format!("label_{}", text::id(name)),
             name: Some(name.clone()),

@@ -92,6 +92,17 @@ pub struct Entity {
     pub device_class: Option<&'static str>,
 }
 
+impl Entity {
+    /// Builds an event of one of these types, which is told of a message for which the expression `happens` is true.
+    /// `event_type` is an expression, and `attributes` are fields of the message.
+    pub(super) fn event(id: &str, types: &[String], event_type: &str, attributes: &[&str], happens: &str) -> Self {
+        let attribute = |name: &&str| format!(", '{name}': value_json.{name} | default(none)");
+        let attributes: String = attributes.iter().map(attribute).collect();
+        let template = format!("{{{{ {{'event_type': {event_type}{attributes}}} | tojson if {happens} else none }}}}");
+        Self { id: id.to_owned(), template, events: types.to_vec(), ..Self::default() }
+    }
+}
+
 /// Numbers under names, as a JSON object.
 #[derive(Debug, Clone, Copy)]
 pub struct Named<'a> {

@@ -140,15 +140,9 @@ impl DecisionKind for Anomaly {
             is_measurement: true,
             ..Entity::default()
         };
-        let change = Entity {
-            id: "change".into(),
-            template:
-                "{{ {'event_type': value_json.label, 'score': value_json.score, 'time_ms': value_json.time_ms} | \
-                       tojson if value_json.changed | default(false) else none }}"
-                    .into(),
-            events: self.names.to_vec(),
-            ..Entity::default()
-        };
+        let is_told = "value_json.changed | default(false) and value_json.label | default(none)";
+        let label = "value_json.label";
+        let change = Entity::event("change", &self.names, label, &["score", "threshold", "time_ms"], is_told);
         vec![Entity { device_class: Some("problem"), is_binary: true, ..alarm }, score, change]
     }
 
