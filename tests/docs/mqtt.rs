@@ -210,7 +210,12 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
     let names = "regress = { names = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"] }";
     let outputs =
         pipeline("outputs", "raw = {}").replace("decision.raw", "batch = { max = 2, wait_ms = 500.0 }\ndecision.raw");
-    let others = pipeline("values", names) + &outputs;
+    let clusters = "anomaly.kmeans = { on = \"output\", axes = [0], mean = [0.0], scale = [1.0], clusters = [{ centroid = \
+                    [0.0], max_error = 0.5 }] }";
+    let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
+    let labels =
+        pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
+    let others = pipeline("values", names) + &outputs + &pipeline("level", clusters) + &labels;
     let power = format!(
         "[power]\nsysfs = \"{}\"\nsample_ms = 20\ninterval_s = 0.2\nidle_s = 0.0\nidle_watts = 1.0\n\n[power.meters.guess]",
         sysfs.display()
@@ -259,6 +264,8 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
         "edgewatt/demo/p/shoulder/state ",
         "edgewatt/demo/p/values/prediction ",
         "edgewatt/demo/p/outputs/prediction ",
+        "edgewatt/demo/p/level/prediction ",
+        "edgewatt/demo/p/labels/prediction ",
         "edgewatt/demo/node_metrics ",
     ];
     let mut missing: Vec<&str> = wanted.to_vec();
