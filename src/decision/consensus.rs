@@ -114,7 +114,7 @@ impl DecisionKind for Consensus {
             json!(self.uncertain)
         );
         let attributes = ["label", "score", "time_ms"];
-        let decided = Entity::event("decided", &["decided".to_owned()], "'decided'", &attributes, &is_decided);
+        let decided = Entity::event(&["decided".to_owned()], "decided", "'decided'", &attributes, &is_decided);
         let mut entities = class_entities();
         entities.push(decided);
         entities

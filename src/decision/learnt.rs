@@ -166,9 +166,6 @@ impl Value for Limit {
             Self::Learnt { path, .. } => format!("{{ learnt = {} }}", path.to_toml()),
         }
     }
-    fn choices() -> Vec<String> {
-        ["a number", "{ learnt = \"FILE\" }"].map(str::to_owned).to_vec()
-    }
 }
 
 impl<'de> Deserialize<'de> for Limit {

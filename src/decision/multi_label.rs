@@ -139,7 +139,7 @@ impl DecisionKind for MultiLabel {
     fn entities(&self) -> Vec<Entity> {
         let attributes = ["started", "labels", "time_ms"];
         let is_detected = "value_json.started | default(false)";
-        let detected = Entity::event("detected", &["detected".to_owned()], "'detected'", &attributes, is_detected);
+        let detected = Entity::event(&["detected".to_owned()], "detected", "'detected'", &attributes, is_detected);
         let label = |name: &String| Entity {
             id: format!("label_{}", text::id(name)),
             name: Some(name.clone()),

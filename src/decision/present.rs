@@ -95,7 +95,7 @@ pub struct Entity {
 impl Entity {
     /// Builds an event of one of these types, which is told of a message for which the expression `happens` is true.
     /// `event_type` is an expression, and `attributes` are fields of the message.
-    pub(super) fn event(id: &str, types: &[String], event_type: &str, attributes: &[&str], happens: &str) -> Self {
+    pub(super) fn event(types: &[String], id: &str, event_type: &str, attributes: &[&str], happens: &str) -> Self {
         let attribute = |name: &&str| format!(", '{name}': value_json.{name} | default(none)");
         let attributes: String = attributes.iter().map(attribute).collect();
         let template = format!("{{{{ {{'event_type': {event_type}{attributes}}} | tojson if {happens} else none }}}}");

@@ -75,7 +75,7 @@ impl DecisionKind for WakeWord {
 
     fn entities(&self) -> Vec<Entity> {
         let template = format!(
-            "{{{{ {{'event_type': {}, 'score': value_json.score, 'time_ms': value_json.time_ms | default(none)}} | tojson \
+            "{{{{ {{'event_type': {}, 'score': value_json.score | default(none), 'time_ms': value_json.time_ms | default(none)}} | tojson \
              if value_json.label | default(none) else none }}}}",
             json!(self.word)
         );

@@ -153,7 +153,10 @@ fn files_and_modules_that_are_named_exist() {
         let between = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-' | '*' | '{' | '<'));
         let lines = page.prose.lines().chain(page.code.iter().map(String::as_str));
         for word in lines.flat_map(|line| line.split(between)).map(|word| word.trim_end_matches('.')) {
-            if is_path(word) && FOLDERS.iter().any(|folder| word.starts_with(folder)) && !exists(word) {
+            // A link may name a folder beside its page, such as docs/examples.
+            let is_beside = || page.path.parent().is_some_and(|folder| folder.join(word).exists());
+            let names_a_folder = || FOLDERS.iter().any(|folder| word.starts_with(folder));
+            if is_path(word) && names_a_folder() && !exists(word) && !is_beside() {
                 report(format!("there is no {word}"));
             }
         }

@@ -9,6 +9,7 @@ use edgewatt_support::daemon::Setup;
 use edgewatt_support::mosquitto::Mosquitto;
 use edgewatt_support::rig::{XNNPACK, delegate, replay, with_plugin};
 use edgewatt_support::root;
+use edgewatt_support::sound::golden;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -215,7 +216,14 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
     let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
     let labels =
         pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
-    let others = pipeline("values", names) + &outputs + &pipeline("level", clusters) + &labels;
+    let word = format!(
+        "[pipelines.word]\nfrontend = [\"micro_frontend\"]\nwindow = {{ samples = 3, hop = 3 }}\nmodel.path = \"{}\"\n\
+         decision.wake_word = {{ word = \"okay nabu\", cutoff = 0.85 }}\n[pipelines.word.source.replay]\npath = \"{}\"\n\
+         wav = {{ rate_hz = 16000.0 }}\nspeed = 20.0\nloop = true\n\n",
+        root().join("runtime/models/okay_nabu.tflite").display(),
+        golden("speech.wav").display()
+    );
+    let others = [pipeline("values", names), outputs, pipeline("level", clusters), labels, word].concat();
     let power = format!(
         "[power]\nsysfs = \"{}\"\nsample_ms = 20\ninterval_s = 0.2\nidle_s = 0.0\nidle_watts = 1.0\n\n[power.meters.guess]",
         sysfs.display()
@@ -266,6 +274,7 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
         "edgewatt/demo/p/outputs/prediction ",
         "edgewatt/demo/p/level/prediction ",
         "edgewatt/demo/p/labels/prediction ",
+        "edgewatt/demo/p/word/prediction ",
         "edgewatt/demo/node_metrics ",
     ];
     let mut missing: Vec<&str> = wanted.to_vec();

@@ -142,7 +142,7 @@ impl DecisionKind for Anomaly {
         };
         let is_told = "value_json.changed | default(false) and value_json.label | default(none)";
         let label = "value_json.label";
-        let change = Entity::event("change", &self.names, label, &["score", "threshold", "time_ms"], is_told);
+        let change = Entity::event(&self.names, "change", label, &["score", "threshold", "time_ms"], is_told);
         vec![Entity { device_class: Some("problem"), is_binary: true, ..alarm }, score, change]
     }
 
