@@ -54,7 +54,7 @@ fn stages(c: &mut Criterion) {
     let mut values = Vec::with_capacity(stages.decider.most_values());
     group.bench_function("decide (dequantise, smooth)", |b| {
         b.iter(|| {
-            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, 0, values);
+            let mut outputs = EngineOutputs { engine: engine.as_mut(), row: 0, features: &features, time_ns: 0 };
             stages.decider.decide(&mut outputs, &mut values).unwrap()
         });
     });

@@ -116,7 +116,7 @@ pub enum Limit {
     Learnt {
         path: PathBuf,
         /// What the check of the configuration has found there.
-        found: Result<Learnt, String>,
+        found: Result<Box<Learnt>, String>,
     },
 }
 
@@ -129,7 +129,7 @@ impl Limit {
             Self::Value(_) => {}
             Self::Learnt { path, found } => {
                 *path = checker.path(path);
-                *found = Learnt::read(path);
+                *found = Learnt::read(path).map(Box::new);
             }
         }
     }
