@@ -100,8 +100,8 @@ mod tests {
         let spacing = (high - low) / (CHANNELS + 1) as f32;
         let centre = |channel: usize| low + spacing * (channel + 1) as f32;
         let mut bin = STARTS[0];
-        for channel in 0..=CHANNELS {
-            assert_eq!(STARTS[channel], bin, "channel {channel}");
+        for (channel, start) in STARTS[..=CHANNELS].iter().enumerate() {
+            assert_eq!(*start, bin, "channel {channel}");
             let before = if channel == 0 { low } else { centre(channel - 1) };
             while mel(f32::from(bin) * 31.25) <= centre(channel) {
                 let weight = (centre(channel) - mel(f32::from(bin) * 31.25)) / (centre(channel) - before);
