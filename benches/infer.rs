@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use edgewatt::decision::EngineOutputs;
 use edgewatt::infer::window::Windower;
 use edgewatt::source::RecordParser;
 use edgewatt_support::demo;
@@ -54,7 +55,7 @@ fn stages(c: &mut Criterion) {
     let mut values = Vec::with_capacity(stages.decider.most_values());
     group.bench_function("decide (dequantise, smooth)", |b| {
         b.iter(|| {
-            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, 0, values);
+            let mut outputs = EngineOutputs { engine: engine.as_mut(), row: 0, features: &features, time_ns: 0 };
             stages.decider.decide(&mut outputs, &mut values).unwrap()
         });
     });
@@ -104,7 +105,7 @@ fn encode(c: &mut Criterion) {
     use edgewatt::units::MonoTime;
     let clocks = Clocks::now();
     let presentation = ClassPresentation::new(vec!["ROW".to_owned()], None);
-    let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925, fault: None };
+    let verdict = Verdict { class: Some(0), raw_class: Some(0), score: 0.925, ..Verdict::VALUES };
     c.bench_function("encode a prediction", |b| {
         b.iter_batched_ref(
             || Vec::with_capacity(512),

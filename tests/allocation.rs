@@ -186,6 +186,49 @@ fn edge_impulse_s_blocks_work_without_an_allocation() {
 }
 
 #[test]
+fn decisions_on_features_and_labels_are_made_without_an_allocation() {
+    use edgewatt::config::Document;
+    use edgewatt_support::runtime_library;
+
+    let labels = root().join("models/labels.txt");
+    let labels = format!("model.labels = {labels:?}\n");
+    let shoulder = "models/shoulder_int8.tflite";
+    for (model, [samples, channels], decision) in [
+        ("tests/models/autoencoder.tflite", [1, 4], "anomaly = { threshold = 0.5, smooth = 3, min_above_s = 1.0 }"),
+        (shoulder, [200, 6], "multi_label = { confirm = 2, windows = 3 }"),
+        (shoulder, [200, 6], "consensus = { smooth = 2, suppress_s = 1.0 }"),
+    ] {
+        let labels = if model == shoulder { labels.as_str() } else { "" };
+        let names: Vec<String> = (0..channels).map(|channel| format!("c{channel}")).collect();
+        let text = format!(
+            "[mqtt]\nbroker = \"none\"\n[pipelines.p]\nwindow = {{ samples = {samples}, hop = 1 }}\n{labels}\
+             model.path = {:?}\ndecision.{decision}\n\
+             source.replay = {{ path = \"r.csv\", records = {{ channels = {names:?}, rate_hz = 10.0 }} }}\n",
+            root().join(model)
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let record = vec!["0"; channels].join(",") + "\n";
+        std::fs::write(folder.path().join("r.csv"), names.join(",") + "\n" + &record.repeat(samples + 1)).unwrap();
+        let mut config =
+            Document::new(folder.path().join("c.toml"), text).parse(Some("test")).unwrap_or_else(|e| panic!("{e}"));
+        config.runtime_library.get_or_insert_with(runtime_library);
+        let mut rig = demo::pipeline(&config);
+        let mut decisions = 0;
+        let count = allocations(|| {
+            for frame in 1..samples + 50 {
+                let values = [frame as f32 % 9.0; 8];
+                assert!(rig.feed.frames(&values[..channels], MonoTime::now(), None).is_continue());
+                rig.infer.drain();
+                while rig.decisions.pop(|_, _, _| ()).is_some() {
+                    decisions += 1;
+                }
+            }
+        });
+        assert_eq!((decisions, count), (50, 0), "{decision}");
+    }
+}
+
+#[test]
 fn a_meter_that_works_is_read_without_an_allocation() {
     use std::time::Duration;
 
@@ -262,7 +305,7 @@ fn decision(seq: u64) -> Decision {
     let now = MonoTime::now();
     Decision {
         seq,
-        verdict: Verdict { class: Some(3), score: 0.75, raw_class: Some(3), fault: None },
+        verdict: Verdict { class: Some(3), score: 0.75, raw_class: Some(3), ..Verdict::VALUES },
         truth: None,
         stream_ns: None,
         arrival: now,

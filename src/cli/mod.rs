@@ -6,6 +6,7 @@ mod doctor;
 mod engine_process;
 mod health;
 mod inspect;
+mod learn;
 mod logging;
 mod migrate;
 mod manual;
@@ -45,6 +46,7 @@ First steps:
   edgewatt check -c edgewatt.toml          check that the configuration works on this machine
   edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
   edgewatt record -c edgewatt.toml         record what the source delivers, to play it again
+  edgewatt learn -c edgewatt.toml -r FILE  learn the threshold of an anomaly from a recording of normal data
   edgewatt calibrate -c edgewatt.toml      measure the energy of models that run too briefly or too rarely
   edgewatt health -c edgewatt.toml         see whether the daemon runs and works
   edgewatt support -c edgewatt.toml        write an archive for a bug report
@@ -88,6 +90,14 @@ enum Command {
     /// of 16 bits, raw samples for all else. What was written stays usable when the disk is full or the program is killed:
     /// all but the last second. Exits with 1 if nothing was recorded, or not all that was asked for.
     Record(record::Args),
+    /// Learn from a recording of normal data from which score on a window is abnormal
+    ///
+    /// Runs the recording through the pipeline, up to its decision's scores, prints how these are distributed, and writes the
+    /// threshold into the file that decision.anomaly names with threshold = { learnt = "FILE" }. The file counts only for the
+    /// same model, channels, front ends, features and scores; with others, the configuration is refused until you learn
+    /// again. The source is not opened and nothing is published; a delegate's device must be free, so stop a daemon that uses
+    /// it. Make the recording with edgewatt record, and leave it out of the model's training.
+    Learn(learn::Args),
     /// Show what this machine has of what edgewatt needs, and how to fix what is missing
     ///
     /// Examines the configuration, the runtime, delegates, meters, sensors, the connection to the broker, the clock, the
@@ -168,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Record(args) => record::run(&args),
+        Command::Learn(args) => learn::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Migrate(args) => migrate::run(&args),

@@ -195,7 +195,7 @@ fn end(recording: Recording, ended: Ended, at_end: AtEnd) -> anyhow::Result<Exit
     }
 }
 
-fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Pipeline, String> {
+pub(super) fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Pipeline, String> {
     let names = || config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect::<Vec<_>>().join(", ");
     match (name, config.pipelines.as_slice()) {
         (None, [only]) => Ok(only),

@@ -12,7 +12,7 @@ use crate::infer::Batch;
 use crate::infer::input::WindowSettings;
 use crate::mqtt::access::check_qos;
 use crate::schema::expanded::{Table, from_nothing};
-use crate::schema::{Checker, Key, milliseconds, table};
+use crate::schema::{Checker, Key, Value, milliseconds, table};
 use crate::source::Source;
 use crate::stream::{Shape, ShapePath, StreamSpec};
 use crate::text::figure;
@@ -264,6 +264,20 @@ impl Pipeline {
         let features =
             built.map_err(|(index, mismatch)| at("features", self.features[index].name(), index, mismatch, &path))?;
         Ok(Shapes { source, frontends, stream, features, path })
+    }
+
+    /// Returns the keys that the features depend on, as TOML: the names of the channels, and all from the front ends on. The
+    /// source may be another one: a recording has the same features.
+    pub fn feature_keys(&self) -> String {
+        let Self { frontend, window, features, inputs, model_metadata, .. } = self;
+        format!(
+            "channels = {}, frontend = {}, samples = {}, features = {}, inputs = {}, metadata = {model_metadata}",
+            self.source.kind().spec().names.to_toml(),
+            frontend.to_toml(),
+            window.samples,
+            features.to_toml(),
+            inputs.to_toml()
+        )
     }
 
     /// Returns the number of the source's frames that the first window needs.

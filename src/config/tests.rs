@@ -328,7 +328,9 @@ fn a_long_line_is_shown_around_the_place() {
     let refusal = refusal(&text);
     let place = text.lines().nth(1).unwrap().find('5').unwrap() + 1;
     assert!(refusal.contains(&format!("f.toml:2:{place}: ")), "{refusal}");
-    assert!(refusal.lines().all(|line| line.chars().count() <= 200), "{refusal}");
+    // What is said of a missing key names every kind of its family, and is as long as that.
+    let excerpts = refusal.lines().filter(|line| line.contains(" | "));
+    assert!(excerpts.clone().count() > 0 && excerpts.clone().all(|line| line.chars().count() <= 200), "{refusal}");
     let shown: Vec<&str> =
         refusal.lines().skip_while(|line| !line.contains(&format!(":2:{place}:"))).skip(1).take(2).collect();
     assert_eq!(shown[0].chars().nth(shown[1].find('^').unwrap()), Some('5'), "{refusal}");

@@ -76,13 +76,13 @@ impl DecisionKind for Classify {
                 counted(labels, "label")
             )));
         }
-        let meaning = ScoreMeaning::new(self.scores, self.output, output, model);
+        let meaning = ScoreMeaning::new("classify", self.scores, self.output, output, model);
         Ok(Box::new(Classifier::new(self, labels, Probabilities::new(&meaning, output, labels))))
     }
 
     fn scores(&self, model: &ModelOutputs<'_>) -> Option<ScoreMeaning> {
         let output = model.output(self.output).ok()?;
-        Some(ScoreMeaning::new(self.scores, self.output, output, model))
+        Some(ScoreMeaning::new("classify", self.scores, self.output, output, model))
     }
 
     fn warnings(&self, model: &ModelOutputs<'_>) -> Vec<String> {
@@ -124,13 +124,20 @@ pub struct ClassPresentation {
     names: Vec<String>,
     /// The number of scores that are published: the highest ones; `None`: the values are not scores, or none are published.
     scores: Option<usize>,
+    /// What is published as the label of a window that could be decided on and has no class; `None`: null.
+    undecided: Option<String>,
 }
 
 impl ClassPresentation {
     /// `scores`: the values are the scores of the classes, and so many of them are published at most.
     pub fn new(classes: Vec<String>, scores: Option<usize>) -> Self {
         let names = if scores.is_some() { distinct(&classes) } else { Vec::new() };
-        Self { classes, names, scores }
+        Self { classes, names, scores, undecided: None }
+    }
+
+    /// Publishes `undecided` as the label of a window that has no class.
+    pub(super) fn with_undecided(self, undecided: String) -> Self {
+        Self { undecided: Some(undecided), ..self }
     }
 
     fn label(&self, class: Option<u16>) -> Option<&String> {
@@ -139,7 +146,7 @@ impl ClassPresentation {
 }
 
 /// Returns the names with a number after those that were there before, as in `crane`, `crane (2)`.
-fn distinct(names: &[String]) -> Vec<String> {
+pub(super) fn distinct(names: &[String]) -> Vec<String> {
     let mut taken: HashSet<String> = names.iter().cloned().collect();
     let mut counts = HashMap::<&str, usize>::new();
     let mut distinct = Vec::with_capacity(names.len());
@@ -189,11 +196,16 @@ impl Presentation for ClassPresentation {
         truth: Option<u16>,
         fields: &mut Fields<'_, '_>,
     ) -> Result<(), serde_json::Error> {
-        fields.add("label", &self.label(verdict.class))?;
+        let has_fault = verdict.fault.is_some_and(Fault::decides_nothing);
+        let undecided = self.undecided.as_ref().filter(|_| !has_fault);
+        fields.add("label", &self.label(verdict.class).or(undecided))?;
         fields.add("score", &verdict.score)?;
         fields.add("raw_label", &self.label(verdict.raw_class))?;
         if let Some(truth) = self.label(truth) {
             fields.add("truth", truth)?;
+        }
+        if verdict.changed {
+            fields.add("changed", &true)?;
         }
         match self.scores {
             Some(count) if count < values.len() => fields.add("scores", &Best { names: &self.names, values, count }),
@@ -206,10 +218,9 @@ impl Presentation for ClassPresentation {
         let mut names: Vec<usize> = self.names.iter().map(|name| text_bytes(name) + 1 + NUMBER_BYTES).collect();
         names.sort_unstable_by_key(|bytes| Reverse(*bytes));
         let scores: usize = names.iter().take(self.scores.unwrap_or(0)).sum();
-        let longest = self.classes.iter().map(|class| text_bytes(class)).max().unwrap_or(0);
-        let keys: usize =
-            ["label", "score", "raw_label", "truth", "scores"].map(|key| text_bytes(key) + 2).iter().sum();
-        scores + 3 * longest.max("null".len()) + NUMBER_BYTES + keys + 2
+        let longest = self.classes.iter().chain(&self.undecided).map(|class| text_bytes(class)).max().unwrap_or(0);
+        let keys = ["label", "score", "raw_label", "truth", "changed", "scores"].map(|key| text_bytes(key) + 2);
+        scores + 3 * longest.max("null".len()) + NUMBER_BYTES + "true".len() + keys.iter().sum::<usize>() + 2
     }
 
     /// Several classes may have one name.
@@ -247,7 +258,7 @@ impl Classifier {
         let (raw_class, _) = highest(values);
         self.smoother.smooth(values);
         let (class, score) = self.held.decide(values);
-        Verdict { class, score, raw_class: Some(raw_class), fault }
+        Verdict { class, score, raw_class: Some(raw_class), fault, changed: false }
     }
 }
 
@@ -270,7 +281,7 @@ impl Decider for Classifier {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, outputs, refusal};
+    use super::super::tests::{json, model, outputs, refusal};
     use super::*;
 
     fn classifier(threshold: f32, smooth: usize, hysteresis: f32, scores: Scores) -> Classifier {
@@ -280,7 +291,7 @@ mod tests {
     fn built(config: &Classify, scores: usize, classes: usize) -> Classifier {
         let outputs = outputs(&[scores]);
         let classes = vec![String::new(); classes];
-        let model = ModelOutputs { outputs: &outputs, classes: &classes, values: &[] };
+        let model = model(&outputs, &classes);
         let meaning = config.scores(&model).unwrap();
         Classifier::new(config, classes.len(), Probabilities::new(&meaning, &outputs[0], classes.len()))
     }
@@ -302,7 +313,7 @@ mod tests {
     #[test]
     fn a_verdict_is_published_with_the_names_of_its_classes() {
         let classes = ["up", "down"].map(str::to_owned).to_vec();
-        let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25, fault: None };
+        let verdict = Verdict { class: None, raw_class: Some(1), score: 0.25, ..Verdict::VALUES };
         let presentation = |scores| ClassPresentation::new(classes.clone(), scores);
         assert_eq!(
             json(&presentation(Some(usize::MAX)), &verdict, &[0.25, 0.75], None),
@@ -317,7 +328,7 @@ mod tests {
     #[test]
     fn the_best_scores_are_published_and_classes_of_one_name_stay_apart() {
         let classes = ["crane", "dog", "crane", "crane (2)", "crane"].map(str::to_owned).to_vec();
-        let verdict = Verdict { class: Some(2), raw_class: Some(2), score: 0.5, fault: None };
+        let verdict = Verdict { class: Some(2), raw_class: Some(2), score: 0.5, ..Verdict::VALUES };
         let values = [0.125, 0.25, 0.5, 0.0625, 0.0625];
         let scores = |count| {
             let presentation = ClassPresentation::new(classes.clone(), Some(count));

@@ -6,17 +6,21 @@
 
 mod fault;
 mod hold;
+mod labels;
+mod learnt;
 mod present;
 mod scores;
 mod smooth;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::engine::{EngineError, TensorInfo};
+use crate::engine::{Engine, EngineError, TensorInfo};
 use crate::model::OutputValues;
 use crate::schema::{Checker, Key, family};
 
 pub use fault::Fault;
+pub use learnt::{Learnt, Origins};
 pub(crate) use present::NUMBER_BYTES;
 pub use present::{Entity, Fields, Named, Presentation, text_bytes, write_object};
 pub use scores::{Origin, ScoreMeaning, Scores};
@@ -31,6 +35,9 @@ family! {
         mod regress: Regress;
         mod raw: Raw;
         mod threshold: Threshold;
+        mod multi_label: MultiLabel;
+        mod consensus: Consensus;
+        mod anomaly: Anomaly;
         mod wake_word: WakeWord;
     }
 }
@@ -100,6 +107,22 @@ pub trait DecisionKind {
     fn entities(&self) -> Vec<Entity> {
         Vec::new()
     }
+
+    /// Returns what `edgewatt learn` needs, if a threshold of the decision is learnt from its scores.
+    fn learning(&self) -> Option<Learning> {
+        None
+    }
+}
+
+/// How a threshold is learnt.
+#[derive(Debug, Clone)]
+pub struct Learning {
+    /// The same decision without the threshold.
+    pub decision: Decision,
+    /// The file that gets it.
+    pub file: PathBuf,
+    /// The keys that its scores depend on, as TOML.
+    pub score_keys: String,
 }
 
 /// What a decision must know of the model.
@@ -111,6 +134,12 @@ pub struct ModelOutputs<'a> {
     pub classes: &'a [String],
     /// For each output, what its values are as scores.
     pub values: &'a [OutputValues],
+    /// The inputs that get the features, as they are for one window.
+    pub inputs: &'a [TensorInfo],
+    /// Values of a window's features.
+    pub features: usize,
+    /// What a threshold must have been learnt with.
+    pub origins: &'a Origins,
 }
 
 impl ModelOutputs<'_> {
@@ -141,25 +170,54 @@ pub struct Verdict {
     pub score: f32,
     /// What is wrong with the window's outputs.
     pub fault: Option<Fault>,
+    /// What the decision tells of has begun or ended with this window.
+    pub changed: bool,
 }
 
 impl Verdict {
     /// A verdict that is all in its values.
-    pub const VALUES: Self = Self { class: None, raw_class: None, score: f32::NAN, fault: None };
+    pub const VALUES: Self = Self { class: None, raw_class: None, score: f32::NAN, fault: None, changed: false };
 }
 
-/// The outputs of one window.
+/// What is known of one window.
 pub trait Outputs {
     /// Fills `values` with output `index`, which has as many.
     ///
     /// # Errors
     /// The engine cannot give them.
     fn read(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError>;
+
+    /// Returns the window's features; empty unless [`Decider::features_wanted`] asks for them.
+    fn features(&self) -> &[f32] {
+        &[]
+    }
+
+    /// Returns the time of the window's last sample in nanoseconds: the stream's own, or when it arrived if the stream has
+    /// none. Only differences count.
+    fn time_ns(&self) -> i64 {
+        0
+    }
 }
 
-impl<F: FnMut(usize, &mut [f32]) -> Result<(), EngineError>> Outputs for F {
+/// One window of an engine's batch.
+pub struct EngineOutputs<'a> {
+    pub engine: &'a mut dyn Engine,
+    pub row: usize,
+    pub features: &'a [f32],
+    pub time_ns: i64,
+}
+
+impl Outputs for EngineOutputs<'_> {
     fn read(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError> {
-        self(index, values)
+        self.engine.output(index, self.row, values)
+    }
+
+    fn features(&self) -> &[f32] {
+        self.features
+    }
+
+    fn time_ns(&self) -> i64 {
+        self.time_ns
     }
 }
 
@@ -175,6 +233,11 @@ pub trait Decider: Send {
     /// Returns how many values go with a verdict at most.
     fn most_values(&self) -> usize;
 
+    /// Returns how many features of each window it needs: all or none.
+    fn features_wanted(&self) -> usize {
+        0
+    }
+
     /// Forgets earlier windows: the stream had a gap.
     fn reset(&mut self) {}
 }
@@ -183,6 +246,62 @@ pub trait Decider: Send {
 pub(crate) mod tests {
     use super::*;
     use crate::engine::Element;
+
+    impl<F: FnMut(usize, &mut [f32]) -> Result<(), EngineError>> Outputs for F {
+        fn read(&mut self, index: usize, values: &mut [f32]) -> Result<(), EngineError> {
+            self(index, values)
+        }
+    }
+
+    /// A window with these values in every output.
+    pub(crate) struct At<'a> {
+        pub values: &'a [f32],
+        pub features: &'a [f32],
+        pub seconds: f64,
+    }
+
+    impl Outputs for At<'_> {
+        fn read(&mut self, _: usize, values: &mut [f32]) -> Result<(), EngineError> {
+            values.copy_from_slice(self.values);
+            Ok(())
+        }
+        fn features(&self) -> &[f32] {
+            self.features
+        }
+        fn time_ns(&self) -> i64 {
+            (self.seconds * 1e9) as i64
+        }
+    }
+
+    /// A decider, fed by hand.
+    pub(crate) struct Fed {
+        pub decider: Box<dyn Decider>,
+        pub values: Vec<f32>,
+    }
+
+    impl Fed {
+        pub(crate) fn new(kind: &dyn DecisionKind, model: &ModelOutputs<'_>) -> Self {
+            let decider = kind.build(model).unwrap();
+            Self { values: Vec::with_capacity(decider.most_values()), decider }
+        }
+
+        pub(crate) fn decide(&mut self, seconds: f64, values: &[f32]) -> Verdict {
+            let room = self.values.capacity();
+            let verdict = self.decider.decide(&mut At { values, features: &[], seconds }, &mut self.values).unwrap();
+            assert!(self.values.len() <= room && self.values.capacity() == room, "more values than were announced");
+            verdict
+        }
+    }
+
+    /// A model with these outputs and classes, of which nothing else is known.
+    pub(crate) fn model<'a>(outputs: &'a [TensorInfo], classes: &'a [String]) -> ModelOutputs<'a> {
+        static ORIGINS: Origins = Origins { model_sha256: String::new(), features_sha256: String::new() };
+        ModelOutputs { outputs, classes, values: &[], inputs: &[], features: 0, origins: &ORIGINS }
+    }
+
+    pub(crate) fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
 
     /// Outputs of so many values each.
     pub(crate) fn outputs(lengths: &[usize]) -> Vec<TensorInfo> {
@@ -198,10 +317,7 @@ pub(crate) mod tests {
 
     /// What the kind says against a model.
     pub(crate) fn refusal(kind: &dyn DecisionKind, lengths: &[usize], classes: &[&str]) -> String {
-        let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
-        let outputs = outputs(lengths);
-        let model = ModelOutputs { outputs: &outputs, classes: &classes, values: &[] };
-        kind.build(&model).err().unwrap().to_string()
+        kind.build(&model(&outputs(lengths), &names(classes))).err().unwrap().to_string()
     }
 
     /// The JSON of a verdict.

@@ -86,6 +86,21 @@ pub struct Entity {
     pub unit: Option<&'static str>,
     /// The types of the event, if it is one; the template then gives an object with `event_type`.
     pub events: Vec<String>,
+    /// It is a binary sensor; the template then gives ON or OFF.
+    pub is_binary: bool,
+    /// Home Assistant's class of the device, such as "problem".
+    pub device_class: Option<&'static str>,
+}
+
+impl Entity {
+    /// Builds an event of one of these types, which is told of a message for which the expression `happens` is true.
+    /// `event_type` is an expression, and `attributes` are fields of the message.
+    pub(super) fn event(types: &[String], id: &str, event_type: &str, attributes: &[&str], happens: &str) -> Self {
+        let attribute = |name: &&str| format!(", '{name}': value_json.{name} | default(none)");
+        let attributes: String = attributes.iter().map(attribute).collect();
+        let template = format!("{{{{ {{'event_type': {event_type}{attributes}}} | tojson if {happens} else none }}}}");
+        Self { id: id.to_owned(), template, events: types.to_vec(), ..Self::default() }
+    }
 }
 
 /// Numbers under names, as a JSON object.

@@ -119,13 +119,13 @@ impl Decider for RawOutputs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, outputs};
+    use super::super::tests::{json, model, outputs};
     use super::*;
 
     #[test]
     fn every_output_is_published_in_order() {
         let outputs = outputs(&[2, 1]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let mut decider = Raw { outputs: None }.build(&model).unwrap();
         let mut values = Vec::new();
         let mut read = |output: usize, values: &mut [f32]| {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn what_is_no_number_is_null_and_counted() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let mut values = Vec::new();
         let mut read = |_: usize, values: &mut [f32]| {
             values.copy_from_slice(&[f32::NEG_INFINITY, 0.5]);

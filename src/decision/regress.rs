@@ -117,13 +117,13 @@ impl Decider for Regressor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, outputs, refusal};
+    use super::super::tests::{json, model, outputs, refusal};
     use super::*;
 
     #[test]
     fn a_value_that_is_no_number_is_null_in_its_window_only() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let regress = Regress { output: 0, names: vec!["x".into(), "y".into()], smooth: 2 };
         let mut regressor = regress.build(&model).unwrap();
         let mut values = Vec::new();

@@ -46,11 +46,20 @@ pub struct ScoreMeaning {
     pub values: usize,
     #[serde(skip)]
     pub name: String,
+    /// The kind of decision, whose key `scores` it is.
+    #[serde(skip)]
+    decision: &'static str,
 }
 
 impl ScoreMeaning {
-    /// Finds what the scores of output `index` are; `config` is what the configuration says.
-    pub(super) fn new(config: Option<Scores>, index: usize, output: &TensorInfo, model: &ModelOutputs<'_>) -> Self {
+    /// Finds what the scores of output `index` are; `config` is what the configuration says in `decision`.
+    pub(super) fn new(
+        decision: &'static str,
+        config: Option<Scores>,
+        index: usize,
+        output: &TensorInfo,
+        model: &ModelOutputs<'_>,
+    ) -> Self {
         let told = model.values.get(index);
         let (meaning, from) = Self::found(config, told);
         let unknown = || OutputValues { meaning: None, reason: "no operator".into() };
@@ -63,7 +72,16 @@ impl ScoreMeaning {
             told: told.meaning,
             values: output.len(),
             name: output.name.clone(),
+            decision,
         }
+    }
+
+    /// Returns the same for labels of which several can hold at once: logits are independent of each other.
+    pub(super) fn independent(mut self) -> Self {
+        if self.meaning == Scores::Logits {
+            self.meaning = Scores::Sigmoid;
+        }
+        self
     }
 
     /// Finds what scores are from the configuration and from what the operators tell, and which of the two it is from.
@@ -86,15 +104,24 @@ impl ScoreMeaning {
         }
     }
 
+    /// Returns what may be written for it.
+    fn choices(&self) -> &'static str {
+        match self.meaning {
+            Scores::Sigmoid => "\"probabilities\" or \"sigmoid\"",
+            _ => "\"probabilities\", \"logits\" or \"sigmoid\"",
+        }
+    }
+
     /// Returns what may be wrong with it, and what to write.
     pub fn warnings(&self, threshold: f32, labels: usize) -> Vec<String> {
-        let (name, reason) = (&self.name, &self.operators);
+        let (name, reason, decision) = (&self.name, &self.operators, self.decision);
         let mut warnings = Vec::new();
         match (self.from, self.meaning, self.told) {
             (Origin::Assumed, ..) => warnings.push(format!(
                 "the model does not tell what the scores of its output `{name}` are (they come from {reason}): they are \
-                 taken for logits, and {}; write scores = \"probabilities\", \"logits\" or \"sigmoid\" in decision.classify",
-                self.treatment()
+                 taken for logits, and {}; write scores = {} in decision.{decision}",
+                self.treatment(),
+                self.choices()
             )),
             (Origin::Config, Scores::Logits | Scores::Sigmoid, Some(ValueMeaning::Probabilities)) => {
                 warnings.push(format!(
@@ -121,7 +148,7 @@ impl ScoreMeaning {
 
     /// Returns why running windows contradict it, and what to write.
     pub fn contradiction(&self, fault: Fault) -> String {
-        let (name, meaning) = (&self.name, self.meaning.name());
+        let (name, meaning, decision) = (&self.name, self.meaning.name(), self.decision);
         let by = match self.from {
             Origin::Config => "the configuration says",
             Origin::Model => "the model's operators tell",
@@ -130,11 +157,11 @@ impl ScoreMeaning {
         match fault {
             Fault::NotProbability => format!(
                 "values of output `{name}` are not 0 to 1, but {by} that they are probabilities: write scores = \"logits\" \
-                 in decision.classify, or \"sigmoid\" if several labels can hold at once"
+                 in decision.{decision}, or \"sigmoid\" if several labels can hold at once"
             ),
             _ => format!(
                 "all values of output `{name}` have been 0 to 1 and have summed to 1, so they seem to be probabilities, but \
-                 {by} that they are {meaning}: write scores = \"probabilities\" in decision.classify"
+                 {by} that they are {meaning}: write scores = \"probabilities\" in decision.{decision}"
             ),
         }
     }
@@ -170,6 +197,8 @@ pub(super) struct Probabilities {
     /// Values of the output. With one value and two classes, the classes are its absence and its presence.
     values: usize,
     classes: usize,
+    /// A factor of each logit before its sigmoid.
+    sensitivity: f32,
     /// How far the sum of probabilities may be from 1.
     sum_tolerance: f32,
     /// Windows so far, all of whose logits looked like probabilities; `None` once one did not.
@@ -183,9 +212,15 @@ impl Probabilities {
             meaning: scores.meaning,
             values: scores.values,
             classes,
+            sensitivity: 1.0,
             sum_tolerance: (step * scores.values as f32 / 2.0).clamp(1e-3, 0.02),
             suspicious: (scores.meaning == Scores::Logits && scores.values > 1).then_some(0),
         }
+    }
+
+    /// Sets the factor of each logit before its sigmoid.
+    pub(super) fn with_sensitivity(self, sensitivity: f32) -> Self {
+        Self { sensitivity, ..self }
     }
 
     pub(super) fn values(&self) -> usize {
@@ -203,7 +238,9 @@ impl Probabilities {
                     fault = self.suspicion(values);
                     softmax(values);
                 }
-                Scores::Logits | Scores::Sigmoid => values.iter_mut().for_each(|value| *value = sigmoid(*value)),
+                Scores::Logits | Scores::Sigmoid => {
+                    values.iter_mut().for_each(|value| *value = sigmoid(self.sensitivity * *value));
+                }
             }
         }
         if fault.is_some_and(Fault::decides_nothing) {

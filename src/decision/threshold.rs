@@ -105,7 +105,12 @@ impl Decider for Level {
         self.smoother.smooth(values);
         let margin = if self.is_high { self.config.hysteresis } else { 0.0 };
         self.is_high = values[0] >= self.config.above - margin;
-        Ok(Verdict { class: Some(level(self.is_high)), raw_class: Some(raw_class), score: values[0], fault: None })
+        Ok(Verdict {
+            class: Some(level(self.is_high)),
+            raw_class: Some(raw_class),
+            score: values[0],
+            ..Verdict::VALUES
+        })
     }
 
     fn most_values(&self) -> usize {
@@ -120,7 +125,7 @@ impl Decider for Level {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, outputs, refusal};
+    use super::super::tests::{json, model, outputs, refusal};
     use super::*;
 
     fn threshold() -> Threshold {
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn high_holds_until_the_value_has_fallen_by_the_hysteresis() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let mut level = threshold().build(&model).unwrap();
         let mut values = Vec::with_capacity(level.most_values());
         let mut decide = |value: f32| {
@@ -150,7 +155,7 @@ mod tests {
     #[test]
     fn a_value_that_is_no_number_decides_nothing_and_leaves_no_trace() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let mut level = Threshold { smooth: 2, ..threshold() }.build(&model).unwrap();
         let mut values = Vec::with_capacity(level.most_values());
         let mut decide = |value: f32| {
@@ -171,8 +176,8 @@ mod tests {
     #[test]
     fn the_value_is_published_as_the_score_with_the_name_of_its_level() {
         let outputs = outputs(&[2]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
-        let verdict = Verdict { class: Some(HIGH), raw_class: Some(LOW), score: 0.75, fault: None };
+        let model = model(&outputs, &[]);
+        let verdict = Verdict { class: Some(HIGH), raw_class: Some(LOW), score: 0.75, ..Verdict::VALUES };
         let shown = json(&*threshold().presentation(&model, None), &verdict, &[0.75], Some(HIGH));
         assert_eq!(shown, r#"{"label":"moving","score":0.75,"raw_label":"still","truth":"moving"}"#);
     }

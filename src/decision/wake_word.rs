@@ -183,7 +183,7 @@ impl Decider for Listener {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{json, outputs, refusal};
+    use super::super::tests::{json, model, outputs, refusal};
     use super::*;
 
     fn wake_word(ignore_windows: usize) -> WakeWord {
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_detection_is_published_with_its_word() {
         let outputs = outputs(&[1]);
-        let model = ModelOutputs { outputs: &outputs, classes: &[], values: &[] };
+        let model = model(&outputs, &[]);
         let shown = wake_word(0).presentation(&model, None);
         let verdict = Verdict { class: Some(0), score: 0.875, ..Verdict::VALUES };
         assert_eq!(json(&*shown, &verdict, &[0.5], None), r#"{"label":"okay nabu","score":0.875,"probability":0.5}"#);

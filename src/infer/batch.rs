@@ -25,12 +25,28 @@ pub(crate) struct PendingWindow {
 /// The windows of the next invoke, in order.
 pub(crate) struct PendingBatch {
     windows: Vec<PendingWindow>,
+    /// `[windows, features]`, for a decision that looks at them.
+    features: Vec<f32>,
     limits: Batch,
 }
 
 impl PendingBatch {
-    pub(crate) fn new(limits: Batch) -> Self {
-        Self { windows: Vec::with_capacity(limits.max), limits }
+    /// `features` is the number of features of each window that the decision wants.
+    pub(crate) fn new(limits: Batch, features: usize) -> Self {
+        Self { windows: Vec::with_capacity(limits.max), features: vec![0.0; limits.max * features], limits }
+    }
+
+    /// Keeps the features of the window that is pushed next, if they are wanted.
+    pub(crate) fn keep(&mut self, features: impl Iterator<Item = f32>) {
+        let width = self.features.len() / self.limits.max.max(1);
+        let kept = self.features.iter_mut().skip(self.windows.len() * width).take(width);
+        kept.zip(features).for_each(|(kept, value)| *kept = value);
+    }
+
+    /// Returns the features of the window in that row; none if they are not wanted.
+    pub(crate) fn features(&self, row: usize) -> &[f32] {
+        let width = self.features.len() / self.limits.max.max(1);
+        self.features.get(row * width..(row + 1) * width).unwrap_or(&[])
     }
 
     pub(crate) fn push(&mut self, window: PendingWindow) {

@@ -26,7 +26,7 @@ use self::mailbox::{InferCommand, InferEvent, InferMailbox, NewStages};
 pub use self::recent::RecentWindows;
 pub use self::saturation::Saturation;
 use self::stage_times::{PipelineStats, StageTimes, StageTimesMailbox};
-use crate::decision::{Decider, Verdict};
+use crate::decision::{Decider, EngineOutputs, Verdict};
 use crate::engine::span::{BusySpan, SpanSender};
 use crate::engine::{Engine, EngineError};
 use crate::features::Chain;
@@ -119,7 +119,7 @@ impl Infer {
     pub fn new(channels: InferChannels, stages: Stages, engine: Box<dyn Engine>, seq: u64) -> Self {
         Self {
             values: Vec::with_capacity(stages.decider.most_values()),
-            batch: PendingBatch::new(stages.batch),
+            batch: PendingBatch::new(stages.batch, stages.decider.features_wanted()),
             channels,
             stages,
             engine: Some(engine),
@@ -237,12 +237,14 @@ impl Infer {
             Window::F32(window) => {
                 let features = self.stages.features.apply(window);
                 recent.iter_mut().for_each(|recent| recent.push(features.iter().copied()));
+                self.batch.keep(features.iter().copied());
                 let filled = engine.set_input(row, features);
                 count_saturated(&self.channels.stats, &filled, features.iter().copied());
                 filled
             }
             Window::U8(window) => {
                 recent.iter_mut().for_each(|recent| recent.push(window.iter().map(|byte| f32::from(*byte))));
+                self.batch.keep(window.iter().map(|byte| f32::from(*byte)));
                 let filled = engine.set_input_bytes(row, window);
                 count_saturated(&self.channels.stats, &filled, window.iter().map(|byte| f32::from(*byte)));
                 filled
@@ -284,7 +286,12 @@ impl Infer {
         for row in 0..self.batch.len() {
             let PendingWindow { last, taken, filled } = self.batch.window(row);
             let Some(engine) = &mut self.engine else { return };
-            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, row, values);
+            let mut outputs = EngineOutputs {
+                engine: engine.as_mut(),
+                row,
+                features: self.batch.features(row),
+                time_ns: last.time_ns(),
+            };
             let verdict = self.stages.decider.decide(&mut outputs, &mut self.values);
             let verdict = match verdict {
                 Ok(verdict) => verdict,
@@ -382,7 +389,7 @@ impl Infer {
         let NewStages { mut stages, engine, decisions } = new;
         stages.input.continue_from(&self.stages.input);
         self.values = Vec::with_capacity(stages.decider.most_values());
-        self.batch = PendingBatch::new(stages.batch);
+        self.batch = PendingBatch::new(stages.batch, stages.decider.features_wanted());
         self.windows_requested = false;
         let stages = std::mem::replace(&mut self.stages, stages);
         let engine = match engine {

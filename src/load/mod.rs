@@ -4,6 +4,7 @@ pub mod engines;
 mod fit;
 pub mod inspect;
 pub(crate) mod labels;
+pub mod learn;
 pub(crate) mod metadata;
 pub mod meters;
 pub mod mqtt;
@@ -24,7 +25,7 @@ use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reason
 use self::metadata::FromMetadata;
 use self::recording::Survey;
 use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
-use crate::decision::{ModelOutputs, Presentation, ScoreMeaning};
+use crate::decision::{ModelOutputs, Origins, Presentation, ScoreMeaning};
 use crate::engine::parity::DecidedOn;
 use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
@@ -67,6 +68,8 @@ pub struct PreparedPipeline {
     /// `None`: the engine that already runs can stay.
     pub built: Option<BuiltEngine>,
     pub tensors: Arc<Tensors>,
+    /// What a threshold that is learnt now counts for.
+    pub origins: Origins,
 }
 
 /// The inputs and outputs of a model.
@@ -268,9 +271,20 @@ impl<'a> Draft<'a> {
         };
         engine::check_input(&tensors.inputs, batch.max, &shapes.path)
             .map_err(|e| Problem::new(key.child("window"), e))?;
-        let outputs = one_row(&tensors.outputs, batch.max);
-        let values = output_values(&builder);
-        let model = ModelOutputs { outputs: &outputs, classes: &labels, values: &values };
+        let (inputs, outputs) = (one_row(&tensors.inputs, batch.max), one_row(&tensors.outputs, batch.max));
+        let (values, features) = (output_values(&builder), shapes.input().values());
+        let origins = Origins {
+            model_sha256: builder.model.sha256.clone(),
+            features_sha256: hex(&Sha256::digest(pipeline.feature_keys())),
+        };
+        let model = ModelOutputs {
+            outputs: &outputs,
+            classes: &labels,
+            values: &values,
+            inputs: &inputs,
+            features,
+            origins: &origins,
+        };
         let decision = pipeline.decision.kind();
         let decider = decision.build(&model).map_err(|error| {
             // It is not about labels if the output itself is not usable.
@@ -281,7 +295,7 @@ impl<'a> Draft<'a> {
         let presentation = decision.presentation(&model, pipeline.publish_scores);
         // Without a recording, the last windows of the stream are kept to compare on.
         let recent = pipeline.parity.limits.filter(|_| compares && pipeline.parity.recording.is_none());
-        let recent = recent.map(|limits| RecentWindows::new(limits.windows, shapes.input().values()));
+        let recent = recent.map(|limits| RecentWindows::new(limits.windows, features));
         let sink = sink(pipeline, &shapes.source);
         let scores = decision.scores(&model);
         warnings
@@ -309,6 +323,7 @@ impl<'a> Draft<'a> {
             builder,
             built,
             tensors,
+            origins,
         })
     }
 }
@@ -437,9 +452,9 @@ fn read_bytes(path: &Path) -> Result<(Vec<u8>, String), String> {
     Ok((bytes, sha256))
 }
 
-/// Returns the outputs with the shapes that they have for one window of a batch.
-fn one_row(outputs: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
-    let mut rows = outputs.to_vec();
+/// Returns inputs or outputs with the shapes that they have for one window of a batch.
+fn one_row(tensors: &[TensorInfo], batch: usize) -> Vec<TensorInfo> {
+    let mut rows = tensors.to_vec();
     if batch > 1 {
         rows.iter_mut().filter_map(|row| row.shape.first_mut()).for_each(|first| *first = 1);
     }

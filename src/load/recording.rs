@@ -12,7 +12,7 @@ use crate::infer::input::{InputStage, Window};
 use crate::source::recording::{Found, RecordingFile};
 use crate::source::records::{EqualTimes, Records};
 use crate::source::sink::frame_ring;
-use crate::source::{FrameSink, Gap, Reject, SinkSettings, TruthLabels, WhenFull};
+use crate::source::{FrameHeader, FrameSink, Gap, Reject, SinkSettings, TruthLabels, WhenFull};
 use crate::stop::Stop;
 use crate::stream::StreamSpec;
 use crate::text::{counted, figure};
@@ -68,22 +68,31 @@ pub struct Survey {
 pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
     let path = pipeline.source.kind().recording()?;
     let most = pipeline.frames_of_window().saturating_mul(WINDOWS).clamp(FIRST_RECORDS, MOST_RECORDS);
-    Some(play(path, pipeline, most, |_| ()).and_then(|survey| match survey.problem() {
+    Some(play(path, pipeline, most, |_| Ok(())).and_then(|survey| match survey.problem() {
         Some(problem) => Err(format!("{}: {problem}", path.display())),
         None => Ok(survey),
     }))
+}
+
+/// A full window of a recording.
+pub struct PlayedWindow<'a> {
+    pub values: &'a [f32],
+    /// Its last sample.
+    pub last: FrameHeader,
+    /// There was a gap between it and the window before.
+    pub after_gap: bool,
 }
 
 /// Passes at most that many records or frames of the recording at `path` through the pipeline's stages, and each full window
 /// to `take`.
 ///
 /// # Errors
-/// The recording cannot be read.
+/// The recording cannot be read, or the error of `take`.
 pub fn play(
     path: &Path,
     pipeline: &Pipeline,
     most_records: usize,
-    mut take: impl FnMut(&[f32]),
+    mut take: impl FnMut(PlayedWindow<'_>) -> Result<(), String>,
 ) -> Result<Survey, String> {
     let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
     let stream = pipeline.source.kind().recorded(path).map_err(|error| error.to_string())?;
@@ -108,6 +117,7 @@ pub fn play(
         warnings: stream.warnings.clone(),
         ..Survey::default()
     };
+    let mut after_gap = false;
     while survey.samples + survey.rejected < most_records {
         match file.find().map_err(|error| error.to_string())? {
             Found::End => {
@@ -121,12 +131,13 @@ pub fn play(
                 while let Some(event) = input.step(&mut ring) {
                     if let Some(gap) = event.gap {
                         survey.count_gap(gap);
+                        after_gap = true;
                     }
                     if event.full
-                        && let Some(Window::F32(window)) = input.window()
+                        && let Some((Window::F32(values), last)) = input.window().zip(input.last())
                     {
                         survey.windows += 1;
-                        take(window);
+                        take(PlayedWindow { values, last, after_gap: std::mem::take(&mut after_gap) })?;
                         input.advance();
                     }
                 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{PreparedPipeline, windows};
 use crate::config::Pipeline;
+use crate::decision::EngineOutputs;
 use crate::engine::EngineError;
 use crate::infer::doubts::{DoubtCounts, Doubts};
 use crate::infer::stage_times::PipelineStats;
@@ -38,8 +39,9 @@ pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Op
             }
         }
         engine.invoke()?;
-        for row in 0..rows.len() / width.max(1) {
-            let mut outputs = |output: usize, values: &mut [f32]| engine.output(output, row, values);
+        for (row, features) in rows.chunks(width.max(1)).enumerate() {
+            // The windows do not follow each other, so they have no time.
+            let mut outputs = EngineOutputs { engine: &mut *engine, row, features, time_ns: 0 };
             if let Some(fault) = decider.decide(&mut outputs, &mut values)?.fault {
                 stats.count_fault(fault);
             }

@@ -23,7 +23,8 @@ pub fn recorded(
 ) -> Result<Vec<f32>, String> {
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
     let survey = recording::play(path, pipeline, usize::MAX, |window| {
-        spread.take(|place| place.copy_from_slice(features.apply(window)));
+        spread.take(|place| place.copy_from_slice(features.apply(window.values)));
+        Ok(())
     })?;
     if let Some(reason) = survey.without_window() {
         return Err(format!("{} has no whole window: {reason}", path.display()));

@@ -203,6 +203,12 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         if let Some(unit) = entity.unit {
             merge(&mut all, json!({ "unit_of_meas": unit }));
         }
+        if let Some(class) = entity.device_class {
+            merge(&mut all, json!({ "dev_cla": class }));
+        }
+        if entity.is_binary {
+            merge(&mut all, json!({ "p": "binary_sensor" }));
+        }
         if !entity.events.is_empty() {
             // Not from the retained topic, whose message Home Assistant gets again when it connects.
             merge(&mut all, json!({ "p": "event", "stat_t": topics.prediction.as_ref(), "evt_typ": entity.events }));

@@ -370,10 +370,11 @@ impl PipelinePublisher {
         };
         node_publisher.bus.publish(&message(&self.topics.prediction, false));
         let class = decision.verdict.class;
-        let due = self
-            .progress
-            .last_state
-            .is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
+        let due = decision.verdict.changed
+            || self
+                .progress
+                .last_state
+                .is_none_or(|(last, at)| last != class || decision.invoke_end.since(at) >= STATE_PERIOD);
         let state = message(&self.topics.state, true);
         if due {
             node_publisher.bus.publish(&state);

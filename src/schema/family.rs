@@ -146,6 +146,10 @@ macro_rules! family {
             fn form() -> $crate::schema::Form {
                 $crate::schema::Form::Table
             }
+            fn to_toml(&self) -> String {
+                let keys = match self { $( Self::$kind(kind) => $crate::schema::Value::to_toml(kind) ),+ };
+                format!("{{ {} = {keys} }}", self.name())
+            }
             fn children() -> $crate::schema::Children {
                 $crate::schema::Children::Family(<Self as $crate::schema::expanded::Family>::doc())
             }

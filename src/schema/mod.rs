@@ -32,7 +32,7 @@ pub(crate) use table::{check_option, key_name, table};
 pub mod expanded {
     pub use super::doc::{joined, typed_default};
     pub use super::family::{Family, KindDeserializer, expected_one};
-    pub use super::table::{KeySeed, Ranged, Table, from_nothing};
+    pub use super::table::{KeySeed, Ranged, Table, from_nothing, table_toml};
 }
 
 #[cfg(test)]
@@ -106,6 +106,16 @@ mod tests {
                 "t.limit: 1.5 is out of range; it must be from 0 to 1"
             ]
         );
+    }
+
+    #[test]
+    fn a_table_as_toml_has_what_is_not_the_default() {
+        assert_eq!(read("size = 3\ntype = 'a'\n[inner]\non = true").unwrap().to_toml(), "{ size = 3, inner = {} }");
+        let text = "{ size = 4, type = \"b\", limit = 0.5, inner = { on = false } }";
+        let plain: std::collections::BTreeMap<String, Plain> = toml::from_str(&format!("t = {text}")).unwrap();
+        assert_eq!(plain["t"].to_toml(), text);
+        let raw = crate::decision::Decision::from_name("raw").unwrap();
+        assert_eq!(raw.to_toml(), "{ raw = {} }");
     }
 
     #[test]

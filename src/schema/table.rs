@@ -82,6 +82,16 @@ macro_rules! table {
             fn form() -> $crate::schema::Form {
                 $crate::schema::Form::Table
             }
+            fn to_toml(&self) -> String {
+                $crate::schema::expanded::table_toml(&[
+                    $((
+                        $crate::schema::key_name!($field $($key)?),
+                        $crate::schema::Value::to_toml(&self.$field),
+                        None::<String>$(.or(Some($crate::schema::expanded::typed_default::<$type>($default))))?,
+                    ),)*
+                    $(("", $crate::schema::Value::to_toml(&self.$kind), None::<String>),)?
+                ])
+            }
             fn missing() -> Option<Self> {
                 $crate::schema::expanded::from_nothing()
             }
@@ -183,6 +193,19 @@ impl<T: PartialOrd + fmt::Display + Copy> Ranged<T> for Option<T> {
 pub fn from_nothing<T: DeserializeOwned>() -> Option<T> {
     let nothing = std::iter::empty::<(&str, &str)>();
     T::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(nothing)).ok()
+}
+
+/// Returns a table in one line, from its keys, their values, and their defaults, all as TOML. Keys that have their default, or
+/// that may be left out and are, are not in it; the kind of a family has no key, and stands among the others.
+pub fn table_toml(keys: &[(&str, String, Option<String>)]) -> String {
+    let written = keys.iter().filter(|(_, value, default)| !value.is_empty() && default.as_ref() != Some(value));
+    let items: Vec<String> = written
+        .map(|(key, value, _)| match key {
+            &"" => value.strip_prefix("{ ").and_then(|rest| rest.strip_suffix(" }")).unwrap_or(value).to_owned(),
+            key => format!("{key} = {value}"),
+        })
+        .collect();
+    if items.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", items.join(", ")) }
 }
 
 /// Reads a key that must be one of those declared.

@@ -123,6 +123,9 @@ impl<T: Value> Value for Option<T> {
     fn form() -> Form {
         T::form()
     }
+    fn to_toml(&self) -> String {
+        self.as_ref().map(Value::to_toml).unwrap_or_default()
+    }
     fn choices() -> Vec<String> {
         T::choices()
     }

@@ -108,8 +108,8 @@ pub(crate) struct Decision {
 /// What was decided.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
-    /// No label: the score is below the threshold.
-    Label { label: Option<String>, score: Option<f64> },
+    /// No label: the score is below the threshold. Several can hold at once; the others are in `also`.
+    Label { label: Option<String>, score: Option<f64>, also: Vec<String> },
     /// Named values; outputs without names are numbered.
     Values(Vec<(String, Option<f64>)>),
 }
@@ -424,7 +424,7 @@ impl Pipeline {
         let verdict = verdict(message);
         let truth = text(&message["truth"]);
         let (label, value) = match &verdict {
-            Verdict::Label { label, score } => (label.clone(), *score),
+            Verdict::Label { label, score, .. } => (label.clone(), *score),
             Verdict::Values(values) => (None, values.first().and_then(|(_, value)| *value)),
         };
         let right = truth.as_ref().map(|truth| label.as_ref() == Some(truth));
@@ -482,7 +482,10 @@ fn verdict(message: &Value) -> Verdict {
         });
         return Verdict::Values(named.take(MAX_VALUES).map(number).collect());
     }
-    Verdict::Label { label: text(&message["label"]), score: message["score"].as_f64() }
+    let label = text(&message["label"]);
+    let labels = message["labels"].as_object().into_iter().flatten().map(|(name, _)| plain(name));
+    let also = labels.filter(|name| label.as_ref() != Some(name)).take(MAX_VALUES).collect();
+    Verdict::Label { label, score: message["score"].as_f64(), also }
 }
 
 fn metrics(message: &Value) -> Metrics {
@@ -681,9 +684,14 @@ mod tests {
             let pipeline = &model.nodes["e/n"].pipelines["x"];
             (pipeline.decision.clone().unwrap().verdict, pipeline.is_measure)
         };
-        let label = |label: Option<&str>, score| Verdict::Label { label: label.map(str::to_owned), score };
+        let label =
+            |label: Option<&str>, score| Verdict::Label { label: label.map(str::to_owned), score, also: Vec::new() };
         assert_eq!(of(r#"{"label":null,"score":0.2}"#), (label(None, Some(0.2)), false));
         assert_eq!(of(r#"{"label":"high","score":17.5}"#), (label(Some("high"), Some(17.5)), true));
+        let several = Verdict::Label { label: Some("b".into()), score: Some(0.9), also: vec!["a".into(), "c".into()] };
+        let message = r#"{"label":"b","score":0.9,"labels":{"b":0.9,"c":0.7,"a":0.6},"started":["b"]}"#;
+        assert_eq!(of(message), (several.clone(), false));
+        assert_eq!(crate::view::words::verdict(&several), "b, a, c");
         let values = |values: &[(&str, f64)]| {
             Verdict::Values(values.iter().map(|(name, value)| ((*name).to_owned(), Some(*value))).collect())
         };

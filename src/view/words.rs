@@ -188,7 +188,8 @@ pub(crate) fn lost(node: &Node, pipeline: &Pipeline) -> Option<String> {
 /// Returns what was decided, in one line.
 pub(crate) fn verdict(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Label { label: Some(label), .. } => label.clone(),
+        Verdict::Label { label: Some(label), also, .. } if also.is_empty() => label.clone(),
+        Verdict::Label { label: Some(label), also, .. } => format!("{label}, {}", also.join(", ")),
         Verdict::Label { label: None, .. } => "(undecided)".to_owned(),
         Verdict::Values(values) => {
             let shown = |(name, v): &(String, Option<f64>)| format!("{name} {}", v.map_or("-".to_owned(), value));

@@ -19,5 +19,6 @@ mod health;
 mod labels;
 mod support;
 mod scores;
+mod decisions;
 mod producers;
 mod view;

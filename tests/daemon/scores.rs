@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const LABELS: &str = "a\nb\nc\nd\n";
 
 /// A pipeline that takes each row of four values as a window of two samples.
-fn setup(port: u16, model: &str, decision: &str, windows: &[[f32; 4]]) -> Setup {
+pub(crate) fn setup(port: u16, model: &str, decision: &str, windows: &[[f32; 4]]) -> Setup {
     let text = format!(
         "node.id = \"demo\"\nmqtt.broker = \"mqtt://127.0.0.1:{port}\"\nmqtt.store.enabled = false\n\n[pipelines.p]\n\
          window = {{ samples = 2, hop = 2 }}\n{decision}\nmodel.path = \"{}\"\n\n[pipelines.p.source.replay]\n\
@@ -38,7 +38,7 @@ fn classify(scores: &str) -> String {
 }
 
 /// Runs it to the end. Returns how it ended, and what a subscriber received.
-fn run(setup: impl Fn(u16) -> Setup) -> (Ended, Wire) {
+pub(crate) fn run(setup: impl Fn(u16) -> Setup) -> (Ended, Wire) {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/#");
     let ended = setup(broker.port).run_once().expect(0);

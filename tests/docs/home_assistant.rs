@@ -21,6 +21,9 @@ fn described(meters: &[&str]) -> Value {
         ("level", "decision.threshold = { above = 0.5 }".to_owned()),
         ("it's-values", regress(&NAMES)),
         ("outputs", "decision.raw = {}".to_owned()),
+        ("sounds", format!("decision.multi_label = {{ allow = {} }}", json!(NAMES))),
+        ("agreed", "decision.consensus = {}".to_owned()),
+        ("pump", "decision.anomaly = { threshold = 0.5, names = [\"it's\", \"a\\\"b\"] }".to_owned()),
         ("word", "decision.wake_word = { word = \"okay nabu\", cutoff = 0.85 }".to_owned()),
     ];
     let config = parse(&decisions, meters, "discovery = true").unwrap_or_else(|e| panic!("{e}"));
@@ -38,8 +41,8 @@ fn parse(pipelines: &[(&str, String)], meters: &[&str], mqtt: &str) -> Result<Co
         text += &format!("[power.meters.{}]\nestimate = {{ watts_per_core = 1.0, idle_watts = 1.0 }}\n", json!(meter));
     }
     for (name, decision) in pipelines {
-        let labels =
-            if decision.contains("classify") { format!("model.labels = {}\n", json!(labels)) } else { String::new() };
+        let needs_labels = ["classify", "multi_label", "consensus"].iter().any(|kind| decision.contains(kind));
+        let labels = if needs_labels { format!("model.labels = {}\n", json!(labels)) } else { String::new() };
         text += &format!(
             "[pipelines.{}]\nwindow = {{ samples = 1, hop = 1 }}\n{decision}\nmodel.path = {}\n{labels}\
              source.replay = {{ path = \"d.csv\", records = {{ channels = [\"x\"], rate_hz = 1.0 }} }}\n",
@@ -121,6 +124,12 @@ fn messages(topic: &str) -> Vec<Value> {
                 NAMES.iter().map(|name| ((*name).to_owned(), json!(1.5))).collect();
             vec![json!({ "v": 1, "values": values })]
         }
+        "state" | "prediction" if topic.contains("sounds") => vec![json!({
+            "time_ms": 7, "label": "it's", "score": 0.9, "labels": { "it's": 0.9, "{{x}}": 0.8 }, "started": ["it's"],
+        })],
+        "state" | "prediction" if topic.contains("pump") => vec![json!({
+            "time_ms": 7, "label": "a\"b", "score": 0.9, "changed": true, "threshold": 0.5,
+        })],
         "state" | "prediction" => vec![example("p/<pipeline>/prediction")],
         _ => vec![example("power/<meter>")],
     };
@@ -207,6 +216,63 @@ fn a_detection_is_an_event_and_a_window_without_one_is_none() {
     assert_eq!(event, json!({ "event_type": "okay nabu", "score": 0.9, "time_ms": 7 }));
     let nothing = json!({ "time_ms": 7, "label": null, "score": 0.9 });
     assert_eq!(rendered(entity, "/val_tpl", &nothing).unwrap(), "None");
+}
+
+#[test]
+fn what_several_labels_a_consensus_and_an_anomaly_tell_becomes_binary_sensors_and_events() {
+    let description = described(&[]);
+    let entity = |key: &str| &description["cmps"][key];
+    let label = |name: &str| {
+        let named = description["cmps"].as_object().unwrap().values().find(|e| e["name"] == format!("sounds {name}"));
+        named.unwrap()
+    };
+    assert_eq!(
+        (&entity("pump_anomaly")["p"], &entity("pump_anomaly")["dev_cla"]),
+        (&json!("binary_sensor"), &json!("problem"))
+    );
+    assert_eq!(
+        (&entity("pump_change")["p"], &entity("pump_change")["evt_typ"]),
+        (&json!("event"), &json!(["it's", "a\"b"]))
+    );
+    assert_eq!(label("it's")["p"], "binary_sensor");
+    assert_eq!(entity("sounds_detected")["evt_typ"], json!(["detected"]));
+    let sounds = json!({ "label": "it's", "labels": { "it's": 0.9, "{{x}}": 0.8 }, "started": ["{{x}}"] });
+    let (silent, fault) = (json!({ "label": null, "labels": {} }), json!({ "label": null, "labels": null }));
+    let alarm = json!({ "label": "a\"b", "score": 0.75, "changed": true, "threshold": 0.5, "time_ms": 7 });
+    let decided = json!({ "label": "yes", "score": 0.9, "changed": true, "time_ms": 7 });
+    for (entity, message, wanted) in [
+        (label("it's"), &sounds, "ON"),
+        (label("{{x}}"), &sounds, "ON"),
+        (label("客厅"), &sounds, "OFF"),
+        (label("it's"), &silent, "OFF"),
+        (label("it's"), &fault, "None"),
+        (entity("pump_anomaly"), &alarm, "ON"),
+        (entity("pump_anomaly"), &json!({ "label": "it's" }), "OFF"),
+        (entity("pump_anomaly"), &json!({ "label": null }), "None"),
+        (entity("pump_change"), &json!({ "label": "a\"b" }), "None"),
+        (entity("agreed_decided"), &json!({ "label": "uncertain", "changed": true }), "None"),
+        (entity("agreed_decided"), &json!({ "label": "yes" }), "None"),
+        (entity("sounds_detected"), &silent, "None"),
+    ] {
+        let Some(text) = rendered(entity, "/val_tpl", message) else { return };
+        assert_eq!(text, wanted, "{} {message}", entity["name"]);
+    }
+    for (entity, message, wanted) in [
+        (entity("pump_change"), &alarm, json!({ "event_type": "a\"b", "score": 0.75, "threshold": 0.5, "time_ms": 7 })),
+        (
+            entity("agreed_decided"),
+            &decided,
+            json!({ "event_type": "decided", "label": "yes", "score": 0.9, "time_ms": 7 }),
+        ),
+        (
+            entity("sounds_detected"),
+            &sounds,
+            json!({ "event_type": "detected", "labels": sounds["labels"], "started": ["{{x}}"], "time_ms": null }),
+        ),
+    ] {
+        let text = rendered(entity, "/val_tpl", message).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), wanted);
+    }
 }
 
 /// The values of an entity's templates for one message.

@@ -211,6 +211,11 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
     let names = "regress = { names = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"] }";
     let outputs =
         pipeline("outputs", "raw = {}").replace("decision.raw", "batch = { max = 2, wait_ms = 500.0 }\ndecision.raw");
+    let clusters = "anomaly.kmeans = { on = \"output\", axes = [0], mean = [0.0], scale = [1.0], clusters = [{ centroid = \
+                    [0.0], max_error = 0.5 }] }";
+    let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
+    let labels =
+        pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
     let word = format!(
         "[pipelines.word]\nfrontend = [\"micro_frontend\"]\nwindow = {{ samples = 3, hop = 3 }}\nmodel.path = \"{}\"\n\
          decision.wake_word = {{ word = \"okay nabu\", cutoff = 0.85 }}\n[pipelines.word.source.replay]\npath = \"{}\"\n\
@@ -218,7 +223,7 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
         root().join("runtime/models/okay_nabu.tflite").display(),
         golden("speech.wav").display()
     );
-    let others = pipeline("values", names) + &outputs + &word;
+    let others = [pipeline("values", names), outputs, pipeline("level", clusters), labels, word].concat();
     let power = format!(
         "[power]\nsysfs = \"{}\"\nsample_ms = 20\ninterval_s = 0.2\nidle_s = 0.0\nidle_watts = 1.0\n\n[power.meters.guess]",
         sysfs.display()
@@ -267,6 +272,8 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
         "edgewatt/demo/p/shoulder/state ",
         "edgewatt/demo/p/values/prediction ",
         "edgewatt/demo/p/outputs/prediction ",
+        "edgewatt/demo/p/level/prediction ",
+        "edgewatt/demo/p/labels/prediction ",
         "edgewatt/demo/p/word/prediction ",
         "edgewatt/demo/node_metrics ",
     ];

@@ -275,6 +275,23 @@ def main():
         [0],
         [4],
     )
+    # An autoencoder that knows 0 to 6 only. Input and output hold eighths, in ranges of their own.
+    write(
+        "autoencoder",
+        [
+            tensor("x", T.INT8, [1, 4], 0.125, 0, signature=any_batch),
+            tensor("real", T.FLOAT32, [1, 4], signature=any_batch),
+            tensor("known", T.FLOAT32, [1, 4], signature=any_batch),
+            tensor("y", T.INT8, [1, 4], 0.125, -128, signature=any_batch),
+        ],
+        [
+            operator(OP.DEQUANTIZE, [0], [1], options("DequantizeOptions")),
+            operator(OP.RELU6, [1], [2]),
+            operator(OP.QUANTIZE, [2], [3], options("QuantizeOptions")),
+        ],
+        [0],
+        [3],
+    )
     # One keeps its four values whatever comes in, so no batch fits; the other makes one row of however many windows.
     for name, to in [("fixed_batch", [1, 4]), ("batch_in_one_row", [1, -1])]:
         shape = b"".join(n.to_bytes(4, "little", signed=True) for n in to)

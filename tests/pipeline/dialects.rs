@@ -149,8 +149,10 @@ fn every_dialect_gives_the_same_windows() {
         let config = config(folder.path(), "replay]\npath = \"d\"\nspeed = \"max\"", keys);
         let mut windows = Vec::new();
         let path = folder.path().join("d");
-        let survey =
-            recording::play(&path, &config.pipelines[0], usize::MAX, |window| windows.extend_from_slice(window));
+        let survey = recording::play(&path, &config.pipelines[0], usize::MAX, |window| {
+            windows.extend_from_slice(window.values);
+            Ok(())
+        });
         let survey = survey.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(windows, expected(), "{name}: {survey:?}");
         assert_eq!((survey.samples, survey.rejected), (SAMPLES, 0), "{name}");

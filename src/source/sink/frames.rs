@@ -66,6 +66,14 @@ pub struct FrameHeader {
     pub follow: u32,
 }
 
+impl FrameHeader {
+    /// Returns the stream's own time, or when the frame arrived if the stream has none, in nanoseconds. Only differences
+    /// count: the two have different origins.
+    pub fn time_ns(&self) -> i64 {
+        self.stream_ns.unwrap_or_else(|| i64::try_from(self.arrival.0).unwrap_or(i64::MAX))
+    }
+}
+
 /// Frames that follow each other without a gap.
 #[derive(Debug, Clone, Copy)]
 pub struct Frames<'a> {
