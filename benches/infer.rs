@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use edgewatt::decision::EngineOutputs;
 use edgewatt::infer::window::Windower;
 use edgewatt::source::RecordParser;
 use edgewatt_support::demo;
