@@ -153,7 +153,7 @@ impl Producer {
         let score = 0.75 + (self.seq % 64) as f32 / 256.0;
         let decision = Decision {
             seq: self.seq,
-            verdict: Verdict { class: Some(class), score, raw_class: Some(class), fault: None },
+            verdict: Verdict { class: Some(class), score, raw_class: Some(class), ..Verdict::VALUES },
             truth: Some(class),
             stream_ns: i64::try_from(self.seq * 1_000_000_000).ok(),
             arrival: now,

@@ -214,8 +214,7 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
     let clusters = "anomaly.kmeans = { on = \"output\", axes = [0], mean = [0.0], scale = [1.0], clusters = [{ centroid = \
                     [0.0], max_error = 0.5 }] }";
     let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
-    let labels =
-        pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
+    let labels = pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
     let word = format!(
         "[pipelines.word]\nfrontend = [\"micro_frontend\"]\nwindow = {{ samples = 3, hop = 3 }}\nmodel.path = \"{}\"\n\
          decision.wake_word = {{ word = \"okay nabu\", cutoff = 0.85 }}\n[pipelines.word.source.replay]\npath = \"{}\"\n\
