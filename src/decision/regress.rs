@@ -11,8 +11,8 @@ use super::{
 };
 use crate::engine::EngineError;
 use crate::schema::{Checker, Key, table};
-use crate::text::counted;
 use crate::text;
+use crate::text::counted;
 
 table! {
     /// Publishes the values of one output under names.
@@ -47,7 +47,8 @@ impl DecisionKind for Regress {
         let (values, names) = (output.len(), self.names.len());
         if values != names {
             let name = &output.name;
-            let message = format!("the model's output `{name}` has {}; regress.names has {names}", counted(values, "value"));
+            let message =
+                format!("the model's output `{name}` has {}; regress.names has {names}", counted(values, "value"));
             return Err(EngineError::Mismatch(message));
         }
         Ok(Box::new(Regressor { output: self.output, smoother: Smoother::new(values, self.smooth) }))

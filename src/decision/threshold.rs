@@ -61,7 +61,8 @@ impl DecisionKind for Threshold {
         let output = model.output(self.output)?;
         let (values, name) = (output.len(), &output.name);
         if self.value >= values {
-            let message = format!("value = {}, but the model's output `{name}` has {}", self.value, counted(values, "value"));
+            let message =
+                format!("value = {}, but the model's output `{name}` has {}", self.value, counted(values, "value"));
             return Err(EngineError::Mismatch(message));
         }
         let smoother = Smoother::new(1, self.smooth);

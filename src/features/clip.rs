@@ -146,7 +146,8 @@ mod tests {
     use super::*;
 
     fn clip(keys: &str) -> Clip {
-        let stft = "{ convention = \"librosa\", frame_length = 8, hop_length = 4, window = \"rectangular\", power = 1 }";
+        let stft =
+            "{ convention = \"librosa\", frame_length = 8, hop_length = 4, window = \"rectangular\", power = 1 }";
         toml::from_str(&format!("frontend = [{{ stft = {stft} }}]\n{keys}")).unwrap()
     }
 
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_no_clip_is_refused() {
-        let refused = |keys: &str, samples: usize| clip(keys).output(&Shape::new([samples, 1]), &stream(1)).unwrap_err();
+        let refused =
+            |keys: &str, samples: usize| clip(keys).output(&Shape::new([samples, 1]), &stream(1)).unwrap_err();
         assert!(refused("center = false", 7).message.contains("which needs 8"));
         assert_eq!(refused("pad_mode = \"reflect\"", 4).key, Some("pad_mode"));
         let not_first = clip("").output(&Shape::new([12, 3]), &stream(1)).unwrap_err();

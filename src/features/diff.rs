@@ -49,7 +49,8 @@ mod tests {
     fn a_window_loses_a_sample_and_keeps_its_differences() {
         let mut shapes = Vec::new();
         let features = [Feature::Diff(Diff {}), Feature::Diff(Diff {})];
-        let mut chain = Chain::new(&features, &Shape::new([4, 2]), &stream(2), |_, shape| shapes.push(shape.clone())).unwrap();
+        let mut chain =
+            Chain::new(&features, &Shape::new([4, 2]), &stream(2), |_, shape| shapes.push(shape.clone())).unwrap();
         assert_eq!(shapes, [Shape::new([3, 2]), Shape::new([2, 2])]);
         let window = [0.0, 5.0, 1.0, 5.0, 4.0, 7.0, 9.0, 5.0];
         assert_eq!(chain.apply(&window), [2.0, 2.0, 2.0, -4.0]);

@@ -252,9 +252,12 @@ mod tests {
         let floats = StreamSpec { sample: SampleType::F32, ..sound(1) };
         assert_eq!(spectrum("power = 1", &floats), 4.0 * 32768.0, "their scale is their own");
         // A front end before it has made f32 of the integers.
-        let frontends: Vec<Frontend> = ["decimate = { factor = 1 }",
-            "stft = { convention = \"librosa\", frame_length = 8, hop_length = 8, window = \"rectangular\" }"]
-            .map(|toml| toml::from_str(toml).unwrap()).into();
+        let frontends: Vec<Frontend> = [
+            "decimate = { factor = 1 }",
+            "stft = { convention = \"librosa\", frame_length = 8, hop_length = 8, window = \"rectangular\" }",
+        ]
+        .map(|toml| toml::from_str(toml).unwrap())
+        .into();
         let (mut chain, output) = Chain::new(&frontends, &sound(1), |_, _| ()).unwrap();
         assert_eq!(output.rate_hz, Some(2000.0));
         assert_eq!(chain.process(|block| block.extend_from_slice(&samples))[2], 16.0);

@@ -374,10 +374,7 @@ mod tests {
              'coretemp@coretemp.0/temp2', 'fan1', 'in0', 'curr1', 'power1', 'energy1', 'humidity1', 'freq1', 'pwm1']",
         )
         .unwrap();
-        assert_eq!(
-            values(&keys, &tree()).unwrap(),
-            [41.5, -0.25, 1200.0, 1.032, 0.6, 2.5, 9.0, 45.0, 5.0, 128.0]
-        );
+        assert_eq!(values(&keys, &tree()).unwrap(), [41.5, -0.25, 1200.0, 1.032, 0.6, 2.5, 9.0, 45.0, 5.0, 128.0]);
         let spec = keys.spec();
         assert_eq!(spec.units, ["C", "C", "RPM", "V", "A", "W", "J", "%", "Hz", ""]);
         assert_eq!((spec.frame.dims(), spec.rate_hz), (&[10][..], Some(1.0)));

@@ -296,7 +296,9 @@ impl I2cChip {
         let shown = path.display();
         match error.kind() {
             ErrorKind::NotFound => Survey::absent(format!("{shown}: no such bus")).fix(BUS_FIX),
-            ErrorKind::PermissionDenied => Survey::broken(format!("{shown}: permission denied")).fix(permit(path, RULE)),
+            ErrorKind::PermissionDenied => {
+                Survey::broken(format!("{shown}: permission denied")).fix(permit(path, RULE))
+            }
             _ => Survey::broken(format!("{shown}: {}", self.refusal(path, error))),
         }
     }

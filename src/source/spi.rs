@@ -47,8 +47,10 @@ impl Spi {
 impl SourceKind for Spi {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         if !self.device.is_absolute() {
-            let message =
-                format!("`{}` is not the whole path of a device; write it as \"/dev/spidev0.0\"", self.device.display());
+            let message = format!(
+                "`{}` is not the whole path of a device; write it as \"/dev/spidev0.0\"",
+                self.device.display()
+            );
             checker.problem(&key.child("device"), message);
         }
         self.registers().check(key, checker);
@@ -85,7 +87,9 @@ impl SourceKind for Spi {
             Err(error) => {
                 return match error.kind() {
                     ErrorKind::NotFound => Survey::absent(format!("{says}: no such device")).fix(FIX),
-                    ErrorKind::PermissionDenied => Survey::broken(format!("{says}: permission denied")).fix(permit(&self.device, RULE)),
+                    ErrorKind::PermissionDenied => {
+                        Survey::broken(format!("{says}: permission denied")).fix(permit(&self.device, RULE))
+                    }
                     _ => Survey::broken(format!("{says}: {error}")),
                 };
             }

@@ -141,7 +141,11 @@ impl SourceKind for Alsa {
     }
 
     fn spec(&self) -> StreamSpec {
-        StreamSpec::new(Shape::new([self.select.as_ref().map_or(self.channels, Vec::len)]), SampleType::I16, Some(f64::from(self.rate_hz)))
+        StreamSpec::new(
+            Shape::new([self.select.as_ref().map_or(self.channels, Vec::len)]),
+            SampleType::I16,
+            Some(f64::from(self.rate_hz)),
+        )
     }
 
     fn buffer(&self) -> (&Buffer, WhenFull) {

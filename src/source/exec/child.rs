@@ -285,7 +285,10 @@ impl Child {
             match kill(pid_of(other), Signal::SIGKILL) {
                 Ok(()) => tracing::warn!(program = self.name, "{other} still held its output open, and was killed"),
                 Err(error) => {
-                    tracing::warn!(program = self.name, "{other} still holds its output open, and cannot be killed: {error}");
+                    tracing::warn!(
+                        program = self.name,
+                        "{other} still holds its output open, and cannot be killed: {error}"
+                    );
                 }
             }
         }

@@ -18,7 +18,8 @@ use self::child::{Child, Launch};
 pub use self::program::ProgramError;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
-    Buffer, Content, ContentKind, Decoder, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind, Survey, WhenFull,
+    Buffer, Content, ContentKind, Decoder, FrameProducer, FrameSink, OpenOptions, SourceError, SourceKind, Survey,
+    WhenFull,
 };
 use crate::schema::{Checker, Key, seconds, table};
 use crate::stream::StreamSpec;

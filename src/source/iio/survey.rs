@@ -169,7 +169,11 @@ fn list(device: &Device, is_alone: bool) -> Listed {
         let parent =
             device.parent().filter(|_| !is_alone).map_or(String::new(), |parent| format!("parent = {parent:?}, "));
         let rate = setup::rate(device, &channels[0]).map(|(_, rate)| rate).filter(|rate| *rate > 0.0).unwrap_or(10.0);
-        format!("source.iio = {{ device = {:?}, {parent}channels = [{}], rate_hz = {rate:?} }}", device.name, names.join(", "))
+        format!(
+            "source.iio = {{ device = {:?}, {parent}channels = [{}], rate_hz = {rate:?} }}",
+            device.name,
+            names.join(", ")
+        )
     });
     Listed { node: device.node.clone(), name: device.name.clone(), says, detail: details(device), config, error }
 }

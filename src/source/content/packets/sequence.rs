@@ -82,7 +82,8 @@ impl Sequence {
             };
         }
         // A count that comes to its beginning from far away starts again; from close to its highest value, it has wrapped.
-        let is_beginning = if number == 0 { ahead > LATE_PACKETS } else { number <= LATE_PACKETS && ahead > highest / 4 };
+        let is_beginning =
+            if number == 0 { ahead > LATE_PACKETS } else { number <= LATE_PACKETS && ahead > highest / 4 };
         match ahead {
             1 => Place::Next,
             _ if is_beginning || ahead > highest / 2 => Place::Restart,
@@ -113,14 +114,10 @@ mod tests {
     fn missing_late_and_repeated_packets_are_told_apart() {
         assert_eq!(all(&[254, 255, 0, 1]), [Next; 4]);
         assert_eq!(all(&[7, 8, 8, 7, 9]), [Next, Next, Repeat, Repeat, Next]);
-        assert_eq!(all(&[1, 4, 3, 2, 3, 5]), [
-            Next,
-            After { missing: 2 },
-            Late { last: 4 },
-            Late { last: 4 },
-            Late { last: 4 },
-            Next
-        ]);
+        assert_eq!(
+            all(&[1, 4, 3, 2, 3, 5]),
+            [Next, After { missing: 2 }, Late { last: 4 }, Late { last: 4 }, Late { last: 4 }, Next]
+        );
         assert_eq!(all(&[250, 2, 255]), [Next, After { missing: 7 }, Late { last: 2 }]);
         let mut sequence = Sequence::default();
         assert_eq!(places(&mut sequence, [(3, 0), (3, 1), (4, 0)]), [Next, SameNumber, Next]);

@@ -1,10 +1,10 @@
 //! The line that names the columns: where each column in use is, and what is wrong with a line that does not say so.
 
-use crate::text::counted;
 use super::fields::{ColumnError, Delimiter, Fields, column};
 use super::reject::shown;
 use super::{Decimal, Records, Role, time};
 use crate::text;
+use crate::text::counted;
 
 /// Why the beginning of a file or stream cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -260,7 +260,10 @@ fn what_is_no_record_is_passed_over_and_lines_end_in_any_way() {
     let said = read_by_any_piece(&csv, b"# one\nt,x,y\n\n0,1,2\nx,y,z\n").unwrap();
     assert!(said[1].starts_with("in:5: column `t`: `x` is not a time"), "{said:?}");
     let columns = read_by_any_piece(&columns, b"t,x,y\n0,1,2\n").unwrap();
-    assert!(columns[0].contains("the line is a header, and is passed over: check that records.columns has its names"), "{columns:?}");
+    assert!(
+        columns[0].contains("the line is a header, and is passed over: check that records.columns has its names"),
+        "{columns:?}"
+    );
 }
 
 #[test]
