@@ -114,10 +114,11 @@ impl Daemon {
             if !more {
                 return if held { Drained::Held } else { Drained::Empty };
             }
+            // The runtime looks for signals and sockets only when this task yields.
+            tokio::task::yield_now().await;
             if begun.elapsed() >= TURN {
                 return Drained::More;
             }
-            tokio::task::yield_now().await;
         }
     }
 }

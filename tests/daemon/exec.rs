@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use edgewatt_support::daemon::{Daemon, Ended, Setup, wait_until};
 use edgewatt_support::mosquitto::{Mosquitto, Subscriber, free_port};
@@ -148,6 +149,18 @@ fn a_flood_is_dropped_or_held_back_as_the_buffer_says_and_counted() {
     let follow = |window: &[f64]| window.windows(2).all(|pair| pair[1] == pair[0] + 1.0);
     assert!(all.chunks(10).all(follow), "no window spans a drop");
     assert!(dropped == 0 || count(&wire, "/counts/gaps/overflow") > 0);
+}
+
+#[test]
+fn a_signal_is_heard_while_large_predictions_pile_up() {
+    // Each message has some 10 kB, and no broker takes any.
+    let source = "exec = { command = [\"cat\", \"/dev/zero\"], bytes = { format = \"s16le\", rate_hz = 16000.0 } }";
+    let setup = setup(free_port(), source, 1600);
+    let mut daemon = setup.start(&[]);
+    daemon.in_log("samples that are dropped", |line| line.contains("cannot keep up").then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    // What mqtt.stop_timeout_s permits, 5 s, and the end.
+    daemon.wait_at_most(Duration::from_secs(10)).says(&["stopping"]);
 }
 
 #[test]
@@ -297,7 +310,7 @@ fn udp_reads_bytes_and_counts_a_datagram_that_has_no_whole_frames() {
     // Before the socket is there, datagrams are lost: the first window shows that it is.
     while running.lines.iter().all(|line| !line.contains("/prediction ")) {
         let _ = send(&frames(&[0.0, 1.0, 0.0, 2.0]));
-        running.lines.extend(running.subscriber.rest(std::time::Duration::from_millis(100)));
+        running.lines.extend(running.subscriber.rest(Duration::from_millis(100)));
     }
     send(&frames(&[9.0, 0.5, 9.0, 1.5, 9.0])).unwrap();
     send(&frames(&[9.0, 2.5])).unwrap();
