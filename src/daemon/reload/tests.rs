@@ -309,7 +309,8 @@ fn others(value: &Value) -> Vec<Value> {
             let one = |(key, value): (&String, &Value)| {
                 others(value).into_iter().map(|other| (key.clone(), other)).collect::<Vec<_>>()
             };
-            table.iter().flat_map(one).map(|(key, other)| Value::Table([(key, other)].into_iter().collect())).collect()
+            let with_one = |(key, other)| Value::Table(table.clone().into_iter().chain([(key, other)]).collect());
+            table.iter().flat_map(one).map(with_one).collect()
         }
         Value::Datetime(_) => vec![],
     }

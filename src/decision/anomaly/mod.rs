@@ -19,7 +19,7 @@ use crate::schema::{Checker, Key, Value, choice, table};
 
 const NORMAL: u16 = 0;
 const ANOMALY: u16 = 1;
-/// EI_CLASSIFIER_ANOMALY_THRESHOLD's usual value in Edge Impulse's SDK.
+/// The default of `anomaly_confidence` in Edge Impulse's SDK (classifier/ei_classifier_smooth.h).
 const KMEANS_THRESHOLD: f32 = 0.3;
 /// A day.
 const MAX_S: f64 = 86_400.0;
@@ -61,7 +61,7 @@ table! {
         /// By what each is divided after that.
         pub scale: Vec<f32>, example("[1.0, 1.0, 1.0]");
         /// The clusters.
-        pub clusters: Vec<Cluster>;
+        pub clusters: Vec<Cluster>, example("[{ centroid = [0.0, 0.5, -0.5], max_error = 0.2 }]");
     }
 }
 
