@@ -69,9 +69,9 @@ impl Limiter {
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// Returns how many lines were left out since the last one that was admitted.
-    pub fn left_out(&self) -> u64 {
-        self.left_out
+    /// Returns how many lines were left out since the last one that was admitted, or since the last call.
+    pub fn take_left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         let begun = Instant::now();
         let mut limiter = Limiter::new(20, Duration::from_secs(1), begun);
         let admitted = (0..1000).filter(|_| limiter.admit(begun).is_some()).count();
-        assert_eq!((admitted, limiter.left_out()), (20, 980));
+        assert_eq!((admitted, limiter.take_left_out()), (20, 980));
         let later = begun + Duration::from_secs(1);
         assert_eq!((limiter.admit(later), limiter.admit(later)), (Some(980), Some(0)));
     }

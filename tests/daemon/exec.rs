@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgewatt_support::daemon::{Daemon, Ended, Setup, wait_until};
 use edgewatt_support::mosquitto::{Mosquitto, Subscriber, free_port};
@@ -223,6 +223,13 @@ fn noise_on_standard_error_is_bounded_and_harmless() {
     assert!((1..=30).contains(&logged), "{logged} lines in\n{}", ended.stderr);
     assert!(!ended.stderr.contains("sh: ESC is \x1b"), "{}", ended.stderr);
     ended.says(&["more lines than are logged"]);
+
+    let begun = Instant::now();
+    let mut running = start(&script("for i in 1 2 3 4 5 6 7 8; do echo again >&2; done; exit 3", ""), 2);
+    running.daemon.in_log("the limit", |log| log.contains("more lines than are logged").then_some(()));
+    let (logged, periods) = (running.daemon.log().matches(" sh: again").count(), 1 + begun.elapsed().as_secs() / 10);
+    assert!((1..=10 * periods).contains(&(logged as u64)), "a program that is started again has no more lines: {logged}");
+    running.stop();
 }
 
 #[test]

@@ -200,7 +200,8 @@ impl ArrivalRate {
         Some(contradicts.then(|| {
             let (seen, rate) = (figure(seen_hz), figure(self.rate_hz));
             format!(
-                "{seen} records arrive in a second, but records.rate_hz is {rate}; write the rate at which they come"
+                "{seen} records arrive in a second, but rate_hz is {rate}; write the rate at which they come, or let what \
+                 feeds the source keep it"
             )
         }))
     }
@@ -337,7 +338,7 @@ mod tests {
         assert_eq!(said(50.0, 50), Vec::<String>::new());
         let said = said(50.0, 10);
         assert_eq!(said.len(), 1);
-        assert!(said[0].starts_with("10 records arrive in a second, but records.rate_hz is 50"), "{said:?}");
+        assert!(said[0].starts_with("10 records arrive in a second, but rate_hz is 50"), "{said:?}");
     }
 
     #[test]

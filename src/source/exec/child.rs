@@ -40,7 +40,7 @@ const KILL_LIMIT: Duration = Duration::from_millis(250);
 const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 /// The time from the end of the program to the end of its output, and the other way round.
 const REST_LIMIT: Duration = Duration::from_secs(1);
-/// The lines of a program's standard error that are logged, at most, in this time.
+/// The lines of standard error that are logged, at most, in this time, however often the program is started in it.
 const LOGGED_LINES: u32 = 10;
 const LOGGED_PERIOD: Duration = Duration::from_secs(10);
 /// Room in the program's pipe, in which it can write while edgewatt is busy.
@@ -61,7 +61,15 @@ pub(super) struct Launch<'a> {
     /// The program's name and the pipeline's, for the log.
     pub name: &'a str,
     pub pipeline: &'a str,
+    pub limiter: &'a LogLimiter,
     pub children: &'a Children,
+}
+
+/// Limits what is logged of the programs of one source, which run one after the other.
+pub(super) type LogLimiter = Arc<Mutex<Limiter>>;
+
+pub(super) fn log_limiter() -> LogLimiter {
+    Arc::new(Mutex::new(Limiter::new(LOGGED_LINES, LOGGED_PERIOD, Instant::now())))
 }
 
 /// A running program, whose standard output is read here. Dropping this ends it.
@@ -212,7 +220,7 @@ impl Child {
             output: stdout.as_fd().try_clone_to_owned()?,
             stderr: Some(stderr),
             cutter: LineCutter::with_carriage_returns(),
-            limiter: Limiter::new(LOGGED_LINES, LOGGED_PERIOD, Instant::now()),
+            limiter: launch.limiter.clone(),
             silence: launch.silence,
             name: launch.name.to_owned(),
             pipeline: launch.pipeline.to_owned(),
@@ -397,7 +405,7 @@ struct Watch {
     output: OwnedFd,
     stderr: Option<ChildStderr>,
     cutter: LineCutter,
-    limiter: Limiter,
+    limiter: LogLimiter,
     silence: Option<Duration>,
     name: String,
     pipeline: String,
@@ -439,8 +447,9 @@ impl Watch {
         self.read_lines(LAST_PIECES);
         let Self { cutter, limiter, process, name, pipeline, .. } = &mut self;
         cutter.end(|line| log(line, limiter, process, name, pipeline));
-        if limiter.left_out() > 0 {
-            tracing::info!(pipeline, program = name, left_out = limiter.left_out(), "more lines than are logged");
+        let left_out = limiter.lock().unwrap_or_else(PoisonError::into_inner).take_left_out();
+        if left_out > 0 {
+            tracing::info!(pipeline, program = name, left_out, "more lines than are logged");
         }
     }
 
@@ -507,12 +516,13 @@ enum Step {
 }
 
 /// Logs a line of the program, and keeps it.
-fn log(line: &str, limiter: &mut Limiter, process: &Process, name: &str, pipeline: &str) {
+fn log(line: &str, limiter: &Mutex<Limiter>, process: &Process, name: &str, pipeline: &str) {
     let line = plain(&without_users_in_urls(line.trim()));
     if line.is_empty() {
         return;
     }
-    if let Some(left_out) = limiter.admit(Instant::now()) {
+    let admitted = limiter.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+    if let Some(left_out) = admitted {
         if left_out > 0 {
             tracing::info!(pipeline, program = name, left_out, "more lines than are logged");
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use self::child::{Child, Launch};
+use self::child::{Child, Launch, log_limiter};
 pub use self::program::ProgramError;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
@@ -184,6 +184,7 @@ impl FrameProducer for ExecSource {
             .file_name()
             .map_or_else(|| exec.program().to_owned(), |name| name.to_string_lossy().into_owned());
         let pipeline = sink.pipeline().to_owned();
+        let limiter = log_limiter();
         let start = || {
             let program = exec.find()?;
             let launch = Launch {
@@ -195,6 +196,7 @@ impl FrameProducer for ExecSource {
                 silence: exec.silence(),
                 name: &name,
                 pipeline: &pipeline,
+                limiter: &limiter,
                 children: &children,
             };
             Child::start(&launch).map_err(|error| ProgramError::start(&program, error).into())
