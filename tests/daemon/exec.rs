@@ -228,7 +228,10 @@ fn noise_on_standard_error_is_bounded_and_harmless() {
     let mut running = start(&script("for i in 1 2 3 4 5 6 7 8; do echo again >&2; done; exit 3", ""), 2);
     running.daemon.in_log("the limit", |log| log.contains("more lines than are logged").then_some(()));
     let (logged, periods) = (running.daemon.log().matches(" sh: again").count(), 1 + begun.elapsed().as_secs() / 10);
-    assert!((1..=10 * periods).contains(&(logged as u64)), "a program that is started again has no more lines: {logged}");
+    assert!(
+        (1..=10 * periods).contains(&(logged as u64)),
+        "a program that is started again has no more lines: {logged}"
+    );
     running.stop();
 }
 
