@@ -16,7 +16,6 @@ use super::{
 use crate::engine::EngineError;
 use crate::model::OutputValues;
 use crate::schema::{Checker, Key, table};
-use crate::text::counted;
 
 /// The smallest part of windows in which a class must stay what it is by another delegate.
 const LEAST_AGREEMENT: f32 = 0.95;
@@ -46,10 +45,7 @@ impl DecisionKind for Classify {
     }
 
     fn boundary(&self, values: &[OutputValues]) -> Option<f32> {
-        match ScoreMeaning::found(self.scores, values.get(self.output)).0 {
-            Scores::Probabilities => Some(0.5),
-            Scores::Logits | Scores::Sigmoid => Some(0.0),
-        }
+        Some(ScoreMeaning::found(self.scores, values.get(self.output)).0.boundary())
     }
 
     fn has_classes(&self) -> bool {
@@ -65,17 +61,7 @@ impl DecisionKind for Classify {
     }
 
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
-        let output = model.output(self.output)?;
-        let (scores, labels) = (output.len(), model.classes.len());
-        // The usual classifier of two classes has one score, that of the second one.
-        if scores != labels && (scores, labels) != (1, 2) {
-            return Err(EngineError::Mismatch(format!(
-                "the model's output `{}` has {}; the labels file has {}",
-                output.name,
-                counted(scores, "score"),
-                counted(labels, "label")
-            )));
-        }
+        let (output, labels) = (model.scores_of_classes(self.output, true)?, model.classes.len());
         let meaning = ScoreMeaning::new("classify", self.scores, self.output, output, model);
         Ok(Box::new(Classifier::new(self, labels, Probabilities::new(&meaning, output, labels))))
     }

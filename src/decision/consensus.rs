@@ -56,10 +56,7 @@ impl DecisionKind for Consensus {
     }
 
     fn boundary(&self, values: &[OutputValues]) -> Option<f32> {
-        match ScoreMeaning::found(self.scores, values.get(self.output)).0 {
-            Scores::Probabilities => Some(0.5),
-            Scores::Logits | Scores::Sigmoid => Some(0.0),
-        }
+        Some(ScoreMeaning::found(self.scores, values.get(self.output)).0.boundary())
     }
 
     fn has_classes(&self) -> bool {
@@ -71,14 +68,7 @@ impl DecisionKind for Consensus {
     }
 
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
-        let output = model.output(self.output)?;
-        let (scores, labels) = (output.len(), model.classes.len());
-        if scores != labels && (scores, labels) != (1, 2) {
-            return Err(EngineError::Mismatch(format!(
-                "the model's output `{}` has {scores} scores; the labels file has {labels} labels",
-                output.name
-            )));
-        }
+        let (output, labels) = (model.scores_of_classes(self.output, true)?, model.classes.len());
         if model.classes.contains(&self.uncertain) {
             return Err(EngineError::Mismatch(format!(
                 "`{0}` is a label of the model, and would also be published if nothing is decided; write another word for \
@@ -326,7 +316,7 @@ mod tests {
     }
 
     proptest! {
-        /// The rule as ei_classifier_smooth.h writes it: a list of the last readings, counted anew.
+        /// The rule as ei_classifier_smooth.h writes it: a list of the last readings, counted again at each window.
         #[test]
         fn it_is_what_edge_impulse_s_rule_gives(windows in "[abc-]{1,40}", size in 1usize..8, same in 1usize..8) {
             let same = same.min(size);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::engine::{Engine, EngineError, TensorInfo};
 use crate::model::OutputValues;
 use crate::schema::{Checker, Key, family};
+use crate::text::counted;
 
 pub use fault::Fault;
 pub use learnt::{Learnt, Origins};
@@ -156,6 +157,25 @@ impl ModelOutputs<'_> {
         })?;
         output.readable()?;
         Ok(output)
+    }
+
+    /// Returns output `index`, which has a score for each class. With `one_for_two`, one score serves two classes: the usual
+    /// classifier of two classes gives that of the second one.
+    ///
+    /// # Errors
+    /// The model does not have the output, or it has another number of scores; the message has the numbers of both sides.
+    pub fn scores_of_classes(&self, index: usize, one_for_two: bool) -> Result<&TensorInfo, EngineError> {
+        let output = self.output(index)?;
+        let (scores, labels) = (output.len(), self.classes.len());
+        if scores == labels || one_for_two && (scores, labels) == (1, 2) {
+            return Ok(output);
+        }
+        Err(EngineError::Mismatch(format!(
+            "the model's output `{}` has {}; the labels file has {}",
+            output.name,
+            counted(scores, "score"),
+            counted(labels, "label")
+        )))
     }
 }
 

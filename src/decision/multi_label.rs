@@ -84,10 +84,7 @@ impl DecisionKind for MultiLabel {
     }
 
     fn boundary(&self, values: &[OutputValues]) -> Option<f32> {
-        match ScoreMeaning::found(self.scores.map(Scores::from), values.get(self.output)).0 {
-            Scores::Probabilities => Some(0.5),
-            Scores::Logits | Scores::Sigmoid => Some(0.0),
-        }
+        Some(ScoreMeaning::found(self.scores.map(Scores::from), values.get(self.output)).0.boundary())
     }
 
     fn has_classes(&self) -> bool {
@@ -99,14 +96,7 @@ impl DecisionKind for MultiLabel {
     }
 
     fn build(&self, model: &ModelOutputs<'_>) -> Result<Box<dyn Decider>, EngineError> {
-        let output = model.output(self.output)?;
-        let (scores, labels) = (output.len(), model.classes.len());
-        if scores != labels {
-            return Err(EngineError::Mismatch(format!(
-                "the model's output `{}` has {scores} scores; the labels file has {labels} labels",
-                output.name
-            )));
-        }
+        let (output, labels) = (model.scores_of_classes(self.output, false)?, model.classes.len());
         let meaning = self.meaning(model)?;
         if meaning.meaning == Scores::Probabilities && self.sensitivity != 1.0 {
             return Err(EngineError::Mismatch(format!(
@@ -360,7 +350,7 @@ mod tests {
         toml::from_str(text).unwrap()
     }
 
-    /// What is published of each window, one after the other, but for `label`, `score` and `raw_label`.
+    /// What is published of each window, one after the other, without `label`, `score` and `raw_label`.
     fn published(text: &str, windows: &[&[f32]]) -> Vec<String> {
         let (kind, outputs, classes) = (labels(text), outputs(&[3]), names(&["a", "b", "c"]));
         let model = model(&outputs, &classes);
@@ -438,7 +428,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let refused = |text: &str| refusal(&labels(text), &[2], &["Bark", "Speech"]);
-        assert!(refusal(&labels(""), &[3], &["a"]).contains("has 3 scores; the labels file has 1 labels"));
+        assert!(refusal(&labels(""), &[3], &["a"]).contains("has 3 scores; the labels file has 1 label"));
         assert!(
             refused("allow = ['bark']")
                 .contains("allow: `bark` is not one of the model's 2 labels; did you mean `Bark`?")

@@ -18,6 +18,16 @@ choice! {
     }
 }
 
+impl Scores {
+    /// Returns the score at which a class is as likely as not.
+    pub fn boundary(self) -> f32 {
+        match self {
+            Self::Probabilities => 0.5,
+            Self::Logits | Self::Sigmoid => 0.0,
+        }
+    }
+}
+
 choice! {
     /// Who says what scores are.
     pub enum Origin {
@@ -25,7 +35,7 @@ choice! {
         Config = "config",
         /// The model's operators.
         Model = "model",
-        /// Nobody.
+        /// Neither says it.
         Assumed = "assumed",
     }
 }
