@@ -77,6 +77,10 @@ fn every_value_of_every_window_is_of_its_time_whatever_the_sources_do() {
     let daemon = rig.start(&["--once"]);
     let temp = Sender(UdpSocket::bind("127.0.0.1:0").unwrap(), rig.udp);
     let (mut imu, mut hum) = (rig.fifo("imu"), rig.fifo("hum"));
+    // A datagram that comes before the socket is there is lost, and its samples would be waited for.
+    let listens = format!(":{:04X} ", rig.udp);
+    let sockets = || std::fs::read_to_string("/proc/net/udp").unwrap();
+    wait_until(sockets, || sockets().contains(&listens));
 
     // Ten seconds of each, by the number of milliseconds. The temperature is silent from 3 s to 5 s.
     let imu_ms: Vec<u64> = (0..500).map(|n| 20 * n).collect();

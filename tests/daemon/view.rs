@@ -308,7 +308,7 @@ fn the_daemon_s_own_view_outlives_the_broker_and_ends_with_the_daemon() {
         }
         let (status, written) = session.end();
         assert_eq!(status.code(), Some(0), "{written}");
-        assert!(written.contains("WARN") && written.contains("predictions in "), "{written}");
+        assert!(written.contains("WARN") && written.contains("shoulder: "), "{written}");
     }
 }
 

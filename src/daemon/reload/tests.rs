@@ -303,7 +303,11 @@ fn others(value: &Value) -> Vec<Value> {
         Value::Array(elements) => {
             let other = elements.iter().flat_map(|element| others(element).into_iter().take(1)).collect();
             let longer = elements.iter().cloned().chain(elements.last().into_iter().flat_map(others)).collect();
-            vec![Value::Array(other), Value::Array(longer), Value::Array(elements.iter().rev().cloned().collect())]
+            let all =
+                [Value::Array(other), Value::Array(longer), Value::Array(elements.iter().rev().cloned().collect())];
+            // Of a single element, each other value: the first one may be invalid.
+            let single = elements.iter().take(usize::from(elements.len() == 1)).flat_map(others);
+            all.into_iter().chain(single.map(|other| Value::Array(vec![other]))).collect()
         }
         Value::Table(table) => {
             let one = |(key, value): (&String, &Value)| {
@@ -316,6 +320,18 @@ fn others(value: &Value) -> Vec<Value> {
     }
 }
 
+const SPECTRA: &str = "{ stft = { convention = 'librosa', frame_length = 512, hop_length = 160 } }";
+const MEL_BANDS: &str = "{ log_mel = {} }";
+
+/// Where the kind can stand: a front end that takes only what another one gives stands behind it.
+fn place_of(at: &str, kind: &str) -> String {
+    match (at.strip_suffix(".frontend.0"), kind) {
+        (Some(pipeline), "log_mel") => format!("{pipeline}.frontend.1"),
+        (Some(pipeline), "mfcc") => format!("{pipeline}.frontend.2"),
+        _ => at.to_owned(),
+    }
+}
+
 /// A valid file with this kind: its required keys, and others if it does not stand without them.
 fn with_kind(at: &str, kind: &str, keys: &[(String, KeyDoc)]) -> Table {
     // A kind may take what the other pipeline has.
@@ -323,9 +339,12 @@ fn with_kind(at: &str, kind: &str, keys: &[(String, KeyDoc)]) -> Table {
     let without_classes = FOR_CLASSES.iter().fold(alone.clone(), |root, key| with(&root, key, None));
     // What works on sound takes nothing else.
     let microphone = value("{ alsa = { card = 'Device', rate_hz = 16000 } }");
-    let sound = with(&without_classes, "pipelines.shoulder.source", Some(microphone));
+    let long = with(&without_classes, "pipelines.shoulder.window", Some(value("{ samples = 4096, hop = 2048 }")));
+    let sound = with(&long, "pipelines.shoulder.source", Some(microphone));
+    let spectra = with(&sound, "pipelines.shoulder.frontend.0", Some(value(SPECTRA)));
+    let mel_bands = with(&spectra, "pipelines.shoulder.frontend.1", Some(value(MEL_BANDS)));
     let mut refusal = String::new();
-    for base in [alone, without_classes, sound] {
+    for base in [alone, without_classes, sound, spectra, mel_bands] {
         let mut root = with(&base, at, Some(value(&format!("{{ {kind} = {{}} }}"))));
         for (key, doc) in keys.iter().filter(|(_, doc)| doc.required) {
             let example = doc.example.unwrap_or_else(|| panic!("{key} must be written and has no example"));
@@ -390,6 +409,7 @@ fn each_key_of_each_kind_takes_effect() {
     for Place { key: at, family } in Declared::find().families {
         let mut files: Vec<(&str, Config)> = Vec::new();
         for kind in &family.kinds {
+            let at = place_of(&at, kind.name);
             let mut keys = keys_of_kind(&format!("{at}.{}", kind.name), &kind.table);
             // Tables of which every key may be left out are not in the file yet.
             keys.sort_by_key(|(_, doc)| !doc.required);
