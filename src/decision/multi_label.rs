@@ -31,7 +31,7 @@ choice! {
 }
 
 table! {
-    /// Decides which labels hold; several can hold at once, such as sounds or species. Each has a probability of its own.
+    /// Decides which labels hold; several can hold at once, such as sounds or species. Each has its own probability.
     pub struct MultiLabel {
         /// The index of the model's output that holds the scores, one for each label.
         pub output: usize = 0;

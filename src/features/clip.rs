@@ -1,4 +1,4 @@
-//! Front ends over each window as if it were a clip of its own, with what is done at the ends of a clip.
+//! Front ends over each window as if it were a whole clip, with what is done at the ends of a clip.
 
 use super::{FeatureKind, Step, Transform};
 use crate::frontend::{BLOCK_FRAMES, Chain, Frontend};
@@ -11,7 +11,7 @@ choice! {
 }
 
 table! {
-    /// Runs front ends over each window as if it were a clip of its own. It is for models that were trained with
+    /// Runs front ends over each window as if it were a whole clip. It is for models that were trained with
     /// center=True, librosa's default: at both ends of a clip, the first and last spectra are computed with samples that are
     /// not in the clip. Each window is transformed as a whole, however much windows overlap, so it costs more than front
     /// ends of the stream.

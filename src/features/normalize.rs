@@ -14,7 +14,8 @@ table! {
     /// After `mfcc` it is the mean and variance normalisation of the coefficients. For a mean and deviation of the training
     /// data use standardize.
     pub struct Normalize {
-        /// What has a mean of its own: each channel of a window, such as a mel band or a coefficient; or the whole window.
+        /// What a mean and a deviation are computed over: each channel of a window, such as a mel band or a coefficient; or the
+        /// whole window.
         pub over: Over = Over::Channel;
         /// What is added to the deviation, so that a channel that does not change becomes 0.
         pub epsilon: f32 = 1e-8, range(1e-12, 1e9);

@@ -29,8 +29,9 @@ use crate::units::MonoTime;
 
 /// The latest decision is repeated on the state topic when it changes, and otherwise this often.
 const STATE_PERIOD: Duration = Duration::from_secs(1);
-/// Decisions that are encoded before the other tasks of the thread run, and their bytes: fewer decisions if they are large.
+/// Decisions that are encoded before the other tasks of the thread run.
 const BATCH: usize = 64;
+/// The batch ends before that if its messages have so many bytes.
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// Publishes what concerns the node as a whole.
@@ -306,11 +307,8 @@ impl PipelinePublisher {
             return Drained::Held;
         }
         let clocks = Clocks::now();
-        let mut bytes = 0;
-        for _ in 0..BATCH {
-            if bytes >= BATCH_BYTES {
-                break;
-            }
+        let (mut count, mut bytes) = (0, 0);
+        while count < BATCH && bytes < BATCH_BYTES {
             let values = &mut self.progress.values;
             let popped = self.route.decisions.pop(|decision, first, second| {
                 values.clear();
@@ -319,7 +317,10 @@ impl PipelinePublisher {
                 decision
             });
             match popped {
-                Some(decision) => bytes += self.publish(node_publisher, &clocks, &decision),
+                Some(decision) => {
+                    count += 1;
+                    bytes += self.publish(node_publisher, &clocks, &decision);
+                }
                 // The next route is used only when nothing more can come on this one.
                 None if self.route.decisions.is_abandoned() && !self.next.is_empty() => return Drained::More,
                 None => return Drained::Empty,

@@ -240,7 +240,7 @@ impl Decider for Watch {
     }
 }
 
-/// Publishes the score beside the threshold.
+/// Publishes the score and the threshold.
 #[derive(Debug)]
 struct AnomalyPresentation {
     class: ClassPresentation,
