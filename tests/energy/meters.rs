@@ -168,7 +168,7 @@ fn a_wrap_of_unknown_range_and_an_unplugged_meter_cost_only_their_own_windows() 
         &detail(&info, "package"),
         &["package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost"],
     );
-    let mend = format!("echo 100000 > {}", tree.path("class/hwmon/hwmon0/shunt_resistor").display());
+    let mend = format!("echo 100000 | sudo tee {}", tree.path("class/hwmon/hwmon0/shunt_resistor").display());
     assert_has(&detail(&info, "board"), &["shunt 10000 uOhm; that is the kernel's default", &mend]);
     daemon.in_log("the shunt's warning", |log| {
         log.lines().find(|line| line.contains("WARN") && line.contains("ten times") && line.contains(&mend)).map(|_| ())
