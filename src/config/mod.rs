@@ -5,6 +5,7 @@
 //! invalid values, each with file, line, column and what would be right. Relative paths count from the folder of the configuration file. Its
 //! only I/O is to read the files and, for a user without a password file, to look for the password's credential.
 
+mod chain;
 mod delegates;
 mod document;
 mod json_schema;
@@ -30,6 +31,7 @@ use crate::text::escaped;
 
 pub use crate::mqtt::{Broker, parse_broker};
 pub use crate::schema::{Key, Problem};
+pub use chain::{ChainedModel, ChainedShapes};
 pub use delegates::Delegate;
 pub use document::Document;
 pub(crate) use document::fragments;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::chain::{ChainedModel, ChainedModelKeys, ChainedShapes};
 use super::delegates::{self, Delegate};
 use crate::decision::Decision;
 use crate::engine::parity::ParityLimits;
@@ -14,11 +15,11 @@ use crate::mqtt::access::check_qos;
 use crate::schema::expanded::{Table, from_nothing};
 use crate::schema::{Checker, Key, Value, milliseconds, table};
 use crate::source::Source;
-use crate::stream::{Shape, ShapePath, StreamSpec};
+use crate::stream::{Mismatch, Shape, ShapePath, StreamSpec};
 use crate::text::figure;
 
 /// Most samples in a window and the like: far above any real use, and they still fit into memory.
-const MAX_SAMPLES: usize = 1 << 22;
+pub(super) const MAX_SAMPLES: usize = 1 << 22;
 const MAX_BATCH: usize = 4096;
 /// The highest processor number in the C library's mask (cpu_set(3)).
 const MAX_CPU: usize = 1023;
@@ -36,6 +37,8 @@ table! {
         pub source: Source;
         /// Transforms of the stream before windows are cut.
         pub frontend: Vec<Frontend> = Vec::new();
+        /// Models that run before `model`, each on what the one before it gives: a chain.
+        pub models: Vec<ChainedModelKeys> = Vec::new();
         /// How windows are cut from the stream.
         pub window: Window;
         /// Transforms of each window.
@@ -159,6 +162,8 @@ pub struct Pipeline {
     pub name: String,
     pub source: Source,
     pub frontend: Vec<Frontend>,
+    /// The models that run before `model`, in order.
+    pub models: Vec<ChainedModel>,
     pub window: WindowSettings,
     pub features: Vec<Feature>,
     pub model: PathBuf,
@@ -214,6 +219,7 @@ impl Pipeline {
             realtime,
             name: _,
             frontend: _,
+            models: _,
             window: _,
             features: _,
             model: _,
@@ -242,36 +248,38 @@ impl Pipeline {
         let key = self.key();
         let source = self.source.kind().spec();
         let mut path = ShapePath::new(&format!("source.{}", self.source.name()), source.frame.clone());
-        let at = |list: &str, name: &str, index: usize, mismatch: crate::stream::Mismatch, path: &ShapePath| {
-            let step = key.child(list).child(index).child(name);
-            let blamed = mismatch.key.map_or_else(|| step.clone(), |below| step.child(below));
-            (blamed, format!("{mismatch}; so far {path}"))
+        let at = |list: &str, name: &str, index: usize, mismatch: Mismatch, path: &ShapePath| {
+            blamed(key.child(list).child(index).child(name), &mismatch, path)
         };
         let built = frontend::Chain::new(&self.frontend, &source, |index, spec| {
             path.then(format!("frontend.{}", self.frontend[index].name()), spec.frame.clone());
         });
         let (frontends, stream) =
             built.map_err(|(index, mismatch)| at("frontend", self.frontend[index].name(), index, mismatch, &path))?;
-        let window = stream.frame.repeated(self.window.samples);
-        if window.values() > MAX_SAMPLES {
-            let message = format!("a window of {window} has {} values; the limit is {MAX_SAMPLES}", window.values());
-            return Err((key.child("window").child("samples"), message));
+        let (mut models, mut stream) = (Vec::with_capacity(self.models.len()), stream);
+        for (index, model) in self.models.iter().enumerate() {
+            let (shapes, output) = model.follow(&key.child("models").child(index), &stream, &mut path)?;
+            models.push(shapes);
+            stream = output;
         }
+        let window = window_shape(&stream, self.window.samples)
+            .map_err(|message| (key.child("window").child("samples"), message))?;
         path.then("window", window.clone());
         let built = features::Chain::new(&self.features, &window, &stream, |index, shape| {
             path.then(format!("features.{}", self.features[index].name()), shape.clone());
         });
         let features =
             built.map_err(|(index, mismatch)| at("features", self.features[index].name(), index, mismatch, &path))?;
-        Ok(Shapes { source, frontends, stream, features, path })
+        Ok(Shapes { source, frontends, models, stream, features, path })
     }
 
     /// Returns the keys that the features depend on, as TOML: the names of the channels, and all from the front ends on. The
     /// source may be another one: a recording has the same features.
     pub fn feature_keys(&self) -> String {
-        let Self { frontend, window, features, inputs, model_metadata, .. } = self;
+        let Self { frontend, models, window, features, inputs, model_metadata, .. } = self;
+        let models: String = models.iter().map(ChainedModel::feature_keys).collect();
         format!(
-            "channels = {}, frontend = {}, samples = {}, features = {}, inputs = {}, metadata = {model_metadata}",
+            "channels = {}, frontend = {}, {models}samples = {}, features = {}, inputs = {}, metadata = {model_metadata}",
             self.source.kind().spec().names.to_toml(),
             frontend.to_toml(),
             window.samples,
@@ -294,6 +302,8 @@ impl Pipeline {
     /// ends do not take the stream, which [`Pipeline::shapes`] reports.
     fn frames_for(&self, frames: usize) -> usize {
         let chain = frontend::Chain::new(&self.frontend, &self.source.kind().spec(), |_, _| ());
+        let frames =
+            self.models.iter().rev().fold(frames, |frames, model| model.cut.frames_wanted(frames, model.cut.samples));
         chain.map_or(frames, |(chain, _)| chain.frames_wanted(frames))
     }
 }
@@ -303,7 +313,9 @@ pub struct Shapes {
     /// The stream of the source.
     pub source: StreamSpec,
     pub frontends: frontend::Chain,
-    /// The stream after the front ends.
+    /// The stages of the models that run before the last one.
+    pub models: Vec<ChainedShapes>,
+    /// The stream after the front ends and these models.
     pub stream: StreamSpec,
     pub features: features::Chain,
     pub path: ShapePath,
@@ -314,6 +326,24 @@ impl Shapes {
     pub fn input(&self) -> &Shape {
         self.path.last()
     }
+}
+
+/// Returns the key to blame for a step that does not take the shape before it, and why; `path` is the way up to there.
+pub(super) fn blamed(step: Key, mismatch: &Mismatch, path: &ShapePath) -> (Key, String) {
+    let key = mismatch.key.map_or_else(|| step.clone(), |below| step.child(below));
+    (key, format!("{mismatch}; so far {path}"))
+}
+
+/// Returns the shape of a window of `samples` frames.
+///
+/// # Errors
+/// It is too large.
+pub(super) fn window_shape(stream: &StreamSpec, samples: usize) -> Result<Shape, String> {
+    let window = stream.frame.repeated(samples);
+    if window.values() > MAX_SAMPLES {
+        return Err(format!("a window of {window} has {} values; the limit is {MAX_SAMPLES}", window.values()));
+    }
+    Ok(window)
 }
 
 /// What the pipelines of one file share.
@@ -330,9 +360,12 @@ impl PipelineKeys {
         checker.topic_level(&key, &name);
         let at = |name: &str| key.child(name);
         self.check_classes(&key, checker);
-        let Self { mut source, mut frontend, window, mut features, model, parity, batch, mut decision, .. } = self;
+        let Self { mut source, mut frontend, models, window, mut features, model, parity, batch, mut decision, .. } =
+            self;
         source.check(&at("source"), checker);
         frontend.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("frontend").child(i), checker));
+        let models = models.into_iter().enumerate();
+        let models = models.filter_map(|(i, model)| model.checked(&at("models").child(i), checker)).collect();
         features.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("features").child(i), checker));
         decision.check(&at("decision"), checker);
         let window = window.checked(&at("window"), &source, checker);
@@ -357,6 +390,7 @@ impl PipelineKeys {
             parity: ParityKeys::checked(parity, &at("parity"), &source, &decision, checker),
             source,
             frontend,
+            models,
             features,
             decision,
             model_max_bytes: model.max_mib.map(|mib| (mib * MIB) as u64),
@@ -476,7 +510,7 @@ impl Realtime {
     }
 }
 
-fn sha256(key: &Key, digest: &str, checker: &mut Checker) -> String {
+pub(super) fn sha256(key: &Key, digest: &str, checker: &mut Checker) -> String {
     if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
         checker.problem(key, "a SHA-256 is 64 hex digits, as printed by sha256sum");
     }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rtrb::Consumer;
+
 
 use super::meter_readings::MeterReadings;
 use crate::config::Power;
 use crate::energy::Calibrated;
 use crate::energy::{Attribution, EnergyEstimate, Settings};
-use crate::engine::span::{BusySpan, SpanSender, span_ring};
+use crate::engine::span::{SpanReceiver, SpanSender, span_ring};
 use crate::ids::PipelineId;
 use crate::load::meters;
 use crate::meter::{MeterInfo, sampler};
@@ -144,7 +144,7 @@ fn settings(power: &Power) -> Settings {
 }
 
 /// Takes the spans before a reading: what has ended before the reading counts in the window that it closes.
-fn absorb(attribution: &mut Attribution, spans: &mut [Consumer<BusySpan>]) {
+fn absorb(attribution: &mut Attribution, spans: &mut [SpanReceiver]) {
     for (pipeline, ring) in spans.iter_mut().enumerate() {
         while let Ok(span) = ring.pop() {
             attribution.add_span(pipeline, span);

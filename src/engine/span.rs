@@ -27,8 +27,11 @@ pub struct SpanSender {
     pending: Option<BusySpan>,
 }
 
+/// Receives busy spans.
+pub type SpanReceiver = rtrb::Consumer<BusySpan>;
+
 /// Makes the way from one engine to the energy join.
-pub fn span_ring(capacity: usize) -> (SpanSender, rtrb::Consumer<BusySpan>) {
+pub fn span_ring(capacity: usize) -> (SpanSender, SpanReceiver) {
     let (ring, consumer) = rtrb::RingBuffer::new(capacity);
     (SpanSender { ring, pending: None }, consumer)
 }

@@ -1,10 +1,13 @@
-//! Turns a source's frames into full windows: gaps, front ends, windows.
+//! Turns a source's frames into full windows: gaps, front ends, the models before the last one, windows.
 //!
 //! Owns the order of the stages before the features. Runs on the infer thread; all memory is allocated when it is built.
 
 use std::time::Duration;
 
+use super::chained::ModelStage;
 use super::window::{GapDetector, Windower};
+use crate::engine::EngineError;
+use crate::engine::span::BusySpan;
 use crate::frontend::{self, BLOCK_FRAMES};
 use crate::source::{FrameHeader, FrameReader, Frames, Gap, Pieces};
 use crate::stream::{SampleType, StreamSpec};
@@ -13,10 +16,15 @@ use crate::stream::{SampleType, StreamSpec};
 pub struct InputStage {
     gaps: GapDetector,
     frontends: frontend::Chain,
-    /// Number of values in a frame after the front ends.
+    models: Vec<ModelStage>,
+    /// When the models ran, since that was last asked.
+    runs: Vec<BusySpan>,
+    /// Number of values in a frame after the models.
     frame_values: usize,
     windower: Windows,
-    /// Frames after the front ends; those from `taken` on are not in a window yet.
+    /// What goes into a model while `pending` is what comes out of it.
+    before: Vec<f32>,
+    /// Frames after the front ends and models; those from `taken` on are not in a window yet.
     pending: Vec<f32>,
     taken: usize,
     /// The times and truth of the last frame of the window that is full, or that went into the front ends.
@@ -58,11 +66,29 @@ pub struct WindowSettings {
 }
 
 impl InputStage {
-    /// Builds the stages; `output` is the stream that `frontends` give. With `bytes`, frames of bytes become windows of
-    /// bytes, for a model that takes them without features.
-    pub fn new(frontends: frontend::Chain, output: &StreamSpec, window: &WindowSettings, bytes: bool) -> Self {
+    /// Builds the stages; `output` is the stream that `frontends` and `models` give. With `bytes`, frames of bytes become
+    /// windows of bytes, for a model that takes them without features.
+    pub fn new(
+        frontends: frontend::Chain,
+        models: Vec<ModelStage>,
+        output: &StreamSpec,
+        window: &WindowSettings,
+        bytes: bool,
+    ) -> Self {
         let frame_values = output.frame.values();
-        let bytes = bytes && output.sample == SampleType::U8 && frontends.is_empty();
+        let (mut frames, mut room) = match models.first() {
+            Some(model) if frontends.is_empty() => model.most_at_once(),
+            Some(model) => (frontends.most_values() / model.frame_values(), frontends.most_values()),
+            None => (0, frontends.most_values()),
+        };
+        let mut runs = 0;
+        for model in &models {
+            runs += model.most_runs(frames);
+            let (most_frames, most_values) = model.most(frames);
+            frames = most_frames;
+            room = room.max(most_values);
+        }
+        let bytes = bytes && output.sample == SampleType::U8 && frontends.is_empty() && models.is_empty();
         Self {
             gaps: GapDetector::new(window.max_gap),
             windower: if bytes {
@@ -70,8 +96,11 @@ impl InputStage {
             } else {
                 Windows::F32(Windower::new(window.samples, window.hop, frame_values))
             },
-            pending: Vec::with_capacity(frontends.most_values()),
+            before: Vec::with_capacity(if models.is_empty() { 0 } else { room }),
+            pending: Vec::with_capacity(room),
+            runs: Vec::with_capacity(runs),
             frontends,
+            models,
             frame_values,
             taken: 0,
             last: None,
@@ -81,8 +110,8 @@ impl InputStage {
     /// Takes over those frames of the unfinished window of `other` that can be part of a window here.
     pub fn continue_from(&mut self, other: &Self) {
         self.gaps.continue_from(&other.gaps);
-        // Frames inside the front ends cannot be taken over.
-        if !self.frontends.is_empty() || !other.frontends.is_empty() {
+        // Frames inside the front ends and models cannot be taken over.
+        if self.has_steps() || other.has_steps() {
             return;
         }
         match (&mut self.windower, &other.windower) {
@@ -97,45 +126,82 @@ impl InputStage {
         self.taken == self.pending.len()
     }
 
+    /// Returns whether there are steps between the source and the windows.
+    fn has_steps(&self) -> bool {
+        !self.frontends.is_empty() || !self.models.is_empty()
+    }
+
     /// Returns the number of frames of the source that make something happen; at least 1.
     pub fn frames_wanted(&self) -> usize {
-        self.frontends.frames_wanted(self.windower.frames_wanted())
+        self.frames_for(self.windower.frames_wanted())
+    }
+
+    /// Returns how many frames of the source make `frames` more come to the window.
+    fn frames_for(&self, frames: usize) -> usize {
+        let frames = self.models.iter().rev().fold(frames, |frames, model| model.frames_wanted(frames));
+        self.frontends.frames_wanted(frames)
+    }
+
+    /// Returns when the models before the last one ran, since this was last called.
+    pub fn runs(&mut self) -> impl Iterator<Item = BusySpan> {
+        self.runs.drain(..)
+    }
+
+    /// Takes the models out, for other stages than these.
+    pub fn take_models(&mut self) -> Vec<ModelStage> {
+        std::mem::take(&mut self.models)
     }
 
     /// Takes frames out of the ring until a gap, a full window, or the end of what can be read at once. `None`: there are
     /// no more frames.
-    pub fn step(&mut self, reader: &mut FrameReader) -> Option<InputEvent> {
+    ///
+    /// # Errors
+    /// One of the models has failed; the stages are of no use any more.
+    pub fn step(&mut self, reader: &mut FrameReader) -> Result<Option<InputEvent>, EngineError> {
         if self.taken < self.pending.len() {
-            return Some(InputEvent { gap: None, full: self.fill_from_pending() });
+            return Ok(Some(InputEvent { gap: None, full: self.fill_from_pending() }));
         }
         let rule = self.gaps.rule;
         // No more than complete the window, so that it has the times of the last frame that went in.
-        let most = self.frontends.frames_wanted(self.windower.frames_at_once());
-        let most = if self.frontends.is_empty() { most } else { most.min(BLOCK_FRAMES) };
+        let most = self.frames_for(self.windower.frames_at_once());
+        let most = match self.models.first() {
+            Some(model) if self.frontends.is_empty() => most.min(model.most_at_once().0),
+            None if self.frontends.is_empty() => most,
+            _ => most.min(BLOCK_FRAMES),
+        };
         let joins = |last: &FrameHeader, next: &FrameHeader| rule.between(last.stream_ns, next).is_none();
-        reader.pop(most, joins, |frames| self.take(&frames))
+        reader.pop(most, joins, |frames| self.take(&frames)).transpose()
     }
 
-    fn take(&mut self, frames: &Frames<'_>) -> InputEvent {
+    fn take(&mut self, frames: &Frames<'_>) -> Result<InputEvent, EngineError> {
         let gap = self.gaps.before(&frames.first, frames.last.stream_ns);
         if gap.is_some() {
             self.frontends.reset();
+            self.models.iter_mut().try_for_each(ModelStage::reset)?;
             self.windower.clear();
         }
-        if self.frontends.is_empty() {
+        if !self.has_steps() {
             self.windower.push(frames.values);
             let full = self.window().is_some();
             if full {
                 self.last = Some(frames.last);
             }
-            return InputEvent { gap, full };
+            return Ok(InputEvent { gap, full });
         }
         self.last = Some(frames.last);
-        let processed = self.frontends.process(|block| append(block, frames.values));
         self.pending.clear();
-        self.pending.extend_from_slice(processed);
         self.taken = 0;
-        InputEvent { gap, full: self.fill_from_pending() }
+        if self.frontends.is_empty() {
+            append(&mut self.pending, frames.values);
+        } else {
+            self.pending.extend_from_slice(self.frontends.process(|block| append(block, frames.values)));
+        }
+        for model in &mut self.models {
+            std::mem::swap(&mut self.before, &mut self.pending);
+            self.pending.clear();
+            model.process(&self.before, &mut self.pending, &mut self.runs)?;
+        }
+        Ok(InputEvent { gap, full: self.fill_from_pending() })
     }
 
     /// Returns whether the window is full.
@@ -241,12 +307,12 @@ mod tests {
         let decimate: Frontend = toml::from_str("decimate = { factor = 3 }").unwrap();
         let (chain, output) = Chain::new(&[decimate], &spec, |_, _| ()).unwrap();
         let window = WindowSettings { samples: 4, hop: 2, max_gap: None };
-        let mut input = InputStage::new(chain, &output, &window, false);
+        let mut input = InputStage::new(chain, Vec::new(), &output, &window, false);
         assert_eq!(input.frames_wanted(), 12);
         let values: Vec<f32> = (0..100).map(|i| i as f32).collect();
         assert!(sink.frames(&values, MonoTime(0), Some(0)).is_continue());
         let mut times_ms = Vec::new();
-        while let Some(event) = input.step(&mut reader) {
+        while let Some(event) = input.step(&mut reader).unwrap() {
             if event.full {
                 times_ms.extend(input.last().unwrap().stream_ns.map(|ns| ns / 1_000_000));
                 input.advance();

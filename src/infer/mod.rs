@@ -5,6 +5,7 @@
 //! another engine after one has failed; the daemon's supervisor builds that engine. Stages change between two windows.
 
 mod batch;
+pub mod chained;
 pub mod doubts;
 pub mod input;
 pub mod mailbox;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 
 pub use self::batch::Batch;
 use self::batch::{PendingBatch, PendingWindow};
+pub use self::chained::ChainCut;
 use self::input::{InputEvent, InputStage, Window};
 use self::mailbox::{InferCommand, InferEvent, InferMailbox, NewStages};
 pub use self::recent::RecentWindows;
@@ -107,11 +109,15 @@ pub struct Infer {
     /// The windows whose features are in the engine's input.
     batch: PendingBatch,
     times: StageTimes,
+    /// Time in models of the chain since the last decision.
+    models_busy: Duration,
     seq: u64,
     publisher_notified_at: MonoTime,
     /// There was a decision since the publisher was last notified.
     has_unpublished: bool,
     windows_requested: bool,
+    /// A model of the chain has failed, which ends the thread.
+    chain_failed: Option<EngineError>,
 }
 
 impl Infer {
@@ -124,10 +130,12 @@ impl Infer {
             stages,
             engine: Some(engine),
             times: StageTimes::default(),
+            models_busy: Duration::ZERO,
             seq,
             publisher_notified_at: MonoTime::now(),
             has_unpublished: false,
             windows_requested: false,
+            chain_failed: None,
         }
     }
 
@@ -144,6 +152,9 @@ impl Infer {
                 break Err(error);
             }
             self.drain();
+            if let Some(error) = self.chain_failed.take() {
+                break Err(error);
+            }
             self.channels.stage_times.serve(&mut self.times);
             if self.channels.stop.is_overdue() {
                 break Ok(());
@@ -183,12 +194,20 @@ impl Infer {
     /// Processes all samples that have arrived, if there is an engine.
     pub fn drain(&mut self) {
         while self.engine.is_some() {
-            let Some(InputEvent { gap, full }) = self.stages.input.step(&mut self.channels.samples) else {
-                if self.batch.due().is_some_and(|due| MonoTime::now() >= due) {
-                    self.infer();
+            let InputEvent { gap, full } = match self.stages.input.step(&mut self.channels.samples) {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    if self.batch.due().is_some_and(|due| MonoTime::now() >= due) {
+                        self.infer();
+                    }
+                    break;
                 }
-                break;
+                Err(error) => {
+                    self.chain_failed = Some(error);
+                    return;
+                }
             };
+            self.take_runs();
             if let Some(gap) = gap {
                 self.gap(gap);
             }
@@ -203,6 +222,16 @@ impl Infer {
         }
         self.channels.samples.room_made();
         self.notify_publisher(MonoTime::now());
+    }
+
+    /// Accounts for the runs of the models of the chain.
+    fn take_runs(&mut self) {
+        for run in self.stages.input.runs() {
+            self.models_busy += run.end.since(run.start);
+            if let Some(spans) = &mut self.channels.spans {
+                spans.send(run);
+            }
+        }
     }
 
     /// Starts over after a gap: what came before it says nothing about what comes after it.
@@ -304,6 +333,10 @@ impl Infer {
                 self.channels.stats.count_fault(fault);
             }
             self.times.source.record(taken.since(last.arrival));
+            let models = std::mem::take(&mut self.models_busy);
+            if !models.is_zero() {
+                self.times.models.record(models);
+            }
             self.times.features.record(filled.since(taken));
             self.times.invoke.record(busy);
             self.times.invoke_per_window.record(busy / inferences);

@@ -129,6 +129,8 @@ pub struct LatencySummary {
 pub struct StageTimes {
     /// From the arrival of the last sample until the infer thread took it.
     pub source: Latency,
+    /// The runs of the models before the last one, since the window before; nothing is recorded without such runs.
+    pub models: Latency,
     /// Window, features and the filling of the input.
     pub features: Latency,
     /// The run of the model that decided the window: of its whole batch.
@@ -140,6 +142,7 @@ pub struct StageTimes {
 impl StageTimes {
     pub fn clear(&mut self) {
         self.source.clear();
+        self.models.clear();
         self.features.clear();
         self.invoke.clear();
         self.invoke_per_window.clear();
@@ -147,6 +150,7 @@ impl StageTimes {
 
     pub fn add(&mut self, other: &Self) {
         self.source.add(&other.source);
+        self.models.add(&other.models);
         self.features.add(&other.features);
         self.invoke.add(&other.invoke);
         self.invoke_per_window.add(&other.invoke_per_window);

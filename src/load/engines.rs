@@ -100,6 +100,8 @@ pub struct EngineBuilder {
     pub decided: DecidedOn,
     /// Windows of a recording to compare delegates on, if there is a recording.
     pub recorded: Option<Vec<f32>>,
+    /// The SHA-256 of the models that run before this one, in order.
+    pub chain: Vec<String>,
     /// Recorded when a delegate is first compared, and kept for the restarts of that delegate.
     pub reference: Mutex<Option<Arc<Reference>>>,
 }

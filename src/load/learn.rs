@@ -26,10 +26,11 @@ pub struct RecordedScores {
 pub fn scores(path: &Path, pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<RecordedScores, String> {
     let Some(built) = &mut prepared.built else { return Err("the pipeline has no engine".to_owned()) };
     let (engine, decider) = (&mut built.engine, &mut prepared.stages.decider);
+    let models = prepared.stages.input.take_models();
     let features = &mut prepared.stages.features;
     let mut values = Vec::with_capacity(decider.most_values());
     let mut found = RecordedScores::default();
-    let survey = recording::play(path, pipeline, usize::MAX, |window| {
+    let survey = recording::play(path, pipeline, Some(models), usize::MAX, |window| {
         let PlayedWindow { values: window, last, after_gap } = window;
         let failed = |error: crate::engine::EngineError| error.to_string();
         if after_gap {

@@ -1,5 +1,6 @@
 //! Loads and checks everything that a configuration names: files, the runtime, models, delegates, shapes, labels.
 
+mod chain;
 pub mod engines;
 mod fit;
 pub mod inspect;
@@ -209,6 +210,7 @@ pub fn prepare(config: &Config, context: &EngineContext, running: &[RunningEngin
 struct Draft<'a> {
     pipeline: &'a Pipeline,
     shapes: Shapes,
+    chained: chain::Chained,
     labels: Vec<String>,
     /// How many labels there are, and where they are from, if the decision takes them from a file.
     labels_read: Option<String>,
@@ -246,14 +248,19 @@ impl<'a> Draft<'a> {
             warnings.extend(truth::check(recording, records, &labels));
         }
         let mut fitted = fit::model(pipeline, feature, model)?;
+        let chained = chain::build(context, pipeline, std::mem::take(&mut fitted.shapes.models))?;
+        notes.extend(chained.notes.iter().cloned());
         notes.extend(done.filter(|_| fitted.warning.is_none()));
         warnings.extend(fitted.warning);
-        let (builder, compares) = builder(context, pipeline, &mut fitted.shapes, fitted.model)?;
-        Ok(Self { pipeline, shapes: fitted.shapes, labels, labels_read, notes, warnings, builder, compares, survey })
+        let (mut builder, compares) = builder(context, pipeline, &mut fitted.shapes, fitted.model)?;
+        builder.chain.clone_from(&chained.sha256);
+        let shapes = fitted.shapes;
+        Ok(Self { pipeline, shapes, chained, labels, labels_read, notes, warnings, builder, compares, survey })
     }
 
     fn finish(self, running: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
-        let Self { pipeline, shapes, labels, labels_read, notes, mut warnings, builder, compares, survey } = self;
+        let Self { pipeline, shapes, chained, labels, labels_read, notes, mut warnings, builder, compares, survey } =
+            self;
         let (key, batch) = (pipeline.key(), pipeline.batch);
         let goes_on = |running: &&RunningEngine| {
             let same_truth = !pipeline.source.has_truth() || running.labels == labels;
@@ -275,7 +282,7 @@ impl<'a> Draft<'a> {
         let (values, features) = (output_values(&builder), shapes.input().values());
         let origins = Origins {
             model_sha256: builder.model.sha256.clone(),
-            features_sha256: hex(&Sha256::digest(pipeline.feature_keys())),
+            features_sha256: chain::features_digest(pipeline, &chained.sha256),
         };
         let model = ModelOutputs {
             outputs: &outputs,
@@ -307,7 +314,7 @@ impl<'a> Draft<'a> {
         // The id of a boot has 8 digits.
         let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
-        let input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, bytes);
+        let input = InputStage::new(shapes.frontends, chained.stages, &shapes.stream, &pipeline.window, bytes);
         let events_only = decision.events_only();
         let stages = Stages { input, features: shapes.features, decider, batch, events_only, recent };
         Ok(PreparedPipeline {
@@ -409,6 +416,7 @@ fn builder(
         parity: pipeline.parity.clone(),
         decided: DecidedOn { output: pipeline.decision.kind().output(), boundary: None },
         recorded: None,
+        chain: Vec::new(),
         reference: Mutex::default(),
     };
     builder.decided.boundary = pipeline.decision.kind().boundary(&output_values(&builder));
@@ -420,7 +428,9 @@ fn builder(
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
         let width = shapes.input().values();
-        let windows = windows::recorded(path, pipeline, &mut shapes.features, width, limits.windows);
+        let models = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?.models;
+        let models = chain::build(context, pipeline, models)?.stages;
+        let windows = windows::recorded(path, pipeline, models, &mut shapes.features, width, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }
     Ok((builder, compares))
@@ -434,15 +444,21 @@ fn read_model(pipeline: &Pipeline) -> Result<ModelFile, Problem> {
         let message = format!("{} has {} bytes; the limit is {max}", path.display(), file.len());
         return Err(Problem::new(key.child("max_mib"), message));
     }
+    let (bytes, sha256) = read_pinned(path, pipeline.model_sha256.as_deref(), &key)?;
+    let file = ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))?;
+    file.entered(pipeline.signature.as_deref()).map_err(|e| Problem::new(key.child("signature"), e))
+}
+
+/// Reads a model's file, whose table is at `key`. Returns its bytes and their SHA-256, which must be `pinned` if that is given.
+fn read_pinned(path: &Path, pinned: Option<&str>, key: &Key) -> Result<(Vec<u8>, String), Problem> {
     let (bytes, sha256) = read_bytes(path).map_err(|e| Problem::new(key.child("path"), e))?;
-    if let Some(pinned) = pipeline.model_sha256.as_ref().filter(|pinned| **pinned != sha256) {
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
         let other =
             if model::is_tflite(&bytes) { String::new() } else { format!("; {}", model::describe_other(&bytes)) };
         let message = format!("{} has the SHA-256 {sha256}, not {pinned}{other}", path.display());
         return Err(Problem::new(key.child("sha256"), message));
     }
-    let file = ModelFile::new(path, bytes, sha256).map_err(|e| Problem::new(key.child("path"), e))?;
-    file.entered(pipeline.signature.as_deref()).map_err(|e| Problem::new(key.child("signature"), e))
+    Ok((bytes, sha256))
 }
 
 /// Reads a file. Returns its bytes and their SHA-256.

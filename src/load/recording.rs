@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use tracing::subscriber::{NoSubscriber, with_default};
 
+use super::chain;
 use crate::config::Pipeline;
+use crate::infer::chained::ModelStage;
 use crate::infer::input::{InputStage, Window};
 use crate::source::recording::{Found, RecordingFile};
 use crate::source::records::{EqualTimes, Records};
@@ -68,7 +70,7 @@ pub struct Survey {
 pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
     let path = pipeline.source.kind().recording()?;
     let most = pipeline.frames_of_window().saturating_mul(WINDOWS).clamp(FIRST_RECORDS, MOST_RECORDS);
-    Some(play(path, pipeline, most, |_| Ok(())).and_then(|survey| match survey.problem() {
+    Some(play(path, pipeline, None, most, |_| Ok(())).and_then(|survey| match survey.problem() {
         Some(problem) => Err(format!("{}: {problem}", path.display())),
         None => Ok(survey),
     }))
@@ -84,13 +86,14 @@ pub struct PlayedWindow<'a> {
 }
 
 /// Passes at most that many records or frames of the recording at `path` through the pipeline's stages, and each full window
-/// to `take`.
+/// to `take`. Without `models`, those of its chain do not run, and what they would give is 0.
 ///
 /// # Errors
-/// The recording cannot be read, or the error of `take`.
+/// The recording cannot be read, a model of the chain fails, or the error of `take`.
 pub fn play(
     path: &Path,
     pipeline: &Pipeline,
+    models: Option<Vec<ModelStage>>,
     most_records: usize,
     mut take: impl FnMut(PlayedWindow<'_>) -> Result<(), String>,
 ) -> Result<Survey, String> {
@@ -99,13 +102,14 @@ pub fn play(
     let mut file = RecordingFile::open(&stream, TruthLabels::default()).map_err(|error| error.to_string())?;
     file = file.with_pace(PACE_STEPS);
     let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
+    let models = models.unwrap_or_else(|| chain::without_engines(pipeline, shapes.models));
     let spec = StreamSpec { sample: stream.spec.sample, rate_hz: stream.spec.rate_hz, ..shapes.source };
     // A ring takes blocks of half of it.
     let frames = 2 * stream.most_frames_together().max(1);
     let settings = SinkSettings { spec, frames, frames_per_block: 1, when_full: WhenFull::Drop };
     let (mut sink, mut ring) =
         frame_ring(&settings, &pipeline.name, Arc::new(Stop::new().map_err(failed)?), Arc::default());
-    let mut input = InputStage::new(shapes.frontends, &shapes.stream, &pipeline.window, false);
+    let mut input = InputStage::new(shapes.frontends, models, &shapes.stream, &pipeline.window, false);
     let records = stream.records();
     let mut survey = Survey {
         samples_of_window: pipeline.frames_of_first_window(),
@@ -128,7 +132,8 @@ pub fn play(
             Found::Rejected(reason) => survey.reject(reason, || file.explain(reason)),
             Found::Frames { count, .. } => {
                 survey.give(count, &mut file, &mut sink);
-                while let Some(event) = input.step(&mut ring) {
+                while let Some(event) = input.step(&mut ring).map_err(|error| error.to_string())? {
+                    input.runs().for_each(drop);
                     if let Some(gap) = event.gap {
                         survey.count_gap(gap);
                         after_gap = true;

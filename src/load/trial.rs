@@ -21,8 +21,9 @@ const WINDOWS: usize = 32;
 pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Option<String>, EngineError> {
     let recording = pipeline.source.kind().recording().or(pipeline.parity.recording.as_deref());
     // A recording without a whole window is not for this to report.
+    let models = prepared.stages.input.take_models();
     let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
-    let windows = recording.and_then(|path| windows::recorded(path, pipeline, features, width, WINDOWS).ok());
+    let windows = recording.and_then(|path| windows::recorded(path, pipeline, models, features, width, WINDOWS).ok());
     let (Some(windows), Some(built)) = (windows, &mut prepared.built) else { return Ok(None) };
     let (engine, decider) = (&mut *built.engine, &mut prepared.stages.decider);
     let inputs = prepared.tensors.inputs.clone();

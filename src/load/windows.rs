@@ -5,10 +5,12 @@ use std::path::Path;
 use super::recording;
 use crate::config::Pipeline;
 use crate::features::Chain;
+use crate::infer::chained::ModelStage;
 
 /// Returns the features of `count` windows of the recording at `path`, spread evenly over it; fewer if it is shorter.
 ///
-/// Its lines are records as the pipeline's source has them, and pass through the pipeline's own stages and `features`, which
+/// Its lines are records as the pipeline's source has them, and pass through the pipeline's own stages, with `models` for its
+/// chain, and `features`, which
 /// give `width` values and may be more than the configured ones. Records that cannot be used are skipped, as the source does.
 /// Memory is bounded, however long the recording is.
 ///
@@ -17,12 +19,13 @@ use crate::features::Chain;
 pub fn recorded(
     path: &Path,
     pipeline: &Pipeline,
+    models: Vec<ModelStage>,
     features: &mut Chain,
     width: usize,
     count: usize,
 ) -> Result<Vec<f32>, String> {
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
-    let survey = recording::play(path, pipeline, usize::MAX, |window| {
+    let survey = recording::play(path, pipeline, Some(models), usize::MAX, |window| {
         spread.take(|place| place.copy_from_slice(features.apply(window.values)));
         Ok(())
     })?;

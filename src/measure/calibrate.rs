@@ -29,6 +29,9 @@ pub const RUNS: usize = RUNS_MIN + 2;
 /// The least number of inferences in a run, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
+const OF_A_CHAIN: &str = "it has several models, and a calibration runs only the last one; its energy is only known from \
+     the meters while it runs";
+
 /// The number and length of the runs. Both are longer if a meter needs it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
@@ -96,6 +99,9 @@ impl Calibrator<'_> {
         prepared: &mut PreparedPipeline,
         starting: impl FnOnce(&[MeterIdentity], Duration),
     ) -> Result<Calibration, CalibrateError> {
+        if !pipeline.models.is_empty() {
+            return Err(CalibrateError::NoEngine(OF_A_CHAIN.to_owned()));
+        }
         let input = recorded(pipeline, prepared).unwrap_or_default();
         let built = configured_engine(prepared, &input)?;
         fill(&mut *built.engine, &input)?;
@@ -291,7 +297,7 @@ fn configured_engine<'a>(
 /// Returns the features of a window of the pipeline's recording, if it replays one.
 fn recorded(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Option<Vec<f32>> {
     let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
-    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, features, width, 1);
+    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, Vec::new(), features, width, 1);
     windows.inspect_err(|error| tracing::debug!("using zeros instead of a recorded window: {error}")).ok()
 }
 

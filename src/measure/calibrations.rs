@@ -40,6 +40,9 @@ pub struct EngineIdentity {
     /// The shape of the input for one window, if the file leaves it open: the work depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_shape: Option<Vec<i32>>,
+    /// The SHA-256 of the models that run before it: their runs are a part of its inferences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
     /// Which part of the model the delegate was observed to run, as it is published.
     pub proof: serde_json::Value,
 }
@@ -134,6 +137,7 @@ impl EngineIdentity {
             batch: model.plan.batch,
             signature: model.plan.signature.clone(),
             input_shape: model.chosen_shape(),
+            chain: builder.chain.clone(),
             // A map with strings as keys can always be encoded.
             proof: serde_json::to_value(&state.proof.engine).unwrap_or_default(),
         }

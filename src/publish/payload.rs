@@ -196,6 +196,9 @@ pub struct NodeMetrics<'a> {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Latencies {
     pub source: Option<LatencySummary>,
+    /// Of the models before the last one, for a window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<LatencySummary>,
     pub features: Option<LatencySummary>,
     /// Of the whole batch, and the part of one window.
     pub invoke: Option<LatencySummary>,

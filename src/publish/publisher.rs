@@ -420,6 +420,7 @@ impl PipelinePublisher {
             predictions_per_s,
             latency_us: Latencies {
                 source: stages.source.summary(),
+                models: stages.models.summary(),
                 features: stages.features.summary(),
                 invoke: stages.invoke.summary(),
                 invoke_per_window: stages.invoke_per_window.summary(),

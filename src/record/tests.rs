@@ -161,9 +161,9 @@ impl Case {
         let max_gap = self.has_time.then(|| Duration::from_secs_f64(3.0 / self.spec.rate_hz.unwrap_or(1000.0)));
         let window = WindowSettings { samples: self.window, hop: self.hop, max_gap };
         let frontends = Chain::new(&[], &self.spec, |_, _| ()).unwrap().0;
-        let mut input = InputStage::new(frontends, &self.spec, &window, true);
+        let mut input = InputStage::new(frontends, Vec::new(), &self.spec, &window, true);
         let mut seen = Vec::new();
-        while let Some(event) = input.step(reader) {
+        while let Some(event) = input.step(reader).unwrap() {
             seen.extend(event.gap.map(|gap| format!("gap {}", gap.name())));
             if event.full {
                 let last = input.last().unwrap();

@@ -10,7 +10,7 @@ use edgewatt_support::demo::{self, Rig};
 use edgewatt_support::{root, runtime_library};
 
 /// A pipeline that publishes the outputs of a tiny model; `model` are keys of its table, `pipeline` of the pipeline's.
-fn config(model: &str, channels: usize, samples: usize, model_keys: &str, pipeline: &str) -> Config {
+pub(crate) fn config(model: &str, channels: usize, samples: usize, model_keys: &str, pipeline: &str) -> Config {
     let names: Vec<String> = (0..channels).map(|channel| format!("\"c{channel}\"")).collect();
     let path = root().join("tests/models").join(model).with_extension("tflite");
     let text = format!(
@@ -26,7 +26,7 @@ fn config(model: &str, channels: usize, samples: usize, model_keys: &str, pipeli
 }
 
 /// The values published for each window of the stream 1, 2, 3 ..., of which a gap is before the sample `gap`.
-fn published(config: &Config, samples: usize, gap: Option<usize>) -> Vec<Vec<f32>> {
+pub(crate) fn published(config: &Config, samples: usize, gap: Option<usize>) -> Vec<Vec<f32>> {
     let Rig { mut feed, mut infer, mut decisions, .. } = demo::pipeline(config);
     let channels = config.pipelines[0].source.kind().spec().frame.values();
     let mut all = Vec::new();
@@ -44,7 +44,7 @@ fn published(config: &Config, samples: usize, gap: Option<usize>) -> Vec<Vec<f32
     all
 }
 
-fn refusal(config: &Config) -> String {
+pub(crate) fn refusal(config: &Config) -> String {
     let problems = demo::try_to_prepare(config).err().unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
     format!("{}: {}", problems[0].key, problems[0].message)

@@ -150,7 +150,7 @@ fn uint8_rig(sample: SampleType) -> Rig {
     let built = prepared.built.take().unwrap();
     let spec = StreamSpec { frame: Shape::new([4]), sample, ..prepared.sink.spec.clone() };
     let (frontends, stream) = frontend::Chain::new(&[], &spec, |_, _| ()).unwrap();
-    prepared.stages.input = InputStage::new(frontends, &stream, &config.pipelines[0].window, true);
+    prepared.stages.input = InputStage::new(frontends, Vec::new(), &stream, &config.pipelines[0].window, true);
     prepared.sink.spec = spec;
     let (feed, samples) = frame_ring(&prepared.sink, "p", Arc::new(Stop::new().unwrap()), Arc::default());
     demo::rig(feed, samples, prepared, built.engine)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use edgewatt::config::{Config, Document, Problem};
 use edgewatt::engine::Engine;
+use edgewatt::engine::span::{SpanReceiver, span_ring};
 use edgewatt::infer::mailbox::InferEvent;
 use edgewatt::infer::{Decision, Infer, InferChannels};
 use edgewatt::load::{self, Prepared, PreparedPipeline};
@@ -59,6 +60,8 @@ pub struct Rig {
     pub feed: FrameSink,
     pub infer: Infer,
     pub decisions: BlockRx<Decision, f32>,
+    /// When the models ran.
+    pub spans: SpanReceiver,
     pub labels: Vec<String>,
 }
 
@@ -73,11 +76,12 @@ pub fn pipeline(config: &Config) -> Rig {
 /// A loaded pipeline on the two ends of a ring.
 pub fn rig(feed: FrameSink, samples: FrameReader, prepared: PreparedPipeline, engine: Box<dyn Engine>) -> Rig {
     let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
+    let (span_sender, spans) = span_ring(1024);
     let channels = InferChannels {
         samples,
         decisions: decisions_tx,
         publisher: Arc::default(),
-        spans: None,
+        spans: Some(span_sender),
         stats: Arc::default(),
         stage_times: Arc::default(),
         stop: Arc::new(Stop::new().unwrap()),
@@ -90,7 +94,7 @@ pub fn rig(feed: FrameSink, samples: FrameReader, prepared: PreparedPipeline, en
         }),
     };
     let infer = Infer::new(channels, prepared.stages, engine, 0);
-    Rig { feed, infer, decisions, labels: prepared.labels }
+    Rig { feed, infer, decisions, spans, labels: prepared.labels }
 }
 
 impl Rig {
