@@ -37,14 +37,14 @@ table! {
         pub source: Source;
         /// Transforms of the stream before windows are cut.
         pub frontend: Vec<Frontend> = Vec::new();
-        /// Models that run before `model`, each on what the one before it gives: a chain.
-        pub models: Vec<ChainedModelKeys> = Vec::new();
         /// How windows are cut from the stream.
         pub window: Window;
         /// Transforms of each window.
         pub features: Vec<Feature> = Vec::new();
         /// The model.
         pub model: Model;
+        /// Models that run before `model`, each on what the one before it gives: a chain.
+        pub models: Vec<ChainedModelKeys> = Vec::new();
         /// The delegate that runs the model: "cpu", "xnnpack", or a name from [delegates].
         pub delegate: String = "xnnpack".to_owned();
         /// The delegates to try, in order, when that one does not work. With none, the start fails then.

@@ -188,14 +188,12 @@ impl Page {
         }
     }
 
-    /// Returns the place where all kinds of a family were shown, if there is one.
+    /// Returns the place where the family was shown, if all its kinds were shown. Of a kind that two families have, that
+    /// place says where its keys are.
     fn shown_before(&self, family: &FamilyDoc) -> Option<String> {
-        let mut places = family.kinds.iter().map(|kind| {
-            let (place, _) = self.seen.get(kind.table.name)?.rsplit_once('.')?;
-            Some(place.to_owned())
-        });
-        let first = places.next()??;
-        places.all(|place| place.as_deref() == Some(&first)).then_some(first)
+        let mut shown = family.kinds.iter().map(|kind| self.seen.get(kind.table.name));
+        let (first, _) = shown.next()??.rsplit_once('.')?;
+        shown.all(|place| place.is_some()).then(|| first.to_owned())
     }
 
     fn same_kinds(&mut self, family: &FamilyDoc, first: &str) {
@@ -256,6 +254,7 @@ impl Page {
                 let (array, kind) = name.rsplit_once('.').unwrap_or((name, ""));
                 let _ = writeln!(self.text, "{hidden}[[{array}]]\n{hidden}{kind} = {{}}");
             }
+            (false, _) if is_list(name) => _ = writeln!(self.text, "{hidden}[[{name}]]"),
             (false, _) => _ = writeln!(self.text, "{hidden}[{name}]"),
         }
     }
@@ -315,6 +314,11 @@ impl Page {
 /// Whether the table is a kind in a list, which is written as one element of an array.
 fn is_element(table: &str) -> bool {
     table.contains(".features.") || table.contains(".frontend.")
+}
+
+/// Whether the table is one of a list of tables without kinds.
+fn is_list(table: &str) -> bool {
+    table.ends_with(".models")
 }
 
 /// The value that the example has for a key, if the key is not commented out there.
@@ -488,6 +492,10 @@ mod tests {
             let (header, is_active) = table.strip_prefix('#').map_or((table.as_str(), true), |header| (header, false));
             let name = format!("{}.{key}", header.trim_start_matches('[').trim_end_matches(']'));
             let doc = keys.iter().find(|declared| declared.path == name.trim_start_matches('.'));
+            // A model of a chain stands with all its keys only, and changes what comes after it.
+            if name.contains(".models.") {
+                continue;
+            }
             // Kinds that are not in use are tried as a whole elsewhere.
             if !is_active && doc.is_none_or(|doc| doc.is_of_kind) {
                 continue;

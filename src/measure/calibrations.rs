@@ -247,6 +247,7 @@ mod tests {
                 batch: 1,
                 signature: None,
                 input_shape: None,
+                chain: Vec::new(),
                 proof: serde_json::json!({"nodes_total": 9, "nodes_delegated": 9, "partitions": 1, "on_cpu": {}}),
             },
             meter: MeterIdentity { name: meter.into(), kind: "rapl".into(), scope: "package".into() },
