@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-
-
 use super::meter_readings::MeterReadings;
 use crate::config::Power;
 use crate::energy::Calibrated;

@@ -288,6 +288,7 @@ impl EngineBuilder {
         let file = |model: &ModelFile| (model.path.clone(), model.sha256.clone());
         file(&self.model) == file(&other.model)
             && self.model.plan == other.model.plan
+            && self.chain == other.chain
             && self.reference_model.as_ref().map(file) == other.reference_model.as_ref().map(file)
             && (&self.delegates, &self.parity, self.decided) == (&other.delegates, &other.parity, other.decided)
     }

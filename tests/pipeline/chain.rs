@@ -25,7 +25,8 @@ fn each_model_takes_windows_of_what_the_one_before_gives() {
     let mut config = chained(&models, 4);
     config.pipelines[0].window.hop = 2;
     let pairs: Vec<f32> = (1..=6).flat_map(|start| [start as f32, start as f32 + 1.0]).collect();
-    let expected: Vec<Vec<f32>> = pairs.windows(4).step_by(2).map(|window| window.iter().map(|v| -v).collect()).collect();
+    let expected: Vec<Vec<f32>> =
+        pairs.windows(4).step_by(2).map(|window| window.iter().map(|v| -v).collect()).collect();
     assert_eq!(published(&config, 7, None), expected);
     let path = demo::prepare(&config).builder.path.to_string();
     let wanted = "source.lines [1] -> models.0.window [2, 1] -> models.0 [2, 1] -> models.1.window [3, 1] -> \
@@ -75,7 +76,13 @@ fn what_does_not_fit_is_refused_with_what_would() {
     assert!(said.starts_with("pipelines.p.models.0.sha256: ") && said.contains("has the SHA-256"), "{said}");
     let stateful = "{ path = \"PATH\", window = { samples = 3, hop = 1 }, output = [1] }";
     let alexa = root().join("runtime/models/alexa.tflite").display().to_string();
-    let overlapping = config("open_input", 40, 1, "", &format!("decision.raw = {{}}\nmodels = [{}]", stateful.replace("PATH", &alexa)));
+    let overlapping = config(
+        "open_input",
+        40,
+        1,
+        "",
+        &format!("decision.raw = {{}}\nmodels = [{}]", stateful.replace("PATH", &alexa)),
+    );
     let said = refusal(&overlapping);
     assert!(said.starts_with("pipelines.p.models.0.window.hop: ") && said.ends_with("set hop = 3"), "{said}");
 }
