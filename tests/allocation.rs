@@ -186,15 +186,19 @@ fn edge_impulse_s_blocks_work_without_an_allocation() {
 }
 
 #[test]
-fn decisions_on_features_and_labels_are_made_without_an_allocation() {
+fn decisions_on_features_and_labels_and_of_a_chain_are_made_without_an_allocation() {
     use edgewatt::config::Document;
     use edgewatt_support::runtime_library;
 
     let labels = root().join("models/labels.txt");
     let labels = format!("model.labels = {labels:?}\n");
     let shoulder = "models/shoulder_int8.tflite";
+    let first = root().join("tests/models/open_input.tflite");
+    let chain =
+        format!("raw = {{}}\nmodels = [{{ path = {first:?}, window = {{ samples = 1, hop = 1 }}, output = [4] }}]");
     for (model, [samples, channels], decision) in [
         ("tests/models/autoencoder.tflite", [1, 4], "anomaly = { threshold = 0.5, smooth = 3, min_above_s = 1.0 }"),
+        ("tests/models/autoencoder.tflite", [1, 4], chain.as_str()),
         (shoulder, [200, 6], "multi_label = { confirm = 2, windows = 3 }"),
         (shoulder, [200, 6], "consensus = { smooth = 2, suppress_s = 1.0 }"),
     ] {
