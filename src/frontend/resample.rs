@@ -1,0 +1,86 @@
+//! Another rate: from 44.1 kHz to 16 kHz, or from that of a sensor to that of the model.
+
+use super::{FrontendKind, Stage, known_rate, sample_channels};
+use crate::dsp::{Ratio, Resampler};
+use crate::schema::{Checker, Key, table};
+use crate::stream::{Mismatch, SampleType, StreamSpec};
+
+/// The sincs of a channel then have 512 KiB with the default of `taps`.
+const MAX_RATIO: usize = 1024;
+const MIN_TAPS: usize = 32;
+const MAX_TAPS: usize = 1024;
+
+table! {
+    /// Changes the rate of the stream, up or down. What the lower rate cannot hold is removed. It needs the rate of the
+    /// stream, and the ratio of both rates must be one of whole numbers up to 1024, such as 160 to 441 for 44100 Hz to
+    /// 16000 Hz.
+    pub struct Resample {
+        /// The number of samples in a second after it.
+        pub rate_hz: f64, range(1e-6, 1e9), unit("Hz"), example("16000.0");
+        /// From how many samples of the lower rate each sample is made. Half of them must be there before it comes out, so they
+        /// are the delay: 64 samples, which are 4 ms at 16 kHz, and 0.64 s at 100 Hz. With more, more of the highest
+        /// frequencies is left.
+        pub taps: usize = 128, range(MIN_TAPS, MAX_TAPS);
+    }
+}
+
+impl Resample {
+    /// Returns the ratio of both rates.
+    ///
+    /// # Errors
+    /// The rate is not known, or their ratio is not one of small whole numbers.
+    fn ratio(&self, input: &StreamSpec) -> Result<Ratio, Mismatch> {
+        let (from_hz, to_hz) = (known_rate(input)?, self.rate_hz);
+        let ratio = Ratio::nearest(to_hz, from_hz, MAX_RATIO);
+        if ratio.output == 0 || ratio.input == 0 {
+            let message = format!("{from_hz} Hz cannot become {to_hz} Hz; the most is {MAX_RATIO} times more or fewer");
+            return Err(Mismatch::at("rate_hz", message));
+        }
+        if ratio.output == ratio.input {
+            return Err(Mismatch::at("rate_hz", format!("the stream has {from_hz} Hz already; remove resample")));
+        }
+        if !ratio.is(to_hz, from_hz) {
+            let near_hz = from_hz * ratio.output as f64 / ratio.input as f64;
+            let message = format!(
+                "{from_hz} Hz to {to_hz} Hz is not a ratio of whole numbers up to {MAX_RATIO}; a rate_hz near it that is one \
+                 is {near_hz}"
+            );
+            return Err(Mismatch::at("rate_hz", message));
+        }
+        Ok(ratio)
+    }
+}
+
+impl FrontendKind for Resample {
+    fn check(&mut self, _: &Key, _: &mut Checker) {}
+
+    fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
+        sample_channels(input)?;
+        self.ratio(input)?;
+        Ok(StreamSpec { rate_hz: Some(self.rate_hz), sample: SampleType::F32, ..input.clone() })
+    }
+
+    fn build(&self, input: &StreamSpec) -> Box<dyn Stage> {
+        // `output` has accepted the stream.
+        let ratio = self.ratio(input).unwrap_or(Ratio { output: 1, input: 1 });
+        Box::new(Resampler::new(ratio, self.taps, input.frame.values()))
+    }
+}
+
+impl Stage for Resampler {
+    fn process(&mut self, frames: &[f32], out: &mut Vec<f32>) {
+        self.process(frames, out);
+    }
+
+    fn frames_wanted(&self, frames: usize) -> usize {
+        self.frames_wanted(frames)
+    }
+
+    fn most_frames(&self, frames: usize) -> usize {
+        self.most_frames(frames)
+    }
+
+    fn reset(&mut self) {
+        self.reset();
+    }
+}
