@@ -1,7 +1,7 @@
 //! A lower rate: a low-pass filter, then one sample of every few.
 
-use super::sos::{chebyshev1, is_usable};
-use super::{Section, SosFilter, amplitude};
+use super::SosFilter;
+use super::sos::chebyshev1;
 
 const ORDER: usize = 8;
 const RIPPLE_DB: f64 = 0.05;
@@ -20,14 +20,10 @@ pub struct Decimator {
 }
 
 impl Decimator {
-    /// `factor` is at least 1, and one that [`Decimator::takes`].
+    /// `factor` is at least 1.
     pub fn new(factor: usize) -> Self {
-        Self { factor, filter: SosFilter::new(&sections(factor)), since: None }
-    }
-
-    /// Returns whether the filter of `factor` works as designed: that of a large one would be changed by rounding.
-    pub fn takes(factor: usize) -> bool {
-        is_usable(&sections(factor), 0.0, amplitude(-RIPPLE_DB))
+        let sections = chebyshev1(ORDER, RIPPLE_DB, USED_BAND / factor as f64);
+        Self { factor, filter: SosFilter::new(&sections), since: None }
     }
 
     /// Takes a sample; returns what is kept, once in `factor` samples.
@@ -50,8 +46,4 @@ impl Decimator {
     pub fn reset(&mut self) {
         self.since = None;
     }
-}
-
-fn sections(factor: usize) -> Vec<Section> {
-    chebyshev1(ORDER, RIPPLE_DB, USED_BAND / factor as f64)
 }

@@ -161,3 +161,156 @@ impl Resampler {
         (self.end, self.place, self.part, self.is_first) = (self.half, self.half, 0, true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::{PI, TAU};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAPS: usize = 128;
+
+    /// Returns the gain of a tone at `frequency`, where 1 is half of the lower rate, and the level of all else that comes out,
+    /// as parts of the tone that goes in.
+    fn of_tone(ratio: Ratio, taps: usize, frequency: f64) -> (f64, f64) {
+        let lower = ratio.output.min(ratio.input) as f64;
+        let (step_in, step_out) =
+            (PI * frequency * lower / ratio.input as f64, PI * frequency * lower / ratio.output as f64);
+        let count = 12 * taps * ratio.input.div_ceil(ratio.output);
+        let samples: Vec<f32> = (0..count).map(|n| (step_in * n as f64).sin() as f32).collect();
+        let mut out = Vec::new();
+        Resampler::new(ratio, taps, 1).process(&samples, &mut out);
+        let late = out.len() / 3..out.len() * 2 / 3;
+        // Least squares, for a tone that is not a whole number of times in the part that is looked at.
+        let mut sums = [0.0f64; 6];
+        for n in late.clone() {
+            let (value, (sin, cos)) = (f64::from(out[n]), (step_out * n as f64).sin_cos());
+            let products = [sin * sin, sin * cos, cos * cos, value * sin, value * cos, value * value];
+            sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
+        }
+        let [ss, sc, cc, vs, vc, vv] = sums;
+        let determinant = ss * cc - sc * sc;
+        let (a, b) = ((vs * cc - vc * sc) / determinant, (vc * ss - vs * sc) / determinant);
+        let rest = (vv - a * vs - b * vc).max(0.0) / late.len() as f64;
+        (a.hypot(b), (2.0 * rest).sqrt())
+    }
+
+    fn db(level: f64) -> f64 {
+        20.0 * level.max(1e-12).log10()
+    }
+
+    const RATIOS: [Ratio; 5] = [
+        Ratio { output: 160, input: 441 },
+        Ratio { output: 1, input: 3 },
+        Ratio { output: 441, input: 160 },
+        Ratio { output: 25, input: 52 },
+        Ratio { output: 3, input: 1 },
+    ];
+
+    #[test]
+    fn a_tone_below_the_limit_stays_as_it_is_and_nothing_is_added() {
+        for ratio in RATIOS {
+            for frequency in [0.05, 0.3, 0.6, 0.8, 0.85] {
+                let (gain, rest) = of_tone(ratio, TAPS, frequency);
+                assert!(db(gain).abs() < 0.1, "{ratio:?}, {frequency}: {} dB", db(gain));
+                assert!(db(rest) < -85.0, "{ratio:?}, {frequency}: {} dB", db(rest));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tone_that_the_lower_rate_cannot_hold_is_removed() {
+        for ratio in RATIOS.into_iter().filter(|ratio| ratio.output < ratio.input) {
+            let highest = ratio.input as f64 / ratio.output as f64;
+            for frequency in [1.01, 1.1, 1.3, 1.7, 1.9, 2.2, 2.6].into_iter().filter(|frequency| *frequency < highest) {
+                let samples = (0..TAPS * 40).map(|n| (PI * frequency / highest * n as f64).sin() as f32);
+                let mut out = Vec::new();
+                Resampler::new(ratio, TAPS, 1).process(&samples.collect::<Vec<_>>(), &mut out);
+                let left = out[out.len() / 3..].iter().fold(0.0f32, |left, value| left.max(value.abs()));
+                assert!(db(left.into()) < -80.0, "{ratio:?}, {frequency}: {} dB", db(left.into()));
+            }
+        }
+    }
+
+    #[test]
+    fn more_taps_leave_more_of_the_highest_frequencies() {
+        let gain = |taps, frequency| db(of_tone(RATIOS[1], taps, frequency).0);
+        assert!(gain(32, 0.55).abs() < 0.1 && gain(32, 0.85) < -1.0, "{} {}", gain(32, 0.55), gain(32, 0.85));
+        assert!(gain(512, 0.95).abs() < 0.1, "{}", gain(512, 0.95));
+    }
+
+    #[test]
+    fn a_constant_makes_no_step_also_after_a_gap() {
+        let mut resampler = Resampler::new(RATIOS[0], TAPS, 2);
+        for constant in [[9.81, -1.0], [-3.0, 1000.0]] {
+            let mut out = Vec::new();
+            resampler.process(&constant.repeat(2000), &mut out);
+            assert!(out.len() > 1000);
+            for (value, wanted) in out.iter().zip(constant.iter().cycle()) {
+                assert!((value / wanted - 1.0).abs() < 1e-4, "{value} for {wanted}");
+            }
+            resampler.reset();
+        }
+    }
+
+    #[test]
+    fn no_frame_is_lost_or_added_in_a_long_stream() {
+        for ratio in [RATIOS[0], RATIOS[3], RATIOS[4]] {
+            let mut resampler = Resampler::new(ratio, 32, 1);
+            let block: Vec<f32> = (0..997).map(|n| (TAU * n as f64 / 97.0).sin() as f32).collect();
+            let (mut taken, mut given, mut out) = (0, 0, Vec::new());
+            for _ in 0..100 {
+                assert!(resampler.frames_wanted(1) <= block.len());
+                resampler.process(&block, &mut out);
+                (taken, given) = (taken + block.len(), given + out.len());
+                out.clear();
+                // The last one is at a place of which half the sinc is there, and half of the first one was before it.
+                let wanted = (taken - resampler.half) * ratio.output / ratio.input + 1;
+                assert_eq!(given, wanted, "{ratio:?} after {taken}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_frames_when_they_were_foretold(
+            output in 1usize..40,
+            input in 1usize..40,
+            pieces in prop::collection::vec(1usize..500, 1..8),
+        ) {
+            let ratio = Ratio::nearest(output as f64, input as f64, 40);
+            prop_assert!(ratio.is(output as f64, input as f64));
+            let samples: Vec<f32> = (0..2 * pieces.iter().sum::<usize>()).map(|n| ((n * n) % 97) as f32).collect();
+            let mut resampler = Resampler::new(ratio, 32, 2);
+            let mut wanted = Vec::new();
+            resampler.process(&samples, &mut wanted);
+            resampler.reset();
+            let (mut out, mut rest) = (Vec::new(), &samples[..]);
+            for piece in pieces {
+                let (now, later) = rest.split_at(2 * piece);
+                rest = later;
+                let before = out.len() / 2;
+                let foretold = (0..).take_while(|n| resampler.frames_wanted(n + 1) <= piece).count();
+                prop_assert!(foretold <= resampler.most_frames(piece));
+                resampler.process(now, &mut out);
+                prop_assert_eq!(out.len() / 2 - before, foretold);
+            }
+            prop_assert!(out == wanted);
+        }
+    }
+
+    #[test]
+    fn the_ratio_of_two_rates_is_found_in_whole_numbers() {
+        let of = |output: f64, input: f64| {
+            let ratio = Ratio::nearest(output, input, 1024);
+            (ratio.output, ratio.input, ratio.is(output, input))
+        };
+        assert_eq!(of(16_000.0, 44_100.0), (160, 441, true));
+        assert_eq!(of(48_000.0, 11_025.0), (640, 147, true));
+        assert_eq!(of(100.0, 1000.0 / 3.0), (3, 10, true));
+        assert_eq!(of(50.0, 50.0), (1, 1, true));
+        assert!(!of(16_001.0, 44_100.0).2 && !of(1.0, 1e6).2 && !of(1e6, 1.0).2);
+    }
+}

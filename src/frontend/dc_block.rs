@@ -1,6 +1,6 @@
 //! Removes the constant part of samples.
 
-use super::{FrontendKind, Stage, half_rate_above, is_pcm16, sample_channels};
+use super::{FrontendKind, Stage, channels_only, half_rate_above, is_pcm16};
 use crate::dsp::DcBlock as HighPass;
 use crate::schema::{Checker, Key, table};
 use crate::stream::{Mismatch, SampleType, StreamSpec};
@@ -33,7 +33,7 @@ impl FrontendKind for DcBlock {
     fn check(&mut self, _: &Key, _: &mut Checker) {}
 
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
-        sample_channels(input)?;
+        channels_only(input)?;
         half_rate_above(input, "cutoff_hz", self.cutoff_hz(input)?)?;
         Ok(StreamSpec { sample: SampleType::F32, ..input.clone() })
     }

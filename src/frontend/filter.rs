@@ -1,6 +1,6 @@
 //! Butterworth filters: low-pass, high-pass, band-pass and band-stop.
 
-use super::{FrontendKind, Stage, half_rate_above, sample_channels};
+use super::{FrontendKind, Stage, channels_only, half_rate_above};
 use crate::dsp::sos::{butterworth, is_usable};
 use crate::dsp::{Band, Section, SosFilter};
 use crate::schema::{Checker, Key, choice, table};
@@ -95,7 +95,7 @@ impl FrontendKind for Filter {
     }
 
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
-        sample_channels(input)?;
+        channels_only(input)?;
         self.sections(input)?;
         Ok(StreamSpec { sample: SampleType::F32, ..input.clone() })
     }
@@ -190,6 +190,6 @@ mod tests {
             content: Content::Spectrum { convention: crate::dsp::Convention::Librosa, fft_length: 8, rate_hz: None },
             ..spec(Some(50.0))
         };
-        assert!(filter("high_hz = 1.0").output(&mel).unwrap_err().message.contains("put it before stft"));
+        assert!(filter("high_hz = 1.0").output(&mel).unwrap_err().message.contains("put it before the front end"));
     }
 }

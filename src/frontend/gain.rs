@@ -1,6 +1,6 @@
 //! Louder or quieter samples.
 
-use super::{FrontendKind, Stage, is_pcm16, sample_channels};
+use super::{FrontendKind, Stage, channels_only, is_pcm16};
 use crate::dsp::amplitude;
 use crate::schema::{Checker, Key, table};
 use crate::stream::{Mismatch, SampleType, StreamSpec};
@@ -31,7 +31,7 @@ impl FrontendKind for Gain {
     }
 
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
-        sample_channels(input)?;
+        channels_only(input)?;
         if self.clip == Some(true) && !is_pcm16(input) {
             let message = "only sound of 16 bits has a full scale to cut at; remove it";
             return Err(Mismatch::at("clip", message));

@@ -56,18 +56,28 @@ pub trait Stage: Send {
     fn reset(&mut self);
 }
 
-/// Returns the channels of a stream of samples.
+/// Checks that a stream holds samples.
 ///
 /// # Errors
-/// The stream holds spectra or images.
-fn sample_channels(input: &StreamSpec) -> Result<usize, Mismatch> {
-    if !matches!(input.content, Content::Samples | Content::Pcm16) {
-        return Err(Mismatch::new("it takes samples, and gets a spectrum; put it before stft and micro_frontend"));
+/// It holds spectra.
+fn samples_only(input: &StreamSpec) -> Result<(), Mismatch> {
+    match input.content {
+        Content::Samples | Content::Pcm16 => Ok(()),
+        _ => {
+            Err(Mismatch::new("it takes samples, and gets a spectrum; put it before the front end that makes spectra"))
+        }
     }
+}
+
+/// Checks that a stream holds samples of channels.
+///
+/// # Errors
+/// It holds spectra or images.
+fn channels_only(input: &StreamSpec) -> Result<(), Mismatch> {
     if input.frame.dims().len() > 1 {
         return Err(Mismatch::new(format!("it takes channels of samples, and gets images of {}", input.frame)));
     }
-    Ok(input.frame.values())
+    samples_only(input)
 }
 
 /// Says how a rate becomes known that a front end needs.

@@ -1,11 +1,11 @@
 //! Another rate: from 44.1 kHz to 16 kHz, or from that of a sensor to that of the model.
 
-use super::{FrontendKind, Stage, known_rate, sample_channels};
+use super::{FrontendKind, Stage, channels_only, known_rate};
 use crate::dsp::{Ratio, Resampler};
 use crate::schema::{Checker, Key, table};
 use crate::stream::{Mismatch, SampleType, StreamSpec};
 
-/// The sincs of a channel then have 512 KiB with the default of `taps`.
+/// The table of sincs then has 512 KiB at most, with the default of `taps`.
 const MAX_RATIO: usize = 1024;
 const MIN_TAPS: usize = 32;
 const MAX_TAPS: usize = 1024;
@@ -55,7 +55,7 @@ impl FrontendKind for Resample {
     fn check(&mut self, _: &Key, _: &mut Checker) {}
 
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
-        sample_channels(input)?;
+        channels_only(input)?;
         self.ratio(input)?;
         Ok(StreamSpec { rate_hz: Some(self.rate_hz), sample: SampleType::F32, ..input.clone() })
     }
@@ -82,5 +82,38 @@ impl Stage for Resampler {
 
     fn reset(&mut self) {
         self.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Chain, Frontend};
+    use super::*;
+    use crate::stream::{Content, Shape};
+
+    fn spec(rate_hz: Option<f64>) -> StreamSpec {
+        StreamSpec::new(Shape::new([1]), SampleType::I16, rate_hz)
+    }
+
+    #[test]
+    fn sound_of_a_card_becomes_that_of_a_wake_word() {
+        let resample: Frontend = toml::from_str("resample = { rate_hz = 16000.0 }").unwrap();
+        let (chain, output) = Chain::new(&[resample], &spec(Some(44_100.0)), |_, _| ()).unwrap();
+        assert_eq!((output.rate_hz, output.content), (Some(16_000.0), Content::Pcm16));
+        // The first one needs half of 352.8 samples, rounded up to 360; the one 1440 frames later, 1440 * 441 / 160 more.
+        assert_eq!((chain.frames_wanted(1), chain.frames_wanted(1441)), (180, 180 + 3969));
+        let frontends = ["resample = { rate_hz = 16000.0 }", "micro_frontend = {}"];
+        let frontends = frontends.map(|toml| toml::from_str::<Frontend>(toml).unwrap());
+        assert!(Chain::new(&frontends, &spec(Some(48_000.0)), |_, _| ()).is_ok());
+    }
+
+    #[test]
+    fn rates_that_cannot_be_are_refused_with_one_that_can() {
+        let refused = |rate_hz, from_hz| Resample { rate_hz, taps: 128 }.output(&spec(from_hz)).unwrap_err().message;
+        assert!(refused(16_000.0, None).contains("records, bytes or packets"));
+        assert!(refused(16_000.0, Some(16_000.0)).contains("has 16000 Hz already; remove resample"));
+        assert!(refused(1.0, Some(16_000.0)).contains("the most is 1024 times"));
+        let near = refused(16_001.0, Some(48_000.0));
+        assert!(near.starts_with("48000 Hz to 16001 Hz is not a ratio") && near.contains("one is 1600"), "{near}");
     }
 }
