@@ -21,7 +21,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// Returns the ratio of whole numbers up to `most` that is next to `output / input`, by its continued fraction.
+    /// Returns the ratio of whole numbers up to `most` near `output / input`, by its continued fraction.
     pub fn nearest(output: f64, input: f64, most: usize) -> Self {
         let (mut before, mut ratio) = (Self { output: 0, input: 1 }, Self { output: 1, input: 0 });
         let mut rest = output / input;
