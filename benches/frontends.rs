@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use edgewatt::frontend::{Chain, Frontend};
 use edgewatt::stream::{SampleType, Shape, StreamSpec};
 
-const CASES: [(&str, usize, &[&str]); 4] = [
+const CASES: [(&str, usize, &[&str]); 9] = [
     (
         "stft 2048, 128 mels, 20 coefficients (librosa)",
         512,
@@ -33,6 +33,11 @@ const CASES: [(&str, usize, &[&str]); 4] = [
         ],
     ),
     ("stft 255 (TensorFlow)", 128, &["stft = { convention = \"tensorflow\", frame_length = 255, hop_length = 128 }"]),
+    ("resample to 44100 Hz", 160, &["resample = { rate_hz = 44100.0 }"]),
+    ("resample to 6400 Hz", 160, &["resample = { rate_hz = 6400.0 }"]),
+    ("filter, band of order 4", 160, &["filter = { low_hz = 100.0, high_hz = 4000.0 }"]),
+    ("decimate by 4, chebyshev", 160, &["decimate = { factor = 4, method = \"chebyshev\" }"]),
+    ("dc_block and gain", 160, &["dc_block = {}", "gain = { db = 20.0 }"]),
 ];
 
 fn hops(c: &mut Criterion) {

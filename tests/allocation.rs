@@ -132,6 +132,38 @@ fn spectra_are_computed_without_an_allocation() {
     assert_eq!(count, 0, "allocations in {values} coefficients");
 }
 
+/// Filters and rates of the stream.
+#[test]
+fn samples_are_filtered_and_resampled_without_an_allocation() {
+    use edgewatt::frontend::{BLOCK_FRAMES, Chain, Frontend};
+    use edgewatt::stream::{SampleType, Shape, StreamSpec};
+
+    let spec = StreamSpec::new(Shape::new([2]), SampleType::I16, Some(44_100.0));
+    let frontends = [
+        "dc_block = {}",
+        "gain = { db = 6.0 }",
+        "filter = { low_hz = 100.0, high_hz = 7000.0 }",
+        "resample = { rate_hz = 48000.0 }",
+        "decimate = { factor = 3, method = 'chebyshev' }",
+        "decimate = { factor = 2 }",
+    ];
+    let frontends = frontends.map(|toml| toml::from_str::<Frontend>(toml).unwrap());
+    let (mut chain, output) = Chain::new(&frontends, &spec, |_, _| ()).unwrap();
+    assert_eq!(output.rate_hz, Some(8000.0));
+    let samples: Vec<f32> = (0..88_200).map(|i| (i % 1000) as f32).collect();
+    let mut values = 0;
+    let count = allocations(|| {
+        for _ in 0..2 {
+            for block in samples.chunks(2 * BLOCK_FRAMES).chain(samples.chunks(2).take(5000)) {
+                values += chain.process(|buffer| buffer.extend_from_slice(block)).len();
+            }
+            chain.reset();
+        }
+    });
+    assert!(values > 2 * 2 * 8000, "{values}");
+    assert_eq!(count, 0, "allocations in {values} values");
+}
+
 #[test]
 fn the_wake_word_hears_without_an_allocation() {
     use edgewatt::config::Document;

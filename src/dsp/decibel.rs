@@ -1,4 +1,4 @@
-//! From power to decibels.
+//! Decibels of a power, and what they are of an amplitude.
 
 /// `10 * log10(max(amin, power) / reference)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +17,11 @@ impl Decibel {
     pub fn of(self, power: f32) -> f32 {
         10.0 * at_least(power, self.amin).log10() - self.reference_db
     }
+}
+
+/// Returns what an amplitude is multiplied by, for a gain in decibels.
+pub fn amplitude(gain_db: f64) -> f64 {
+    10f64.powf(gain_db / 20.0)
 }
 
 /// Returns the larger one. What is not a number stays so, unlike with [`f32::max`], and is seen by who comes later.

@@ -1,6 +1,6 @@
 //! Mel bands of a spectrum, and their logarithm.
 
-use super::{FrontendKind, Stage};
+use super::{FrontendKind, Stage, UNKNOWN_RATE};
 use crate::dsp::{Convention, Decibel, MelFilters, MelNorm, MelScale, MelShape, Triangles, at_least};
 use crate::schema::{Checker, Key, choice, table};
 use crate::stream::{Content, Mismatch, SampleType, Shape, StreamSpec};
@@ -90,7 +90,7 @@ impl FrontendKind for LogMel {
             return Err(Mismatch::new("it takes spectra; put the front end stft right before it"));
         };
         let Some(rate_hz) = rate_hz else {
-            return Err(Mismatch::new("the rate of the samples is not known; set rate_hz at the source"));
+            return Err(Mismatch::new(UNKNOWN_RATE));
         };
         let MelShape { mels, low_hz, high_hz, .. } = self.shape(convention, rate_hz);
         if high_hz > rate_hz / 2.0 {
@@ -184,7 +184,7 @@ mod tests {
         let (_, _, message) = refused(&["log_mel = {}"], Some(16000.0));
         assert!(message.contains("put the front end stft"), "{message}");
         let (index, _, message) = refused(&[STFT, "log_mel = {}"], None);
-        assert!(index == 1 && message.contains("set rate_hz at the source"), "{message}");
+        assert!(index == 1 && message.contains("set rate_hz in the source"), "{message}");
         let (_, key, message) = refused(&[STFT, "log_mel = { fmax = 5000.0 }"], Some(8000.0));
         assert!(key == Some("fmax") && message.contains("above half the rate of the samples, 4000 Hz"), "{message}");
         let (_, key, _) = refused(&[STFT, "log_mel = { fmin = 3800.0 }"], Some(8000.0));

@@ -10,7 +10,11 @@ family! {
     /// Transforms of the stream before windows are cut, applied in the order in which they are written. Each sample passes
     /// through them once, however much windows overlap.
     pub enum Frontend: FrontendKind {
+        mod gain: Gain;
+        mod dc_block: DcBlock;
+        mod filter: Filter;
         mod decimate: Decimate;
+        mod resample: Resample;
         mod stft: Stft;
         mod log_mel: LogMel;
         mod mfcc: Mfcc;
@@ -52,6 +56,58 @@ pub trait Stage: Send {
     fn reset(&mut self);
 }
 
+/// Checks that a stream holds samples.
+///
+/// # Errors
+/// It holds spectra.
+fn samples_only(input: &StreamSpec) -> Result<(), Mismatch> {
+    match input.content {
+        Content::Samples | Content::Pcm16 => Ok(()),
+        _ => {
+            Err(Mismatch::new("it takes samples, and gets a spectrum; put it before the front end that makes spectra"))
+        }
+    }
+}
+
+/// Checks that a stream holds samples of channels.
+///
+/// # Errors
+/// It holds spectra or images.
+fn channels_only(input: &StreamSpec) -> Result<(), Mismatch> {
+    if input.frame.dims().len() > 1 {
+        return Err(Mismatch::new(format!("it takes channels of samples, and gets images of {}", input.frame)));
+    }
+    samples_only(input)
+}
+
+/// Says how a rate becomes known that a front end needs.
+const UNKNOWN_RATE: &str =
+    "the rate of the samples is not known; set rate_hz in the source's table records, bytes or packets";
+
+/// Returns the frames of a stream of samples in a second.
+fn known_rate(input: &StreamSpec) -> Result<f64, Mismatch> {
+    input.rate_hz.ok_or_else(|| Mismatch::new(UNKNOWN_RATE))
+}
+
+/// Returns half the rate of a stream of samples.
+///
+/// # Errors
+/// The rate is not known, or `cutoff_hz`, which is written as `key`, is not below half of it.
+fn half_rate_above(input: &StreamSpec, key: &'static str, cutoff_hz: f64) -> Result<f64, Mismatch> {
+    let rate_hz = known_rate(input)?;
+    let half = rate_hz / 2.0;
+    if cutoff_hz >= half {
+        let message = format!("{cutoff_hz} Hz is not below {half} Hz, half the rate of the stream, {rate_hz} Hz");
+        return Err(Mismatch::at(key, message));
+    }
+    Ok(half)
+}
+
+/// Returns whether the integers of a stream have the full scale of 16 bits, also after a front end has made f32 of them.
+fn is_pcm16(input: &StreamSpec) -> bool {
+    input.content == Content::Pcm16 || input.sample == SampleType::I16 && input.content == Content::Samples
+}
+
 /// Frames that go through the chain together.
 pub const BLOCK_FRAMES: usize = 256;
 
@@ -84,7 +140,7 @@ impl Chain {
             stages.push(stage);
             seen(index, &output);
             // What it made is f32 from here on; that it was made of integers still matters.
-            let is_pcm = spec.sample == SampleType::I16 && output.content == Content::Samples;
+            let is_pcm = is_pcm16(&spec) && output.content == Content::Samples;
             let content = if is_pcm { Content::Pcm16 } else { output.content };
             spec = StreamSpec { sample: SampleType::F32, content, ..output };
         }

@@ -1,6 +1,6 @@
 //! Short-time Fourier transform: the spectrum of a frame of samples every hop.
 
-use super::{FrontendKind, Stage};
+use super::{FrontendKind, Stage, is_pcm16, samples_only};
 use crate::dsp::{Convention, RealFft, WindowFunction};
 use crate::schema::{Checker, Key, table};
 use crate::stream::{Content, Mismatch, SampleType, Shape, StreamSpec};
@@ -75,9 +75,7 @@ impl FrontendKind for Stft {
     }
 
     fn output(&self, input: &StreamSpec) -> Result<StreamSpec, Mismatch> {
-        if !matches!(input.content, Content::Samples | Content::Pcm16) {
-            return Err(Mismatch::new("it takes samples, and gets a spectrum; put it before the other front ends"));
-        }
+        samples_only(input)?;
         let (channels, frame) = (input.frame.values(), &input.frame);
         match self.channel {
             Some(channel) if channel >= channels => {
@@ -102,8 +100,7 @@ impl FrontendKind for Stft {
     }
 
     fn build(&self, input: &StreamSpec) -> Box<dyn Stage> {
-        let is_pcm = input.sample == SampleType::I16 || input.content == Content::Pcm16;
-        let full_scale = if is_pcm && self.normalize { PCM16_FULL_SCALE } else { 1.0 };
+        let full_scale = if is_pcm16(input) && self.normalize { PCM16_FULL_SCALE } else { 1.0 };
         // A power of two, so the products are those of the divided samples.
         let window: Vec<f32> = self.window().iter().map(|value| value / full_scale).collect();
         let power = self.power.unwrap_or(match self.convention {

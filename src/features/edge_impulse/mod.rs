@@ -134,7 +134,8 @@ impl EdgeImpulse {
         match (self.rate_hz, stream.rate_hz) {
             (Some(own), Some(rate)) if (rate - own).abs() > own * RATE_TOLERANCE => {
                 let message = format!(
-                    "the stream has {rate} Hz and the project's data {own} Hz; set the sensor to that rate, or change it in a front end"
+                    "the stream has {rate} Hz and the project's data {own} Hz; set the sensor to that rate, or write the front \
+                     end resample = {{ rate_hz = {own:?} }}"
                 );
                 Err(Mismatch::at("rate_hz", message))
             }

@@ -2,8 +2,8 @@
 
 use super::filterbank::not_zero;
 use super::{BlockInput, Extract, MAX_FFT_LENGTH, ProcessingKind, check_fft_length};
-use crate::dsp::sos::{butterworth, chebyshev1};
-use crate::dsp::{Moments, Pass, RealFft, Section, SosFilter, at_least};
+use crate::dsp::sos::butterworth;
+use crate::dsp::{Band, Decimator, Moments, RealFft, Section, SosFilter, at_least};
 use crate::schema::{Checker, Key, choice, table};
 
 /// The share of half the decimated rate up to which the filter's cutoff may be.
@@ -129,8 +129,10 @@ impl SpectralAnalysis {
         if cutoff >= half {
             return Err(format!("filter_cutoff = {cutoff} Hz is not below half the rate, {half} Hz"));
         }
-        let pass = if self.filter_type == FilterType::High { Pass::High } else { Pass::Low };
-        let sections = butterworth(self.filter_order, pass, cutoff / half);
+        let cutoff_share = cutoff / half;
+        let is_high = self.filter_type == FilterType::High;
+        let band = if is_high { Band::Above(cutoff_share) } else { Band::Below(cutoff_share) };
+        let sections = butterworth(self.filter_order, band);
         let single = SosFilter::<f32>::new(&sections);
         if !single.is_stable() {
             return Err(format!("filter_cutoff = {cutoff} Hz is too near to 0 or to {half} Hz for a stable filter"));
@@ -176,26 +178,16 @@ enum Filter {
     Double(SosFilter<f64>),
 }
 
-/// Keeps one sample of `ratio`, after a low-pass filter.
-struct Decimator {
-    ratio: usize,
-    filter: SosFilter<f64>,
-}
-
-impl Decimator {
-    fn new(ratio: usize) -> Self {
-        Self { ratio, filter: SosFilter::new(&chebyshev1(8, 0.05, 0.8 / ratio as f64)) }
-    }
-
-    fn apply(&mut self, signal: &mut Vec<f64>) {
-        self.filter.settle(signal.first().copied().unwrap_or_default());
-        let mut index = 0;
-        signal.retain_mut(|value| {
-            *value = self.filter.step(*value);
-            index += 1;
-            (index - 1) % self.ratio == 0
-        });
-    }
+/// Keeps what a decimator keeps of a whole signal.
+fn decimate(decimator: &mut Decimator, signal: &mut Vec<f64>) {
+    decimator.reset();
+    signal.retain_mut(|value| match decimator.step(*value) {
+        Some(kept) => {
+            *value = kept;
+            true
+        }
+        None => false,
+    });
 }
 
 /// What is computed of a signal.
@@ -285,7 +277,7 @@ impl Analysis {
     fn prepare(&mut self, axis: &[f32]) {
         self.signal.clear();
         self.signal.extend(axis.iter().map(|value| f64::from(value * self.scale)));
-        self.decimators.iter_mut().for_each(|decimator| decimator.apply(&mut self.signal));
+        self.decimators.iter_mut().for_each(|decimator| decimate(decimator, &mut self.signal));
         match &mut self.filter {
             Some(Filter::Single(filter)) => {
                 filter.reset();
@@ -319,7 +311,7 @@ impl Extract for Analysis {
             self.prepare(axis);
             self.spectrum.extract(&self.signal, row);
             if let (Some((decimator, spectrum)), Some(row)) = (&mut self.low, low_rows.next()) {
-                decimator.apply(&mut self.signal);
+                decimate(decimator, &mut self.signal);
                 remove_mean(&mut self.signal);
                 spectrum.extract(&self.signal, row);
             }

@@ -12,7 +12,7 @@ mod tables;
 use self::fft::Fft;
 use self::steps::{Logarithm, NoiseEstimate};
 use self::tables::{CHANNELS, STARTS, WEIGHTS, WINDOW, WINDOW_SAMPLES};
-use super::{FrontendKind, Stage};
+use super::{FrontendKind, Stage, known_rate};
 use crate::dsp::Convention;
 use crate::schema::{Checker, Key, table};
 use crate::stream::{Content, Mismatch, SampleType, Shape, StreamSpec};
@@ -49,18 +49,12 @@ impl FrontendKind for MicroFrontend {
         if input.sample == SampleType::U8 {
             return Err(Mismatch::new("it takes samples of 16 bits, -32768 to 32767, and gets bytes"));
         }
-        match input.rate_hz {
-            Some(RATE_HZ) => {}
-            Some(rate) => {
-                return Err(Mismatch::new(format!(
-                    "it takes sound at 16000 Hz, and gets {rate} Hz; record at rate_hz = 16000, or put a front end before \
-                     it that changes the rate"
-                )));
-            }
-            None => {
-                let message = "it takes sound at 16000 Hz, and the source does not know its rate: set rate_hz there";
-                return Err(Mismatch::new(message));
-            }
+        let rate_hz = known_rate(input)?;
+        if rate_hz != RATE_HZ {
+            return Err(Mismatch::new(format!(
+                "it takes sound at 16000 Hz, and gets {rate_hz} Hz; record at rate_hz = 16000, or put the front end \
+                 resample = {{ rate_hz = 16000.0 }} before it"
+            )));
         }
         let content = Content::Mel { convention: Convention::TensorFlow, log: true };
         let frames = StreamSpec::new(Shape::new([CHANNELS]), SampleType::F32, Some(1000.0 / self.hop_ms as f64));
@@ -197,9 +191,9 @@ mod tests {
         let two = refused(&sound(2, Some(RATE_HZ)));
         assert!(two.contains("frames of [2]") && two.contains("select = [0]"), "{two}");
         let fast = refused(&sound(1, Some(44_100.0)));
-        assert!(fast.contains("gets 44100 Hz") && fast.contains("rate_hz = 16000"), "{fast}");
+        assert!(fast.contains("gets 44100 Hz") && fast.contains("resample = { rate_hz = 16000.0 }"), "{fast}");
         let unknown = refused(&sound(1, None));
-        assert!(unknown.contains("set rate_hz there"), "{unknown}");
+        assert!(unknown.contains("set rate_hz in the source"), "{unknown}");
         let bytes = refused(&StreamSpec { sample: SampleType::U8, ..sound(1, Some(RATE_HZ)) });
         assert!(bytes.contains("gets bytes"), "{bytes}");
     }

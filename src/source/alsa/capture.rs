@@ -118,8 +118,9 @@ impl Capture {
             Refusal::Channels => counted(channels, "channel"),
             Refusal::Rate => {
                 if self.pcm.starts_with("hw:") {
-                    converts = ". Use one of its rates, and a front end that lowers it; or plughw: instead of hw:, which \
-                                converts, by straight lines between samples unless libasound2-plugins is installed";
+                    converts = ". Write one of its rates, and the front end resample with the rate of the model; or plughw: \
+                                instead of hw:, which converts, by straight lines between samples unless libasound2-plugins \
+                                is installed";
                 }
                 format!("{rate_hz} samples a second")
             }

@@ -2,8 +2,7 @@
 //!
 //! Pure. Allocates nothing after it is built.
 
-use std::f64::consts::TAU;
-
+use crate::dsp::{DcBlock, amplitude};
 use crate::schema::choice;
 
 choice! {
@@ -72,23 +71,6 @@ pub(super) struct Change {
     pub dc_block_hz: Option<f64>,
 }
 
-/// A high pass of first order: `y[n] = (1 + pole) / 2 * (x[n] - x[n-1]) + pole * y[n-1]`, which leaves high tones as they are.
-#[derive(Debug, Clone, Copy)]
-struct HighPass {
-    pole: f32,
-    last: Option<f32>,
-    held: f32,
-}
-
-impl HighPass {
-    /// The first sample counts as if it had always been there.
-    fn pass(&mut self, sample: f32) -> f32 {
-        let last = self.last.replace(sample).unwrap_or(sample);
-        self.held = 0.5 * (1.0 + self.pole) * (sample - last) + self.pole * self.held;
-        self.held
-    }
-}
-
 /// Makes 16-bit samples of what a card records.
 #[derive(Debug)]
 pub(super) struct Converter {
@@ -98,9 +80,9 @@ pub(super) struct Converter {
     /// All channels, as the card has them.
     is_plain: bool,
     /// From 32 bits to 16, with the gain; `None`: the upper 16 bits as they are.
-    scale: Option<f32>,
+    scale: Option<f64>,
     /// One for each selected channel; empty: none.
-    filters: Vec<HighPass>,
+    filters: Vec<DcBlock>,
     samples: Vec<i16>,
 }
 
@@ -115,13 +97,12 @@ impl Converter {
     ) -> Self {
         let select: Vec<usize> = change.select.clone().unwrap_or_else(|| (0..channels).collect());
         let is_changed = change.gain_db != 0.0 || change.dc_block_hz.is_some();
-        let filter = |hz: f64| HighPass { pole: (-TAU * hz / rate_hz).exp() as f32, last: None, held: 0.0 };
         Self {
             format,
             channels,
             is_plain: change.select.is_none() && !is_changed && format == SampleFormat::S16,
-            scale: is_changed.then(|| (10f64.powf(change.gain_db / 20.0) / 65536.0) as f32),
-            filters: change.dc_block_hz.map_or(Vec::new(), |hz| vec![filter(hz); select.len()]),
+            scale: is_changed.then(|| amplitude(change.gain_db) / 65536.0),
+            filters: change.dc_block_hz.map_or(Vec::new(), |hz| vec![DcBlock::new(hz, rate_hz); select.len()]),
             samples: Vec::with_capacity(most_frames.saturating_mul(select.len())),
             select,
         }
@@ -133,7 +114,7 @@ impl Converter {
 
     /// The next block does not follow the last one.
     pub(super) fn restart(&mut self) {
-        self.filters.iter_mut().for_each(|filter| (filter.last, filter.held) = (None, 0.0));
+        self.filters.iter_mut().for_each(DcBlock::reset);
     }
 
     /// Returns the samples of a block of whole frames, `[frames, channels]`, and whether the card gave anything but zeros.
@@ -154,8 +135,8 @@ impl Converter {
                     None => (top >> 16) as i16,
                     Some(scale) => {
                         let filtered = match self.filters.get_mut(index) {
-                            Some(filter) => filter.pass(top as f32),
-                            None => top as f32,
+                            Some(filter) => filter.step(top.into()),
+                            None => top.into(),
                         };
                         // The conversion saturates.
                         (filtered * scale).round() as i16
@@ -169,6 +150,8 @@ impl Converter {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::TAU;
+
     use super::*;
 
     const PLAIN: Change = Change { select: None, gain_db: 0.0, dc_block_hz: None };

@@ -30,7 +30,8 @@ impl FileContentKind for Wav {
         match (self.rate_hz, stream.spec.rate_hz) {
             (Some(wanted), Some(rate)) if wanted != rate => {
                 let reason = format!(
-                    "the file has {rate} Hz, the configuration says {wanted}; convert it: sox FILE -r {wanted} OUTPUT.wav"
+                    "the file has {rate} Hz, the configuration says {wanted}; write {rate:?}, and the front end resample = {{ rate_hz \
+                     = {wanted:?} }}"
                 );
                 Err(SourceError::device(path, reason))
             }
