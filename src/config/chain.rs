@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::delegates::{self, Delegate};
-use super::pipeline::{MAX_SAMPLES, blamed, sha256, window_shape};
+use super::steps::{MAX_SAMPLES, blamed, sha256, window_shape};
 use crate::features::{self, Feature};
 use crate::infer::ChainCut;
 use crate::schema::expanded::Table;

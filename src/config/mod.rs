@@ -14,6 +14,7 @@ mod node;
 mod pipeline;
 mod power;
 pub mod reference;
+mod steps;
 pub mod version;
 
 use std::collections::BTreeMap;

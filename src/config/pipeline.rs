@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::chain::{ChainedModel, ChainedModelKeys, ChainedShapes};
 use super::delegates::{self, Delegate};
+use super::steps::{MAX_SAMPLES, blamed, sha256, window_shape};
 use crate::decision::Decision;
 use crate::engine::parity::ParityLimits;
 use crate::features::{self, Feature};
@@ -18,8 +19,6 @@ use crate::source::Source;
 use crate::stream::{Mismatch, Shape, ShapePath, StreamSpec};
 use crate::text::figure;
 
-/// Most samples in a window and the like: far above any real use, and they still fit into memory.
-pub(super) const MAX_SAMPLES: usize = 1 << 22;
 const MAX_BATCH: usize = 4096;
 /// The highest processor number in the C library's mask (cpu_set(3)).
 const MAX_CPU: usize = 1023;
@@ -328,24 +327,6 @@ impl Shapes {
     }
 }
 
-/// Returns the key to blame for a step that does not take the shape before it, and why; `path` is the way up to there.
-pub(super) fn blamed(step: Key, mismatch: &Mismatch, path: &ShapePath) -> (Key, String) {
-    let key = mismatch.key.map_or_else(|| step.clone(), |below| step.child(below));
-    (key, format!("{mismatch}; so far {path}"))
-}
-
-/// Returns the shape of a window of `samples` frames.
-///
-/// # Errors
-/// It is too large.
-pub(super) fn window_shape(stream: &StreamSpec, samples: usize) -> Result<Shape, String> {
-    let window = stream.frame.repeated(samples);
-    if window.values() > MAX_SAMPLES {
-        return Err(format!("a window of {window} has {} values; the limit is {MAX_SAMPLES}", window.values()));
-    }
-    Ok(window)
-}
-
 /// What the pipelines of one file share.
 pub struct Common<'a> {
     pub delegates: &'a BTreeMap<String, Delegate>,
@@ -508,11 +489,4 @@ impl Realtime {
             checker.within(&key.child("cpus").child(i), *cpu, 0, MAX_CPU);
         }
     }
-}
-
-pub(super) fn sha256(key: &Key, digest: &str, checker: &mut Checker) -> String {
-    if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
-        checker.problem(key, "a SHA-256 is 64 hex digits, as printed by sha256sum");
-    }
-    digest.to_ascii_lowercase()
 }

@@ -209,8 +209,12 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
         )
     };
     let names = "regress = { names = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"] }";
-    let outputs =
-        pipeline("outputs", "raw = {}").replace("decision.raw", "batch = { max = 2, wait_ms = 500.0 }\ndecision.raw");
+    let first = root().join("tests/models/open_input.tflite");
+    let chained = format!(
+        "models = [{{ path = {first:?}, window = {{ samples = 1, hop = 1 }}, output = [6] }}]\n\
+         batch = {{ max = 2, wait_ms = 500.0 }}\ndecision.raw"
+    );
+    let outputs = pipeline("outputs", "raw = {}").replace("decision.raw", &chained);
     let clusters = "anomaly.kmeans = { on = \"output\", axes = [0], mean = [0.0], scale = [1.0], clusters = [{ centroid = \
                     [0.0], max_error = 0.5 }] }";
     let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
