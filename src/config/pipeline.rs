@@ -8,13 +8,14 @@ use crate::decision::Decision;
 use crate::engine::parity::ParityLimits;
 use crate::features::{self, Feature};
 use crate::frontend::{self, Frontend};
+use crate::gate::{self, Gate};
 use crate::infer::Batch;
 use crate::infer::input::WindowSettings;
 use crate::mqtt::access::check_qos;
 use crate::schema::expanded::{Table, from_nothing};
 use crate::schema::{Checker, Key, Value, milliseconds, table};
 use crate::source::Source;
-use crate::stream::{Shape, ShapePath, StreamSpec};
+use crate::stream::{Mismatch, Shape, ShapePath, StreamSpec};
 use crate::text::figure;
 
 /// Most samples in a window and the like: far above any real use, and they still fit into memory.
@@ -34,6 +35,8 @@ table! {
     pub struct PipelineKeys {
         /// Where the samples come from.
         pub source: Source;
+        /// Whether windows go to the model only at times.
+        pub gate: Option<Gate>;
         /// Transforms of the stream before windows are cut.
         pub frontend: Vec<Frontend> = Vec::new();
         /// How windows are cut from the stream.
@@ -158,6 +161,7 @@ table! {
 pub struct Pipeline {
     pub name: String,
     pub source: Source,
+    pub gate: Option<Gate>,
     pub frontend: Vec<Frontend>,
     pub window: WindowSettings,
     pub features: Vec<Feature>,
@@ -213,6 +217,7 @@ impl Pipeline {
             source,
             realtime,
             name: _,
+            gate: _,
             frontend: _,
             window: _,
             features: _,
@@ -242,11 +247,16 @@ impl Pipeline {
         let key = self.key();
         let source = self.source.kind().spec();
         let mut path = ShapePath::new(&format!("source.{}", self.source.name()), source.frame.clone());
-        let at = |list: &str, name: &str, index: usize, mismatch: crate::stream::Mismatch, path: &ShapePath| {
+        let at = |list: &str, name: &str, index: usize, mismatch: Mismatch, path: &ShapePath| {
             let step = key.child(list).child(index).child(name);
             let blamed = mismatch.key.map_or_else(|| step.clone(), |below| step.child(below));
             (blamed, format!("{mismatch}; so far {path}"))
         };
+        let stage = self.gate.as_ref().map(|gate| gate.kind().build(&source)).transpose();
+        let stage = stage.map_err(|mismatch| self.at_gate(mismatch))?;
+        if let Some(gate) = &self.gate {
+            path.then(format!("gate.{}", gate.name()), source.frame.clone());
+        }
         let built = frontend::Chain::new(&self.frontend, &source, |index, spec| {
             path.then(format!("frontend.{}", self.frontend[index].name()), spec.frame.clone());
         });
@@ -258,12 +268,45 @@ impl Pipeline {
             return Err((key.child("window").child("samples"), message));
         }
         path.then("window", window.clone());
+        let gate = match stage {
+            Some(stage) => {
+                let kept = self.kept_windows(&stream).map_err(|mismatch| self.at_gate(mismatch))?;
+                Some(BuiltGate { stage, kept })
+            }
+            None => None,
+        };
         let built = features::Chain::new(&self.features, &window, &stream, |index, shape| {
             path.then(format!("features.{}", self.features[index].name()), shape.clone());
         });
         let features =
             built.map_err(|(index, mismatch)| at("features", self.features[index].name(), index, mismatch, &path))?;
-        Ok(Shapes { source, frontends, stream, features, path })
+        Ok(Shapes { source, gate, frontends, stream, features, path })
+    }
+
+    /// Returns the key that the gate's mismatch is about, and the message.
+    fn at_gate(&self, mismatch: Mismatch) -> (Key, String) {
+        let gate = self.key().child("gate");
+        let kind = self.gate.as_ref().map_or(gate.clone(), |kind| gate.child(kind.name()));
+        (mismatch.key.map_or_else(|| kind.clone(), |below| kind.child(below)), mismatch.message)
+    }
+
+    /// Returns how many windows of `stream` a closed gate keeps.
+    fn kept_windows(&self, stream: &StreamSpec) -> Result<usize, Mismatch> {
+        let preroll_s = self.gate.as_ref().map_or(0.0, |gate| gate.kind().preroll_s());
+        if preroll_s == 0.0 {
+            return Ok(0);
+        }
+        let at = |message: String| Mismatch::at("preroll_s", message);
+        let rate_hz = stream.rate_hz.ok_or_else(|| at("the rate behind the front ends is not known".to_owned()))?;
+        let windows = (preroll_s * rate_hz / self.window.hop as f64).ceil() as usize;
+        let values = windows.saturating_mul(stream.frame.repeated(self.window.samples).values());
+        if values > MAX_SAMPLES {
+            return Err(at(format!(
+                "{windows} windows of it have {values} values; the limit is {MAX_SAMPLES}: write a shorter time, or a larger \
+                 window.hop"
+            )));
+        }
+        Ok(windows)
     }
 
     /// Returns the keys that the features depend on, as TOML: the names of the channels, and all from the front ends on. The
@@ -298,10 +341,17 @@ impl Pipeline {
     }
 }
 
+/// A gate, and how many of the windows that it skips are kept.
+pub struct BuiltGate {
+    pub stage: Box<dyn gate::Stage>,
+    pub kept: usize,
+}
+
 /// The stages between source and model, and the shapes between them.
 pub struct Shapes {
     /// The stream of the source.
     pub source: StreamSpec,
+    pub gate: Option<BuiltGate>,
     pub frontends: frontend::Chain,
     /// The stream after the front ends.
     pub stream: StreamSpec,
@@ -330,8 +380,11 @@ impl PipelineKeys {
         checker.topic_level(&key, &name);
         let at = |name: &str| key.child(name);
         self.check_classes(&key, checker);
-        let Self { mut source, mut frontend, window, mut features, model, parity, batch, mut decision, .. } = self;
+        let Self {
+            mut source, mut gate, mut frontend, window, mut features, model, parity, batch, mut decision, ..
+        } = self;
         source.check(&at("source"), checker);
+        gate.iter_mut().for_each(|kind| kind.check(&at("gate"), checker));
         frontend.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("frontend").child(i), checker));
         features.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("features").child(i), checker));
         decision.check(&at("decision"), checker);
@@ -356,6 +409,7 @@ impl PipelineKeys {
             batch: batch.checked(&at("batch"), checker),
             parity: ParityKeys::checked(parity, &at("parity"), &source, &decision, checker),
             source,
+            gate,
             frontend,
             features,
             decision,

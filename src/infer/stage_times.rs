@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::Saturation;
+use super::{GateStats, Saturation};
 use crate::decision::Fault;
 use crate::source::Gap;
 use crate::units::{MonoTime, duration_ns};
@@ -37,6 +37,7 @@ pub struct PipelineStats {
     faults: [AtomicU64; Fault::ALL.len()],
     /// Values that did not fit into the model's input.
     pub saturation: Saturation,
+    pub gate: GateStats,
 }
 
 impl PipelineStats {

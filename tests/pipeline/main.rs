@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod batching;
+mod gate;
 mod dialects;
 mod models;
 mod record;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::source::silence::silent_in_words;
 use crate::source::sink::Remarks;
-use crate::text::counted;
+use crate::text::{counted, figure};
 
 /// Counts of a pipeline so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,6 +115,16 @@ pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_sampl
     let causes = causes(counts, remarks);
     let (window, samples) = (counted(window_samples, "sample"), counted(samples, "sample"));
     format!("no window of {window} was filled by {samples} with {}{causes}", counted(gaps, "gap"))
+}
+
+/// Says that a gate has let no window of a stream pass. `key` is that of its threshold.
+pub(crate) fn never_opened(key: &str, threshold: f64, highest: Option<f64>, windows: u64) -> String {
+    let windows = counted(windows, "window");
+    let seen = match highest {
+        Some(highest) => format!("the highest level was {}, and {key} is {}", figure(highest), figure(threshold)),
+        None => "no block ended; a block of gate.level.block_s is longer than the stream".to_owned(),
+    };
+    format!("the gate was closed for all of {windows}: {seen}")
 }
 
 /// Says what keeps samples from filling a window.
