@@ -35,7 +35,7 @@ table! {
     pub struct PipelineKeys {
         /// Where the samples come from.
         pub source: Source;
-        /// Whether windows go to the model only at times.
+        /// A gate before the model.
         pub gate: Option<Gate>;
         /// Transforms of the stream before windows are cut.
         pub frontend: Vec<Frontend> = Vec::new();

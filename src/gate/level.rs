@@ -61,7 +61,8 @@ impl GateKind for Level {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
         if let Some(release) = self.release.filter(|release| *release > self.threshold) {
             let (release, threshold) = (figure(release), figure(self.threshold));
-            let message = format!("{release} is above the threshold, {threshold}; write a lower level, or leave it out");
+            let message =
+                format!("{release} is above the threshold, {threshold}; write a lower level, or leave it out");
             checker.problem(&key.child("release"), message);
         }
     }
@@ -72,7 +73,8 @@ impl GateKind for Level {
             return Err(Mismatch::new(message));
         }
         let Some(rate_hz) = source.rate_hz else {
-            let message = "block_s and hold_s need the rate of the samples, which is not known; set rate_hz at the source";
+            let message =
+                "block_s and hold_s need the rate of the samples, which is not known; set rate_hz at the source";
             return Err(Mismatch::new(message));
         };
         let (frames, least) = (self.block_frames(rate_hz), if self.remove_mean { 2 } else { 1 });
@@ -90,8 +92,9 @@ impl GateKind for Level {
             (SampleType::F32, _) => None,
         };
         if let Some(full) = full_scale.filter(|full| self.threshold > *full) {
-            let (threshold, full) = (figure(self.threshold), figure(full));
-            let message = format!("{threshold} is above the full scale of the samples, {full}, so the gate never opens");
+            let threshold = figure(self.threshold);
+            let message =
+                format!("{threshold} is above the full scale of the samples, {full}, so the gate never opens");
             return Err(Mismatch::at("threshold", message));
         }
         let counted = self.counted(source)?;
@@ -113,8 +116,7 @@ impl GateKind for Level {
     }
 
     fn in_words(&self, source: &StreamSpec) -> String {
-        let [opens, closes, hold, block] =
-            [self.threshold, self.release(), self.hold_s, self.block_s].map(figure);
+        let [opens, closes, hold, block] = [self.threshold, self.release(), self.hold_s, self.block_s].map(figure);
         let samples = source.rate_hz.map_or(0, |rate_hz| self.block_frames(rate_hz));
         let of = if self.channels.is_empty() { String::new() } else { format!(" of {}", self.channels.join(", ")) };
         let mean = if self.remove_mean { "without the mean" } else { "with the mean" };
@@ -271,7 +273,9 @@ mod tests {
     fn the_largest_level_of_the_channels_that_count_is_taken() {
         let five = spec(5, SampleType::F32, Some(20.0));
         let frames = [0.0_f32, 0.0, 0.0, 0.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0];
-        let of = |channels: &str| levels(&mut *built(&format!("threshold = 1.0{channels}"), &five), &[Pieces::F32(&frames, &[])]).0;
+        let of = |channels: &str| {
+            levels(&mut *built(&format!("threshold = 1.0{channels}"), &five), &[Pieces::F32(&frames, &[])]).0
+        };
         assert_eq!(of(""), [5.0]);
         assert_eq!(of("\nchannels = ['ax', 'ay']"), [2.0]);
         assert_eq!(of("\nchannels = ['imu']"), [5.0], "the channels of a source of a join");
@@ -290,7 +294,10 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let sound = spec(1, SampleType::I16, Some(16000.0));
         let (key, message) = refused("threshold = 40000.0", &sound);
-        assert!(key == Some("threshold") && message.contains("above the full scale of the samples, 32768"), "{message}");
+        assert!(
+            key == Some("threshold") && message.contains("above the full scale of the samples, 32768"),
+            "{message}"
+        );
         let (key, message) = refused("threshold = 5.0\nblock_s = 0.001", &spec(1, SampleType::F32, Some(50.0)));
         assert!(key == Some("block_s") && message.contains("less than 2 samples; write at least 0.04"), "{message}");
         let (key, message) = refused("threshold = 5.0", &spec(1, SampleType::F32, None));

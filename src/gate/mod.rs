@@ -11,7 +11,7 @@ use crate::source::Pieces;
 use crate::stream::{Mismatch, StreamSpec};
 
 family! {
-    /// The gate is one of these kinds.
+    /// A gate before the model: windows go to it only while the gate is open. Without a gate, all windows do.
     pub enum Gate: GateKind {
         mod level: Level;
     }

@@ -155,6 +155,18 @@ fn a_gate_that_never_opens_is_said_with_the_highest_level_and_is_no_failure() {
     assert_eq!(wire.predictions().len(), 0);
     let status = wire.json("/p/shoulder/status").pop().unwrap();
     assert_eq!((&status["state"], &status["reason"]), (&"ended".into(), &reason.into()));
+    // Loud from sample 510 to 700, which is between the ends of two windows of a long hop.
+    let (ended, _) = Rig::with_args(
+        |setup| {
+            with_gate(setup, "threshold = 4.9, block_s = 0.2, hold_s = 0.0")
+                .with("hop = 50", "hop = 600")
+                .at_speed("\"max\"")
+                .recording(loud_for_four_seconds().as_bytes())
+        },
+        &["--once"],
+    )
+    .end(0);
+    ended.says(&["it opened once, and was closed again before a window was full; write a longer gate.level.hold_s"]);
 }
 
 #[test]

@@ -1,8 +1,13 @@
-//! When it is published that a pipeline's gate has opened or closed. Pure: time is passed in.
+//! What is published and said of a pipeline's gate, and when. Runs on the async thread.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::PipelineHandle;
+use super::stall::never_opened;
+use crate::daemon::summary::GateSummary;
 use crate::infer::GateState;
+use crate::publish::publisher::NodePublisher;
 use crate::units::MonoTime;
 
 /// A gate that opens and closes faster than this is published this often.
@@ -28,6 +33,48 @@ impl GateWatch {
             self.told = Some((gate, now));
         }
         is_due
+    }
+}
+
+impl PipelineHandle {
+    /// Publishes that the gate has opened or closed.
+    pub(super) fn follow_gate(&mut self, node_publisher: &NodePublisher, gate: Option<GateState>) {
+        if !self.gate.note(gate, MonoTime::now) {
+            return;
+        }
+        // What is told of events is as true as before.
+        if let Some(GateState { open: false, since: Some(since) }) = gate
+            && !self.config.decision.kind().events_only()
+        {
+            self.publisher.withdraw_state(node_publisher, since);
+        }
+        self.publish_status(node_publisher);
+    }
+
+    /// Returns whether the gate is open; `None` without a gate.
+    pub(super) fn gate_state(&self) -> Option<GateState> {
+        self.config.gate.as_ref().map(|_| self.publisher.stats.gate.state())
+    }
+
+    /// Returns why there is no prediction of a stream of which the gate has let no window pass.
+    pub(super) fn never_opened(&self) -> Option<String> {
+        let (gate, stats) = (self.config.gate.as_ref()?, &self.publisher.stats);
+        let skipped = stats.gate.skipped();
+        let all = stats.windows.load(Ordering::Relaxed);
+        (skipped > 0 && skipped == all)
+            .then(|| never_opened(&format!("gate.{}", gate.name()), gate.kind(), &stats.gate, skipped))
+    }
+
+    /// Returns what the gate has done in the whole run; `None` without one.
+    pub(super) fn gate_summary(&self) -> Option<GateSummary> {
+        let (gate, stats) = (self.config.gate.as_ref()?, &self.publisher.stats.gate);
+        Some(GateSummary {
+            openings: stats.openings(),
+            highest: stats.highest(),
+            threshold: gate.kind().threshold(),
+            never_opened: self.never_opened.clone(),
+            saved: self.saved.clone(),
+        })
     }
 }
 

@@ -19,19 +19,18 @@ use std::time::Duration;
 use self::figures::IntervalFigures;
 use self::gate::GateWatch;
 use self::progress::ProgressWatch;
-use self::stall::{Counts, Stall, never_opened, without_prediction};
+use self::stall::{Counts, Stall, without_prediction};
 pub(crate) use self::start::{CarriedOver, PipelineContext, Replacement};
 use self::start::{doubts, route};
 use self::supervisor::{EngineSupervisor, StatusUpdate, discard};
 use super::event::{EngineReady, Stage, ThreadEnd};
 use super::health::PipelineHealth;
-use super::summary::{EnergyTotal, GateSummary, PipelineSummary};
+use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
 use crate::decision::ScoreMeaning;
 use crate::energy::{EnergyEstimate, SavedEnergy, Savings};
 use crate::engine::span::SpanSender;
 use crate::ids::PipelineId;
-use crate::infer::GateState;
 use crate::infer::doubts::{DoubtCounts, Doubts};
 use crate::infer::mailbox::{InferCommand, InferEvent, InferSender, NewStages};
 use crate::infer::stage_times::{StageTimes, StageTimesMailbox};
@@ -445,36 +444,6 @@ impl PipelineHandle {
         drained
     }
 
-    /// Publishes that the gate has opened or closed.
-    fn follow_gate(&mut self, node_publisher: &NodePublisher, gate: Option<GateState>) {
-        if !self.gate.note(gate, MonoTime::now) {
-            return;
-        }
-        // What is told of events is as true as before.
-        if let Some(GateState { open: false, since: Some(since) }) = gate
-            && !self.config.decision.kind().events_only()
-        {
-            self.publisher.withdraw_state(node_publisher, since);
-        }
-        self.publish_status(node_publisher);
-    }
-
-    /// Returns whether the gate is open; `None` without a gate.
-    fn gate_state(&self) -> Option<GateState> {
-        self.config.gate.as_ref().map(|_| self.publisher.stats.gate.state())
-    }
-
-    /// Returns why there is no prediction of a stream of which the gate has let no window pass.
-    fn never_opened(&self) -> Option<String> {
-        let (gate, stats) = (self.config.gate.as_ref()?, &self.publisher.stats);
-        let skipped = stats.gate.skipped();
-        let all = stats.windows.load(Ordering::Relaxed);
-        (skipped > 0 && skipped == all).then(|| {
-            let key = format!("gate.{}.threshold", gate.name());
-            never_opened(&key, gate.kind().threshold(), stats.gate.highest(), skipped)
-        })
-    }
-
     /// Returns the stage times since the last call; waits at most `patience` for an infer thread that is inside an inference.
     pub(crate) async fn take_stage_times(&self, patience: Duration) -> StageTimes {
         let patience = if self.infer_ended { Duration::ZERO } else { patience };
@@ -599,14 +568,7 @@ impl PipelineHandle {
     /// Returns what the pipeline has done in the whole run, which took `wall_s` seconds.
     pub(crate) fn into_summary(self, wall_s: f64) -> PipelineSummary {
         let Totals { stages, end_to_end, known, right } = self.publisher.totals();
-        let stats = &self.publisher.stats.gate;
-        let gate = self.config.gate.as_ref().map(|gate| GateSummary {
-            openings: stats.openings(),
-            highest: stats.highest(),
-            threshold: gate.kind().threshold(),
-            never_opened: self.never_opened,
-            saved: self.saved,
-        });
+        let gate = self.gate_summary();
         PipelineSummary {
             counts: self.publisher.counts(),
             wall_s,
