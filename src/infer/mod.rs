@@ -283,6 +283,7 @@ impl Infer {
             self.channels.stats.lost.fetch_add(1, Ordering::Relaxed);
             return;
         };
+        self.channels.stats.filled.fetch_add(1, Ordering::Relaxed);
         let (row, recent) = (self.batch.len(), &mut self.stages.recent);
         let filled = match window {
             Window::F32(window) => {

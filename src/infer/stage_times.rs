@@ -21,6 +21,8 @@ use crate::units::{MonoTime, duration_ns};
 pub struct PipelineStats {
     /// Windows that were full.
     pub windows: AtomicU64,
+    /// Windows of which the features were put into the engine's input.
+    pub filled: AtomicU64,
     /// Decisions that were passed on for publishing, or need not be published.
     pub predictions: AtomicU64,
     /// Decisions that need not be published, because they tell of no event.

@@ -56,7 +56,10 @@ fn windows_pass_while_the_gate_is_open_and_all_others_are_counted() {
     // The estimate has no uncertainty, and what was saved is a part of the windows or unknown.
     let saved = &gate["saved"][0];
     assert_eq!(saved["inferences"].as_u64().unwrap() + saved["unknown"].as_u64().unwrap(), 32, "{saved}");
-    assert_eq!(wire.json("/p/shoulder/status").pop().unwrap()["gate"]["open"], false);
+    let status = wire.json("/p/shoulder/status").pop().unwrap();
+    assert_eq!(status["gate"]["open"], false);
+    // The share is that of the windows that went to the model: 675 of 6000 values.
+    assert!(status["reason"].as_str().unwrap().contains("input: 11 % of the values do not fit"), "{status}");
     assert!(
         ended.stdout.contains("skipped 32 of 37 windows; it opened once; the highest level was 5,"),
         "{}",
