@@ -183,14 +183,14 @@ fn a_reload_changes_the_threshold_and_a_closed_gate_is_no_stall() {
     assert!(state.ends_with("\"gate\":\"closed\"}"), "{state}");
     let mut rig = rig.edit("threshold = 1000.0", "threshold = 0.001, release = 0.001");
     rig.reloaded(": shoulder changed");
-    rig.until(|line| line.contains("/p/shoulder/status ") && line.contains("\"open\":true"));
+    rig.state("p/shoulder/status", &["\"open\":true"]);
     rig.more_predictions("shoulder", 50);
     let state = rig.until(|line| line.contains("/p/shoulder/state "));
     assert!(state.contains("\"label\":"), "{state}");
     // Without the gate, nothing is said of it.
     let mut rig = rig.edit("gate.level = { threshold = 0.001, release = 0.001, block_s = 0.2 }", "");
     rig.reloaded(": shoulder changed");
-    rig.until(|line| line.contains("/p/shoulder/status ") && !line.contains("\"gate\""));
+    rig.state("p/shoulder/status", &["\"reason\":null,\"delegate\""]);
     let (ended, wire) = rig.stop();
     assert!(!ended.stderr.contains("degraded"), "{}", ended.stderr);
     assert!(wire.metrics().get("gate").is_none());
