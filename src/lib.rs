@@ -17,6 +17,7 @@ pub mod dsp;
 pub mod stream;
 
 pub mod source;
+pub mod gate;
 pub mod frontend;
 pub mod features;
 pub mod model;

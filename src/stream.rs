@@ -94,6 +94,15 @@ impl StreamSpec {
     }
 }
 
+/// Returns the channels that a name stands for, by their numbers: the one of that name, or all of the source of a join.
+pub fn channels_named(channels: &[String], name: &str) -> Vec<usize> {
+    let prefix = format!("{name}.");
+    let all = channels.iter().enumerate();
+    let one = all.clone().find(|(_, channel)| *channel == name).map(|(index, _)| vec![index]);
+    let of_source = || all.filter(|(_, channel)| channel.starts_with(&prefix)).map(|(index, _)| index).collect();
+    one.unwrap_or_else(of_source)
+}
+
 /// What the values of a frame are, as far as later steps need to know.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Content {

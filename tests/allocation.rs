@@ -100,6 +100,27 @@ fn the_whole_recording_passes_without_an_allocation() {
     assert_eq!(count, 0, "allocations in {decisions} windows");
 }
 
+/// Windows are skipped, kept, and given to the model at each opening.
+#[test]
+fn a_gate_skips_and_keeps_windows_without_an_allocation() {
+    let gate = "[pipelines.shoulder]\ngate.level = { threshold = 0.9, block_s = 0.2, hold_s = 1.0, preroll_s = 3.0 }";
+    let config = demo::config(&[("speed = 1.0", "speed = \"max\""), ("[pipelines.shoulder]", gate)]);
+    let mut rig = demo::pipeline(&config);
+    let samples = demo::recording(&config, &rig.labels);
+    let mut decisions = 0;
+    let count = allocations(|| {
+        for chunk in samples.chunks(50) {
+            rig.feed(chunk);
+            rig.infer.drain();
+            while rig.decisions.pop(|_, _, _| ()).is_some() {
+                decisions += 1;
+            }
+        }
+    });
+    assert!((50..450).contains(&decisions), "some of 491 windows are skipped: {decisions}");
+    assert_eq!(count, 0, "allocations in {decisions} windows");
+}
+
 /// Spectra of the stream, and of each window.
 #[test]
 fn spectra_are_computed_without_an_allocation() {

@@ -306,7 +306,8 @@ fn show_node(out: &mut impl Write, node: &NodeHealth) -> io::Result<()> {
             Some(s) => format!("{}, the last {} ago", counted(count, "prediction"), age(s)),
             None => "no prediction yet".to_owned(),
         };
-        let line = format!("{}: {state}{by}, {predictions}", pipeline.name);
+        let gate = if pipeline.gate_open == Some(false) { ", the gate is closed" } else { "" };
+        let line = format!("{}: {state}{by}, {predictions}{gate}", pipeline.name);
         writeln!(out, "  pipeline {}", printable(&line))?;
     }
     let queued = counted(node.broker.queued, "message");

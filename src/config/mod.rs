@@ -39,7 +39,7 @@ pub(crate) use document::fragments;
 pub use json_schema::json_schema;
 pub(crate) use mqtt::CREDENTIAL_FILE;
 pub use mqtt::{Mqtt, Store};
-pub use pipeline::{Parity, Pipeline, Realtime, Shapes};
+pub use pipeline::{BuiltGate, Parity, Pipeline, Realtime, Shapes};
 pub use power::{Meter, Power};
 
 use delegates::DelegateKeys;
@@ -197,6 +197,7 @@ impl Config {
             id: &self.node_id,
             topics,
             pipelines: self.pipelines.iter().map(|p| (p.name.as_str(), p.decision.kind().entities())).collect(),
+            gated: self.pipelines.iter().filter(|p| p.gate.is_some()).map(|p| p.name.as_str()).collect(),
             meters: self.power.meters.iter().map(|meter| meter.name.as_str()).collect(),
             metrics_s: self.metrics_interval.as_secs_f64(),
         }

@@ -10,6 +10,7 @@ use crate::decision::Decision;
 use crate::engine::parity::ParityLimits;
 use crate::features::{self, Feature};
 use crate::frontend::{self, Frontend};
+use crate::gate::{self, Gate};
 use crate::infer::Batch;
 use crate::infer::input::WindowSettings;
 use crate::mqtt::access::check_qos;
@@ -26,6 +27,8 @@ const MAX_CPU: usize = 1023;
 const DEFAULT_GAP_PERIODS: f64 = 3.0;
 const MIB: f64 = 1_048_576.0;
 const CLASSES_ONLY: &str = "only a decision on classes uses it; remove it";
+const GATED_CHAIN: &str = "with `models`, a gate would spare the last model only: those before it must see the whole stream; \
+     leave out the gate or models";
 const LABELS_ONLY: &str = "only a decision that takes its classes from model.labels uses it; remove it";
 
 table! {
@@ -34,6 +37,8 @@ table! {
     pub struct PipelineKeys {
         /// Where the samples come from.
         pub source: Source;
+        /// A gate before the model.
+        pub gate: Option<Gate>;
         /// Transforms of the stream before windows are cut.
         pub frontend: Vec<Frontend> = Vec::new();
         /// How windows are cut from the stream.
@@ -160,6 +165,7 @@ table! {
 pub struct Pipeline {
     pub name: String,
     pub source: Source,
+    pub gate: Option<Gate>,
     pub frontend: Vec<Frontend>,
     /// The models that run before `model`, in order.
     pub models: Vec<ChainedModel>,
@@ -217,6 +223,7 @@ impl Pipeline {
             source,
             realtime,
             name: _,
+            gate: _,
             frontend: _,
             models: _,
             window: _,
@@ -250,6 +257,11 @@ impl Pipeline {
         let at = |list: &str, name: &str, index: usize, mismatch: Mismatch, path: &ShapePath| {
             blamed(key.child(list).child(index).child(name), &mismatch, path)
         };
+        let stage = self.gate.as_ref().map(|gate| gate.kind().build(&source)).transpose();
+        let stage = stage.map_err(|mismatch| self.at_gate(mismatch))?;
+        if let Some(gate) = &self.gate {
+            path.then(format!("gate.{}", gate.name()), source.frame.clone());
+        }
         let built = frontend::Chain::new(&self.frontend, &source, |index, spec| {
             path.then(format!("frontend.{}", self.frontend[index].name()), spec.frame.clone());
         });
@@ -264,12 +276,45 @@ impl Pipeline {
         let window = window_shape(&stream, self.window.samples)
             .map_err(|message| (key.child("window").child("samples"), message))?;
         path.then("window", window.clone());
+        let gate = match stage {
+            Some(stage) => {
+                let kept = self.kept_windows(&stream).map_err(|mismatch| self.at_gate(mismatch))?;
+                Some(BuiltGate { stage, kept })
+            }
+            None => None,
+        };
         let built = features::Chain::new(&self.features, &window, &stream, |index, shape| {
             path.then(format!("features.{}", self.features[index].name()), shape.clone());
         });
         let features =
             built.map_err(|(index, mismatch)| at("features", self.features[index].name(), index, mismatch, &path))?;
-        Ok(Shapes { source, frontends, models, stream, features, path })
+        Ok(Shapes { source, gate, frontends, models, stream, features, path })
+    }
+
+    /// Returns the key that the gate's mismatch is about, and the message.
+    fn at_gate(&self, mismatch: Mismatch) -> (Key, String) {
+        let gate = self.key().child("gate");
+        let kind = self.gate.as_ref().map_or(gate.clone(), |kind| gate.child(kind.name()));
+        (mismatch.key.map_or_else(|| kind.clone(), |below| kind.child(below)), mismatch.message)
+    }
+
+    /// Returns how many windows of `stream` a closed gate keeps.
+    fn kept_windows(&self, stream: &StreamSpec) -> Result<usize, Mismatch> {
+        let preroll_s = self.gate.as_ref().map_or(0.0, |gate| gate.kind().preroll_s());
+        if preroll_s == 0.0 {
+            return Ok(0);
+        }
+        let at = |message: String| Mismatch::at("preroll_s", message);
+        let rate_hz = stream.rate_hz.ok_or_else(|| at("the rate behind the front ends is not known".to_owned()))?;
+        let windows = (preroll_s * rate_hz / self.window.hop as f64).ceil() as usize;
+        let values = windows.saturating_mul(stream.frame.repeated(self.window.samples).values());
+        if values > MAX_SAMPLES {
+            return Err(at(format!(
+                "{windows} windows of it have {values} values; the limit is {MAX_SAMPLES}: write a shorter time, or a larger \
+                 window.hop"
+            )));
+        }
+        Ok(windows)
     }
 
     /// Returns the keys that the features depend on, as TOML: the names of the channels, and all from the front ends on. The
@@ -307,10 +352,17 @@ impl Pipeline {
     }
 }
 
+/// A gate, and how many of the windows that it skips are kept.
+pub struct BuiltGate {
+    pub stage: Box<dyn gate::Stage>,
+    pub kept: usize,
+}
+
 /// The stages between source and model, and the shapes between them.
 pub struct Shapes {
     /// The stream of the source.
     pub source: StreamSpec,
+    pub gate: Option<BuiltGate>,
     pub frontends: frontend::Chain,
     /// The stages of the models that run before the last one.
     pub models: Vec<ChainedShapes>,
@@ -341,12 +393,28 @@ impl PipelineKeys {
         checker.topic_level(&key, &name);
         let at = |name: &str| key.child(name);
         self.check_classes(&key, checker);
-        let Self { mut source, mut frontend, models, window, mut features, model, parity, batch, mut decision, .. } =
-            self;
+        let Self {
+            mut source,
+            mut gate,
+            mut frontend,
+            models,
+            window,
+            mut features,
+            model,
+            parity,
+            batch,
+            mut decision,
+            ..
+        } = self;
         source.check(&at("source"), checker);
+        gate.iter_mut().for_each(|kind| kind.check(&at("gate"), checker));
         frontend.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("frontend").child(i), checker));
         let models = models.into_iter().enumerate();
-        let models = models.filter_map(|(i, model)| model.checked(&at("models").child(i), checker)).collect();
+        let models: Vec<ChainedModel> =
+            models.filter_map(|(i, model)| model.checked(&at("models").child(i), checker)).collect();
+        if gate.is_some() && !models.is_empty() {
+            checker.problem(&at("gate"), GATED_CHAIN);
+        }
         features.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("features").child(i), checker));
         decision.check(&at("decision"), checker);
         let window = window.checked(&at("window"), &source, checker);
@@ -370,6 +438,7 @@ impl PipelineKeys {
             batch: batch.checked(&at("batch"), checker),
             parity: ParityKeys::checked(parity, &at("parity"), &source, &decision, checker),
             source,
+            gate,
             frontend,
             models,
             features,

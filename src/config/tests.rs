@@ -453,3 +453,22 @@ fn a_gap_that_the_clock_of_a_stream_cannot_show_is_refused() {
     let fits = with_source(&serial(", rate_hz = 500.0"), ", max_gap_ms = 30.0");
     assert!(Document::new("f.toml", &fits).parse(Some("host")).is_ok());
 }
+
+#[test]
+fn a_chain_takes_no_gate_and_says_what_its_output_can_be() {
+    let with_models = |model: &str| {
+        let source = "lines = { from = 'stdin', records = { channels = ['a'], rate_hz = 10.0 } }";
+        with_source(source, "")
+            + &format!("models = [{{ path = 'm', window = {{ samples = 2, hop = 2 }}, {model} }}]\n")
+    };
+    let whole = with_models("output = [2, 1]");
+    assert!(Document::new("f.toml", whole.clone()).parse(Some("host")).is_ok());
+    let gated = refusal(&(whole + "gate.level = { threshold = 1.0 }\n"));
+    assert!(gated.contains("pipelines.p.gate: with `models`, a gate would spare the last model only"), "{gated}");
+    for output in ["[]", "[0]", "[1, 2, 3]"] {
+        let refused = refusal(&with_models(&format!("output = {output}")));
+        assert!(refused.contains("pipelines.p.models.0.output: write [values] for one frame"), "{refused}");
+    }
+    let other = refusal(&with_models("output = [2], delegate = 'npu'"));
+    assert!(other.contains("there is no delegate `npu`; there are cpu, xnnpack"), "{other}");
+}

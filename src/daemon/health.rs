@@ -75,6 +75,9 @@ pub struct PipelineHealth {
     pub reason: Option<String>,
     /// The delegate that runs; `None` if the pipeline has none.
     pub delegate: Option<String>,
+    /// Whether windows go to the model; `None` without a gate.
+    #[serde(default)]
+    pub gate_open: Option<bool>,
     pub predictions: u64,
     /// The age of the last prediction, exact to one second; `None` if there is no prediction yet.
     pub last_prediction_s: Option<f64>,
@@ -231,6 +234,7 @@ pub(crate) mod tests {
                 state: PipelineState::Running,
                 reason: None,
                 delegate: Some("cpu".into()),
+                gate_open: None,
                 predictions: 7,
                 last_prediction_s: Some(0.5),
             }],

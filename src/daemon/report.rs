@@ -209,7 +209,7 @@ impl Daemon {
             (PipelineState::Failed, "it could not be started; the log says why")
         };
         let (name, reason) = (name.to_owned(), Some(reason.to_owned()));
-        PipelineHealth { name, state, reason, delegate: None, predictions: 0, last_prediction_s: None }
+        PipelineHealth { name, state, reason, delegate: None, gate_open: None, predictions: 0, last_prediction_s: None }
     }
 
     /// Returns whether messages reach the broker.

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::energy::{EnergyEstimate, Status};
+use crate::energy::{EnergyEstimate, SavedEnergy, Status};
 use crate::infer::stage_times::LatencySummary;
 use crate::publish::payload::{Counts, Delivery, drop_in_words, nonzero};
-use crate::text::{counted, wrap};
+use crate::text::{counted, figure, wrap};
 use crate::units::Joules;
 
 /// No line is wider.
@@ -98,6 +98,7 @@ impl PipelineSummary {
             "name": self.name, "error": self.error, "nothing_predicted": self.nothing_predicted, "wall_s": self.wall_s, "predictions_per_s": per_s,
             "counts": self.counts, "right": self.right, "known": self.known, "invoke_us": self.invoke_us,
             "end_to_end_us": self.end_to_end_us, "energy": self.energy.to_json(),
+            "gate": self.gate.as_ref().map(GateSummary::to_json),
         })
     }
 }
@@ -158,9 +159,60 @@ pub struct PipelineSummary {
     pub invoke_us: Option<LatencySummary>,
     pub end_to_end_us: Option<LatencySummary>,
     pub energy: EnergyTotal,
+    /// `None` without a gate.
+    pub gate: Option<GateSummary>,
     pub error: Option<String>,
     /// Why its stream has ended without a prediction.
     pub nothing_predicted: Option<String>,
+}
+
+/// What a gate has done in the whole run.
+#[derive(Debug)]
+pub struct GateSummary {
+    pub openings: u64,
+    /// The highest level of a block; `None` if no block has ended.
+    pub highest: Option<f64>,
+    pub threshold: f64,
+    /// Why it has let no window of the stream pass.
+    pub never_opened: Option<String>,
+    /// By each meter.
+    pub saved: Vec<SavedEnergy>,
+}
+
+impl GateSummary {
+    fn to_json(&self) -> Value {
+        let Self { openings, highest, threshold, never_opened, saved } = self;
+        json!({
+            "openings": openings, "highest": highest, "threshold": threshold, "never_opened": never_opened, "saved": saved,
+        })
+    }
+
+    /// Returns what is to be said of it, as sentences.
+    fn in_words(&self, counts: &Counts) -> Vec<String> {
+        let highest = self.highest.map_or("not known".to_owned(), figure);
+        let opened = if self.openings == 1 { "once".to_owned() } else { format!("{} times", self.openings) };
+        let skipped = format!("skipped {} of {}", counts.gated, counted(counts.windows, "window"));
+        let first = match &self.never_opened {
+            Some(reason) => reason.clone(),
+            None => format!(
+                "gate: {skipped}; it opened {opened}; the highest level was {highest}, its threshold is {}",
+                figure(self.threshold)
+            ),
+        };
+        // As the energy of inferences: by the first meter.
+        let saved = self.saved.first().filter(|_| counts.gated > 0).map(|saved| match (saved.energy_j, saved.from) {
+            (Some(joules), Some(from)) => {
+                let expanded = saved.energy_expanded_j.map_or(String::new(), |j| format!(" ± {}", Joules(j).in_mj()));
+                let (by, from) = (saved.meter.as_deref().unwrap_or("no meter"), from.name());
+                let windows = counted(saved.inferences, "inference");
+                let joules = Joules(joules).in_mj();
+                let note = saved.reason.as_ref().map_or(String::new(), |reason| format!("; {reason}"));
+                format!("saved: {joules}{expanded} mJ, estimated for {windows} from {from} net energy by {by}{note}")
+            }
+            _ => format!("saved: not known: {}", saved.reason.as_deref().unwrap_or("no metrics were due")),
+        });
+        std::iter::once(first).chain(saved).collect()
+    }
 }
 
 /// Energy over the whole run by the first meter, as far as it has estimates.
@@ -268,6 +320,7 @@ impl fmt::Display for PipelineSummary {
             }
         }
         add(format!("energy: {}", self.energy));
+        self.gate.iter().flat_map(|gate| gate.in_words(c)).for_each(&mut add);
         let (rejected, gaps, dropped) = (nonzero(&c.rejects), nonzero(&c.gaps), nonzero(&c.drops));
         add(format!("rejected: {rejected}; gaps: {gaps}; dropped: {dropped}"));
         if c.output_faults.values().any(|count| *count > 0) {
@@ -291,6 +344,8 @@ fn wrapped(indent: &str, text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::energy::Savings;
+    use crate::units::MonoTime;
 
     #[test]
     fn a_summary_fits_into_a_terminal() {
@@ -301,6 +356,7 @@ mod tests {
             counts: Counts {
                 samples: u64::MAX,
                 windows: u64::MAX,
+                gated: u64::MAX,
                 predictions: u64::MAX,
                 unknown_truth: u64::MAX,
                 rejects: counts(&["malformed", "not_finite", "out_of_range"]),
@@ -315,6 +371,13 @@ mod tests {
             invoke_us: Some(latency),
             end_to_end_us: Some(latency),
             energy: EnergyTotal { last_reason: Some("a reason ".repeat(30)), ..EnergyTotal::default() },
+            gate: Some(GateSummary {
+                openings: u64::MAX,
+                highest: Some(32768.0),
+                threshold: 500.0,
+                never_opened: None,
+                saved: Savings::default().note(u64::MAX, &[EnergyEstimate::no_meter()], MonoTime(0)),
+            }),
             nothing_predicted: Some("`text,without,a,blank`".repeat(8)),
             error: Some("/a/path/without/a/blank".repeat(8)),
         };
@@ -333,6 +396,7 @@ mod tests {
             counts: Counts {
                 samples: 10,
                 windows: 1,
+                gated: 0,
                 predictions: 1,
                 unknown_truth: 0,
                 rejects: [("malformed", 3)].into(),
@@ -347,6 +411,7 @@ mod tests {
             invoke_us: None,
             end_to_end_us: None,
             energy: EnergyTotal::default(),
+            gate: None,
             nothing_predicted: None,
             error: None,
         };

@@ -7,8 +7,8 @@ use super::settings::Settings;
 use crate::meter::{MeterInfo, Scope};
 use crate::units::{MonoTime, WallTime};
 
-/// How the energy was obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// How the energy was obtained; the most certain is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// The meter's joules over the window; all of them belong to this pipeline.

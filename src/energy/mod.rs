@@ -6,6 +6,7 @@
 //! - `attribution` keeps the state of every meter and returns the estimates of all pipelines
 //! - `metered` turns the window of one meter into estimates (`estimate`)
 //! - `meter_state` turns readings into intervals, fills the `window`, and learns idle power (`idle`)
+//! - `saved` adds up what skipped inferences would have taken
 //! - `runs` computes net energy from the runs of a calibration
 //! - `sums` (uncertainty), `fit` (sharing among pipelines), `spans` (busy times), `calibrated` (what a calibration found) and
 //!   `settings` depend on nothing else here
@@ -18,6 +19,7 @@ mod idle;
 mod meter_state;
 mod metered;
 pub mod runs;
+mod saved;
 mod settings;
 mod spans;
 mod sums;
@@ -29,4 +31,5 @@ pub use attribution::Attribution;
 pub use calibrated::Calibrated;
 pub use estimate::{EnergyEstimate, Status};
 pub use meter_state::OTHER_CORES_MAX;
+pub use saved::{SavedEnergy, Savings};
 pub use settings::Settings;

@@ -20,6 +20,7 @@ const SATURATION_WINDOWS: u64 = 10;
 /// Counts of the infer thread since the start of the daemon.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DoubtCounts {
+    /// Windows that went to the engine.
     pub windows: u64,
     pub faults: [u64; Fault::ALL.len()],
     /// Values that did not fit into the model's input.
@@ -31,7 +32,7 @@ pub struct DoubtCounts {
 impl DoubtCounts {
     pub fn of(stats: &PipelineStats) -> Self {
         Self {
-            windows: stats.windows.load(Ordering::Relaxed),
+            windows: stats.filled.load(Ordering::Relaxed),
             faults: Fault::ALL.map(|fault| stats.faults(fault)),
             saturated: stats.saturation.values(),
             range: stats.saturation.range(),

@@ -1,20 +1,24 @@
-//! Turns a source's frames into full windows: gaps, front ends, the models before the last one, windows.
+//! Turns a source's frames into full windows: gaps, gate, front ends, the models before the last one, windows.
 //!
 //! Owns the order of the stages before the features. Runs on the infer thread; all memory is allocated when it is built.
 
 use std::time::Duration;
 
 use super::chained::ModelStage;
+pub use super::gated::GateSeen;
+use super::gated::{Gated, Kept};
 use super::window::{GapDetector, Windower};
 use crate::engine::EngineError;
 use crate::engine::span::BusySpan;
 use crate::frontend::{self, BLOCK_FRAMES};
+use crate::gate;
 use crate::source::{FrameHeader, FrameReader, Frames, Gap, Pieces};
 use crate::stream::{SampleType, StreamSpec};
 
 /// The stages before the features.
 pub struct InputStage {
     gaps: GapDetector,
+    gate: Option<Gated>,
     frontends: frontend::Chain,
     models: Vec<ModelStage>,
     /// When the models ran, since that was last asked.
@@ -33,9 +37,18 @@ pub struct InputStage {
 
 /// Windows in the type that the features or the model take.
 enum Windows {
-    F32(Windower<f32>),
+    F32(Windower<f32>, Kept<f32>),
     /// Images go to the model as bytes.
-    U8(Windower<u8>),
+    U8(Windower<u8>, Kept<u8>),
+}
+
+/// Which full window is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichWindow {
+    /// The one that was filled last.
+    Current,
+    /// One that a closed gate has skipped, 0 being the oldest.
+    Kept(usize),
 }
 
 /// A full window, `[samples, frame]` row-major.
@@ -50,6 +63,8 @@ pub enum Window<'a> {
 pub struct InputEvent {
     /// There was a gap before the frames that were taken.
     pub gap: Option<Gap>,
+    /// What the gate has seen in them.
+    pub gate: Option<GateSeen>,
     /// The window is full.
     pub full: bool,
 }
@@ -91,10 +106,11 @@ impl InputStage {
         let bytes = bytes && output.sample == SampleType::U8 && frontends.is_empty() && models.is_empty();
         Self {
             gaps: GapDetector::new(window.max_gap),
+            gate: None,
             windower: if bytes {
-                Windows::U8(Windower::new(window.samples, window.hop, frame_values))
+                Windows::U8(Windower::new(window.samples, window.hop, frame_values), Kept::default())
             } else {
-                Windows::F32(Windower::new(window.samples, window.hop, frame_values))
+                Windows::F32(Windower::new(window.samples, window.hop, frame_values), Kept::default())
             },
             before: Vec::with_capacity(if models.is_empty() { 0 } else { room }),
             pending: Vec::with_capacity(room),
@@ -107,16 +123,35 @@ impl InputStage {
         }
     }
 
+    /// Puts a gate before the windows, which keeps the last `kept` windows that it skips.
+    #[must_use]
+    pub fn with_gate(self, gate: Box<dyn gate::Stage>, kept: usize) -> Self {
+        let windower = match self.windower {
+            Windows::F32(windower, _) => {
+                let kept = Kept::new(kept, windower.window_values());
+                Windows::F32(windower, kept)
+            }
+            Windows::U8(windower, _) => {
+                let kept = Kept::new(kept, windower.window_values());
+                Windows::U8(windower, kept)
+            }
+        };
+        Self { gate: Some(Gated::new(gate)), windower, ..self }
+    }
+
     /// Takes over those frames of the unfinished window of `other` that can be part of a window here.
     pub fn continue_from(&mut self, other: &Self) {
         self.gaps.continue_from(&other.gaps);
+        if let (Some(ours), Some(theirs)) = (&mut self.gate, &other.gate) {
+            ours.continue_from(theirs);
+        }
         // Frames inside the front ends and models cannot be taken over.
         if self.has_steps() || other.has_steps() {
             return;
         }
         match (&mut self.windower, &other.windower) {
-            (Windows::F32(ours), Windows::F32(theirs)) => ours.continue_from(theirs),
-            (Windows::U8(ours), Windows::U8(theirs)) => ours.continue_from(theirs),
+            (Windows::F32(ours, _), Windows::F32(theirs, _)) => ours.continue_from(theirs),
+            (Windows::U8(ours, _), Windows::U8(theirs, _)) => ours.continue_from(theirs),
             _ => {}
         }
     }
@@ -159,7 +194,7 @@ impl InputStage {
     /// One of the models has failed; the stages are of no use any more.
     pub fn step(&mut self, reader: &mut FrameReader) -> Result<Option<InputEvent>, EngineError> {
         if self.taken < self.pending.len() {
-            return Ok(Some(InputEvent { gap: None, full: self.fill_from_pending() }));
+            return Ok(Some(InputEvent { gap: None, gate: None, full: self.fill_from_pending() }));
         }
         let rule = self.gaps.rule;
         // No more than complete the window, so that it has the times of the last frame that went in.
@@ -179,14 +214,17 @@ impl InputStage {
             self.frontends.reset();
             self.models.iter_mut().try_for_each(ModelStage::reset)?;
             self.windower.clear();
+            self.gate.iter_mut().for_each(Gated::reset);
         }
+        // Before the windows: whether a window passes depends on its own frames too.
+        let gate = self.gate.as_mut().and_then(|gate| gate.take(frames.values, frames.last.arrival));
         if !self.has_steps() {
             self.windower.push(frames.values);
             let full = self.window().is_some();
             if full {
                 self.last = Some(frames.last);
             }
-            return Ok(InputEvent { gap, full });
+            return Ok(InputEvent { gap, gate, full });
         }
         self.last = Some(frames.last);
         self.pending.clear();
@@ -201,7 +239,7 @@ impl InputStage {
             self.pending.clear();
             model.process(&self.before, &mut self.pending, &mut self.runs)?;
         }
-        Ok(InputEvent { gap, full: self.fill_from_pending() })
+        Ok(InputEvent { gap, gate, full: self.fill_from_pending() })
     }
 
     /// Returns whether the window is full.
@@ -223,19 +261,71 @@ impl InputStage {
         self.window().and(self.last)
     }
 
+    /// Returns a full window, with the times and truth of its last frame.
+    pub fn chosen(&self, which: WhichWindow) -> Option<(Window<'_>, FrameHeader)> {
+        match (which, &self.windower) {
+            (WhichWindow::Current, _) => self.window().zip(self.last),
+            (WhichWindow::Kept(index), Windows::F32(_, kept)) => {
+                kept.get(index).map(|(window, last)| (Window::F32(window), last))
+            }
+            (WhichWindow::Kept(index), Windows::U8(_, kept)) => {
+                kept.get(index).map(|(window, last)| (Window::U8(window), last))
+            }
+        }
+    }
+
+    /// Returns whether windows go to the model.
+    pub fn is_open(&self) -> bool {
+        self.gate.as_ref().is_none_or(Gated::is_open)
+    }
+
+    /// Returns whether windows were skipped since this was last asked.
+    pub fn take_skipped(&mut self) -> bool {
+        self.gate.as_mut().is_some_and(Gated::take_skipped)
+    }
+
+    /// Skips the full window, and moves on to the next. It is kept if there is room for any. Returns whether a window is
+    /// forgotten.
+    pub fn skip(&mut self) -> bool {
+        self.gate.iter_mut().for_each(Gated::skipped);
+        let Some(last) = self.last() else { return false };
+        let is_forgotten = match &mut self.windower {
+            Windows::F32(windower, kept) => windower.ready().is_some_and(|window| kept.push(window, last)),
+            Windows::U8(windower, kept) => windower.ready().is_some_and(|window| kept.push(window, last)),
+        };
+        self.advance();
+        is_forgotten
+    }
+
+    /// Returns how many skipped windows are kept.
+    pub fn kept(&self) -> usize {
+        match &self.windower {
+            Windows::F32(_, kept) => kept.len(),
+            Windows::U8(_, kept) => kept.len(),
+        }
+    }
+
+    /// Forgets the windows that are kept. Returns how many there were.
+    pub fn forget_kept(&mut self) -> usize {
+        match &mut self.windower {
+            Windows::F32(_, kept) => kept.clear(),
+            Windows::U8(_, kept) => kept.clear(),
+        }
+    }
+
     /// Returns the full window, if there is one. Call [`InputStage::advance`] when done with it.
     pub fn window(&self) -> Option<Window<'_>> {
         match &self.windower {
-            Windows::F32(windower) => windower.ready().map(Window::F32),
-            Windows::U8(windower) => windower.ready().map(Window::U8),
+            Windows::F32(windower, _) => windower.ready().map(Window::F32),
+            Windows::U8(windower, _) => windower.ready().map(Window::U8),
         }
     }
 
     /// Moves on to the next window.
     pub fn advance(&mut self) {
         match &mut self.windower {
-            Windows::F32(windower) => windower.advance(),
-            Windows::U8(windower) => windower.advance(),
+            Windows::F32(windower, _) => windower.advance(),
+            Windows::U8(windower, _) => windower.advance(),
         }
     }
 }
@@ -243,33 +333,33 @@ impl InputStage {
 impl Windows {
     fn frames_wanted(&self) -> usize {
         match self {
-            Self::F32(windower) => windower.frames_wanted(),
-            Self::U8(windower) => windower.frames_wanted(),
+            Self::F32(windower, _) => windower.frames_wanted(),
+            Self::U8(windower, _) => windower.frames_wanted(),
         }
     }
 
     fn frames_at_once(&self) -> usize {
         match self {
-            Self::F32(windower) => windower.frames_at_once(),
-            Self::U8(windower) => windower.frames_at_once(),
+            Self::F32(windower, _) => windower.frames_at_once(),
+            Self::U8(windower, _) => windower.frames_at_once(),
         }
     }
 
     fn push(&mut self, values: Pieces<'_>) {
         match (self, values) {
-            (Self::F32(windower), Pieces::F32(first, second)) => windower.push(first, second, |value| value),
-            (Self::F32(windower), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
-            (Self::F32(windower), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
-            (Self::U8(windower), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
+            (Self::F32(windower, _), Pieces::F32(first, second)) => windower.push(first, second, |value| value),
+            (Self::F32(windower, _), Pieces::I16(first, second)) => windower.push(first, second, f32::from),
+            (Self::F32(windower, _), Pieces::U8(first, second)) => windower.push(first, second, f32::from),
+            (Self::U8(windower, _), Pieces::U8(first, second)) => windower.push(first, second, |value| value),
             // Unreachable: the ring has the type that the stages were built for.
-            (Self::U8(_), _) => {}
+            (Self::U8(..), _) => {}
         }
     }
 
     fn clear(&mut self) {
         match self {
-            Self::F32(windower) => windower.clear(),
-            Self::U8(windower) => windower.clear(),
+            Self::F32(windower, _) => windower.clear(),
+            Self::U8(windower, _) => windower.clear(),
         }
     }
 }

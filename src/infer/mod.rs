@@ -1,12 +1,13 @@
 //! The infer thread of one pipeline: samples in, decisions out.
 //!
-//! Owns the order of the stages (window, features, engine, decision), the gathering of windows into batches, and the
+//! Owns the order of the stages (gate, window, features, engine, decision), the gathering of windows into batches, and the
 //! timing of each stage. Between two windows it does not allocate, lock or log. It waits only for samples, and for
 //! another engine after one has failed; the daemon's supervisor builds that engine. Stages change between two windows.
 
 mod batch;
 pub mod chained;
 pub mod doubts;
+mod gated;
 pub mod input;
 pub mod mailbox;
 mod recent;
@@ -23,7 +24,8 @@ use tokio::sync::Notify;
 pub use self::batch::Batch;
 use self::batch::{PendingBatch, PendingWindow};
 pub use self::chained::ChainCut;
-use self::input::{InputEvent, InputStage, Window};
+pub use self::gated::{GateState, GateStats};
+use self::input::{GateSeen, InputEvent, InputStage, WhichWindow, Window};
 use self::mailbox::{InferCommand, InferEvent, InferMailbox, NewStages};
 pub use self::recent::RecentWindows;
 pub use self::saturation::Saturation;
@@ -167,6 +169,7 @@ impl Infer {
             }
             self.sleep();
         };
+        self.forget_kept();
         let (samples, windows) = (self.channels.samples.len() as u64, self.batch.len() as u64);
         self.channels.stats.undecided.fetch_add(samples, Ordering::Relaxed);
         self.channels.stats.lost.fetch_add(windows, Ordering::Relaxed);
@@ -194,7 +197,7 @@ impl Infer {
     /// Processes all samples that have arrived, if there is an engine.
     pub fn drain(&mut self) {
         while self.engine.is_some() {
-            let InputEvent { gap, full } = match self.stages.input.step(&mut self.channels.samples) {
+            let InputEvent { gap, gate, full } = match self.stages.input.step(&mut self.channels.samples) {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     if self.batch.due().is_some_and(|due| MonoTime::now() >= due) {
@@ -210,6 +213,9 @@ impl Infer {
             self.take_runs();
             if let Some(gap) = gap {
                 self.gap(gap);
+            }
+            if let Some(seen) = gate {
+                self.gate_seen(seen);
             }
             if full {
                 self.take_window();
@@ -237,6 +243,7 @@ impl Infer {
     /// Starts over after a gap: what came before it says nothing about what comes after it.
     fn gap(&mut self, gap: Gap) {
         self.channels.stats.count_gap(gap);
+        self.forget_kept();
         self.infer();
         self.stages.decider.reset();
         self.reset_engine();
@@ -251,16 +258,61 @@ impl Infer {
         }
     }
 
-    /// Puts the full window into the batch, and runs the engine when the batch is full.
+    /// Tells other threads what the gate has seen.
+    fn gate_seen(&mut self, seen: GateSeen) {
+        let is_change = self.channels.stats.gate.state().open != seen.open;
+        if is_change {
+            // What has passed the gate is decided before it is told that it is closed.
+            self.infer();
+        }
+        self.channels.stats.gate.note(seen);
+        if is_change {
+            self.channels.publisher.notify_one();
+        }
+    }
+
+    /// Gives the full window to the engine, or skips it if the gate is closed.
     fn take_window(&mut self) {
-        let Some((window, last)) = self.stages.input.window().zip(self.stages.input.last()) else { return };
-        let taken = MonoTime::now();
         self.channels.stats.windows.fetch_add(1, Ordering::Relaxed);
+        if !self.stages.input.is_open() {
+            let forgotten = self.stages.input.skip();
+            return self.channels.stats.gate.count_skipped(usize::from(forgotten));
+        }
+        if self.stages.input.take_skipped() {
+            self.gate_opened();
+        }
+        self.use_window(WhichWindow::Current);
+        self.stages.input.advance();
+    }
+
+    /// Starts over, as after a gap, with the skipped windows that are kept.
+    fn gate_opened(&mut self) {
+        self.infer();
+        self.stages.decider.reset();
+        self.reset_engine();
+        for index in 0..self.stages.input.kept() {
+            self.use_window(WhichWindow::Kept(index));
+            self.channels.stage_times.serve(&mut self.times);
+        }
+        self.stages.input.forget_kept();
+    }
+
+    /// Counts the windows that are kept as skipped: they will not go to the model.
+    fn forget_kept(&mut self) {
+        let forgotten = self.stages.input.forget_kept();
+        self.channels.stats.gate.count_skipped(forgotten);
+    }
+
+    /// Puts a window into the batch, and runs the engine when the batch is full.
+    fn use_window(&mut self, which: WhichWindow) {
+        let Some((window, last)) = self.stages.input.chosen(which) else { return };
+        let taken = MonoTime::now();
         // The engine may have failed in the reset that a gap before this window's only sample caused.
         let Some(engine) = &mut self.engine else {
             self.channels.stats.lost.fetch_add(1, Ordering::Relaxed);
-            return self.stages.input.advance();
+            return;
         };
+        self.channels.stats.filled.fetch_add(1, Ordering::Relaxed);
         let (row, recent) = (self.batch.len(), &mut self.stages.recent);
         let filled = match window {
             Window::F32(window) => {
@@ -279,7 +331,6 @@ impl Infer {
                 filled
             }
         };
-        self.stages.input.advance();
         if let Some(recent) = recent
             && self.windows_requested
             && recent.is_full()
@@ -420,7 +471,9 @@ impl Infer {
 
     fn change_stages(&mut self, new: NewStages) {
         let NewStages { mut stages, engine, decisions } = new;
+        self.forget_kept();
         stages.input.continue_from(&self.stages.input);
+        self.channels.stats.gate.restart(stages.input.is_open());
         self.values = Vec::with_capacity(stages.decider.most_values());
         self.batch = PendingBatch::new(stages.batch, stages.decider.features_wanted());
         self.windows_requested = false;

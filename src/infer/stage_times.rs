@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::Saturation;
+use super::{GateStats, Saturation};
 use crate::decision::Fault;
 use crate::source::Gap;
 use crate::units::{MonoTime, duration_ns};
@@ -21,6 +21,8 @@ use crate::units::{MonoTime, duration_ns};
 pub struct PipelineStats {
     /// Windows that were full.
     pub windows: AtomicU64,
+    /// Windows of which the features were put into the engine's input.
+    pub filled: AtomicU64,
     /// Decisions that were passed on for publishing, or need not be published.
     pub predictions: AtomicU64,
     /// Decisions that need not be published, because they tell of no event.
@@ -37,6 +39,7 @@ pub struct PipelineStats {
     faults: [AtomicU64; Fault::ALL.len()],
     /// Values that did not fit into the model's input.
     pub saturation: Saturation,
+    pub gate: GateStats,
 }
 
 impl PipelineStats {

@@ -88,6 +88,11 @@ impl<T: Copy + Default> Windower<T> {
         }
     }
 
+    /// Returns the number of values in a window.
+    pub fn window_values(&self) -> usize {
+        self.window_values
+    }
+
     /// Takes over those frames of the unfinished window of `other` that can be part of a window here.
     pub fn continue_from(&mut self, other: &Self) {
         if self.frame_values != other.frame_values {

@@ -25,11 +25,12 @@ use sha2::{Digest, Sha256};
 use self::engines::{BuiltEngine, EngineBuilder, EngineContext, ModelFile, reasons};
 use self::metadata::FromMetadata;
 use self::recording::Survey;
-use crate::config::{Config, Document, Key, Pipeline, Problem, Shapes};
+use crate::config::{BuiltGate, Config, Document, Key, Pipeline, Problem, Shapes};
 use crate::decision::{ModelOutputs, Origins, Presentation, ScoreMeaning};
 use crate::engine::parity::DecidedOn;
 use crate::engine::process::Launcher;
 use crate::engine::{self, EngineError, Runtime, TensorInfo};
+use crate::gate::Gate;
 use crate::infer::input::InputStage;
 use crate::infer::{RecentWindows, Stages};
 use crate::model::{self, OutputValues};
@@ -39,7 +40,7 @@ use crate::stream::StreamSpec;
 use crate::sys;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
-use crate::text::hex;
+use crate::text::{counted, hex};
 
 /// Everything that a configuration names, loaded and ready to run.
 pub struct Prepared {
@@ -259,7 +260,7 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(self, running: Option<&RunningEngine>) -> Result<PreparedPipeline, Problem> {
-        let Self { pipeline, shapes, chained, labels, labels_read, notes, mut warnings, builder, compares, survey } =
+        let Self { pipeline, shapes, chained, labels, labels_read, mut notes, mut warnings, builder, compares, survey } =
             self;
         let (key, batch) = (pipeline.key(), pipeline.batch);
         let goes_on = |running: &&RunningEngine| {
@@ -314,7 +315,11 @@ impl<'a> Draft<'a> {
         // The id of a boot has 8 digits.
         let prediction_bytes = most_prediction_bytes("00000000", &*presentation);
         let bytes = shapes.features.is_empty();
-        let input = InputStage::new(shapes.frontends, chained.stages, &shapes.stream, &pipeline.window, bytes);
+        let mut input = InputStage::new(shapes.frontends, chained.stages, &shapes.stream, &pipeline.window, bytes);
+        if let Some((gate, BuiltGate { stage, kept })) = pipeline.gate.as_ref().zip(shapes.gate) {
+            notes.push(gate_note(gate, &shapes.source, kept));
+            input = input.with_gate(stage, kept);
+        }
         let events_only = decision.events_only();
         let stages = Stages { input, features: shapes.features, decider, batch, events_only, recent };
         Ok(PreparedPipeline {
@@ -333,6 +338,15 @@ impl<'a> Draft<'a> {
             origins,
         })
     }
+}
+
+/// Returns what the gate does, for people.
+fn gate_note(gate: &Gate, source: &StreamSpec, kept: usize) -> String {
+    let kept = match kept {
+        0 => String::new(),
+        kept => format!("; then the last {} that it has skipped go to the model first", counted(kept, "window")),
+    };
+    format!("gate.{}{kept}", gate.kind().in_words(source))
 }
 
 /// Returns the size and type of the ring between the pipeline's source, which gives the stream `spec`, and its infer thread.

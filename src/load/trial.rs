@@ -33,7 +33,7 @@ pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Op
     engine.reset()?;
     for rows in windows.chunks(width.max(1) * batch) {
         for (row, window) in rows.chunks(width.max(1)).enumerate() {
-            stats.windows.fetch_add(1, Ordering::Relaxed);
+            stats.filled.fetch_add(1, Ordering::Relaxed);
             let outside = engine.set_input(row, window)?;
             if outside > 0 {
                 stats.saturation.add(outside, window.iter().copied());

@@ -21,6 +21,8 @@ pub struct Node<'a> {
     pub topics: &'a NodeTopics,
     /// The pipelines, each with what is shown of its decision.
     pub pipelines: Vec<(&'a str, Vec<Entity>)>,
+    /// Those of the pipelines that have a gate.
+    pub gated: Vec<&'a str>,
     pub meters: Vec<&'a str>,
     /// Seconds between two metrics messages.
     pub metrics_s: f64,
@@ -229,36 +231,54 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         shown("inference_rate", &if_at_work, measured(value("value_json.predictions_per_s"), "1/s", 2)),
         shown("latency", &if_at_work, measured(value(latency), "µs", 0)),
     ]);
-    let figure = |place: usize, meter: Option<&str>| {
-        let first_has_plain_name = place == 0;
-        let of = match meter {
-            Some(meter) => format!(" | selectattr('meter', 'eq', {})", json!(meter)),
-            None => String::new(),
-        };
-        let figure = format!("(value_json.energy | default([], true){of} | first | default({{}}))");
-        let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
-             'estimated': f.status | default(none) == 'estimated', 'meter': f.meter | default(none), \
-             'scope': f.scope | default(none)} | tojson }}";
-        // No class: in Home Assistant an energy must only grow.
-        let mut rest = measured(value(&format!("{figure}.gross_j")), "J", 4);
-        merge(
-            &mut rest,
-            json!({
-                "json_attr_t": topics.metrics.as_ref(), "json_attr_tpl": attributes.replace("FIGURE", &figure),
-            }),
-        );
-        match meter {
-            Some(meter) if !first_has_plain_name => {
-                merge(&mut rest, json!({ "name": format!("{name} energy per inference by {meter}") }));
-                shown(&format!("energy_per_inference_{}", id(meter)), &if_at_work, rest)
+    // An energy by each meter; the first has the plain name.
+    let by_meter = |thing: &str, list: &str, field: &str, attributes: &str| {
+        let of = |(place, meter): (usize, Option<&str>)| {
+            let of_meter =
+                meter.map_or(String::new(), |meter| format!(" | selectattr('meter', 'eq', {})", json!(meter)));
+            let figure = format!("({list} | default([], true){of_meter} | first | default({{}}))");
+            // No class: in Home Assistant an energy must only grow.
+            let mut rest = measured(value(&format!("{figure}.{field}")), "J", 4);
+            merge(
+                &mut rest,
+                json!({
+                    "json_attr_t": topics.metrics.as_ref(), "json_attr_tpl": attributes.replace("FIGURE", &figure),
+                }),
+            );
+            match meter {
+                Some(meter) if place > 0 => {
+                    merge(&mut rest, json!({ "name": format!("{name} {} by {meter}", thing.replace('_', " ")) }));
+                    shown(&format!("{thing}_{}", id(meter)), &if_at_work, rest)
+                }
+                _ => shown(thing, &if_at_work, rest),
             }
-            _ => shown("energy_per_inference", &if_at_work, rest),
-        }
+        };
+        let meters: Vec<Option<&str>> =
+            if node.meters.is_empty() { vec![None] } else { node.meters.iter().copied().map(Some).collect() };
+        meters.into_iter().enumerate().map(of).collect::<Vec<Component<'_>>>()
     };
-    if node.meters.is_empty() {
-        all.push(figure(0, None));
+    let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
+         'estimated': f.status | default(none) == 'estimated', 'meter': f.meter | default(none), \
+         'scope': f.scope | default(none)} | tojson }}";
+    all.extend(by_meter("energy_per_inference", "value_json.energy", "gross_j", attributes));
+    if node.gated.contains(&name) {
+        let is_open = "{% set open = (value_json.gate | default({}, true)).open | default(none) %}\
+             {{ none if open is none else ('ON' if open else 'OFF') }}";
+        let open = json!({ "p": "binary_sensor", "stat_t": topics.status.as_ref(), "val_tpl": is_open });
+        all.push(shown("gate", &if_at_work, open));
+        let mut level = measured(value("(value_json.gate | default({}, true)).highest"), "", 1);
+        level.as_object_mut().map(|level| level.remove("unit_of_meas"));
+        all.push(shown("highest_level", &if_at_work, level));
+        let skipped = json!({
+            "stat_t": topics.metrics.as_ref(), "val_tpl": value("(value_json.counts | default({}, true)).gated"),
+            "exp_aft": expire_s, "stat_cla": "total_increasing", "sug_dsp_prc": 0, "ent_cat": "diagnostic",
+        });
+        all.push(shown("inferences_skipped", &if_at_work, skipped));
+        let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
+             'from': f.get('from') | default(none), 'meter': f.meter | default(none), \
+             'reason': f.reason | default(none)} | tojson }}";
+        all.extend(by_meter("energy_saved", "(value_json.gate | default({}, true)).saved", "energy_j", attributes));
     }
-    all.extend(node.meters.iter().enumerate().map(|(place, meter)| figure(place, Some(meter))));
     let delegate = json!({
         "stat_t": topics.status.as_ref(), "val_tpl": value("(value_json.delegate | default({}, true)).active"), "ent_cat": "diagnostic",
     });
@@ -320,7 +340,7 @@ mod tests {
     }
 
     fn node<'a>(topics: &'a NodeTopics, pipelines: Vec<(&'a str, Vec<Entity>)>) -> Node<'a> {
-        Node { id: "porch.1", topics, pipelines, meters: vec!["board"], metrics_s: 10.0 }
+        Node { id: "porch.1", topics, pipelines, gated: Vec::new(), meters: vec!["board"], metrics_s: 10.0 }
     }
 
     #[test]
@@ -358,7 +378,10 @@ mod tests {
         let topics = ["客厅", "卧室"].map(|name| NodeTopics::new("edgewatt", name));
         let described = |id, topics| {
             let pipelines = vec![("温度", Vec::new()), ("湿度", class()), ("a.b", class()), ("a_b", class())];
-            payload(&Node { id, topics, pipelines, meters: vec!["a.b", "a_b"], metrics_s: 10.0 }, &[])
+            payload(
+                &Node { id, topics, pipelines, gated: Vec::new(), meters: vec!["a.b", "a_b"], metrics_s: 10.0 },
+                &[],
+            )
         };
         let (first, second) = (described("客厅", &topics[0]), described("卧室", &topics[1]));
         assert_ne!(topic("homeassistant", "客厅"), topic("homeassistant", "卧室"));

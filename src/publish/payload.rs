@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Fields, Presentation, ScoreMeaning, write_object};
-use crate::energy::EnergyEstimate;
+use crate::energy::{EnergyEstimate, SavedEnergy};
 use crate::engine::parity::Agreement;
 use crate::engine::{Proof, TensorInfo};
 use crate::infer::stage_times::LatencySummary;
@@ -173,12 +173,49 @@ pub struct Metrics<'a> {
     pub delegate: &'a DelegateState,
     pub predictions_per_s: f64,
     pub latency_us: Latencies,
+    /// Absent without a gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate<'a>>,
     /// Since the start of the daemon.
     pub counts: &'a Counts,
     /// Of the node, all pipelines together; null without a broker.
     pub delivery: Option<&'a Delivery>,
     pub energy: &'a [EnergyEstimate],
     pub process: &'a Process,
+}
+
+/// The gate of a pipeline.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Gate<'a> {
+    /// Its kind in the configuration.
+    pub kind: &'static str,
+    #[serde(flatten)]
+    pub passage: Passage,
+    /// How often it has opened, since the start of the daemon.
+    pub openings: u64,
+    /// The level of the last block, and the highest in the interval; null if no block has ended.
+    pub level: Option<f64>,
+    pub highest: Option<f64>,
+    pub threshold: f64,
+    pub release: f64,
+    /// What the skipped inferences would have taken, by each meter.
+    pub saved: &'a [SavedEnergy],
+}
+
+/// Whether windows go to the model.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Passage {
+    pub open: bool,
+    /// Null if no block has ended yet.
+    pub since_ms: Option<u64>,
+}
+
+/// Takes the place of the latest prediction when the gate has closed: nothing is known of what is true now.
+#[derive(Debug, Serialize)]
+pub struct NoPrediction<'a> {
+    #[serde(flatten)]
+    pub envelope: Envelope<'a>,
+    pub gate: &'static str,
 }
 
 /// Figures of the node as a whole.
@@ -211,6 +248,8 @@ pub struct Latencies {
 pub struct Counts {
     pub samples: u64,
     pub windows: u64,
+    /// Windows that a closed gate has skipped.
+    pub gated: u64,
     pub predictions: u64,
     /// Samples whose true class is not a label.
     pub unknown_truth: u64,
@@ -352,6 +391,9 @@ pub struct PipelineStatus<'a> {
     /// Predictions can come: it is at work, has an engine, and its source gives samples.
     pub predicting: bool,
     pub reason: Option<&'a str>,
+    /// Absent without a gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Passage>,
     pub delegate: &'a DelegateState,
 }
 

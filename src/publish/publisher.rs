@@ -14,15 +14,17 @@ use serde::Serialize;
 use super::bus::Bus;
 use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
-    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Latencies, Metrics, NodeMetrics, PipelineState,
-    PipelineStatus, Prediction, Process, SCHEMA_VERSION, SOURCE_PAUSED, encode_prediction, nonzero,
+    Clocks, Counts, DelegateState, Delivery, Envelope, Event, Gate, Latencies, Metrics, NoPrediction, NodeMetrics,
+    Passage, PipelineState, PipelineStatus, Prediction, Process, SCHEMA_VERSION, SOURCE_PAUSED, encode_prediction,
+    nonzero,
 };
 use super::topic::{NodeTopics, PipelineTopics};
 use crate::decision::{Fault, Fields, Presentation};
-use crate::energy::EnergyEstimate;
+use crate::energy::{EnergyEstimate, SavedEnergy};
+use crate::gate::GateKind;
 use crate::ids::PipelineId;
-use crate::infer::Decision;
 use crate::infer::stage_times::{Latency, PipelineStats, StageTimes};
+use crate::infer::{Decision, GateState};
 use crate::ring::BlockRx;
 use crate::source::{Gap, Reject, SourceStats};
 use crate::units::MonoTime;
@@ -84,12 +86,13 @@ impl NodePublisher {
     pub fn status(
         &self,
         topics: &PipelineTopics,
-        Condition { state, predicting }: Condition,
+        Condition { state, predicting, gate }: Condition,
         reason: Option<&str>,
         delegate: &DelegateState,
     ) {
         let envelope = self.envelope(MonoTime::now());
-        self.retain(&topics.status, &PipelineStatus { envelope, state, predicting, reason, delegate });
+        let gate = gate.map(passage);
+        self.retain(&topics.status, &PipelineStatus { envelope, state, predicting, reason, gate, delegate });
     }
 
     fn publish(&self, topic: &Arc<str>, payload: &impl Serialize, qos: Qos, retain: bool, class: Class) {
@@ -196,6 +199,8 @@ pub struct Progress {
     values: Vec<f32>,
     json: Vec<u8>,
     last_state: Option<(Option<u16>, MonoTime)>,
+    /// The state topic says that there is no prediction.
+    is_withdrawn: bool,
     /// The latest decision, if it was not published on the state topic.
     unpublished_state: Option<Message>,
     last_predictions: u64,
@@ -242,6 +247,28 @@ pub struct Condition {
     pub state: PipelineState,
     /// Predictions can come: it is at work, has an engine, and its source gives samples.
     pub predicting: bool,
+    /// Whether windows go to the model; `None` without a gate.
+    pub gate: Option<GateState>,
+}
+
+/// What a pipeline did in an interval.
+#[derive(Clone, Copy)]
+pub struct IntervalReport<'a> {
+    pub length: Duration,
+    pub stages: &'a StageTimes,
+    pub energy: &'a [EnergyEstimate],
+    pub condition: Condition,
+    pub gate: Option<GateReport<'a>>,
+}
+
+/// What its gate did.
+#[derive(Clone, Copy)]
+pub struct GateReport<'a> {
+    /// Its kind's name.
+    pub name: &'static str,
+    pub kind: &'a dyn GateKind,
+    pub state: GateState,
+    pub saved: &'a [SavedEnergy],
 }
 
 /// Figures of the whole run, for the summary at its end.
@@ -372,6 +399,7 @@ impl PipelinePublisher {
         node_publisher.bus.publish(&message(&self.topics.prediction, false));
         let class = decision.verdict.class;
         let due = decision.verdict.changed
+            || self.progress.is_withdrawn
             || self
                 .progress
                 .last_state
@@ -381,6 +409,7 @@ impl PipelinePublisher {
             node_publisher.bus.publish(&state);
             self.progress.last_state = Some((class, decision.invoke_end));
             self.progress.unpublished_state = None;
+            self.progress.is_withdrawn = false;
         } else {
             self.progress.unpublished_state = Some(state);
         }
@@ -392,16 +421,22 @@ impl PipelinePublisher {
         payload.len()
     }
 
+    /// Takes the latest decision off the state topic: the gate has closed, and it is not what is true now.
+    pub fn withdraw_state(&mut self, node_publisher: &NodePublisher, closed: MonoTime) {
+        self.progress.unpublished_state = None;
+        self.progress.is_withdrawn = true;
+        let payload = NoPrediction { envelope: node_publisher.envelope(closed), gate: "closed" };
+        node_publisher.retain(&self.topics.state, &payload);
+    }
+
     /// Publishes the figures of an interval, and an event if something was dropped in it. Returns predictions per second.
     pub fn metrics(
         &mut self,
         node_publisher: &NodePublisher,
-        interval: Duration,
-        stages: &StageTimes,
-        energy: &[EnergyEstimate],
-        condition: Condition,
+        interval: &IntervalReport<'_>,
         node: &NodeFigures<'_>,
     ) -> f64 {
+        let IntervalReport { length, stages, energy, condition, gate } = *interval;
         if let Some(state) = self.progress.unpublished_state.take() {
             node_publisher.bus.publish(&state);
         }
@@ -409,10 +444,20 @@ impl PipelinePublisher {
         self.progress.totals.stages.add(stages);
         self.progress.totals.end_to_end.add(&end_to_end);
         let counts = self.counts();
-        let predictions_per_s = (counts.predictions - self.progress.last_predictions) as f64 / interval.as_secs_f64();
+        let predictions_per_s = (counts.predictions - self.progress.last_predictions) as f64 / length.as_secs_f64();
+        let gate = gate.map(|gate| Gate {
+            kind: gate.name,
+            passage: passage(gate.state),
+            openings: self.stats.gate.openings(),
+            level: self.stats.gate.level(),
+            highest: self.stats.gate.take_highest(),
+            threshold: gate.kind.threshold(),
+            release: gate.kind.release(),
+            saved: gate.saved,
+        });
         let payload = Metrics {
             envelope: node_publisher.envelope(MonoTime::now()),
-            interval_s: interval.as_secs_f64(),
+            interval_s: length.as_secs_f64(),
             state: condition.state,
             predicting: condition.predicting,
             fallback: self.delegate.reason.is_some(),
@@ -427,6 +472,7 @@ impl PipelinePublisher {
                 publish: publish.summary(),
                 end_to_end: end_to_end.summary(),
             },
+            gate,
             counts: &counts,
             delivery: node.delivery,
             energy,
@@ -446,6 +492,7 @@ impl PipelinePublisher {
         Counts {
             samples: load(&self.source_stats.samples),
             windows: load(&self.stats.windows),
+            gated: self.stats.gate.skipped(),
             predictions: load(&self.stats.predictions),
             unknown_truth: load(&self.source_stats.unknown_truth),
             rejects: Reject::ALL.iter().map(|reason| (reason.name(), self.source_stats.rejects(*reason))).collect(),
@@ -468,6 +515,11 @@ impl PipelinePublisher {
     pub fn status(&self, node_publisher: &NodePublisher, condition: Condition, reason: Option<&str>) {
         node_publisher.status(&self.topics, condition, reason, &self.delegate);
     }
+}
+
+/// Returns whether a gate is open, with its time on the wall clock.
+fn passage(GateState { open, since }: GateState) -> Passage {
+    Passage { open, since_ms: since.map(|since| Clocks::now().wall_ms(since)) }
 }
 
 fn micros(duration: Duration) -> f64 {

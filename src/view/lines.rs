@@ -120,6 +120,9 @@ impl Lines {
             block("half in", &of(|(p50, _)| *p50));
             block("99 % in", &of(|(_, p99)| *p99));
         }
+        if let Some(gate) = &pipeline.gate {
+            block("gate", words::gate(gate).trim_start_matches("gate "));
+        }
         for figure in &metrics.energy {
             words::energy(figure)
                 .iter()

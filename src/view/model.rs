@@ -84,6 +84,8 @@ pub(crate) struct Pipeline {
     /// When inferences were made: the time of the window's last sample.
     pub moments: VecDeque<u64>,
     pub metrics: Option<Metrics>,
+    /// `None` without a gate, and before anything is known of it.
+    pub gate: Option<Gate>,
     /// When the state and the metrics were published, by the node's clock.
     pub status_ms: u64,
     pub metrics_ms: u64,
@@ -165,6 +167,14 @@ pub(crate) struct Metrics {
     pub predictions: Option<u64>,
     /// What was lost since the start, in words, and how often.
     pub lost: Vec<(String, u64)>,
+}
+
+/// Whether windows go to the model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Gate {
+    pub open: bool,
+    pub level: Option<f64>,
+    pub threshold: Option<f64>,
 }
 
 /// The energy of an inference by one meter.
@@ -392,12 +402,19 @@ impl Node {
                 pipeline.state = text(&message["state"]);
                 pipeline.reason = text(&message["reason"]);
                 pipeline.status_ms = time_ms;
+                pipeline.gate = gate(&message["gate"], pipeline.gate.take());
                 Change::PipelineStatus(ids.0, ids.1)
             }
             "metrics" => {
                 pipeline.metrics = Some(metrics(message));
+                pipeline.gate = gate(&message["gate"], pipeline.gate.take());
                 pipeline.metrics_ms = time_ms;
                 Change::Metrics(ids.0, ids.1)
+            }
+            // The gate has closed: what was decided last is not what is true now.
+            "state" if message["gate"].is_string() => {
+                pipeline.decision = None;
+                Change::None
             }
             _ if pipeline.decision(message, time_ms, kind == "state") => Change::Prediction(ids.0, ids.1),
             _ => Change::None,
@@ -507,6 +524,14 @@ fn metrics(message: &Value) -> Metrics {
         predictions: counts["predictions"].as_u64(),
         lost,
     }
+}
+
+/// Returns what a message says of the gate, with what was known before and it does not say.
+fn gate(gate: &Value, before: Option<Gate>) -> Option<Gate> {
+    let open = gate["open"].as_bool()?;
+    let before = before.unwrap_or_default();
+    let number = |name: &str| gate[name].as_f64();
+    Some(Gate { open, level: number("level").or(before.level), threshold: number("threshold").or(before.threshold) })
 }
 
 /// Returns the counts that are not zero, each with a name that `name` makes.
@@ -675,6 +700,23 @@ mod tests {
             {"status":"measured","net_j":3},{"status":"unavailable"},{"status":7}]}"#;
         let model = taken(&[("e/n/p/x/metrics", payload)]);
         assert_eq!(model.nodes["e/n"].pipelines["x"].best_energy().unwrap().net_j, Some(3.0));
+    }
+
+    #[test]
+    fn a_closed_gate_takes_the_decision_away() {
+        let mut model = taken(&[
+            ("e/n/p/x/metrics", r#"{"gate":{"open":true,"level":612.0,"threshold":500.0}}"#),
+            ("e/n/p/x/prediction", &prediction(1, "a", "a")),
+        ]);
+        let open = Gate { open: true, level: Some(612.0), threshold: Some(500.0) };
+        assert_eq!(model.nodes["e/n"].pipelines["x"].gate, Some(open.clone()));
+        model.take("e/n/p/x/state", br#"{"gate":"closed"}"#, 5);
+        model.take("e/n/p/x/status", br#"{"state":"running","gate":{"open":false,"since_ms":7}}"#, 5);
+        let pipeline = &model.nodes["e/n"].pipelines["x"];
+        assert_eq!((&pipeline.decision, pipeline.history.len()), (&None, 1));
+        assert_eq!(pipeline.gate, Some(Gate { open: false, ..open }));
+        model.take("e/n/p/x/status", br#"{"state":"running"}"#, 5);
+        assert_eq!(model.nodes["e/n"].pipelines["x"].gate, None, "a reload has taken it away");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The words of the view: figures and states as a newcomer understands them. Pure.
 
-use super::model::{Delegate, Energy, Node, Pipeline, Status, Verdict};
+use super::model::{Delegate, Energy, Gate, Node, Pipeline, Status, Verdict};
 use crate::text::counted;
 
 /// Returns a number with three digits.
@@ -175,6 +175,14 @@ pub(crate) fn delegate(delegate: &Delegate) -> Vec<String> {
     lines
 }
 
+/// Returns whether windows go to the model, such as `gate closed, level 12.0 (threshold 500)`.
+pub(crate) fn gate(gate: &Gate) -> String {
+    let state = if gate.open { "open" } else { "closed" };
+    let level = gate.level.map_or(String::new(), |level| format!(", level {}", number(level)));
+    let threshold = gate.threshold.map_or(String::new(), |threshold| format!(" (threshold {})", number(threshold)));
+    format!("gate {state}{level}{threshold}")
+}
+
 /// Returns what was lost, in words; `None` if nothing was.
 pub(crate) fn lost(node: &Node, pipeline: &Pipeline) -> Option<String> {
     let counted = pipeline.metrics.iter().flat_map(|metrics| &metrics.lost).chain(&node.undelivered);
@@ -228,6 +236,13 @@ mod tests {
         figure.status = Status::Unavailable;
         figure.reason = Some("no meter".to_owned());
         assert_eq!(energy(&figure)[0], "Not known: no meter");
+    }
+
+    #[test]
+    fn a_gate_is_said_with_its_level() {
+        let closed = Gate { open: false, level: Some(12.0), threshold: Some(500.0) };
+        assert_eq!(gate(&closed), "gate closed, level 12.0 (threshold 500)");
+        assert_eq!(gate(&Gate { open: true, ..Gate::default() }), "gate open");
     }
 
     #[test]

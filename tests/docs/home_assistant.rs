@@ -17,7 +17,7 @@ const NAMES: [&str; 7] = ["plain", "it's", "a\"b", "{{x}}", "{%if", "客厅", "i
 /// A node with a pipeline of each decision that has entities of its own, and meters of those names.
 fn described(meters: &[&str]) -> Value {
     let decisions = [
-        ("classes", "decision.classify = {}".to_owned()),
+        ("classes", "decision.classify = {}\ngate.level = { threshold = 1.0, block_s = 5.0 }".to_owned()),
         ("level", "decision.threshold = { above = 0.5 }".to_owned()),
         ("it's-values", regress(&NAMES)),
         ("outputs", "decision.raw = {}".to_owned()),
@@ -114,11 +114,17 @@ fn messages(topic: &str) -> Vec<Value> {
             for (place, name) in NAMES.iter().enumerate().take(2) {
                 message["energy"][place]["meter"] = json!(name);
             }
+            let saved = |name: &str| json!({ "meter": name, "status": "estimated", "from": "measured", "reason": null, "energy_j": 1.5 });
+            message["gate"] = json!({ "open": true, "highest": 612.0, "saved": [saved(NAMES[0]), saved(NAMES[1])] });
             let mut silent = message.clone();
             silent["energy"] = json!([]);
             vec![message, silent]
         }
-        "status" => vec![example("p/<pipeline>/status")],
+        "status" => {
+            let mut message = example("p/<pipeline>/status");
+            message["gate"] = json!({ "open": false, "since_ms": 7 });
+            vec![message]
+        }
         "state" if topic.contains("values") => {
             let values: serde_json::Map<String, Value> =
                 NAMES.iter().map(|name| ((*name).to_owned(), json!(1.5))).collect();
@@ -130,7 +136,7 @@ fn messages(topic: &str) -> Vec<Value> {
         "state" | "prediction" if topic.contains("pump") => vec![json!({
             "time_ms": 7, "label": "a\"b", "score": 0.9, "changed": true, "threshold": 0.5,
         })],
-        "state" | "prediction" => vec![example("p/<pipeline>/prediction")],
+        "state" | "prediction" => vec![example("p/<pipeline>/prediction"), json!({ "v": 1, "gate": "closed" })],
         _ => vec![example("power/<meter>")],
     };
     all = all.iter().flat_map(variants).collect();
@@ -202,6 +208,24 @@ fn each_template_gives_a_value_or_none_for_whatever_is_published() {
         }
     }
     assert!(asked.len() > 1000 && values > asked.len() / 4, "{values} values of {}", asked.len());
+}
+
+#[test]
+fn a_closed_gate_makes_a_decision_unknown_and_is_a_binary_sensor() {
+    let description = described(&NAMES[..1]);
+    let entity = |key: &str| &description["cmps"][key];
+    let gate = entity("classes_gate");
+    assert_eq!((&gate["p"], &gate["name"]), (&"binary_sensor".into(), &"classes gate".into()));
+    // An energy that can fall has no class in Home Assistant; a count that only grows has one.
+    let saved = entity("classes_energy_saved");
+    assert!(saved.get("dev_cla").is_none() && saved["stat_cla"] == "measurement" && saved["unit_of_meas"] == "J");
+    assert_eq!(entity("classes_inferences_skipped")["stat_cla"], "total_increasing");
+    assert!(description["cmps"].get("outputs_gate").is_none(), "it has no gate");
+    let closed = json!({ "v": 1, "gate": "closed" });
+    let Some(text) = rendered(entity("classes_prediction"), "/val_tpl", &closed) else { return };
+    assert_eq!(text, "None");
+    let is_open = |open: Value| rendered(gate, "/val_tpl", &json!({ "gate": { "open": open } })).unwrap();
+    assert_eq!([json!(true), json!(false), Value::Null].map(is_open), ["ON", "OFF", "None"]);
 }
 
 #[test]

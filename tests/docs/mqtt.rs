@@ -106,8 +106,9 @@ impl<'a> Met<'a> {
     /// Holds a message to its table; the fields that it has.
     fn message(&mut self, topic: &str, message: &Value) -> BTreeSet<String> {
         let mut shape = BTreeSet::new();
-        // The state is a prediction.
-        let topic = if topic == "p/<pipeline>/state" { "p/<pipeline>/prediction" } else { topic };
+        // The state is a prediction, unless a gate has closed.
+        let is_prediction = topic == "p/<pipeline>/state" && message.get("gate").is_none();
+        let topic = if is_prediction { "p/<pipeline>/prediction" } else { topic };
         self.object(topic, "", message, &mut shape);
         self.fields.extend(shape.iter().cloned());
         shape
@@ -219,6 +220,9 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
                     [0.0], max_error = 0.5 }] }";
     let with_labels = format!("model.labels = {:?}\ndecision.multi_label", root().join("models/labels.txt"));
     let labels = pipeline("labels", "multi_label = { threshold = 0.1 }").replace("decision.multi_label", &with_labels);
+    // The movements of the recording open it now and then, each time for a window at least.
+    let gate = "[pipelines.labels]\ngate.level = { threshold = 1.0, block_s = 0.2, hold_s = 1.0 }";
+    let labels = labels.replace("[pipelines.labels]", gate);
     let word = format!(
         "[pipelines.word]\nfrontend = [\"micro_frontend\"]\nwindow = {{ samples = 3, hop = 3 }}\nmodel.path = \"{}\"\n\
          decision.wake_word = {{ word = \"okay nabu\", cutoff = 0.85 }}\n[pipelines.word.source.replay]\npath = \"{}\"\n\
@@ -282,11 +286,12 @@ fn run(sysfs: &Path) -> (Vec<(String, String)>, String) {
     ];
     let mut missing: Vec<&str> = wanted.to_vec();
     // Of the second meter, as the first is the estimate: with energy, so not of the very first window.
-    let mut figure = false;
+    let (mut figure, mut closed) = (false, false);
     lines.extend(subscriber.until(|line| {
+        closed |= line.starts_with("edgewatt/demo/p/labels/state ") && line.contains("\"gate\":\"closed\"");
         missing.retain(|start| !line.starts_with(start));
         figure |= line.starts_with("edgewatt/demo/p/shoulder/metrics ") && !line.contains("\"gross_j\":null");
-        missing.is_empty() && figure
+        missing.is_empty() && figure && closed
     }));
     broker.publish("edgewatt/demo/cmd/pause", "{\"pipeline\": \"shoulder\"}");
     lines.extend(subscriber.until(|line| line.contains("\"state\":\"paused\"")));

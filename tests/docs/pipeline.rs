@@ -1,5 +1,6 @@
-//! docs/pipeline.md quotes what `edgewatt check` says.
+//! docs/pipeline.md quotes what `edgewatt check` says, and the gates of docs/gate.md can be used.
 
+use edgewatt::config::Document;
 use edgewatt_support::daemon::Setup;
 use edgewatt_support::root;
 
@@ -27,4 +28,17 @@ fn a_buffer_that_is_too_short_for_one_inference_is_a_warning() {
         .with_keys("[pipelines.shoulder.source.replay]", "buffer = { samples = 16 }");
     let ended = setup.check().expect(0);
     assert!(ended.stdout.contains("warning: the source's buffer holds 16 samples"), "{}", ended.stdout);
+}
+
+#[test]
+fn the_gates_of_the_page_pass_the_check_of_the_configuration() {
+    let page = std::fs::read_to_string(root().join("docs/gate.md")).unwrap();
+    let examples = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let pipelines: Vec<&str> = examples.filter(|toml| toml.contains("source.")).collect();
+    assert_eq!(pipelines.len(), 2);
+    for toml in pipelines {
+        let text = format!("node.id = \"n\"\nmqtt.broker = \"none\"\n{toml}");
+        let config = Document::new("edgewatt.toml", text).parse(None).unwrap_or_else(|e| panic!("{e}"));
+        assert!(config.pipelines[0].gate.is_some());
+    }
 }

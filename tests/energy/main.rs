@@ -4,6 +4,7 @@
 
 mod meters;
 mod calibrate;
+mod gate;
 mod machine;
 mod calibration_simulation;
 mod scenario;

@@ -4,6 +4,7 @@
 
 mod batching;
 mod chain;
+mod gate;
 mod dialects;
 mod filters;
 mod models;

@@ -14,12 +14,12 @@ use serde_json::Value;
 
 const CHANNELS: usize = 40;
 /// Samples in a window, of the wake-word models.
-const SLICES: usize = 3;
+pub(crate) const SLICES: usize = 3;
 /// Windows before the cut and behind it.
 const HALF: usize = 300;
 
 /// The demo's pipeline on a wake-word model, each output as it is.
-fn on_wake_word(setup: Setup, delegate: &str) -> Setup {
+pub(crate) fn on_wake_word(setup: Setup, delegate: &str) -> Setup {
     let names: Vec<String> = (0..CHANNELS).map(|channel| format!("\"c{channel}\"")).collect();
     let models = root().join("models");
     let text = fs::read_to_string(root().join("config/demo.toml")).unwrap();
@@ -37,13 +37,13 @@ fn on_wake_word(setup: Setup, delegate: &str) -> Setup {
         .with("delegate = \"xnnpack\" ", &format!("delegate = \"{delegate}\" "))
 }
 
-fn header() -> String {
+pub(crate) fn header() -> String {
     let names: Vec<String> = (0..CHANNELS).map(|channel| format!("c{channel}")).collect();
     format!("time_s,{}\n", names.join(","))
 }
 
 /// Windows of a stream that never stands still for long, the same at each call; `pause_s` is between the halves.
-fn samples(windows: Range<usize>, pause_s: f64) -> String {
+pub(crate) fn samples(windows: Range<usize>, pause_s: f64) -> String {
     let mut state = 2_u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -66,7 +66,7 @@ fn samples(windows: Range<usize>, pause_s: f64) -> String {
     text
 }
 
-fn outputs(wire: &Wire) -> Vec<Value> {
+pub(crate) fn outputs(wire: &Wire) -> Vec<Value> {
     wire.predictions().iter().map(|p| p["outputs"].clone()).collect()
 }
 

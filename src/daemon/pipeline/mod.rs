@@ -4,6 +4,7 @@
 //! `supervisor`, what counts as progress to `progress`, and why there is none to `stall`. Runs on the async thread.
 
 mod figures;
+mod gate;
 mod progress;
 mod stall;
 mod start;
@@ -16,6 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use self::figures::IntervalFigures;
+use self::gate::GateWatch;
 use self::progress::ProgressWatch;
 use self::stall::{Counts, Stall, without_prediction};
 pub(crate) use self::start::{CarriedOver, PipelineContext, Replacement};
@@ -26,7 +28,7 @@ use super::health::PipelineHealth;
 use super::summary::{EnergyTotal, PipelineSummary};
 use crate::config::Pipeline;
 use crate::decision::ScoreMeaning;
-use crate::energy::EnergyEstimate;
+use crate::energy::{EnergyEstimate, SavedEnergy, Savings};
 use crate::engine::span::SpanSender;
 use crate::ids::PipelineId;
 use crate::infer::doubts::{DoubtCounts, Doubts};
@@ -34,8 +36,11 @@ use crate::infer::mailbox::{InferCommand, InferEvent, InferSender, NewStages};
 use crate::infer::stage_times::{StageTimes, StageTimesMailbox};
 use crate::load::engines::EngineBuilder;
 use crate::load::{RunningEngine, Tensors};
+use crate::measure::calibrations::EngineIdentity;
 use crate::publish::payload::{DelegateState, PipelineState};
-use crate::publish::publisher::{Condition, Drained, NodeFigures, NodePublisher, PipelinePublisher, Totals};
+use crate::publish::publisher::{
+    Condition, Drained, GateReport, IntervalReport, NodeFigures, NodePublisher, PipelinePublisher, Totals,
+};
 use crate::source::{Gap, Wake};
 use crate::stop::Stop;
 use crate::units::MonoTime;
@@ -67,6 +72,14 @@ pub(crate) struct PipelineHandle {
     wake: Arc<Wake>,
     stop: Arc<Stop>,
     energy: EnergyTotal,
+    /// The engine whose energy is known.
+    engine: EngineIdentity,
+    /// What its gate has saved so far, and as it was last published.
+    savings: Savings,
+    saved: Vec<SavedEnergy>,
+    gate: GateWatch,
+    /// Why its gate has let no window pass in the whole stream.
+    never_opened: Option<String>,
     acquire_ended: bool,
     infer_ended: bool,
     /// Why it has failed.
@@ -212,7 +225,7 @@ impl PipelineHandle {
 
     /// Returns what a pipeline of the same name continues.
     pub(crate) fn carry_over(self) -> CarriedOver {
-        CarriedOver { publisher: self.publisher.into_history(), energy: self.energy }
+        CarriedOver { publisher: self.publisher.into_history(), energy: self.energy, savings: self.savings }
     }
 
     /// A thread of this pipeline has ended; `stopping`: the daemon has stopped it.
@@ -244,8 +257,12 @@ impl PipelineHandle {
             let name = &self.publisher.name;
             let stopped = stopping || self.stop.is_requested();
             let state = if stopped { PipelineState::Stopped } else { PipelineState::Ended };
-            let condition = Condition { state, predicting: false };
-            if !stopped && self.publisher.prediction_count() == 0 {
+            let condition = Condition { state, predicting: false, gate: self.gate_state() };
+            let never_opened = self.never_opened().filter(|_| !stopped);
+            if let Some(reason) = never_opened {
+                tracing::warn!(pipeline = name, "the stream has ended without a prediction: {reason}");
+                self.never_opened = Some(reason);
+            } else if !stopped && self.publisher.prediction_count() == 0 {
                 let remarks = self.publisher.source_stats.remarks();
                 let samples = self.config.frames_of_first_window();
                 let reason = without_prediction(progress_counts(&self.publisher), &remarks, samples);
@@ -281,6 +298,11 @@ impl PipelineHandle {
                 // To free them may take long.
                 tokio::task::spawn_blocking(move || drop((engine, stages)));
                 let Some(switch) = self.supervisor.take_switch() else { return false };
+                let engine = EngineIdentity::new(self.supervisor.builder(), &switch.state);
+                if engine != self.engine {
+                    self.savings.engine_changed(self.publisher.stats.gate.skipped(), MonoTime::now());
+                    self.engine = engine;
+                }
                 self.publisher.delegate = switch.state;
                 self.publish_delegate(node_publisher);
                 if let Some(failed_at) = switch.failed_at {
@@ -413,7 +435,13 @@ impl PipelineHandle {
 
     /// Encodes what has been decided, at most a batch. `may_hold`: the source may be held back while the broker is slow.
     pub(crate) fn publish_decisions(&mut self, node_publisher: &NodePublisher, may_hold: bool) -> Drained {
-        self.publisher.drain(node_publisher, may_hold)
+        // Before the ring is read, so that what was decided before a change is published before it.
+        let gate = self.gate_state();
+        let drained = self.publisher.drain(node_publisher, may_hold);
+        if drained == Drained::Empty && !self.infer_ended {
+            self.follow_gate(node_publisher, gate);
+        }
+        drained
     }
 
     /// Returns the stage times since the last call; waits at most `patience` for an infer thread that is inside an inference.
@@ -434,15 +462,23 @@ impl PipelineHandle {
         if let Some(first) = energy.first() {
             self.energy.add(first);
         }
+        self.saved = self.savings.note(self.publisher.stats.gate.skipped(), energy, MonoTime::now());
         let condition = self.condition();
-        let per_s = self.publisher.metrics(node_publisher, interval, stages, energy, condition, node);
+        let gate = self.config.gate.as_ref().zip(condition.gate);
+        let gate =
+            gate.map(|(gate, state)| GateReport { name: gate.name(), kind: gate.kind(), state, saved: &self.saved });
+        let report = IntervalReport { length: interval, stages, energy, condition, gate };
+        let per_s = self.publisher.metrics(node_publisher, &report, node);
         self.last_interval = Some(IntervalFigures::new(per_s, energy.first()));
     }
 
     /// Returns what is to be said of a stream that has ended.
     fn why_ended(&self) -> Option<String> {
-        let reasons: Vec<&str> =
-            [&self.nothing_predicted, &self.doubt].into_iter().flatten().map(String::as_str).collect();
+        let reasons: Vec<&str> = [&self.nothing_predicted, &self.never_opened, &self.doubt]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
@@ -470,7 +506,8 @@ impl PipelineHandle {
             PipelineState::Running
         };
         let at_work = matches!(state, PipelineState::Running | PipelineState::Degraded);
-        Condition { state, predicting: at_work && self.stalled.is_none() && self.supervisor.has_engine() }
+        let predicting = at_work && self.stalled.is_none() && self.supervisor.has_engine();
+        Condition { state, predicting, gate: self.gate_state() }
     }
 
     /// Returns how the pipeline is, as far as it is known without asking its threads.
@@ -487,6 +524,7 @@ impl PipelineHandle {
             state,
             reason,
             delegate: Some(self.publisher.delegate.active.clone()),
+            gate_open: self.gate_state().map(|gate| gate.open),
             predictions: self.publisher.prediction_count(),
             last_prediction_s: self.publisher.last_prediction().map(|at| now.since(at).as_secs_f64()),
         }
@@ -530,6 +568,7 @@ impl PipelineHandle {
     /// Returns what the pipeline has done in the whole run, which took `wall_s` seconds.
     pub(crate) fn into_summary(self, wall_s: f64) -> PipelineSummary {
         let Totals { stages, end_to_end, known, right } = self.publisher.totals();
+        let gate = self.gate_summary();
         PipelineSummary {
             counts: self.publisher.counts(),
             wall_s,
@@ -538,6 +577,7 @@ impl PipelineHandle {
             invoke_us: stages.invoke.summary(),
             end_to_end_us: end_to_end.summary(),
             energy: self.energy,
+            gate,
             error: self.error,
             nothing_predicted: self.nothing_predicted,
             name: self.publisher.name,
@@ -572,6 +612,9 @@ impl fmt::Display for PipelineHandle {
         }
         if self.publisher.is_paused() {
             write!(f, "paused, ")?;
+        }
+        if self.gate_state().is_some_and(|gate| !gate.open) {
+            write!(f, "gate closed, ")?;
         }
         let active = &self.publisher.delegate.active;
         match &self.last_interval {

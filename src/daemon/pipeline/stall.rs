@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use crate::gate::GateKind;
+use crate::infer::GateStats;
 use crate::source::silence::silent_in_words;
 use crate::source::sink::Remarks;
-use crate::text::counted;
+use crate::text::{counted, figure};
 
 /// Counts of a pipeline so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,6 +117,23 @@ pub(crate) fn without_prediction(counts: Counts, remarks: &Remarks, window_sampl
     let causes = causes(counts, remarks);
     let (window, samples) = (counted(window_samples, "sample"), counted(samples, "sample"));
     format!("no window of {window} was filled by {samples} with {}{causes}", counted(gaps, "gap"))
+}
+
+/// Says that a gate has let none of the windows of a stream pass. `key` is that of the gate's kind.
+pub(crate) fn never_opened(key: &str, gate: &dyn GateKind, stats: &GateStats, windows: u64) -> String {
+    let windows = counted(windows, "window");
+    let seen = match (stats.highest(), stats.openings()) {
+        (Some(highest), 0) => {
+            let (highest, threshold) = (figure(highest), figure(gate.threshold()));
+            format!("the highest level was {highest}, and {key}.threshold is {threshold}")
+        }
+        (Some(_), openings) => format!(
+            "it opened {}, and was closed again before a window was full; write a longer {key}.hold_s",
+            times(openings)
+        ),
+        (None, _) => "no block of its level has ended; write a shorter block".to_owned(),
+    };
+    format!("the gate was closed for all of {windows}: {seen}")
 }
 
 /// Says what keeps samples from filling a window.

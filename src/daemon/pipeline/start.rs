@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::Notify;
 
+use super::gate::GateWatch;
 use super::progress::ProgressWatch;
 use super::supervisor::{EngineSupervisor, Supervised};
 use super::threads::ThreadContext;
@@ -13,6 +14,7 @@ use super::{AfterEnd, PipelineHandle, progress_counts};
 use crate::config::Pipeline;
 use crate::daemon::event::{DaemonEvent, EventSender};
 use crate::daemon::summary::EnergyTotal;
+use crate::energy::Savings;
 use crate::engine::span::SpanSender;
 use crate::ids::PipelineId;
 use crate::infer::doubts::{DoubtCounts, Doubts};
@@ -20,6 +22,7 @@ use crate::infer::mailbox::{InferMailbox, InferSender};
 use crate::infer::stage_times::{PipelineStats, StageTimesMailbox};
 use crate::infer::{DecisionTx, Infer, InferChannels};
 use crate::load::PreparedPipeline;
+use crate::measure::calibrations::EngineIdentity;
 use crate::mqtt::NodeConnection;
 use crate::publish::message::Qos;
 use crate::publish::publisher::{DecisionRoute, NodePublisher, PipelinePublisher, PublishLatency, PublisherHistory};
@@ -54,6 +57,7 @@ pub(crate) struct PipelineContext {
 pub(crate) struct CarriedOver {
     pub(super) publisher: PublisherHistory,
     pub(super) energy: EnergyTotal,
+    pub(super) savings: Savings,
 }
 
 /// A pipeline that starts after another has ended.
@@ -81,7 +85,7 @@ impl PipelineHandle {
         for warning in &prepared.warnings {
             tracing::warn!(pipeline = name, "{warning}");
         }
-        let CarriedOver { publisher: history, energy } = carried_over.unwrap_or_default();
+        let CarriedOver { publisher: history, energy, mut savings } = carried_over.unwrap_or_default();
         let hold = prepared.sink.when_full == WhenFull::Wait;
         let stop = Arc::new(Stop::new().context("cannot make an eventfd")?);
         let stats = history.source_stats.clone();
@@ -139,6 +143,9 @@ impl PipelineHandle {
         let supervised =
             Supervised { pipeline: id, name: name.clone(), infer: infer.clone(), events: context.events.clone() };
         let begin = context.idle_until.max(MonoTime::now());
+        // No figure of this pipeline is of an engine before.
+        savings.engine_changed(publisher.stats.gate.skipped(), MonoTime::default());
+        let engine = EngineIdentity::new(&prepared.builder, &built.state);
         let watch = ProgressWatch::new(&config, progress_counts(&publisher), begin);
         let handle = Self {
             id,
@@ -150,6 +157,11 @@ impl PipelineHandle {
             wake,
             stop: stop.clone(),
             energy,
+            engine,
+            savings,
+            saved: Vec::new(),
+            gate: GateWatch::default(),
+            never_opened: None,
             acquire_ended: false,
             infer_ended: false,
             error: None,

@@ -143,7 +143,7 @@ impl Daemon {
                 let node_publisher = &self.context.node_publisher;
                 if let Some(delegate) = &delegate {
                     let topics = node_publisher.topics.pipeline(&name);
-                    let failed = Condition { state: PipelineState::Failed, predicting: false };
+                    let failed = Condition { state: PipelineState::Failed, predicting: false, gate: None };
                     node_publisher.status(&topics, failed, Some(&reason), delegate);
                 }
                 node_publisher.event("failed", Some(&name), reason);

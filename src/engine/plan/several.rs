@@ -4,7 +4,7 @@ use super::{
     Feed, Fitted, ModelPlan, PlanKeys, StatePair, Unfit, check_states, entered_name, find, fit, shape_text, values,
 };
 use crate::model::{ModelSummary, Signature, TensorSummary};
-use crate::stream::{Shape, ShapePath};
+use crate::stream::{Shape, ShapePath, channels_named};
 
 /// The part of a window that one input gets.
 struct Part {
@@ -77,11 +77,7 @@ pub(super) fn plan(
 fn picked(input: &TensorSummary, names: &[String], channels: &[String]) -> Result<Vec<usize>, Unfit> {
     let mut picked = Vec::new();
     for name in names {
-        let prefix = format!("{name}.");
-        let all = channels.iter().enumerate();
-        let one = all.clone().find(|(_, channel)| *channel == name).map(|(index, _)| vec![index]);
-        let of_source = || all.filter(|(_, channel)| channel.starts_with(&prefix)).map(|(index, _)| index).collect();
-        let found: Vec<usize> = one.unwrap_or_else(of_source);
+        let found = channels_named(channels, name);
         if found.is_empty() {
             let has = if channels.is_empty() { "none with names".to_owned() } else { channels.join(", ") };
             let input = input.name.escape_debug();

@@ -57,7 +57,9 @@ pub(super) fn nodes(canvas: &mut Canvas<'_>, scene: &Scene<'_>, shown: &Shown<'_
 pub(super) fn decision(canvas: &mut Canvas<'_>, pipeline: &Pipeline) {
     let look = canvas.look;
     let Some(decision) = &pipeline.decision else {
-        canvas.text(1, canvas.height() / 3, "no prediction yet", look.quiet());
+        let closed = pipeline.gate.as_ref().filter(|gate| !gate.open).map(words::gate);
+        let text = closed.unwrap_or_else(|| "no prediction yet".to_owned());
+        canvas.text(1, canvas.height() / 3, &text, look.quiet());
         return;
     };
     let right = decision
@@ -139,6 +141,7 @@ fn summary(pipeline: &Pipeline, decision: &Decision) -> String {
         Some(rate) => parts.push(format!("{} a second", number(rate))),
         None => parts.extend(decision.seq.map(|seq| format!("prediction {seq}"))),
     }
+    parts.extend(pipeline.gate.as_ref().map(words::gate));
     parts.join(" · ")
 }
 
