@@ -275,7 +275,7 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         });
         all.push(shown("inferences_skipped", &if_at_work, skipped));
         let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
-             'from': f.get('from') | default(none), 'meter': f.meter | default(none), \
+             'from': f['from'] | default(none), 'meter': f.meter | default(none), \
              'reason': f.reason | default(none)} | tojson }}";
         all.extend(by_meter("energy_saved", "(value_json.gate | default({}, true)).saved", "energy_j", attributes));
     }
