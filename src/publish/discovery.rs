@@ -266,8 +266,11 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
              {{ none if open is none else ('ON' if open else 'OFF') }}";
         let open = json!({ "p": "binary_sensor", "stat_t": topics.status.as_ref(), "val_tpl": is_open });
         all.push(shown("gate", &if_at_work, open));
-        let mut level = measured(value("(value_json.gate | default({}, true)).highest"), "", 1);
-        level.as_object_mut().map(|level| level.remove("unit_of_meas"));
+        // Its unit is that of the stream, which is not known here.
+        let level = json!({
+            "stat_t": topics.metrics.as_ref(), "val_tpl": value("(value_json.gate | default({}, true)).highest"),
+            "exp_aft": expire_s, "stat_cla": "measurement", "sug_dsp_prc": 1, "ent_cat": "diagnostic",
+        });
         all.push(shown("highest_level", &if_at_work, level));
         let skipped = json!({
             "stat_t": topics.metrics.as_ref(), "val_tpl": value("(value_json.counts | default({}, true)).gated"),
@@ -275,7 +278,7 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         });
         all.push(shown("inferences_skipped", &if_at_work, skipped));
         let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
-             'from': f.get('from') | default(none), 'meter': f.meter | default(none), \
+             'from': f['from'] | default(none), 'meter': f.meter | default(none), \
              'reason': f.reason | default(none)} | tojson }}";
         all.extend(by_meter("energy_saved", "(value_json.gate | default({}, true)).saved", "energy_j", attributes));
     }
