@@ -1,0 +1,158 @@
+"""Plays recordings through edgewatt, and returns what it publishes of each window: features or scores.
+
+So the features that a model is trained on, and the scores that it is judged by, are those of the daemon itself. Needs a
+built edgewatt, its runtime, and mosquitto.
+"""
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_S = 600
+WINDOW, HOP = 1024, 512
+BLOCK = "spectral_analysis = { version = 4, fft_length = 64, scale_axes = 0.0383072 }"
+# The three axes have the same features: rms, skewness and kurtosis of the samples, skewness and kurtosis of the spectrum,
+# and the logarithm of each bin.
+AXES = 3
+BINS = 32
+FEATURES = AXES * (5 + BINS)
+
+
+class Daemon:
+    """The program and its runtime, as `make` builds and fetches them."""
+
+    def __init__(self, program):
+        self.program = Path(program).resolve()
+        if not self.program.exists():
+            raise SystemExit(f"{program} is not there: build it with `cargo build --release --locked`")
+        default = REPOSITORY / "runtime" / platform.machine() / "libtensorflowlite_c.so"
+        self.environment = {"EDGEWATT_RUNTIME": str(default), **os.environ}
+
+    def play(self, recordings, model, decision):
+        """Plays each recording to its end; returns a list of the predictions of each, in order.
+
+        `recordings`: paths of WAV files, or of manifests of `edgewatt record`.
+        """
+        with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
+            config = Path(folder) / "edgewatt.toml"
+            config.write_text(configuration(recordings, model, decision, broker.port))
+            listener = broker.listen(self.program, self.environment)
+            command = [self.program, "run", "--once", "--json", "--config", config]
+            printed = self.run(command, folder)
+            counts = {p["name"]: p["counts"] for p in json.loads(printed)["pipelines"]}
+            return listener.predictions({name: count["predictions"] for name, count in counts.items()})
+
+    def learn(self, recording, model, decision, quantile):
+        """Learns the threshold of a decision, which names the file, from one recording of normal operation."""
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "edgewatt.toml"
+            config.write_text(configuration([recording], model, decision, port=1883))
+            command = [self.program, "learn", "--config", config, "--recording", recording, "--quantile", str(quantile)]
+            return self.run(command, folder)
+
+    def run(self, command, folder):
+        """What a command prints; `folder` is for what it keeps."""
+        environment = {**self.environment, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+        if run.returncode:
+            raise SystemExit(f"edgewatt {command[1]} failed:\n{run.stderr}\n{run.stdout}")
+        return run.stdout
+
+
+def configuration(recordings, model, decision, port):
+    parts = [f'node.id = "machine"\nmqtt = {{ broker = "mqtt://127.0.0.1:{port}", store = {{ enabled = false }} }}\n']
+    for place, path in enumerate(recordings):
+        parts.append(
+            f"[pipelines.p{place}]\n"
+            f'source.replay = {{ path = "{Path(path).resolve()}", speed = "max" }}\n'
+            f"window = {{ samples = {WINDOW}, hop = {HOP} }}\n"
+            f'model.path = "{Path(model).resolve()}"\n'
+            f"decision = {decision}\n"
+            f"[[pipelines.p{place}.features]]\n"
+            f"edge_impulse.blocks = [{{ {BLOCK} }}]\n"
+        )
+    return "\n".join(parts)
+
+
+class Broker:
+    """A mosquitto on a free port of this machine."""
+
+    def __init__(self, folder):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        config = folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+            "log_dest stderr\nlog_type subscribe\nlog_type error\n"
+        )
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+        self.process = subprocess.Popen(
+            ["mosquitto", "-c", config], env={**os.environ, "PATH": path}, stderr=subprocess.PIPE, text=True
+        )
+        self.log = self.process.stderr
+        self.wait_until_it_listens()
+
+    def wait_until_it_listens(self):
+        while self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        raise SystemExit(f"mosquitto ended: {self.log.read()}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def listen(self, program, environment):
+        listener = Listener(program, environment, self.port)
+        # The broker tells when it has subscribed.
+        for line in self.log:
+            if "edgewatt/#" in line:
+                threading.Thread(target=self.log.read, daemon=True).start()
+                return listener
+        raise SystemExit("mosquitto ended before anything had subscribed")
+
+
+class Listener:
+    """`edgewatt watch --json`, which prints every message."""
+
+    def __init__(self, program, environment, port):
+        command = [program, "watch", "--json", "--broker", f"mqtt://127.0.0.1:{port}", "--topic", "edgewatt/#"]
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def predictions(self, counts):
+        """The predictions of all pipelines, when there are as many of each as `counts` says."""
+        found = {name: [] for name in counts}
+        missing = sum(counts.values())
+        for line in self.process.stdout:
+            message = json.loads(line)
+            parts = message["topic"].split("/")
+            if parts[-1] != "prediction":
+                continue
+            name = parts[-2]
+            found[name].append(message["payload"])
+            missing -= 1
+            if not missing:
+                break
+        self.process.terminate()
+        self.process.wait()
+        ordered = [found[f"p{place}"] for place in range(len(counts))]
+        for place, messages in enumerate(ordered):
+            if [message["seq"] for message in messages] != list(range(counts[f"p{place}"])):
+                raise SystemExit(f"predictions of recording {place} are missing")
+        return ordered
