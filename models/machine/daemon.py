@@ -7,6 +7,7 @@ built edgewatt, its runtime, and mosquitto.
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -93,10 +94,11 @@ class Broker:
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
             "log_dest stderr\nlog_type subscribe\nlog_type error\n"
         )
-        path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-        self.process = subprocess.Popen(
-            ["mosquitto", "-c", config], env={**os.environ, "PATH": path}, stderr=subprocess.PIPE, text=True
-        )
+        # Debian has it where only root looks.
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if not program:
+            raise SystemExit("mosquitto is missing: apt-get install mosquitto")
+        self.process = subprocess.Popen([program, "-c", config], stderr=subprocess.PIPE, text=True)
         self.log = self.process.stderr
         self.wait_until_it_listens()
 

@@ -135,7 +135,7 @@ def fault(random, kind, turns, load):
 
 
 def session(name, seconds, kind=None, severity=0.0, onset_s=0.0):
-    """Counts [samples, 3] of one stretch of operation; a fault begins at `onset_s`. The name chooses the random numbers."""
+    """Counts [samples, 3] of one stretch of operation; a fault begins at `onset_s`. `name` chooses the random numbers."""
     random = np.random.default_rng([SEED, *name.encode()])
     rate_hz = RATE_HZ * OVERSAMPLING
     time = np.arange(int(seconds * rate_hz)) / rate_hz
@@ -187,7 +187,8 @@ def write_csv(path, counts, onset_s):
 
 def faults():
     """The kind and the severity of each recording of a fault, by its name."""
-    return {f"{kind}_{number}": (kind, severity) for kind, all_of in SEVERITIES.items() for number, severity in enumerate(all_of, 1)}
+    numbered = [(kind, *of) for kind, severities in SEVERITIES.items() for of in enumerate(severities, 1)]
+    return {f"{kind}_{number}": (kind, severity) for kind, number, severity in numbered}
 
 
 def write_sessions(folder, uses):

@@ -43,8 +43,8 @@ def alarms(m):
 def weak(m):
     """The faults that the scores of single windows do not show well."""
     worst = sorted((auc, name) for name, auc in m["auc"]["int8"].items() if auc < 0.9)
-    named = [f"{KINDS[m['faults'][name]['kind']]} of {m['faults'][name]['severity']:g} m/s2 ({auc:.2f})" for auc, name in worst]
-    return ", ".join(named)
+    faults = [(KINDS[m["faults"][name]["kind"]], m["faults"][name]["severity"], auc) for auc, name in worst]
+    return ",\n".join(f"{kind} of {severity:g} m/s2 ({auc:.3f})" for kind, severity, auc in faults)
 
 
 def most_lost(m):
@@ -59,13 +59,15 @@ def minutes(windows, hop_s):
 def render(m, s):
     window, rate_hz = s["window"], s["window"]["rate_hz"]
     hop_s = window["hop"] / rate_hz
+    # The first feature of each axis.
+    rms = s["mean"][:: len(s["mean"]) // 3]
     sizes = {name: (HERE / file).stat().st_size for name, file in s["models"].items()}
     return f"""# Machine anomaly: an autoencoder of vibration
 
 The model of [docs/examples/machine-anomaly.md](../../docs/examples/machine-anomaly.md). It has learnt what the vibration of
-one machine in normal operation is like, and nothing else. **The machine is simulated**: the data is generated, so all figures
-here say how the method works on that data, and nothing about your machine. `score.py` wrote this page; the numbers are from
-`metrics.json` and `machine.json`.
+one machine in normal operation is like, and nothing else. **The machine is simulated**: the data is generated, so all
+figures here say how the method works on that data, and nothing about your machine. `score.py` wrote this page; the numbers
+are from `metrics.json` and `machine.json`.
 
 ## Files
 
@@ -77,7 +79,7 @@ here say how the method works on that data, and nothing about your machine. `sco
 | `metrics.json` | the results in full |
 | `golden.json` | reference answers of both models to four windows |
 | `generate.py` | makes the vibration; its first lines describe the machine and the faults |
-| `train.py`, `score.py`, `report.py`, `daemon.py` | train the models, score them, write this page, and run edgewatt for that |
+| `train.py`, `score.py`, `report.py`, `daemon.py` | train the models, score them, write this page, run edgewatt for that |
 
 Neither the example nor the tests train anything.
 
@@ -88,10 +90,10 @@ the rotation (24.6 turns a second), blades, hum, noise, the chip's own noise and
 drift. Each recording is a minute with other random numbers, on the same machine.
 
 - Training: 20 minutes of normal operation; 5 others tell when to stop. No fault was seen in training.
-- Held out: {minutes(m["windows"]["normal"], hop_s)} of normal operation ({m["windows"]["normal"]} windows), and a minute of each fault in each severity
-  ({m["windows"]["each_fault"]} windows). The severity is what the fault adds: the peak of a stroke of the ball, or the
+- Held out: {minutes(m["windows"]["normal"], hop_s)} of normal operation ({m["windows"]["normal"]} windows), and a minute of each fault in each
+  severity ({m["windows"]["each_fault"]} windows). The severity is what the fault adds: the peak of a stroke of the ball, or the
   amplitude of the largest harmonic. For comparison: the normal first harmonic has 0.3 m/s2, and all normal vibration
-  together about 0.3 m/s2 rms.
+  together {min(rms):.2f} to {max(rms):.2f} m/s2 rms on an axis.
 
 ## Model
 
@@ -100,12 +102,12 @@ The features are the spectral analysis of Edge Impulse, version 4, of windows of
 spectrum, and the logarithms of {rate_hz / 64:g} Hz wide bins. **The daemon computes them, also for training**: `train.py` plays
 the recordings through edgewatt. There is one implementation, and nothing that could disagree.
 
-Dense layers of {s["options"]["hidden"]}, {s["options"]["code"]}, {s["options"]["hidden"]} and {len(s["mean"])} values, {s["parameters"]:,} parameters. Input and output: `[batch, {len(s["mean"])}]`. The features
-are standardised, `(x - mean) / std`; both are in the model's metadata, from which edgewatt takes them. The int8 model
-takes up to 24 standard deviations: normal data stays below 5, but values of a fault must fit, too.
+Dense layers of {s["options"]["hidden"]}, {s["options"]["code"]}, {s["options"]["hidden"]} and {len(s["mean"])} values, {s["parameters"]:,} parameters. Input and output:
+`[batch, {len(s["mean"])}]`. The features are standardised, `(x - mean) / std`; both are in the model's metadata, from which edgewatt
+takes them. The int8 model takes up to 24 standard deviations: normal data stays below 5, but values of a fault must fit, too.
 
-The score of a window is the mean squared error. It is {s["training_error"]:.2f} in training and {s["validation_error"]:.2f} on other normal data (epoch
-{s["epochs"]}). That is high: most of what differs between normal windows is noise, which no model can give back.
+The score of a window is the mean squared error. It is {s["training_error"]:.2f} in training and {s["validation_error"]:.2f} on other
+normal data (epoch {s["epochs"]}). That is high: most of what differs between normal windows is noise, which no model can give back.
 
 ## Results
 

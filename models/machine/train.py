@@ -177,7 +177,8 @@ def own(daemon, recordings, folder):
     training = np.concatenate([values[:end] for values, end in zip(computed, ends)])
     validation = np.concatenate([values[end:] for values, end in zip(computed, ends)])
     if len(training) < 10 * FEATURES or not len(validation):
-        raise SystemExit(f"{len(training)} windows are too few; record at least {10 * FEATURES}, over all loads and speeds")
+        least_s = 10 * FEATURES / (1 - VALIDATION_PART) * HOP / generate.RATE_HZ
+        raise SystemExit(f"{len(training)} windows to train on are too few; record {least_s / 60:.0f} minutes or more")
     models, _, _, about = make_models(training, validation)
     folder.mkdir(parents=True, exist_ok=True)
     write_models(folder, models)
