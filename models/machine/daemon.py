@@ -13,28 +13,48 @@ import subprocess
 import tempfile
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = REPOSITORY / "target/release/edgewatt"
+EXAMPLE = REPOSITORY / "examples/machine-anomaly"
 PATIENCE_S = 600
-WINDOW, HOP = 1024, 512
-BLOCK = "spectral_analysis = { version = 4, fft_length = 64, scale_axes = 0.0383072 }"
-# The three axes have the same features: rms, skewness and kurtosis of the samples, skewness and kurtosis of the spectrum,
-# and the logarithm of each bin.
-AXES = 3
-BINS = 32
-FEATURES = AXES * (5 + BINS)
+
+
+def toml(value):
+    """A value as it is written in one line of TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(of)}" for key, of in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
 
 
 class Daemon:
-    """The program and its runtime, as `make` builds and fetches them."""
+    """The program and its runtime, as `make` builds and fetches them, and the window and the features of a configuration."""
 
-    def __init__(self, program):
+    def __init__(self, program, config=EXAMPLE / "recording.toml"):
         self.program = Path(program).resolve()
         if not self.program.exists():
             raise SystemExit(f"{program} is not there: build it with `cargo build --release --locked`")
         default = REPOSITORY / "runtime" / platform.machine() / "libtensorflowlite_c.so"
         self.environment = {"EDGEWATT_RUNTIME": str(default), **os.environ}
+        pipelines = tomllib.loads(Path(config).read_text())["pipelines"]
+        if len(pipelines) != 1:
+            raise SystemExit(f"{config} has {len(pipelines)} pipelines; write one with the window and the features")
+        [self.pipeline] = pipelines.values()
+
+    def configuration(self, recordings, model, decision, port):
+        # What makes features of samples.
+        keys = {key: self.pipeline[key] for key in ("frontend", "window", "features") if key in self.pipeline}
+        keys |= {"model": {"path": str(Path(model).resolve())}, "decision": decision}
+        parts = [f'node.id = "machine"\nmqtt = {{ broker = "mqtt://127.0.0.1:{port}", store = {{ enabled = false }} }}']
+        for place, path in enumerate(recordings):
+            source = {"replay": {"path": str(Path(path).resolve()), "speed": "max"}}
+            parts.append(f"[pipelines.p{place}]")
+            parts += [f"{key} = {toml(value)}" for key, value in {"source": source, **keys}.items()]
+        return "\n".join(parts) + "\n"
 
     def play(self, recordings, model, decision):
         """Plays each recording to its end; returns a list of the predictions of each, in order.
@@ -43,7 +63,7 @@ class Daemon:
         """
         with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
             config = Path(folder) / "edgewatt.toml"
-            config.write_text(configuration(recordings, model, decision, broker.port))
+            config.write_text(self.configuration(recordings, model, decision, broker.port))
             listener = broker.listen(self.program, self.environment)
             command = [self.program, "run", "--once", "--json", "--config", config]
             printed = self.run(command, folder)
@@ -54,7 +74,7 @@ class Daemon:
         """Learns the threshold of a decision, which names the file, from one recording of normal operation."""
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "edgewatt.toml"
-            config.write_text(configuration([recording], model, decision, port=1883))
+            config.write_text(self.configuration([recording], model, decision, port=1883))
             command = [self.program, "learn", "--config", config, "--recording", recording, "--quantile", str(quantile)]
             return self.run(command, folder)
 
@@ -65,21 +85,6 @@ class Daemon:
         if run.returncode:
             raise SystemExit(f"edgewatt {command[1]} failed:\n{run.stderr}\n{run.stdout}")
         return run.stdout
-
-
-def configuration(recordings, model, decision, port):
-    parts = [f'node.id = "machine"\nmqtt = {{ broker = "mqtt://127.0.0.1:{port}", store = {{ enabled = false }} }}\n']
-    for place, path in enumerate(recordings):
-        parts.append(
-            f"[pipelines.p{place}]\n"
-            f'source.replay = {{ path = "{Path(path).resolve()}", speed = "max" }}\n'
-            f"window = {{ samples = {WINDOW}, hop = {HOP} }}\n"
-            f'model.path = "{Path(model).resolve()}"\n'
-            f"decision = {decision}\n"
-            f"[[pipelines.p{place}.features]]\n"
-            f"edge_impulse.blocks = [{{ {BLOCK} }}]\n"
-        )
-    return "\n".join(parts)
 
 
 class Broker:

@@ -59,6 +59,8 @@ def minutes(windows, hop_s):
 def render(m, s):
     window, rate_hz = s["window"], s["window"]["rate_hz"]
     hop_s = window["hop"] / rate_hz
+    [block] = s["features"][0]["edge_impulse"]["blocks"]
+    bin_hz = rate_hz / block["spectral_analysis"]["fft_length"]
     # The first feature of each axis.
     rms = s["mean"][:: len(s["mean"]) // 3]
     sizes = {name: (HERE / file).stat().st_size for name, file in s["models"].items()}
@@ -99,7 +101,7 @@ drift. Each recording is a minute with other random numbers, on the same machine
 
 The features are the spectral analysis of Edge Impulse, version 4, of windows of {window["samples"]} samples
 ({window["samples"] / rate_hz:g} s, one every {hop_s:g} s): for each axis rms, skewness, kurtosis, skewness and kurtosis of the
-spectrum, and the logarithms of {rate_hz / 64:g} Hz wide bins. **The daemon computes them, also for training**: `train.py` plays
+spectrum, and the logarithms of {bin_hz:g} Hz wide bins. **The daemon computes them, also for training**: `train.py` plays
 the recordings through edgewatt. There is one implementation, and nothing that could disagree.
 
 Dense layers of {s["options"]["hidden"]}, {s["options"]["code"]}, {s["options"]["hidden"]} and {len(s["mean"])} values, {s["parameters"]:,} parameters. Input and output:

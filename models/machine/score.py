@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -20,32 +19,21 @@ import numpy as np
 
 import generate
 import report
-from daemon import FEATURES, HOP, REPOSITORY, WINDOW, Daemon
+from daemon import PROGRAM, Daemon
 
-PROGRAM = REPOSITORY / "target/release/edgewatt"
-EXAMPLE = REPOSITORY / "examples/machine-anomaly"
 MODELS = {"fp32": "machine_ae_fp32.tflite", "int8": "machine_ae_int8.tflite"}
 # A score is published in any case.
-NO_ALARM = "threshold = 1e9"
+NO_ALARM = {"anomaly": {"threshold": 1e9}}
 # The threshold is the highest score of so many seconds of normal operation. The first is the example's own recording.
 LEARNING_S = {"normal.wav": generate.LEARNING_S, "longer.wav": 300}
 
 
-def example_decision():
-    """The decision of the example but for its threshold, and the file of the latter."""
-    keys = tomllib.loads((EXAMPLE / "recording.toml").read_text())["pipelines"]["machine"]["decision"]["anomaly"]
-    threshold = keys.pop("threshold")["learnt"]
-    return "".join(f", {key} = {value}" for key, value in keys.items()), threshold
-
-
-def anomaly(keys):
-    return f"{{ anomaly = {{ {keys} }} }}"
-
-
 def one_cluster():
     """Without the model: the distance from the mean of normal data, in standard deviations."""
-    zeros, ones = [[value] * FEATURES for value in (0.0, 1.0)]
-    return anomaly(f"kmeans = {{ mean = {zeros}, scale = {ones}, clusters = [{{ centroid = {zeros}, max_error = 0.0 }}] }}")
+    features = len(json.loads((HERE / "machine.json").read_text())["mean"])
+    zeros, ones = [0.0] * features, [1.0] * features
+    cluster = {"centroid": zeros, "max_error": 0.0}
+    return {"anomaly": {"kmeans": {"mean": zeros, "scale": ones, "clusters": [cluster]}}}
 
 
 def auc(normal, faulty):
@@ -73,8 +61,9 @@ class Played:
         return {name: auc(normal, scores(messages)) for name, messages in self.faults.items()}
 
     def scores(self):
-        scores = np.sort([message["score"] for messages in self.normal for message in messages])
-        return {name: float(np.quantile(scores, part)) for name, part in [("half", 0.5), ("99 %", 0.99), ("highest", 1.0)]}
+        scores = np.array([message["score"] for messages in self.normal for message in messages])
+        parts = {"half": 0.5, "99 %": 0.99, "highest": 1.0}
+        return {name: float(np.quantile(scores, part)) for name, part in parts.items()}
 
     def alarms(self):
         """How many alarms begin in normal operation, and the part of faulty windows that are in an alarm."""
@@ -85,26 +74,27 @@ class Played:
 
 def learn(daemon, recording, folder):
     """The decision of the example with a threshold from one recording, and what was learnt."""
-    keys, file = example_decision()
-    decision = anomaly(f'threshold = {{ learnt = "{folder / file}" }}{keys}')
+    file = folder / "threshold.json"
+    decision = {"anomaly": {**daemon.pipeline["decision"]["anomaly"], "threshold": {"learnt": str(file)}}}
     daemon.learn(recording, HERE / MODELS["int8"], decision, 1.0)
-    learnt = json.loads((folder / file).read_text())
+    learnt = json.loads(file.read_text())
     return decision, {key: learnt[key] for key in ("threshold", "windows")}
 
 
 def of_recording(daemon, decision, folder):
-    """When the alarm of the example's recording begins, and whether there was one before the fault."""
+    """When the alarm of the example's recording begins, and how high the score is before the fault and at most."""
     generate.write_wav(folder / "recording.wav", generate.recording())
     [messages] = daemon.play([folder / "recording.wav"], HERE / MODELS["int8"], decision)
-    windows = [place for place, message in enumerate(messages) if message["label"] == "anomaly"]
-    end_s = lambda place: (place * HOP + WINDOW) / generate.RATE_HZ
+    window = daemon.pipeline["window"]
+    ends_s = [(place * window["hop"] + window["samples"]) / generate.RATE_HZ for place in range(len(messages))]
+    alarms = [place for place, message in enumerate(messages) if message["label"] == "anomaly"]
     return {
         "windows": len(messages),
         "onset_s": generate.ONSET_S,
-        "first_alarm_window": windows[0],
-        "first_alarm_s": end_s(windows[0]),
-        "alarm_windows": len(windows),
-        "highest_before": max(m["score"] for place, m in enumerate(messages) if end_s(place) <= generate.ONSET_S),
+        "first_alarm_window": alarms[0],
+        "first_alarm_s": ends_s[alarms[0]],
+        "alarm_windows": len(alarms),
+        "highest_before": max(m["score"] for m, end_s in zip(messages, ends_s) if end_s <= generate.ONSET_S),
         "highest": max(m["score"] for m in messages),
     }
 
@@ -115,7 +105,7 @@ def measure(daemon):
         print("generating the held-out data", flush=True)
         paths = generate.write_sessions(folder, ["normal", "faults"])
         print("scoring", flush=True)
-        single = {name: Played(daemon, paths, name, anomaly(NO_ALARM)) for name in MODELS}
+        single = {name: Played(daemon, paths, name, NO_ALARM) for name in MODELS}
         cluster = Played(daemon, paths, "int8", one_cluster())
         learnt = {}
         for name, seconds in LEARNING_S.items():
@@ -125,11 +115,12 @@ def measure(daemon):
             learnt[name] = {"seconds": seconds, **found, **played.alarms()}
             if name == "normal.wav":
                 smoothed, example = played, of_recording(daemon, decision, folder)
+    int8 = single["int8"]
     return {
-        "windows": {"normal": sum(map(len, single["int8"].normal)), "each_fault": len(single["int8"].faults["imbalance_1"])},
+        "windows": {"normal": sum(map(len, int8.normal)), "each_fault": len(int8.faults["imbalance_1"])},
         "faults": {name: {"kind": kind, "severity": severity} for name, (kind, severity) in generate.faults().items()},
-        "auc": {**{name: played.aucs() for name, played in single.items()}, "smoothed": smoothed.aucs(), "cluster": cluster.aucs()},
-        "normal_scores": single["int8"].scores(),
+        "auc": {name: of.aucs() for name, of in {**single, "smoothed": smoothed, "cluster": cluster}.items()},
+        "normal_scores": int8.scores(),
         "learnt": learnt,
         "example": example,
     }

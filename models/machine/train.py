@@ -6,9 +6,10 @@
 
 or, for a machine of your own, from what `edgewatt record` has written of its normal operation:
 
-    python models/machine/train.py --normal monday.json tuesday.json --output FOLDER
+    python models/machine/train.py --config device.toml --normal monday.json --output FOLDER
 
-The features are those of the daemon: it plays the recordings through a model that gives its input back. Needs mosquitto.
+The features are those of the daemon, with the window and the features of a configuration: it plays the recordings through a
+model that gives its input back. Needs mosquitto.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import tensorflow as tf
 import generate
 import score
 from common import repeatable, shortest, versions, write_json
-from daemon import BLOCK, FEATURES, HOP, WINDOW, Daemon
+from daemon import EXAMPLE, PROGRAM, Daemon
 from evaluate import RESOLVERS, Runner, sha256
 from export import float_of, int8_of
 from metadata import metadata_of, with_metadata
@@ -48,20 +49,20 @@ VALIDATION_PART = 0.2
 
 
 def features(daemon, recordings):
-    """What the daemon makes of each recording: a list of arrays [windows, FEATURES]."""
-    played = daemon.play(recordings, PASSES_ON, "{ raw = {} }")
-    return [-np.array([p["outputs"][0] for p in predictions], np.float32).reshape(-1, FEATURES) for predictions in played]
+    """What the daemon makes of each recording: a list of arrays [windows, features]."""
+    played = daemon.play(recordings, PASSES_ON, {"raw": {}})
+    return [-np.array([p["outputs"][0] for p in predictions], np.float32) for predictions in played]
 
 
-def network():
+def network(features):
     dense, hidden = tf.keras.layers.Dense, OPTIONS["hidden"]
-    layers = [dense(hidden, "relu"), dense(OPTIONS["code"]), dense(hidden, "relu"), dense(FEATURES)]
-    return tf.keras.Sequential([tf.keras.Input([FEATURES]), *layers])
+    layers = [dense(hidden, "relu"), dense(OPTIONS["code"]), dense(hidden, "relu"), dense(features)]
+    return tf.keras.Sequential([tf.keras.Input([features]), *layers])
 
 
 def train(training, validation):
     """An autoencoder for standardised features, and how its training went."""
-    model = network()
+    model = network(training.shape[1])
     model.compile(tf.keras.optimizers.Adam(OPTIONS["learning_rate"]), "mse")
     stop = tf.keras.callbacks.EarlyStopping(patience=OPTIONS["patience"], restore_best_weights=True)
     history = model.fit(
@@ -78,7 +79,7 @@ def train(training, validation):
 
 
 def graph_of(model):
-    signature = [tf.TensorSpec([None, FEATURES], tf.float32, name="features")]
+    signature = [tf.TensorSpec([None, model.input_shape[1]], tf.float32, name="features")]
 
     @tf.function(input_signature=signature)
     def reconstruction(features):
@@ -89,11 +90,12 @@ def graph_of(model):
 
 def calibration(training):
     """Normal windows, and for each feature one window with the highest and one with the lowest value that must fit."""
+    features = training.shape[1]
     picked = np.random.default_rng(SEED).choice(len(training), CALIBRATION_WINDOWS)
     normal = training[np.sort(picked)]
-    widest = np.concatenate([normal[:FEATURES], normal[-FEATURES:]])
-    for place, size in enumerate([INPUT_RANGE] * FEATURES + [-INPUT_RANGE] * FEATURES):
-        widest[place, place % FEATURES] = size
+    widest = np.concatenate([normal[:features], normal[-features:]])
+    for place, size in enumerate([INPUT_RANGE] * features + [-INPUT_RANGE] * features):
+        widest[place, place % features] = size
     return np.concatenate([normal, widest])
 
 
@@ -124,9 +126,10 @@ def golden(windows, mean, std):
         content = (HERE / file).read_bytes()
         answers[file] = {"sha256": sha256(HERE / file)}
         for kernels in RESOLVERS:
-            runner = Runner(content, kernels, shape=(FEATURES,))
+            runner = Runner(content, kernels, shape=standard.shape[1:])
             raw = runner.each(standard)
-            answers[file][kernels] = {"raw": raw.tolist()} if runner.is_int8 else {"values": [shortest(row) for row in raw]}
+            values = {"raw": raw.tolist()} if runner.is_int8 else {"values": [shortest(row) for row in raw]}
+            answers[file][kernels] = values
     return {
         "made_by": "python models/machine/train.py",
         "versions": versions(),
@@ -137,10 +140,10 @@ def golden(windows, mean, std):
     }
 
 
-def settings(mean, std, about):
+def settings(pipeline, mean, std, about):
     return {
-        "window": {"samples": WINDOW, "hop": HOP, "rate_hz": generate.RATE_HZ},
-        "features": BLOCK,
+        "window": {**pipeline["window"], "rate_hz": generate.RATE_HZ},
+        "features": pipeline["features"],
         "seed": SEED,
         "versions": versions(),
         "options": OPTIONS,
@@ -152,7 +155,7 @@ def settings(mean, std, about):
 
 
 def the_example(daemon):
-    generate.write_example(score.EXAMPLE)
+    generate.write_example(EXAMPLE)
     with tempfile.TemporaryDirectory() as folder:
         print("generating the training data", flush=True)
         paths = generate.write_sessions(Path(folder), ["training", "validation"])
@@ -162,7 +165,7 @@ def the_example(daemon):
     print("training", flush=True)
     models, mean, std, about = make_models(of("training"), of("validation"))
     write_models(HERE, models)
-    write_json(HERE / "machine.json", settings(mean, std, about))
+    write_json(HERE / "machine.json", settings(daemon.pipeline, mean, std, about))
     with tempfile.TemporaryDirectory() as folder:
         counts = generate.recording()
         generate.write_wav(Path(folder) / "recording.wav", counts)
@@ -176,30 +179,31 @@ def own(daemon, recordings, folder):
     ends = [int(len(values) * (1 - VALIDATION_PART)) for values in computed]
     training = np.concatenate([values[:end] for values, end in zip(computed, ends)])
     validation = np.concatenate([values[end:] for values, end in zip(computed, ends)])
-    if len(training) < 10 * FEATURES or not len(validation):
-        least_s = 10 * FEATURES / (1 - VALIDATION_PART) * HOP / generate.RATE_HZ
-        raise SystemExit(f"{len(training)} windows to train on are too few; record {least_s / 60:.0f} minutes or more")
+    if len(training) < 10 * training.shape[1]:
+        raise SystemExit(f"{len(training)} windows to train on are too few; {10 * training.shape[1]} are the least")
     models, _, _, about = make_models(training, validation)
     folder.mkdir(parents=True, exist_ok=True)
     write_models(folder, models)
-    print(f"{len(training)} windows; mean squared error {about['training_error']:.3f}, on later windows {about['validation_error']:.3f}")
+    errors = about["training_error"], about["validation_error"]
+    print(f"{len(training)} windows; mean squared error {errors[0]:.3f}, on later windows {errors[1]:.3f}")
     print("now learn the threshold from another recording: `edgewatt learn`")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edgewatt", default=score.PROGRAM, help="the program; default: target/release/edgewatt")
+    parser.add_argument("--edgewatt", default=PROGRAM, help="the program; default: target/release/edgewatt")
+    parser.add_argument("--config", type=Path, help="the configuration with the window and the features of that machine")
     parser.add_argument("--normal", nargs="+", type=Path, help="recordings of a machine of your own")
     parser.add_argument("--output", type=Path, help="where the models of that machine are written")
     arguments = parser.parse_args()
-    if (arguments.normal is None) != (arguments.output is None):
-        parser.error("--normal and --output go together")
+    own_keys = [arguments.config, arguments.normal, arguments.output]
+    if any(own_keys) and not all(own_keys):
+        parser.error("--config, --normal and --output go together")
     repeatable(SEED)
-    daemon = Daemon(arguments.edgewatt)
     if arguments.normal:
-        own(daemon, arguments.normal, arguments.output)
+        own(Daemon(arguments.edgewatt, arguments.config), arguments.normal, arguments.output)
     else:
-        the_example(daemon)
+        the_example(Daemon(arguments.edgewatt))
 
 
 if __name__ == "__main__":
