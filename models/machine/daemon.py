@@ -7,6 +7,7 @@ built edgewatt, its runtime, and mosquitto.
 import json
 import os
 import platform
+import queue
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = REPOSITORY / "target/release/edgewatt"
 EXAMPLE = REPOSITORY / "examples/machine-anomaly"
-PATIENCE_S = 600
+# Times real time: so fast that an hour takes a minute, and so slow that the broker takes each message.
+SPEED = 60.0
+PATIENCE_S = 3600
 
 
 def toml(value):
@@ -45,16 +48,13 @@ class Daemon:
             raise SystemExit(f"{config} has {len(pipelines)} pipelines; write one with the window and the features")
         [self.pipeline] = pipelines.values()
 
-    def configuration(self, recordings, model, decision, port):
+    def configuration(self, recording, model, decision, node, broker):
+        replay = {"path": str(Path(recording).resolve()), "speed": SPEED, "buffer": {"when_full": "wait"}}
+        keys = {"source": {"replay": replay}, "model": {"path": str(Path(model).resolve())}, "decision": decision}
         # What makes features of samples.
-        keys = {key: self.pipeline[key] for key in ("frontend", "window", "features") if key in self.pipeline}
-        keys |= {"model": {"path": str(Path(model).resolve())}, "decision": decision}
-        parts = [f'node.id = "machine"\nmqtt = {{ broker = "mqtt://127.0.0.1:{port}", store = {{ enabled = false }} }}']
-        for place, path in enumerate(recordings):
-            source = {"replay": {"path": str(Path(path).resolve()), "speed": "max"}}
-            parts.append(f"[pipelines.p{place}]")
-            parts += [f"{key} = {toml(value)}" for key, value in {"source": source, **keys}.items()]
-        return "\n".join(parts) + "\n"
+        keys |= {key: self.pipeline[key] for key in ("frontend", "window", "features") if key in self.pipeline}
+        mqtt = {"broker": broker, "store": {"enabled": False}}
+        return f"node.id = {toml(node)}\nmqtt = {toml(mqtt)}\npipelines.machine = {toml(keys)}\n"
 
     def play(self, recordings, model, decision):
         """Plays each recording to its end; returns a list of the predictions of each, in order.
@@ -62,19 +62,27 @@ class Daemon:
         `recordings`: paths of WAV files, or of manifests of `edgewatt record`.
         """
         with tempfile.TemporaryDirectory() as folder, Broker(Path(folder)) as broker:
-            config = Path(folder) / "edgewatt.toml"
-            config.write_text(self.configuration(recordings, model, decision, broker.port))
             listener = broker.listen(self.program, self.environment)
-            command = [self.program, "run", "--once", "--json", "--config", config]
-            printed = self.run(command, folder)
-            counts = {p["name"]: p["counts"] for p in json.loads(printed)["pipelines"]}
-            return listener.predictions({name: count["predictions"] for name, count in counts.items()})
+            try:
+                numbered = enumerate(recordings)
+                return [self.play_one(path, model, decision, place, broker, listener) for place, path in numbered]
+            finally:
+                listener.stop()
+
+    def play_one(self, recording, model, decision, place, broker, listener):
+        node, address = f"recording-{place}", f"mqtt://127.0.0.1:{broker.port}"
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "edgewatt.toml"
+            config.write_text(self.configuration(recording, model, decision, node, address))
+            printed = self.run([self.program, "run", "--once", "--json", "--config", config], folder)
+        [pipeline] = json.loads(printed)["pipelines"]
+        return listener.predictions(node, pipeline["counts"]["predictions"])
 
     def learn(self, recording, model, decision, quantile):
         """Learns the threshold of a decision, which names the file, from one recording of normal operation."""
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "edgewatt.toml"
-            config.write_text(self.configuration([recording], model, decision, port=1883))
+            config.write_text(self.configuration(recording, model, decision, "machine", "none"))
             command = [self.program, "learn", "--config", config, "--recording", recording, "--quantile", str(quantile)]
             return self.run(command, folder)
 
@@ -83,7 +91,7 @@ class Daemon:
         environment = {**self.environment, "STATE_DIRECTORY": folder, "RUNTIME_DIRECTORY": folder}
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
         if run.returncode:
-            raise SystemExit(f"edgewatt {command[1]} failed:\n{run.stderr}\n{run.stdout}")
+            raise SystemExit(f"edgewatt {command[1]} failed:\n{run.stderr}")
         return run.stdout
 
 
@@ -141,25 +149,29 @@ class Listener:
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        # Read at once: a program that waits for its reader does not answer the broker.
+        self.lines = queue.SimpleQueue()
+        threading.Thread(target=self.read, daemon=True).start()
 
-    def predictions(self, counts):
-        """The predictions of all pipelines, when there are as many of each as `counts` says."""
-        found = {name: [] for name in counts}
-        missing = sum(counts.values())
+    def read(self):
         for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def predictions(self, node, count):
+        """The next `count` predictions, which must be those of `node`, in order."""
+        found = []
+        while len(found) < count:
+            line = self.lines.get()
+            if line is None:
+                raise SystemExit(f"edgewatt watch ended after {len(found)} of {count} predictions of {node}")
             message = json.loads(line)
-            parts = message["topic"].split("/")
-            if parts[-1] != "prediction":
-                continue
-            name = parts[-2]
-            found[name].append(message["payload"])
-            missing -= 1
-            if not missing:
-                break
+            if message["topic"] == f"edgewatt/{node}/p/machine/prediction":
+                found.append(message["payload"])
+        if [message["seq"] for message in found] != list(range(count)):
+            raise SystemExit(f"{node}: predictions are missing or came twice")
+        return found
+
+    def stop(self):
         self.process.terminate()
         self.process.wait()
-        ordered = [found[f"p{place}"] for place in range(len(counts))]
-        for place, messages in enumerate(ordered):
-            if [message["seq"] for message in messages] != list(range(counts[f"p{place}"])):
-                raise SystemExit(f"predictions of recording {place} are missing")
-        return ordered
