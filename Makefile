@@ -167,11 +167,14 @@ first-minute: tools ## Measure what `make demo` costs in a bare Debian 12 with e
 	@scripts/need mmdebstrap:mmdebstrap git:git
 	benches/system/first_minute
 
-train: ## Train the demo's models again (in .venv; not needed to run anything)
+train: tools runtime ## Train the models again (in .venv; not needed to run anything)
 	$(call need,$(PYTHON),install python3 and python3-venv)
+	@scripts/need mosquitto:mosquitto
+	cargo build --release --locked --bin edgewatt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --require-hashes -r models/requirements.txt
 	.venv/bin/python models/train.py
+	.venv/bin/python models/machine/train.py --edgewatt "$(TARGET_DIR)/release/edgewatt"
 
 clean: ## Remove what was built; runtime/, .venv and .venv-bench stay
 	cargo clean

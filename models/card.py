@@ -147,7 +147,7 @@ this page; every number on it comes from `metrics.json`, except those marked as 
 | `golden.json` | reference answers of the three models to {len(rec["golden_rows"])} windows |
 | `train.py` and the modules beside it, `requirements.txt` | how all of this is made |
 
-Neither the demo nor the tests train anything.
+Neither the demo nor the tests train anything. [machine/](machine/README.md) has the model of another example.
 
 ## Data
 

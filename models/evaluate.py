@@ -24,13 +24,14 @@ def sha256(path):
 class Runner:
     """A model on one thread, with XNNPACK or with the runtime's own kernels."""
 
-    def __init__(self, content, kernels="xnnpack", batch=1):
+    def __init__(self, content, kernels="xnnpack", batch=1, shape=(WINDOW, 1, 6)):
         self.interpreter = tf.lite.Interpreter(
             model_content=content, num_threads=1, experimental_op_resolver_type=RESOLVERS[kernels]
         )
         self.input = self.interpreter.get_input_details()[0]
         self.output = self.interpreter.get_output_details()[0]
-        self.interpreter.resize_tensor_input(self.input["index"], [batch, WINDOW, 1, 6])
+        self.shape = [batch, *shape]
+        self.interpreter.resize_tensor_input(self.input["index"], self.shape)
         self.interpreter.allocate_tensors()
         self.is_int8 = self.input["dtype"] == np.int8
 
@@ -41,13 +42,13 @@ class Runner:
         return np.clip(np.round(x / np.float32(scale) + np.float32(zero)), -128, 127).astype(np.int8)
 
     def raw(self, x):
-        """Output tensor for standardised windows [batch, WINDOW, 6]."""
-        self.interpreter.set_tensor(self.input["index"], self.quantise(x)[:, :, None, :])
+        """Output tensor for a batch of standardised windows."""
+        self.interpreter.set_tensor(self.input["index"], self.quantise(x).reshape(self.shape))
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.output["index"])
 
     def each(self, windows):
-        """Outputs of standardised windows [n, WINDOW, 6], one invocation each."""
+        """Outputs of standardised windows, one invocation each."""
         return np.concatenate([self.raw(w[None]) for w in windows])
 
     def dequantise(self, raw):

@@ -24,17 +24,27 @@ def frozen_graph(model):
 
 
 def to_float(model):
-    return tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph(model)], model).convert()
+    return float_of(frozen_graph(model), model)
 
 
 def to_int8(model, windows):
     """Full-integer post-training quantisation, calibrated on standardised `windows`."""
+    return int8_of(frozen_graph(model), model, np.clip(windows, -INPUT_RANGE, INPUT_RANGE)[:, :, None, :])
+
+
+def float_of(graph, model):
+    """The graph, a concrete function of `model`, in float32."""
+    return tf.lite.TFLiteConverter.from_concrete_functions([graph], model).convert()
+
+
+def int8_of(graph, model, inputs):
+    """The graph, a concrete function of `model`, int8 throughout, calibrated on `inputs`, one at a time."""
 
     def examples():
-        for window in np.clip(windows, -INPUT_RANGE, INPUT_RANGE):
-            yield [window[None, :, None, :]]
+        for value in inputs:
+            yield [value[None]]
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph(model)], model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = examples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -7,20 +7,18 @@ Takes a few minutes on two processor cores. The files of the demo come first, th
 cross-validation next, and the model card last.
 """
 
-import json
 import os
-import platform
 import shutil
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-import tensorflow as tf
 
 import card
 import evaluate
 import export
+from common import processor, repeatable, shortest, versions, write_json
 from dataset import CHANNELS, GAP_S, HOP, RATE_HZ, UNITS, WINDOW, load, package_folder, statistics, windows, write_csv
 from network import OPTIONS, parameters, prune, train
 
@@ -34,14 +32,6 @@ MODELS = {
     "int8": "shoulder_int8.tflite",
     "pruned_int8": "shoulder_pruned_int8.tflite",
 }
-
-
-def repeatable():
-    """Same machine, same files: fixed seeds, fixed threads, deterministic kernels."""
-    tf.keras.utils.set_random_seed(SEED)
-    tf.config.experimental.enable_op_determinism()
-    tf.config.threading.set_intra_op_parallelism_threads(2)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def make_models(learning, mean, std, classes, seed):
@@ -93,15 +83,6 @@ def summary(folds, answers, classes):
     return result
 
 
-def write_json(name, value):
-    (HERE / name).write_text(json.dumps(value, indent=2) + "\n")
-
-
-def shortest(values):
-    """The shortest decimals that read back as the same float32."""
-    return [float(str(v)) for v in values]
-
-
 def write_settings(mean, std, labels):
     (HERE / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
     settings = {
@@ -114,31 +95,13 @@ def write_settings(mean, std, labels):
         "standardise": "(x - mean) / std in float32",
         "models": MODELS,
     }
-    write_json("shoulder.json", settings)
+    write_json(HERE / "shoulder.json", settings)
 
 
 def write_recording(recordings, labels):
     write_csv(HERE / RECORDING, recordings, labels)
     notice = next(package_folder().parent.glob("seglearn-*.dist-info/LICENSE"))
     shutil.copyfile(notice, (HERE / RECORDING).with_suffix(".LICENSE"))
-
-
-def versions():
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": tf.keras.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def processor():
-    """Model name of the processor, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(held_out, labels, mean, std):
@@ -174,7 +137,7 @@ def measure(held_out, labels, mean, std):
 
 
 def main():
-    repeatable()
+    repeatable(SEED)
     recordings, labels = load()
     # The rule, fixed beforehand: the demo shows the subject with the highest number.
     held_out = max(r.subject for r in recordings)
@@ -187,7 +150,7 @@ def main():
     for name, content in models.items():
         (HERE / MODELS[name]).write_bytes(content)
     recording, reference = measure(held_out, labels, mean, std)
-    write_json("golden.json", reference)
+    write_json(HERE / "golden.json", reference)
     metrics = {
         "seed": SEED,
         "versions": versions(),
@@ -200,7 +163,7 @@ def main():
             **{name: evaluate.timing(HERE / file) for name, file in MODELS.items()},
         },
     }
-    write_json("metrics.json", metrics)
+    write_json(HERE / "metrics.json", metrics)
     (HERE / "README.md").write_text(card.render(metrics, labels))
 
 

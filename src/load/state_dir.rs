@@ -26,7 +26,8 @@ fn from(configured: Option<&Path>, systemd: Option<&str>) -> PathBuf {
     configured.or(systemd.map(Path::new)).unwrap_or(Path::new(DEFAULT)).to_owned()
 }
 
-/// Writes a file that all may read. Even after a crash, either the whole old file or the whole new one is there.
+/// Writes a file that all may read. Even after a crash, either the whole old file or the whole new one is there. An empty
+/// `folder`, such as that of a path of one word, is the current one.
 pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     create_dir_all(folder)?;
     let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
@@ -36,6 +37,7 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
         let _ = std::fs::remove_file(&unfinished);
     }
     written?;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()?;
     Ok(path)
 }

@@ -78,6 +78,37 @@ fn the_wake_word_checks() {
     }
 }
 
+/// The model is fetched as the page shows it, so most machines that run this test do not have it.
+#[test]
+fn the_spoken_words_check_and_are_found_where_their_model_is() {
+    let folder = root().join("examples/spoken-words");
+    let model = folder.join("tflite_micro_speech.tflite");
+    for name in ["recording", "microphone"] {
+        let setup = Setup::of(&folder.join(format!("{name}.toml")));
+        std::fs::copy(folder.join("labels.txt"), setup.dir.path().join("labels.txt")).unwrap();
+        setup.write("recording.wav", &std::fs::read(edgewatt_support::sound::golden("speech.wav")).unwrap());
+        if !model.exists() {
+            let ended = setup.check().expect(78);
+            ended.says(&["pipelines.words.model.path: cannot read"]);
+            assert_eq!(ended.stderr.matches("pipelines.").count(), 1, "{}", ended.stderr);
+            continue;
+        }
+        std::fs::copy(&model, setup.dir.path().join("tflite_micro_speech.tflite")).unwrap();
+        let ended = setup.check().expect(0);
+        assert!(ended.stdout.contains("[1, 49, 40, 1] int8 -> [1, 4] int8"), "{}", ended.stdout);
+        if name == "recording" {
+            let play =
+                "espeak-ng -v en-us -s 130 --stdout yes | sox -t wav - -r 16000 -b 16 -c 1 recording.wav pad 1 1.5";
+            let made = Command::new("sh").args(["-c", play]).current_dir(setup.dir.path()).status().unwrap();
+            assert!(made.success());
+            let setup = setup.with("mqtt://127.0.0.1", "none");
+            let ended = setup.start(&["--once", "--watch"]).wait().expect(0);
+            let labels: Vec<&str> = ended.stdout.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+            assert!(labels.contains(&"yes") && !labels.contains(&"no"), "{}", ended.stdout);
+        }
+    }
+}
+
 /// The model that each file of examples/sources/ is checked with, if it is not the one with an open input.
 const MODELS: [(&str, &str); 2] =
     [("two-inputs.toml", "motion_and_temperature"), ("edge-impulse-motion.toml", "edge_impulse")];

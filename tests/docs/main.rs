@@ -10,5 +10,6 @@ mod frontends;
 mod structure;
 mod home_assistant;
 mod links;
+mod machine;
 mod pipeline;
 mod schema;

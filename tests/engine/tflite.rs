@@ -51,6 +51,22 @@ fn the_demo_models_answer_as_the_reference_does() {
 }
 
 #[test]
+fn the_models_of_the_machine_answer_as_the_reference_does() {
+    let folder = root().join("models/machine");
+    let golden = json(&folder.join("golden.json"));
+    let inputs: Vec<Vec<f32>> = golden["inputs"].as_array().unwrap().iter().map(numbers).collect();
+    assert_eq!(inputs.len(), 4);
+    for model in ["machine_ae_fp32.tflite", "machine_ae_int8.tflite"] {
+        let path = folder.join(model);
+        for (delegate, kind, kernels) in DELEGATES {
+            let mut engine = build(&path, &kind, 1).unwrap();
+            let worst = golden_disagreement(&golden, &inputs, (model, kernels), &mut engine);
+            assert!(worst <= 1.0, "{model} by {delegate}: {worst} times what is allowed");
+        }
+    }
+}
+
+#[test]
 fn a_batch_gives_what_single_windows_give() {
     let features = golden_features(&golden());
     for model in DEMO_MODELS {

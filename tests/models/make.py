@@ -6,11 +6,15 @@ Nothing is trained and nothing random: each is one to three operators written th
 so the expected outputs follow from the scales below and stand in tests/engine/tflite.rs.
 """
 
+import sys
 import zipfile
 from pathlib import Path
 
 import flatbuffers
 from tensorflow.lite.python import schema_py_generated as schema
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "models"))
+from metadata import attach, metadata_of
 
 T = schema.TensorType
 OP = schema.BuiltinOperator
@@ -49,49 +53,6 @@ def signature_of(key, subgraph, inputs, outputs, tensors):
     return signature
 
 
-def metadata_of(normalisations, threshold, labels):
-    """TFLite Metadata with a mean and a std for each input, and one output: a flatbuffer of its own, by its schema's slots."""
-    builder = flatbuffers.Builder(256)
-
-    def table(count, offsets=(), numbers=()):
-        builder.StartObject(count)
-        for slot, offset in offsets:
-            builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
-        for slot, number in numbers:
-            builder.PrependInt8Slot(slot, number, 0)
-        return builder.EndObject()
-
-    def tables(*entries):
-        builder.StartVector(4, len(entries), 4)
-        for entry in reversed(entries):
-            builder.PrependUOffsetTRelative(entry)
-        return builder.EndVector()
-
-    def floats(values):
-        builder.StartVector(4, len(values), 4)
-        for value in reversed(values):
-            builder.PrependFloat32(value)
-        return builder.EndVector()
-
-    def unit(kind, options):
-        return tables(table(2, [(1, options)], [(0, kind)]))
-
-    def model_input(mean, std):
-        normalise = table(2, [(0, floats(mean)), (1, floats(std))])
-        return table(7, [(4, unit(1, normalise))])
-
-    model_inputs = [model_input(mean, std) for mean, std in normalisations]
-    builder.StartObject(1)
-    builder.PrependFloat32Slot(0, threshold, 0.0)
-    limit = builder.EndObject()
-    file = table(5, [(0, builder.CreateString(labels))], [(2, 2)])
-    model_output = table(7, [(4, unit(3, limit)), (6, tables(file))])
-    graph = table(10, [(2, tables(*model_inputs)), (3, tables(model_output))])
-    root = table(8, [(0, builder.CreateString("labelled")), (3, tables(graph))])
-    builder.Finish(root, file_identifier=b"M001")
-    return bytes(builder.Output())
-
-
 def graph_of(model, tensors, operators, inputs, outputs):
     for t in tensors:
         if t.data is not None:
@@ -125,11 +86,7 @@ def write_graphs(name, graphs, signatures=(), metadata=None):
     model.buffers, model.operatorCodes = [schema.BufferT()], []
     model.subgraphs = [graph_of(model, *graph) for graph in graphs]
     if metadata is not None:
-        entry = schema.MetadataT()
-        entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)
-        model.buffers.append(schema.BufferT())
-        model.buffers[-1].data = list(metadata)
-        model.metadata = [entry]
+        attach(model, metadata)
     if signatures:
         model.signatureDefs = [
             signature_of(key, index, inputs or graphs[index][2], outputs or graphs[index][3], graphs[index][0])
@@ -248,7 +205,7 @@ def main():
         [operator(OP.SOFTMAX, [0], [1], options("SoftmaxOptions", beta=1.0))],
         [0],
         [1],
-        metadata=metadata_of([([1.0], [2.0])], 0.25, "labels.txt"),
+        metadata=metadata_of("labelled", [([1.0], [2.0])], 0.25, "labels.txt"),
     )
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo("labels.txt"), "idle\nwalk\nrun\njump\n", zipfile.ZIP_DEFLATED)
@@ -359,7 +316,7 @@ def main():
         ],
         [0, 1],
         [3, 4],
-        metadata=metadata_of([([5.0], [3.0]), ([1000.0, 1000.0], [2.0, 2.0])], 0.25, "labels.txt"),
+        metadata=metadata_of("labelled", [([5.0], [3.0]), ([1000.0, 1000.0], [2.0, 2.0])], 0.25, "labels.txt"),
     )
     # Besides y = -x: the index of the highest value, what edgewatt does not read, and an output of open size.
     write(
