@@ -5,6 +5,7 @@ mod check;
 mod doctor;
 mod engine_process;
 mod health;
+mod init;
 mod inspect;
 mod learn;
 mod logging;
@@ -70,6 +71,14 @@ struct Cli {
 enum Command {
     /// Run the pipelines of a configuration until SIGTERM or Ctrl-C
     Run(run::Args),
+    /// Write a configuration for a model
+    ///
+    /// Reads the model, the files next to it and an Edge Impulse export, looks for sensors, meters and a broker as doctor
+    /// does, and proposes source, window, front end, features and decision, each with its reason. Tries the result as check
+    /// does, and with a broker as check --online does, then writes it. No file is overwritten. On a terminal it asks for what
+    /// cannot be known. Exits with 0 if the file runs as it is, with 3 if something in it is to be filled in or does not work on
+    /// this machine, and with 1 if no file was written.
+    Init(init::Args),
     /// Check a configuration without running it
     ///
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
@@ -175,6 +184,7 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Record(args) => record::run(&args),
