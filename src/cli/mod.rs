@@ -44,6 +44,7 @@ const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
 First steps:
   edgewatt doctor                          see what this machine has and what is missing
   edgewatt inspect model.tflite            see the inputs, outputs and operators of a model
+  edgewatt init --model model.tflite       write a configuration for it, and try it
   edgewatt check -c edgewatt.toml          check that the configuration works on this machine
   edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
   edgewatt record -c edgewatt.toml         record what the source delivers, to play it again
@@ -57,7 +58,7 @@ Environment:
   EDGEWATT_RUNTIME   the TensorFlow Lite library, if runtime.library is not set
   STATE_DIRECTORY    the folder for calibrations and stored messages, if node.state_dir is not set; systemd sets it
 
-Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used."
+Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used; init: 3 something is to be filled in."
 )]
 struct Cli {
     /// Log more: -v for details, -vv for everything

@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::source::SourceText;
-use super::{Confidence, Open, Proposal, Stream, quoted};
+use super::{Confidence, Open, Part, Proposal, Stream, quoted};
 use crate::text::{escaped, wrap};
 
 /// The longest line of a comment.
-const WIDTH: usize = 110;
+const WIDTH: usize = 118;
 
 /// What goes into the file besides the proposal.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct Surroundings<'a> {
     pub labels_path: Option<String>,
     pub source: &'a SourceText,
     /// The broker's address or "none", and why.
-    pub broker: (String, String),
+    pub broker: Part,
     /// Meters to use: the name, and the line of its table.
     pub meters: Vec<(String, String)>,
     /// What else could measure energy, one item a line.
@@ -32,11 +32,12 @@ pub fn render(proposal: &Proposal, around: &Surroundings<'_>) -> String {
     let name = &proposal.name;
     comment(&mut out, &format!("For {}. Written by edgewatt init; docs/init.md explains it.", around.model));
     comment(&mut out, {
-        "(known): the model, its files or you say so. (guessed): models of this shape are mostly so. (unknown): look at it."
+        "(known): the model, its files or you say so; (guessed): models of this shape are mostly so; (unknown): look at it"
     });
     out.push_str("version = 1\n\n[mqtt]\n");
-    comment(&mut out, &around.broker.1);
-    let _ = writeln!(out, "broker = {}\n\n[pipelines.{name}]", quoted(&around.broker.0));
+    let Part { value, reason, confidence, .. } = &around.broker;
+    sure(&mut out, *confidence, reason);
+    let _ = writeln!(out, "broker = {}\n\n[pipelines.{name}]", quoted(value));
     open_lines(&mut out, &around.source.open, &["source"], "");
     pipeline(&mut out, proposal);
     let _ = writeln!(out, "\n[pipelines.{name}.model]\npath = {}", quoted(&around.model_path));

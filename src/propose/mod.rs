@@ -20,7 +20,7 @@ pub use self::edge_impulse::Project;
 use self::inputs::Fitting;
 use crate::engine::edge_tpu;
 use crate::model::{ElementType, ModelSummary, Quantization, TensorSummary};
-use crate::text::{counted, id};
+use crate::text::counted;
 
 /// How sure a part of a proposal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -121,7 +121,12 @@ pub struct Facts<'a> {
 impl Facts<'_> {
     /// Returns the name of the pipeline.
     pub fn name(&self) -> String {
-        id(self.project.and_then(|project| project.name.as_deref()).unwrap_or(self.stem))
+        let name = self.project.and_then(|project| project.name.as_deref()).unwrap_or(self.stem);
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let name: String = name.chars().map(plain).collect();
+        // Each of several characters that are no letters is not worth a place of its own.
+        let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() { "model".to_owned() } else { parts.join("_") }
     }
 }
 
@@ -203,7 +208,7 @@ pub fn propose(facts: &Facts<'_>) -> Result<Proposal, String> {
     let metadata = normalization(summary, input);
     if let Some(values) = &metadata {
         // The program does it itself, and a second scale would be one too many.
-        features.retain(|feature| !feature.contains("scale"));
+        features.retain(|feature| !feature.starts_with("{ scale"));
         parts.retain(|part| part.about != "features");
         parts.push(Part::new("features", format!("{values}, from the model's metadata"), Confidence::Known, {
             "edgewatt does this by itself, so nothing is written; model.metadata = false turns it off"
@@ -328,3 +333,5 @@ pub fn toml_list(texts: &[String]) -> String {
 pub fn number(value: f64) -> String {
     format!("{value:?}")
 }
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,10 @@ enum Form {
 enum Values {
     /// They sum to 1.
     Softmax,
-    /// Each is 0 to 1.
+    /// Each is 0 to 1, by itself.
     Probabilities,
+    /// Each is 0 to 1; whether they sum to 1 is not told.
+    Scores,
     Logits,
     /// Not told by the operators.
     Untold,
@@ -59,7 +61,9 @@ struct Row {
     why: &'static str,
 }
 
-const ANY: &[Values] = &[Values::Softmax, Values::Probabilities, Values::Logits, Values::Untold];
+/// Types of outputs that are no scores.
+const WHOLE: [ElementType; 3] = [ElementType::BOOL, ElementType::INT32, ElementType::INT64];
+const ANY: &[Values] = &[Values::Softmax, Values::Probabilities, Values::Scores, Values::Logits, Values::Untold];
 
 /// The first row that fits counts.
 #[rustfmt::skip]
@@ -70,15 +74,18 @@ const ROWS: &[Row] = &[
         confidence: Confidence::Known, why: "scores that sum to 1: exactly one class is right" },
     Row { form: Form::AsInput, values: &[Values::Softmax], decision: "classify", keys: "",
         confidence: Confidence::Known, why: "scores that sum to 1: exactly one class is right" },
+    Row { form: Form::Several, values: &[Values::Scores], decision: "classify", keys: "",
+        confidence: Confidence::Guessed, why: "scores from 0 to 1, of which the operators do not tell whether they sum to 1. If \
+            several labels can hold at once, write decision.multi_label" },
     Row { form: Form::Several, values: &[Values::Probabilities], decision: "multi_label", keys: "",
         confidence: Confidence::Guessed, why: "probabilities that do not sum to 1: several labels can hold at once. If only one \
             can, write decision.classify" },
-    Row { form: Form::AsInput, values: &[Values::Probabilities], decision: "multi_label", keys: "",
+    Row { form: Form::AsInput, values: &[Values::Scores, Values::Probabilities], decision: "multi_label", keys: "",
         confidence: Confidence::Guessed, why: "probabilities that do not sum to 1: several labels can hold at once" },
     Row { form: Form::Several, values: &[Values::Logits], decision: "classify", keys: "",
         confidence: Confidence::Guessed, why: "logits of several classes. If several labels can hold at once, write \
             decision.multi_label = { scores = \"sigmoid\" }" },
-    Row { form: Form::One, values: &[Values::Softmax, Values::Probabilities], decision: "threshold", keys: "above = 0.5",
+    Row { form: Form::One, values: &[Values::Softmax, Values::Probabilities, Values::Scores], decision: "threshold", keys: "above = 0.5",
         confidence: Confidence::Guessed, why: "one probability: low or high. Where it becomes high is to be tried out" },
     Row { form: Form::One, values: &[Values::Logits, Values::Untold], decision: "regress", keys: "names = [\"value\"]",
         confidence: Confidence::Guessed, why: "one number of any size: published under a name. For low and high, write \
@@ -134,12 +141,15 @@ pub(super) fn decide(
     states: &[(String, String)],
 ) -> Result<Decided, String> {
     let outputs = &facts.summary.main.outputs;
-    let usable = |output: &&OutputSummary| {
-        let is_state = states.iter().any(|(_, name)| *name == output.tensor.name);
-        !is_state && !matches!(output.tensor.element, ElementType::BOOL | ElementType::INT64 | ElementType::INT32)
+    let is_state = |index: &usize| states.iter().any(|(_, name)| *name == outputs[*index].tensor.name);
+    let is_whole = |index: &usize| WHOLE.contains(&outputs[*index].tensor.element);
+    let own: Vec<usize> = (0..outputs.len()).filter(|index| !is_state(index)).collect();
+    let candidates: Vec<usize> = own.iter().copied().filter(|index| !is_whole(index)).collect();
+    let Some(first) = candidates.first().copied() else {
+        own.first().ok_or("every output of the model is the next value of a state; nothing is left to decide on")?;
+        let why = "the model gives whole numbers or truth values, which only decision.raw takes: they are published as they are";
+        return Ok(decided("raw", String::new(), Confidence::Known, why));
     };
-    let candidates: Vec<usize> = (0..outputs.len()).filter(|&index| usable(&&outputs[index])).collect();
-    let first = *candidates.first().ok_or("no output of the model has values that a decision can be made on")?;
     let labelled = |index: &&usize| {
         let scores = count(&outputs[**index].tensor).unwrap_or(0);
         scores > 1 && (facts.labels)(**index, scores).is_some()
@@ -217,7 +227,7 @@ fn of_row(row: &Row, name: &str, has_labels: bool) -> Decided {
 fn wished(facts: &Facts<'_>, wish: Wish, hop: usize, values: Values) -> Decided {
     let told = if values == Values::Untold { "scores = \"probabilities\"" } else { "" };
     match wish {
-        Wish::MultiLabelLogits if values != Values::Probabilities => {
+        Wish::MultiLabelLogits if !matches!(values, Values::Probabilities | Values::Scores) => {
             let why = "models of this input give logits of labels of which several can hold at once";
             decided("multi_label", "scores = \"sigmoid\"".into(), Confidence::Guessed, why)
         }
@@ -296,10 +306,11 @@ fn form(output: &OutputSummary, input: Option<usize>) -> Form {
 }
 
 fn values(output: &OutputSummary) -> Values {
-    let by_softmax = output.values.reason.contains("SOFTMAX");
+    let is_by = |operator: &str| output.values.reason.contains(operator);
     match output.values.meaning {
-        Some(ValueMeaning::Probabilities) if by_softmax => Values::Softmax,
-        Some(ValueMeaning::Probabilities) => Values::Probabilities,
+        Some(ValueMeaning::Probabilities) if is_by("SOFTMAX") => Values::Softmax,
+        Some(ValueMeaning::Probabilities) if is_by("LOGISTIC") => Values::Probabilities,
+        Some(ValueMeaning::Probabilities) => Values::Scores,
         Some(ValueMeaning::Logits) => Values::Logits,
         None => Values::Untold,
     }

@@ -9,6 +9,9 @@ use crate::schema::{Children, KeyDoc};
 use crate::source::Source;
 use crate::text::{self, counted};
 
+/// Channels of an example whose names are written out.
+const SHOWN: usize = 8;
+
 /// What a kind reads, as far as it can be said.
 enum Content {
     /// Lines of text only.
@@ -107,6 +110,9 @@ pub fn write(stream: &Stream, origin: &Origin<'_>) -> Result<SourceText, String>
     let found = origin.found.filter(|found| found.kind == name);
     writer.place(place, found)?;
     writer.content(place, origin, found)?;
+    if matches!(kind.name, "i2c" | "spi") {
+        writer.notes.push("examples/sources has files with all keys for common chips".into());
+    }
     let (lines, notes) = (writer.lines, writer.notes);
     let open = missing(kind.name, &lines);
     let value = format!("{}{}", kind.name, place.map_or_else(String::new, |place| format!(" {place}")));
@@ -125,7 +131,7 @@ fn nothing(stream: &Stream) -> SourceText {
             ("no microphone was found", format!("source.alsa = {{ card = \"Device\", rate_hz = {rate_hz:.0} }}"))
         }
         Stream::Numbers { channels, .. } => {
-            let names = toml_list(channels);
+            let names = if channels.len() > SHOWN { "[...]".to_owned() } else { toml_list(channels) };
             let records = format!("records = {{ channels = {names}, columns = {names} }}");
             ("no sensor that fits was found", format!("source.lines = {{ from = \"stdin\", {records} }}"))
         }
@@ -133,7 +139,7 @@ fn nothing(stream: &Stream) -> SourceText {
             ("no camera was found", "source.exec = { command = [\"rpicam-vid\", ...], bytes = ... }".into())
         }
     };
-    let what = format!("where {} come from; edgewatt init --source KIND writes it", stream.in_words());
+    let what = format!("the source that gives {}; edgewatt init --source KIND writes it", stream.in_words());
     SourceText {
         kind: "",
         lines: Vec::new(),
@@ -199,6 +205,10 @@ impl Writer<'_> {
             (_, Some(value)) => quoted(value),
         };
         self.lines.push(format!("{key} = {value}"));
+        if self.kind.name == "replay" {
+            self.lines.push("speed = \"max\"".into());
+            self.notes.push("as fast as it can be played; speed = 1.0 plays it in real time".into());
+        }
         Ok(())
     }
 

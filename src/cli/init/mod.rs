@@ -127,8 +127,8 @@ fn proposed(
         Some((kind, place)) => (kind.trim(), Some(place.trim()).filter(|place| !place.is_empty())),
         None => (given.trim(), None),
     });
-    let place = split.and_then(|(kind, place)| Some((kind, write::as_named(kind, place?, output))));
-    let given = split.map(|(kind, own)| (kind, place.as_ref().map(|(_, place)| place.as_str()).or(own)));
+    let named = split.and_then(|(kind, place)| Some(write::as_named(kind, place?, output)));
+    let given = split.map(|(kind, _)| (kind, named.as_deref()));
     let columns = match (split, &proposal.stream) {
         (Some(("replay", Some(path))), Stream::Numbers { channels, .. }) => {
             material::first_lines(Path::new(path)).and_then(|text| recording::columns(&text, channels.len()))

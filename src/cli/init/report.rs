@@ -9,7 +9,7 @@ use super::material::Material;
 use super::trial::{OpenPoint, State, Step, Tried};
 use crate::cli::JSON_VERSION;
 use crate::propose::source::SourceText;
-use crate::propose::{Confidence, Part, Proposal};
+use crate::propose::{Part, Proposal};
 use crate::text::escaped;
 
 /// The result of a run.
@@ -33,10 +33,7 @@ impl Report {
     ) -> Self {
         let mut parts = vec![source.part];
         parts.extend(proposal.parts);
-        let (address, why) = tried.broker;
-        let (word, reason) = why.split_once(") ").unwrap_or(("", &why));
-        let confidence = if word == "(known" { Confidence::Known } else { Confidence::Guessed };
-        parts.push(Part::new("broker", address, confidence, reason));
+        parts.push(tried.broker);
         let notes = proposal.notes.into_iter().chain(source.notes).collect();
         // The configuration is the last file.
         let file = written.last().cloned().unwrap_or_default();

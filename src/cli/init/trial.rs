@@ -17,7 +17,7 @@ use crate::config::{Config, Document};
 use crate::load::{self, Unusable, trial};
 use crate::propose::file::{Surroundings, render};
 use crate::propose::source::{SourceText, stand_in};
-use crate::propose::{Open, Proposal};
+use crate::propose::{Confidence, Open, Part as Proposed, Proposal};
 use crate::schema::{Part, parts};
 use crate::source::Presence;
 use crate::sys::{Machine, hostname};
@@ -72,7 +72,7 @@ pub(super) struct Tried {
     pub text: String,
     pub steps: Vec<Step>,
     pub open: Vec<OpenPoint>,
-    pub broker: (String, String),
+    pub broker: Proposed,
 }
 
 impl<'a> Draft<'a> {
@@ -87,7 +87,7 @@ impl<'a> Draft<'a> {
         Self { proposal, source, material, meters, broker, output }
     }
 
-    fn text(&self, proposal: &Proposal, source: &SourceText, broker: &(String, String)) -> String {
+    fn text(&self, proposal: &Proposal, source: &SourceText, broker: &Proposed) -> String {
         render(
             proposal,
             &Surroundings {
@@ -161,7 +161,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Returns the configuration with a source that can be opened, and values for what is open, to try the rest.
-    fn stand_in(&self, broker: &(String, String)) -> anyhow::Result<Config> {
+    fn stand_in(&self, broker: &Proposed) -> anyhow::Result<Config> {
         let source = stand_in(&self.proposal.stream).map_err(anyhow::Error::msg)?;
         let source = if self.source.open.is_empty() { self.source.clone() } else { source };
         let text = self.text(&self.proposal.for_trial(), &source, broker);
@@ -206,6 +206,7 @@ impl<'a> Draft<'a> {
             let says = prepared.builder.path.to_string();
             steps.push(Step { step: "pipeline", state: State::Ok, says, detail });
             if is_whole {
+                steps.extend(subscriptions(config)?);
                 let survey = pipeline.source.kind().survey(&Machine::this());
                 let state = if survey.presence == Presence::Ready { State::Ok } else { State::Failed };
                 steps.push(Step { step: "source", state, says: survey.says, detail: survey.fix.into_iter().collect() });
@@ -214,10 +215,11 @@ impl<'a> Draft<'a> {
         Ok(Vec::new())
     }
 
-    /// Chooses the broker: the one that was given, or one that answers on this machine. Returns it with the reason.
-    fn broker(&self, steps: &mut Vec<Step>) -> anyhow::Result<(String, String)> {
+    /// Chooses the broker: the one that was given, or one that answers on this machine.
+    fn broker(&self, steps: &mut Vec<Step>) -> anyhow::Result<Proposed> {
+        let of = |address: &str, confidence, why: String| Proposed::new("broker", address, confidence, why);
         if let Some(address) = self.broker {
-            let chosen = (address.to_owned(), "(known) as you said".to_owned());
+            let chosen = of(address, Confidence::Known, "as you said".into());
             let document = Document::new(&self.output, self.trial_text(&chosen)?);
             // An address that is not one is refused here, with the reason.
             let config = document.parse(hostname().as_deref()).map_err(|error| {
@@ -226,16 +228,24 @@ impl<'a> Draft<'a> {
             steps.extend(ask(&config)?);
             return Ok(chosen);
         }
-        let none = |why: String| {
-            ("none".to_owned(), format!("(guessed) {why}, so nothing is published; for a broker: \"mqtt://HOST:1883\""))
+        // A source that subscribes needs one, also if it does not answer now.
+        let is_needed = self.source.kind == "mqtt";
+        let none = |why: String| match is_needed {
+            true => {
+                let why = format!("the source needs a broker, and {why}: write the address of yours");
+                of(LOCAL_BROKER, Confidence::Unknown, why)
+            }
+            false => {
+                let why = format!("{why}, so nothing is published; for a broker: \"mqtt://HOST:1883\"");
+                of("none", Confidence::Guessed, why)
+            }
         };
         let address = SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT));
         if TcpStream::connect_timeout(&address, KNOCK).is_err() {
-            let says = format!("none answers at {LOCAL_BROKER}");
-            steps.push(step("broker", State::Skipped, says.clone()));
+            steps.push(step("broker", State::Skipped, format!("none answers at {LOCAL_BROKER}")));
             return Ok(none(format!("no broker answers at {LOCAL_BROKER}")));
         }
-        let found = (LOCAL_BROKER.to_owned(), "(known) a broker answers there".to_owned());
+        let found = of(LOCAL_BROKER, Confidence::Known, "a broker answers there".into());
         let config = Document::new(&self.output, self.trial_text(&found)?)
             .parse(hostname().as_deref())
             .context("no configuration can be written")?;
@@ -245,7 +255,7 @@ impl<'a> Draft<'a> {
         Ok(failed.map_or(found, |why| none(format!("the broker at {LOCAL_BROKER} does not take messages: {why}"))))
     }
 
-    fn trial_text(&self, broker: &(String, String)) -> anyhow::Result<String> {
+    fn trial_text(&self, broker: &Proposed) -> anyhow::Result<String> {
         let source = stand_in(&self.proposal.stream).map_err(anyhow::Error::msg)?;
         Ok(self.text(&self.proposal.for_trial(), &source, broker))
     }
@@ -263,6 +273,24 @@ fn ask(config: &Config) -> anyhow::Result<Option<Step>> {
         Ok(()) => Step { step: "broker", state: State::Ok, says: format!("{address} accepts messages"), detail },
         Err(why) => Step { step: "broker", state: State::Failed, says: format!("{address}: {why}"), detail },
     }))
+}
+
+/// Tries what the source subscribes to, as `check --online` does.
+fn subscriptions(config: &Config) -> anyhow::Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for online::Subscribed { subscription, options, .. } in online::subscriptions(config) {
+        let Ok(options) = options else { continue };
+        let mut detail = Vec::new();
+        let asked = online::connect_and_subscribe(&subscription, &options, |step, took, says| {
+            detail.push(format!("{step} {:.1} ms {says}", took.as_secs_f64() * 1e3));
+        })?;
+        let (state, says) = match asked {
+            Ok(()) => (State::Ok, format!("it may subscribe to {}", subscription.topic)),
+            Err(why) => (State::Failed, why),
+        };
+        steps.push(Step { step: "source", state, says, detail });
+    }
+    Ok(steps)
 }
 
 fn step(step: &'static str, state: State, says: String) -> Step {

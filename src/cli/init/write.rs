@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -16,11 +16,16 @@ pub(super) fn check_free(path: &Path) -> anyhow::Result<()> {
 
 /// Returns the folder of a file that is to be written.
 pub(super) fn folder(output: &Path) -> anyhow::Result<PathBuf> {
-    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
+    let parent = output.parent().unwrap_or(Path::new(""));
+    if !here(parent).is_dir() {
         bail!("{} is not a folder; create it first: mkdir -p {}", parent.display(), parent.display());
     }
     Ok(parent.to_owned())
+}
+
+/// Returns a folder as the kernel takes it: an empty path is the current one.
+fn here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
 pub(super) fn file_name(path: &Path) -> String {
@@ -29,12 +34,18 @@ pub(super) fn file_name(path: &Path) -> String {
 
 /// Returns `path` as a file in `folder` names it: relative if it is below, else whole.
 pub(super) fn relative(path: &Path, folder: &Path) -> String {
-    let whole = |path: &Path| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        parent.canonicalize().map(|parent| parent.join(path.file_name().unwrap_or_default()))
+    // Symbolic links stay, because the name of a model often is one to its newest version.
+    let whole = |path: &Path| match path.components().any(|part| part == Component::ParentDir) {
+        true => {
+            let parent = here(path.parent().unwrap_or(path)).canonicalize();
+            parent.map(|parent| parent.join(path.file_name().unwrap_or_default()))
+        }
+        false => std::path::absolute(path),
     };
-    let (Ok(path), Ok(folder)) = (whole(path), folder.canonicalize()) else { return path.display().to_string() };
-    path.strip_prefix(&folder).unwrap_or(&path).display().to_string()
+    let (Ok(path), Ok(folder)) = (whole(path), whole(&here(folder).join("file"))) else {
+        return path.display().to_string();
+    };
+    path.strip_prefix(folder.parent().unwrap_or(&folder)).unwrap_or(&path).display().to_string()
 }
 
 /// Returns where a source reads, as the configuration names it: paths of files count from its folder.
@@ -97,8 +108,7 @@ fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     let linked = written.and_then(|()| fs::hard_link(&unfinished, path));
     let _ = fs::remove_file(&unfinished);
     linked?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    File::open(here(path.parent().unwrap_or(Path::new(""))))?.sync_all()
 }
 
 #[cfg(test)]

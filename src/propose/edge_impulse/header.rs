@@ -11,8 +11,6 @@ use super::{Block, Calibration, Project, key_of, with_blocks};
 const CATEGORIES: &str = "ei_classifier_inferencing_categories";
 const CONFIG: &str = "ei_dsp_config_";
 const CALIBRATION: &str = "ei_model_performance_calibration_t";
-/// The fields of its struct.
-const CALIBRATION_FIELDS: usize = 6;
 
 /// Reads the texts of the headers.
 ///
@@ -264,7 +262,6 @@ fn calibration(text: &str) -> Option<Calibration> {
     let fields: Vec<String> = lines.filter_map(value).collect();
     // version, is_configured, average_window_duration_ms, detection_threshold, suppression_ms, suppression_flags
     let [_, is_configured, average, threshold, suppression, flags] = fields.as_slice() else { return None };
-    debug_assert_eq!(fields.len(), CALIBRATION_FIELDS);
     let flags = flags.strip_prefix("0x").map_or_else(|| flags.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok())?;
     (is_configured == "true").then_some(())?;
     Some(Calibration {

@@ -96,7 +96,7 @@ impl Project {
         let stream = self.stream(facts)?;
         let known = |about, value: String, why: &str| Part::new(about, value, Confidence::Known, why);
         let mut parts = vec![known("input", stream.in_words(), "the project's sensor and its frequency")];
-        parts.push(known("window", format!("{samples} samples, hop {hop}"), hop_why));
+        parts.push(known("window", format!("{}, hop {hop}", counted(samples, "sample")), hop_why));
         let mut features = vec![self.feature()?];
         let kinds: Vec<&str> = self.blocks.iter().map(|block| block.kind.as_str()).collect();
         let mut what = format!("Edge Impulse's {}", kinds.join(" and "));
@@ -294,3 +294,6 @@ fn with_blocks(mut project: Project, blocks: Vec<Block>) -> Project {
     }
     project
 }
+
+#[cfg(test)]
+mod tests;
