@@ -241,8 +241,7 @@ pub(super) fn fit(input: &TensorSummary, facts: &Facts<'_>) -> Result<Fitting, S
         Cut::Half => (samples, (samples / 2).max(1)),
     };
     let mut parts = vec![Part::new("input", stream.in_words(), row.confidence, row.why)];
-    let new =
-        if hop < samples { format!("; {} of each window are new", counted(hop, "sample")) } else { String::new() };
+    let new = if hop < samples { format!("; each has {}", counted(hop, "new sample")) } else { String::new() };
     let takes = if row.frontend.is_empty() { row.why } else { "as many frames as the model takes at once" };
     let value = format!("{}, hop {hop}", counted(samples, "sample"));
     parts.push(Part::new("window", value, row.confidence, format!("{takes}{new}")));

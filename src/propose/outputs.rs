@@ -216,11 +216,7 @@ fn of_row(row: &Row, name: &str, has_labels: bool) -> Decided {
     let mut anomaly = decided("anomaly", keys, row.confidence, row.why);
     let what = "the threshold, which only normal data tells: record some with edgewatt record, then run edgewatt learn; or \
                 write a number";
-    anomaly.open.push(Open::new(
-        "decision.anomaly.threshold",
-        what,
-        format!("threshold = {{ learnt = {} }}", quoted(&file)),
-    ));
+    anomaly.open.push(Open::new("decision", what, format!("threshold = {{ learnt = {} }}", quoted(&file))));
     anomaly
 }
 

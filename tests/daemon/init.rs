@@ -52,7 +52,8 @@ impl Folder {
     /// The same without a broker, as JSON.
     fn written(&self, model: &Path, args: &[&str]) -> Written {
         let ended = self.init(model, &[&["--broker", "none", "--json"], args].concat());
-        let json = serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", ended.stdout, ended.stderr));
+        let json =
+            serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", ended.stdout, ended.stderr));
         Written { json, code: ended.status.code().unwrap() }
     }
 
@@ -160,7 +161,11 @@ fn the_models_of_the_demo_run_on_its_recording_and_on_lines_that_are_fed() {
         let folder = Folder::new();
         folder.written(&model, &["--source", "lines", "--channels", "a,b,c,d,e,f", "--rate", "50"]).runs();
         let lines = "0.1,0.2,0.3,0.4,0.5,0.6\n".repeat(400);
-        assert_eq!(folder.run_fed(lines.as_bytes())["counts"]["predictions"], 3, "windows of 200 that begin at 0, 100, 200");
+        assert_eq!(
+            folder.run_fed(lines.as_bytes())["counts"]["predictions"],
+            3,
+            "windows of 200 that begin at 0, 100, 200"
+        );
     }
 }
 
@@ -203,7 +208,7 @@ fn what_is_open_is_what_check_names() {
     // What a model needs, too: a threshold that only normal data tells.
     let folder = Folder::new();
     let written = folder.written(&model("autoencoder.tflite"), &["--source", "lines"]);
-    assert_eq!(written.open(), ["pipelines.autoencoder.decision.anomaly.threshold"]);
+    assert_eq!(written.open(), ["pipelines.autoencoder.decision"]);
     assert_eq!(folder.refused(), written.open());
     assert!(written.json["open"][0]["message"].as_str().unwrap().contains("run edgewatt learn"));
     // The source is missing first; then check names the threshold.
@@ -266,8 +271,7 @@ const METADATA: &str = "#define EI_CLASSIFIER_PROJECT_NAME \"Gestures\"\n#define
     #define EI_CLASSIFIER_FUSION_AXES_STRING \"accX + accY + accZ\"\n#define EI_CLASSIFIER_SLICES_PER_MODEL_WINDOW 4\n";
 
 /// The headers of an export: one spectral analysis, whose 39 features are the input of tests/models/edge_impulse.tflite.
-const VARIABLES: &str =
-    "const char* ei_classifier_inferencing_categories_1_2[] = { \"idle\", \"snake\", \"wave\" };\n\
+const VARIABLES: &str = "const char* ei_classifier_inferencing_categories_1_2[] = { \"idle\", \"snake\", \"wave\" };\n\
     EI_CLASSIFIER_DSP_AXES_INDEX_TYPE ei_dsp_config_1_3_axes[] = { 0, 1, 2 };\n\
     ei_dsp_config_spectral_analysis_t ei_dsp_config_1_3 = {\n    3, // uint32_t blockId\n    4, // int implementationVersion\n    \
     3, // int length of axes\n    1.0f, // float scale-axes\n    \"none\", // select filter-type\n    16, // int fft-length\n    \
@@ -378,7 +382,12 @@ fn every_field_of_the_json_is_documented_and_comes() {
     let page = fs::read_to_string(root().join("docs/json.md")).unwrap();
     let section = page.split("\n## ").find(|section| section.starts_with("`edgewatt init --json`")).unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `")).flat_map(|line| {
-        line.trim_start_matches("| ").split(" | ").next().unwrap().split(", ").map(|name| name.trim_matches('`').to_owned())
+        line.trim_start_matches("| ")
+            .split(" | ")
+            .next()
+            .unwrap()
+            .split(", ")
+            .map(|name| name.trim_matches('`').to_owned())
     });
     let mut documented: Vec<String> = rows.collect();
     documented.sort();
