@@ -124,7 +124,7 @@ impl Facts<'_> {
         let name = self.project.and_then(|project| project.name.as_deref()).unwrap_or(self.stem);
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let name: String = name.chars().map(plain).collect();
-        // Each of several characters that are no letters is not worth a place of its own.
+        // Several such characters in a row become one.
         let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
         if parts.is_empty() { "model".to_owned() } else { parts.join("_") }
     }
@@ -179,8 +179,8 @@ impl Proposal {
     /// Returns the same with values in place of what only a later step can fill in, so that the rest can be checked.
     pub fn for_trial(&self) -> Self {
         let mut trial = self.clone();
-        if !self.open.is_empty() && self.decision.0 == "anomaly" {
-            trial.decision.1 = "threshold = 1.0".into();
+        if let Some(at) = self.decision.1.find("threshold = {") {
+            trial.decision.1.replace_range(at.., "threshold = 1.0");
         }
         trial
     }

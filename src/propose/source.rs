@@ -333,7 +333,11 @@ impl Writer<'_> {
             let wanted: Vec<String> = channels.iter().take(wanted).map(ToString::to_string).collect();
             self.lines.push(format!("channels = [{}]", wanted.join(", ")));
         }
+        let is_other = |name: &str| !matches!(name, "channels" | "rate_hz") && name != self.kind.place;
+        let others = found.into_iter().flat_map(|found| &found.keys).filter(|(name, _)| is_other(name));
+        let others: Vec<String> = others.map(|(name, value)| format!("{name} = {value}")).collect();
         let own = key("rate_hz").and_then(toml::Value::as_float);
         self.lines.extend(rate_hz.or(own).map(|rate| format!("rate_hz = {}", number(rate))));
+        self.lines.extend(others);
     }
 }

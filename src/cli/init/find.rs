@@ -4,9 +4,11 @@ use crate::doctor::{self, Part, Roots, State};
 use crate::meter::survey;
 use crate::propose::Stream;
 use crate::propose::source::{Found, SourceText};
+use crate::source::iio;
 
 /// Returns the sources that can be used now.
 pub(super) fn sensors(roots: &Roots) -> Vec<Found> {
+    let devices = iio::listed(&roots.sysfs);
     let findings = doctor::examine(Part::Sensors, roots, None).into_iter().filter(|found| found.state == State::Ok);
     let sources = findings.filter_map(|finding| {
         let what = format!("{}: {}", finding.what, finding.says);
@@ -16,7 +18,13 @@ pub(super) fn sensors(roots: &Roots) -> Vec<Found> {
         };
         let table: toml::Table = toml::from_str(config).ok()?;
         let (kind, keys) = table.get("source")?.as_table()?.iter().next()?;
-        let keys = keys.as_table()?.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut keys: Vec<_> = keys.as_table()?.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        // The line of doctor has the acceleration only; a model may want the rotation, too.
+        if let Some(device) = devices.iter().find(|device| device.config.as_ref() == Some(config)) {
+            let all: Vec<toml::Value> = device.channels.iter().cloned().map(toml::Value::String).collect();
+            let own = keys.iter_mut().find(|(key, _)| key == "channels");
+            own.into_iter().for_each(|(_, channels)| *channels = toml::Value::Array(all.clone()));
+        }
         Some(Found { kind: kind.clone(), keys, what })
     });
     sources.collect()
