@@ -28,6 +28,7 @@ pub mod meter;
 pub mod energy;
 pub mod publish;
 pub mod config;
+pub mod propose;
 
 pub mod load;
 pub mod record;

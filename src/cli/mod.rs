@@ -5,6 +5,7 @@ mod check;
 mod doctor;
 mod engine_process;
 mod health;
+mod init;
 mod inspect;
 mod learn;
 mod logging;
@@ -43,6 +44,7 @@ const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
 First steps:
   edgewatt doctor                          see what this machine has and what is missing
   edgewatt inspect model.tflite            see the inputs, outputs and operators of a model
+  edgewatt init --model model.tflite       write a configuration for it, and try it
   edgewatt check -c edgewatt.toml          check that the configuration works on this machine
   edgewatt run -c edgewatt.toml --watch    run it, and see the published messages
   edgewatt record -c edgewatt.toml         record what the source delivers, to play it again
@@ -56,7 +58,7 @@ Environment:
   EDGEWATT_RUNTIME   the TensorFlow Lite library, if runtime.library is not set
   STATE_DIRECTORY    the folder for calibrations and stored messages, if node.state_dir is not set; systemd sets it
 
-Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used."
+Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used; init: 3 something is to be filled in."
 )]
 struct Cli {
     /// Log more: -v for details, -vv for everything
@@ -70,6 +72,14 @@ struct Cli {
 enum Command {
     /// Run the pipelines of a configuration until SIGTERM or Ctrl-C
     Run(run::Args),
+    /// Write a configuration for a model
+    ///
+    /// Reads the model, the files next to it and an Edge Impulse export, looks for sensors, meters and a broker as doctor
+    /// does, and proposes source, window, front end, features and decision, each with its reason. Tries the result as check
+    /// does, and with a broker as check --online does, then writes it. No file is overwritten. On a terminal it asks for what
+    /// cannot be known. Exits with 0 if the file runs as it is, with 3 if something in it is to be filled in or does not work on
+    /// this machine, and with 1 if no file was written.
+    Init(init::Args),
     /// Check a configuration without running it
     ///
     /// Reads the configuration, loads the runtime and every model, and compares shapes, types, labels and files. Each
@@ -175,6 +185,7 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Record(args) => record::run(&args),

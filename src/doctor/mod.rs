@@ -146,14 +146,19 @@ fn runtime(config: Option<&Config>) -> Finding {
 
 /// Returns the meters that could be used, then those that the configuration names.
 fn meters(roots: &Roots, config: Option<&Config>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = surveyed_meters(roots).into_iter().map(surveyed).collect();
+    // What the meters would log is in the findings.
+    findings.extend(tracing::subscriber::with_default(NoSubscriber::default(), || {
+        config.into_iter().flat_map(|config| configured(roots, config)).collect::<Vec<_>>()
+    }));
+    findings
+}
+
+/// Returns what each kind of meter finds on the machine. It takes a second if there is something to read.
+pub fn surveyed_meters(roots: &Roots) -> Vec<survey::Finding> {
     let machine = Machine { sysfs: &roots.sysfs, dev: &roots.dev };
     // What the meters would log is in the findings.
-    tracing::subscriber::with_default(NoSubscriber::default(), || {
-        let found = survey(&machine, std::thread::sleep);
-        let mut findings: Vec<Finding> = found.into_iter().map(surveyed).collect();
-        findings.extend(config.into_iter().flat_map(|config| configured(roots, config)));
-        findings
-    })
+    tracing::subscriber::with_default(NoSubscriber::default(), || survey(&machine, std::thread::sleep))
 }
 
 /// Returns whether the source of a pipeline can be read.

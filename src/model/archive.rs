@@ -78,6 +78,11 @@ impl<'a> Archive<'a> {
         Ok(Some(Self { bytes, entries }))
     }
 
+    /// Returns the names of its files and folders.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| entry.file.name.clone()).collect()
+    }
+
     /// Returns its files, without folders.
     pub(crate) fn files(self) -> Vec<AttachedFile> {
         self.entries.into_iter().map(|entry| entry.file).filter(|file| !file.name.ends_with('/')).collect()

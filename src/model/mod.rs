@@ -22,7 +22,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub(crate) use archive::Archive;
 pub use archive::AttachedFile;
+#[cfg(test)]
+pub(crate) use archive::tests as archive_tests;
 use buffers::Buffers;
 use flatbuffer::{Source, Table};
 use graph::{OperatorCode, operator_codes, read_subgraph};

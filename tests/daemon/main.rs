@@ -16,6 +16,7 @@ mod serial;
 mod service;
 mod doctor;
 mod health;
+mod init;
 mod labels;
 mod support;
 mod scores;

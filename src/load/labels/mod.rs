@@ -16,7 +16,7 @@ use std::path::Path;
 use self::order::{Entries, in_order};
 use crate::config::Pipeline;
 use crate::load::engines::ModelFile;
-use crate::model;
+use crate::model::{self, ModelSummary};
 use crate::text::counted;
 
 /// Far above any real file: 65,535 labels of 256 bytes.
@@ -39,35 +39,43 @@ pub(crate) struct Labels {
 pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> Result<Labels, String> {
     let scores = scores(model, pipeline.decision.kind().output());
     if let Some(path) = &pipeline.labels {
-        let size = std::fs::metadata(path).map_or(0, |file| file.len());
-        if size > MAX_BYTES as u64 {
-            return Err(format!("{} has {size} bytes; a file with labels has at most {MAX_BYTES}", path.display()));
-        }
-        let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        return read(&path.display().to_string(), &bytes, scores);
+        return from_file(path, scores);
     }
     let decision = pipeline.decision.name();
     let none = |why: &str| Err(format!("{decision} needs labels = \"FILE\", one label a line; {why}"));
     if !pipeline.model_metadata {
         return none("those in the model are not used, because metadata = false");
     }
-    match carried(model, pipeline.decision.kind().output())? {
+    match carried(&model.summary, pipeline.decision.kind().output())? {
         Some(name) => {
             let content = model::attached_file(&model.bytes, &name, MAX_BYTES)
                 .map_err(|e| format!("the labels in {}: {e}; set labels = \"FILE\"", model.path.display()))?;
             read(&format!("`{}` in the model", name.escape_debug()), &content, scores)
         }
         None if model.summary.model_metadata.files.is_empty() => none("the model carries none"),
-        None => none(&format!("the model carries {}, which it does not name as labels", files(model))),
+        None => none(&format!("the model carries {}, which it does not name as labels", files(&model.summary))),
     }
+}
+
+/// Reads the labels in a file, for a model with so many `scores`.
+///
+/// # Errors
+/// They cannot be read; the message says where and what would be right.
+pub(crate) fn from_file(path: &Path, scores: Option<usize>) -> Result<Labels, String> {
+    let size = std::fs::metadata(path).map_or(0, |file| file.len());
+    if size > MAX_BYTES as u64 {
+        return Err(format!("{} has {size} bytes; a file with labels has at most {MAX_BYTES}", path.display()));
+    }
+    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    read(&path.display().to_string(), &bytes, scores)
 }
 
 /// Returns the name of the file with labels that the model carries for `output`.
 ///
 /// # Errors
 /// It carries several that may be meant.
-fn carried(model: &ModelFile, output: usize) -> Result<Option<String>, String> {
-    let metadata = &model.summary.model_metadata;
+pub(crate) fn carried(summary: &ModelSummary, output: usize) -> Result<Option<String>, String> {
+    let metadata = &summary.model_metadata;
     if let Some(name) = metadata.outputs.get(output).and_then(|output| output.label_files.first()) {
         return Ok(Some(name.clone()));
     }
@@ -77,15 +85,16 @@ fn carried(model: &ModelFile, output: usize) -> Result<Option<String>, String> {
     };
     let mut names = metadata.files.iter().map(|file| &file.name).filter(looks_right);
     match (names.next(), names.next()) {
-        (Some(_), Some(_)) => {
-            Err(format!("the model carries {}; unpack the right one (unzip), and set labels = \"FILE\"", files(model)))
-        }
+        (Some(_), Some(_)) => Err(format!(
+            "the model carries {}; unpack the right one (unzip), and set labels = \"FILE\"",
+            files(summary)
+        )),
         (name, _) => Ok(name.cloned()),
     }
 }
 
-fn files(model: &ModelFile) -> String {
-    let names = model.summary.model_metadata.files.iter().map(|file| format!("`{}`", file.name.escape_debug()));
+fn files(summary: &ModelSummary) -> String {
+    let names = summary.model_metadata.files.iter().map(|file| format!("`{}`", file.name.escape_debug()));
     names.take(5).collect::<Vec<_>>().join(", ")
 }
 

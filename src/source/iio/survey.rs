@@ -136,6 +136,8 @@ pub(crate) struct Listed {
     pub(crate) name: String,
     pub(crate) says: String,
     pub(crate) detail: Vec<String>,
+    /// All its channels, acceleration first.
+    pub(crate) channels: Vec<String>,
     /// The line of configuration that reads it.
     pub(crate) config: Option<String>,
     /// Why it cannot be read.
@@ -150,6 +152,9 @@ pub(crate) fn listed(sysfs: &Path) -> Vec<Listed> {
 
 fn list(device: &Device, is_alone: bool) -> Listed {
     let channels = plan::channels(device);
+    let (mut ordered, others): (Vec<String>, Vec<String>) =
+        channels.iter().cloned().partition(|channel| channel.starts_with("accel_"));
+    ordered.extend(others);
     let first = channels.iter().find_map(|channel| plan::raw_file(device, channel));
     let read = first.map(|file| {
         let path = device.folder.join(file);
@@ -175,5 +180,13 @@ fn list(device: &Device, is_alone: bool) -> Listed {
             names.join(", ")
         )
     });
-    Listed { node: device.node.clone(), name: device.name.clone(), says, detail: details(device), config, error }
+    Listed {
+        node: device.node.clone(),
+        name: device.name.clone(),
+        says,
+        detail: details(device),
+        channels: ordered,
+        config,
+        error,
+    }
 }

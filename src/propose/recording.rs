@@ -1,0 +1,89 @@
+//! What the first lines of a recording in CSV say: which columns are channels, time and true label, and the rate.
+
+/// The most lines that are looked at.
+pub const LINES: usize = 200;
+/// The units of a time column, by the end of its name; seconds otherwise.
+const UNITS: [(&str, &str, f64); 3] = [("_ms", "ms", 1e-3), ("_us", "us", 1e-6), ("_ns", "ns", 1e-9)];
+
+/// The columns of a recording.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Columns {
+    pub channels: Vec<String>,
+    pub time: Option<String>,
+    /// The unit of the time, unless it is seconds.
+    pub time_unit: Option<&'static str>,
+    pub truth: Option<String>,
+    pub rate_hz: Option<f64>,
+}
+
+/// Reads the header and the lines after it, separated by commas. `None`: they are of another form, or do not have `wanted`
+/// channels.
+pub fn columns(text: &str, wanted: usize) -> Option<Columns> {
+    let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let names: Vec<&str> = lines.next()?.split(',').map(str::trim).collect();
+    let rows: Vec<Vec<&str>> = lines
+        .take(LINES)
+        .map(|line| line.split(',').map(str::trim).collect::<Vec<_>>())
+        .filter(|row| row.len() == names.len())
+        .collect();
+    let first = rows.first()?;
+    let is_number = |column: usize| first[column].parse::<f64>().is_ok();
+    if names.iter().any(|name| name.parse::<f64>().is_ok() || name.is_empty()) {
+        return None;
+    }
+    let is_time = |column: &usize| {
+        let name = names[*column].to_lowercase();
+        is_number(*column) && (name == "t" || name.starts_with("time"))
+    };
+    let time = (0..names.len()).find(is_time);
+    let texts: Vec<usize> = (0..names.len()).filter(|column| !is_number(*column)).collect();
+    let channels: Vec<String> = (0..names.len())
+        .filter(|column| is_number(*column) && Some(*column) != time)
+        .map(|column| names[column].to_owned())
+        .collect();
+    if channels.len() != wanted {
+        return None;
+    }
+    let unit = time.and_then(|column| UNITS.iter().find(|(end, ..)| names[column].ends_with(end)));
+    let rate = |column: usize| rate(rows.iter().filter_map(|row| row[column].parse().ok()), unit.map_or(1.0, |u| u.2));
+    Some(Columns {
+        channels,
+        time: time.map(|column| names[column].to_owned()),
+        time_unit: unit.map(|(_, unit, _)| *unit),
+        truth: if let [truth] = texts.as_slice() { Some(names[*truth].to_owned()) } else { None },
+        rate_hz: time.and_then(rate),
+    })
+}
+
+/// Returns the rate of samples with these times, to four digits.
+fn rate(times: impl Iterator<Item = f64>, unit_s: f64) -> Option<f64> {
+    let times: Vec<f64> = times.collect();
+    let mut steps: Vec<f64> =
+        times.windows(2).map(|pair| (pair[1] - pair[0]) * unit_s).filter(|step| *step > 0.0).collect();
+    steps.sort_by(f64::total_cmp);
+    let middle = *steps.get(steps.len() / 2)?;
+    crate::text::figure(1.0 / middle).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_told_by_their_names_and_their_first_values() {
+        let text = "# made by hand\ntime_ms,ax,ay,exercise\n0,1,2.5,ROW\n20,1,2,ROW\n40,0,1,PEN\n";
+        let expected = Columns {
+            channels: vec!["ax".into(), "ay".into()],
+            time: Some("time_ms".into()),
+            time_unit: Some("ms"),
+            truth: Some("exercise".into()),
+            rate_hz: Some(50.0),
+        };
+        assert_eq!(columns(text, 2), Some(expected));
+        assert_eq!(columns(text, 3), None, "another number of channels");
+        assert_eq!(columns("1,2\n3,4\n", 2), None, "no header");
+        assert_eq!(columns("a,b\n", 2), None, "no line to tell by");
+        let plain = columns("x\n1\n2\n", 1).unwrap();
+        assert_eq!((plain.time, plain.truth, plain.rate_hz), (None, None, None));
+    }
+}
