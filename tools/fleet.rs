@@ -32,7 +32,8 @@ use edgewatt::publish::mqtt::outbox::{Limits, WhenFull};
 use edgewatt::publish::mqtt::{ClientState, Handle, MqttClient, Settings};
 use edgewatt::publish::payload::{DelegateProof, DelegateState, PipelineState, Process};
 use edgewatt::publish::publisher::{
-    Condition, DecisionRoute, Drained, NodeFigures, NodePublisher, PipelinePublisher, Progress, PublishLatency,
+    Condition, DecisionRoute, Drained, IntervalReport, NodeFigures, NodePublisher, PipelinePublisher, Progress,
+    PublishLatency,
 };
 use edgewatt::publish::topic::NodeTopics;
 use edgewatt::ring::block_ring;
@@ -43,7 +44,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
 /// How each pipeline is.
-const RUNNING: Condition = Condition { state: PipelineState::Running, predicting: true };
+const RUNNING: Condition = Condition { state: PipelineState::Running, predicting: true, gate: None };
 /// Each node has one pipeline.
 const PIPELINE: PipelineId = PipelineId(0);
 /// Two of the node and two of its pipeline.
@@ -175,7 +176,8 @@ impl Producer {
         let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
         let node = NodeFigures { delivery: Some(&delivery), process: &process };
         self.node_publisher.metrics(since, &node);
-        self.publisher.metrics(&self.node_publisher, since, &stages, &energy, RUNNING, &node);
+        let report = IntervalReport { length: since, stages: &stages, energy: &energy, condition: RUNNING, gate: None };
+        self.publisher.metrics(&self.node_publisher, &report, &node);
     }
 
     /// Publishes the decisions; waits for the broker if there is time.
