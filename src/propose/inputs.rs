@@ -317,8 +317,9 @@ impl Row {
             (Takes::Columns, [samples, channels]) => (numbers(*channels)?, *samples),
             (Takes::Rows, [channels, samples]) => (numbers(*channels)?, *samples),
             (Takes::Flat, _) => {
-                let channels = facts.channels.map_or_else(|| if product % 3 == 0 { 3 } else { 1 }, <[String]>::len);
-                if channels == 0 || product % channels != 0 {
+                let channels =
+                    facts.channels.map_or_else(|| if product.is_multiple_of(3) { 3 } else { 1 }, <[String]>::len);
+                if channels == 0 || !product.is_multiple_of(channels) {
                     let values = counted(product, "value");
                     return Err(format!("the model takes {values}, which {channels} channels do not divide"));
                 }

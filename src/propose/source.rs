@@ -217,7 +217,7 @@ impl Writer<'_> {
         let command = match self.stream {
             Stream::Numbers { .. } => return Ok(()),
             Stream::Sound { rate_hz } => format!("arecord -q -t raw -f S16_LE -r {rate_hz:.0} -c 1"),
-            Stream::Pictures { width, height, channels: 3 } if width % 2 == 0 && height % 2 == 0 => {
+            Stream::Pictures { width, height, channels: 3 } if width.is_multiple_of(2) && height.is_multiple_of(2) => {
                 self.notes.push(
                     "rpicam-vid is of Raspberry Pi OS (package rpicam-apps); for another camera, use ffmpeg: docs/sources.md. If \
                      the picture is slanted, choose a width that is a multiple of 64"

@@ -22,8 +22,9 @@ pub(super) fn sensors(roots: &Roots) -> Vec<Found> {
         // The line of doctor has the acceleration only; a model may want the rotation, too.
         if let Some(device) = devices.iter().find(|device| device.config.as_ref() == Some(config)) {
             let all: Vec<toml::Value> = device.channels.iter().cloned().map(toml::Value::String).collect();
-            let own = keys.iter_mut().find(|(key, _)| key == "channels");
-            own.into_iter().for_each(|(_, channels)| *channels = toml::Value::Array(all.clone()));
+            if let Some((_, channels)) = keys.iter_mut().find(|(key, _)| key == "channels") {
+                *channels = toml::Value::Array(all);
+            }
         }
         Some(Found { kind: kind.clone(), keys, what })
     });
