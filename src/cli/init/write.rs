@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no unfinished file is left");
         let mut written = Written::default();
         written.add(&first, b"ours").unwrap();
-        assert_eq!(written.keep(), [first.clone()]);
+        assert_eq!(written.keep(), std::slice::from_ref(&first));
         assert_eq!(fs::read_to_string(&first).unwrap(), "ours");
         assert!(check_free(&first).is_err() && check_free(&dir.path().join("c")).is_ok());
     }
