@@ -94,7 +94,7 @@ fn text(proposal: &Proposal, source: &source::SourceText) -> (String, Vec<crate:
 #[test]
 fn each_known_shape_gets_its_stream_its_window_and_its_decision() {
     let quantised = (0.101_960_79, -128);
-    let cases: Vec<(Shape, &str, (usize, usize), &str, &str, &str)> = vec![
+    let cases = [
         (
             Shape { state: true, ..int8(&[1, 3, 40], quantised, &[1, 1], SIGMOID) },
             "sound at 16000 Hz",
