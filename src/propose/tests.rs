@@ -97,7 +97,7 @@ type ShapeCase = (Shape, &'static str, (usize, usize), &'static str, &'static st
 #[test]
 fn each_known_shape_gets_its_stream_its_window_and_its_decision() {
     let quantised = (0.101_960_79, -128);
-    let cases: Vec<ShapeCase> = vec![
+    let cases = [
         (
             Shape { state: true, ..int8(&[1, 3, 40], quantised, &[1, 1], SIGMOID) },
             "sound at 16000 Hz",
