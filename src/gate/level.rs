@@ -111,6 +111,10 @@ impl GateKind for Level {
         self.release.unwrap_or(RELEASE * self.threshold)
     }
 
+    fn hold_s(&self) -> f64 {
+        self.hold_s
+    }
+
     fn preroll_s(&self) -> f64 {
         self.preroll_s
     }

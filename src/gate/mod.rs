@@ -34,6 +34,9 @@ pub trait GateKind {
     /// Returns the level below which it closes.
     fn release(&self) -> f64;
 
+    /// Returns for how many seconds it stays open after the level was last high enough.
+    fn hold_s(&self) -> f64;
+
     /// Returns for how many seconds skipped windows are kept. They go to the model first when the gate opens.
     fn preroll_s(&self) -> f64;
 

@@ -40,7 +40,7 @@ use crate::stream::StreamSpec;
 use crate::sys;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
-use crate::text::{counted, hex};
+use crate::text::{counted, figure, hex};
 
 /// Everything that a configuration names, loaded and ready to run.
 pub struct Prepared {
@@ -318,6 +318,7 @@ impl<'a> Draft<'a> {
         let mut input = InputStage::new(shapes.frontends, chained.stages, &shapes.stream, &pipeline.window, bytes);
         if let Some((gate, BuiltGate { stage, kept })) = pipeline.gate.as_ref().zip(shapes.gate) {
             notes.push(gate_note(gate, &shapes.source, kept));
+            warnings.extend(gate_warning(gate, pipeline.window.hop, &shapes.stream));
             input = input.with_gate(stage, kept);
         }
         let events_only = decision.events_only();
@@ -347,6 +348,20 @@ fn gate_note(gate: &Gate, source: &StreamSpec, kept: usize) -> String {
         kept => format!("; then the last {} that it has skipped go to the model first", counted(kept, "window")),
     };
     format!("gate.{}{kept}", gate.kind().in_words(source))
+}
+
+/// Returns a warning if the gate can be open between the ends of two windows only; `stream` is what windows are cut from.
+fn gate_warning(gate: &Gate, hop: usize, stream: &StreamSpec) -> Option<String> {
+    let hop_s = hop as f64 / stream.rate_hz?;
+    let hold_s = gate.kind().hold_s();
+    (hold_s < hop_s).then(|| {
+        let [hop, hold] = [hop_s, hold_s].map(figure);
+        format!(
+            "gate.{}: a window ends every {hop} s, and the gate closes {hold} s after the last loud block: what is loud between \
+             two ends may be missed; set hold_s to at least {hop}",
+            gate.name()
+        )
+    })
 }
 
 /// Returns the size and type of the ring between the pipeline's source, which gives the stream `spec`, and its infer thread.

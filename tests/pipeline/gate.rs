@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use edgewatt_support::daemon::{Ended, Setup};
+use edgewatt_support::demo;
 use edgewatt_support::mosquitto::Mosquitto;
 use edgewatt_support::rig::{Rig, paced};
 use edgewatt_support::root;
@@ -216,4 +217,16 @@ fn check_shows_the_gate_and_refuses_what_makes_no_sense() {
         let refused = checked(keys).expect(78).stderr;
         assert!(refused.contains(&format!("pipelines.shoulder.{at}")) && refused.contains(why), "{refused}");
     }
+}
+
+#[test]
+fn a_gate_that_closes_between_the_ends_of_two_windows_is_a_warning() {
+    let warnings = |hold_s: &str| {
+        let table = format!("[pipelines.shoulder]\ngate.level = {{ threshold = 1.0, hold_s = {hold_s} }}");
+        demo::prepare(&demo::config(&[("[pipelines.shoulder]", &table)])).warnings
+    };
+    let said = warnings("0.5");
+    assert!(said.iter().any(|warning| warning.starts_with("gate.level: a window ends every 1 s")), "{said:?}");
+    assert!(said.iter().any(|warning| warning.ends_with("set hold_s to at least 1")), "{said:?}");
+    assert!(!warnings("1.0").iter().any(|warning| warning.starts_with("gate")));
 }
