@@ -94,7 +94,8 @@ drift. Each recording is a minute with other random numbers, on the same machine
 - Training: 20 minutes of normal operation; 5 others tell when to stop. No fault was seen in training.
 - Held out: {minutes(m["windows"]["normal"], hop_s)} of normal operation ({m["windows"]["normal"]} windows), and a minute of each fault in each
   severity ({m["windows"]["each_fault"]} windows). The severity is what the fault adds: the peak of a stroke of the ball, or the
-  amplitude of the largest harmonic. For comparison: the normal first harmonic has 0.3 m/s2, and all normal vibration
+  amplitude of the largest harmonic. These recordings were drawn when the network and the range of its input were
+  already chosen. For comparison: the normal first harmonic has 0.3 m/s2, and all normal vibration
   together {min(rms):.2f} to {max(rms):.2f} m/s2 rms on an axis.
 
 ## Model
@@ -122,7 +123,7 @@ cluster).
 
 **Where it is poor:** {weak(m)}. These faults change a window by less than normal windows differ from each
 other. Compared with no model, the autoencoder is better for the weakest faults of the bearing, of alignment and of looseness, and
-worse for imbalance. int8 costs at most {most_lost(m):.3f}.
+about as good for imbalance. int8 costs at most {most_lost(m):.3f}.
 
 With the decision of the example, the threshold is the highest score of a recording of normal data. Percent of the windows
 of each fault that are in an alarm:

@@ -149,5 +149,5 @@ fn the_model_card_is_what_its_numbers_give() {
     }
     // The page shows where it is poor, with the figures of the card.
     let weakest = metrics["auc"]["int8"]["imbalance_1"].as_f64().unwrap();
-    assert!(page().contains(&format!("AUC {weakest:.2}")), "{weakest}");
+    assert!(page().contains(&format!("AUC of {weakest:.2}")), "{weakest}");
 }
