@@ -326,6 +326,10 @@ impl fmt::Display for PipelineSummary {
         if c.output_faults.values().any(|count| *count > 0) {
             add(format!("windows with doubtful outputs: {}", nonzero(&c.output_faults)));
         }
+        if c.chain_input_saturated > 0 {
+            let cut = c.chain_input_saturated;
+            add(format!("values that did not fit into the inputs of the models before the last one: {cut}"));
+        }
         if c.input_saturated > 0 {
             add(format!("values that did not fit into the model's input: {}", c.input_saturated));
         }
@@ -364,6 +368,7 @@ mod tests {
                 drops: counts(&["source_overflow", "source_paused"]),
                 output_faults: counts(&["nan", "not_a_probability"]),
                 input_saturated: u64::MAX,
+                chain_input_saturated: u64::MAX,
             },
             wall_s: 86_400.0,
             right: 98,
@@ -404,6 +409,7 @@ mod tests {
                 drops: [("source_overflow", 0), ("source_lost", 0)].into(),
                 output_faults: Default::default(),
                 input_saturated: 0,
+                chain_input_saturated: 0,
             },
             wall_s: 1.0,
             right: 0,

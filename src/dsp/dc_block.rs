@@ -17,11 +17,17 @@ impl DcBlock {
         Self { pole: (-TAU * cutoff_hz / rate_hz).exp(), last: None, held: 0.0 }
     }
 
-    /// Returns what comes out when `sample` goes in. The first one counts as if it had always been there.
+    /// Returns what comes out when `sample` goes in. The first one counts as if it had always been there, and so does
+    /// the first one after what is not finite.
     pub fn step(&mut self, sample: f64) -> f64 {
         let last = self.last.replace(sample).unwrap_or(sample);
-        self.held = 0.5 * (1.0 + self.pole) * (sample - last) + self.pole * self.held;
-        self.held
+        let output = 0.5 * (1.0 + self.pole) * (sample - last) + self.pole * self.held;
+        self.held = output;
+        // What is not a number would stay in the state for ever.
+        if !output.is_finite() {
+            self.reset();
+        }
+        output
     }
 
     /// Forgets what came before.

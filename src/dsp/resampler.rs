@@ -27,7 +27,7 @@ impl Ratio {
         let mut rest = output / input;
         loop {
             let whole = rest.floor();
-            let next = |now: usize, before: usize| (whole < most as f64).then(|| whole as usize * now + before);
+            let next = |now: usize, before: usize| (whole <= most as f64).then(|| whole as usize * now + before);
             let (Some(output), Some(input)) = (next(ratio.output, before.output), next(ratio.input, before.input))
             else {
                 return ratio;

@@ -188,7 +188,7 @@ impl<T: Float> SosFilter<T> {
         }
     }
 
-    /// Returns what comes out when `value` goes in.
+    /// Returns what comes out when `value` goes in. After what is not finite it is at rest again.
     pub fn step(&mut self, value: T) -> T {
         let mut input = value;
         for ((b, a), state) in self.sections.iter().zip(&mut self.state) {
@@ -196,6 +196,10 @@ impl<T: Float> SosFilter<T> {
             state[0] = b[1] * input - a[0] * output + state[1];
             state[1] = b[2] * input - a[1] * output;
             input = output;
+        }
+        // What is not a number would stay in the state for ever.
+        if !input.is_finite() {
+            self.reset();
         }
         input
     }

@@ -45,6 +45,8 @@ pub struct ModelStage {
     engine: Option<Box<dyn Engine>>,
     /// What it gives for one window, `[frames, values]` row-major.
     output: Vec<f32>,
+    /// Values that did not fit into its input, since that was last asked.
+    saturated: usize,
 }
 
 impl ModelStage {
@@ -57,7 +59,7 @@ impl ModelStage {
         engine: Option<Box<dyn Engine>>,
     ) -> Self {
         let windower = Windower::new(cut.samples, cut.hop, frame_values);
-        Self { cut, frame_values, windower, features, engine, output: vec![0.0; output_values] }
+        Self { cut, frame_values, windower, features, engine, output: vec![0.0; output_values], saturated: 0 }
     }
 
     /// Returns how many frames must go in before `frames` more have come out.
@@ -100,7 +102,7 @@ impl ModelStage {
             rest = after;
             if let Some(window) = self.windower.ready() {
                 if let Some(engine) = &mut self.engine {
-                    engine.set_input(0, self.features.apply(window))?;
+                    self.saturated += engine.set_input(0, self.features.apply(window))?;
                     let start = MonoTime::now();
                     engine.invoke()?;
                     let end = MonoTime::now();
@@ -113,6 +115,11 @@ impl ModelStage {
             }
         }
         Ok(())
+    }
+
+    /// Returns how many values did not fit into the model's input since this was last called.
+    pub fn take_saturated(&mut self) -> usize {
+        std::mem::take(&mut self.saturated)
     }
 
     /// Forgets what came before: the stream had a gap.

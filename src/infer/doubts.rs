@@ -16,6 +16,8 @@ const OVER_AFTER: Duration = Duration::from_secs(10);
 /// Saturated values are common if they are a larger share than this, over so many windows.
 const COMMON_SHARE: f64 = 0.01;
 const SATURATION_WINDOWS: u64 = 10;
+const CHAIN_SATURATED: &str = "input: values do not fit into the quantised input of a model before the last one, and are cut: \
+     write the features that it was trained with into models.N.features";
 
 /// Counts of the infer thread since the start of the daemon.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -27,6 +29,8 @@ pub struct DoubtCounts {
     pub saturated: u64,
     /// The range of the values of windows with such values.
     pub range: (f32, f32),
+    /// Values that did not fit into the inputs of the models before the last one.
+    pub chain_saturated: u64,
 }
 
 impl DoubtCounts {
@@ -36,6 +40,7 @@ impl DoubtCounts {
             faults: Fault::ALL.map(|fault| stats.faults(fault)),
             saturated: stats.saturation.values(),
             range: stats.saturation.range(),
+            chain_saturated: stats.chain_saturated.load(Ordering::Relaxed),
         }
     }
 }
@@ -52,13 +57,24 @@ pub struct Doubts {
     /// The counts from which the share of saturated values is computed.
     saturation_from: DoubtCounts,
     saturation: Option<String>,
+    /// Values are cut at the inputs of models before the last one.
+    is_chain_saturated: bool,
 }
 
 impl Doubts {
     /// `counts`: what earlier stages have counted; `inputs`: the model's, for `batch` windows.
     pub fn new(scores: Option<ScoreMeaning>, inputs: Vec<TensorInfo>, batch: usize, counts: DoubtCounts) -> Self {
         let width = width(&inputs, batch);
-        Self { scores, inputs, width, last: counts, fault: None, saturation_from: counts, saturation: None }
+        Self {
+            scores,
+            inputs,
+            width,
+            last: counts,
+            fault: None,
+            saturation_from: counts,
+            saturation: None,
+            is_chain_saturated: false,
+        }
     }
 
     pub fn scores(&self) -> Option<&ScoreMeaning> {
@@ -86,6 +102,8 @@ impl Doubts {
                 Some(said) => Some(said),
                 None => Some(self.saturated(share, counts.range)),
             };
+            // How many values these models have had is not known here: one in each window is more than a rare one.
+            self.is_chain_saturated = counts.chain_saturated - self.saturation_from.chain_saturated > windows;
             self.saturation_from = counts;
         }
     }
@@ -114,7 +132,8 @@ impl Doubts {
             (_, Some(scores)) => scores.contradiction(fault),
             (_, None) => fault.name().to_owned(),
         });
-        let reasons: Vec<String> = fault.into_iter().chain(self.saturation.clone()).collect();
+        let chain = self.is_chain_saturated.then(|| CHAIN_SATURATED.to_owned());
+        let reasons: Vec<String> = fault.into_iter().chain(self.saturation.clone()).chain(chain).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }

@@ -182,6 +182,11 @@ impl InputStage {
         self.runs.drain(..)
     }
 
+    /// Returns how many values did not fit into the inputs of these models, since this was last called.
+    pub fn take_saturated(&mut self) -> usize {
+        self.models.iter_mut().map(ModelStage::take_saturated).sum()
+    }
+
     /// Takes the models out, for other stages than these.
     pub fn take_models(&mut self) -> Vec<ModelStage> {
         std::mem::take(&mut self.models)

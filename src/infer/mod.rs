@@ -232,6 +232,10 @@ impl Infer {
 
     /// Accounts for the runs of the models of the chain.
     fn take_runs(&mut self) {
+        let saturated = self.stages.input.take_saturated() as u64;
+        if saturated > 0 {
+            self.channels.stats.chain_saturated.fetch_add(saturated, Ordering::Relaxed);
+        }
         for run in self.stages.input.runs() {
             self.models_busy += run.end.since(run.start);
             if let Some(spans) = &mut self.channels.spans {

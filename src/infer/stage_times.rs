@@ -39,6 +39,8 @@ pub struct PipelineStats {
     faults: [AtomicU64; Fault::ALL.len()],
     /// Values that did not fit into the model's input.
     pub saturation: Saturation,
+    /// Values that did not fit into the inputs of the models before the last one.
+    pub chain_saturated: AtomicU64,
     pub gate: GateStats,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::engines::{EngineBuilder, EngineContext, ModelFile};
-use super::read_pinned;
+use super::{metadata, read_pinned};
 use crate::config::{ChainedModel, ChainedShapes, Key, Parity, Pipeline, Problem};
 use crate::engine::TensorInfo;
 use crate::engine::parity::DecidedOn;
@@ -23,6 +23,8 @@ pub(super) struct Chained {
     pub stages: Vec<ModelStage>,
     /// What runs them, a text for each.
     pub notes: Vec<String>,
+    /// What the user may not want.
+    pub warnings: Vec<String>,
     /// Their SHA-256.
     pub sha256: Vec<String>,
 }
@@ -43,6 +45,7 @@ pub(super) fn build(
         let file = ModelFile::new(&model.path, bytes, sha256).and_then(|file| file.entered(None));
         let file = file.map_err(|error| Problem::new(key.child("path"), error))?;
         chained.sha256.push(file.sha256.clone());
+        chained.warnings.extend(metadata::of_chained(index, model, &file));
         let (stage, state) = build_one(context, model, file, shapes, &key)?;
         chained.notes.push(format!("models.{index}: {}: {state}", model.path.display()));
         chained.stages.push(stage);
@@ -66,6 +69,11 @@ fn build_one(
     key: &Key,
 ) -> Result<(ModelStage, DelegateState), Problem> {
     let at = |name: &str| key.child(name);
+    let count = file.summary.main.inputs.len();
+    if count != 1 {
+        let why = format!("{} has {count} inputs; a model before the last one must have one", model.path.display());
+        return Err(Problem::new(at("path"), why));
+    }
     let (states, inputs) = (BTreeMap::new(), BTreeMap::new());
     let keys = PlanKeys { states: &states, inputs: &inputs, channels: &[], batch: 1 };
     let fitted = plan::plan(&file.summary, file.signature.as_ref(), &keys, &shapes.path);

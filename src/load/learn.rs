@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::PreparedPipeline;
-use super::recording::{self, PlayedWindow};
+use super::recording::{self, PlayedStages, PlayedWindow};
 use crate::config::Pipeline;
 use crate::decision::EngineOutputs;
 
@@ -30,7 +30,7 @@ pub fn scores(path: &Path, pipeline: &Pipeline, prepared: &mut PreparedPipeline)
     let features = &mut prepared.stages.features;
     let mut values = Vec::with_capacity(decider.most_values());
     let mut found = RecordedScores::default();
-    let survey = recording::play(path, pipeline, Some(models), usize::MAX, |window| {
+    let survey = recording::play(path, pipeline, PlayedStages::ModelsAndGate(models), usize::MAX, |window| {
         let PlayedWindow { values: window, last, after_gap } = window;
         let failed = |error: crate::engine::EngineError| error.to_string();
         if after_gap {
@@ -53,12 +53,20 @@ pub fn scores(path: &Path, pipeline: &Pipeline, prepared: &mut PreparedPipeline)
     if let Some(reason) = survey.without_window() {
         return Err(format!("{} has no whole window: {reason}", path.display()));
     }
+    let (gated, windows) = (survey.gated, survey.windows);
+    if gated > 0 && gated == windows {
+        let path = path.display();
+        return Err(format!("{path}: the gate skips all of its {windows} windows, so no score can be learnt from it"));
+    }
     if found.sorted.is_empty() {
         let (path, windows) = (path.display(), found.faults);
         return Err(format!("{path}: none of its {windows} windows has a score: the model's outputs are not numbers"));
     }
     found.sorted.sort_by(f32::total_cmp);
     (found.says, found.warnings) = (survey.in_words(), survey.warnings());
+    if gated > 0 {
+        found.says.push_str(&format!("; the gate skips {gated} of {windows} windows, which are not learnt from"));
+    }
     Ok(found)
 }
 

@@ -2,7 +2,7 @@
 
 use super::engines::ModelFile;
 use super::fit;
-use crate::config::Pipeline;
+use crate::config::{ChainedModel, Pipeline};
 use crate::features::Feature;
 use crate::model::Normalization;
 use crate::text::counted;
@@ -50,6 +50,20 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
             .push(format!("the model's metadata suggests a threshold of {threshold}, which is not used by itself"));
     }
     result
+}
+
+/// Returns a warning if the metadata of a model of a chain asks for a normalisation, which is not done by itself there.
+pub(super) fn of_chained(index: usize, chained: &ChainedModel, model: &ModelFile) -> Option<String> {
+    let input = model.summary.model_metadata.inputs.first()?;
+    let Normalization { mean, std } = input.normalization.as_ref().filter(|wanted| !is_identity(wanted))?;
+    (!chained.features.iter().any(Feature::sets_range)).then(|| {
+        format!(
+            "models.{index}: the model's metadata asks for (x - mean) / std with mean {} and std {}, which is not done by \
+             itself in a chain; write it into its features, as standardize",
+            few(mean),
+            few(std)
+        )
+    })
 }
 
 /// Returns the first few values in words.

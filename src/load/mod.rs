@@ -248,9 +248,12 @@ impl<'a> Draft<'a> {
         if let Some((recording, records)) = source.recording().zip(source.records()) {
             warnings.extend(truth::check(recording, records, &labels));
         }
-        let mut fitted = fit::model(pipeline, feature, model)?;
-        let chained = chain::build(context, pipeline, std::mem::take(&mut fitted.shapes.models))?;
+        // What a model of the chain gives is checked before the next one is fitted to it.
+        let shapes = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?;
+        let chained = chain::build(context, pipeline, shapes.models)?;
         notes.extend(chained.notes.iter().cloned());
+        warnings.extend(chained.warnings.iter().cloned());
+        let mut fitted = fit::model(pipeline, feature, model)?;
         notes.extend(done.filter(|_| fitted.warning.is_none()));
         warnings.extend(fitted.warning);
         let (mut builder, compares) = builder(context, pipeline, &mut fitted.shapes, fitted.model)?;

@@ -39,6 +39,8 @@ pub struct Survey {
     /// Why the first one was rejected, and where it is.
     first_reject: Option<String>,
     pub windows: usize,
+    /// Windows that a closed gate has skipped.
+    pub gated: usize,
     /// Samples of a window, as the source gives them.
     samples_of_window: usize,
     /// The gaps, each with its count.
@@ -70,7 +72,7 @@ pub struct Survey {
 pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
     let path = pipeline.source.kind().recording()?;
     let most = pipeline.frames_of_window().saturating_mul(WINDOWS).clamp(FIRST_RECORDS, MOST_RECORDS);
-    Some(play(path, pipeline, None, most, |_| Ok(())).and_then(|survey| match survey.problem() {
+    Some(play(path, pipeline, PlayedStages::Windows, most, |_| Ok(())).and_then(|survey| match survey.problem() {
         Some(problem) => Err(format!("{}: {problem}", path.display())),
         None => Ok(survey),
     }))
@@ -85,15 +87,25 @@ pub struct PlayedWindow<'a> {
     pub after_gap: bool,
 }
 
+/// The stages that a recording passes through, besides front ends and windows.
+pub enum PlayedStages {
+    /// No others: the models of a chain do not run, and what they would give is 0.
+    Windows,
+    /// The models of the chain.
+    Models(Vec<ModelStage>),
+    /// These and the gate, as in the daemon, but that no skipped window comes later.
+    ModelsAndGate(Vec<ModelStage>),
+}
+
 /// Passes at most that many records or frames of the recording at `path` through the pipeline's stages, and each full window
-/// to `take`. Without `models`, those of its chain do not run, and what they would give is 0.
+/// to `take`.
 ///
 /// # Errors
 /// The recording cannot be read, a model of the chain fails, or the error of `take`.
 pub fn play(
     path: &Path,
     pipeline: &Pipeline,
-    models: Option<Vec<ModelStage>>,
+    stages: PlayedStages,
     most_records: usize,
     mut take: impl FnMut(PlayedWindow<'_>) -> Result<(), String>,
 ) -> Result<Survey, String> {
@@ -102,7 +114,11 @@ pub fn play(
     let mut file = RecordingFile::open(&stream, TruthLabels::default()).map_err(|error| error.to_string())?;
     file = file.with_pace(PACE_STEPS);
     let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
-    let models = models.unwrap_or_else(|| chain::without_engines(pipeline, shapes.models));
+    let (models, gate) = match stages {
+        PlayedStages::Windows => (chain::without_engines(pipeline, shapes.models), None),
+        PlayedStages::Models(models) => (models, None),
+        PlayedStages::ModelsAndGate(models) => (models, shapes.gate),
+    };
     let spec = StreamSpec { sample: stream.spec.sample, rate_hz: stream.spec.rate_hz, ..shapes.source };
     // A ring takes blocks of half of it.
     let frames = 2 * stream.most_frames_together().max(1);
@@ -110,6 +126,9 @@ pub fn play(
     let (mut sink, mut ring) =
         frame_ring(&settings, &pipeline.name, Arc::new(Stop::new().map_err(failed)?), Arc::default());
     let mut input = InputStage::new(shapes.frontends, models, &shapes.stream, &pipeline.window, false);
+    if let Some(gate) = gate {
+        input = input.with_gate(gate.stage, 0);
+    }
     let records = stream.records();
     let mut survey = Survey {
         samples_of_window: pipeline.frames_of_first_window(),
@@ -138,7 +157,12 @@ pub fn play(
                         survey.count_gap(gap);
                         after_gap = true;
                     }
-                    if event.full
+                    if event.full && !input.is_open() {
+                        (survey.windows, survey.gated) = (survey.windows + 1, survey.gated + 1);
+                        // The next window that passes does not follow the last one.
+                        after_gap = true;
+                        input.skip();
+                    } else if event.full
                         && let Some((Window::F32(values), last)) = input.window().zip(input.last())
                     {
                         survey.windows += 1;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::recording;
+use super::recording::{self, PlayedStages};
 use crate::config::Pipeline;
 use crate::features::Chain;
 use crate::infer::chained::ModelStage;
@@ -25,7 +25,7 @@ pub fn recorded(
     count: usize,
 ) -> Result<Vec<f32>, String> {
     let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
-    let survey = recording::play(path, pipeline, Some(models), usize::MAX, |window| {
+    let survey = recording::play(path, pipeline, PlayedStages::Models(models), usize::MAX, |window| {
         spread.take(|place| place.copy_from_slice(features.apply(window.values)));
         Ok(())
     })?;

@@ -118,6 +118,9 @@ pub struct Facts<'a> {
     pub window: Option<usize>,
 }
 
+/// The most bytes of the name of a pipeline that is made of a file's name.
+const MOST_NAME: usize = 40;
+
 impl Facts<'_> {
     /// Returns the name of the pipeline.
     pub fn name(&self) -> String {
@@ -126,7 +129,10 @@ impl Facts<'_> {
         let name: String = name.chars().map(plain).collect();
         // Several such characters in a row become one.
         let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
-        if parts.is_empty() { "model".to_owned() } else { parts.join("_") }
+        let name = parts.join("_");
+        // It becomes a level of topics, and part of the names of files.
+        let short = name[..name.len().min(MOST_NAME)].trim_end_matches(['_', '-']);
+        if short.is_empty() { "model".to_owned() } else { short.to_owned() }
     }
 }
 

@@ -17,8 +17,23 @@ pub struct Columns {
 }
 
 /// Reads the header and the lines after it, separated by commas. `None`: they are of another form, or do not have `wanted`
-/// channels.
-pub fn columns(text: &str, wanted: usize) -> Option<Columns> {
+/// channels. `named` are the columns that the user wants as channels.
+///
+/// # Errors
+/// There is no such column.
+pub fn columns(text: &str, wanted: usize, named: Option<&[String]>) -> Result<Option<Columns>, String> {
+    let Some(mut columns) = all_columns(text) else { return Ok(None) };
+    if let Some(named) = named {
+        if let Some(other) = named.iter().find(|name| !columns.channels.contains(name)) {
+            let found = columns.channels.join(", ");
+            return Err(format!("the recording has no column `{other}` of numbers; it has {found}"));
+        }
+        columns.channels = named.to_vec();
+    }
+    Ok(Some(columns).filter(|columns| columns.channels.len() == wanted))
+}
+
+fn all_columns(text: &str) -> Option<Columns> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     let names: Vec<&str> = lines.next()?.split(',').map(str::trim).collect();
     let rows: Vec<Vec<&str>> = lines
@@ -41,9 +56,6 @@ pub fn columns(text: &str, wanted: usize) -> Option<Columns> {
         .filter(|column| is_number(*column) && Some(*column) != time)
         .map(|column| names[column].to_owned())
         .collect();
-    if channels.len() != wanted {
-        return None;
-    }
     let unit = time.and_then(|column| UNITS.iter().find(|(end, ..)| names[column].ends_with(end)));
     let rate = |column: usize| rate(rows.iter().filter_map(|row| row[column].parse().ok()), unit.map_or(1.0, |u| u.2));
     Some(Columns {
@@ -79,7 +91,11 @@ mod tests {
             truth: Some("exercise".into()),
             rate_hz: Some(50.0),
         };
+        let columns = |text, wanted| columns(text, wanted, None).unwrap();
         assert_eq!(columns(text, 2), Some(expected));
+        let named = |names: [&str; 2]| super::columns(text, 2, Some(&names.map(str::to_owned)));
+        assert_eq!(named(["ay", "ax"]).unwrap().unwrap().channels, ["ay", "ax"], "in the order that was asked for");
+        assert!(named(["ax", "az"]).unwrap_err().contains("no column `az` of numbers; it has ax, ay"));
         assert_eq!(columns(text, 3), None, "another number of channels");
         assert_eq!(columns("1,2\n3,4\n", 2), None, "no header");
         assert_eq!(columns("a,b\n", 2), None, "no line to tell by");

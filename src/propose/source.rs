@@ -251,6 +251,7 @@ impl Writer<'_> {
             (_, Stream::Sound { rate_hz }) if name == "replay" && (place.is_none() || ends(".wav")) => {
                 self.lines.push(format!("wav = {{ select = [0], rate_hz = {} }}", number(*rate_hz)));
             }
+            (_, Stream::Numbers { .. }) if name == "replay" && ends(".wav") => self.lines.push("wav = {}".into()),
             (Content::Records, Stream::Pictures { .. }) => {
                 return Err(format!("source {name} reads lines of text, which hold no pictures; use exec, raw or udp"));
             }

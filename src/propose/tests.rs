@@ -91,9 +91,6 @@ fn text(proposal: &Proposal, source: &source::SourceText) -> (String, Vec<crate:
     (text, problems.map(|problems| parts(&problems)).unwrap_or_default())
 }
 
-/// A shape; the stream that it gets, the window's samples and hop, and words of its front end, features and decision.
-type ShapeCase = (Shape, &'static str, (usize, usize), &'static str, &'static str, &'static str);
-
 #[test]
 fn each_known_shape_gets_its_stream_its_window_and_its_decision() {
     let quantised = (0.101_960_79, -128);

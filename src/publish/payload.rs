@@ -260,6 +260,8 @@ pub struct Counts {
     pub output_faults: BTreeMap<&'static str, u64>,
     /// Values that did not fit into the model's quantised input.
     pub input_saturated: u64,
+    /// Values that did not fit into the inputs of the models before the last one.
+    pub chain_input_saturated: u64,
 }
 
 /// The reason under which samples are counted that a pause discards.

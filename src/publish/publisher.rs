@@ -508,6 +508,7 @@ impl PipelinePublisher {
             ]),
             output_faults: Fault::ALL.iter().map(|fault| (fault.name(), self.stats.faults(*fault))).collect(),
             input_saturated: self.stats.saturation.values(),
+            chain_input_saturated: load(&self.stats.chain_saturated),
         }
     }
 

@@ -95,6 +95,8 @@ fn a_threshold_is_learnt_from_a_recording_and_counts_for_the_same_features_only(
     let learnt: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!((&learnt["v"], &learnt["threshold"], &learnt["windows"]), (&json!(1), &json!(0.0625), &json!(11)));
     at_first.check().expect(0);
+    let gated = pump(1, &format!("{LEARNT}\ngate.level = {{ threshold = 1e6, block_s = 0.2 }}"), &normal());
+    learn(&gated, "recording.csv", &[]).expect(1).says(&["the gate skips all of its 11 windows"]);
 
     // The error of -2 is 1: after 0.2 s there is an alarm, and it ends with the first normal window.
     let (good, bad) = ([1.0, 2.03, 6.0, 0.0], [1.0, 2.03, 6.0, -2.0]);

@@ -270,6 +270,35 @@ fn nothing_is_overwritten_and_a_failure_leaves_no_file() {
     folder.init(&copy, &["--source", "lines", "--broker", "nonsense://x"]).expect(1);
 }
 
+#[test]
+fn columns_are_those_that_were_named_and_what_is_no_recording_of_the_kind_is_refused() {
+    let folder = Folder::new();
+    let rows: String = (0..300).map(|i| format!("{},1,2,3,4,5,6,7\n", 0.02 * f64::from(i))).collect();
+    let csv = folder.write("r.csv", format!("time_s,a,b,c,d,e,f,g\n{rows}").as_bytes());
+    let replay = format!("replay={}", csv.display());
+    let with_channels = |channels: &str, code: i32| {
+        folder.init(&shoulder()[1], &["--broker", "none", "--source", &replay, "--channels", channels]).expect(code)
+    };
+    with_channels("a,b,c,d,e,h", 1).says(&["--channels: the recording has no column `h` of numbers; it has a, b, c"]);
+    with_channels("a,a,b,c,d,e", 1).says(&["no configuration can be written", "`a`"]);
+    with_channels("g,f,e,d,c,b", 0);
+    let text = folder.text();
+    for line in [r#"records.channels = ["g", "f", "e", "d", "c", "b"]"#, "records.time = \"time_s\"", "rate_hz = 50.0"]
+    {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    fs::remove_file(folder.path("m.toml")).unwrap();
+    let (word, _) = &wake_words()[0];
+    folder.init(word, &["--source", &replay]).expect(1).says(&["r.csv is a file of text, and the model takes sound"]);
+    // A long name is cut; a WAV file can have the samples of a sensor, too.
+    let long = format!("{}.tflite", "long-name-".repeat(9));
+    let copy = folder.write(&long, &fs::read(root().join("models/machine/machine_ae_int8.tflite")).unwrap());
+    let motion = format!("replay={}", root().join("examples/machine-anomaly/normal.wav").display());
+    let written = folder.written(&copy, &["--source", &motion, "--channels", "x,y,z"]);
+    assert_eq!(written.open(), ["pipelines.long-name-long-name-long-name-long-name.decision"]);
+    assert!(folder.text().contains("\nwav = {}\n"), "{}", folder.text());
+}
+
 const METADATA: &str = "#define EI_CLASSIFIER_PROJECT_NAME \"Gestures\"\n#define EI_CLASSIFIER_RAW_SAMPLE_COUNT 125\n\
     #define EI_CLASSIFIER_RAW_SAMPLES_PER_FRAME 3\n#define EI_CLASSIFIER_FREQUENCY 62.5\n\
     #define EI_CLASSIFIER_FUSION_AXES_STRING \"accX + accY + accZ\"\n#define EI_CLASSIFIER_SLICES_PER_MODEL_WINDOW 4\n";

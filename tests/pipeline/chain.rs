@@ -1,6 +1,7 @@
 //! Models that run one after the other: windows of what the model before gives, gaps, busy spans, and why some are refused.
 
 use edgewatt::config::Config;
+use edgewatt::infer::doubts::{DoubtCounts, Doubts};
 use edgewatt::units::MonoTime;
 use edgewatt_support::demo::{self, Rig};
 use edgewatt_support::root;
@@ -69,6 +70,10 @@ fn the_runs_of_the_chain_are_busy_time_of_the_inference_that_they_lead_to() {
 fn what_does_not_fit_is_refused_with_what_would() {
     let said = refusal(&chained(&negation(2, 2, "[3]"), 3));
     assert!(said.starts_with("pipelines.p.models.0.output: ") && said.ends_with("write output = [2]"), "{said}");
+    let said = refusal(&chained(&negation(2, 2, "[3]"), 1));
+    assert!(said.starts_with("pipelines.p.models.0.output: "), "before the shape of the last model: {said}");
+    let said = refusal(&chained(&negation(2, 2, "[2]").replace("open_input", "two_inputs"), 1));
+    assert!(said.ends_with("two_inputs.tflite has 2 inputs; a model before the last one must have one"), "{said}");
     let said = refusal(&chained(&negation(2, 2, "[2]").replace("open_input", "nothing"), 1));
     assert!(said.starts_with("pipelines.p.models.0.path: cannot read "), "{said}");
     let pinned = format!("[2], sha256 = \"{}\"", "0".repeat(64));
@@ -85,4 +90,27 @@ fn what_does_not_fit_is_refused_with_what_would() {
     );
     let said = refusal(&overlapping);
     assert!(said.starts_with("pipelines.p.models.0.window.hop: ") && said.ends_with("set hop = 3"), "{said}");
+}
+
+#[test]
+fn what_is_not_done_by_itself_and_what_is_cut_is_said() {
+    let of = |model: &str, channels: usize, samples: usize, last: &str| {
+        let first = negation(samples, samples, "[4]").replace("open_input", model);
+        config(last, channels, 1, "", &format!("decision.raw = {{}}\nmodels = [{first}]"))
+    };
+    let normalised = of("labelled", 2, 2, "fixed_batch");
+    let warnings = demo::prepare(&normalised).warnings;
+    let said =
+        warnings.iter().find(|warning| warning.starts_with("models.0: the model's metadata asks for (x - mean) / std"));
+    assert!(said.is_some_and(|said| said.ends_with("write it into its features, as standardize")), "{warnings:?}");
+
+    let Rig { mut feed, mut infer, stats, .. } = demo::pipeline(&of("uint8_input", 1, 4, "open_input"));
+    for _ in 0..80 {
+        assert!(feed.frames(&[1e6], MonoTime::now(), None).is_continue());
+    }
+    infer.drain();
+    let mut doubts = Doubts::new(None, Vec::new(), 1, DoubtCounts::default());
+    doubts.note(DoubtCounts::of(&stats), true, MonoTime(0));
+    assert_eq!(DoubtCounts::of(&stats).chain_saturated, 80);
+    assert!(doubts.reason().unwrap().contains("quantised input of a model before the last one"));
 }

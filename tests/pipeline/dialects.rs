@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edgewatt::config::{Config, Document};
-use edgewatt::load::recording;
+use edgewatt::load::recording::{self, PlayedStages};
 use edgewatt::source::sink::frame_ring;
 use edgewatt::source::{Pieces, Reject, SourceStats, WhenFull};
 use edgewatt::stop::Stop;
@@ -149,7 +149,7 @@ fn every_dialect_gives_the_same_windows() {
         let config = config(folder.path(), "replay]\npath = \"d\"\nspeed = \"max\"", keys);
         let mut windows = Vec::new();
         let path = folder.path().join("d");
-        let survey = recording::play(&path, &config.pipelines[0], None, usize::MAX, |window| {
+        let survey = recording::play(&path, &config.pipelines[0], PlayedStages::Windows, usize::MAX, |window| {
             windows.extend_from_slice(window.values);
             Ok(())
         });

@@ -35,6 +35,8 @@ const LABEL_FILES: [&str; 16] = [
 ];
 /// The most of a recording that is read for its columns.
 const MOST_OF_RECORDING: u64 = 64 << 10;
+/// So many bytes tell text from samples.
+const MOST_OF_TEXT: u64 = 512;
 /// The most of a JSON file or a header.
 const MOST_TEXT: u64 = 16 << 20;
 
@@ -231,6 +233,14 @@ fn text_of(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MOST_TEXT).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// Returns whether a file begins as text does, and is no manifest of a recording.
+pub(super) fn is_text(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_OF_TEXT).read_to_end(&mut start));
+    let is_printable = |byte: &u8| (b' '..=b'~').contains(byte) || byte.is_ascii_whitespace();
+    read.is_ok() && !start.is_empty() && start.iter().all(is_printable) && !start.starts_with(b"{")
 }
 
 /// Returns the first whole lines of a recording.

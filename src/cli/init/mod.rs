@@ -131,7 +131,14 @@ fn proposed(
     let given = split.map(|(kind, _)| (kind, named.as_deref()));
     let columns = match (split, &proposal.stream) {
         (Some(("replay", Some(path))), Stream::Numbers { channels, .. }) => {
-            material::first_lines(Path::new(path)).and_then(|text| recording::columns(&text, channels.len()))
+            let named = material.channels.as_deref();
+            let read = material::first_lines(Path::new(path));
+            let read = read.map(|text| recording::columns(&text, channels.len(), named)).transpose();
+            read.map_err(|why| anyhow::anyhow!("--channels: {why}"))?.flatten()
+        }
+        (Some(("replay", Some(path))), _) if material::is_text(Path::new(path)) => {
+            let stream = proposal.stream.in_words();
+            anyhow::bail!("--source: {path} is a file of text, and the model takes {stream}")
         }
         _ => None,
     };

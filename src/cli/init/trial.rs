@@ -221,7 +221,14 @@ impl<'a> Draft<'a> {
             let document = Document::new(&self.output, self.trial_text(&chosen)?);
             // An address that is not one is refused here, with the reason.
             let config = document.parse(hostname().as_deref()).map_err(|error| {
-                anyhow::anyhow!("--broker: {}", parts(&error.to_string()).first().map_or("", |part| &part.message))
+                let found = parts(&error.to_string());
+                match found.iter().find(|part| part.key.as_deref().is_some_and(|key| key.starts_with("mqtt"))) {
+                    Some(part) => anyhow::anyhow!("--broker: {}", part.message),
+                    None => anyhow::anyhow!(
+                        "no configuration can be written: {}",
+                        found.first().map_or("", |part| part.message.as_str())
+                    ),
+                }
             })?;
             steps.extend(ask(&config)?);
             return Ok(chosen);

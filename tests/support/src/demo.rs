@@ -6,6 +6,7 @@ use edgewatt::config::{Config, Document, Problem};
 use edgewatt::engine::Engine;
 use edgewatt::engine::span::{SpanReceiver, span_ring};
 use edgewatt::infer::mailbox::InferEvent;
+use edgewatt::infer::stage_times::PipelineStats;
 use edgewatt::infer::{Decision, Infer, InferChannels};
 use edgewatt::load::{self, Prepared, PreparedPipeline};
 use edgewatt::ring::{BlockRx, block_ring};
@@ -62,6 +63,7 @@ pub struct Rig {
     pub decisions: BlockRx<Decision, f32>,
     /// When the models ran.
     pub spans: SpanReceiver,
+    pub stats: Arc<PipelineStats>,
     pub labels: Vec<String>,
 }
 
@@ -77,12 +79,13 @@ pub fn pipeline(config: &Config) -> Rig {
 pub fn rig(feed: FrameSink, samples: FrameReader, prepared: PreparedPipeline, engine: Box<dyn Engine>) -> Rig {
     let (decisions_tx, decisions) = block_ring(1024, 1024 * prepared.stages.decider.most_values());
     let (span_sender, spans) = span_ring(1024);
+    let stats = Arc::<PipelineStats>::default();
     let channels = InferChannels {
         samples,
         decisions: decisions_tx,
         publisher: Arc::default(),
         spans: Some(span_sender),
-        stats: Arc::default(),
+        stats: stats.clone(),
         stage_times: Arc::default(),
         stop: Arc::new(Stop::new().unwrap()),
         hold: false,
@@ -94,7 +97,7 @@ pub fn rig(feed: FrameSink, samples: FrameReader, prepared: PreparedPipeline, en
         }),
     };
     let infer = Infer::new(channels, prepared.stages, engine, 0);
-    Rig { feed, infer, decisions, spans, labels: prepared.labels }
+    Rig { feed, infer, decisions, spans, stats, labels: prepared.labels }
 }
 
 impl Rig {
