@@ -153,7 +153,7 @@ mod system_calls {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod system_calls {
     /// The filter compiler does not support this processor.
-    pub fn restrict() -> Option<String> {
+    pub(super) fn restrict() -> Option<String> {
         None
     }
 }
