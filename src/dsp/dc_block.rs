@@ -23,7 +23,7 @@ impl DcBlock {
         let last = self.last.replace(sample).unwrap_or(sample);
         let output = 0.5 * (1.0 + self.pole) * (sample - last) + self.pole * self.held;
         self.held = output;
-        // What is not a number would stay in the state for ever.
+        // A value that is not finite would stay in the state.
         if !output.is_finite() {
             self.reset();
         }

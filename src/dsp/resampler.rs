@@ -40,7 +40,7 @@ impl Ratio {
         }
     }
 
-    /// Returns whether it is that of two rates, but for rounding.
+    /// Returns whether it equals the ratio of the two rates, up to rounding.
     pub fn is(self, output: f64, input: f64) -> bool {
         (output * self.input as f64 / (input * self.output as f64) - 1.0).abs() < RATIO_TOLERANCE
     }
@@ -123,7 +123,7 @@ impl Resampler {
         }
     }
 
-    /// Moves what is still needed to the front if there is no room for a frame.
+    /// Moves the frames that are still needed to the front if the buffer is full.
     fn make_room(&mut self) {
         if self.end < self.held.first().map_or(0, Vec::len) {
             return;

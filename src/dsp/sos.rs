@@ -197,7 +197,7 @@ impl<T: Float> SosFilter<T> {
             state[1] = b[2] * input - a[1] * output;
             input = output;
         }
-        // What is not a number would stay in the state for ever.
+        // A value that is not finite would stay in the state.
         if !input.is_finite() {
             self.reset();
         }

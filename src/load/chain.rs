@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::engines::{EngineBuilder, EngineContext, ModelFile};
-use super::{metadata, read_pinned};
+use super::{fit, metadata, read_pinned};
 use crate::config::{ChainedModel, ChainedShapes, Key, Parity, Pipeline, Problem};
 use crate::engine::TensorInfo;
 use crate::engine::parity::DecidedOn;
@@ -29,16 +29,16 @@ pub(super) struct Chained {
     pub sha256: Vec<String>,
 }
 
-/// Builds the stages of the models in `shapes`, which it takes.
+/// Builds the stages of the models that run before the pipeline's own.
 ///
 /// # Errors
 /// A model cannot be read or run, or does not give what the configuration says.
-pub(super) fn build(
-    context: &EngineContext,
-    pipeline: &Pipeline,
-    shapes: Vec<ChainedShapes>,
-) -> Result<Chained, Problem> {
+pub(super) fn build(context: &EngineContext, pipeline: &Pipeline) -> Result<Chained, Problem> {
     let mut chained = Chained::default();
+    if pipeline.models.is_empty() {
+        return Ok(chained);
+    }
+    let shapes = fit::shapes(pipeline)?.models;
     for (index, (model, shapes)) in pipeline.models.iter().zip(shapes).enumerate() {
         let key = pipeline.key().child("models").child(index);
         let (bytes, sha256) = read_pinned(&model.path, model.sha256.as_deref(), &key)?;

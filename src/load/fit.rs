@@ -98,7 +98,7 @@ fn normalized(pipeline: &Pipeline, feature: Option<Feature>) -> (Cow<'_, Pipelin
     }
 }
 
-fn shapes(pipeline: &Pipeline) -> Result<Shapes, Problem> {
+pub(super) fn shapes(pipeline: &Pipeline) -> Result<Shapes, Problem> {
     pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))
 }
 

@@ -30,8 +30,7 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
     let fed = fit::fed(pipeline, model).and_then(|fed| metadata.inputs.get(fed));
     let wanted = fed.and_then(|input| input.normalization.as_ref()).filter(|n| !is_identity(n));
     if let Some(Normalization { mean, std }) = wanted {
-        let asks =
-            format!("the model's metadata asks for (x - mean) / std with mean {} and std {}", few(mean), few(std));
+        let asks = asks(mean, std);
         if !pipeline.model_metadata {
             result.notes.push(format!("{asks}, which is not done, because model.metadata = false"));
         } else if let Some(own) = pipeline.features.iter().find(|feature| feature.sets_range()) {
@@ -57,13 +56,15 @@ pub(super) fn of_chained(index: usize, chained: &ChainedModel, model: &ModelFile
     let input = model.summary.model_metadata.inputs.first()?;
     let Normalization { mean, std } = input.normalization.as_ref().filter(|wanted| !is_identity(wanted))?;
     (!chained.features.iter().any(Feature::sets_range)).then(|| {
+        let asks = asks(mean, std);
         format!(
-            "models.{index}: the model's metadata asks for (x - mean) / std with mean {} and std {}, which is not done by \
-             itself in a chain; write it into its features, as standardize",
-            few(mean),
-            few(std)
+            "models.{index}: {asks}, which is not done by itself in a chain; write it into its features, as standardize"
         )
     })
+}
+
+fn asks(mean: &[f32], std: &[f32]) -> String {
+    format!("the model's metadata asks for (x - mean) / std with mean {} and std {}", few(mean), few(std))
 }
 
 /// Returns the first few values in words.

@@ -249,8 +249,7 @@ impl<'a> Draft<'a> {
             warnings.extend(truth::check(recording, records, &labels));
         }
         // What a model of the chain gives is checked before the next one is fitted to it.
-        let shapes = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?;
-        let chained = chain::build(context, pipeline, shapes.models)?;
+        let chained = chain::build(context, pipeline)?;
         notes.extend(chained.notes.iter().cloned());
         warnings.extend(chained.warnings.iter().cloned());
         let mut fitted = fit::model(pipeline, feature, model)?;
@@ -460,8 +459,7 @@ fn builder(
     }
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
         let width = shapes.input().values();
-        let models = pipeline.shapes().map_err(|(key, message)| Problem::new(key, message))?.models;
-        let models = chain::build(context, pipeline, models)?.stages;
+        let models = chain::build(context, pipeline)?.stages;
         let windows = windows::recorded(path, pipeline, models, &mut shapes.features, width, limits.windows);
         builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
     }

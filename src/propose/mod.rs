@@ -5,7 +5,7 @@
 //! (`outputs`), how a source is written (`source`), the exports of Edge Impulse (`edge_impulse`), and the text of the file
 //! (`file`). Pure: reading files, looking at the machine and asking the user are left to `cli::init`.
 
-pub mod beside;
+pub mod wake_word;
 pub mod edge_impulse;
 pub mod file;
 mod inputs;
@@ -15,9 +15,9 @@ pub mod source;
 
 use serde::Serialize;
 
-pub use self::beside::WakeWord;
 pub use self::edge_impulse::Project;
 use self::inputs::Fitting;
+pub use self::wake_word::WakeWord;
 use crate::engine::edge_tpu;
 use crate::model::{ElementType, ModelSummary, Quantization, TensorSummary};
 use crate::text::counted;

@@ -12,7 +12,7 @@ pub(super) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    /// Returns `None` if nobody is to be asked, or nobody is there.
+    /// Returns `None` if it must be quiet, or if there is no terminal.
     pub(super) fn of_terminal(is_quiet: bool) -> Option<Asker<'static>> {
         if is_quiet || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return None;

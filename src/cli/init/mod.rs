@@ -96,7 +96,14 @@ fn init(args: &Args) -> anyhow::Result<Report> {
     let (proposal, source) = proposed(args, &mut material, &roots, &output, asker.as_mut())?;
     let new_files = material.new_files(&proposal)?;
     let meters = find::meters(&roots);
-    let draft = Draft::new(&proposal, &source, &material, &meters, args.broker.as_deref(), output.clone());
+    let draft = Draft {
+        proposal: &proposal,
+        source: &source,
+        material: &material,
+        meters: &meters,
+        broker: args.broker.as_deref(),
+        output: &output,
+    };
     // What is checked names these files, so they must exist before the configuration does.
     let mut written = write::Written::default();
     for (path, content) in &new_files {

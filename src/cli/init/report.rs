@@ -80,7 +80,7 @@ impl Report {
             Some(key) => format!("{key}: {}", point.message),
             None => point.message.clone(),
         };
-        list(out, "to fill in or to mend", &self.open.iter().map(point).collect::<Vec<_>>())?;
+        list(out, "to fill in or to fix", &self.open.iter().map(point).collect::<Vec<_>>())?;
         let file = self.file.display();
         writeln!(
             out,

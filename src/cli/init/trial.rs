@@ -4,7 +4,7 @@
 //! What is open is what `check` refuses, so the two agree.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -31,12 +31,14 @@ const MISSING: &str = "missing key `";
 
 /// The configuration before it is written.
 pub(super) struct Draft<'a> {
-    proposal: &'a Proposal,
-    source: &'a SourceText,
-    material: &'a Material,
-    meters: &'a Meters,
-    broker: Option<&'a str>,
-    output: PathBuf,
+    pub proposal: &'a Proposal,
+    pub source: &'a SourceText,
+    pub material: &'a Material,
+    pub meters: &'a Meters,
+    /// The address that was given.
+    pub broker: Option<&'a str>,
+    /// The file that is to be written.
+    pub output: &'a Path,
 }
 
 /// How a step has ended.
@@ -75,18 +77,7 @@ pub(super) struct Tried {
     pub broker: Proposed,
 }
 
-impl<'a> Draft<'a> {
-    pub(super) fn new(
-        proposal: &'a Proposal,
-        source: &'a SourceText,
-        material: &'a Material,
-        meters: &'a Meters,
-        broker: Option<&'a str>,
-        output: PathBuf,
-    ) -> Self {
-        Self { proposal, source, material, meters, broker, output }
-    }
-
+impl Draft<'_> {
     fn text(&self, proposal: &Proposal, source: &SourceText, broker: &Proposed) -> String {
         render(
             proposal,
@@ -110,7 +101,7 @@ impl<'a> Draft<'a> {
         let mut steps = vec![step("model", State::Ok, self.material.describe())];
         let broker = self.broker(&mut steps)?;
         let text = self.text(self.proposal, self.source, &broker);
-        let document = Document::new(&self.output, text.clone());
+        let document = Document::new(self.output, text.clone());
         let (mut open, config) = match document.parse(hostname().as_deref()) {
             Ok(config) if self.proposal.open.is_empty() => (Vec::new(), config),
             Ok(_) => (self.expected(&[])?, self.stand_in(&broker)?),
@@ -163,7 +154,7 @@ impl<'a> Draft<'a> {
         let source = stand_in(&self.proposal.stream).map_err(anyhow::Error::msg)?;
         let source = if self.source.open.is_empty() { self.source.clone() } else { source };
         let text = self.text(&self.proposal.for_trial(), &source, broker);
-        Document::new(&self.output, text).parse(hostname().as_deref()).context("no configuration can be written")
+        Document::new(self.output, text).parse(hostname().as_deref()).context("no configuration can be written")
     }
 
     /// Loads the model and what else the configuration names, as `check` does. Returns what `check` would refuse.
@@ -218,7 +209,7 @@ impl<'a> Draft<'a> {
         let of = |address: &str, confidence, why: String| Proposed::new("broker", address, confidence, why);
         if let Some(address) = self.broker {
             let chosen = of(address, Confidence::Known, "as you said".into());
-            let document = Document::new(&self.output, self.trial_text(&chosen)?);
+            let document = Document::new(self.output, self.trial_text(&chosen)?);
             // An address that is not one is refused here, with the reason.
             let config = document.parse(hostname().as_deref()).map_err(|error| {
                 let found = parts(&error.to_string());
@@ -251,7 +242,7 @@ impl<'a> Draft<'a> {
             return Ok(none(format!("no broker answers at {LOCAL_BROKER}")));
         }
         let found = of(LOCAL_BROKER, Confidence::Known, "a broker answers there".into());
-        let config = Document::new(&self.output, self.trial_text(&found)?)
+        let config = Document::new(self.output, self.trial_text(&found)?)
             .parse(hostname().as_deref())
             .context("no configuration can be written")?;
         let asked = ask(&config)?;

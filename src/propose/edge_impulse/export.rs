@@ -40,7 +40,7 @@ pub fn read(bytes: &[u8]) -> Result<Export, String> {
     Ok(Export { project, model: model(&archive, &names)? })
 }
 
-/// Returns the model: a file of its own, or the bytes in a list of C++ code.
+/// Returns the model: a .tflite file of the archive, or the bytes of an array in its C++ code.
 fn model(archive: &Archive<'_>, names: &[String]) -> Result<Option<Vec<u8>>, String> {
     if let Some(name) = names.iter().find(|name| name.ends_with(".tflite")) {
         return archive.read(name, MOST_MODEL);

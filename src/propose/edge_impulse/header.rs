@@ -1,6 +1,6 @@
 //! Reads the C++ headers of an export: model_metadata.h and model_variables.h.
 //!
-//! Facts of the form, seen in exports of 2022 to 2025: each field of a block's struct stands in a line of its own, and its
+//! In exports of 2022 to 2025 each field of a block's struct is on a separate line, and its
 //! comment has the type and the name of the parameter, as in `16, // int fft-length`. Names of variables end with the ids of
 //! project, impulse or block, which differ between versions of the studio.
 
