@@ -24,8 +24,8 @@ table! {
         pub window: ChainedWindow;
         /// Transforms of each of its windows.
         pub features: Vec<Feature> = Vec::new();
-        /// The shape of what its first output gives for a window, without dimensions of 1: [values] is one frame, [frames,
-        /// values] is several.
+        /// The shape of what its first output gives for a window, without dimensions of 1: `[values]` is one frame,
+        /// `[frames, values]` is several.
         pub output: Vec<usize>, example("[96]");
         /// What runs it: "xnnpack" or "cpu".
         pub delegate: String = "xnnpack".to_owned();

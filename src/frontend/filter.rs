@@ -28,8 +28,9 @@ table! {
         /// How steep it is: beyond a frequency, a tone becomes 6 dB quieter per octave for each order. It is N of
         /// scipy.signal.butter; with both frequencies, the filter has twice as many poles.
         pub order: usize = 4, range(1, MAX_ORDER);
-        /// "settled": as if the first sample had always been there, which is scipy.signal.sosfilt with zi=sosfilt_zi(sos)*x[0];
-        /// an offset makes no step. "rest": as if zeros had been there, which is sosfilt without zi.
+        /// "settled": as if the first sample had always been there, which is `scipy.signal.sosfilt` with
+        /// `zi=sosfilt_zi(sos)*x[0]`; an offset makes no step. "rest": as if zeros had been there, which is sosfilt without
+        /// zi.
         pub start: Start = Start::Settled;
     }
 }
