@@ -121,12 +121,12 @@ pub(crate) fn publish(node_publisher: &NodePublisher, infos: &[MeterInfo], new: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::{Accuracy, Resolution, Scope};
+    use crate::meter::{Accuracy, Resolution, Scale, Scope};
 
     fn reading(ms: u64, joules: f64) -> Result<Reading, MeterError> {
         let time = MonoTime(ms * 1_000_000);
         let power = Some(Watts(7.0));
-        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN };
         Ok(Reading {
             time,
             joules: Joules(joules),

@@ -14,7 +14,7 @@ use super::spans::{Spans, Work};
 use super::sums::{Interval, LookBack, Sums};
 use super::window::Window;
 use crate::engine::span::BusySpan;
-use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
+use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
 use crate::units::{Joules, MonoTime, duration_ns};
 
 /// Most readings that wait for inferences running at their time.
@@ -109,7 +109,7 @@ impl MeterState {
     pub(crate) fn new(info: MeterInfo, pipeline_count: usize) -> Self {
         Self {
             info,
-            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
+            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN },
             spans: (0..pipeline_count).map(|_| Spans::default()).collect(),
             calibrated: vec![None; pipeline_count],
             waiting: VecDeque::new(),

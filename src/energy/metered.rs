@@ -147,7 +147,7 @@ impl<'a> Metered<'a> {
             window: window.segments.clone(),
             busy_fraction: Some((work.busy_s / window.all.time_s).min(1.0)),
             mean_w: Some(window.all.joules / window.all.time_s),
-            systematic_rel: meter.accuracy.systematic_rel,
+            systematic_rel: meter.accuracy.scale.gain_error,
             idle_w: self.idle.map(|idle| idle.watts),
             idle_u_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.u_w),
             idle_drift_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.drift_w),
@@ -181,7 +181,7 @@ impl<'a> Metered<'a> {
         let Some(share) = self.share(pipeline, work.busy_s) else {
             return unavailable("other pipelines were busy and the busy time of this one is unknown");
         };
-        let estimate = EnergyEstimate { systematic_rel: meter.accuracy.systematic_rel, ..base };
+        let estimate = EnergyEstimate { systematic_rel: meter.accuracy.scale.gain_error, ..base };
         self.with_energy(estimate, pipeline, *known, share, work)
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Accuracy, Reading, Resolution, Scope};
+use super::{Accuracy, Reading, Resolution, Scale, Scope};
 use crate::units::{Joules, MonoTime};
 
 /// More than any RAPL zone draws; a larger jump can only be a reset.
@@ -149,7 +149,7 @@ pub fn sum<'a>(now: MonoTime, counters: impl Iterator<Item = (&'a mut Counter, u
 /// 16.10.3); no vendor states the scale error.
 const ACCURACY: Accuracy = Accuracy {
     resolution: Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) },
-    systematic_rel: None,
+    scale: Scale::UNKNOWN,
 };
 
 /// The energy that the counters of one meter have shown since it was opened.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::survey::{Finding, Machine, State, Surveyed};
-use super::{Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings};
+use super::{Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scale, Scope, Surroundings};
 use crate::schema::{Checker, Key, table};
 use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts, process_cpu_time};
@@ -74,7 +74,7 @@ impl Estimate {
             self.joules = self.joules + joules;
             joules.per(wall)
         });
-        let accuracy = Accuracy { resolution: Resolution::Model { idle: Some(self.idle) }, systematic_rel: None };
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: Some(self.idle) }, scale: Scale::UNKNOWN };
         Reading { time: now, joules: self.joules, power, volts: None, amperes: None, scope: self.info.scope, accuracy }
     }
 }

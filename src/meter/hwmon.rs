@@ -12,7 +12,8 @@ use super::integral::Integral;
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
 use super::{
-    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, midpoint,
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scale, Scope, Surroundings, check_scope,
+    midpoint,
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::hwmon::Chip;
@@ -185,7 +186,7 @@ impl Hwmon {
         self.source = Some(source);
         let (joules, power) = step?;
         let Sample { volts, amperes, .. } = sample;
-        let accuracy = Accuracy { resolution, systematic_rel: None };
+        let accuracy = Accuracy { resolution, scale: Scale::UNKNOWN };
         Ok(Reading { time, joules, power, volts, amperes, scope: self.info.scope, accuracy })
     }
 

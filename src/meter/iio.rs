@@ -186,7 +186,7 @@ impl Channels {
     fn accuracy(&self, flow: &shunt::Flow, selector: &IioKeys) -> Accuracy {
         let quantum = flow.quantum(self.shunt_volts_a_step / selector.shunt_ohms, self.bus_volts_a_step);
         let resolution = Resolution::Sampled { conversion: self.cycle, quantum };
-        Accuracy { resolution, systematic_rel: Some(shunt::GAIN_ERROR_REL + selector.shunt_tolerance) }
+        Accuracy { resolution, scale: shunt::scale(selector.shunt_tolerance) }
     }
 
     fn flow(&self, shunt_ohms: f64) -> Result<shunt::Flow, MeterError> {

@@ -108,6 +108,12 @@ pub trait Meter: Send {
     /// Any [`MeterError`]. The next successful reading is a new baseline: the difference to the last one before the error
     /// means nothing.
     fn read(&mut self) -> Result<Reading, MeterError>;
+
+    /// Returns how soon the meter must be read again because it is still learning how it behaves; `None` if the usual pace
+    /// will do.
+    fn learning_pace(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What a meter is and what it covers.
@@ -163,8 +169,22 @@ pub struct Reading {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accuracy {
     pub resolution: Resolution,
-    /// The scale error, which averaging does not reduce, as a fraction of the value; `None` if no data sheet states it.
-    pub systematic_rel: Option<f64>,
+    pub scale: Scale,
+}
+
+/// The errors that are the same in every reading, so that averaging does not reduce them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// By how much the gain may be off, as a fraction of the value: half the width of a rectangular distribution. `None` if
+    /// nothing is known of it.
+    pub gain_error: Option<f64>,
+    /// By how many watts every power may be off, whatever its value: half the width of a rectangular distribution.
+    pub offset_w: f64,
+}
+
+impl Scale {
+    /// Of a meter whose errors no data sheet states.
+    pub const UNKNOWN: Self = Self { gain_error: None, offset_w: 0.0 };
 }
 
 /// How a meter obtains its joules, which determines how far off they can be at a reading.

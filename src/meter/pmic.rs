@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::integral::Integral;
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::{
-    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, midpoint, sysfs,
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scale, Scope, Surroundings, midpoint, sysfs,
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::vcio::Firmware;
@@ -88,7 +88,7 @@ impl Pmic {
         let watts = Watts(rails.iter().map(|(_, watts)| watts).sum());
         let joules = self.power.add(time, watts)?;
         // Neither the conversion time nor the accuracy of the chip is documented.
-        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN };
         Ok(Reading { time, joules, power: Some(watts), volts: None, amperes: None, scope: self.info.scope, accuracy })
     }
 

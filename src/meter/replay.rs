@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::survey::{Machine, Surveyed};
 use super::{
-    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scope, Surroundings, check_scope, sysfs,
+    Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scale, Scope, Surroundings, check_scope,
+    sysfs,
 };
 use crate::schema::{Checker, Key, table};
 use crate::source::records::fields::{ColumnError, Delimiter, Fields, column};
@@ -174,7 +175,7 @@ impl Replay {
             amperes: None,
             scope: self.info.scope,
             // A trace does not tell how it was measured.
-            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None },
+            accuracy: Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN },
         })
     }
 }

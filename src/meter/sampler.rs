@@ -24,7 +24,8 @@ const SUSPEND_MIN: Duration = Duration::from_millis(100);
 
 /// Reads all `meters` every `period` until `stop` is requested, and then once more.
 ///
-/// `on_reading` gets the meter's index, and what the meter says of itself now. The energy of a meter across a suspend is unknown and reported as
+/// `on_reading` gets the meter's index, and what the meter says of itself now. A meter that is still learning how it behaves is
+/// read at the pace that it asks for. The energy of a meter across a suspend is unknown and reported as
 /// [`MeterError::Rebaselined`]. Runs on the calling thread.
 ///
 /// # Errors
@@ -36,21 +37,13 @@ pub fn run(
     mut on_reading: impl FnMut(usize, &MeterInfo, Result<Reading, MeterError>),
 ) -> io::Result<()> {
     let period = period.max(PERIOD_MIN);
-    let mut states: Vec<State> = meters.iter().map(|_| State::default()).collect();
+    let mut states: Vec<State> = meters.iter().map(|_| State { failing: None, suspended: suspended() }).collect();
     let mut deadline = MonoTime::now();
-    let mut slept = suspended();
     let mut jitter = Jitter(deadline.0);
     let mut last = false;
     loop {
-        let asleep = suspended().saturating_sub(slept);
-        slept += asleep;
         for (index, (meter, state)) in meters.iter_mut().zip(&mut states).enumerate() {
-            if !state.is_due(MonoTime::now()) {
-                continue;
-            }
-            let result = meter.read().and_then(|reading| awake(reading, asleep));
-            log_change(meter.as_ref(), state.note(MonoTime::now(), period, &result), &result);
-            on_reading(index, meter.info(), result);
+            state.read(meter.as_mut(), period, |info, result| on_reading(index, info, result));
         }
         if last {
             return Ok(());
@@ -58,7 +51,22 @@ pub fn run(
         // A reading late in its period must not cost the next one.
         let late = MonoTime(MonoTime::now().0.saturating_sub(duration_ns(period)).max(deadline.0));
         deadline = next_deadline(deadline, period, late);
-        last = stop.sleep_until(jitter.within(deadline, period))? == Waited::Stopped;
+        let next = jitter.within(deadline, period);
+        last = loop {
+            let pace =
+                meters.iter().zip(&states).filter_map(|(meter, state)| state.learning_pace(meter.as_ref())).min();
+            let Some(pace) = pace.filter(|pace| MonoTime::now() + *pace < next) else {
+                break stop.sleep_until(next)? == Waited::Stopped;
+            };
+            if stop.sleep_until(MonoTime::now() + pace)? == Waited::Stopped {
+                break true;
+            }
+            for (index, (meter, state)) in meters.iter_mut().zip(&mut states).enumerate() {
+                if state.learning_pace(meter.as_ref()).is_some() {
+                    state.read(meter.as_mut(), period, |info, result| on_reading(index, info, result));
+                }
+            }
+        };
     }
 }
 
@@ -66,6 +74,8 @@ pub fn run(
 #[derive(Debug, Default)]
 struct State {
     failing: Option<Failure>,
+    /// How long the machine had been suspended since boot when the meter was last read.
+    suspended: Duration,
 }
 
 #[derive(Debug)]
@@ -83,6 +93,28 @@ enum Change {
 }
 
 impl State {
+    /// Reads the meter if it is due.
+    fn read(
+        &mut self,
+        meter: &mut dyn Meter,
+        period: Duration,
+        on_reading: impl FnOnce(&MeterInfo, Result<Reading, MeterError>),
+    ) {
+        if !self.is_due(MonoTime::now()) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.suspended, suspended());
+        let asleep = self.suspended.saturating_sub(before);
+        let result = meter.read().and_then(|reading| awake(reading, asleep));
+        log_change(meter, self.note(MonoTime::now(), period, &result), &result);
+        on_reading(meter.info(), result);
+    }
+
+    /// Returns how soon to read a meter again that is learning how it behaves; `None` for others, and for one that fails.
+    fn learning_pace(&self, meter: &dyn Meter) -> Option<Duration> {
+        meter.learning_pace().filter(|_| self.is_due(MonoTime::now()))
+    }
+
     fn is_due(&self, now: MonoTime) -> bool {
         self.failing.as_ref().is_none_or(|failure| now >= failure.retry_at)
     }
@@ -165,7 +197,7 @@ mod tests {
     use crate::meter::estimate::Estimate;
     use crate::meter::powercap::Powercap;
     use crate::meter::tree::Tree;
-    use crate::meter::{Accuracy, Resolution};
+    use crate::meter::{Accuracy, Resolution, Scale};
     use crate::sys::cpu::Children;
     use crate::units::{Joules, Watts};
 
@@ -177,7 +209,7 @@ mod tests {
 
     fn reading() -> Reading {
         let scope = crate::meter::Scope::Board;
-        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, systematic_rel: None };
+        let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN };
         Reading { time: ms(0), joules: Joules(0.0), power: None, volts: None, amperes: None, scope, accuracy }
     }
 

@@ -3,13 +3,19 @@
 //! Pure. Power is always voltage times current, computed here: the chips' own power and current registers are coarser
 //! and depend on a calibration that a driver may have set for another shunt.
 
+use super::Scale;
 use crate::units::Watts;
 
 /// The largest offset of an INA219's shunt voltage, at its widest range (datasheet SBOS448G, 7.5: 200 uV at PGA /8).
 const OFFSET_VOLTS: f64 = 200e-6;
 
 /// Scale error of an INA219 and similar chips: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
-pub(crate) const GAIN_ERROR_REL: f64 = 0.01;
+const GAIN_ERROR: f64 = 0.01;
+
+/// Returns the errors of scale of a chip with a shunt that may be off by the fraction `shunt_tolerance`.
+pub(crate) fn scale(shunt_tolerance: f64) -> Scale {
+    Scale { gain_error: Some(GAIN_ERROR + shunt_tolerance), offset_w: 0.0 }
+}
 
 /// What flows to the load.
 #[derive(Debug, Clone, Copy, PartialEq)]

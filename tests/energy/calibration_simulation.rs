@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::machine::Rng;
 use edgewatt::energy::runs::{NetEnergy, NetError, Run, Trace, length_min, net_energy};
-use edgewatt::meter::{Accuracy, Reading, Resolution, Scope};
+use edgewatt::meter::{Accuracy, Reading, Resolution, Scale, Scope};
 use edgewatt::units::{Joules, MonoTime, Watts};
 
 /// The machine's power is constant over one of these.
@@ -155,7 +155,7 @@ fn run(class: &Class, seed: u64) -> (Result<NetEnergy, NetError>, f64) {
             volts: None,
             amperes: None,
             scope: Scope::Board,
-            accuracy: Accuracy { resolution, systematic_rel: None },
+            accuracy: Accuracy { resolution, scale: Scale::UNKNOWN },
         };
         trace.add(reading.time, Ok(reading));
     }

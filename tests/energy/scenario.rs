@@ -5,7 +5,7 @@ use std::time::Duration;
 use edgewatt::energy::{Attribution, EnergyEstimate, Settings};
 use edgewatt::engine::span::BusySpan;
 use edgewatt::meter::counter::{Counter, Step};
-use edgewatt::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
+use edgewatt::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
 use edgewatt::units::{Joules, MonoTime, Watts};
 
 use super::machine::{Burst, Drift, Load, Machine, Rng};
@@ -510,7 +510,7 @@ impl Run<'_> {
                 )
             }
         };
-        let accuracy = Accuracy { resolution, systematic_rel: None };
+        let accuracy = Accuracy { resolution, scale: Scale::UNKNOWN };
         Ok(Reading {
             time: mono(time),
             joules: Joules(joules),

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::energy::Calibrated;
-use crate::meter::{Accuracy, Scope};
+use crate::meter::{Accuracy, Scale, Scope};
 use crate::units::{WallTime, Watts};
 
 const IDLE: Duration = Duration::from_secs(2);
@@ -14,7 +14,7 @@ fn at(seconds: f64) -> MonoTime {
 }
 
 fn reading(resolution: Resolution, seconds: f64, joules: f64, watts: f64) -> Reading {
-    let accuracy = Accuracy { resolution, systematic_rel: None };
+    let accuracy = Accuracy { resolution, scale: Scale::UNKNOWN };
     let (time, joules, power) = (at(seconds), Joules(joules), Some(Watts(watts)));
     Reading { time, joules, power, volts: None, amperes: None, scope: Scope::Board, accuracy }
 }

@@ -66,7 +66,7 @@ fn it_replaces_net_if_a_sensor_saw_too_little() {
         attribution.set_calibrated(0, 0, known());
         for tick in 0..readings {
             let (time, joules) = (MonoTime(tick * 100 * MS), Joules(0.2 * tick as f64));
-            let (power, accuracy) = (Some(Watts(2.0)), Accuracy { resolution, systematic_rel: None });
+            let (power, accuracy) = (Some(Watts(2.0)), Accuracy { resolution, scale: Scale::UNKNOWN });
             let (volts, amperes, scope) = (None, None, Scope::Board);
             attribution.add_span(0, span_ns(tick * 100 * MS + 50 * MS, tick * 100 * MS + 51 * MS));
             attribution.add_reading(0, Ok(Reading { time, joules, power, volts, amperes, scope, accuracy }));

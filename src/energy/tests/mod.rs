@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::span::BusySpan;
-use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scope};
+use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
 use crate::units::{Joules, MonoTime, Watts};
 
 mod calibrated;
@@ -36,7 +36,7 @@ const EACH: Settings = Settings { target_rel: f64::INFINITY, window_max: Duratio
 
 fn accuracy() -> Accuracy {
     let resolution = Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) };
-    Accuracy { resolution, systematic_rel: None }
+    Accuracy { resolution, scale: Scale::UNKNOWN }
 }
 
 fn read_ns(attribution: &mut Attribution, meter: usize, time: u64, joules: f64) {
@@ -415,7 +415,8 @@ fn snapshots_that_hit_no_inference_leave_its_energy_open() {
     let mut attribution = new_attribution(1);
     for tick in 0..100u64 {
         let (time, joules) = (MonoTime(tick * 100 * MS), Joules(0.2 * tick as f64));
-        let (power, accuracy) = (Some(Watts(2.0)), Accuracy { resolution, systematic_rel: Some(0.01) });
+        let (power, accuracy) =
+            (Some(Watts(2.0)), Accuracy { resolution, scale: Scale { gain_error: Some(0.01), offset_w: 0.0 } });
         attribution.add_span(0, span_ns(tick * 100 * MS + 50 * MS, tick * 100 * MS + 51 * MS));
         attribution.add_reading(
             0,

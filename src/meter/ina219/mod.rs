@@ -165,7 +165,7 @@ impl Ina219 {
                     conversion: cycle,
                     quantum: flow.quantum(SHUNT_STEP_VOLTS / self.chip.shunt_ohms, BUS_STEP_VOLTS),
                 },
-                systematic_rel: Some(shunt::GAIN_ERROR_REL + self.chip.shunt_tolerance),
+                scale: shunt::scale(self.chip.shunt_tolerance),
             },
         };
         chip.last = Some(reading);
