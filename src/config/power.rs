@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::meter::MeterConfig;
+use crate::meter::corrected::{Comparison, Corrections};
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, seconds, table};
+use crate::units::Watts;
 
 /// The time without inference at the start in which idle power is measured, if a meter has a sensor.
 const IDLE_TIME: Duration = Duration::from_secs(12);
@@ -26,7 +28,10 @@ table! {
         /// Idle power, for net figures.
         pub idle_watts: Option<f64>, range(0.0, 10_000.0), unit("W"), example("2.5"),
             otherwise("measured, also whenever nothing runs");
-        /// A window of energy grows until its expanded uncertainty is this part of the value.
+        /// By how much idle_watts may be off, as a fraction of it.
+        pub idle_watts_error: f64 = 0.02, range(0.0, 1.0);
+        /// A window of energy grows until its expanded uncertainty, without the meter's errors of scale, is this part of the
+        /// value.
         pub target_rel: f64 = 0.05, range(0.001, 1.0);
         /// The longest window of energy.
         pub window_max_s: f64 = 60.0, range(0.1, 3600.0), unit("s");
@@ -35,7 +40,37 @@ table! {
         pub calibrate_at_start: bool = false;
         /// Meters, under names that you choose. `edgewatt doctor` lists what this machine has; docs/energy.md says what each
         /// kind is good for.
-        pub meters: BTreeMap<String, MeterConfig> = BTreeMap::new();
+        pub meters: BTreeMap<String, MeterKeys> = BTreeMap::new();
+    }
+}
+
+table! {
+    /// One meter. Its kind is one of those below.
+    pub struct MeterKeys {
+        /// By how much the meter's gain may be off, as a fraction: 0.01 for 1 %. It becomes part of every uncertainty.
+        pub gain_error: Option<f64>, range(0.0, 1.0), example("0.01"),
+            otherwise("what the data sheet of the chip says, and the tolerance of its shunt; else unknown");
+        /// By how many watts every power may be off, whatever its value.
+        pub offset_error_w: Option<f64>, range(0.0, 1000.0), unit("W"), example("0.005"),
+            otherwise("what the data sheet of the chip says; else 0");
+        /// What a comparison with a better meter has found. Every power is corrected by it.
+        pub reference: Option<Reference>, otherwise("none");
+        family kind: MeterConfig;
+    }
+}
+
+table! {
+    /// A comparison of the meter with a better one: the true power is gain times what the meter shows, plus offset_w.
+    /// `gain_error` must then say what is left uncertain.
+    pub struct Reference {
+        /// True power divided by the meter's, without the offset.
+        pub gain: f64, range(0.1, 10.0), example("1.012");
+        /// What is added after that.
+        pub offset_w: f64 = 0.0, range(-1000.0, 1000.0), unit("W");
+        /// When it was compared.
+        pub date: String, example("\"2026-11-30\"");
+        /// What it was compared with.
+        pub what: String, example("\"bench supply, 0.1 %\"");
     }
 }
 
@@ -44,6 +79,7 @@ table! {
 pub struct Meter {
     pub name: String,
     pub kind: MeterConfig,
+    pub corrections: Corrections,
 }
 
 /// The `[power]` table, checked and ready to use.
@@ -55,6 +91,8 @@ pub struct Power {
     pub interval: Option<Duration>,
     /// Idle power in watts; `None`: it is measured.
     pub idle: Option<f64>,
+    /// By how much `idle` may be off, as a fraction.
+    pub idle_error: f64,
     /// No source starts before this time after the daemon's start; idle power is measured in it.
     pub quiet: Duration,
     /// That time if the file sets it; `None`: it is the default.
@@ -65,6 +103,35 @@ pub struct Power {
     /// Whether models without a saved calibration are calibrated before any source starts.
     pub calibrate_at_start: bool,
     pub meters: Vec<Meter>,
+}
+
+impl MeterKeys {
+    /// Checks the keys that all kinds have; the table is at `key`.
+    fn corrections(&self, key: &Key, checker: &mut Checker) -> Corrections {
+        self.check_ranges(key, checker);
+        if let Some(reference) = &self.reference {
+            let key = key.child("reference");
+            reference.check_ranges(&key, checker);
+            for (name, text) in [("date", &reference.date), ("what", &reference.what)] {
+                if text.trim().is_empty() {
+                    checker.problem(&key.child(name), "it is empty; say when, and with what the meter was compared");
+                }
+            }
+            if self.gain_error.is_none() {
+                checker
+                    .problem(&key, "gain_error is missing: write what the comparison leaves uncertain, such as 0.002");
+            }
+        }
+        Corrections {
+            gain_error: self.gain_error,
+            offset_error_w: self.offset_error_w,
+            reference: self.reference.as_ref().map(|reference| Comparison {
+                gain: reference.gain,
+                offset: Watts(reference.offset_w),
+                note: format!("{}, {}", reference.what.trim(), reference.date.trim()),
+            }),
+        }
+    }
 }
 
 impl PowerKeys {
@@ -78,11 +145,12 @@ impl PowerKeys {
         let meters: Vec<Meter> = self
             .meters
             .into_iter()
-            .map(|(name, mut kind)| {
+            .map(|(name, mut keys)| {
                 let key = meters_key.child(&name);
                 checker.topic_level(&key, &name);
-                kind.check(&key, checker);
-                Meter { name, kind }
+                keys.kind.check(&key, checker);
+                let corrections = keys.corrections(&key, checker);
+                Meter { name, kind: keys.kind, corrections }
             })
             .collect();
         let quiet = match self.idle_s {
@@ -95,6 +163,7 @@ impl PowerKeys {
             sample_period: Duration::from_millis(self.sample_ms),
             interval: (self.interval_s != 0.0).then(|| seconds(self.interval_s)),
             idle: self.idle_watts,
+            idle_error: self.idle_watts_error,
             quiet,
             configured_quiet: self.idle_s.map(|_| quiet),
             target_rel: self.target_rel,

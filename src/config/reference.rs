@@ -479,6 +479,8 @@ mod tests {
 
     /// A delegate without a kind is none.
     const OF_SOME_KIND: &str = "[delegates.tpu.external]\nlibrary = \"a\"";
+    /// Neither is a meter.
+    const METER_OF_SOME_KIND: &str = "[power.meters.board.rapl]";
 
     #[test]
     fn the_example_is_valid_and_every_default_in_it_is_the_programs() {
@@ -492,8 +494,8 @@ mod tests {
             let (header, is_active) = table.strip_prefix('#').map_or((table.as_str(), true), |header| (header, false));
             let name = format!("{}.{key}", header.trim_start_matches('[').trim_end_matches(']'));
             let doc = keys.iter().find(|declared| declared.path == name.trim_start_matches('.'));
-            // A model of a chain stands with all its keys only, and changes what comes after it.
-            if name.contains(".models.") {
+            // A model of a chain stands with all its keys only, and changes what comes after it. A comparison of a meter stands with all its keys only, too.
+            if name.contains(".models.") || name.contains(".reference.") {
                 continue;
             }
             // Kinds that are not in use are tried as a whole elsewhere.
@@ -506,6 +508,9 @@ mod tests {
             }
             if header.starts_with("[delegates.tpu") {
                 with.push(OF_SOME_KIND);
+            }
+            if header.starts_with("[power.meters.board") {
+                with.push(METER_OF_SOME_KIND);
             }
             // That a table is written can mean something too.
             let plain = parse(&with.join("\n"));
@@ -529,9 +534,9 @@ mod tests {
     #[test]
     fn every_kind_in_the_example_can_be_written_as_it_is_shown() {
         let text = example();
-        // The delegates have two tables of common keys besides.
+        // Delegates and meters have two tables each that are common to all kinds.
         for (header, kinds) in
-            [("[power.meters.board.", MeterConfig::NAMES.len()), ("[delegates.", DelegateKind::NAMES.len() + 2)]
+            [("[power.meters.board", MeterConfig::NAMES.len() + 2), ("[delegates.", DelegateKind::NAMES.len() + 2)]
         {
             let mut seen = 0;
             for block in
@@ -550,6 +555,13 @@ mod tests {
                 if uncommented.contains("[delegates.tpu]") || uncommented.contains(".restarts]") {
                     uncommented.push('\n');
                     uncommented.push_str(OF_SOME_KIND);
+                }
+                if uncommented.contains("[power.meters.board]") {
+                    uncommented.push('\n');
+                    uncommented.push_str(METER_OF_SOME_KIND);
+                }
+                if uncommented.contains(".reference]") {
+                    uncommented = format!("[power.meters.board]\ngain_error = 0.01\n{METER_OF_SOME_KIND}\n{uncommented}");
                 }
                 parse(&format!("{text}\n{uncommented}\n")).unwrap_or_else(|refusal| panic!("{uncommented}: {refusal}"));
                 seen += 1;

@@ -138,7 +138,12 @@ impl Metering {
 }
 
 fn settings(power: &Power) -> Settings {
-    Settings { target_rel: power.target_rel, window_max: power.window_max, idle: power.idle.map(Watts) }
+    Settings {
+        target_rel: power.target_rel,
+        window_max: power.window_max,
+        idle: power.idle.map(Watts),
+        idle_error: power.idle_error,
+    }
 }
 
 /// Takes the spans before a reading: what has ended before the reading counts in the window that it closes.

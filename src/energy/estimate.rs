@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::calibrated::Calibrated;
 use super::settings::Settings;
-use crate::meter::{MeterInfo, Scope};
+use crate::meter::{MeterInfo, Scale, Scope};
 use crate::units::{MonoTime, WallTime};
 
 /// How the energy was obtained; the most certain is first.
@@ -34,6 +34,37 @@ impl Status {
     }
 }
 
+/// What the uncertainties of an estimate include.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Includes {
+    /// All that is known to matter: the readings, idle power, and the meter's errors of scale.
+    #[serde(rename = "combined")]
+    Scale,
+    /// Not the meter's errors of scale, of which nothing is known.
+    #[serde(rename = "statistical only")]
+    NoScale,
+}
+
+/// The parts of a standard uncertainty, in joules per inference.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts {
+    pub statistical_j: f64,
+    /// `None` if nothing is known of the meter's errors of scale.
+    pub systematic_j: Option<f64>,
+}
+
+impl Includes {
+    fn of(parts: Parts) -> Self {
+        if parts.systematic_j.is_some() { Self::Scale } else { Self::NoScale }
+    }
+}
+
+impl Parts {
+    fn combined_j(self) -> f64 {
+        self.statistical_j.hypot(self.systematic_j.unwrap_or(0.0))
+    }
+}
+
 /// Energy of one pipeline by one meter over one window; a value that is not known is `None`, never zero.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EnergyEstimate {
@@ -45,17 +76,25 @@ pub struct EnergyEstimate {
     pub reason: Option<String>,
     /// Joules per inference, idle power included: `energy_j / inferences`.
     pub gross_j: Option<f64>,
-    /// Standard uncertainty of `gross_j`, and expanded with k = 2.
+    /// Combined standard uncertainty of `gross_j`, and expanded with k = 2.
     pub gross_u_j: Option<f64>,
     pub gross_expanded_j: Option<f64>,
+    /// The parts of `gross_u_j`, added in squares: what a longer window reduces, and the meter's errors of scale, if they are
+    /// known.
+    pub gross_statistical_j: Option<f64>,
+    pub gross_systematic_j: Option<f64>,
     /// Joules per inference above idle power; negative only within its uncertainty.
     pub net_j: Option<f64>,
     pub net_u_j: Option<f64>,
     pub net_expanded_j: Option<f64>,
+    pub net_statistical_j: Option<f64>,
+    pub net_systematic_j: Option<f64>,
     /// Time of the calibration that net energy is from; absent if it is from this window.
     #[serde(skip_serializing_if = "Option::is_none", rename = "calibrated_at_ms")]
     pub calibrated_at: Option<WallTime>,
-    /// The meter's scale error as a fraction of the value; none of the uncertainties above includes it.
+    /// What the uncertainties include; `None` if there are none.
+    pub uncertainty: Option<Includes>,
+    /// By how much the meter's gain may be off, as a fraction of the value; it is in the systematic parts.
     pub systematic_rel: Option<f64>,
     /// This pipeline's joules in the window.
     pub energy_j: Option<f64>,
@@ -98,9 +137,14 @@ impl EnergyEstimate {
             gross_j: None,
             gross_u_j: None,
             gross_expanded_j: None,
+            gross_statistical_j: None,
+            gross_systematic_j: None,
             net_j: None,
             net_u_j: None,
             net_expanded_j: None,
+            net_statistical_j: None,
+            net_systematic_j: None,
+            uncertainty: None,
             calibrated_at: None,
             systematic_rel: None,
             energy_j: None,
@@ -129,18 +173,42 @@ impl EnergyEstimate {
         }
     }
 
-    /// Replaces net energy by that of a calibration; an inference takes `busy_s` now.
-    pub(super) fn with_net(self, calibrated: Calibrated, busy_s: f64) -> Self {
-        let u_j = calibrated.u_at_j(busy_s);
+    /// Sets gross energy, and its uncertainty if it is known.
+    pub(super) fn with_gross(self, gross_j: f64, u: Option<Parts>) -> Self {
         Self {
-            status: if self.status == Status::Estimated { self.status } else { Status::Attributed },
-            can_improve: self.can_improve || self.net_j.is_some(),
-            net_j: Some(calibrated.net_j),
-            net_u_j: Some(u_j),
-            net_expanded_j: Some(2.0 * u_j),
-            calibrated_at: Some(calibrated.time),
+            gross_j: Some(gross_j),
+            gross_u_j: u.map(Parts::combined_j),
+            gross_expanded_j: u.map(|u| 2.0 * u.combined_j()),
+            gross_statistical_j: u.map(|u| u.statistical_j),
+            gross_systematic_j: u.and_then(|u| u.systematic_j),
+            uncertainty: u.map(Includes::of),
             ..self
         }
+    }
+
+    /// Sets net energy, and its uncertainty if it is known.
+    pub(super) fn with_net(self, net_j: f64, u: Option<Parts>) -> Self {
+        Self {
+            net_j: Some(net_j),
+            net_u_j: u.map(Parts::combined_j),
+            net_expanded_j: u.map(|u| 2.0 * u.combined_j()),
+            net_statistical_j: u.map(|u| u.statistical_j),
+            net_systematic_j: u.and_then(|u| u.systematic_j),
+            uncertainty: u.map(Includes::of).or(self.uncertainty),
+            ..self
+        }
+    }
+
+    /// Replaces net energy by that of a calibration; an inference takes `busy_s` now.
+    pub(super) fn with_calibrated(self, calibrated: Calibrated, busy_s: f64, scale: Scale) -> Self {
+        let u = Parts { statistical_j: calibrated.u_at_j(busy_s), systematic_j: scale.u_of_gain(calibrated.net_j) };
+        let estimate = Self {
+            status: if self.status == Status::Estimated { self.status } else { Status::Attributed },
+            can_improve: self.can_improve || self.net_j.is_some(),
+            calibrated_at: Some(calibrated.time),
+            ..self
+        };
+        estimate.with_net(calibrated.net_j, Some(u))
     }
 
     /// Whether the window needs to grow no further.
@@ -152,10 +220,11 @@ impl EnergyEstimate {
             return false;
         }
         // A longer window does not change net energy from a calibration.
-        let (value, expanded) = match self.net_j.filter(|_| self.calibrated_at.is_none()) {
-            Some(net_j) => (Some(net_j), self.net_expanded_j),
-            None => (self.gross_j, self.gross_expanded_j),
+        // Nor the meter's errors of scale.
+        let (value, u_j) = match self.net_j.filter(|_| self.calibrated_at.is_none()) {
+            Some(net_j) => (Some(net_j), self.net_statistical_j),
+            None => (self.gross_j, self.gross_statistical_j),
         };
-        value.zip(expanded).is_some_and(|(value, expanded)| expanded <= settings.target_rel * value.abs())
+        value.zip(u_j).is_some_and(|(value, u_j)| 2.0 * u_j <= settings.target_rel * value.abs())
     }
 }

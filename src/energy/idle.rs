@@ -31,7 +31,7 @@ const OUTSIDE: f64 = 0.05;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct IdlePower {
     pub watts: f64,
-    /// Standard uncertainty in watts, `drift_w` included; 0 for a power from the configuration.
+    /// Standard uncertainty in watts, `drift_w` included; 0 for the power of a model.
     pub u_w: f64,
     /// The part of `u_w` that is due to drift since idle power was last observed.
     pub drift_w: f64,

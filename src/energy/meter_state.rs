@@ -317,7 +317,8 @@ impl MeterState {
             _ => None,
         };
         if let Some(watts) = modelled.or(settings.idle) {
-            return Some(IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None });
+            let u_w = if modelled.is_some() { 0.0 } else { watts.0 * settings.idle_error / 3f64.sqrt() };
+            return Some(IdlePower { watts: watts.0, u_w, drift_w: 0.0, age: None });
         }
         let segments = &self.window.segments;
         let bounds = segments.first().zip(segments.last()).map(|(first, last)| (first.0, last.1));

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use super::calibrated::Calibrated;
-use super::estimate::{EnergyEstimate, Status};
+use super::estimate::{EnergyEstimate, Parts, Status};
 use super::fit::FittedPowers;
 use super::idle::IdlePower;
 use super::meter_state::{MeterState, OTHER_CORES_MAX};
 use super::settings::Settings;
 use super::spans::Work;
 use super::sums::{Energy, Insufficient, rounding_w};
-use crate::meter::Resolution;
+use crate::meter::{Accuracy, Resolution};
 use crate::text::counted;
 
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
@@ -165,7 +165,7 @@ impl<'a> Metered<'a> {
                 return match self.calibrated(pipeline, work, None) {
                     Some(calibrated) if work.inferences >= 1.0 => {
                         let reason = Some(calibrated.reason(&reason, busy_s));
-                        EnergyEstimate { reason, ..estimate.with_net(calibrated, busy_s) }
+                        EnergyEstimate { reason, ..estimate.with_calibrated(calibrated, busy_s, meter.accuracy.scale) }
                     }
                     _ => estimate,
                 };
@@ -232,22 +232,35 @@ impl<'a> Metered<'a> {
                 (status == Status::Measured).then(|| format!("net energy is below its uncertainty: {lack}"))
             }
         }));
-        let known = |u_j: f64| (!self.meter.accuracy.resolution.is_model()).then_some(u_j / inferences);
+        let Accuracy { resolution, scale } = self.meter.accuracy;
+        let parts = |u_j: f64, systematic_j: Option<f64>| {
+            let per_inference = Parts {
+                statistical_j: u_j / inferences,
+                systematic_j: systematic_j.map(|systematic_j| systematic_j / inferences),
+            };
+            (!resolution.is_model()).then_some(per_inference)
+        };
+        let all = &self.meter.window.all;
+        let gross_systematic_j = scale.u_j(gross.joules, all.time_s * gross.joules / all.joules);
         let estimate = EnergyEstimate {
             status,
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
-            gross_j: Some(gross.joules / inferences),
-            gross_u_j: known(gross.u_j),
-            gross_expanded_j: known(2.0 * gross.u_j),
-            net_j: net.map(|net| net.joules / inferences),
-            net_u_j: net.and_then(|net| known(net.u_j)),
-            net_expanded_j: net.and_then(|net| known(2.0 * net.u_j)),
             energy_j: Some(gross.joules),
             ..base
         };
+        let estimate = estimate.with_gross(gross.joules / inferences, parts(gross.u_j, gross_systematic_j));
+        let estimate = match net {
+            Some(net) => {
+                // An offset cancels if the same meter has measured idle power.
+                let is_same_meter = self.idle.is_some_and(|idle| idle.age.is_some());
+                let offset_s = if is_same_meter { 0.0 } else { self.meter.window.active.time_s * share.fraction };
+                estimate.with_net(net.joules / inferences, parts(net.u_j, scale.u_j(net.joules, offset_s)))
+            }
+            None => estimate,
+        };
         match calibrated {
-            Some(calibrated) => estimate.with_net(calibrated, work.busy_s / inferences),
+            Some(calibrated) => estimate.with_calibrated(calibrated, work.busy_s / inferences, scale),
             None => estimate,
         }
     }

@@ -29,7 +29,7 @@ mod window;
 
 pub use attribution::Attribution;
 pub use calibrated::Calibrated;
-pub use estimate::{EnergyEstimate, Status};
+pub use estimate::{EnergyEstimate, Includes, Status};
 pub use meter_state::OTHER_CORES_MAX;
 pub use saved::{SavedEnergy, Savings};
 pub use settings::Settings;

@@ -12,6 +12,8 @@ pub struct Settings {
     pub target_rel: f64,
     /// A window of at least this length ends whatever its uncertainty.
     pub window_max: Duration,
-    /// Idle power from the configuration, taken as exact; if `None`, it is learned from idle intervals.
+    /// Idle power from the configuration; if `None`, it is learned from idle intervals.
     pub idle: Option<Watts>,
+    /// By how much `idle` may be off, as a fraction: half the width of a rectangular distribution.
+    pub idle_error: f64,
 }

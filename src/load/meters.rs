@@ -1,6 +1,7 @@
 //! The meters of the configuration, built and not read yet.
 
-use crate::config::Power;
+use crate::config::{self, Power};
+use crate::meter::corrected::Corrected;
 use crate::meter::{Meter, Surroundings};
 use crate::sys::cpu::Children;
 
@@ -8,5 +9,8 @@ use crate::sys::cpu::Children;
 pub fn build(power: &Power, children: &Children) -> Vec<Box<dyn Meter>> {
     let surroundings =
         Surroundings { sysfs: power.sysfs.clone(), period: power.sample_period, children: children.clone() };
-    power.meters.iter().map(|meter| meter.kind.kind().build(&meter.name, &surroundings)).collect()
+    let build = |meter: &config::Meter| {
+        Corrected::of(meter.kind.kind().build(&meter.name, &surroundings), meter.corrections.clone())
+    };
+    power.meters.iter().map(build).collect()
 }

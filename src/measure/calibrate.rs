@@ -16,7 +16,7 @@ use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
 use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::{BuildError, BuiltEngine};
 use crate::load::{Prepared, PreparedPipeline, meters, state_dir, windows};
-use crate::meter::sampler;
+use crate::meter::{Scale, sampler};
 use crate::publish::payload::DelegateState;
 use crate::stop::{Stop, Waited};
 use crate::sys::cpu::{Children, Others};
@@ -162,6 +162,7 @@ fn entry(
         // If there is no reading at all, the reason is why the meter could not be read.
         trace.last_loss().filter(|_| trace.last().is_none()).map_or(refusal.to_string(), str::to_owned)
     })?;
+    let scale = trace.last().map_or(Scale::UNKNOWN, |reading| reading.accuracy.scale);
     Ok(CalibrationEntry {
         engine: engine.clone(),
         meter: meter.clone(),
@@ -170,7 +171,8 @@ fn entry(
         runs: net.runs,
         net_j: net.net_j,
         u_j: net.u_j,
-        expanded_j: 2.0 * net.u_j,
+        expanded_j: 2.0 * net.u_j.hypot(scale.u_of_gain(net.net_j).unwrap_or(0.0)),
+        systematic_rel: scale.gain_error,
         idle_w: net.idle_w,
         gross_w: net.gross_w,
         inferences_per_s,

@@ -71,9 +71,13 @@ pub struct CalibrationEntry {
     pub version: String,
     #[serde(rename = "bouts")]
     pub runs: usize,
-    /// Joules per inference above idle power, with its standard uncertainty, and expanded with k = 2.
+    /// Joules per inference above idle power, with its standard uncertainty without the meter's errors of scale.
     pub net_j: f64,
     pub u_j: f64,
+    /// By how much the meter's gain may be off, as a fraction; `None` if nothing is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systematic_rel: Option<f64>,
+    /// Expanded uncertainty with k = 2, errors of scale included if they are known.
     pub expanded_j: f64,
     pub idle_w: f64,
     /// Mean power during the runs.
@@ -256,6 +260,7 @@ mod tests {
             runs: 5,
             net_j,
             u_j: net_j / 20.0,
+            systematic_rel: None,
             expanded_j: net_j / 10.0,
             idle_w: 3.0,
             gross_w: 5.0,

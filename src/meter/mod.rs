@@ -16,6 +16,7 @@ use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts};
 use survey::{Machine, Surveyed};
 
+pub mod corrected;
 pub mod counter;
 mod integral;
 pub mod perf;
@@ -185,6 +186,17 @@ pub struct Scale {
 impl Scale {
     /// Of a meter whose errors no data sheet states.
     pub const UNKNOWN: Self = Self { gain_error: None, offset_w: 0.0 };
+
+    /// Returns the standard uncertainty of `joules` that the gain leaves; `None` if nothing is known of it.
+    pub fn u_of_gain(self, joules: f64) -> Option<f64> {
+        self.gain_error.map(|error| error * joules.abs() / 3f64.sqrt())
+    }
+
+    /// Returns the standard uncertainty of `joules` over `time_s`, of which the offset is a part; `None` if nothing is known of
+    /// the gain.
+    pub fn u_j(self, joules: f64, time_s: f64) -> Option<f64> {
+        self.u_of_gain(joules).map(|u_j| u_j.hypot(self.offset_w * time_s / 3f64.sqrt()))
+    }
 }
 
 /// How a meter obtains its joules, which determines how far off they can be at a reading.

@@ -392,8 +392,11 @@ impl Run<'_> {
             MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() },
         );
         let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
-        let mut attribution =
-            Attribution::new(s.pipelines, vec![info], Settings { target_rel: 0.05, window_max, idle: None });
+        let mut attribution = Attribution::new(
+            s.pipelines,
+            vec![info],
+            Settings { target_rel: 0.05, window_max, idle: None, idle_error: 0.0 },
+        );
         let mut sent = vec![0; s.pipelines];
         let mut outcome = Outcome::default();
         let (mut tick, mut metrics) = (1.0, METRICS_S);

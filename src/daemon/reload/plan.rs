@@ -196,6 +196,7 @@ impl Differences {
             sample_period,
             interval,
             idle,
+            idle_error,
             // Where the file says nothing of it, it depends on the meters, and acts only at a start.
             quiet: _,
             configured_quiet,
@@ -209,7 +210,8 @@ impl Differences {
         if (meters, sysfs, sample_period) != (&old.meters, &old.sysfs, &old.sample_period) {
             self.steps.push(Step::RestartMeters);
         }
-        if (idle, target_rel, window_max) != (&old.idle, &old.target_rel, &old.window_max) {
+        if (idle, idle_error, target_rel, window_max) != (&old.idle, &old.idle_error, &old.target_rel, &old.window_max)
+        {
             self.steps.push(Step::SetPowerSettings);
         }
         if *interval != old.interval {

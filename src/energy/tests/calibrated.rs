@@ -41,13 +41,15 @@ fn it_replaces_net_if_idle_power_is_unknown_or_net_is_below_its_uncertainty() {
         assert!(!without.reason.as_ref().unwrap().contains("calibration"), "{without:?}");
         // All else is as it was.
         let EnergyEstimate { status, reason, net_j, net_u_j, net_expanded_j, calibrated_at, .. } = estimate.clone();
-        let can_improve = estimate.can_improve;
+        let EnergyEstimate { net_statistical_j, net_systematic_j, can_improve, .. } = estimate;
         let same = EnergyEstimate {
             status,
             reason,
             net_j,
             net_u_j,
             net_expanded_j,
+            net_statistical_j,
+            net_systematic_j,
             calibrated_at,
             can_improve,
             ..without.clone()
@@ -112,7 +114,7 @@ fn what_is_known_less_well_than_by_the_window_does_not_replace_it() {
 #[test]
 fn windows_grow_as_without_it() {
     let closes = |calibrated: Option<Calibrated>, idle: Option<Watts>| {
-        let settings = Settings { target_rel: 0.05, window_max: Duration::from_secs(8), idle };
+        let settings = Settings { target_rel: 0.05, window_max: Duration::from_secs(8), idle, idle_error: 0.0 };
         let mut attribution = Attribution::new(1, vec![info(false)], settings);
         attribution.set_calibrated(0, 0, calibrated);
         read(&mut attribution, 0, 0.0);

@@ -32,7 +32,7 @@ fn new_attribution(pipeline_count: usize) -> Attribution {
 }
 
 /// Every window ends at the next estimates.
-const EACH: Settings = Settings { target_rel: f64::INFINITY, window_max: Duration::ZERO, idle: None };
+const EACH: Settings = Settings { target_rel: f64::INFINITY, window_max: Duration::ZERO, idle: None, idle_error: 0.0 };
 
 fn accuracy() -> Accuracy {
     let resolution = Resolution::Counter { update: Duration::from_millis(1), quantum: Joules(61e-6) };
@@ -79,7 +79,7 @@ fn a_measured_estimate_and_its_wire_form() {
     let written = written.as_object_mut().unwrap();
     // A period of 1 ms at 6 W at either edge, and the quantum.
     let u_j = (2.0 * (6e-3f64.powi(2) + 61e-6f64.powi(2)) / 12.0).sqrt() / 4.0;
-    for (key, factor) in [("gross_u_j", 1.0), ("gross_expanded_j", 2.0)] {
+    for (key, factor) in [("gross_u_j", 1.0), ("gross_expanded_j", 2.0), ("gross_statistical_j", 1.0)] {
         let value = written.remove(key).unwrap().as_f64().unwrap();
         assert!((value / u_j / factor - 1.0).abs() < 1e-9, "{key} {value}");
     }
@@ -89,7 +89,8 @@ fn a_measured_estimate_and_its_wire_form() {
             "meter": "package", "kind": "rapl", "scope": "package", "status": "measured", "closed": true,
             "gross_j": 1.5, "energy_j": 6.0, "inferences": 4.0, "window_s": 1.0, "busy_fraction": 0.4, "mean_w": 6.0,
             "reason": "no net energy: too little idle time so far to know idle power", "systematic_rel": null,
-            "net_j": null, "net_u_j": null, "net_expanded_j": null,
+            "net_j": null, "net_u_j": null, "net_expanded_j": null, "net_statistical_j": null, "net_systematic_j": null,
+            "gross_systematic_j": null, "uncertainty": "statistical only",
             "idle_w": null, "idle_u_w": null, "idle_drift_w": null, "idle_age_s": null,
         })
     );
@@ -354,7 +355,7 @@ fn a_window_grows_until_its_uncertainty_is_small_or_it_is_long() {
         let mut attribution = Attribution::new(
             1,
             vec![info(false)],
-            Settings { target_rel, window_max: Duration::from_secs(5), idle: None },
+            Settings { target_rel, window_max: Duration::from_secs(5), idle: None, idle_error: 0.0 },
         );
         read(&mut attribution, 0, 0.0);
         let closed = (1..=10).find(|second| {
@@ -430,4 +431,34 @@ fn snapshots_that_hit_no_inference_leave_its_energy_open() {
     let open_j = 8.0 * 0.001 / 3f64.sqrt();
     assert!((estimate.gross_u_j.unwrap() / open_j - 1.0).abs() < 0.05, "{estimate:?}");
     assert_eq!(estimate.systematic_rel, Some(0.01));
+}
+
+#[test]
+fn errors_of_scale_are_in_the_uncertainty_and_no_longer_window_is_awaited_for_them() {
+    let settings = Settings { target_rel: 0.01, window_max: Duration::from_secs(3600), idle: Some(Watts(2.0)), idle_error: 0.0 };
+    let estimate = |scale: Scale| {
+        let mut attribution = Attribution::new(1, vec![info(false)], settings);
+        for second in 0..=20u64 {
+            let accuracy = Accuracy { scale, ..accuracy() };
+            let (time, joules) = (MonoTime(second * 1000 * MS), Joules(3.0 * second as f64));
+            let scope = Scope::Package;
+            let reading = Reading { time, joules, power: None, volts: None, amperes: None, scope, accuracy };
+            attribution.add_span(0, span(second * 1000 + 100, second * 1000 + 600));
+            attribution.add_reading(0, Ok(reading));
+        }
+        close(&mut attribution).remove(0)
+    };
+    let unknown = estimate(Scale::UNKNOWN);
+    assert_eq!((unknown.uncertainty, unknown.gross_systematic_j), (Some(Includes::NoScale), None));
+    assert_eq!(unknown.gross_u_j, unknown.gross_statistical_j);
+    let known = estimate(Scale { gain_error: Some(0.05), offset_w: 0.1 });
+    assert!(known.closed && known.uncertainty == Some(Includes::Scale), "{known:?}");
+    // 3 J an inference, of which 5 % and 0.1 W in a second may be wrong.
+    let gross_j = (0.15f64).hypot(0.1) / 3f64.sqrt();
+    assert!((known.gross_systematic_j.unwrap() / gross_j - 1.0).abs() < 0.01, "{known:?}");
+    let (statistical_j, systematic_j) = (known.net_statistical_j.unwrap(), known.net_systematic_j.unwrap());
+    assert!((known.net_u_j.unwrap() - statistical_j.hypot(systematic_j)).abs() < 1e-12, "{known:?}");
+    assert_eq!(known.net_expanded_j, known.net_u_j.map(|u_j| 2.0 * u_j));
+    // Another meter has given idle power, so the offset does not cancel in net.
+    assert!(systematic_j > 0.05 / 3f64.sqrt(), "{known:?}");
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const SETTINGS: Settings = Settings { target_rel: 0.05, window_max: Duration::from_secs(60), idle: None };
+const SETTINGS: Settings =
+    Settings { target_rel: 0.05, window_max: Duration::from_secs(60), idle: None, idle_error: 0.0 };
 
 /// Ten readings a second; an inference of `busy_ms` each second from the 40th on. `other_s` tells the processor time of
 /// others at a time in seconds, when ours is known. The estimate at the end.
