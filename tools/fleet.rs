@@ -171,7 +171,14 @@ impl Producer {
     }
 
     fn metrics(&mut self, since: Duration) {
-        let process = Process { cpu_s: process_cpu_time().as_secs_f64(), rss_mib: None, soc_temperature_c: None };
+        let process = Process {
+            cpu_s: process_cpu_time().as_secs_f64(),
+            rss_mib: None,
+            soc_temperature_c: None,
+            clock_mhz: None,
+            clock_max_mhz: None,
+            throttled: None,
+        };
         let delivery = self.handle.delivery();
         let (stages, energy) = (StageTimes::default(), [EnergyEstimate::no_meter()]);
         let node = NodeFigures { delivery: Some(&delivery), process: &process };

@@ -561,7 +561,8 @@ mod tests {
                     uncommented.push_str(METER_OF_SOME_KIND);
                 }
                 if uncommented.contains(".reference]") {
-                    uncommented = format!("[power.meters.board]\ngain_error = 0.01\n{METER_OF_SOME_KIND}\n{uncommented}");
+                    uncommented =
+                        format!("[power.meters.board]\ngain_error = 0.01\n{METER_OF_SOME_KIND}\n{uncommented}");
                 }
                 parse(&format!("{text}\n{uncommented}\n")).unwrap_or_else(|refusal| panic!("{uncommented}: {refusal}"));
                 seen += 1;

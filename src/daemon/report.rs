@@ -23,6 +23,7 @@ use crate::publish::mqtt::{ClientState, ClientStatus};
 use crate::publish::payload::{Info, PipelineInfo, PipelineState, Process};
 use crate::publish::publisher::NodeFigures;
 use crate::sys;
+use crate::sys::processor::Conditions;
 use crate::units::{MonoTime, process_cpu_time};
 
 /// How long a metrics message waits for an infer thread that is inside an inference.
@@ -77,10 +78,14 @@ impl Daemon {
     /// Publishes the figures since the last call, of each pipeline.
     pub(crate) async fn publish_metrics(&mut self) {
         let stages = join_all(self.pipelines.iter().map(|pipeline| pipeline.take_stage_times(PATIENCE))).await;
+        let Conditions { clock_mhz, clock_max_mhz, throttled } = self.reported.processor.look();
         let process = Process {
             cpu_s: process_cpu_time().as_secs_f64(),
             rss_mib: sys::rss_mib(),
             soc_temperature_c: self.reported.temperature.read_c(),
+            clock_mhz,
+            clock_max_mhz,
+            throttled,
         };
         let now = MonoTime::now();
         let interval = now.since(self.reported.last_metrics);

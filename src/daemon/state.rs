@@ -33,6 +33,7 @@ use crate::publish::mqtt::store::Store;
 use crate::publish::publisher::DropReport;
 use crate::stop::StopRequests;
 use crate::sys::SocTemperature;
+use crate::sys::processor::Processor;
 use crate::units::MonoTime;
 
 /// How often progress is checked at least.
@@ -80,6 +81,7 @@ pub(crate) struct Reported {
     /// It was published that the store fails, and not yet that it works again.
     pub store_failed: bool,
     pub temperature: SocTemperature,
+    pub processor: Processor,
 }
 
 /// What the event loop waits for, apart from timers and what the delivery reports.
@@ -144,6 +146,7 @@ impl Daemon {
                 drops: DropReport::default(),
                 store_failed: false,
                 temperature: SocTemperature::find(&config.power.sysfs),
+                processor: Processor::find(&config.power.sysfs),
             },
             calibrations: Calibrations::read_or_none(&state_dir::folder(config.state_dir.as_deref())),
             engine_context: prepared.engine_context,

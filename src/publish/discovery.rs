@@ -258,8 +258,9 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         meters.into_iter().enumerate().map(of).collect::<Vec<Component<'_>>>()
     };
     let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
-         'estimated': f.status | default(none) == 'estimated', 'meter': f.meter | default(none), \
-         'scope': f.scope | default(none)} | tojson }}";
+         'estimated': f.status | default(none) == 'estimated', 'reason': f.reason | default(none), \
+         'uncertainty_j': f.gross_expanded_j | default(none), 'includes': f.uncertainty | default(none), \
+         'meter': f.meter | default(none), 'scope': f.scope | default(none)} | tojson }}";
     all.extend(by_meter("energy_per_inference", "value_json.energy", "gross_j", attributes));
     if node.gated.contains(&name) {
         let is_open = "{% set open = (value_json.gate | default({}, true)).open | default(none) %}\

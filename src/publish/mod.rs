@@ -4,6 +4,7 @@
 //! message to every sink. `mqtt` is the sink that delivers to a broker.
 
 pub mod bus;
+pub mod correct;
 pub mod discovery;
 pub mod message;
 pub mod mqtt;

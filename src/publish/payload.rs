@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::correct::Truth;
 use crate::decision::{Fields, Presentation, ScoreMeaning, write_object};
 use crate::energy::{EnergyEstimate, SavedEnergy};
 use crate::engine::parity::Agreement;
@@ -181,6 +182,9 @@ pub struct Metrics<'a> {
     /// Of the node, all pipelines together; null without a broker.
     pub delivery: Option<&'a Delivery>,
     pub energy: &'a [EnergyEstimate],
+    /// Absent while no true class is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truth: Option<Truth>,
     pub process: &'a Process,
 }
 
@@ -332,11 +336,16 @@ pub fn nonzero<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
 }
 
 /// The daemon as a process; null: the kernel does not provide the value.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Process {
     pub cpu_s: f64,
     pub rss_mib: Option<f64>,
     pub soc_temperature_c: Option<f64>,
+    /// Mean clock of the processors since the last message, and the highest that they can have, in MHz.
+    pub clock_mhz: Option<f64>,
+    pub clock_max_mhz: Option<f64>,
+    /// What slowed the processors down since the last message.
+    pub throttled: Option<Vec<&'static str>>,
 }
 
 /// What runs here: published retained at each start.

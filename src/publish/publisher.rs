@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::bus::Bus;
+use super::correct::Truth;
 use super::message::{Bytes, Class, Marks, Message, Qos};
 use super::payload::{
     Clocks, Counts, DelegateState, Delivery, Envelope, Event, Gate, Latencies, Metrics, NoPrediction, NodeMetrics,
@@ -476,6 +477,7 @@ impl PipelinePublisher {
             counts: &counts,
             delivery: node.delivery,
             energy,
+            truth: Truth::of(self.progress.totals.known, self.progress.totals.right, energy),
             process: node.process,
         };
         node_publisher.publish(&self.topics.metrics, &payload, Qos::AtLeastOnce, false, Class::Metrics);

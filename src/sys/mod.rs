@@ -13,6 +13,7 @@ pub mod iio;
 pub mod output;
 pub mod perf;
 pub mod permission;
+pub mod processor;
 pub mod rt;
 pub mod serial;
 pub mod shared;

@@ -138,7 +138,9 @@ impl Lines {
         let cpu = process.cpu_s.map(|s| format!("{} s of processor time since the start", number(s)));
         let rss = process.rss_mib.map(|mib| format!("{} MiB of memory", number(mib)));
         let soc = process.soc_temperature_c.map(|celsius| format!("processor at {celsius:.1} °C"));
-        block("daemon", &[cpu, rss, soc].into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let clock = process.clock_mhz.map(|mhz| format!("{mhz:.0} MHz"));
+        let slow = (!process.throttled.is_empty()).then(|| process.throttled.join(", "));
+        block("daemon", &[cpu, rss, soc, clock, slow].into_iter().flatten().collect::<Vec<_>>().join(", "));
         Some(lines)
     }
 }

@@ -65,6 +65,9 @@ pub(crate) struct Process {
     pub cpu_s: Option<f64>,
     pub rss_mib: Option<f64>,
     pub soc_temperature_c: Option<f64>,
+    pub clock_mhz: Option<f64>,
+    /// What slows the processor down.
+    pub throttled: Vec<String>,
 }
 
 /// One pipeline.
@@ -393,6 +396,14 @@ impl Node {
                 cpu_s: of_process("cpu_s"),
                 rss_mib: of_process("rss_mib"),
                 soc_temperature_c: of_process("soc_temperature_c"),
+                clock_mhz: of_process("clock_mhz"),
+                throttled: message["process"]["throttled"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(text)
+                    .take(8)
+                    .collect(),
             };
         }
         let Some(pipeline) = entry(&mut self.pipelines, name, MAX_PIPELINES) else { return Change::None };

@@ -435,7 +435,8 @@ fn snapshots_that_hit_no_inference_leave_its_energy_open() {
 
 #[test]
 fn errors_of_scale_are_in_the_uncertainty_and_no_longer_window_is_awaited_for_them() {
-    let settings = Settings { target_rel: 0.01, window_max: Duration::from_secs(3600), idle: Some(Watts(2.0)), idle_error: 0.0 };
+    let settings =
+        Settings { target_rel: 0.01, window_max: Duration::from_secs(3600), idle: Some(Watts(2.0)), idle_error: 0.0 };
     let estimate = |scale: Scale| {
         let mut attribution = Attribution::new(1, vec![info(false)], settings);
         for second in 0..=20u64 {
