@@ -75,6 +75,9 @@ struct WaitingReading {
     time: MonoTime,
     joules: Joules,
     watts: Option<f64>,
+    /// How far back the value looks, and its step if it is a counter's.
+    look_back: Duration,
+    quantum_j: f64,
     other_s: Option<f64>,
 }
 
@@ -158,17 +161,22 @@ impl MeterState {
         };
         self.info.scope = reading.scope;
         self.accuracy = reading.accuracy;
-        let watts = match reading.accuracy.resolution {
-            Resolution::Sampled { .. } => reading.power.map(|power| power.0),
-            _ => None,
+        let resolution = reading.accuracy.resolution;
+        let (watts, quantum_j) = match resolution {
+            Resolution::Sampled { .. } => (reading.power.map(|power| power.0), 0.0),
+            Resolution::Counter { quantum, .. } => (None, quantum.0),
+            Resolution::Model { .. } => (None, 0.0),
         };
-        let reading = WaitingReading { time: reading.time, joules: reading.joules, watts, other_s };
+        let Reading { time, joules, .. } = reading;
+        let reading = WaitingReading { time, joules, watts, look_back: resolution.look_back(), quantum_j, other_s };
         if self.last.is_none() && self.waiting.is_empty() {
             self.metered_from = reading.time;
             for spans in &mut self.spans {
                 spans.take_until(reading.time);
             }
-            self.last = Some(CountedReading { reading, look_back: LookBack { watts, ..LookBack::default() } });
+            let span_s = reading.look_back.as_secs_f64();
+            let look_back = LookBack { watts, span_s, quantum_j, ..LookBack::default() };
+            self.last = Some(CountedReading { reading, look_back });
             return;
         }
         self.waiting.push_back(reading);
@@ -195,7 +203,7 @@ impl MeterState {
             return;
         }
         // Split at the time from which on the new reading looks back, to know which inferences its value includes.
-        let look_back = self.accuracy.resolution.look_back().min(time);
+        let look_back = reading.look_back.min(time);
         let look_from = MonoTime(reading.time.0.saturating_sub(duration_ns(look_back)));
         let mut recent = Work::default();
         let works: Vec<Work> = self
@@ -213,6 +221,8 @@ impl MeterState {
             watts: reading.watts,
             busy: (recent.busy_s / look_back.as_secs_f64().max(1e-9)).min(1.0),
             inferences: recent.inferences,
+            span_s: look_back.as_secs_f64(),
+            quantum_j: reading.quantum_j,
         };
         let (time_s, busy_s) = (time.as_secs_f64(), works.iter().map(|work| work.busy_s).sum::<f64>());
         let joules = (reading.joules - before.joules).0;
@@ -220,13 +230,13 @@ impl MeterState {
         let interval = Interval { start, end, joules, busy_s, from, to };
         let other_cpu = OtherCpuTime { before_s: before.other_s, after_s: reading.other_s };
         self.last = Some(CountedReading { reading, look_back: to });
-        self.window.add(&interval, &works, other_cpu.used_s(), self.accuracy.resolution);
+        self.window.add(&interval, &works, other_cpu.used_s());
         self.classify(&interval, other_cpu);
     }
 
     /// Adds an interval to the active ones, or to those that idle power is learned from.
     fn classify(&mut self, interval: &Interval, other_cpu: OtherCpuTime) {
-        let guard = GUARD + self.accuracy.resolution.look_back();
+        let guard = GUARD + Duration::from_secs_f64(interval.from.span_s);
         let ran = interval.busy_s > 0.0;
         if ran || self.last_busy.is_some_and(|last| interval.start < last + guard) {
             if ran {
@@ -239,7 +249,7 @@ impl MeterState {
         self.candidates.push_back((*interval, other_cpu));
         self.is_idle |= self.candidates.iter().map(|(interval, _)| interval.time_s()).sum::<f64>() >= IDLE_MIN_S;
         // A conversion may have ended a little after the time of its reading.
-        let ahead = self.accuracy.resolution.look_back();
+        let ahead = Duration::from_secs_f64(interval.to.span_s);
         while self.is_idle
             && let Some((first, other_cpu)) = self.candidates.front().copied()
             && first.end + ahead <= interval.end

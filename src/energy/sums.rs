@@ -30,6 +30,10 @@ pub(crate) struct LookBack {
     pub busy: f64,
     /// Inferences in that time.
     pub inferences: f64,
+    /// The length of that time.
+    pub span_s: f64,
+    /// The step of a counter's value; 0 for a snapshot.
+    pub quantum_j: f64,
 }
 
 /// The time between two readings.
@@ -67,22 +71,26 @@ pub(crate) struct Sums {
     hits: f64,
     /// Seconds that belong to snapshots with at least a part of an inference in them.
     pub touched_s: f64,
-    /// Squared steps of the busy fraction from each snapshot to the next.
-    steps_squared: f64,
+    /// Squared steps of the busy fraction from each snapshot to the next, times the squared length of the conversion.
+    steps_s2: f64,
     /// Busy seconds as weighted by the snapshots.
     busy_seen_s: f64,
 }
 
-/// Sums over the first and last readings of segments.
+/// Sums over the first and last readings of segments. A counter's value is as old as its span at most; squares of it stand
+/// before the other factors.
 #[derive(Debug, Clone, Copy, Default)]
 struct Edges {
     count: f64,
-    busy: f64,
-    busy_squared: f64,
-    /// Squared busy fraction per inference: how unevenly the power is spread within the update period.
-    lumps: f64,
-    /// Busy fraction at the last readings minus that at the first ones.
-    rise: f64,
+    spans_s2: f64,
+    busy_s2: f64,
+    busy_squared_s2: f64,
+    /// Squared busy fraction per inference: how unevenly the power is spread within the span.
+    lumps_s2: f64,
+    quanta_j2: f64,
+    /// Spans at the last readings minus those at the first ones, and the same of the busy parts of them.
+    lag_s: f64,
+    rise_s: f64,
 }
 
 /// Sums for the regression of watts on the busy fraction.
@@ -129,11 +137,16 @@ pub(crate) struct Energy {
 
 impl Edges {
     fn add(&mut self, look_back: LookBack, sign: f64) {
+        let LookBack { busy, inferences, span_s, quantum_j, .. } = look_back;
+        let span_s2 = span_s.powi(2);
         self.count += 1.0;
-        self.busy += look_back.busy;
-        self.busy_squared += look_back.busy.powi(2);
-        self.lumps += look_back.busy.powi(2) / look_back.inferences.max(1.0);
-        self.rise += sign * look_back.busy;
+        self.spans_s2 += span_s2;
+        self.busy_s2 += span_s2 * busy;
+        self.busy_squared_s2 += span_s2 * busy.powi(2);
+        self.lumps_s2 += span_s2 * busy.powi(2) / inferences.max(1.0);
+        self.quanta_j2 += quantum_j.powi(2);
+        self.lag_s += sign * span_s;
+        self.rise_s += sign * span_s * busy;
     }
 }
 
@@ -173,7 +186,7 @@ impl Sums {
         self.hits += busy;
         let touched = |look_back: LookBack| if look_back.busy > 0.0 { 0.5 } else { 0.0 };
         self.touched_s += time_s * (touched(interval.from) + touched(interval.to));
-        self.steps_squared += (interval.to.busy - interval.from.busy).powi(2);
+        self.steps_s2 += (interval.to.span_s * (interval.to.busy - interval.from.busy)).powi(2);
         self.busy_seen_s += time_s * (interval.from.busy + interval.to.busy) / 2.0;
     }
 
@@ -189,14 +202,14 @@ impl Sums {
     /// Returns the energy, or why the readings cannot tell it.
     pub(crate) fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
         match resolution {
-            Resolution::Counter { update, quantum } => Ok(self.counted(update.as_secs_f64(), quantum.0, idle_w)),
-            Resolution::Sampled { conversion, .. } => self.sampled(conversion.as_secs_f64(), idle_w),
+            Resolution::Counter { .. } => Ok(self.counted(idle_w)),
+            Resolution::Sampled { .. } => self.sampled(idle_w),
             Resolution::Model { .. } => Ok(Energy { joules: self.joules, u_j: 0.0 }),
         }
     }
 
     /// A counter shows its value at its last update: at each edge, the energy of up to one update period is missing.
-    fn counted(&self, update_s: f64, quantum_j: f64, idle_w: Option<f64>) -> Energy {
+    fn counted(&self, idle_w: Option<f64>) -> Energy {
         let mut edges = self.edges;
         if let Some((_, tail)) = self.tail {
             edges.add(tail, 1.0);
@@ -205,21 +218,21 @@ impl Sums {
             Some(idle_w) => (idle_w, self.added_w(idle_w)),
             None => (self.joules / self.time_s, 0.0),
         };
-        let squares = base_w.powi(2) * edges.count
-            + 2.0 * base_w * added_w * edges.busy
-            + added_w.powi(2) * (edges.busy_squared + edges.lumps);
+        let squares = base_w.powi(2) * edges.spans_s2
+            + 2.0 * base_w * added_w * edges.busy_s2
+            + added_w.powi(2) * (edges.busy_squared_s2 + edges.lumps_s2);
         // Without idle power, the power at the edges only has a bound: as if all of the energy were the inferences'.
         let unknown_j = match idle_w {
-            None if self.busy_s > 0.0 => self.joules / self.busy_s * edges.rise * update_s / 2.0,
+            None if self.busy_s > 0.0 => self.joules / self.busy_s * edges.rise_s / 2.0,
             _ => 0.0,
         };
-        let variance =
-            update_s.powi(2) * squares / 12.0 + edges.count * quantum_j.powi(2) / 12.0 + unknown_j.powi(2) / 3.0;
-        Energy { joules: self.joules + added_w * edges.rise * update_s / 2.0, u_j: variance.sqrt() }
+        let variance = squares / 12.0 + edges.quanta_j2 / 12.0 + unknown_j.powi(2) / 3.0;
+        let missing_j = (base_w * edges.lag_s + added_w * edges.rise_s) / 2.0;
+        Energy { joules: self.joules + missing_j, u_j: variance.sqrt() }
     }
 
     /// Snapshots depend on what they happen to fall on; as it is known when inferences ran, regression corrects for that.
-    fn sampled(&self, conversion_s: f64, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    fn sampled(&self, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
         let Snapshots { count, busy, busy_squared, watts, watts_squared, both } = self.snapshots;
         if count < SNAPSHOTS_MIN {
             return Err(Insufficient::Readings { count });
@@ -251,7 +264,7 @@ impl Sums {
         }
         // The end of a conversion is known to within half of one, c^2/12; the trapezoid over a step takes the mean of two.
         // The scatter shows this if there are many steps; with few, it is luck.
-        variance = variance.max((step_w * conversion_s).powi(2) / 24.0 * self.steps_squared);
+        variance = variance.max(step_w.powi(2) / 24.0 * self.steps_s2);
         Ok(Energy { joules: self.joules - slope_w * excess_s, u_j: variance.sqrt() })
     }
 
@@ -264,10 +277,7 @@ impl Sums {
     /// Returns the standard uncertainty of the mean power of idle intervals.
     pub(crate) fn idle_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
         match resolution {
-            Resolution::Counter { update, quantum } => {
-                let mean_w = self.joules / self.time_s;
-                self.counted(update.as_secs_f64(), quantum.0, Some(mean_w)).u_j / self.time_s
-            }
+            Resolution::Counter { .. } => self.counted(Some(self.joules / self.time_s)).u_j / self.time_s,
             Resolution::Sampled { .. } => (snapshot_variance * self.squared_weights()).sqrt() / self.time_s,
             Resolution::Model { .. } => 0.0,
         }

@@ -3,7 +3,6 @@
 use super::fit::PowerFit;
 use super::spans::Work;
 use super::sums::{Interval, Sums};
-use crate::meter::Resolution;
 use crate::units::MonoTime;
 
 /// An interval of the fit that shares energy is at least this long, and lasts this many updates of the counter.
@@ -51,7 +50,7 @@ impl Window {
     }
 
     /// Adds an interval with the work of each pipeline and the processor seconds of other programs in it.
-    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>, resolution: Resolution) {
+    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>) {
         match self.segments.last_mut() {
             Some((_, end)) if *end == interval.start => *end = interval.end,
             _ => self.segments.push((interval.start, interval.end)),
@@ -61,7 +60,7 @@ impl Window {
         for (sum, work) in self.works.iter_mut().zip(works) {
             sum.add(*work);
         }
-        self.add_to_fit(interval, works, resolution);
+        self.add_to_fit(interval, works);
     }
 
     /// Counts an interval, already added, among the active ones.
@@ -77,14 +76,14 @@ impl Window {
         self.segments.iter().zip(next).map(|(segment, next)| next.0.since(segment.1).as_secs_f64()).sum()
     }
 
-    fn add_to_fit(&mut self, interval: &Interval, works: &[Work], resolution: Resolution) {
+    fn add_to_fit(&mut self, interval: &Interval, works: &[Work]) {
         let FitInterval { time_s, joules, busy_s } = &mut self.fit_interval;
         *time_s += interval.time_s();
         *joules += interval.joules;
         for (sum, work) in busy_s.iter_mut().zip(works) {
             *sum += work.busy_s;
         }
-        if *time_s >= FIT_INTERVAL_S.max(FIT_INTERVAL_UPDATES * resolution.look_back().as_secs_f64()) {
+        if *time_s >= FIT_INTERVAL_S.max(FIT_INTERVAL_UPDATES * interval.to.span_s) {
             self.fit.add(*time_s, *joules, busy_s);
             (*time_s, *joules) = (0.0, 0.0);
             busy_s.fill(0.0);
