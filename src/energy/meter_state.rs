@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::calibrated::Calibrated;
-use super::idle::{IdleModel, IdlePower, Observation};
+use super::idle::{IdleModel, IdlePower, Observation, Step};
+use super::others::{CoreFit, CorePower, Excess, ticks_u_s};
 use super::settings::Settings;
 use super::spans::{Spans, Work};
 use super::sums::{Interval, LookBack, Sums};
+use super::tail::{Rest, TAIL_MAX_S, Tail};
 use super::window::Window;
 use crate::engine::span::BusySpan;
 use crate::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
@@ -19,19 +21,19 @@ use crate::units::{Joules, MonoTime, duration_ns};
 
 /// Most readings that wait for inferences running at their time.
 const WAITING_MAX: usize = 4096;
-/// Power settles within this time after an inference: clocks and voltages fall within milliseconds.
-const GUARD: Duration = Duration::from_millis(20);
+/// Idle power at the start of a pause is computed again after this time.
+const REST_AGE_MAX: Duration = Duration::from_secs(1);
 /// Consecutive idle intervals shorter than this in total count as active: they are not worth two more edges.
 const IDLE_MIN_S: f64 = 0.05;
 /// This much idle time makes one observation of idle power; less does once the intervals span the maximum age.
 const OBSERVATION_S: f64 = 1.0;
 const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
+/// An unfinished observation says something from this length on.
+const UNFINISHED_MIN_S: f64 = 0.1;
 /// Sets of active delegates whose idle power is remembered.
 const IDLE_MODELS_MAX: usize = 16;
 /// Most segments, separated by losses of the meter, in one window.
 const SEGMENTS_MAX: usize = 64;
-/// The processor time of other programs comes in ticks of 10 ms, which may be off by one at either end.
-const OTHER_CPU_NOISE_S: f64 = 0.02;
 /// After this many consecutive observations with a different load from other programs, idle power is learned again from
 /// the start.
 const DIFFERING_MAX: u32 = 10;
@@ -58,11 +60,15 @@ pub(crate) struct MeterState {
     metered_from: MonoTime,
     pub window: Window,
     /// Intervals without inferences that may still turn out to be active: too short in total, or an inference may follow.
-    candidates: VecDeque<(Interval, OtherCpuTime)>,
+    candidates: VecDeque<Interval>,
     is_idle: bool,
     last_busy: Option<MonoTime>,
+    pub tail: Tail,
+    /// Idle power with its standard uncertainty, as computed at a time.
+    rest: Option<(MonoTime, f64, f64)>,
     idle_sums: Option<IdleSums>,
     snapshot_variance: Option<f64>,
+    core_fit: CoreFit,
     /// Consecutive observations that were rejected because other programs behaved differently.
     differing_observations: u32,
     delegates: String,
@@ -92,20 +98,8 @@ struct CountedReading {
 struct IdleSums {
     start: MonoTime,
     sums: Sums,
-    other_cpu: OtherCpuTime,
-}
-
-/// Processor time of other programs since boot, before and after an interval.
-#[derive(Debug, Clone, Copy)]
-struct OtherCpuTime {
-    before_s: Option<f64>,
-    after_s: Option<f64>,
-}
-
-impl OtherCpuTime {
-    fn used_s(self) -> Option<f64> {
-        self.after_s.zip(self.before_s).map(|(after, before)| after - before)
-    }
+    /// No inference can have had an effect in any of the intervals.
+    rested: bool,
 }
 
 impl MeterState {
@@ -124,8 +118,11 @@ impl MeterState {
             candidates: VecDeque::new(),
             is_idle: false,
             last_busy: None,
+            tail: Tail::default(),
+            rest: None,
             idle_sums: None,
             snapshot_variance: None,
+            core_fit: CoreFit::default(),
             differing_observations: 0,
             delegates: String::new(),
             idle_models: BTreeMap::new(),
@@ -223,40 +220,57 @@ impl MeterState {
             inferences: recent.inferences,
             span_s: look_back.as_secs_f64(),
             quantum_j: reading.quantum_j,
+            cut: self.spans.iter().map(Spans::cut).sum(),
         };
         let (time_s, busy_s) = (time.as_secs_f64(), works.iter().map(|work| work.busy_s).sum::<f64>());
         let joules = (reading.joules - before.joules).0;
         let (start, end, busy_s) = (before.time, reading.time, busy_s.min(time_s));
-        let interval = Interval { start, end, joules, busy_s, from, to };
-        let other_cpu = OtherCpuTime { before_s: before.other_s, after_s: reading.other_s };
+        let other_s = reading.other_s.zip(before.other_s).map(|(after, before)| after - before);
+        let interval = Interval { start, end, joules, busy_s, other_s, from, to };
         self.last = Some(CountedReading { reading, look_back: to });
-        self.window.add(&interval, &works, other_cpu.used_s());
-        self.classify(&interval, other_cpu);
+        self.window.add(&interval, &works);
+        self.classify(&interval);
     }
 
     /// Adds an interval to the active ones, or to those that idle power is learned from.
-    fn classify(&mut self, interval: &Interval, other_cpu: OtherCpuTime) {
-        let guard = GUARD + Duration::from_secs_f64(interval.from.span_s);
+    fn classify(&mut self, interval: &Interval) {
         let ran = interval.busy_s > 0.0;
-        if ran || self.last_busy.is_some_and(|last| interval.start < last + guard) {
-            if ran {
-                self.last_busy = Some(self.last_inference_end(interval.end));
-            }
+        let age_s = self.last_busy.map(|last| interval.start.since(last).as_secs_f64() - interval.from.span_s);
+        if ran {
+            self.start_pause(interval.start);
+            self.last_busy = Some(self.last_inference_end(interval.end));
+        } else if let Some(age_s) = age_s {
+            self.tail.add(age_s, interval.time_s(), interval.joules);
+        }
+        if ran || age_s.is_some_and(|age_s| age_s < self.tail.rest_from_s()) {
             self.end_idle();
             self.window.add_active(interval);
             return;
         }
-        self.candidates.push_back((*interval, other_cpu));
-        self.is_idle |= self.candidates.iter().map(|(interval, _)| interval.time_s()).sum::<f64>() >= IDLE_MIN_S;
+        self.candidates.push_back(*interval);
+        self.is_idle |= self.candidates.iter().map(Interval::time_s).sum::<f64>() >= IDLE_MIN_S;
         // A conversion may have ended a little after the time of its reading.
         let ahead = Duration::from_secs_f64(interval.to.span_s);
         while self.is_idle
-            && let Some((first, other_cpu)) = self.candidates.front().copied()
+            && let Some(first) = self.candidates.front().copied()
             && first.end + ahead <= interval.end
         {
             self.candidates.pop_front();
-            self.add_idle(&first, other_cpu);
+            self.add_idle(&first);
         }
+    }
+
+    /// Counts the pause that an inference ends.
+    fn start_pause(&mut self, now: MonoTime) {
+        if !self.tail.is_pause() && self.rest.is_some() {
+            return;
+        }
+        self.window.pauses += if self.tail.is_pause() { 1.0 } else { 0.0 };
+        if self.rest.is_none_or(|(at, ..)| now.since(at) >= REST_AGE_MAX) {
+            let idle = self.idle_models.get(&self.delegates).and_then(|model| model.at_rest(now));
+            self.rest = idle.map(|idle| (now, idle.watts, idle.u_w));
+        }
+        self.tail.start_pause(self.rest.map(|(_, watts, u_w)| (watts, u_w)));
     }
 
     /// Returns when the last inference before `end` ended.
@@ -267,16 +281,22 @@ impl MeterState {
     /// Ends the idle time; intervals that were idle for too short a time become active.
     fn end_idle(&mut self) {
         self.is_idle = false;
-        for (interval, _) in std::mem::take(&mut self.candidates) {
+        for interval in self.candidates.drain(..) {
             self.window.add_active(&interval);
         }
     }
 
-    fn add_idle(&mut self, interval: &Interval, other_cpu: OtherCpuTime) {
-        let idle_sums =
-            self.idle_sums.get_or_insert_with(|| IdleSums { start: interval.start, sums: Sums::default(), other_cpu });
+    fn add_idle(&mut self, interval: &Interval) {
+        self.core_fit.add(interval);
+        let age_s = self.last_busy.map_or(f64::INFINITY, |last| interval.start.since(last).as_secs_f64());
+        let rested = age_s >= TAIL_MAX_S || matches!(self.tail.state(), Rest::From(_));
+        let idle_sums = self.idle_sums.get_or_insert_with(|| IdleSums {
+            start: interval.start,
+            sums: Sums::default(),
+            rested: true,
+        });
+        idle_sums.rested &= rested;
         idle_sums.sums.add(interval);
-        idle_sums.other_cpu.after_s = other_cpu.after_s;
         let age = interval.end.since(idle_sums.start);
         if idle_sums.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
             self.observe_idle_power(interval.end);
@@ -285,30 +305,26 @@ impl MeterState {
 
     /// Makes one observation of idle power from the idle intervals collected so far.
     fn observe_idle_power(&mut self, end: MonoTime) {
-        let Some(IdleSums { start, sums, other_cpu }) = self.idle_sums.take() else { return };
-        let resolution = self.accuracy.resolution;
-        if let Some(variance) = sums.snapshot_variance() {
+        let Some(sums) = self.idle_sums.take() else { return };
+        if let Some(variance) = sums.sums.snapshot_variance() {
             let known = self.snapshot_variance.unwrap_or(variance);
             self.snapshot_variance = Some(known + 0.2 * (variance - known));
         }
-        // Includes the busy intervals between the idle ones: a tick does not tell when in it other programs ran.
-        let age_s = end.since(start).as_secs_f64();
-        let other_cores = other_cpu.used_s().map(|other_s| other_s / age_s);
-        let u_w = match (resolution, self.snapshot_variance) {
-            (Resolution::Sampled { .. }, None) => return,
-            (_, variance) => sums.idle_u_w(resolution, variance.unwrap_or(0.0)),
-        };
-        let time = start + end.since(start) / 2;
-        let observation = Observation { time, watts: sums.joules / sums.time_s, u_w, other_cores };
+        let Some(observation) = self.observation(&sums, end) else { return };
         if self.idle_models.len() >= IDLE_MODELS_MAX && !self.idle_models.contains_key(&self.delegates) {
             self.idle_models.pop_first();
         }
         let model = self.idle_models.entry(self.delegates.clone()).or_default();
-        let tolerance = OTHER_CORES_MAX + OTHER_CPU_NOISE_S / age_s;
-        let differs = |before: f64| other_cores.is_some_and(|now| (now - before).abs() > tolerance);
+        let tolerance =
+            OTHER_CORES_MAX + 2.0 * 2f64.sqrt() * ticks_u_s(sums.sums.edge_count()) / observation.time_s;
+        let differs = |before: f64| observation.other_cores.is_some_and(|now| (now - before).abs() > tolerance);
         if !model.other_cores().is_some_and(differs) {
             self.differing_observations = 0;
-            model.observe(observation);
+            if let Some(step) = model.observe(observation) {
+                self.rest = None;
+                self.tail.forget_pauses();
+                self.window.step = Some(step);
+            }
             return;
         }
         // For a moment other programs do more or less than before; if that lasts, it belongs to idle power from now on.
@@ -317,7 +333,34 @@ impl MeterState {
             self.differing_observations = 0;
             *model = IdleModel::default();
             model.observe(observation);
+            self.rest = None;
+            self.tail.forget_pauses();
         }
+    }
+
+    /// Returns what idle intervals until `end` tell of idle power.
+    fn observation(&self, idle: &IdleSums, end: MonoTime) -> Option<Observation> {
+        let IdleSums { start, sums, rested } = idle;
+        let resolution = self.accuracy.resolution;
+        let u_w = match (resolution, self.snapshot_variance) {
+            (Resolution::Sampled { .. }, None) => return None,
+            (_, variance) => sums.idle_u_w(resolution, variance.unwrap_or(0.0)),
+        };
+        Some(Observation {
+            time: *start + end.since(*start) / 2,
+            watts: sums.joules / sums.time_s,
+            u_w,
+            time_s: sums.time_s,
+            rested: *rested,
+            other_cores: sums.other_s().map(|other_s| other_s / sums.time_s),
+        })
+    }
+
+    /// Returns whether idle power may have made a step since it was last observed.
+    pub(crate) fn idle_may_have_stepped(&self) -> bool {
+        let unfinished = self.idle_sums.as_ref().filter(|idle| idle.sums.time_s >= UNFINISHED_MIN_S);
+        let unfinished = unfinished.and_then(|idle| self.observation(idle, idle.start));
+        self.idle_models.get(&self.delegates).is_some_and(|model| model.may_have_stepped(unfinished))
     }
 
     /// Returns the idle power in the active part of the window, if it is known.
@@ -327,7 +370,8 @@ impl MeterState {
             _ => None,
         };
         if let Some(watts) = modelled.or(settings.idle) {
-            return Some(IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None });
+            let exact = IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None, watched: Duration::ZERO, rested: true };
+            return Some(exact);
         }
         let segments = &self.window.segments;
         let bounds = segments.first().zip(segments.last()).map(|(first, last)| (first.0, last.1));
@@ -335,20 +379,33 @@ impl MeterState {
         self.idle_models.get(&self.delegates)?.between(from, to)
     }
 
-    /// Returns the cores that other programs used in the window, or with `beyond_idle` how many more than while idle power
-    /// was measured; `None` if that is unknown or if the meter does not cover them.
-    pub(crate) fn other_cores(&self, beyond_idle: bool) -> Option<f64> {
-        if self.info.scope == Scope::Process {
+    /// Returns what other programs did in the active part of the window beyond what is in idle power, of which `measured` says
+    /// whether it includes theirs; `None` if that is unknown or if the meter does not cover them.
+    pub(crate) fn others(&self, measured: bool) -> Option<Excess> {
+        if self.info.scope == Scope::Process || self.window.active.time_s <= 0.0 {
             return None;
         }
-        let idle = self.idle_models.get(&self.delegates).filter(|_| beyond_idle);
+        let Sums { time_s, joules, .. } = self.window.active;
+        let idle = self.idle_models.get(&self.delegates).filter(|_| measured);
         let when_idle = idle.and_then(IdleModel::other_cores).unwrap_or(0.0);
-        self.window.other_s.map(|other_s| other_s / self.window.all.time_s - when_idle)
+        let while_active_s = self.window.active.other_s()?;
+        let is_used = while_active_s > 0.0 || when_idle > 0.0;
+        let other_s = while_active_s - when_idle * time_s;
+        // Idle power that does not include theirs cannot have too much of it.
+        let other_s = if measured { other_s } else { other_s.max(0.0) };
+        let edges = self.window.active.edge_count();
+        Some(Excess::new(other_s, time_s, edges, is_used, joules / time_s, self.core_power()))
+    }
+
+    /// Returns what a core of other programs takes, if that could be learned.
+    pub(crate) fn core_power(&self) -> Option<CorePower> {
+        self.core_fit.power()
     }
 
     /// Copies what the state of another instance of this meter has learned of idle power.
     pub(crate) fn inherit_idle_power(&mut self, other: &Self) {
         self.idle_models.clone_from(&other.idle_models);
+        self.core_fit.clone_from(&other.core_fit);
         self.snapshot_variance = other.snapshot_variance;
     }
 
@@ -367,6 +424,7 @@ impl MeterState {
             return;
         }
         self.delegates = active.to_owned();
+        (self.tail, self.rest) = (Tail::default(), None);
         self.restart("the active delegates changed in the window");
     }
 

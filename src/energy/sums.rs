@@ -34,6 +34,8 @@ pub(crate) struct LookBack {
     pub span_s: f64,
     /// The step of a counter's value; 0 for a snapshot.
     pub quantum_j: f64,
+    /// For an inference that runs at the reading, the part done times the part to do; the sum over the pipelines.
+    pub cut: f64,
 }
 
 /// The time between two readings.
@@ -44,6 +46,8 @@ pub(crate) struct Interval {
     pub joules: f64,
     /// Busy seconds of all pipelines, at most the length of the interval.
     pub busy_s: f64,
+    /// Processor seconds of other programs, as the kernel counted them.
+    pub other_s: Option<f64>,
     pub from: LookBack,
     pub to: LookBack,
 }
@@ -60,6 +64,9 @@ pub(crate) struct Sums {
     pub time_s: f64,
     pub joules: f64,
     pub busy_s: f64,
+    /// Processor seconds of other programs where they are known, and seconds where they are not.
+    other_s: f64,
+    other_unknown_s: f64,
     /// Squared weights of all snapshots but the last, and half of the interval before the last.
     weights_squared: f64,
     half_s: f64,
@@ -91,6 +98,7 @@ struct Edges {
     /// Spans at the last readings minus those at the first ones, and the same of the busy parts of them.
     lag_s: f64,
     rise_s: f64,
+    cuts: f64,
 }
 
 /// Sums for the regression of watts on the busy fraction.
@@ -137,7 +145,7 @@ pub(crate) struct Energy {
 
 impl Edges {
     fn add(&mut self, look_back: LookBack, sign: f64) {
-        let LookBack { busy, inferences, span_s, quantum_j, .. } = look_back;
+        let LookBack { busy, inferences, span_s, quantum_j, cut, .. } = look_back;
         let span_s2 = span_s.powi(2);
         self.count += 1.0;
         self.spans_s2 += span_s2;
@@ -147,6 +155,7 @@ impl Edges {
         self.quanta_j2 += quantum_j.powi(2);
         self.lag_s += sign * span_s;
         self.rise_s += sign * span_s * busy;
+        self.cuts += cut;
     }
 }
 
@@ -183,6 +192,10 @@ impl Sums {
         self.time_s += time_s;
         self.joules += interval.joules;
         self.busy_s += interval.busy_s;
+        match interval.other_s {
+            Some(other_s) => self.other_s += other_s,
+            None => self.other_unknown_s += time_s,
+        }
         self.hits += busy;
         let touched = |look_back: LookBack| if look_back.busy > 0.0 { 0.5 } else { 0.0 };
         self.touched_s += time_s * (touched(interval.from) + touched(interval.to));
@@ -190,32 +203,59 @@ impl Sums {
         self.busy_seen_s += time_s * (interval.from.busy + interval.to.busy) / 2.0;
     }
 
+    /// Returns the processor seconds of other programs, if they are known all the time.
+    pub(crate) fn other_s(&self) -> Option<f64> {
+        (self.other_unknown_s == 0.0).then_some(self.other_s)
+    }
+
+    /// Returns the number of first and last readings of segments.
+    pub(crate) fn edge_count(&self) -> f64 {
+        self.all_edges().count
+    }
+
+    /// Returns the standard uncertainty of the number of inferences, as their energy counts them: that of one which runs at
+    /// an edge need not be spread evenly over its time. The most uneven is all of it at one end.
+    pub(crate) fn cut_u(&self) -> f64 {
+        (self.all_edges().cuts / 3.0).sqrt()
+    }
+
+    fn all_edges(&self) -> Edges {
+        let mut edges = self.edges;
+        if let Some((_, tail)) = self.tail {
+            edges.add(tail, 1.0);
+        }
+        edges
+    }
+
     fn squared_weights(&self) -> f64 {
         self.weights_squared + self.half_s.powi(2)
     }
 
-    /// Returns the power of an inference above `idle_w`.
-    fn added_w(&self, idle_w: f64) -> f64 {
-        if self.busy_s > 0.0 { ((self.joules - idle_w * self.time_s) / self.busy_s).max(0.0) } else { 0.0 }
+    /// Returns the power of an inference above `idle_w`, of which `tails_j` is not.
+    fn added_w(&self, idle_w: f64, tails_j: f64) -> f64 {
+        let added_j = self.joules - idle_w * self.time_s - tails_j;
+        if self.busy_s > 0.0 { (added_j / self.busy_s).max(0.0) } else { 0.0 }
     }
 
-    /// Returns the energy, or why the readings cannot tell it.
-    pub(crate) fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    /// Returns the energy, or why the readings cannot tell it; `tails_j` of it came after inferences.
+    pub(crate) fn energy(
+        &self,
+        resolution: Resolution,
+        idle_w: Option<f64>,
+        tails_j: f64,
+    ) -> Result<Energy, Insufficient> {
         match resolution {
-            Resolution::Counter { .. } => Ok(self.counted(idle_w)),
-            Resolution::Sampled { .. } => self.sampled(idle_w),
+            Resolution::Counter { .. } => Ok(self.counted(idle_w, tails_j)),
+            Resolution::Sampled { .. } => self.sampled(idle_w, tails_j),
             Resolution::Model { .. } => Ok(Energy { joules: self.joules, u_j: 0.0 }),
         }
     }
 
     /// A counter shows its value at its last update: at each edge, the energy of up to one update period is missing.
-    fn counted(&self, idle_w: Option<f64>) -> Energy {
-        let mut edges = self.edges;
-        if let Some((_, tail)) = self.tail {
-            edges.add(tail, 1.0);
-        }
+    fn counted(&self, idle_w: Option<f64>, tails_j: f64) -> Energy {
+        let edges = self.all_edges();
         let (base_w, added_w) = match idle_w {
-            Some(idle_w) => (idle_w, self.added_w(idle_w)),
+            Some(idle_w) => (idle_w, self.added_w(idle_w, tails_j)),
             None => (self.joules / self.time_s, 0.0),
         };
         let squares = base_w.powi(2) * edges.spans_s2
@@ -232,7 +272,7 @@ impl Sums {
     }
 
     /// Snapshots depend on what they happen to fall on; as it is known when inferences ran, regression corrects for that.
-    fn sampled(&self, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    fn sampled(&self, idle_w: Option<f64>, tails_j: f64) -> Result<Energy, Insufficient> {
         let Snapshots { count, busy, busy_squared, watts, watts_squared, both } = self.snapshots;
         if count < SNAPSHOTS_MIN {
             return Err(Insufficient::Readings { count });
@@ -255,7 +295,7 @@ impl Sums {
         let noise = rest / freedom * freedom / (freedom - 2.0);
         let excess_s = self.busy_seen_s - self.busy_s;
         let mut variance = noise * self.squared_weights();
-        let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
+        let step_w = self.added_w(idle_w.unwrap_or(0.0), tails_j).min(ADDED_MAX * self.joules / self.time_s);
         if slope_w == 0.0 {
             // Almost no snapshot fell between inferences, or almost none on them: what they missed is unknown.
             variance += (excess_s * step_w).powi(2) / 3.0;
@@ -277,7 +317,7 @@ impl Sums {
     /// Returns the standard uncertainty of the mean power of idle intervals.
     pub(crate) fn idle_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
         match resolution {
-            Resolution::Counter { .. } => self.counted(Some(self.joules / self.time_s)).u_j / self.time_s,
+            Resolution::Counter { .. } => self.counted(Some(self.joules / self.time_s), 0.0).u_j / self.time_s,
             Resolution::Sampled { .. } => (snapshot_variance * self.squared_weights()).sqrt() / self.time_s,
             Resolution::Model { .. } => 0.0,
         }

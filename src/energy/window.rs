@@ -1,6 +1,7 @@
 //! The window of one meter: everything that was metered since the last window ended.
 
 use super::fit::PowerFit;
+use super::idle::Step;
 use super::spans::Work;
 use super::sums::{Interval, Sums};
 use crate::units::MonoTime;
@@ -20,8 +21,10 @@ pub(crate) struct Window {
     pub active_bounds: Option<(MonoTime, MonoTime)>,
     /// By pipeline.
     pub works: Vec<Work>,
-    /// Processor seconds of other programs.
-    pub other_s: Option<f64>,
+    /// Pauses between inferences that ended in the window.
+    pub pauses: f64,
+    /// The last step of idle power that was noticed in the window.
+    pub step: Option<Step>,
     pub fit: PowerFit,
     fit_interval: FitInterval,
 }
@@ -43,20 +46,20 @@ impl Window {
             active: Sums::default(),
             active_bounds: None,
             works: vec![Work::default(); pipeline_count],
-            other_s: Some(0.0),
+            pauses: 0.0,
+            step: None,
             fit: PowerFit::new(pipeline_count),
             fit_interval: FitInterval { time_s: 0.0, joules: 0.0, busy_s: vec![0.0; pipeline_count] },
         }
     }
 
-    /// Adds an interval with the work of each pipeline and the processor seconds of other programs in it.
-    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>) {
+    /// Adds an interval with the work of each pipeline in it.
+    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work]) {
         match self.segments.last_mut() {
             Some((_, end)) if *end == interval.start => *end = interval.end,
             _ => self.segments.push((interval.start, interval.end)),
         }
         self.all.add(interval);
-        self.other_s = self.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
         for (sum, work) in self.works.iter_mut().zip(works) {
             sum.add(*work);
         }

@@ -406,7 +406,9 @@ fn other_programs_make_it_attributed_and_are_named() {
     read(&mut attribution, 11_000, 25.0);
     let estimate = close(&mut attribution).remove(0);
     assert_eq!(estimate.status, Status::Attributed);
-    assert!(estimate.reason.unwrap().contains("other programs used 0.30 cores more"));
+    let reason = estimate.reason.unwrap();
+    // The last 0.1 s of the idle time may have been before an inference, so it counts as active.
+    assert!(reason.contains("other programs used 0.27 cores more while inferences ran"), "{reason}");
 }
 
 #[test]
