@@ -87,6 +87,12 @@ impl Attribution {
         }
     }
 
+    /// Like [`Self::finish`], and the windows end at the next estimates, however uncertain they are: no reading will follow.
+    pub fn end(&mut self) {
+        self.finish();
+        self.settings.window_max = Duration::ZERO;
+    }
+
     /// Returns the estimates by pipeline, then by meter. Windows that are good enough or long enough end here.
     pub fn estimates(&mut self) -> Vec<Vec<EnergyEstimate>> {
         if self.meters.is_empty() {

@@ -16,6 +16,8 @@ pub enum Status {
     /// Measured joules that are not certain to be all this pipeline's: shared among busy pipelines, other programs were
     /// busy, or too few snapshots of the sensor fell on inferences; or net energy is from a calibration.
     Attributed,
+    /// The joules of a recorded trace, of which it is not known how they were measured.
+    Replayed,
     /// The joules come from a model of the machine, not from a sensor.
     Estimated,
     /// There is no estimate; the reason says why and what to do.
@@ -28,6 +30,7 @@ impl Status {
         match self {
             Self::Measured => "measured",
             Self::Attributed => "attributed",
+            Self::Replayed => "replayed",
             Self::Estimated => "estimated",
             Self::Unavailable => "unavailable",
         }

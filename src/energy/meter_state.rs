@@ -32,6 +32,8 @@ const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
 const UNFINISHED_MIN_S: f64 = 0.1;
 /// Sets of active delegates whose idle power is remembered.
 const IDLE_MODELS_MAX: usize = 16;
+/// Intervals that are remembered in case that an inference ran in them: ten seconds at 100 readings a second.
+const RECENT_MAX: usize = 1024;
 /// Most segments, separated by losses of the meter, in one window.
 const SEGMENTS_MAX: usize = 64;
 /// After this many consecutive observations with a different load from other programs, idle power is learned again from
@@ -39,6 +41,10 @@ const SEGMENTS_MAX: usize = 64;
 const DIFFERING_MAX: u32 = 10;
 /// Cores that other programs may use beyond what they used while idle power was measured.
 pub const OTHER_CORES_MAX: f64 = 0.02;
+
+mod late;
+
+use late::Recent;
 
 /// One meter and what the pipelines did while it was read.
 #[derive(Debug)]
@@ -64,6 +70,10 @@ pub(crate) struct MeterState {
     is_idle: bool,
     last_busy: Option<MonoTime>,
     pub tail: Tail,
+    /// The last intervals that were counted.
+    recent: VecDeque<Recent>,
+    /// The model of idle power before the first observation since an inference, and when that began.
+    before_pause: Option<(MonoTime, IdleModel)>,
     /// Idle power with its standard uncertainty, as computed at a time.
     rest: Option<(MonoTime, f64, f64)>,
     idle_sums: Option<IdleSums>,
@@ -119,6 +129,8 @@ impl MeterState {
             is_idle: false,
             last_busy: None,
             tail: Tail::default(),
+            recent: VecDeque::new(),
+            before_pause: None,
             rest: None,
             idle_sums: None,
             snapshot_variance: None,
@@ -131,19 +143,23 @@ impl MeterState {
 
     /// Adds a busy span of a pipeline.
     ///
-    /// If the inference took too long to be waited for, the window becomes void, and so does the idle power learned
-    /// meanwhile.
+    /// If the inference took too long to be waited for, its part before the last reading is counted now. The window becomes
+    /// void if those readings are too long ago.
     pub(crate) fn add_span(&mut self, pipeline: usize, span: BusySpan) {
         let counted_until = self.last.map(|last| last.reading.time);
         let is_in_segment = |segment: &(MonoTime, MonoTime)| span.start < segment.1 && span.end > segment.0;
-        if counted_until.is_some_and(|until| span.start < until && span.start >= self.metered_from)
-            || self.window.segments.iter().any(is_in_segment)
-        {
+        let is_late = counted_until.is_some_and(|until| span.start < until && span.start >= self.metered_from)
+            || self.window.segments.iter().any(is_in_segment);
+        let can_count = counted_until.is_some() && self.remembers(span.start);
+        if is_late && !can_count {
             self.idle_models.remove(&self.delegates);
             self.restart("an inference took far longer than those before it");
         }
         if let Some(spans) = self.spans.get_mut(pipeline) {
             spans.push(span, self.metered_from);
+        }
+        if let Some(until) = counted_until.filter(|_| is_late && can_count) {
+            self.count_late(pipeline, span, until);
         }
         if let Some(first) = self.waiting.front() {
             self.settle(first.time, false);
@@ -229,6 +245,7 @@ impl MeterState {
         let interval = Interval { start, end, joules, busy_s, other_s, from, to };
         self.last = Some(CountedReading { reading, look_back: to });
         self.window.add(&interval, &works);
+        self.remember(interval);
         self.classify(&interval);
     }
 
@@ -237,6 +254,7 @@ impl MeterState {
         let ran = interval.busy_s > 0.0;
         let age_s = self.last_busy.map(|last| interval.start.since(last).as_secs_f64() - interval.from.span_s);
         if ran {
+            self.before_pause = None;
             self.start_pause(interval.start);
             self.last_busy = Some(self.last_inference_end(interval.end));
         } else if let Some(age_s) = age_s {
@@ -256,6 +274,7 @@ impl MeterState {
             && first.end + ahead <= interval.end
         {
             self.candidates.pop_front();
+            self.mark_idle(first.start);
             self.add_idle(&first);
         }
     }
@@ -315,6 +334,7 @@ impl MeterState {
             self.idle_models.pop_first();
         }
         let model = self.idle_models.entry(self.delegates.clone()).or_default();
+        self.before_pause.get_or_insert_with(|| (sums.start, model.clone()));
         let tolerance =
             OTHER_CORES_MAX + 2.0 * 2f64.sqrt() * ticks_u_s(sums.sums.edge_count()) / observation.time_s;
         let differs = |before: f64| observation.other_cores.is_some_and(|now| (now - before).abs() > tolerance);
@@ -424,7 +444,7 @@ impl MeterState {
             return;
         }
         self.delegates = active.to_owned();
-        (self.tail, self.rest) = (Tail::default(), None);
+        (self.tail, self.rest, self.before_pause) = (Tail::default(), None, None);
         self.restart("the active delegates changed in the window");
     }
 

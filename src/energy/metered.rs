@@ -360,6 +360,7 @@ impl<'a> Metered<'a> {
         }
         let status = match (self.meter.info.estimated, alone && is_certain && self.gross.is_ok()) {
             (true, _) => Status::Estimated,
+            (false, true) if self.meter.accuracy.resolution.is_model() => Status::Replayed,
             (false, true) => Status::Measured,
             (false, false) => Status::Attributed,
         };

@@ -203,6 +203,28 @@ impl Sums {
         self.busy_seen_s += time_s * (interval.from.busy + interval.to.busy) / 2.0;
     }
 
+    /// Corrects what an interval that was added says of inferences.
+    pub(crate) fn revise(&mut self, before: &Interval, after: &Interval) {
+        let (mut old, mut new) = (Self::default(), Self::default());
+        old.add(before);
+        new.add(after);
+        self.busy_s += new.busy_s - old.busy_s;
+        self.hits += new.hits - old.hits;
+        self.touched_s += new.touched_s - old.touched_s;
+        self.steps_s2 += new.steps_s2 - old.steps_s2;
+        self.busy_seen_s += new.busy_seen_s - old.busy_seen_s;
+        // The reading at its start belongs to the interval before, if there is one: only the end is corrected.
+        let (mut old, mut new) = (Snapshots::default(), Snapshots::default());
+        old.add(before.to);
+        new.add(after.to);
+        self.snapshots.busy += new.busy - old.busy;
+        self.snapshots.busy_squared += new.busy_squared - old.busy_squared;
+        self.snapshots.both += new.both - old.both;
+        if let Some((_, tail)) = self.tail.as_mut().filter(|(end, _)| *end == after.end) {
+            *tail = after.to;
+        }
+    }
+
     /// Returns the processor seconds of other programs, if they are known all the time.
     pub(crate) fn other_s(&self) -> Option<f64> {
         (self.other_unknown_s == 0.0).then_some(self.other_s)

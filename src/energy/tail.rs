@@ -155,6 +155,11 @@ impl Tail {
         part.joules += joules - rest_w * time_s;
     }
 
+    /// Forgets the pause that is not over: an inference ran in it.
+    pub(crate) fn drop_pause(&mut self) {
+        self.pause = [Part::default(); BINS];
+    }
+
     /// Forgets the pauses so far, but not where the tail ends: idle power has changed.
     pub(crate) fn forget_pauses(&mut self) {
         let state = if matches!(self.state, Rest::From(_)) { self.state } else { Rest::Unknown };

@@ -110,7 +110,7 @@ impl Tally {
         let index = match estimate.status {
             Status::Measured => 0,
             Status::Attributed => 1,
-            Status::Estimated => 2,
+            Status::Replayed | Status::Estimated => 2,
             Status::Unavailable => 3,
         };
         self.estimates[index] += 1;
