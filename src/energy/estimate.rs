@@ -55,6 +55,11 @@ pub struct EnergyEstimate {
     pub net_j: Option<f64>,
     pub net_u_j: Option<f64>,
     pub net_expanded_j: Option<f64>,
+    /// Joules per inference that follow it until power rests, which net energy includes, and their standard uncertainty.
+    pub tail_j: Option<f64>,
+    pub tail_u_j: Option<f64>,
+    /// Seconds from the end of an inference until power rests.
+    pub tail_s: Option<f64>,
     /// Time of the calibration that net energy is from; absent if it is from this window.
     #[serde(skip_serializing_if = "Option::is_none", rename = "calibrated_at_ms")]
     pub calibrated_at: Option<WallTime>,
@@ -104,6 +109,9 @@ impl EnergyEstimate {
             net_j: None,
             net_u_j: None,
             net_expanded_j: None,
+            tail_j: None,
+            tail_u_j: None,
+            tail_s: None,
             calibrated_at: None,
             systematic_rel: None,
             energy_j: None,

@@ -312,7 +312,14 @@ mod tests {
     }
 
     fn observe(idle: &mut IdleModel, seconds: f64, watts: f64) {
-        idle.observe(Observation { time: at(seconds), watts, u_w: 0.001, time_s: 1.0, rested: true, other_cores: None });
+        idle.observe(Observation {
+            time: at(seconds),
+            watts,
+            u_w: 0.001,
+            time_s: 1.0,
+            rested: true,
+            other_cores: None,
+        });
     }
 
     #[test]

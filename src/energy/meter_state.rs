@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::calibrated::Calibrated;
-use super::idle::{IdleModel, IdlePower, Observation, Step};
+use super::idle::{IdleModel, IdlePower, Observation};
 use super::others::{CoreFit, CorePower, Excess, ticks_u_s};
 use super::settings::Settings;
 use super::spans::{Spans, Work};
@@ -335,8 +335,7 @@ impl MeterState {
         }
         let model = self.idle_models.entry(self.delegates.clone()).or_default();
         self.before_pause.get_or_insert_with(|| (sums.start, model.clone()));
-        let tolerance =
-            OTHER_CORES_MAX + 2.0 * 2f64.sqrt() * ticks_u_s(sums.sums.edge_count()) / observation.time_s;
+        let tolerance = OTHER_CORES_MAX + 2.0 * 2f64.sqrt() * ticks_u_s(sums.sums.edge_count()) / observation.time_s;
         let differs = |before: f64| observation.other_cores.is_some_and(|now| (now - before).abs() > tolerance);
         if !model.other_cores().is_some_and(differs) {
             self.differing_observations = 0;
@@ -390,7 +389,8 @@ impl MeterState {
             _ => None,
         };
         if let Some(watts) = modelled.or(settings.idle) {
-            let exact = IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None, watched: Duration::ZERO, rested: true };
+            let exact =
+                IdlePower { watts: watts.0, u_w: 0.0, drift_w: 0.0, age: None, watched: Duration::ZERO, rested: true };
             return Some(exact);
         }
         let segments = &self.window.segments;

@@ -251,6 +251,9 @@ impl<'a> Metered<'a> {
                 (status == Status::Measured).then(|| format!("net energy is below its uncertainty: {lack}"))
             }
         }));
+        // Of several pipelines, it is not known whose tail it is.
+        let tail = self.meter.tail.energy().filter(|_| alone && self.meter.window.pauses > 0.0);
+        let pauses = self.meter.window.pauses / inferences;
         let known = |u_j: f64| (!self.meter.accuracy.resolution.is_model()).then_some(u_j / inferences);
         let estimate = EnergyEstimate {
             status,
@@ -262,6 +265,9 @@ impl<'a> Metered<'a> {
             net_j: net.map(|net| net.joules / inferences),
             net_u_j: net.and_then(|net| known(net.u_j)),
             net_expanded_j: net.and_then(|net| known(2.0 * net.u_j)),
+            tail_j: tail.map(|tail| tail.joules * pauses),
+            tail_u_j: tail.map(|tail| tail.u_j * pauses),
+            tail_s: tail.map(|tail| tail.length_s),
             energy_j: Some(gross.joules),
             ..base
         };
@@ -320,6 +326,11 @@ impl<'a> Metered<'a> {
         if !idle.rested {
             return Some("idle power was only seen between inferences, where it may be their tail".to_owned());
         }
+        if let Rest::Unsettled { watts, .. } = meter.tail.state() {
+            return Some(format!(
+                "between inferences, power stays {watts:.3} W above idle power: it is not known if they cause it"
+            ));
+        }
         if age > idle.watched {
             let (age_s, watched_s) = (age.as_secs_f64(), idle.watched.as_secs_f64());
             return Some(format!(
@@ -332,16 +343,8 @@ impl<'a> Metered<'a> {
         if meter.idle_may_have_stepped() {
             return Some("idle power may just have changed".to_owned());
         }
-        match meter.tail.state() {
-            Rest::From(_) => None,
-            Rest::Unknown if meter.window.pauses > 0.0 || meter.tail.is_pause() => {
-                Some("too few pauses so far to know how long power lasts after an inference".to_owned())
-            }
-            Rest::Unknown => None,
-            Rest::Unsettled { watts, .. } => Some(format!(
-                "between inferences, power stays {watts:.3} W above idle power: it is not known if they cause it"
-            )),
-        }
+        let is_unknown = meter.tail.state() == Rest::Unknown && (meter.window.pauses > 0.0 || meter.tail.is_pause());
+        is_unknown.then(|| "too few pauses so far to know how long power lasts after an inference".to_owned())
     }
 
     fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {

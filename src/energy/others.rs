@@ -83,8 +83,7 @@ impl CoreFit {
         let (cores, watts) = (now.cores - before.cores, now.watts - before.watts);
         let keep = 1.0 - 1.0 / MEMORY;
         let added = [1.0, cores.powi(2), cores * watts, watts.powi(2), tick_variance(before.time_s, now.time_s)];
-        let sums =
-            [&mut self.count, &mut self.cores_squared, &mut self.both, &mut self.watts_squared, &mut self.ticks];
+        let sums = [&mut self.count, &mut self.cores_squared, &mut self.both, &mut self.watts_squared, &mut self.ticks];
         for (sum, added) in sums.into_iter().zip(added) {
             *sum = keep * *sum + added;
         }

@@ -192,7 +192,9 @@ impl Tail {
         // The tail has ended where power is far below that for certain. It falls slowly: leave out one bin more.
         let limit_w = ENDED * above.watts;
         let mut later = (highest + 1..=last).filter_map(known);
-        if highest + 1 >= last && let Some((_, before)) = known(highest - 1) {
+        if highest + 1 >= last
+            && let Some((_, before)) = known(highest - 1)
+        {
             // Idle power is learned from one bin alone, so the rest of the tail cannot be seen: as if it fell on and on.
             self.left_w = (above.watts / before.watts.max(above.watts)) * above.watts;
         }

@@ -72,7 +72,9 @@ pub(crate) enum Trouble {
     /// Another program works for 10 ms once a second.
     OnceASecond,
     /// A fifth of the added power lasts after an inference.
-    Tail { length_s: f64 },
+    Tail {
+        length_s: f64,
+    },
     /// Idle power rises by 5 to 30 % when the load starts, without processor time.
     StepWithLoad,
     /// Idle power rises by 10 % at some time.
@@ -170,7 +172,14 @@ pub(crate) const CLASSES: &[Class] = &[
         trouble: Trouble::Suspends,
         ..PLAIN
     },
-    Class { name: "default ina219, gaps", meter: DEFAULT, inference_s: ANY, trouble: Trouble::Gaps, claim: CAUTIOUS, ..PLAIN },
+    Class {
+        name: "default ina219, gaps",
+        meter: DEFAULT,
+        inference_s: ANY,
+        trouble: Trouble::Gaps,
+        claim: CAUTIOUS,
+        ..PLAIN
+    },
     Class {
         name: "counter, two pipelines",
         inference_s: MIDDLE,
@@ -240,7 +249,12 @@ pub(crate) const CLASSES: &[Class] = &[
         claim: Claim::TrueIfMeasured,
         ..TAIL
     },
-    Class { name: "counter, tail of 2 s", trouble: Trouble::Tail { length_s: 2.0 }, claim: Claim::TrueIfMeasured, ..TAIL },
+    Class {
+        name: "counter, tail of 2 s",
+        trouble: Trouble::Tail { length_s: 2.0 },
+        claim: Claim::TrueIfMeasured,
+        ..TAIL
+    },
     Class {
         name: "counter, idle steps with the load",
         trouble: Trouble::StepWithLoad,
@@ -263,5 +277,11 @@ pub(crate) const CLASSES: &[Class] = &[
     },
     Class { name: "counter, phases", inference_s: LONG, duty: (0.05, 1.0), trouble: Trouble::Phases, ..PLAIN },
     Class { name: "counter, a slow one", inference_s: MIDDLE, duty: (1e-2, 0.3), trouble: Trouble::SlowOnes, ..PLAIN },
-    Class { name: "counter, other programs", inference_s: MIDDLE, trouble: Trouble::Others, claim: Claim::Attributed, ..PLAIN },
+    Class {
+        name: "counter, other programs",
+        inference_s: MIDDLE,
+        trouble: Trouble::Others,
+        claim: Claim::Attributed,
+        ..PLAIN
+    },
 ];

@@ -57,7 +57,8 @@ pub(crate) struct Tail {
 impl Tail {
     /// Joules within `t` after a burst.
     fn energy_j(self, t: f64) -> f64 {
-        let lasted_s = if self.falls { self.length_s * (1.0 - (-t / self.length_s).exp()) } else { self.length_s.min(t) };
+        let lasted_s =
+            if self.falls { self.length_s * (1.0 - (-t / self.length_s).exp()) } else { self.length_s.min(t) };
         self.watts * lasted_s
     }
 }

@@ -11,6 +11,7 @@ mod calibrated;
 mod net;
 mod others;
 mod properties;
+mod tail;
 
 const MS: u64 = 1_000_000;
 
@@ -89,7 +90,7 @@ fn a_measured_estimate_and_its_wire_form() {
             "meter": "package", "kind": "rapl", "scope": "package", "status": "measured", "closed": true,
             "gross_j": 1.5, "energy_j": 6.0, "inferences": 4.0, "window_s": 1.0, "busy_fraction": 0.4, "mean_w": 6.0,
             "reason": "no net energy: too little idle time so far to know idle power", "systematic_rel": null,
-            "net_j": null, "net_u_j": null, "net_expanded_j": null,
+            "net_j": null, "net_u_j": null, "net_expanded_j": null, "tail_j": null, "tail_u_j": null, "tail_s": null,
             "idle_w": null, "idle_u_w": null, "idle_drift_w": null, "idle_age_s": null,
         })
     );
@@ -214,10 +215,8 @@ fn a_trace_is_replayed_and_not_measured() {
         let (time, joules) = (MonoTime(second * 1000 * MS), Joules(second as f64));
         attribution.add_span(0, span(second * 1000 + 100, second * 1000 + 200));
         let scope = Scope::Board;
-        attribution.add_reading(
-            0,
-            Ok(Reading { time, joules, power: None, volts: None, amperes: None, scope, accuracy }),
-        );
+        attribution
+            .add_reading(0, Ok(Reading { time, joules, power: None, volts: None, amperes: None, scope, accuracy }));
     }
     let estimate = close(&mut attribution).remove(0);
     assert_eq!((estimate.status, estimate.gross_j, estimate.gross_u_j), (Status::Replayed, Some(1.0), None));
