@@ -74,6 +74,8 @@ pub(crate) struct MeterState {
     recent: VecDeque<Recent>,
     /// The model of idle power before the first observation since an inference, and when that began.
     before_pause: Option<(MonoTime, IdleModel)>,
+    /// Idle power from the configuration, in watts.
+    pub exact_idle_w: Option<f64>,
     /// Idle power with its standard uncertainty, as computed at a time.
     rest: Option<(MonoTime, f64, f64)>,
     idle_sums: Option<IdleSums>,
@@ -129,6 +131,7 @@ impl MeterState {
             is_idle: false,
             last_busy: None,
             tail: Tail::default(),
+            exact_idle_w: None,
             recent: VecDeque::new(),
             before_pause: None,
             rest: None,
@@ -286,8 +289,12 @@ impl MeterState {
         }
         self.window.pauses += if self.tail.is_pause() { 1.0 } else { 0.0 };
         if self.rest.is_none_or(|(at, ..)| now.since(at) >= REST_AGE_MAX) {
-            let idle = self.idle_models.get(&self.delegates).and_then(|model| model.at_rest(now));
-            self.rest = idle.map(|idle| (now, idle.watts, idle.u_w));
+            let learned = || self.idle_models.get(&self.delegates).and_then(|model| model.at_rest(now));
+            self.rest = match self.exact_idle_w {
+                _ if self.accuracy.resolution.is_model() => None,
+                Some(watts) => Some((now, watts, 0.0)),
+                None => learned().map(|idle| (now, idle.watts, idle.u_w)),
+            };
         }
         self.tail.start_pause(self.rest.map(|(_, watts, u_w)| (watts, u_w)));
     }

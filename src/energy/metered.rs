@@ -321,15 +321,24 @@ impl<'a> Metered<'a> {
     /// Returns why net energy is less certain than its uncertainty says.
     fn idle_reason(&self) -> Option<String> {
         let (Some(idle), Some(Ok(_))) = (self.idle, &self.net) else { return None };
-        let age = idle.age?;
         let meter = self.meter;
-        if !idle.rested {
-            return Some("idle power was only seen between inferences, where it may be their tail".to_owned());
-        }
         if let Rest::Unsettled { watts, .. } = meter.tail.state() {
             return Some(format!(
                 "between inferences, power stays {watts:.3} W above idle power: it is not known if they cause it"
             ));
+        }
+        let uncertain = idle.age.and_then(|age| self.learned_idle_reason(idle, age));
+        let has_pauses = meter.window.pauses > 0.0 || meter.tail.is_pause();
+        let is_unknown = meter.tail.state() == Rest::Unknown && has_pauses;
+        uncertain.or_else(|| {
+            is_unknown.then(|| "too few pauses so far to know how long power lasts after an inference".to_owned())
+        })
+    }
+
+    /// Returns why learned idle power, last observed `age` ago, is not certain.
+    fn learned_idle_reason(&self, idle: IdlePower, age: Duration) -> Option<String> {
+        if !idle.rested {
+            return Some("idle power was only seen between inferences, where it may be their tail".to_owned());
         }
         if age > idle.watched {
             let (age_s, watched_s) = (age.as_secs_f64(), idle.watched.as_secs_f64());
@@ -337,14 +346,10 @@ impl<'a> Metered<'a> {
                 "idle power was last seen {age_s:.0} s ago and had been watched for {watched_s:.0} s"
             ));
         }
-        if let Some(Step { from_w, to_w }) = meter.window.step {
+        if let Some(Step { from_w, to_w }) = self.meter.window.step {
             return Some(format!("idle power changed from {from_w:.2} W to {to_w:.2} W in the window"));
         }
-        if meter.idle_may_have_stepped() {
-            return Some("idle power may just have changed".to_owned());
-        }
-        let is_unknown = meter.tail.state() == Rest::Unknown && (meter.window.pauses > 0.0 || meter.tail.is_pause());
-        is_unknown.then(|| "too few pauses so far to know how long power lasts after an inference".to_owned())
+        self.meter.idle_may_have_stepped().then(|| "idle power may just have changed".to_owned())
     }
 
     fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
@@ -376,10 +381,7 @@ impl<'a> Metered<'a> {
 
 /// Returns by how much idle power in the window may be another one than `idle`, which is known.
 fn other_idle_w(meter: &MeterState, idle: IdlePower) -> f64 {
-    if idle.age.is_none() {
-        return 0.0;
-    }
-    let step_w = meter.window.step.map_or(0.0, |step| step.from_w - step.to_w);
+    let step_w = meter.window.step.filter(|_| idle.age.is_some()).map_or(0.0, |step| step.from_w - step.to_w);
     match meter.tail.state() {
         Rest::Unsettled { watts, .. } => step_w + watts,
         _ => step_w,

@@ -17,6 +17,8 @@ const MEMORY: f64 = 60.0;
 const PAUSES_MIN: f64 = 6.0;
 /// Power this many standard uncertainties above rest belongs to a tail.
 const ABOVE: f64 = 2.5;
+/// Less than this fraction of idle power is no tail.
+const NOTICEABLE: f64 = 1e-6;
 /// The tail has ended where power is less than this fraction of what it last was.
 const ENDED: f64 = 0.5;
 /// Bins after the end of the tail whose uncertainty counts: a tail may go on unseen.
@@ -181,7 +183,9 @@ impl Tail {
             rest_w: if was_settled { 0.0 } else { above.rest_w },
         };
         let known = |index: usize| known(index).map(|(index, above)| (index, above_rest(above)));
-        let highest = (1..=last).rev().filter_map(known).find(|(_, above)| above.watts > ABOVE * above.u_w());
+        let least_w = NOTICEABLE * self.rest.map_or(0.0, |(watts, _)| watts);
+        let is_above = |above: Above| above.watts > (ABOVE * above.u_w()).max(least_w);
+        let highest = (1..=last).rev().filter_map(known).find(|(_, above)| is_above(*above));
         self.left_w = 0.0;
         // What few pauses reached is not known to be at rest.
         let known_from = |end: usize| (1..=end).rev().take_while(|index| known(*index).is_some()).last().unwrap_or(end);

@@ -7,7 +7,11 @@ const SETTINGS: Settings = Settings { target_rel: 0.0, window_max: Duration::fro
 /// A machine at `watts(seconds, seconds since the last inference)`, read each 10 ms; from 20 s to 80 s, an inference of
 /// 10 ms at 5 W more each `period_ms`. The last estimate.
 fn after(period_ms: u64, watts: impl Fn(f64, f64) -> f64) -> EnergyEstimate {
-    let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
+    after_with(SETTINGS, period_ms, watts)
+}
+
+fn after_with(settings: Settings, period_ms: u64, watts: impl Fn(f64, f64) -> f64) -> EnergyEstimate {
+    let mut attribution = Attribution::new(1, vec![info(false)], settings);
     let (mut joules, mut last_end_ms) = (0.0, None);
     let mut estimate = None;
     for tick in 1..=8000u64 {
@@ -57,6 +61,19 @@ fn a_tail_that_outlasts_the_pauses_cannot_be_told_from_idle_power() {
     // All of it is the inferences', or none.
     let (net_j, u_j) = (estimate.net_j.unwrap(), estimate.net_expanded_j.unwrap());
     assert!((net_j - 0.145).abs() <= u_j && (net_j - 0.05).abs() <= u_j, "{estimate:?}");
+}
+
+#[test]
+fn idle_power_from_the_configuration_is_compared_with_what_the_pauses_show() {
+    let settings = |watts: f64| Settings { idle: Some(Watts(watts)), ..SETTINGS };
+    let tail = |_: f64, since_s: f64| if since_s < 0.2 { 3.5 } else { 3.0 };
+    let right = after_with(settings(3.0), 1000, tail);
+    assert_eq!((right.status, &right.reason), (Status::Measured, &None));
+    assert!((right.net_j.unwrap() - 0.15).abs() < 0.003, "{right:?}");
+    let wrong = after_with(settings(2.97), 1000, tail);
+    assert_eq!(wrong.status, Status::Attributed);
+    assert!(wrong.reason.as_ref().unwrap().contains("power stays 0.030 W above idle power"), "{wrong:?}");
+    assert!((wrong.net_j.unwrap() - 0.15).abs() <= wrong.net_expanded_j.unwrap(), "{wrong:?}");
 }
 
 #[test]
