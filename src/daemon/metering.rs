@@ -129,7 +129,7 @@ impl Metering {
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());
         match tokio::time::timeout(patience, joined).await {
-            Ok(Ok(Ok(Ok(())))) => self.attribution.lock().unwrap_or_else(PoisonError::into_inner).finish(),
+            Ok(Ok(Ok(Ok(())))) => self.attribution.lock().unwrap_or_else(PoisonError::into_inner).end(),
             Ok(Ok(Ok(Err(error)))) => tracing::error!(%error, "the meter thread failed"),
             Ok(_) => tracing::error!("the meter thread panicked"),
             Err(_) => tracing::warn!("a meter does not respond; its last reading is missing"),

@@ -28,7 +28,9 @@ impl Attribution {
     /// Creates the attribution for `pipeline_count` pipelines and for `meters`; the other methods take their indices.
     pub fn new(pipeline_count: usize, meters: Vec<MeterInfo>, settings: Settings) -> Self {
         let meters = meters.into_iter().map(|info| MeterState::new(info, pipeline_count)).collect();
-        Self { pipeline_count, settings, meters, other_s: None }
+        let mut attribution = Self { pipeline_count, settings, meters, other_s: None };
+        attribution.set_settings(settings);
+        attribution
     }
 
     /// Adds a busy span; the spans of one pipeline must come in order of time.
@@ -78,6 +80,9 @@ impl Attribution {
     /// Changes the settings from now on.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+        for meter in &mut self.meters {
+            meter.given_idle_w = settings.idle_w();
+        }
     }
 
     /// Counts all waiting readings: no inference is running any more, so none has to be waited for.
@@ -85,6 +90,12 @@ impl Attribution {
         for meter in &mut self.meters {
             meter.settle(MonoTime::default(), true);
         }
+    }
+
+    /// Like [`Self::finish`], and the windows end at the next estimates, however uncertain they are: no reading will follow.
+    pub fn end(&mut self) {
+        self.finish();
+        self.settings.window_max = Duration::ZERO;
     }
 
     /// Returns the estimates by pipeline, then by meter. Windows that are good enough or long enough end here.

@@ -16,6 +16,8 @@ pub enum Status {
     /// Measured joules that are not certain to be all this pipeline's: shared among busy pipelines, other programs were
     /// busy, or too few snapshots of the sensor fell on inferences; or net energy is from a calibration.
     Attributed,
+    /// The joules of a recorded trace, of which it is not known how they were measured.
+    Replayed,
     /// The joules come from a model of the machine, not from a sensor.
     Estimated,
     /// There is no estimate; the reason says why and what to do.
@@ -28,6 +30,7 @@ impl Status {
         match self {
             Self::Measured => "measured",
             Self::Attributed => "attributed",
+            Self::Replayed => "replayed",
             Self::Estimated => "estimated",
             Self::Unavailable => "unavailable",
         }
@@ -89,6 +92,11 @@ pub struct EnergyEstimate {
     pub net_expanded_j: Option<f64>,
     pub net_statistical_j: Option<f64>,
     pub net_systematic_j: Option<f64>,
+    /// Joules per inference that follow it until power rests, which net energy includes, and their standard uncertainty.
+    pub tail_j: Option<f64>,
+    pub tail_u_j: Option<f64>,
+    /// Seconds from the end of an inference until power rests.
+    pub tail_s: Option<f64>,
     /// Time of the calibration that net energy is from; absent if it is from this window.
     #[serde(skip_serializing_if = "Option::is_none", rename = "calibrated_at_ms")]
     pub calibrated_at: Option<WallTime>,
@@ -145,6 +153,9 @@ impl EnergyEstimate {
             net_statistical_j: None,
             net_systematic_j: None,
             uncertainty: None,
+            tail_j: None,
+            tail_u_j: None,
+            tail_s: None,
             calibrated_at: None,
             systematic_rel: None,
             energy_j: None,

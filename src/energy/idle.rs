@@ -24,6 +24,12 @@ const TRUST: f64 = 0.75;
 const HYPOTHESIS_ERROR: f64 = 1.2;
 /// Fewer observations than this say too little about the drift.
 pub(crate) const OBSERVATIONS_MIN: u32 = 8;
+/// So many observations in a row show power at rest.
+const RESTED_MIN: u32 = 3;
+/// An observation that is off the prediction by more than this many standard uncertainties is not drift.
+const STEP: f64 = 4.0;
+/// Observations before which a step is not told from drift.
+const STEP_AFTER: u32 = 4;
 /// The probability that the expanded uncertainty leaves out.
 const OUTSIDE: f64 = 0.05;
 
@@ -37,6 +43,17 @@ pub(crate) struct IdlePower {
     pub drift_w: f64,
     /// Time since it was last observed; `None` for a power from the configuration.
     pub age: Option<Duration>,
+    /// How long it has been observed.
+    pub watched: Duration,
+    /// Whether it was observed when no inference can have had an effect any more.
+    pub rested: bool,
+}
+
+/// A step of idle power from one level to another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Step {
+    pub from_w: f64,
+    pub to_w: f64,
 }
 
 /// Mean power over idle intervals.
@@ -47,6 +64,10 @@ pub(crate) struct Observation {
     pub watts: f64,
     /// Standard uncertainty of `watts`.
     pub u_w: f64,
+    /// Seconds of the intervals.
+    pub time_s: f64,
+    /// Whether no inference can have had an effect any more.
+    pub rested: bool,
     /// Processor cores that other programs kept busy meanwhile.
     pub other_cores: Option<f64>,
 }
@@ -58,6 +79,17 @@ pub(crate) struct IdleModel {
     observations: u32,
     hypotheses: Vec<Hypothesis>,
     other_cores: Option<f64>,
+    watched_s: f64,
+    /// The last so many observations were made when no inference could have had an effect any more.
+    rested: u32,
+    /// The last observation, if it was far off the prediction.
+    missed: Option<Miss>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Miss {
+    observation: Observation,
+    predicted_w: f64,
 }
 
 /// A Kalman filter of level and slope; a random walk of the level if the slope and its walk are zero.
@@ -75,8 +107,46 @@ struct Hypothesis {
 }
 
 impl IdleModel {
-    /// Updates the model with the next observation.
-    pub(crate) fn observe(&mut self, observation: Observation) {
+    /// Updates the model with the next observation. Two in a row that are far off to the same side are a step, which is
+    /// returned: the model starts again from these two.
+    pub(crate) fn observe(&mut self, observation: Observation) -> Option<Step> {
+        // A first one waits for the next: if the model followed at once, it would take a step for fast drift.
+        let miss = self.miss(&observation);
+        let before = std::mem::replace(&mut self.missed, miss);
+        let same_side = |(before, now): &(Miss, Miss)| (before.off_w() > 0.0) == (now.off_w() > 0.0);
+        let Some((before, _)) = before.zip(miss).filter(same_side) else {
+            if let Some(before) = before {
+                self.update(before.observation);
+            }
+            if miss.is_none() {
+                self.update(observation);
+            }
+            return None;
+        };
+        *self = Self { rested: self.rested.saturating_sub(1), ..Self::default() };
+        let apart_w = (before.observation.watts - observation.watts).abs();
+        if apart_w < STEP * before.observation.u_w.hypot(observation.u_w) {
+            self.update(before.observation);
+        }
+        self.update(observation);
+        Some(Step { from_w: before.predicted_w, to_w: observation.watts })
+    }
+
+    /// Returns by how much `observation` is off, if that is far more than is to be expected.
+    fn miss(&self, observation: &Observation) -> Option<Miss> {
+        let predicted = self.predict(observation.time, observation.time).filter(|_| self.observations >= STEP_AFTER)?;
+        let miss = Miss { observation: *observation, predicted_w: predicted.watts };
+        (miss.off_w().abs() > STEP * predicted.u_w.hypot(observation.u_w)).then_some(miss)
+    }
+
+    /// Returns whether idle power may just have made a step: the last observation, or the unfinished one, is far off.
+    pub(crate) fn may_have_stepped(&self, unfinished: Option<Observation>) -> bool {
+        self.missed.is_some() || unfinished.is_some_and(|unfinished| self.miss(&unfinished).is_some())
+    }
+
+    fn update(&mut self, observation: Observation) {
+        self.watched_s += observation.time_s;
+        self.rested = if observation.rested { self.rested.saturating_add(1) } else { 0 };
         let noise = observation.u_w.powi(2).max((1e-6 * observation.watts).powi(2)).max(1e-18);
         self.other_cores = match (self.other_cores, observation.other_cores) {
             (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
@@ -99,7 +169,16 @@ impl IdleModel {
 
     /// Returns the mean idle power between two times, if it has been observed often enough.
     pub(crate) fn between(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
-        let last = self.last.filter(|_| self.observations >= OBSERVATIONS_MIN)?;
+        self.predict(from, to).filter(|_| self.observations >= OBSERVATIONS_MIN)
+    }
+
+    /// Returns idle power at `time` to compare with, if it was observed while no inference had an effect.
+    pub(crate) fn at_rest(&self, time: MonoTime) -> Option<IdlePower> {
+        self.predict(time, time).filter(|idle| idle.rested)
+    }
+
+    fn predict(&self, from: MonoTime, to: MonoTime) -> Option<IdlePower> {
+        let last = self.last?;
         let age = to.since(last);
         let (before_s, after_s) = (signed_s(last, from), signed_s(last, to));
         let ahead_s = (before_s + after_s) / 2.0;
@@ -137,12 +216,20 @@ impl IdleModel {
         }
         let u_w = high / 2.0;
         let standing = mean(&|hypothesis| hypothesis.level_var);
-        Some(IdlePower { watts, u_w, drift_w: (u_w.powi(2) - standing).max(0.0).sqrt(), age: Some(age) })
+        let drift_w = (u_w.powi(2) - standing).max(0.0).sqrt();
+        let watched = Duration::from_secs_f64(self.watched_s);
+        Some(IdlePower { watts, u_w, drift_w, age: Some(age), watched, rested: self.rested >= RESTED_MIN })
     }
 
     /// Returns the cores that other programs kept busy while idle power was measured.
     pub(crate) fn other_cores(&self) -> Option<f64> {
         self.other_cores
+    }
+}
+
+impl Miss {
+    fn off_w(&self) -> f64 {
+        self.observation.watts - self.predicted_w
     }
 }
 
@@ -225,7 +312,14 @@ mod tests {
     }
 
     fn observe(idle: &mut IdleModel, seconds: f64, watts: f64) {
-        idle.observe(Observation { time: at(seconds), watts, u_w: 0.001, other_cores: None });
+        idle.observe(Observation {
+            time: at(seconds),
+            watts,
+            u_w: 0.001,
+            time_s: 1.0,
+            rested: true,
+            other_cores: None,
+        });
     }
 
     #[test]

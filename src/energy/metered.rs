@@ -7,14 +7,18 @@ use std::time::Duration;
 use super::calibrated::Calibrated;
 use super::estimate::{EnergyEstimate, Parts, Status};
 use super::fit::FittedPowers;
-use super::idle::IdlePower;
+use super::idle::{IdlePower, Step};
 use super::meter_state::{MeterState, OTHER_CORES_MAX};
+use super::others::Excess;
 use super::settings::Settings;
 use super::spans::Work;
 use super::sums::{Energy, Insufficient, rounding_w};
+use super::tail::Rest;
 use crate::meter::{Accuracy, Resolution};
 use crate::text::counted;
 
+/// Other programs may have taken at most this fraction of net energy.
+const OTHERS_MAX: f64 = 0.25;
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
 const IDLE_FRESH: Duration = Duration::from_secs(2);
 
@@ -64,6 +68,8 @@ struct Metered<'a> {
     gross: Result<Energy, Insufficient>,
     /// Energy above idle.
     net: Option<Result<Energy, Insufficient>>,
+    /// What other programs did while inferences ran, beyond what they did otherwise.
+    others: Excess,
     busy_s: f64,
     active: Vec<usize>,
     powers: Option<FittedPowers>,
@@ -84,33 +90,46 @@ impl<'a> Metered<'a> {
         let idle = meter.idle_power(settings);
         let idle_w = idle.map(|idle| idle.watts);
         let rounding = rounding_w(resolution, meter.snapshot_variance().unwrap_or(0.0));
-        // What other programs did beyond their usual load, at a power of which only the order of magnitude is known.
-        let others_w = meter.other_cores(true).map_or(0.0, |cores| cores.abs() * window.all.joules / window.all.time_s);
-        let others_u_j = others_w * window.all.time_s / 3f64.sqrt();
-        let gross = window.all.energy(resolution, idle_w).map(|energy| with(energy, rounding * window.all.time_s));
+        let others = meter.others(idle.is_some_and(|idle| idle.age.is_some())).unwrap_or_default();
+        let tails_j = meter.tail.joules() * window.pauses;
+        let gross =
+            window.all.energy(resolution, idle_w, tails_j).map(|energy| with(energy, rounding * window.all.time_s));
         // They may have been busy at one edge only, where a counter lags by up to one update period.
         let mean_w = window.all.joules / window.all.time_s;
         let edge_s = match resolution {
-            Resolution::Counter { update, .. } if others_w > 0.0 => update.as_secs_f64(),
+            Resolution::Counter { update, .. } => update.as_secs_f64(),
             _ => 0.0,
         };
-        let gross = gross.map(|energy| with(energy, mean_w * edge_s / 3f64.sqrt()));
+        let edge_cores = match window.all.other_s() {
+            Some(other_s) if other_s > 0.0 => (other_s / window.all.time_s).clamp(0.25, 1.0).sqrt(),
+            _ => 0.0,
+        };
+        let edge_j = Excess::core_max_w(mean_w, meter.core_power()) * edge_cores * edge_s / 3f64.sqrt();
+        let inferences = window.works.iter().map(|work| work.inferences).sum::<f64>().max(1.0);
+        let added_j = (window.all.joules - idle_w.unwrap_or(0.0) * window.all.time_s - tails_j).max(0.0);
+        let cut_j = added_j / inferences * window.all.cut_u();
+        let gross = gross.map(|energy| with(with(energy, edge_j), cut_j));
         let net = idle.map(|idle| {
             let time_s = window.active.time_s;
-            window.active.energy(resolution, idle_w).map(|energy| {
+            window.active.energy(resolution, idle_w, tails_j).map(|energy| {
                 // While nothing runs, rounding is the same as when idle power was measured just before; otherwise it differs.
                 let is_fresh = idle.age.is_some_and(|age| age < IDLE_FRESH);
                 let rounded_s = if is_fresh { window.active.touched_s } else { time_s };
                 let energy = with(energy, rounding * rounded_s);
-                let energy = with(with(energy, idle.u_w * time_s), others_u_j);
-                Energy { joules: energy.joules - idle.watts * time_s, ..energy }
+                let energy = with(with(energy, idle.u_w * time_s), others.u_j);
+                let energy = with(with(energy, meter.tail.unseen_j() * window.pauses), cut_j);
+                // Idle power may be the one or the other: take the mean, and a rectangle from one to the other.
+                let other_w = other_idle_w(meter, idle);
+                let energy = with(energy, other_w.abs() * time_s / 12f64.sqrt());
+                let joules = energy.joules - (idle.watts + other_w / 2.0) * time_s - others.joules;
+                Energy { joules, ..energy }
             })
         });
         let active: Vec<usize> =
             (0..window.works.len()).filter(|index| window.works.get(*index).is_some_and(|w| w.busy_s > 0.0)).collect();
         let powers = idle.filter(|_| active.len() > 1).and_then(|idle| window.fit.solve(idle.watts, &active));
         let busy_s = window.works.iter().map(|work| work.busy_s).sum();
-        Self { meter, idle, gross, net, busy_s, active, powers }
+        Self { meter, idle, gross, net, others, busy_s, active, powers }
     }
 
     /// Returns the pipeline's share of the energy above idle; `None` if nothing is known of it.
@@ -232,6 +251,9 @@ impl<'a> Metered<'a> {
                 (status == Status::Measured).then(|| format!("net energy is below its uncertainty: {lack}"))
             }
         }));
+        // Of several pipelines, it is not known whose tail it is.
+        let tail = self.meter.tail.energy().filter(|_| alone && self.meter.window.pauses > 0.0);
+        let pauses = self.meter.window.pauses / inferences;
         let Accuracy { resolution, scale } = self.meter.accuracy;
         let parts = |u_j: f64, systematic_j: Option<f64>| {
             let per_inference = Parts {
@@ -246,6 +268,9 @@ impl<'a> Metered<'a> {
             status,
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
+            tail_j: tail.map(|tail| tail.joules * pauses),
+            tail_u_j: tail.map(|tail| tail.u_j * pauses),
+            tail_s: tail.map(|tail| tail.length_s),
             energy_j: Some(gross.joules),
             ..base
         };
@@ -277,24 +302,74 @@ impl<'a> Metered<'a> {
         }
     }
 
-    fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
-        let mut reasons = Vec::new();
+    /// Returns what other programs did, if it matters.
+    fn others_reason(&self) -> Option<String> {
+        let Excess { cores, ticks_cores, most_j, core_w, .. } = self.others;
+        let net_j = self.net.as_ref().and_then(|net| net.as_ref().ok()).map(|net| net.joules.abs());
+        let is_much = cores.abs() > OTHER_CORES_MAX + ticks_cores;
+        if !is_much && net_j.is_none_or(|net_j| most_j <= OTHERS_MAX * net_j) {
+            return None;
+        }
         // Idle power that was measured here includes what others did then; only what differs from it counts.
         let measured = self.idle.is_some_and(|idle| idle.age.is_some());
-        let others = self.meter.other_cores(measured).filter(|cores| cores.abs() > OTHER_CORES_MAX);
-        let others = others.filter(|cores| measured || *cores > 0.0);
-        if let Some(cores) = &others {
-            reasons.push(match (measured, *cores > 0.0) {
-                (false, _) => format!("other programs used {cores:.2} cores; their energy is included"),
-                (true, true) => format!(
-                    "other programs used {cores:.2} cores more than while idle power was measured; their energy is included"
-                ),
-                (true, false) => format!(
-                    "other programs used {:.2} cores less than while idle power was measured; net energy is too low by that amount",
-                    -cores
-                ),
-            });
+        Some(match (measured, core_w) {
+            (false, None) => format!("other programs used {cores:.2} cores; their energy is included"),
+            (true, None) if cores > 0.0 => format!(
+                "other programs used {cores:.2} cores more while inferences ran than between them; their energy is included"
+            ),
+            (true, None) => format!(
+                "other programs used {:.2} cores less while inferences ran than between them; net energy is too low by that \
+                 amount",
+                -cores
+            ),
+            (_, Some(core_w)) => format!(
+                "other programs used {:.2} cores {} while inferences ran than between them; net energy is corrected for that \
+                 at {core_w:.2} W a core",
+                cores.abs(),
+                if cores > 0.0 { "more" } else { "less" },
+            ),
+        })
+    }
+
+    /// Returns why net energy is less certain than its uncertainty says.
+    fn idle_reason(&self) -> Option<String> {
+        let (Some(idle), Some(Ok(_))) = (self.idle, &self.net) else { return None };
+        let meter = self.meter;
+        if let Rest::Unsettled { watts, .. } = meter.tail.state() {
+            return Some(format!(
+                "between inferences, power stays {watts:.3} W above idle power: it is not known if they cause it"
+            ));
         }
+        let uncertain = idle.age.and_then(|age| self.learned_idle_reason(idle, age));
+        let has_pauses = meter.window.pauses > 0.0 || meter.tail.is_pause();
+        let is_unknown = meter.tail.state() == Rest::Unknown && has_pauses;
+        uncertain.or_else(|| {
+            is_unknown.then(|| "too few pauses so far to know how long power lasts after an inference".to_owned())
+        })
+    }
+
+    /// Returns why learned idle power, last observed `age` ago, is not certain.
+    fn learned_idle_reason(&self, idle: IdlePower, age: Duration) -> Option<String> {
+        if !idle.rested {
+            return Some("idle power was only seen between inferences, where it may be their tail".to_owned());
+        }
+        if age > idle.watched {
+            let (age_s, watched_s) = (age.as_secs_f64(), idle.watched.as_secs_f64());
+            return Some(format!(
+                "idle power was last seen {age_s:.0} s ago and had been watched for {watched_s:.0} s"
+            ));
+        }
+        if let Some(Step { from_w, to_w }) = self.meter.window.step {
+            return Some(format!("idle power changed from {from_w:.2} W to {to_w:.2} W in the window"));
+        }
+        self.meter.idle_may_have_stepped().then(|| "idle power may just have changed".to_owned())
+    }
+
+    fn status(&self, alone: bool, fitted: bool) -> (Status, Vec<String>) {
+        let mut reasons = Vec::new();
+        reasons.extend(self.others_reason());
+        reasons.extend(self.idle_reason());
+        let is_certain = reasons.is_empty();
         if !alone && fitted {
             let intervals = self.powers.as_ref().map_or(0, |powers| powers.intervals);
             reasons.push(format!("shared with other pipelines by a fit over {}", counted(intervals, "interval")));
@@ -304,8 +379,9 @@ impl<'a> Metered<'a> {
         if let (Some(lost), unmetered_s @ 0.001..) = (&self.meter.lost_reason, self.meter.window.unmetered_s()) {
             reasons.push(format!("{unmetered_s:.1} s of the window were not metered: {lost}"));
         }
-        let status = match (self.meter.info.estimated, alone && others.is_none() && self.gross.is_ok()) {
+        let status = match (self.meter.info.estimated, alone && is_certain && self.gross.is_ok()) {
             (true, _) => Status::Estimated,
+            (false, true) if self.meter.accuracy.resolution.is_model() => Status::Replayed,
             (false, true) => Status::Measured,
             (false, false) => Status::Attributed,
         };
@@ -313,6 +389,15 @@ impl<'a> Metered<'a> {
             reasons.push(gap.to_string());
         }
         (status, reasons)
+    }
+}
+
+/// Returns by how much idle power in the window may be another one than `idle`, which is known.
+fn other_idle_w(meter: &MeterState, idle: IdlePower) -> f64 {
+    let step_w = meter.window.step.filter(|_| idle.age.is_some()).map_or(0.0, |step| step.from_w - step.to_w);
+    match meter.tail.state() {
+        Rest::Unsettled { watts, .. } => step_w + watts,
+        _ => step_w,
     }
 }
 

@@ -8,6 +8,7 @@
 //! - `meter_state` turns readings into intervals, fills the `window`, and learns idle power (`idle`)
 //! - `saved` adds up what skipped inferences would have taken
 //! - `runs` computes net energy from the runs of a calibration
+//! - `others` learns what a core of other programs takes, `tail` how long power lasts after an inference
 //! - `sums` (uncertainty), `fit` (sharing among pipelines), `spans` (busy times), `calibrated` (what a calibration found) and
 //!   `settings` depend on nothing else here
 
@@ -18,11 +19,13 @@ mod fit;
 mod idle;
 mod meter_state;
 mod metered;
+mod others;
 pub mod runs;
 mod saved;
 mod settings;
 mod spans;
 mod sums;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod window;

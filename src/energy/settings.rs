@@ -17,3 +17,10 @@ pub struct Settings {
     /// By how much `idle` may be off, as a fraction: half the width of a rectangular distribution.
     pub idle_error: f64,
 }
+
+impl Settings {
+    /// Returns idle power from the configuration in watts, with its standard uncertainty.
+    pub(super) fn idle_w(&self) -> Option<(f64, f64)> {
+        self.idle.map(|idle| (idle.0, idle.0 * self.idle_error / 3f64.sqrt()))
+    }
+}

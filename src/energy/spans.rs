@@ -47,6 +47,8 @@ struct Pending {
     start: MonoTime,
     end: MonoTime,
     work: Work,
+    /// All inferences of the span, of which `work` has those to come.
+    inferences: f64,
 }
 
 impl Spans {
@@ -58,7 +60,7 @@ impl Spans {
             return;
         }
         let work = Work { inferences: f64::from(span.inferences), busy_s: span.busy_ns as f64 / 1e9 };
-        let mut pending = Pending { start: span.start, end: span.end, work };
+        let mut pending = Pending { start: span.start, end: span.end, work, inferences: work.inferences };
         pending.take_before(from);
         if self.pending.len() >= PENDING_MAX {
             self.merge_neighbours();
@@ -97,6 +99,18 @@ impl Spans {
         work
     }
 
+    /// Returns the part done times the part to do of the inference that runs where work was last removed, or 0.
+    pub(crate) fn cut(&self) -> f64 {
+        let Some(first) = self.pending.front() else { return 0.0 };
+        let to_do = first.work.inferences;
+        match first.inferences - to_do {
+            0.0 => 0.0,
+            done if first.inferences <= 1.0 => done * to_do,
+            // It is one of many, of which the span tells no more.
+            _ => 0.25,
+        }
+    }
+
     /// Returns when the last removed work ended.
     pub(crate) fn last_taken(&self) -> MonoTime {
         self.last_taken
@@ -110,6 +124,7 @@ impl Spans {
             if let (Some(mut first), Some(second), Some(slot)) = (first, second, self.pending.get_mut(index)) {
                 first.end = second.end;
                 first.work.add(second.work);
+                first.inferences += second.inferences;
                 *slot = first;
             }
         }

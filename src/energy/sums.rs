@@ -30,6 +30,12 @@ pub(crate) struct LookBack {
     pub busy: f64,
     /// Inferences in that time.
     pub inferences: f64,
+    /// The length of that time.
+    pub span_s: f64,
+    /// The step of a counter's value; 0 for a snapshot.
+    pub quantum_j: f64,
+    /// For an inference that runs at the reading, the part done times the part to do; the sum over the pipelines.
+    pub cut: f64,
 }
 
 /// The time between two readings.
@@ -40,6 +46,8 @@ pub(crate) struct Interval {
     pub joules: f64,
     /// Busy seconds of all pipelines, at most the length of the interval.
     pub busy_s: f64,
+    /// Processor seconds of other programs, as the kernel counted them.
+    pub other_s: Option<f64>,
     pub from: LookBack,
     pub to: LookBack,
 }
@@ -56,6 +64,9 @@ pub(crate) struct Sums {
     pub time_s: f64,
     pub joules: f64,
     pub busy_s: f64,
+    /// Processor seconds of other programs where they are known, and seconds where they are not.
+    other_s: f64,
+    other_unknown_s: f64,
     /// Squared weights of all snapshots but the last, and half of the interval before the last.
     weights_squared: f64,
     half_s: f64,
@@ -67,22 +78,27 @@ pub(crate) struct Sums {
     hits: f64,
     /// Seconds that belong to snapshots with at least a part of an inference in them.
     pub touched_s: f64,
-    /// Squared steps of the busy fraction from each snapshot to the next.
-    steps_squared: f64,
+    /// Squared steps of the busy fraction from each snapshot to the next, times the squared length of the conversion.
+    steps_s2: f64,
     /// Busy seconds as weighted by the snapshots.
     busy_seen_s: f64,
 }
 
-/// Sums over the first and last readings of segments.
+/// Sums over the first and last readings of segments. A counter's value is as old as its span at most; squares of it stand
+/// before the other factors.
 #[derive(Debug, Clone, Copy, Default)]
 struct Edges {
     count: f64,
-    busy: f64,
-    busy_squared: f64,
-    /// Squared busy fraction per inference: how unevenly the power is spread within the update period.
-    lumps: f64,
-    /// Busy fraction at the last readings minus that at the first ones.
-    rise: f64,
+    spans_s2: f64,
+    busy_s2: f64,
+    busy_squared_s2: f64,
+    /// Squared busy fraction per inference: how unevenly the power is spread within the span.
+    lumps_s2: f64,
+    quanta_j2: f64,
+    /// Spans at the last readings minus those at the first ones, and the same of the busy parts of them.
+    lag_s: f64,
+    rise_s: f64,
+    cuts: f64,
 }
 
 /// Sums for the regression of watts on the busy fraction.
@@ -129,11 +145,17 @@ pub(crate) struct Energy {
 
 impl Edges {
     fn add(&mut self, look_back: LookBack, sign: f64) {
+        let LookBack { busy, inferences, span_s, quantum_j, cut, .. } = look_back;
+        let span_s2 = span_s.powi(2);
         self.count += 1.0;
-        self.busy += look_back.busy;
-        self.busy_squared += look_back.busy.powi(2);
-        self.lumps += look_back.busy.powi(2) / look_back.inferences.max(1.0);
-        self.rise += sign * look_back.busy;
+        self.spans_s2 += span_s2;
+        self.busy_s2 += span_s2 * busy;
+        self.busy_squared_s2 += span_s2 * busy.powi(2);
+        self.lumps_s2 += span_s2 * busy.powi(2) / inferences.max(1.0);
+        self.quanta_j2 += quantum_j.powi(2);
+        self.lag_s += sign * span_s;
+        self.rise_s += sign * span_s * busy;
+        self.cuts += cut;
     }
 }
 
@@ -170,56 +192,109 @@ impl Sums {
         self.time_s += time_s;
         self.joules += interval.joules;
         self.busy_s += interval.busy_s;
+        match interval.other_s {
+            Some(other_s) => self.other_s += other_s,
+            None => self.other_unknown_s += time_s,
+        }
         self.hits += busy;
         let touched = |look_back: LookBack| if look_back.busy > 0.0 { 0.5 } else { 0.0 };
         self.touched_s += time_s * (touched(interval.from) + touched(interval.to));
-        self.steps_squared += (interval.to.busy - interval.from.busy).powi(2);
+        self.steps_s2 += (interval.to.span_s * (interval.to.busy - interval.from.busy)).powi(2);
         self.busy_seen_s += time_s * (interval.from.busy + interval.to.busy) / 2.0;
+    }
+
+    /// Corrects what an interval that was added says of inferences.
+    pub(crate) fn revise(&mut self, before: &Interval, after: &Interval) {
+        let (mut old, mut new) = (Self::default(), Self::default());
+        old.add(before);
+        new.add(after);
+        self.busy_s += new.busy_s - old.busy_s;
+        self.hits += new.hits - old.hits;
+        self.touched_s += new.touched_s - old.touched_s;
+        self.steps_s2 += new.steps_s2 - old.steps_s2;
+        self.busy_seen_s += new.busy_seen_s - old.busy_seen_s;
+        // The reading at its start belongs to the interval before, if there is one: only the end is corrected.
+        let (mut old, mut new) = (Snapshots::default(), Snapshots::default());
+        old.add(before.to);
+        new.add(after.to);
+        self.snapshots.busy += new.busy - old.busy;
+        self.snapshots.busy_squared += new.busy_squared - old.busy_squared;
+        self.snapshots.both += new.both - old.both;
+        if let Some((_, tail)) = self.tail.as_mut().filter(|(end, _)| *end == after.end) {
+            *tail = after.to;
+        }
+    }
+
+    /// Returns the processor seconds of other programs, if they are known all the time.
+    pub(crate) fn other_s(&self) -> Option<f64> {
+        (self.other_unknown_s == 0.0).then_some(self.other_s)
+    }
+
+    /// Returns the number of first and last readings of segments.
+    pub(crate) fn edge_count(&self) -> f64 {
+        self.all_edges().count
+    }
+
+    /// Returns the standard uncertainty of the number of inferences, as their energy counts them: that of one which runs at
+    /// an edge need not be spread evenly over its time. The most uneven is all of it at one end.
+    pub(crate) fn cut_u(&self) -> f64 {
+        (self.all_edges().cuts / 3.0).sqrt()
+    }
+
+    fn all_edges(&self) -> Edges {
+        let mut edges = self.edges;
+        if let Some((_, tail)) = self.tail {
+            edges.add(tail, 1.0);
+        }
+        edges
     }
 
     fn squared_weights(&self) -> f64 {
         self.weights_squared + self.half_s.powi(2)
     }
 
-    /// Returns the power of an inference above `idle_w`.
-    fn added_w(&self, idle_w: f64) -> f64 {
-        if self.busy_s > 0.0 { ((self.joules - idle_w * self.time_s) / self.busy_s).max(0.0) } else { 0.0 }
+    /// Returns the power of an inference above `idle_w`, of which `tails_j` is not.
+    fn added_w(&self, idle_w: f64, tails_j: f64) -> f64 {
+        let added_j = self.joules - idle_w * self.time_s - tails_j;
+        if self.busy_s > 0.0 { (added_j / self.busy_s).max(0.0) } else { 0.0 }
     }
 
-    /// Returns the energy, or why the readings cannot tell it.
-    pub(crate) fn energy(&self, resolution: Resolution, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    /// Returns the energy, or why the readings cannot tell it; `tails_j` of it came after inferences.
+    pub(crate) fn energy(
+        &self,
+        resolution: Resolution,
+        idle_w: Option<f64>,
+        tails_j: f64,
+    ) -> Result<Energy, Insufficient> {
         match resolution {
-            Resolution::Counter { update, quantum } => Ok(self.counted(update.as_secs_f64(), quantum.0, idle_w)),
-            Resolution::Sampled { conversion, .. } => self.sampled(conversion.as_secs_f64(), idle_w),
+            Resolution::Counter { .. } => Ok(self.counted(idle_w, tails_j)),
+            Resolution::Sampled { .. } => self.sampled(idle_w, tails_j),
             Resolution::Model { .. } => Ok(Energy { joules: self.joules, u_j: 0.0 }),
         }
     }
 
     /// A counter shows its value at its last update: at each edge, the energy of up to one update period is missing.
-    fn counted(&self, update_s: f64, quantum_j: f64, idle_w: Option<f64>) -> Energy {
-        let mut edges = self.edges;
-        if let Some((_, tail)) = self.tail {
-            edges.add(tail, 1.0);
-        }
+    fn counted(&self, idle_w: Option<f64>, tails_j: f64) -> Energy {
+        let edges = self.all_edges();
         let (base_w, added_w) = match idle_w {
-            Some(idle_w) => (idle_w, self.added_w(idle_w)),
+            Some(idle_w) => (idle_w, self.added_w(idle_w, tails_j)),
             None => (self.joules / self.time_s, 0.0),
         };
-        let squares = base_w.powi(2) * edges.count
-            + 2.0 * base_w * added_w * edges.busy
-            + added_w.powi(2) * (edges.busy_squared + edges.lumps);
+        let squares = base_w.powi(2) * edges.spans_s2
+            + 2.0 * base_w * added_w * edges.busy_s2
+            + added_w.powi(2) * (edges.busy_squared_s2 + edges.lumps_s2);
         // Without idle power, the power at the edges only has a bound: as if all of the energy were the inferences'.
         let unknown_j = match idle_w {
-            None if self.busy_s > 0.0 => self.joules / self.busy_s * edges.rise * update_s / 2.0,
+            None if self.busy_s > 0.0 => self.joules / self.busy_s * edges.rise_s / 2.0,
             _ => 0.0,
         };
-        let variance =
-            update_s.powi(2) * squares / 12.0 + edges.count * quantum_j.powi(2) / 12.0 + unknown_j.powi(2) / 3.0;
-        Energy { joules: self.joules + added_w * edges.rise * update_s / 2.0, u_j: variance.sqrt() }
+        let variance = squares / 12.0 + edges.quanta_j2 / 12.0 + unknown_j.powi(2) / 3.0;
+        let missing_j = (base_w * edges.lag_s + added_w * edges.rise_s) / 2.0;
+        Energy { joules: self.joules + missing_j, u_j: variance.sqrt() }
     }
 
     /// Snapshots depend on what they happen to fall on; as it is known when inferences ran, regression corrects for that.
-    fn sampled(&self, conversion_s: f64, idle_w: Option<f64>) -> Result<Energy, Insufficient> {
+    fn sampled(&self, idle_w: Option<f64>, tails_j: f64) -> Result<Energy, Insufficient> {
         let Snapshots { count, busy, busy_squared, watts, watts_squared, both } = self.snapshots;
         if count < SNAPSHOTS_MIN {
             return Err(Insufficient::Readings { count });
@@ -242,7 +317,7 @@ impl Sums {
         let noise = rest / freedom * freedom / (freedom - 2.0);
         let excess_s = self.busy_seen_s - self.busy_s;
         let mut variance = noise * self.squared_weights();
-        let step_w = self.added_w(idle_w.unwrap_or(0.0)).min(ADDED_MAX * self.joules / self.time_s);
+        let step_w = self.added_w(idle_w.unwrap_or(0.0), tails_j).min(ADDED_MAX * self.joules / self.time_s);
         if slope_w == 0.0 {
             // Almost no snapshot fell between inferences, or almost none on them: what they missed is unknown.
             variance += (excess_s * step_w).powi(2) / 3.0;
@@ -251,7 +326,7 @@ impl Sums {
         }
         // The end of a conversion is known to within half of one, c^2/12; the trapezoid over a step takes the mean of two.
         // The scatter shows this if there are many steps; with few, it is luck.
-        variance = variance.max((step_w * conversion_s).powi(2) / 24.0 * self.steps_squared);
+        variance = variance.max(step_w.powi(2) / 24.0 * self.steps_s2);
         Ok(Energy { joules: self.joules - slope_w * excess_s, u_j: variance.sqrt() })
     }
 
@@ -264,10 +339,7 @@ impl Sums {
     /// Returns the standard uncertainty of the mean power of idle intervals.
     pub(crate) fn idle_u_w(&self, resolution: Resolution, snapshot_variance: f64) -> f64 {
         match resolution {
-            Resolution::Counter { update, quantum } => {
-                let mean_w = self.joules / self.time_s;
-                self.counted(update.as_secs_f64(), quantum.0, Some(mean_w)).u_j / self.time_s
-            }
+            Resolution::Counter { .. } => self.counted(Some(self.joules / self.time_s), 0.0).u_j / self.time_s,
             Resolution::Sampled { .. } => (snapshot_variance * self.squared_weights()).sqrt() / self.time_s,
             Resolution::Model { .. } => 0.0,
         }

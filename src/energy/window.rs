@@ -1,9 +1,9 @@
 //! The window of one meter: everything that was metered since the last window ended.
 
 use super::fit::PowerFit;
+use super::idle::Step;
 use super::spans::Work;
 use super::sums::{Interval, Sums};
-use crate::meter::Resolution;
 use crate::units::MonoTime;
 
 /// An interval of the fit that shares energy is at least this long, and lasts this many updates of the counter.
@@ -21,8 +21,10 @@ pub(crate) struct Window {
     pub active_bounds: Option<(MonoTime, MonoTime)>,
     /// By pipeline.
     pub works: Vec<Work>,
-    /// Processor seconds of other programs.
-    pub other_s: Option<f64>,
+    /// Pauses between inferences that ended in the window.
+    pub pauses: f64,
+    /// The last step of idle power that was noticed in the window.
+    pub step: Option<Step>,
     pub fit: PowerFit,
     fit_interval: FitInterval,
 }
@@ -44,24 +46,24 @@ impl Window {
             active: Sums::default(),
             active_bounds: None,
             works: vec![Work::default(); pipeline_count],
-            other_s: Some(0.0),
+            pauses: 0.0,
+            step: None,
             fit: PowerFit::new(pipeline_count),
             fit_interval: FitInterval { time_s: 0.0, joules: 0.0, busy_s: vec![0.0; pipeline_count] },
         }
     }
 
-    /// Adds an interval with the work of each pipeline and the processor seconds of other programs in it.
-    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work], other_s: Option<f64>, resolution: Resolution) {
+    /// Adds an interval with the work of each pipeline in it.
+    pub(crate) fn add(&mut self, interval: &Interval, works: &[Work]) {
         match self.segments.last_mut() {
             Some((_, end)) if *end == interval.start => *end = interval.end,
             _ => self.segments.push((interval.start, interval.end)),
         }
         self.all.add(interval);
-        self.other_s = self.other_s.zip(other_s).map(|(sum, other_s)| sum + other_s);
         for (sum, work) in self.works.iter_mut().zip(works) {
             sum.add(*work);
         }
-        self.add_to_fit(interval, works, resolution);
+        self.add_to_fit(interval, works);
     }
 
     /// Counts an interval, already added, among the active ones.
@@ -77,14 +79,14 @@ impl Window {
         self.segments.iter().zip(next).map(|(segment, next)| next.0.since(segment.1).as_secs_f64()).sum()
     }
 
-    fn add_to_fit(&mut self, interval: &Interval, works: &[Work], resolution: Resolution) {
+    fn add_to_fit(&mut self, interval: &Interval, works: &[Work]) {
         let FitInterval { time_s, joules, busy_s } = &mut self.fit_interval;
         *time_s += interval.time_s();
         *joules += interval.joules;
         for (sum, work) in busy_s.iter_mut().zip(works) {
             *sum += work.busy_s;
         }
-        if *time_s >= FIT_INTERVAL_S.max(FIT_INTERVAL_UPDATES * resolution.look_back().as_secs_f64()) {
+        if *time_s >= FIT_INTERVAL_S.max(FIT_INTERVAL_UPDATES * interval.to.span_s) {
             self.fit.add(*time_s, *joules, busy_s);
             (*time_s, *joules) = (0.0, 0.0);
             busy_s.fill(0.0);

@@ -202,6 +202,7 @@ pub(crate) struct Energy {
 pub(crate) enum Status {
     Measured,
     Attributed,
+    Replayed,
     Estimated,
     #[default]
     Unavailable,
@@ -557,6 +558,7 @@ fn energy(figure: &Value) -> Energy {
         status: match figure["status"].as_str() {
             Some("measured") => Status::Measured,
             Some("attributed") => Status::Attributed,
+            Some("replayed") => Status::Replayed,
             Some("estimated") => Status::Estimated,
             _ => Status::Unavailable,
         },

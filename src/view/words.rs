@@ -77,6 +77,7 @@ pub(crate) fn energy(figure: &Energy) -> Vec<String> {
     let status = match figure.status {
         Status::Measured => "Measured",
         Status::Attributed => "Attributed",
+        Status::Replayed => "Replayed",
         Status::Estimated => "Estimated, not measured",
         Status::Unavailable => "Not known",
     };
@@ -112,6 +113,7 @@ pub(crate) fn energy(figure: &Energy) -> Vec<String> {
     sentences.push(match (figure.status, figure.kind.as_deref()) {
         (Status::Estimated, Some("estimate")) => format!("By {of_meter}: processor time times assumed watts."),
         (Status::Estimated, _) => format!("By {of_meter}: its sensors do not see everything."),
+        (Status::Replayed, _) => format!("By {of_meter}: a recorded trace, which does not say how it was measured."),
         (Status::Attributed, _) => format!("By {of_meter}: not all of it is certain to be this pipeline's."),
         _ => format!("By {of_meter}."),
     });

@@ -243,7 +243,10 @@ fn setup(port: u16, sysfs: &Path) -> Setup {
         .with("store = { enabled = false }", "store = { path = \"outbox.db\" }")
         .with("interval_s = 10.0", "interval_s = 0.5")
         .with("[power.meters.guess]", &power)
-        .with("idle_watts = 2.5 }", "idle_watts = 2.5 }\n\n[power.meters.board]\ngain_error = 0.02\nhwmon = { chip = \"ina219\" }")
+        .with(
+            "idle_watts = 2.5 }",
+            "idle_watts = 2.5 }\n\n[power.meters.board]\ngain_error = 0.02\nhwmon = { chip = \"ina219\" }",
+        )
         .with("smooth = 3 }", "smooth = 3 }\npublish.scores = true")
         .with("\n[pipelines.shoulder]\n", &format!("\n{others}[pipelines.shoulder]\n"))
 }

@@ -7,5 +7,6 @@ mod calibrate;
 mod gate;
 mod machine;
 mod calibration_simulation;
+mod classes;
 mod scenario;
 mod simulation;

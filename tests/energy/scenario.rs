@@ -1,4 +1,4 @@
-//! Scenarios: a machine, a meter with its faults, a way of reading it, and the estimates that follow.
+//! Scenarios of a class: a machine, a meter with its faults, a way of reading it, and the estimates that follow.
 
 use std::time::Duration;
 
@@ -8,138 +8,8 @@ use edgewatt::meter::counter::{Counter, Step};
 use edgewatt::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
 use edgewatt::units::{Joules, MonoTime, Watts};
 
-use super::machine::{Burst, Drift, Load, Machine, Rng};
-
-/// What distinguishes a class of scenarios; what is not here is drawn again in each.
-#[derive(Debug)]
-pub(crate) struct Class {
-    pub name: &'static str,
-    pub meter: Meter,
-    /// The length of an inference, shortest and longest.
-    pub inference_s: (f64, f64),
-    pub duty: (f64, f64),
-    pub trouble: Trouble,
-    pub pipelines: usize,
-    /// Figures are to be `measured`, and their uncertainty is to be true; elsewhere they are to be `attributed`.
-    pub measures: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Meter {
-    /// RAPL: a counter with a period of 1 ms and jitter, in units of 61 uJ.
-    Counter,
-    /// An INA219 in its usual setting, as the kernel's drivers show it: 532 us of every 1064 are seen.
-    Snapshots { hz: f64 },
-    /// `ina219`, which tells whether a conversion is new; the current is seen for so long in each.
-    Ina219 { hz: f64, seen_s: f64 },
-    /// 68 ms conversions by `iio`, which does not tell whether one is new.
-    LongConversions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Trouble {
-    None,
-    /// Idle power drifts by per cents.
-    Drift,
-    /// The counter wraps again and again, and its range is known.
-    Wraps,
-    /// Readings are missing for a while, sometimes for so long that the energy is unknown.
-    Gaps,
-    /// The machine sleeps now and then.
-    Suspends,
-    /// Other programs are busy half of the time.
-    Others,
-}
-
-impl Trouble {
-    /// What goes wrong with the meter and its readings, not with the machine.
-    pub(crate) fn is_of_the_meter(self) -> bool {
-        matches!(self, Self::Wraps | Self::Gaps | Self::Suspends)
-    }
-}
-
-impl Class {
-    /// A counter goes on counting while nobody reads it, and its wraps are understood.
-    pub(crate) fn loses_nothing(&self) -> bool {
-        self.meter == Meter::Counter
-    }
-}
-
-const PLAIN: Class = Class {
-    name: "",
-    meter: Meter::Counter,
-    inference_s: (1e-3, 20e-3),
-    duty: (1e-3, 1.0),
-    trouble: Trouble::None,
-    pipelines: 1,
-    measures: true,
-};
-const SHORT: (f64, f64) = (3e-6, 100e-6);
-const MIDDLE: (f64, f64) = (0.3e-3, 20e-3);
-const LONG: (f64, f64) = (20e-3, 200e-3);
-const ANY: (f64, f64) = (3e-6, 200e-3);
-/// The default: 128 averages fit between two readings.
-const DEFAULT: Meter = Meter::Ina219 { hz: 10.0, seen_s: AVERAGED_S };
-const FAST: Meter = Meter::Ina219 { hz: 230.0, seen_s: 2.13e-3 };
-
-pub(crate) const CLASSES: [Class; 25] = [
-    Class { name: "counter, 3-100 us", inference_s: SHORT, ..PLAIN },
-    Class { name: "counter, 0.3-20 ms", inference_s: MIDDLE, ..PLAIN },
-    Class { name: "counter, 20-200 ms", inference_s: LONG, ..PLAIN },
-    Class { name: "counter, always busy", inference_s: ANY, duty: (1.0, 1.0), ..PLAIN },
-    Class { name: "100 Hz, 3-100 us", meter: Meter::Snapshots { hz: 100.0 }, inference_s: SHORT, ..PLAIN },
-    Class { name: "100 Hz, 0.3-20 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: MIDDLE, ..PLAIN },
-    Class { name: "100 Hz, 20-200 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: LONG, ..PLAIN },
-    Class {
-        name: "100 Hz, always busy",
-        meter: Meter::Snapshots { hz: 100.0 },
-        inference_s: ANY,
-        duty: (1.0, 1.0),
-        ..PLAIN
-    },
-    Class { name: "230 Hz, 3-100 us", meter: FAST, inference_s: SHORT, ..PLAIN },
-    Class { name: "230 Hz, 0.3-20 ms", meter: FAST, inference_s: MIDDLE, ..PLAIN },
-    Class { name: "230 Hz, 20-200 ms", meter: FAST, inference_s: LONG, ..PLAIN },
-    Class { name: "10 Hz snapshots, any length", meter: Meter::Snapshots { hz: 10.0 }, inference_s: ANY, ..PLAIN },
-    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, ..PLAIN },
-    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, ..PLAIN },
-    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, ..PLAIN },
-    Class { name: "iio, 68 ms conversions", meter: Meter::LongConversions, inference_s: ANY, ..PLAIN },
-    Class { name: "counter, idle drifts", inference_s: ANY, trouble: Trouble::Drift, ..PLAIN },
-    Class {
-        name: "100 Hz, idle drifts",
-        meter: Meter::Snapshots { hz: 100.0 },
-        inference_s: ANY,
-        trouble: Trouble::Drift,
-        ..PLAIN
-    },
-    Class { name: "counter wraps", inference_s: ANY, trouble: Trouble::Wraps, ..PLAIN },
-    Class { name: "counter, gaps", inference_s: ANY, trouble: Trouble::Gaps, ..PLAIN },
-    Class {
-        name: "100 Hz, gaps",
-        meter: Meter::Snapshots { hz: 100.0 },
-        inference_s: ANY,
-        trouble: Trouble::Gaps,
-        ..PLAIN
-    },
-    Class {
-        name: "100 Hz, suspends",
-        meter: Meter::Snapshots { hz: 100.0 },
-        inference_s: ANY,
-        trouble: Trouble::Suspends,
-        ..PLAIN
-    },
-    Class { name: "default ina219, gaps", meter: DEFAULT, inference_s: ANY, trouble: Trouble::Gaps, ..PLAIN },
-    Class {
-        name: "counter, two pipelines",
-        inference_s: MIDDLE,
-        duty: (1e-2, 0.4),
-        pipelines: 2,
-        measures: false,
-        ..PLAIN
-    },
-    Class { name: "counter, other programs", inference_s: MIDDLE, trouble: Trouble::Others, measures: false, ..PLAIN },
-];
+use super::classes::{AVERAGED_S, Class, Meter, Trouble};
+use super::machine::{Burst, Drift, Load, Machine, Rng, Tail};
 
 const READINGS_MAX: f64 = 12_000.0;
 const METRICS_S: f64 = 10.0;
@@ -161,11 +31,21 @@ pub(crate) struct Scenario {
     gain: f64,
     counter: CounterKind,
     pipelines: usize,
+    /// What a core of another program draws.
+    core_w: f64,
+    /// Processor time of a producer before each sample.
+    producer_s: f64,
+    tail: Option<Tail>,
+    step: Option<(f64, f64)>,
+    leak: Option<(f64, f64)>,
+    first_half: f64,
     rng: Rng,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct CounterKind {
+    /// Whether the meter gives a reading only if the value has changed, with the time since the poll before as its age.
+    at_changes: bool,
     period_s: f64,
     jitter: f64,
     unit_j: f64,
@@ -199,29 +79,58 @@ impl Scenario {
         let length_s = idle_s + (25.0 * inference_s / duty).clamp(30.0, 300.0);
         let fastest_s = match class.meter {
             Meter::Counter => rng.one_of(&[2e-3, 10e-3, 100e-3]),
+            Meter::SlowCounter { .. } => rng.one_of(&[10e-3, 100e-3]),
+            Meter::CoarseCounter { .. } => 10e-3,
+            Meter::Average { .. } | Meter::Cached { .. } => rng.one_of(&[10e-3, 100e-3]),
             Meter::Snapshots { hz } => 1.0 / hz,
             Meter::Ina219 { hz, .. } => 1.0 / hz,
             Meter::LongConversions => 0.1,
         };
         let period_s = match class.meter {
-            Meter::Counter => fastest_s.max(length_s / READINGS_MAX),
-            _ => fastest_s,
+            Meter::Snapshots { .. } | Meter::Ina219 { .. } | Meter::LongConversions => fastest_s,
+            _ => fastest_s.max(length_s / READINGS_MAX),
         };
         let idle_w = rng.log_between(0.3, 20.0);
         let drifts = match class.trouble {
             Trouble::Drift => 1.0,
             Trouble::None | Trouble::Others => rng.log_between(0.03, 1.0),
             // What goes wrong there is not to hide behind drift.
-            Trouble::Wraps | Trouble::Gaps | Trouble::Suspends => rng.log_between(0.03, 0.3),
+            _ => rng.log_between(0.03, 0.3),
         };
         let drift = Drift {
             walk_rel: drifts * rng.log_between(1e-3, 2e-2),
             wave_rel: drifts * rng.log_between(1e-3, 1e-2),
             wave_period_s: rng.between(60.0, 900.0),
         };
-        let unit_j = 61.035e-6;
+        let unit_j = match class.meter {
+            Meter::CoarseCounter { step_j } => step_j,
+            _ => 61.035e-6,
+        };
+        let refresh_s = match class.meter {
+            Meter::SlowCounter { refresh_s } => refresh_s,
+            _ => 1e-3,
+        };
         // It wraps somewhere in the scenario.
         let wrap_s = if class.trouble == Trouble::Wraps { rng.between(0.0, length_s) } else { 1e3 };
+        let added_w = idle_w * rng.log_between(0.1, 3.0);
+        // Of its own, so that no other scenario changes.
+        let mut more = Rng(rng.0 ^ 0x5bd1_e995);
+        let (tail, step, leak, first_half) = match class.trouble {
+            Trouble::Tail { length_s } => {
+                let falls = more.one_of(&[false, true]);
+                (Some(Tail { watts: 0.2 * added_w, length_s, falls }), None, None, 0.5)
+            }
+            Trouble::StepWithLoad => (None, Some((idle_s, idle_w * more.between(0.05, 0.3))), None, 0.5),
+            Trouble::StepAnyTime => (None, Some((more.between(idle_s, length_s), 0.1 * idle_w)), None, 0.5),
+            Trouble::Leak => (None, None, Some((more.between(0.02, 0.1) * added_w, more.log_between(1.0, 60.0))), 0.5),
+            Trouble::Phases => (None, None, None, more.one_of(&[0.2, 0.35, 0.65, 0.8])),
+            _ => (None, None, None, 0.5),
+        };
+        let core_w = match class.trouble {
+            Trouble::Producer | Trouble::OnceASecond => idle_w * more.log_between(1.0, 10.0),
+            _ => idle_w,
+        };
+        let producer_s = more.between(0.01, 0.05);
         Self {
             meter: class.meter,
             trouble: class.trouble,
@@ -231,18 +140,25 @@ impl Scenario {
             inference_s,
             duty,
             idle_w,
-            added_w: idle_w * rng.log_between(0.1, 3.0),
+            added_w,
             drift,
             noise_w: idle_w * rng.log_between(1e-3, 2e-2),
             quantum_w: rng.one_of(&[0.5e-3, 2e-3, 10e-3]),
             gain: 1.0 + 0.01 * rng.normal(),
             counter: CounterKind {
-                period_s: 1e-3 * rng.between(0.95, 1.05),
+                at_changes: matches!(class.meter, Meter::SlowCounter { .. } | Meter::CoarseCounter { .. }),
+                period_s: refresh_s * rng.between(0.95, 1.05),
                 jitter: rng.between(0.02, 0.2),
                 unit_j,
                 start_units: (1 << 32) - (wrap_s * idle_w / unit_j) as u64,
             },
             pipelines: class.pipelines,
+            core_w,
+            producer_s,
+            tail,
+            step,
+            leak,
+            first_half,
             rng,
         }
     }
@@ -264,7 +180,8 @@ impl Scenario {
         let mut t = self.idle_s + mean_s * rng.unit();
         while t < self.length_s {
             let varied = if group > 1.0 { 1.0 } else { 1.0 + 0.05 * rng.normal().clamp(-3.0, 3.0) };
-            let busy_s = busy_s * varied;
+            let is_slow = self.trouble == Trouble::SlowOnes && rng.unit() < (0.3 * mean_s).min(0.02);
+            let busy_s = busy_s * varied * if is_slow { 20.0 } else { 1.0 };
             let length_s = if group > 1.0 { mean_s.min(busy_s / self.duty) } else { busy_s };
             // The daemon ends when its last inference has.
             if t + length_s > self.length_s - 2.0 * self.period_s {
@@ -281,22 +198,54 @@ impl Scenario {
         bursts
     }
 
+    /// What other programs do.
+    fn others(&self, loads: &[Load]) -> Vec<Burst> {
+        let each = |from: f64, step_s: f64, busy_s: f64| {
+            let count = ((self.length_s - from) / step_s) as usize;
+            let burst = move |index: usize| {
+                let start_s = from + step_s * index as f64;
+                Burst { start_s, end_s: start_s + busy_s, busy_s, inferences: 0 }
+            };
+            (0..count).map(burst).collect()
+        };
+        match self.trouble {
+            Trouble::Others => each(self.idle_s, 4.0, 2.0),
+            Trouble::OnceASecond => each(0.3, 1.0, 0.01),
+            Trouble::Producer => {
+                let starts = || loads[0].bursts.iter().map(|burst| burst.start_s);
+                let mean_s = self.inference_s / self.duty;
+                let early = (1..).map(|index| self.idle_s - mean_s * f64::from(index)).take_while(|start| *start > 1.0);
+                let mut early: Vec<f64> = early.collect();
+                early.reverse();
+                let mut ended = 0.0;
+                let burst = |start: f64| {
+                    let start_s = (start - self.producer_s).max(ended);
+                    ended = start;
+                    (start > start_s).then_some(Burst { start_s, end_s: start, busy_s: start - start_s, inferences: 0 })
+                };
+                early.into_iter().chain(starts()).filter_map(burst).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     pub(crate) fn run(&self) -> Outcome {
         let mut rng = self.rng.clone();
-        let loads: Vec<Load> = (0..self.pipelines)
-            .map(|index| Load::new(self.added_w * (1.0 + index as f64), self.bursts(&mut rng)))
-            .collect();
-        let others = match self.trouble {
-            Trouble::Others => {
-                let slots = ((self.length_s - self.idle_s) / 4.0) as usize;
-                let slot = |index: usize| self.idle_s + 4.0 * index as f64;
-                let bursts =
-                    (0..slots).map(|i| Burst { start_s: slot(i), end_s: slot(i) + 2.0, busy_s: 2.0, inferences: 0 });
-                Load::new(self.idle_w, bursts.collect())
-            }
-            _ => Load::default(),
+        let load = |index: usize, rng: &mut Rng| {
+            let mut load = Load::new(self.added_w * (1.0 + index as f64), self.bursts(rng));
+            load.first_half = self.first_half;
+            self.tail.map_or(load.clone(), |tail| load.with_tail(tail))
         };
-        let machine = Machine::new(self.idle_w, self.drift, self.length_s + 1.0, loads, others, &mut rng);
+        let loads: Vec<Load> = (0..self.pipelines).map(|index| load(index, &mut rng)).collect();
+        let others = Load::new(self.core_w, self.others(&loads));
+        let mut machine = Machine::new(self.idle_w, self.drift, self.length_s + 1.0, loads, others, &mut rng);
+        machine.step = self.step;
+        if let (Trouble::StepWithLoad, Some(step), Some(first)) =
+            (self.trouble, machine.step.as_mut(), machine.loads[0].bursts.first())
+        {
+            step.0 = first.start_s;
+        }
+        let machine = self.leak.map_or(machine.clone(), |(watts, tau_s)| machine.with_leak(watts, tau_s));
         let troubles = Rng(rng.next());
         Run { scenario: self, machine: &machine, sensor: Sensor::new(self, &mut rng), rng, troubles }.run()
     }
@@ -304,8 +253,16 @@ impl Scenario {
 
 /// The meter as the daemon reads it.
 enum Sensor {
-    Counter { counter: Counter, update_s: f64, next_s: f64, joules: f64, jitter: Rng },
+    Counter { counter: Counter, update_s: f64, next_s: f64, joules: f64, jitter: Rng, shown: Option<Shown> },
     Power(Power),
+}
+
+/// What a counter that is refreshed slowly showed last: its value, the time of the poll, and the reading.
+#[derive(Clone, Copy)]
+struct Shown {
+    units: u64,
+    polled_s: f64,
+    reading: Reading,
 }
 
 /// A sensor of power that converts all the time, and what the daemon's meter makes of its register.
@@ -322,15 +279,16 @@ struct Power {
     noise: u64,
     /// A conversion that was read before is no new reading.
     knows_new: bool,
+    /// A moving average gives a new reading once in this time.
+    hold_s: f64,
     polled_s: f64,
     seen_until_s: f64,
     last: Option<(f64, f64)>,
     joules: f64,
 }
 
-/// What an INA219 takes for 12 bits of bus voltage, and for 128 averages of the shunt's.
+/// What an INA219 takes for 12 bits of bus voltage.
 const CONVERSION_S: f64 = 532e-6;
-const AVERAGED_S: f64 = 68.1e-3;
 
 impl Sensor {
     fn new(scenario: &Scenario, rng: &mut Rng) -> Self {
@@ -346,18 +304,20 @@ impl Sensor {
             conversion_s,
             dated_back_s,
             knows_new: false,
+            hold_s: 0.0,
             polled_s: 0.0,
             seen_until_s: 0.0,
             last: None,
             joules: 0.0,
         };
         match scenario.meter {
-            Meter::Counter => Self::Counter {
+            Meter::Counter | Meter::SlowCounter { .. } | Meter::CoarseCounter { .. } => Self::Counter {
                 counter: Counter::rapl(Some(max_uj)),
                 update_s: 0.0,
                 next_s: scenario.counter.period_s,
                 joules: 0.0,
                 jitter: Rng(rng.next()),
+                shown: None,
             },
             Meter::Snapshots { .. } => Self::Power(power(CONVERSION_S, 2.0 * CONVERSION_S, CONVERSION_S, 0.0)),
             Meter::Ina219 { seen_s, .. } => {
@@ -367,6 +327,14 @@ impl Sensor {
             Meter::LongConversions => {
                 let cycle_s = AVERAGED_S + CONVERSION_S;
                 Self::Power(power(AVERAGED_S, cycle_s, cycle_s, cycle_s / 2.0))
+            }
+            Meter::Average { seen_s, refresh_s } => {
+                let hold_s = if refresh_s < seen_s { seen_s } else { 0.0 };
+                let back_s = refresh_s / 2.0;
+                Self::Power(Power { knows_new: true, hold_s, ..power(seen_s, refresh_s, seen_s, back_s) })
+            }
+            Meter::Cached { refresh_s } => {
+                Self::Power(Power { knows_new: true, ..power(CONVERSION_S, refresh_s, refresh_s, refresh_s / 2.0) })
             }
         }
     }
@@ -415,7 +383,7 @@ impl Run<'_> {
                 blind_until = t + self.troubles.log_between(0.05, 20.0);
             }
             self.send(&mut attribution, &mut sent, t);
-            attribution.set_other_cpu_time(Some(Duration::from_secs_f64(self.machine.others.until(t).0)));
+            attribution.set_other_cpu_time(Some(self.other_cpu_time(t)));
             let reading = self.read(t);
             match &reading {
                 Ok(reading) => {
@@ -448,12 +416,19 @@ impl Run<'_> {
         }
     }
 
+    /// The processor time of others as the kernel counts it: in ticks of 10 ms if others are in step with something.
+    fn other_cpu_time(&self, t: f64) -> Duration {
+        let used_s = self.machine.others.until(t).0;
+        let has_ticks = matches!(self.scenario.trouble, Trouble::Producer | Trouble::OnceASecond);
+        Duration::from_secs_f64(if has_ticks { (used_s * 100.0).floor() / 100.0 } else { used_s })
+    }
+
     fn score(&self, attribution: &mut Attribution, outcome: &mut Outcome) {
-        let gain = if self.scenario.meter == Meter::Counter { 1.0 } else { self.scenario.gain };
+        let gain = if self.scenario.meter.counts() { 1.0 } else { self.scenario.gain };
         for (index, estimate) in attribution.estimates().into_iter().enumerate() {
             let estimate = estimate.into_iter().next().unwrap();
             let load = &self.machine.loads[index];
-            let (mut busy_s, mut inferences, mut energy_j) = (0.0, 0.0, 0.0);
+            let (mut busy_s, mut inferences, mut energy_j, mut caused_j) = (0.0, 0.0, 0.0, 0.0);
             for (from, to) in &estimate.window {
                 let spans_it = |loss: &&(MonoTime, MonoTime)| loss.0 < *to && loss.1 > *from;
                 assert_eq!(outcome.losses.iter().find(spans_it), None, "a loss within {from:?} to {to:?}");
@@ -461,10 +436,12 @@ impl Run<'_> {
                 let (before, after) = (load.until(from), load.until(to));
                 busy_s += after.0 - before.0;
                 inferences += after.1 - before.1;
-                energy_j += self.machine.energy_j(to) - self.machine.energy_j(from);
+                let uneven_j = self.machine.uneven_j(to) - self.machine.uneven_j(from);
+                energy_j += self.machine.energy_j(to) - self.machine.energy_j(from) - uneven_j;
+                caused_j += self.machine.caused_j(to) - self.machine.caused_j(from);
             }
-            let truth =
-                Truth { gross_j: gain * energy_j / inferences, net_j: gain * load.added_w * busy_s / inferences };
+            let net_j = load.added_w * busy_s + caused_j;
+            let truth = Truth { gross_j: gain * energy_j / inferences, net_j: gain * net_j / inferences };
             outcome.estimates.push((estimate, truth));
         }
     }
@@ -474,21 +451,27 @@ impl Run<'_> {
         let lost = |reason: String| Err(MeterError::Rebaselined { reason });
         let slept = s.trouble == Trouble::Suspends && self.troubles.unit() < s.period_s / 15.0;
         let (time, joules, power, resolution) = match &mut self.sensor {
-            Sensor::Counter { counter, update_s, next_s, joules, jitter } => {
+            Sensor::Counter { counter, update_s, next_s, joules, jitter, shown } => {
                 while *next_s <= t {
                     *update_s = *next_s;
                     *next_s += s.counter.period_s * (1.0 + s.counter.jitter * (2.0 * jitter.unit() - 1.0));
                 }
                 let units = s.counter.start_units + (self.machine.energy_j(*update_s) / s.counter.unit_j) as u64;
-                let shown = units % (1 << 32);
-                let uj = (shown as f64 * s.counter.unit_j * 1e6) as u64;
+                let units = units % (1 << 32);
+                if let Some(shown) = shown.as_mut().filter(|shown| shown.units == units) {
+                    shown.polled_s = t;
+                    return Ok(shown.reading);
+                }
+                let uj = (units as f64 * s.counter.unit_j * 1e6) as u64;
                 match counter.step(mono(t), uj) {
                     Step::First => {}
                     Step::Normal { uj } | Step::Wrapped { uj } => *joules += uj as f64 / 1e6,
                     Step::Lost(reason) => return lost(reason.to_string()),
                 }
-                let (update, quantum) = (Duration::from_millis(1), Joules(61e-6));
-                (t, *joules, None, Resolution::Counter { update, quantum })
+                let resolution = s.counter.resolution(t - shown.map_or(0.0, |shown| shown.polled_s), s.idle_w);
+                let reading = given(t, *joules, None, resolution);
+                *shown = s.counter.at_changes.then_some(Shown { units, polled_s: t, reading });
+                return Ok(reading);
             }
             Sensor::Power(power) => {
                 let (time, watts) = power.look(t, s, self.machine);
@@ -498,7 +481,7 @@ impl Run<'_> {
                     power.joules += 1000.0;
                     return lost("suspended".into());
                 }
-                if before.is_some_and(|(then, _)| time - then > 5.0 * s.period_s) {
+                if before.is_some_and(|(then, _)| time - then > 5.0 * s.period_s.max(power.conversion_s)) {
                     return lost("gap".into());
                 }
                 if let Some((then, before)) = before {
@@ -513,16 +496,33 @@ impl Run<'_> {
                 )
             }
         };
-        let accuracy = Accuracy { resolution, scale: Scale::UNKNOWN };
-        Ok(Reading {
-            time: mono(time),
-            joules: Joules(joules),
-            power,
-            volts: None,
-            amperes: None,
-            scope: Scope::Package,
-            accuracy,
-        })
+        Ok(given(time, joules, power, resolution))
+    }
+}
+
+fn given(t: f64, joules: f64, power: Option<Watts>, resolution: Resolution) -> Reading {
+    Reading {
+        time: mono(t),
+        joules: Joules(joules),
+        power,
+        volts: None,
+        amperes: None,
+        scope: Scope::Package,
+        accuracy: Accuracy { resolution, scale: Scale::UNKNOWN },
+    }
+}
+
+impl CounterKind {
+    /// How far off a value is that was polled `gap_s` after the one before.
+    fn resolution(&self, gap_s: f64, idle_w: f64) -> Resolution {
+        let update_s = (1.1 * self.period_s).min(gap_s);
+        let (update_s, quantum_j) = match self.at_changes {
+            false => (1e-3, 61e-6),
+            // The value has just changed, which takes longer than a refresh.
+            true if self.unit_j > idle_w * gap_s => (gap_s, 0.0),
+            true => (update_s, self.unit_j),
+        };
+        Resolution::Counter { update: Duration::from_secs_f64(update_s), quantum: Joules(quantum_j) }
     }
 }
 
@@ -533,7 +533,7 @@ impl Power {
         let ended_s = t - (t - self.phase_s).rem_euclid(cycle_s);
         let since_s = t - std::mem::replace(&mut self.polled_s, t);
         let back_s = if self.knows_new { self.dated_back_s.min(since_s / 2.0) } else { self.dated_back_s };
-        let is_new = ended_s > self.seen_until_s;
+        let is_new = ended_s > self.seen_until_s + 0.999 * self.hold_s;
         if let (Some(last), true, false) = (self.last, self.knows_new, is_new) {
             return last;
         }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use edgewatt::energy::{EnergyEstimate, Status};
 use edgewatt::units::MonoTime;
 
-use crate::scenario::{CLASSES, Class, Scenario, Trouble, Truth};
+use crate::classes::{CLASSES, Claim, Class, MEASURED, Trouble};
+use crate::scenario::{Scenario, Truth};
 
 /// What came out of all scenarios of a class.
 #[derive(Default)]
@@ -109,7 +110,7 @@ impl Tally {
         let index = match estimate.status {
             Status::Measured => 0,
             Status::Attributed => 1,
-            Status::Estimated => 2,
+            Status::Replayed | Status::Estimated => 2,
             Status::Unavailable => 3,
         };
         self.estimates[index] += 1;
@@ -135,19 +136,24 @@ fn simulate(scenarios: u64, slack: f64) {
             // scenario's estimates are not independent.
             let scatter = slack * 2.0 * 100.0 * (0.95 * 0.05 / f64::from(tally.scenarios)).sqrt();
             let bias_scatter = slack * 2.0 * 0.5 / f64::from(tally.scenarios).sqrt();
-            // Known to be too cautious: windows with few snapshots.
-            let is_rare = class.name.starts_with("default ina219");
-            let most = if is_rare { 99.5 } else { 98.0 };
-            let range = 93.0 - scatter..=most + scatter;
-            let fewest = match class.trouble {
-                Trouble::None if is_rare => tally.scenarios / 3,
-                Trouble::None => tally.scenarios / 2,
-                _ => tally.scenarios / 5,
+            let most = match class.claim {
+                Claim::Measured { inside_max } => inside_max,
+                _ => 100.0,
             };
-            if class.measures && slack < 1.0 && score.count < fewest {
+            let range = 93.0 - scatter..=most + scatter;
+            let fewest = match (class.trouble, class.claim) {
+                (Trouble::None, MEASURED) => tally.scenarios / 2,
+                (Trouble::None, Claim::Measured { .. }) => tally.scenarios / 3,
+                (_, Claim::Measured { .. }) => tally.scenarios / 5,
+                _ => 0,
+            };
+            if slack < 1.0 && score.count < fewest {
                 wrong.push(format!("{} {what}: only {} estimates", class.name, score.count));
             }
-            if class.measures && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + bias_scatter) {
+            let is_claimed = class.claim != Claim::Attributed && score.count > 0;
+            // A handful of figures says nothing of a percentage.
+            let is_counted = is_claimed && score.count >= tally.scenarios / 2;
+            if is_counted && (!range.contains(&score.coverage()) || score.bias().abs() > 0.1 + bias_scatter) {
                 wrong.push(format!(
                     "{} {what}: {:.1} % inside, bias {:+.3} U",
                     class.name,
@@ -157,12 +163,12 @@ fn simulate(scenarios: u64, slack: f64) {
             }
             // Net can be surprised by drift that no idle interval has shown, gross only by where the last conversion fell.
             let worst = if what == "gross" { 5.0 } else { 8.0 };
-            if class.measures && (score.worst > worst || score.far > score.count / 100 + 1) {
+            if is_claimed && (score.worst > worst || score.far > score.count / 100 + 1) {
                 let Score { worst, far, count, .. } = score;
                 wrong.push(format!("{} {what}: off by {worst:.1} U, {far} of {count} by over 2 U", class.name));
             }
         }
-        if !class.measures && attributed < 10 * measured {
+        if class.claim == Claim::Attributed && attributed < 10 * measured {
             wrong.push(format!(
                 "{}: {measured} estimates claim to be measured, {attributed} say attributed",
                 class.name

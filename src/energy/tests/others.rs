@@ -46,28 +46,37 @@ fn the_kernels_ticks_are_no_other_programs() {
     }
 }
 
-#[test]
-fn when_others_are_looked_at_makes_no_difference() {
-    for phase in 0..10 {
-        let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
-        let (mut joules, mut other_s) = (0.0, 100.0);
-        let mut estimate = None;
-        // A reading each 10 ms, an inference of 10 ms each 100 ms, a tenth of a core for others.
-        for tick in 1..=3000u64 {
-            other_s += if tick % 10 == phase { 0.01 } else { 0.0 };
-            joules += 0.03;
-            if tick % 10 == 1 {
-                attribution.add_span(0, span(tick * 10 - 10, tick * 10));
-                joules += 0.05;
-            }
-            attribution.set_other_cpu_time(Some(Duration::from_secs_f64(other_s)));
-            read(&mut attribution, tick * 10, joules);
-            if tick % 1000 == 0 {
-                estimate = attribution.estimates().remove(0).pop();
-            }
+/// A reading each 10 ms and an inference of 10 ms and 50 mJ each 100 ms for a minute; others work in the tick `phase` of
+/// each ten, and draw `core_w` then.
+fn in_step(phase: u64, core_w: f64) -> EnergyEstimate {
+    let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
+    let (mut joules, mut other_s) = (0.0, 100.0);
+    let mut estimate = None;
+    for tick in 1..=6000u64 {
+        let is_busy = tick % 10 == phase;
+        other_s += if is_busy { 0.01 } else { 0.0 };
+        joules += 0.03 + if is_busy { 0.01 * core_w } else { 0.0 };
+        if tick % 10 == 1 && tick > 2000 {
+            attribution.add_span(0, span(tick * 10 - 10, tick * 10));
+            joules += 0.05;
         }
-        let estimate = estimate.unwrap();
-        assert_eq!((estimate.status, &estimate.reason), (Status::Measured, &None), "phase {phase}");
+        attribution.set_other_cpu_time(Some(Duration::from_secs_f64(other_s)));
+        read(&mut attribution, tick * 10, joules);
+        if tick % 1000 == 0 {
+            estimate = attribution.estimates().remove(0).pop();
+        }
+    }
+    estimate.unwrap()
+}
+
+#[test]
+fn a_program_in_step_with_the_inferences_is_not_part_of_a_measured_net() {
+    for (phase, core_w) in (0..10).flat_map(|phase| [(phase, 0.0), (phase, 3.0), (phase, 30.0)]) {
+        let estimate = in_step(phase, core_w);
+        let (off_j, u_j) = (estimate.net_j.unwrap() - 0.05, estimate.net_expanded_j.unwrap());
+        assert!(off_j.abs() <= u_j, "{phase} {core_w}: {estimate:?}");
+        assert_eq!(estimate.status, Status::Attributed);
+        assert!(estimate.reason.is_some());
     }
 }
 

@@ -147,7 +147,8 @@ impl Watch {
 
     /// Other programs on this machine can make a figure `attributed`.
     fn pick_known(&mut self, meter: &str, from: usize, holds: impl Fn(&Value) -> bool) -> Value {
-        let is_known = |figure: &Value| figure["status"] == "measured" || figure["status"] == "attributed";
+        let is_known =
+            |figure: &Value| ["measured", "attributed", "replayed"].iter().any(|known| figure["status"] == *known);
         let figure = self.figure(meter, from, |figure| is_known(figure) && holds(figure));
         if figure["status"] == "measured" {
             let gross_j = number(&figure, "energy_j") / number(&figure, "inferences");
