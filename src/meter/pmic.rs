@@ -17,7 +17,7 @@ use super::{
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::vcio::Firmware;
-use crate::units::{MonoTime, Watts};
+use crate::units::MonoTime;
 
 const COMMAND: &str = "pmic_read_adc";
 

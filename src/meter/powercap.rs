@@ -15,6 +15,17 @@ use super::total::{NoReading, RefreshLine, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
 use crate::units::MonoTime;
 
+/// Why zones are given up.
+const DOES_NOT_COUNT: &str = "does not count";
+const TOO_LITTLE: &str = "counts less than the packages in it";
+const TOO_MUCH: &str = "counts more than memory takes";
+
+/// A memory zone that shows more power than this, and than its package, is wrong: twelve modules under full load take about 100 W,
+/// and load them only with a busy processor. Some processors count memory in another unit than the kernel assumes. It is judged
+/// after this time.
+const MEMORY_WATTS: f64 = 120.0;
+const MEMORY_OVER: Duration = Duration::from_secs(10);
+
 /// Energy of the processor packages and their memory, or of the whole platform if the processor counts that.
 #[derive(Debug)]
 pub struct Powercap {
@@ -22,8 +33,8 @@ pub struct Powercap {
     class: PathBuf,
     /// Empty while the meter is absent.
     zones: Vec<Zone>,
-    /// Zones that are stuck although others change, such as a `dram` zone that the processor does not really have.
-    dead: Vec<String>,
+    /// Zones that were given up, and why, such as a `dram` zone that the processor does not really have.
+    dead: Vec<(String, &'static str)>,
     total: Total,
     /// The packages inside of psys, if that is counted.
     packages: Vec<Attribute>,
@@ -108,6 +119,7 @@ impl Powercap {
 
     fn advance(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
         self.compare_platform(now)?;
+        self.judge_memory()?;
         let counters = self.zones.iter_mut().map(|zone| (&mut zone.counter, zone.raw_uj));
         let reading = self.total.read(now, self.info.scope, counters);
         let named = self.zones.iter().map(|zone| (zone.found.name.as_str(), &zone.counter));
@@ -128,7 +140,22 @@ impl Powercap {
         };
         let (period, _) = psys.counter.learned();
         let compared = self.platform.compare(now, psys.raw_uj, packages_uj, period);
-        compared.map_err(|too_little| self.leave_out(0, &too_little.to_string()))
+        compared.map_err(|too_little| self.leave_out(0, TOO_LITTLE, &too_little.to_string()))
+    }
+
+    /// Gives up a memory zone that takes more than memory can: more than its package, and a lot.
+    fn judge_memory(&mut self) -> Result<(), MeterError> {
+        let too_much = |memory: &Zone| {
+            let package = self.zones.iter().find(|package| package.found.id == parent(&memory.found.id));
+            let most = package.map_or(0.0, |package| package.counter.mean_watts()).max(MEMORY_WATTS);
+            memory.found.role == Role::Dram
+                && memory.counter.refresh().learned_for() >= MEMORY_OVER
+                && memory.counter.mean_watts() > most
+        };
+        let Some(index) = self.zones.iter().position(too_much) else { return Ok(()) };
+        let watts = self.zones.get(index).map_or(0.0, |zone| zone.counter.mean_watts());
+        let why = format!("it shows {watts:.0} W, more than its package, which memory does not take");
+        Err(self.leave_out(index, TOO_MUCH, &why))
     }
 
     fn no_reading(&mut self, reason: NoReading) -> MeterError {
@@ -142,18 +169,18 @@ impl Powercap {
                     fix: "virtual machines often show a constant value; meter the host, or use another meter"
                         .to_owned(),
                 },
-                _ => self.leave_out(index, &format!("it did not change for {for_s:.1} s")),
+                _ => self.leave_out(index, DOES_NOT_COUNT, &format!("it did not change for {for_s:.1} s")),
             };
         }
         reason.error(|index| self.zones.get(index).map(|zone| zone.called() + ": ").unwrap_or_default())
     }
 
     /// Gives a zone up, and returns why; the next reading looks for zones without it.
-    fn leave_out(&mut self, index: usize, why: &str) -> MeterError {
+    fn leave_out(&mut self, index: usize, short: &'static str, why: &str) -> MeterError {
         let Some(zone) = self.zones.get(index) else { return MeterError::Rebaselined { reason: why.to_owned() } };
         let reason = format!("{} is left out from now on: {why}", zone.called());
         tracing::warn!(meter = self.info.name, "{reason}");
-        self.dead.push(zone.found.id.clone());
+        self.dead.push((zone.found.id.clone(), short));
         self.close();
         MeterError::Rebaselined { reason }
     }
@@ -198,7 +225,7 @@ impl Powercap {
 
     /// Returns the packages that are inside of `psys`, each once; none if they cannot be read, as they are only compared.
     fn packages_in(&self, found: Vec<Found>, psys: String) -> Vec<Attribute> {
-        let (mut packages, _) = choose(found, &[psys]);
+        let (mut packages, _) = choose(found, &[(psys, TOO_LITTLE)]);
         packages.retain(|zone| zone.role == Role::Package);
         let opened = packages.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>();
         let packages = opened.and_then(|zones| without_mirrors(zones, &mut Vec::new())).unwrap_or_default();
@@ -327,7 +354,7 @@ fn role(name: &str) -> Role {
 }
 
 /// Returns the zones whose sum is the machine's energy with each joule counted once, and a line for each zone left out.
-fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
+fn choose(mut found: Vec<Found>, dead: &[(String, &str)]) -> (Vec<Found>, Vec<String>) {
     let mut left_out = Vec::new();
     let mut keep = |found: &mut Vec<Found>, why: &str, fits: &dyn Fn(&Found) -> bool| {
         found.retain(|zone| {
@@ -339,7 +366,9 @@ fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
         });
     };
     keep(&mut found, "inside its package", &|zone| zone.role != Role::Inside);
-    keep(&mut found, "does not count", &|zone| !dead.contains(&zone.id));
+    for (id, why) in dead {
+        keep(&mut found, why, &|zone| zone.id != *id);
+    }
     if found.iter().any(|zone| !is_mmio(&zone.id)) {
         keep(&mut found, "the same counter through MMIO", &|zone| !is_mmio(&zone.id));
     }

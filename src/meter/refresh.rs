@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn what_was_learned_is_told() {
         // Changes of 81 and 82 steps: they tell no more.
-        assert_eq!(learned(1.0, 61, 5.0).0.describe().unwrap(), "every 1.0 ms in steps below 63 uJ");
+        assert_eq!(learned(1.0, 61, 5.0).0.describe().unwrap(), "every 1.0 ms in steps below 62.5 uJ");
         // 1 J at 10 W shows every 100 ms, however often it is refreshed.
         let told = learned(1.0, 1_000_000, 10.0).0.describe().unwrap();
         assert!(told.starts_with("every 10") && told.ends_with(" in steps of 1 J"), "{told}");

@@ -18,7 +18,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the counters of a meter give no reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum NoReading {
+pub(super) enum NoReading {
     /// It is not known yet how they behave.
     Learning,
     /// They were not refreshed since they were found, or since a loss.
@@ -42,7 +42,7 @@ impl NoReading {
 
 /// The energy that the counters of one meter have shown since it was opened.
 #[derive(Debug, Default)]
-pub struct Total {
+pub(super) struct Total {
     joules: Joules,
     /// The last reading since the counters were found, and since a loss.
     last: Option<Reading>,
@@ -117,7 +117,7 @@ impl Total {
     ///
     /// # Errors
     /// [`NoReading`]; after it, the next reading is a new baseline.
-    pub fn read<'a>(
+    pub(super) fn read<'a>(
         &mut self,
         now: MonoTime,
         scope: Scope,
@@ -167,7 +167,7 @@ impl Total {
     }
 
     /// Notes that the counters are gone: the next reading is the first one of the counters that are found then.
-    pub fn interrupted(&mut self) {
+    pub(super) fn interrupted(&mut self) {
         *self = Self { joules: self.joules, ..Self::default() };
     }
 }

@@ -210,7 +210,9 @@ fn a_psys_that_counts_less_than_its_package_gives_way_to_it() {
         "{error}"
     );
     assert_eq!((read(&mut meter, 3.0).unwrap().scope, meter.info().scope), (Scope::Package, Scope::Package));
-    assert!(meter.info().detail.contains(&"left out: psys (intel-rapl:1), does not count".to_owned()));
+    assert!(
+        meter.info().detail.contains(&"left out: psys (intel-rapl:1), counts less than the packages in it".to_owned())
+    );
 }
 
 /// Refreshed once a second, as QEMU's virtual counter is: the first reading is given when it is learned, and each one
@@ -290,4 +292,33 @@ fn the_time_is_halfway_through_the_read() {
     meter.total.assume_learned();
     let mut times = [at(1.0), at(1.5)].into_iter();
     assert_eq!(meter.read_with(|| times.next().unwrap()).unwrap().time, at(1.25));
+}
+
+/// A Xeon 6767P whose memory shows 200 W next to a package of 190 W, while that of the other package shows 6 W.
+#[test]
+fn papi_635_memory_that_takes_more_than_its_package_is_left_out() {
+    let tree = Tree::new(&[]);
+    for (id, name) in [
+        ("intel-rapl:0", "package-0"),
+        ("intel-rapl:0:0", "dram"),
+        ("intel-rapl:1", "package-1"),
+        ("intel-rapl:1:0", "dram"),
+    ] {
+        tree.zone(id, name, 0);
+    }
+    let mut meter = Powercap::new("package", tree.root());
+    let mut error = None;
+    for tenth in 0..200u64 {
+        for (id, watts) in
+            [("intel-rapl:0", 190), ("intel-rapl:0:0", 200), ("intel-rapl:1", 243), ("intel-rapl:1:0", 6)]
+        {
+            tree.energy(id, watts * tenth * 100_000);
+        }
+        error = error.or(read(&mut meter, 0.1 * tenth as f64).err());
+    }
+    let error = error.unwrap().to_string();
+    assert!(error.contains("dram (intel-rapl:0:0) is left out from now on: it shows 200 W, more than its"), "{error}");
+    let detail = meter.info().detail.join("; ");
+    assert!(detail.contains("left out: dram (intel-rapl:0:0), counts more than memory takes"), "{detail}");
+    assert!(detail.contains("dram (intel-rapl:1:0); "), "{detail}");
 }
