@@ -16,8 +16,8 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Document, Pipeline};
 use crate::engine::{EngineError, Runtime};
-use crate::meter::Device;
 use crate::meter::survey::{self, survey};
+use crate::meter::{Device, Meter, MeterError, learn};
 use crate::source::Presence;
 use crate::sys;
 use crate::sys::Machine;
@@ -198,14 +198,22 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
         is_read
     });
     let mut meters = crate::load::meters::build(&power, &Children::default());
-    let first: Vec<_> = meters.iter_mut().map(|meter| meter.read()).collect();
-    if first.iter().any(Result::is_ok) {
+    let mut learning: Vec<&mut dyn Meter> = Vec::new();
+    for meter in &mut meters {
+        learning.push(meter.as_mut());
+    }
+    let first = learn(&mut learning, std::thread::sleep);
+    let may_work = |result: &Result<_, _>| matches!(result, Ok(_) | Err(MeterError::NotYet { .. }));
+    if first.iter().any(|result| matches!(result, Err(MeterError::NotYet { .. }))) {
+        // Long enough to call a counter stuck that has not changed so far.
+        std::thread::sleep(survey::BETWEEN);
+    } else if first.iter().any(Result::is_ok) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let finding = |(meter, first): (&mut Box<dyn crate::meter::Meter>, Result<_, _>)| {
+    let finding = |(meter, first): (&mut Box<dyn Meter>, Result<_, _>)| {
         let what = format!("power.meters.{}", meter.info().name);
         let finding = |state, says: String| Finding::new(Part::Meters, state, what.clone(), says);
-        match first.and_then(|_: crate::meter::Reading| meter.read()) {
+        match if may_work(&first) { meter.read() } else { first } {
             Ok(_) => finding(State::Ok, format!("{} works", meter.info().kind)).detail(meter.info().detail.clone()),
             Err(error) => Finding { fix: error.fix().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }

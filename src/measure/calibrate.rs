@@ -16,7 +16,7 @@ use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
 use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::{BuildError, BuiltEngine};
 use crate::load::{Prepared, PreparedPipeline, meters, state_dir, windows};
-use crate::meter::{Scale, sampler};
+use crate::meter::{Meter, Scale, learn, sampler};
 use crate::publish::payload::DelegateState;
 use crate::stop::{Stop, Waited};
 use crate::sys::cpu::{Children, Others};
@@ -26,6 +26,8 @@ use crate::units::{MonoTime, WallTime};
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Two more than are needed, because a meter may lose a reading.
 pub const RUNS: usize = RUNS_MIN + 2;
+/// How long to wait for readings before the runs, to know how far apart they are.
+const SPACING_MAX: Duration = Duration::from_secs(4);
 /// The least number of inferences in a run, however long they take.
 const INFERENCES_MIN: u64 = 10;
 
@@ -107,7 +109,7 @@ impl Calibrator<'_> {
         fill(&mut *built.engine, &input)?;
         let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
         let power = Power { meters, ..self.power.clone() };
-        let reading = Reading::start(&power, self.children)?;
+        let reading = Reading::start(&power, self.children, self.stop)?;
         let plan = reading.lengthened(self.plan, power.sample_period);
         starting(&reading.meters(), plan.total());
         let done = run_back_to_back(&mut *built.engine, plan, self.stop, self.children);
@@ -319,14 +321,41 @@ struct Reading {
 }
 
 impl Reading {
-    fn start(power: &Power, children: &Children) -> io::Result<Self> {
+    /// Waits until the meters know how they behave, and starts the thread.
+    fn start(power: &Power, children: &Children, stop: &Stop) -> Result<Self, CalibrateError> {
         let mut meters = meters::build(power, children);
-        let mut traces = Vec::new();
+        let mut failed = None;
+        let mut pause = |time: Duration| {
+            if let Err(error) = stop.sleep_until(MonoTime::now() + time) {
+                failed = Some(error);
+            }
+        };
+        let mut learning: Vec<&mut dyn Meter> = Vec::new();
         for meter in &mut meters {
-            let mut trace = Trace::default();
-            trace.add(MonoTime::now(), meter.read());
-            traces.push((MeterIdentity::new(meter.info()), trace));
+            learning.push(meter.as_mut());
         }
+        let mut traces: Vec<Trace> = learning.iter().map(|_| Trace::default()).collect();
+        for (trace, reading) in traces.iter_mut().zip(learn(&mut learning, &mut pause)) {
+            trace.add(MonoTime::now(), reading);
+        }
+        // Two more readings of each tell how far apart they are: a slow sensor gives fewer than it is read.
+        let patience = MonoTime::now() + SPACING_MAX;
+        while traces.iter().any(|trace| trace.last().is_some() && trace.spacing().is_none())
+            && MonoTime::now() < patience
+        {
+            pause(power.sample_period);
+            for (trace, meter) in traces.iter_mut().zip(&mut learning) {
+                trace.add(MonoTime::now(), meter.read());
+            }
+            if stop.is_requested() {
+                return Err(CalibrateError::Stopped);
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let identities = meters.iter().map(|meter| MeterIdentity::new(meter.info()));
+        let traces: Vec<(MeterIdentity, Trace)> = identities.zip(traces).collect();
         let (traces, stop, period) = (Arc::new(Mutex::new(traces)), Arc::new(Stop::new()?), power.sample_period);
         let (shared, until) = (traces.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
@@ -352,8 +381,11 @@ impl Reading {
     /// Returns the plan with runs and idle intervals as long as the meters need them.
     fn lengthened(&self, plan: Plan, period: Duration) -> Plan {
         let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
-        let readings = traces.iter().filter_map(|(_, trace)| trace.last());
-        let least = readings.map(|reading| length_min(reading.accuracy.resolution, period)).max().unwrap_or_default();
+        let length = |(_, trace): &(MeterIdentity, Trace)| {
+            let apart = period.max(trace.spacing().unwrap_or_default());
+            trace.resolution().map(|resolution| length_min(resolution, apart))
+        };
+        let least = traces.iter().filter_map(length).max().unwrap_or_default();
         Plan { run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
+use super::snapshots::{CLIPPED, Seen, Snapshots};
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
 use super::{
@@ -33,7 +34,7 @@ table! {
         /// The device behind the chip, such as "1-0040" for address 0x40 on I2C bus 1, if several chips have that name.
         pub device: Option<String>, otherwise("the only one"), example("\"1-0040\"");
         /// The shunt resistor on the board. A resistor of 0.1 Ohm is marked R100.
-        pub shunt_ohms: f64, range(1e-5, 100.0), unit("Ohm"), example("0.1");
+        pub shunt_ohms: f64, range(1e-5, 10.0), unit("Ohm"), example("0.1");
         /// The largest error of the shunt, as a part of its resistance.
         pub shunt_tolerance: f64 = 0.01, range(0.0, 0.5);
         /// What the sensor's supply feeds: the board, one device, or the processor's package.
@@ -93,6 +94,8 @@ pub struct Iio {
     buses: PathBuf,
     selector: IioKeys,
     channels: Option<Channels>,
+    /// Between two reads.
+    period: Duration,
     power: Integral,
 }
 
@@ -104,8 +107,8 @@ struct Channels {
     bus_volts_a_step: f64,
     /// The largest raw value of the shunt's channel.
     range: f64,
-    /// One conversion of both voltages with all averages.
-    cycle: Duration,
+    snapshots: Snapshots,
+    last: Option<Reading>,
 }
 
 impl Iio {
@@ -123,6 +126,7 @@ impl Iio {
             buses: root.join("bus"),
             selector,
             channels: None,
+            period,
             power: Integral::new(period),
         }
     }
@@ -137,21 +141,37 @@ impl Iio {
         };
         // A device whose files fail is dropped here and looked for again: one that comes back has other files.
         let before = clock();
-        let flow = channels.flow(self.selector.shunt_ohms)?;
-        // The last conversion ended within the last cycle.
-        let time = midpoint(before, clock()).0.saturating_sub(duration_ns(channels.cycle) / 2);
+        let (flow, raw) = channels.flow(self.selector.shunt_ohms)?;
+        let now = midpoint(before, clock());
+        let channels = self.channels.insert(channels);
+        let late = match channels.snapshots.poll(now, raw) {
+            Seen::New { late } => late,
+            Seen::Repeat | Seen::Learning => {
+                let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
+                return channels.last.ok_or(waiting);
+            }
+            fault @ (Seen::Frozen { .. } | Seen::Clipped) => {
+                channels.last = None;
+                self.power.interrupt();
+                return Err(channels.faulty(fault, &flow));
+            }
+        };
+        self.power.expect_every(self.period.max(channels.snapshots.conversion()));
+        // The conversion ended between the reading before and this one.
+        let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let accuracy = channels.accuracy(&flow, &self.selector);
-        self.channels = Some(channels);
-        let joules = self.power.add(MonoTime(time), flow.watts)?;
-        Ok(Reading {
-            time: MonoTime(time),
+        let joules = self.power.add(time, flow.watts)?;
+        let reading = Reading {
+            time,
             joules,
             power: Some(flow.watts),
             volts: Some(flow.volts),
             amperes: Some(flow.amperes),
             scope: self.info.scope,
             accuracy,
-        })
+        };
+        channels.last = Some(reading);
+        Ok(reading)
     }
 
     fn discover(&mut self) -> Result<Channels, MeterError> {
@@ -171,7 +191,9 @@ impl Iio {
             shunt_volts_a_step: number("in_voltage0_scale")? / 1e3,
             bus_volts_a_step: number("in_voltage1_scale")? / 1e3,
             range: if is_ina219 { INA219_RANGE * 0.125 / gain } else { INA226_RANGE },
-            cycle,
+            // One conversion of both voltages with all averages.
+            snapshots: Snapshots::new(Some(cycle), Duration::ZERO),
+            last: None,
         };
         let range_amperes = channels.range * channels.shunt_volts_a_step / self.selector.shunt_ohms;
         self.info.detail = vec![
@@ -185,11 +207,27 @@ impl Iio {
 impl Channels {
     fn accuracy(&self, flow: &shunt::Flow, selector: &IioKeys) -> Accuracy {
         let quantum = flow.quantum(self.shunt_volts_a_step / selector.shunt_ohms, self.bus_volts_a_step);
-        let resolution = Resolution::Sampled { conversion: self.cycle, quantum };
+        let resolution = Resolution::Sampled { conversion: self.snapshots.conversion(), quantum };
         Accuracy { resolution, scale: shunt::scale(selector.shunt_tolerance) }
     }
 
-    fn flow(&self, shunt_ohms: f64) -> Result<shunt::Flow, MeterError> {
+    /// Returns the error for values that show a fault of the sensor.
+    fn faulty(&self, fault: Seen, flow: &shunt::Flow) -> MeterError {
+        let path = self.shunt.path().to_owned();
+        match fault {
+            Seen::Frozen { since } => MeterError::Rebaselined {
+                reason: format!(
+                    "the sensor has shown exactly {} A for {:.1} s; before, it changed with each conversion",
+                    flow.amperes,
+                    since.as_secs_f64()
+                ),
+            },
+            _ => MeterError::Invalid { path, text: format!("{} A", flow.amperes), expected: CLIPPED },
+        }
+    }
+
+    /// Returns the flow, and the raw shunt voltage.
+    fn flow(&self, shunt_ohms: f64) -> Result<(shunt::Flow, i64), MeterError> {
         let bus: f64 = self.bus.read("a raw bus voltage")?;
         let shunt: f64 = self.shunt.read("a raw shunt voltage")?;
         let (shunt_volts, bus_volts) = (shunt * self.shunt_volts_a_step, bus * self.bus_volts_a_step);
@@ -200,8 +238,8 @@ impl Channels {
         if shunt.abs() >= self.range {
             return Err(invalid("less than the end of the range; the shunt is too large for this current"));
         }
-        shunt::flow(shunt_volts, shunt_ohms, bus_volts)
-            .ok_or_else(|| invalid("0 or more; check whether the shunt is wired backwards"))
+        let flow = shunt::flow(shunt_volts, shunt_ohms, bus_volts).map_err(invalid)?;
+        Ok((flow, shunt as i64))
     }
 }
 

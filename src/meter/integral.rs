@@ -24,7 +24,14 @@ pub(crate) struct Integral {
 impl Integral {
     /// Starts at zero; `period` is the time that normally passes between two powers.
     pub(crate) fn new(period: Duration) -> Self {
-        Self { max_gap: (period * GAP_PERIODS).max(GAP_MIN), last: None, joules: Joules(0.0) }
+        let mut new = Self { max_gap: GAP_MIN, last: None, joules: Joules(0.0) };
+        new.expect_every(period);
+        new
+    }
+
+    /// Sets the time that normally passes between two powers.
+    pub(crate) fn expect_every(&mut self, period: Duration) {
+        self.max_gap = (period * GAP_PERIODS).max(GAP_MIN);
     }
 
     /// Adds `power` at `now` and returns the joules since the start.

@@ -20,11 +20,17 @@ pub mod corrected;
 pub mod counter;
 mod integral;
 pub mod perf;
+mod platform;
+mod plausible;
 pub mod powercap;
+mod refresh;
 pub mod sampler;
 mod shunt;
+mod snapshots;
+mod steps;
 pub mod survey;
 mod sysfs;
+mod total;
 #[cfg(test)]
 // The tests' own crate takes the same file as its own.
 #[allow(unreachable_pub)]
@@ -127,7 +133,7 @@ pub struct MeterInfo {
     pub scope: Scope,
     /// Whether the joules are computed from a model of the machine instead of measured.
     pub estimated: bool,
-    /// The zones, or the chip and its files, one item a line.
+    /// The zones, or the chip and its files, and what was learned of how often they are refreshed, one item a line.
     pub detail: Vec<String>,
 }
 
@@ -250,6 +256,10 @@ pub enum MeterError {
     /// The counter does not change although the machine runs: its value is not a measurement.
     #[error("{}: stuck, no change in {seconds:.1} s on a running processor; {fix}", path.display())]
     Stuck { path: PathBuf, seconds: f64, fix: String },
+    /// The meter works and will give a reading soon: it is still learning how the meter behaves, or no new value was there
+    /// yet. Continue from the next reading.
+    #[error("no reading yet: {reason}")]
+    NotYet { reason: &'static str },
     /// The meter works, but the energy since its last reading is unknown: continue from the next.
     #[error("energy since the last reading is unknown: {reason}")]
     Rebaselined { reason: String },
@@ -269,7 +279,7 @@ impl MeterError {
             | Self::Taken { fix, .. }
             | Self::Denied { fix, .. }
             | Self::Stuck { fix, .. } => Some(fix),
-            Self::Invalid { .. } | Self::Failed { .. } | Self::Rebaselined { .. } => None,
+            Self::Invalid { .. } | Self::Failed { .. } | Self::NotYet { .. } | Self::Rebaselined { .. } => None,
         }
     }
 
@@ -278,6 +288,33 @@ impl MeterError {
         let message = self.to_string();
         let cut = self.fix().and_then(|fix| message.strip_suffix(fix)?.strip_suffix("; "));
         cut.map_or(message.clone(), str::to_owned)
+    }
+}
+
+/// A meter that is still learning after this time is not waited for.
+const LEARNING_MAX: Duration = Duration::from_secs(6);
+
+/// Reads meters until they know how they behave, which takes some seconds at most, and returns the latest result of each;
+/// `pause` must wait for the time that it is given.
+pub fn learn(meters: &mut [&mut dyn Meter], mut pause: impl FnMut(Duration)) -> Vec<Result<Reading, MeterError>> {
+    let mut results: Vec<_> = meters.iter_mut().map(|meter| meter.read()).collect();
+    let begun = MonoTime::now();
+    // `pause` may return at once.
+    let mut paused = Duration::ZERO;
+    loop {
+        let learning = |result: &Result<Reading, MeterError>| matches!(result, Ok(_) | Err(MeterError::NotYet { .. }));
+        let of = |(meter, result): (&&mut dyn Meter, _)| meter.learning_pace().filter(|_| learning(result));
+        let Some(pace) = meters.iter().zip(&results).filter_map(of).min() else { return results };
+        if paused.max(MonoTime::now().since(begun)) >= LEARNING_MAX {
+            return results;
+        }
+        pause(pace);
+        paused += pace;
+        for (meter, result) in meters.iter_mut().zip(&mut results) {
+            if meter.learning_pace().is_some() && learning(result) {
+                *result = meter.read();
+            }
+        }
     }
 }
 

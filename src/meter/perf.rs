@@ -6,8 +6,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::counter::{self, Counter, Lost, Total};
+use super::counter::{Counter, Lost};
+use super::platform::PlatformCheck;
+use super::total::{NoReading, RefreshLine, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, sysfs};
 use crate::sys::perf::EventCounter;
 use crate::units::MonoTime;
@@ -37,6 +40,10 @@ pub struct Perf {
     /// Events that do not change although others do.
     dead: Vec<&'static str>,
     total: Total,
+    /// The packages inside of psys, if that is counted.
+    packages: Vec<Event>,
+    platform: PlatformCheck,
+    refresh_line: RefreshLine,
 }
 
 struct Event {
@@ -67,6 +74,9 @@ impl Perf {
             events: Vec::new(),
             dead: Vec::new(),
             total: Total::default(),
+            packages: Vec::new(),
+            platform: PlatformCheck::default(),
+            refresh_line: RefreshLine::default(),
         }
     }
 
@@ -79,75 +89,107 @@ impl Perf {
             self.discover(open)?;
         }
         let before = clock();
-        let source = &self.source;
-        let read = self.events.iter_mut().try_for_each(|event| {
-            let count = event.count.count().map_err(|error| failed(event.place(source), error))?;
-            event.raw_uj = (count as f64 * event.joules_a_count * 1e6) as u64;
-            Ok(())
-        });
-        if let Err(error) = read {
+        if let Err(error) = self.events.iter_mut().try_for_each(|event| event.read(&self.source)) {
             self.close();
             return Err(error);
         }
         let now = midpoint(before, clock());
-        let sum = counter::sum(now, self.events.iter_mut().map(|event| (&mut event.counter, event.raw_uj)));
-        let reading = self.total.reading(now, sum, self.info.scope);
-        reading.map_err(|(index, reason)| self.loss(index, reason))
+        self.compare_platform(now)?;
+        let counters = self.events.iter_mut().map(|event| (&mut event.counter, event.raw_uj));
+        let reading = self.total.read(now, self.info.scope, counters);
+        let lines = self.events.len() + usize::from(!self.has_memory());
+        let named = self.events.iter().map(|event| (event.name, &event.counter));
+        self.refresh_line.renew(now, &mut self.info.detail, lines, named);
+        reading.map_err(|reason| self.no_reading(reason))
     }
 
-    fn loss(&mut self, index: usize, reason: Lost) -> MeterError {
-        let Some(event) = self.events.get(index) else {
-            return MeterError::Rebaselined { reason: reason.to_string() };
-        };
-        let (name, cpu) = (event.name, event.cpu);
-        match reason {
-            Lost::Stuck { for_s } if name == PACKAGE => MeterError::Stuck {
-                path: event.place(&self.source),
-                seconds: for_s,
-                fix: "virtual machines often show a constant value; meter the host, or use another meter".to_owned(),
-            },
-            Lost::Stuck { for_s } => {
-                self.close();
-                self.dead.push(name);
-                MeterError::Rebaselined {
-                    reason: format!("{name} did not change for {for_s:.1} s and is left out from now on"),
-                }
-            }
-            _ => MeterError::Rebaselined { reason: format!("{name} of CPU {cpu}: {reason}") },
+    /// Gives psys up if it counts less than its packages. A package that cannot be read is not compared any more.
+    fn compare_platform(&mut self, now: MonoTime) -> Result<(), MeterError> {
+        let Some(psys) = self.events.first().filter(|_| !self.packages.is_empty()) else { return Ok(()) };
+        if self.packages.iter_mut().any(|package| package.read(&self.source).is_err()) {
+            self.packages.clear();
+            return Ok(());
         }
+        let packages_uj = self.packages.iter().map(|package| package.raw_uj).sum();
+        let (period, _) = psys.counter.learned();
+        let compared = self.platform.compare(now, psys.raw_uj, packages_uj, period);
+        compared.map_err(|too_little| self.leave_out(PSYS, &too_little.to_string()))
+    }
+
+    fn no_reading(&mut self, reason: NoReading) -> MeterError {
+        if let NoReading::Lost(index, Lost::Stuck { for_s }) = reason
+            && let Some(event) = self.events.get(index)
+        {
+            return match event.name {
+                PACKAGE => MeterError::Stuck {
+                    path: event.place(&self.source),
+                    seconds: for_s,
+                    fix: "virtual machines often show a constant value; meter the host, or use another meter"
+                        .to_owned(),
+                },
+                name => self.leave_out(name, &format!("it did not change for {for_s:.1} s")),
+            };
+        }
+        let place = |event: &Event| format!("{} of CPU {}: ", event.name, event.cpu);
+        reason.error(|index| self.events.get(index).map(place).unwrap_or_default())
+    }
+
+    /// Gives an event up, and returns why; the next reading opens events without it.
+    fn leave_out(&mut self, name: &'static str, why: &str) -> MeterError {
+        self.close();
+        self.dead.push(name);
+        let reason = format!("{name} is left out from now on: {why}");
+        tracing::warn!(meter = self.info.name, "{reason}");
+        MeterError::Rebaselined { reason }
     }
 
     fn close(&mut self) {
         self.events.clear();
+        self.packages.clear();
+        self.refresh_line = RefreshLine::default();
         self.total.interrupted();
+        self.platform = PlatformCheck::default();
+    }
+
+    /// Whether the energy of memory is among what is counted.
+    fn has_memory(&self) -> bool {
+        self.events.iter().any(|event| [PSYS, MEMORY].contains(&event.name))
     }
 
     fn discover(&mut self, open: impl Fn(u32, u64, u32) -> io::Result<Box<dyn Count>>) -> Result<(), MeterError> {
         let source = &self.source;
         let has = |name: &str| !self.dead.contains(&name) && source.join("events").join(name).exists();
-        let mut cpus = self.cpus(source)?;
-        let names: Vec<&'static str> = if has(PSYS) {
-            // It covers all packages, on whichever CPU it is opened.
-            cpus.truncate(1);
-            vec![PSYS]
-        } else {
-            [PACKAGE, MEMORY].into_iter().filter(|name| has(name)).collect()
-        };
-        let mut events = Vec::new();
-        for name in names {
+        let cpus = self.cpus(source)?;
+        let open_each = |name: &'static str, cpus: &[u32]| -> Result<Vec<Event>, MeterError> {
             let Described { kind, config, joules_a_count } = describe(source, name)?;
-            for &cpu in &cpus {
+            let open = |&cpu: &u32| {
                 let count = open(kind, config, cpu).map_err(|error| failed(place(source, name, cpu), error))?;
-                events.push(Event { name, cpu, counter: Counter::perf(), count, joules_a_count, raw_uj: 0 });
+                Ok(Event { name, cpu, counter: Counter::perf(), count, joules_a_count, raw_uj: 0 })
+            };
+            cpus.iter().map(open).collect()
+        };
+        let (mut events, mut packages) = (Vec::new(), Vec::new());
+        if has(PSYS) {
+            // It covers all packages, on whichever CPU it is opened.
+            events = open_each(PSYS, cpus.get(..1).unwrap_or_default())?;
+            // They are only compared with it.
+            packages = if has(PACKAGE) { open_each(PACKAGE, &cpus).unwrap_or_default() } else { Vec::new() };
+        } else {
+            for name in [PACKAGE, MEMORY].into_iter().filter(|name| has(name)) {
+                events.extend(open_each(name, &cpus)?);
             }
         }
         if events.is_empty() {
             return Err(absent(source, "there is no event energy-pkg, energy-ram or energy-psys"));
         }
-        self.info.scope = if events.iter().any(|event| event.name == PSYS) { Scope::Platform } else { Scope::Package };
+        let is_platform = events.iter().any(|event| event.name == PSYS);
+        self.info.scope = if is_platform { Scope::Platform } else { Scope::Package };
         self.info.detail =
             events.iter().map(|event| format!("perf event {} of CPU {}", event.name, event.cpu)).collect();
-        self.events = events;
+        (self.events, self.packages) = (events, packages);
+        if !self.has_memory() {
+            self.info.detail.push("without memory: there is no event energy-ram that counts".to_owned());
+        }
         Ok(())
     }
 
@@ -173,6 +215,12 @@ impl Perf {
 }
 
 impl Event {
+    fn read(&mut self, source: &Path) -> Result<(), MeterError> {
+        let count = self.count.count().map_err(|error| failed(self.place(source), error))?;
+        self.raw_uj = (count as f64 * self.joules_a_count * 1e6) as u64;
+        Ok(())
+    }
+
     fn place(&self, source: &Path) -> PathBuf {
         place(source, self.name, self.cpu)
     }
@@ -242,6 +290,10 @@ impl Meter for Perf {
         let open = |kind, config, cpu| Ok(Box::new(EventCounter::open(kind, config, cpu)?) as Box<dyn Count>);
         self.read_with(open, MonoTime::now)
     }
+
+    fn learning_pace(&self) -> Option<Duration> {
+        self.total.pace(self.events.iter().map(|event| &event.counter))
+    }
 }
 
 #[cfg(test)]
@@ -308,6 +360,7 @@ mod tests {
     const PLATFORM: (&str, &str) = ("energy-psys", "event=0x05");
 
     fn read(meter: &mut Perf, fake: &Fake, ms: u64) -> Result<Reading, MeterError> {
+        meter.total.assume_learned();
         meter.read_with(|kind, config, cpu| fake.open(kind, config, cpu), || MonoTime(ms * 1_000_000))
     }
 
@@ -320,7 +373,14 @@ mod tests {
         fake.joules(1, 5.0);
         let second = read(&mut meter, &fake, 2000).unwrap();
         assert_eq!((second.joules, second.power, second.scope), (Joules(8.0), Some(Watts(8.0)), Scope::Package));
-        assert_eq!(meter.info().detail, ["perf event energy-pkg of CPU 0", "perf event energy-pkg of CPU 24"]);
+        assert_eq!(
+            meter.info().detail,
+            [
+                "perf event energy-pkg of CPU 0",
+                "perf event energy-pkg of CPU 24",
+                "without memory: there is no event energy-ram that counts"
+            ]
+        );
         let laptop = self::tree(&[PKG, RAM], "0");
         let mut meter = Perf::new("package", laptop.root());
         read(&mut meter, &fake, 0).unwrap();
@@ -337,9 +397,24 @@ mod tests {
         fake.joules(0, 9.0);
         fake.joules(3, 20.0);
         assert_eq!(read(&mut meter, &fake, 500).unwrap().joules, Joules(20.0));
-        let error = read(&mut meter, &fake, 1500).unwrap_err().to_string();
-        assert!(error.contains("energy-psys did not change for 1.0 s and is left out"), "{error}");
-        assert_eq!(read(&mut meter, &fake, 1600).unwrap().scope, Scope::Package);
+        let error = read(&mut meter, &fake, 6000).unwrap_err().to_string();
+        assert!(error.contains("energy-psys is left out from now on: it did not change for 5.5 s"), "{error}");
+        assert_eq!(read(&mut meter, &fake, 6100).unwrap().scope, Scope::Package);
+    }
+
+    #[test]
+    fn psys_gives_way_to_packages_that_count_more() {
+        let (tree, fake) = (tree(&[PKG, PLATFORM], "0,24"), Fake::default());
+        let mut meter = Perf::new("package", tree.root());
+        read(&mut meter, &fake, 0).unwrap();
+        fake.joules(0, 9.0);
+        fake.joules(1, 8.0);
+        fake.joules(3, 10.0);
+        let error = read(&mut meter, &fake, 2000).unwrap_err().to_string();
+        assert!(
+            error.contains("energy-psys is left out from now on: it counted 10.0 J in 2.0 s, less than the 17.0 J")
+        );
+        assert_eq!(read(&mut meter, &fake, 2100).unwrap().scope, Scope::Package);
     }
 
     #[test]
@@ -349,7 +424,7 @@ mod tests {
         read(&mut meter, &fake, 0).unwrap();
         fake.joules(0, 9e5);
         assert_eq!(read(&mut meter, &fake, 3_600_000).unwrap().joules, Joules(9e5));
-        let error = read(&mut meter, &fake, 3_602_000).unwrap_err();
+        let error = read(&mut meter, &fake, 3_606_000).unwrap_err();
         assert!(matches!(error, MeterError::Stuck { .. }), "{error}");
         assert!(error.to_string().contains("power/events/energy-pkg of CPU 0: stuck"), "{error}");
     }

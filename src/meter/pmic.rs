@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
+use super::plausible::{Limits, Shown};
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::{
     Accuracy, Meter, MeterError, MeterInfo, MeterKind, Reading, Resolution, Scale, Scope, Surroundings, midpoint, sysfs,
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::vcio::Firmware;
-use crate::units::{MonoTime, Watts};
+use crate::units::MonoTime;
 
 const COMMAND: &str = "pmic_read_adc";
 
@@ -85,7 +86,13 @@ impl Pmic {
             let names: Vec<&str> = rails.iter().map(|(name, _)| name.as_str()).collect();
             self.info.detail = vec![format!("rails {}; without 5 V and USB", names.join(", "))];
         }
-        let watts = Watts(rails.iter().map(|(_, watts)| watts).sum());
+        let watts = rails.iter().map(|(_, watts)| watts).sum();
+        let shown = Shown { watts, volts: None, amperes: None };
+        let watts = Limits::default().judge(&shown).map_err(|fault| MeterError::Invalid {
+            path: self.path.clone(),
+            text: fault.quantity.show(&shown),
+            expected: fault.expected,
+        })?;
         let joules = self.power.add(time, watts)?;
         // Neither the conversion time nor the accuracy of the chip is documented.
         let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN };

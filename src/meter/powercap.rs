@@ -1,16 +1,30 @@
 //! Processor energy from the kernel's powercap zones, one of the two interfaces of the RAPL meter.
 //!
-//! Owns the choice of zones, so that nothing is counted twice, and their sum; leaves wraps to `counter`. Files stay open
-//! and a read does not allocate. Sources: `Documentation/power/powercap/powercap.rst`; zone names and the
+//! Owns the choice of zones, so that nothing is counted twice; leaves wraps, refreshes and the sum to `counter`. Files stay
+//! open and a read does not allocate. Sources: `Documentation/power/powercap/powercap.rst`; zone names and the
 //! counter's range: `drivers/powercap/intel_rapl_common.c`, which also drives AMD processors under the same names.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::counter::{self, Counter, Lost, Total};
+use super::counter::{Counter, Lost};
+use super::platform::PlatformCheck;
 use super::sysfs::{self, Attribute};
+use super::total::{NoReading, RefreshLine, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
 use crate::units::MonoTime;
+
+/// Why zones are given up.
+const DOES_NOT_COUNT: &str = "does not count";
+const TOO_LITTLE: &str = "counts less than the packages in it";
+const TOO_MUCH: &str = "counts more than memory takes";
+
+/// A memory zone that shows more power than this, and than its package, is wrong: twelve modules under full load take about 100 W,
+/// and load them only with a busy processor. Some processors count memory in another unit than the kernel assumes. It is judged
+/// after this time.
+const MEMORY_WATTS: f64 = 120.0;
+const MEMORY_OVER: Duration = Duration::from_secs(10);
 
 /// Energy of the processor packages and their memory, or of the whole platform if the processor counts that.
 #[derive(Debug)]
@@ -19,9 +33,15 @@ pub struct Powercap {
     class: PathBuf,
     /// Empty while the meter is absent.
     zones: Vec<Zone>,
-    /// Zones that are stuck although others change, such as a `dram` zone that the processor does not really have.
-    dead: Vec<String>,
+    /// Zones that were given up, and why, such as a `dram` zone that the processor does not really have.
+    dead: Vec<(String, &'static str)>,
     total: Total,
+    /// The packages inside of psys, if that is counted.
+    packages: Vec<Attribute>,
+    platform: PlatformCheck,
+    /// The lines of `info.detail` about the zones, without the one about their refreshes.
+    zone_lines: usize,
+    refresh_line: RefreshLine,
 }
 
 #[derive(Debug)]
@@ -62,7 +82,23 @@ impl Powercap {
             estimated: false,
             detail: Vec::new(),
         };
-        Self { info, class: root.join("class/powercap"), zones: Vec::new(), dead: Vec::new(), total: Total::default() }
+        Self {
+            info,
+            class: root.join("class/powercap"),
+            zones: Vec::new(),
+            dead: Vec::new(),
+            total: Total::default(),
+            packages: Vec::new(),
+            platform: PlatformCheck::default(),
+            zone_lines: 0,
+            refresh_line: RefreshLine::default(),
+        }
+    }
+
+    /// Gives readings from the next one on, without learning.
+    #[cfg(test)]
+    pub(super) fn assume_learned(&mut self) {
+        self.total.assume_learned();
     }
 
     fn read_with(&mut self, mut clock: impl FnMut() -> MonoTime) -> Result<Reading, MeterError> {
@@ -82,37 +118,79 @@ impl Powercap {
     }
 
     fn advance(&mut self, now: MonoTime) -> Result<Reading, MeterError> {
-        let sum = counter::sum(now, self.zones.iter_mut().map(|zone| (&mut zone.counter, zone.raw_uj)));
-        let reading = self.total.reading(now, sum, self.info.scope);
-        reading.map_err(|(index, reason)| self.loss(index, reason))
+        self.compare_platform(now)?;
+        self.judge_memory()?;
+        let counters = self.zones.iter_mut().map(|zone| (&mut zone.counter, zone.raw_uj));
+        let reading = self.total.read(now, self.info.scope, counters);
+        let named = self.zones.iter().map(|zone| (zone.found.name.as_str(), &zone.counter));
+        self.refresh_line.renew(now, &mut self.info.detail, self.zone_lines, named);
+        reading.map_err(|reason| self.no_reading(reason))
     }
 
-    fn loss(&mut self, index: usize, reason: Lost) -> MeterError {
-        let Some(zone) = self.zones.get(index) else {
-            return MeterError::Rebaselined { reason: reason.to_string() };
+    /// Gives psys up if it counts less than its packages. A package that cannot be read is not compared any more.
+    fn compare_platform(&mut self, now: MonoTime) -> Result<(), MeterError> {
+        let Some(psys) = self.zones.first().filter(|zone| zone.found.role == Role::Psys && !self.packages.is_empty())
+        else {
+            return Ok(());
         };
-        let (path, zone) = (zone.energy.path().to_owned(), zone.found.clone());
-        match reason {
-            Lost::Stuck { for_s } if zone.role == Role::Package => MeterError::Stuck {
-                path,
-                seconds: for_s,
-                fix: "virtual machines often show a constant value; meter the host, or use another meter".to_owned(),
-            },
-            Lost::Stuck { for_s } => {
-                self.close();
-                let reason =
-                    format!("{} ({}) did not change for {for_s:.1} s and is left out from now on", zone.name, zone.id);
-                tracing::warn!(meter = self.info.name, "{reason}");
-                self.dead.push(zone.id);
-                MeterError::Rebaselined { reason }
-            }
-            _ => MeterError::Rebaselined { reason: format!("{} ({}): {reason}", zone.name, zone.id) },
+        let values = self.packages.iter().map(|package| package.read::<u64>("cumulative microjoules"));
+        let Ok(packages_uj) = values.sum::<Result<u64, _>>() else {
+            self.packages.clear();
+            return Ok(());
+        };
+        let (period, _) = psys.counter.learned();
+        let compared = self.platform.compare(now, psys.raw_uj, packages_uj, period);
+        compared.map_err(|too_little| self.leave_out(0, TOO_LITTLE, &too_little.to_string()))
+    }
+
+    /// Gives up a memory zone that takes more than memory can: more than its package, and a lot.
+    fn judge_memory(&mut self) -> Result<(), MeterError> {
+        let too_much = |memory: &Zone| {
+            let package = self.zones.iter().find(|package| package.found.id == parent(&memory.found.id));
+            let most = package.map_or(0.0, |package| package.counter.mean_watts()).max(MEMORY_WATTS);
+            memory.found.role == Role::Dram
+                && memory.counter.refresh().learned_for() >= MEMORY_OVER
+                && memory.counter.mean_watts() > most
+        };
+        let Some(index) = self.zones.iter().position(too_much) else { return Ok(()) };
+        let watts = self.zones.get(index).map_or(0.0, |zone| zone.counter.mean_watts());
+        let why = format!("it shows {watts:.0} W, more than its package, which memory does not take");
+        Err(self.leave_out(index, TOO_MUCH, &why))
+    }
+
+    fn no_reading(&mut self, reason: NoReading) -> MeterError {
+        if let NoReading::Lost(index, Lost::Stuck { for_s }) = reason
+            && let Some(zone) = self.zones.get(index)
+        {
+            return match zone.found.role {
+                Role::Package => MeterError::Stuck {
+                    path: zone.energy.path().to_owned(),
+                    seconds: for_s,
+                    fix: "virtual machines often show a constant value; meter the host, or use another meter"
+                        .to_owned(),
+                },
+                _ => self.leave_out(index, DOES_NOT_COUNT, &format!("it did not change for {for_s:.1} s")),
+            };
         }
+        reason.error(|index| self.zones.get(index).map(|zone| zone.called() + ": ").unwrap_or_default())
+    }
+
+    /// Gives a zone up, and returns why; the next reading looks for zones without it.
+    fn leave_out(&mut self, index: usize, short: &'static str, why: &str) -> MeterError {
+        let Some(zone) = self.zones.get(index) else { return MeterError::Rebaselined { reason: why.to_owned() } };
+        let reason = format!("{} is left out from now on: {why}", zone.called());
+        tracing::warn!(meter = self.info.name, "{reason}");
+        self.dead.push((zone.found.id.clone(), short));
+        self.close();
+        MeterError::Rebaselined { reason }
     }
 
     fn close(&mut self) {
         self.zones.clear();
+        self.packages.clear();
+        self.refresh_line = RefreshLine::default();
         self.total.interrupted();
+        self.platform = PlatformCheck::default();
     }
 
     fn discover(&mut self) -> Result<(), MeterError> {
@@ -121,7 +199,7 @@ impl Powercap {
             _ => sysfs::classify(&self.class, error, sysfs::LIST_FIX),
         })?;
         let (is_empty, counted) = (found.is_empty(), found.len() + unreadable.len());
-        let (chosen, mut left_out) = choose(found, &self.dead);
+        let (chosen, mut left_out) = choose(found.clone(), &self.dead);
         if let (true, Some((id, error))) = (chosen.is_empty(), unreadable.into_iter().next()) {
             return Err(self.unreadable(&id, error));
         }
@@ -134,11 +212,24 @@ impl Powercap {
         }
         let zones = chosen.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>()?;
         let zones = without_mirrors(zones, &mut left_out)?;
-        let psys = zones.iter().any(|zone| zone.found.role == Role::Psys);
-        self.info.scope = if psys { Scope::Platform } else { Scope::Package };
-        self.info.detail = zones.iter().map(Zone::describe).chain(left_out).collect();
+        let psys = zones.iter().find(|zone| zone.found.role == Role::Psys).map(|zone| zone.found.id.clone());
+        self.info.scope = if psys.is_some() { Scope::Platform } else { Scope::Package };
+        let has_memory = psys.is_some() || zones.iter().any(|zone| zone.found.role == Role::Dram);
+        let without = (!has_memory).then(|| "without memory: there is no dram zone that counts".to_owned());
+        self.info.detail = zones.iter().map(Zone::describe).chain(without).chain(left_out).collect();
+        self.zone_lines = self.info.detail.len();
         self.zones = zones;
+        self.packages = psys.map(|psys| self.packages_in(found, psys)).unwrap_or_default();
         Ok(())
+    }
+
+    /// Returns the packages that are inside of `psys`, each once; none if they cannot be read, as they are only compared.
+    fn packages_in(&self, found: Vec<Found>, psys: String) -> Vec<Attribute> {
+        let (mut packages, _) = choose(found, &[(psys, TOO_LITTLE)]);
+        packages.retain(|zone| zone.role == Role::Package);
+        let opened = packages.into_iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>();
+        let packages = opened.and_then(|zones| without_mirrors(zones, &mut Vec::new())).unwrap_or_default();
+        packages.into_iter().map(|zone| zone.energy).collect()
     }
 
     fn open(&self, found: Found) -> Result<Zone, MeterError> {
@@ -201,12 +292,21 @@ impl Meter for Powercap {
     fn read(&mut self) -> Result<Reading, MeterError> {
         self.read_with(MonoTime::now)
     }
+
+    fn learning_pace(&self) -> Option<Duration> {
+        self.total.pace(self.zones.iter().map(|zone| &zone.counter))
+    }
 }
 
 impl Zone {
+    /// Such as `package-0 (intel-rapl:0)`.
+    fn called(&self) -> String {
+        format!("{} ({})", self.found.name, self.found.id)
+    }
+
     fn describe(&self) -> String {
         let range = if self.counter.has_range() { "" } else { ", range unknown: the energy across a wrap is lost" };
-        format!("{} ({}){range}", self.found.name, self.found.id)
+        self.called() + range
     }
 }
 
@@ -254,7 +354,7 @@ fn role(name: &str) -> Role {
 }
 
 /// Returns the zones whose sum is the machine's energy with each joule counted once, and a line for each zone left out.
-fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
+fn choose(mut found: Vec<Found>, dead: &[(String, &str)]) -> (Vec<Found>, Vec<String>) {
     let mut left_out = Vec::new();
     let mut keep = |found: &mut Vec<Found>, why: &str, fits: &dyn Fn(&Found) -> bool| {
         found.retain(|zone| {
@@ -266,7 +366,9 @@ fn choose(mut found: Vec<Found>, dead: &[String]) -> (Vec<Found>, Vec<String>) {
         });
     };
     keep(&mut found, "inside its package", &|zone| zone.role != Role::Inside);
-    keep(&mut found, "does not count", &|zone| !dead.contains(&zone.id));
+    for (id, why) in dead {
+        keep(&mut found, why, &|zone| zone.id != *id);
+    }
     if found.iter().any(|zone| !is_mmio(&zone.id)) {
         keep(&mut found, "the same counter through MMIO", &|zone| !is_mmio(&zone.id));
     }
@@ -328,253 +430,4 @@ fn package_number(name: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tree::Tree;
-    use super::*;
-    use crate::units::{Joules, Watts};
-
-    fn at(seconds: f64) -> MonoTime {
-        MonoTime((seconds * 1e9) as u64)
-    }
-
-    fn read(meter: &mut Powercap, seconds: f64) -> Result<Reading, MeterError> {
-        meter.read_with(|| at(seconds))
-    }
-
-    fn joules(meter: &mut Powercap, seconds: f64) -> f64 {
-        read(meter, seconds).unwrap().joules.0
-    }
-
-    fn laptop() -> Tree {
-        let tree = Tree::new(&[]);
-        tree.zone("intel-rapl:0", "package-0", 1_000_000);
-        tree.zone("intel-rapl:0:0", "core", 2_000_000);
-        tree.zone("intel-rapl:0:1", "uncore", 3_000_000);
-        tree.zone("intel-rapl:0:2", "dram", 4_000_000);
-        tree.zone("intel-rapl-mmio:0", "package-0", 1_000_000);
-        tree.write("class/powercap/intel-rapl/enabled", "1\n");
-        tree
-    }
-
-    fn chosen(tree: &Tree) -> Vec<String> {
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        meter.zones.iter().map(|zone| zone.found.id.clone()).collect()
-    }
-
-    #[test]
-    fn each_reason_for_no_zone_has_its_own_words() {
-        let refusal = |tree: &Tree| Powercap::new("package", tree.root()).read().unwrap_err().to_string();
-        let tree = Tree::new(&[("class/powercap/intel-rapl/enabled", "1\n")]);
-        assert!(refusal(&tree).contains("no zone of a processor") && refusal(&tree).contains("modprobe"));
-        // In a container the links lead nowhere.
-        tree.link("class/powercap/intel-rapl:0", "../../devices/virtual/powercap/intel-rapl/intel-rapl:0");
-        let container = refusal(&tree);
-        assert!(container.contains("intel-rapl:0: the zone is listed, but leads nowhere"), "{container}");
-        assert!(container.contains("container") && !container.contains("modprobe"), "{container}");
-        tree.write("class/powercap/intel-rapl:1", "a file");
-        assert!(refusal(&tree).contains("leads nowhere"));
-        // One that is there counts, whatever the others are.
-        tree.zone("intel-rapl:2", "package-1", 1);
-        assert!(Powercap::new("package", tree.root()).read().is_ok());
-        let tree = Tree::new(&[("class/powercap/intel-rapl:0/name", "core\n")]);
-        assert!(refusal(&tree).contains("no package, dram or psys zone"));
-        assert!(refusal(&Tree::new(&[("class/hwmon/x", "")])).contains("the kernel shows no powercap zones"));
-        assert!(
-            refusal(&Tree::new(&[("x", "")])).contains("this is not sysfs, it has no folder class; set power.sysfs")
-        );
-        let missing = Powercap::new("package", Path::new("/nowhere/sys")).read().unwrap_err().to_string();
-        assert!(missing.starts_with("/nowhere/sys: there is no such folder"), "{missing}");
-    }
-
-    #[test]
-    fn package_and_dram_are_summed_and_nothing_inside_or_twice() {
-        let tree = laptop();
-        let mut meter = Powercap::new("package", tree.root());
-        let first = read(&mut meter, 10.0).unwrap();
-        assert_eq!((first.joules, first.power, first.scope), (Joules(0.0), None, Scope::Package));
-        for (id, energy_uj) in [
-            ("intel-rapl:0", 6_000_000),
-            ("intel-rapl:0:0", 90_000_000),
-            ("intel-rapl:0:1", 90_000_000),
-            ("intel-rapl:0:2", 5_000_000),
-            ("intel-rapl-mmio:0", 6_000_000),
-        ] {
-            tree.energy(id, energy_uj);
-        }
-        let second = read(&mut meter, 12.0).unwrap();
-        assert_eq!((second.joules, second.power), (Joules(6.0), Some(Watts(3.0))));
-        let detail = meter.info().detail.join("; ");
-        for part in [
-            "package-0 (intel-rapl:0)",
-            "left out: core (intel-rapl:0:0), inside",
-            "intel-rapl-mmio:0), the same counter",
-        ] {
-            assert!(detail.contains(part), "{part:?} in {detail}");
-        }
-    }
-
-    #[test]
-    fn psys_counts_alone() {
-        let tree = laptop();
-        tree.zone("intel-rapl:1", "psys", 7);
-        let mut meter = Powercap::new("package", tree.root());
-        assert_eq!(read(&mut meter, 0.0).unwrap().scope, Scope::Platform);
-        tree.energy("intel-rapl:0", 9_000_000);
-        tree.energy("intel-rapl:1", 20_000_007);
-        assert_eq!(joules(&mut meter, 1.0), 20.0);
-    }
-
-    #[test]
-    fn mmio_counts_where_it_is_all_there_is() {
-        let tree = Tree::new(&[]);
-        tree.zone("intel-rapl-mmio:0", "package-0", 5);
-        assert_eq!(chosen(&tree), ["intel-rapl-mmio:0"]);
-    }
-
-    #[test]
-    fn each_package_and_each_die_counts_once() {
-        let tree = Tree::new(&[]);
-        tree.zone("intel-rapl:0", "package-0-die-0", 111);
-        tree.zone("intel-rapl:0:0", "dram", 5);
-        tree.zone("intel-rapl:1", "package-0-die-1", 111);
-        tree.zone("intel-rapl:1:0", "dram", 5);
-        tree.zone("intel-rapl:2", "package-1-die-0", 111);
-        tree.zone("intel-rapl:3", "package-1-die-1", 222);
-        tree.zone("intel-rapl:a", "package-2", 333);
-        tree.zone("intel-rapl:b", "package-2", 333);
-        tree.zone("intel-rapl:c", "package-3", 333);
-        assert_eq!(
-            chosen(&tree),
-            ["intel-rapl:0", "intel-rapl:0:0", "intel-rapl:2", "intel-rapl:3", "intel-rapl:a", "intel-rapl:c"]
-        );
-    }
-
-    #[test]
-    fn a_wrap_of_one_zone_does_not_show_in_the_sum() {
-        let tree = laptop();
-        tree.energy("intel-rapl:0", 262_143_000_000);
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        tree.energy("intel-rapl:0", 671_089);
-        tree.energy("intel-rapl:0:2", 4_500_000);
-        // 328,850 to the highest value, one unit of 61 to zero, 671,089 from there, and 500,000 of dram.
-        assert!((joules(&mut meter, 1.0) - 1.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_missing_range_re_baselines_at_a_wrap_and_says_so() {
-        let tree = laptop();
-        tree.remove("class/powercap/intel-rapl:0/max_energy_range_uj");
-        tree.energy("intel-rapl:0", 900_000_000);
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        assert!(
-            meter
-                .info()
-                .detail
-                .contains(&"package-0 (intel-rapl:0), range unknown: the energy across a wrap is lost".to_owned())
-        );
-        tree.energy("intel-rapl:0", 5);
-        let error = read(&mut meter, 0.9).unwrap_err();
-        assert!(matches!(error, MeterError::Rebaselined { .. }), "{error}");
-        assert!(
-            error.to_string().contains("package-0 (intel-rapl:0): the counter went back from 900000000 uJ to 5 uJ")
-        );
-        tree.energy("intel-rapl:0", 2_000_005);
-        tree.energy("intel-rapl:0:2", 5_000_000);
-        assert_eq!(joules(&mut meter, 1.5), 3.0);
-    }
-
-    #[test]
-    fn a_constant_package_is_stuck_not_zero_joules() {
-        let tree = Tree::new(&[]);
-        tree.zone("intel-rapl:0", "package-0", 0);
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        for seconds in [1.0, 2.0, 400.0] {
-            let error = read(&mut meter, seconds).unwrap_err();
-            assert!(matches!(error, MeterError::Stuck { .. }), "{error}");
-            assert!(error.to_string().contains("intel-rapl:0/energy_uj: stuck"), "{error}");
-        }
-        tree.energy("intel-rapl:0", 10);
-        assert_eq!(joules(&mut meter, 401.0), 0.00001, "it comes back when it counts again");
-    }
-
-    #[test]
-    fn a_constant_dram_is_left_out_and_the_rest_goes_on() {
-        let tree = laptop();
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        tree.energy("intel-rapl:0", 2_000_000);
-        let error = read(&mut meter, 1.0).unwrap_err();
-        assert!(
-            error.to_string().contains("dram (intel-rapl:0:2) did not change for 1.0 s and is left out"),
-            "{error}"
-        );
-        assert_eq!(joules(&mut meter, 2.0), 0.0);
-        tree.energy("intel-rapl:0", 5_000_000);
-        assert_eq!(joules(&mut meter, 3.0), 3.0);
-        assert!(meter.info().detail.contains(&"left out: dram (intel-rapl:0:2), does not count".to_owned()));
-    }
-
-    #[test]
-    fn a_constant_psys_gives_way_to_the_packages() {
-        let tree = laptop();
-        tree.zone("intel-rapl:1", "psys", 0);
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        assert!(matches!(read(&mut meter, 1.0), Err(MeterError::Rebaselined { .. })));
-        assert_eq!(read(&mut meter, 2.0).unwrap().scope, Scope::Package);
-    }
-
-    #[test]
-    fn absent_says_where_it_looked_and_what_to_do() {
-        let mut tree = Tree::new(&[("class/hwmon/x", "")]);
-        for _ in 0..2 {
-            let error = Powercap::new("package", tree.root()).read().unwrap_err();
-            assert!(matches!(error, MeterError::Absent { .. }));
-            let message = error.to_string();
-            assert!(message.contains("class/powercap") && message.contains("modprobe intel_rapl_msr"), "{message}");
-            tree = Tree::new(&[("class/powercap/dtpm/enabled", "1"), ("class/powercap/dtpm:0/name", "soc")]);
-        }
-    }
-
-    #[test]
-    fn garbage_is_shown_and_the_meter_comes_back_by_itself() {
-        let tree = laptop();
-        let mut meter = Powercap::new("package", tree.root());
-        read(&mut meter, 0.0).unwrap();
-        tree.energy("intel-rapl:0", 3_000_000);
-        assert_eq!(joules(&mut meter, 0.5), 2.0);
-        tree.write("class/powercap/intel-rapl:0/energy_uj", "<busy>\n");
-        let error = read(&mut meter, 1.0).unwrap_err();
-        assert!(matches!(&error, MeterError::Invalid { text, .. } if text == "<busy>"), "{error}");
-        tree.energy("intel-rapl:0", 77_000_000);
-        let back = read(&mut meter, 1.5).unwrap();
-        assert_eq!((back.joules, back.power), (Joules(2.0), None), "what was lost is not made up");
-        tree.energy("intel-rapl:0", 78_000_000);
-        assert_eq!(joules(&mut meter, 2.0), 3.0);
-    }
-
-    #[test]
-    fn a_denied_counter_names_its_fix() {
-        let path = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj");
-        let error = sysfs::classify(path, ErrorKind::PermissionDenied.into(), &permission_fix(path));
-        assert!(matches!(error, MeterError::Denied { .. }));
-        let message = error.to_string();
-        for part in
-            ["CVE-2020-8694", "chgrp edgewatt /sys/class/powercap/intel-rapl:0/energy_uj &&", "SUBSYSTEM==\"powercap\""]
-        {
-            assert!(message.contains(part), "{part:?} in {message}");
-        }
-    }
-
-    #[test]
-    fn the_time_is_halfway_through_the_read() {
-        let tree = laptop();
-        let mut meter = Powercap::new("package", tree.root());
-        let mut times = [at(1.0), at(1.5)].into_iter();
-        assert_eq!(meter.read_with(|| times.next().unwrap()).unwrap().time, at(1.25));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! Owns the choice between them, which is made again whenever the meter is lost, and one cumulative energy over both.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::perf::Perf;
 use super::powercap::Powercap;
@@ -53,8 +54,8 @@ pub struct Rapl {
     active: Option<Interface>,
     /// Why a better interface than the active one may not be used.
     note: Option<MeterError>,
-    /// Added to the joules of the active interface, so that the sum never decreases.
-    before: Joules,
+    /// Added to the joules of the active interface, so that the sum never decreases; `None` until its first reading.
+    before: Option<Joules>,
     joules: Joules,
 }
 
@@ -69,7 +70,7 @@ impl Rapl {
             only,
             active: None,
             note: None,
-            before: Joules(0.0),
+            before: None,
             joules: Joules(0.0),
         }
     }
@@ -84,22 +85,36 @@ impl Rapl {
     /// Reads the first interface that can be read, and makes it the active one.
     ///
     /// # Errors
-    /// Why none can be read.
+    /// Why none can be read, or that the one that can be read is still learned.
     fn choose(&mut self) -> Result<Reading, MeterError> {
         let mut failure: Option<MeterError> = None;
         let only = self.only;
         for interface in INTERFACES.into_iter().filter(|interface| only.is_none_or(|only| only == *interface)) {
             match self.interface(interface).read() {
-                Ok(reading) => {
+                result @ (Ok(_) | Err(MeterError::NotYet { .. })) => {
                     self.note = failure.filter(|error| matches!(error, MeterError::Denied { .. }));
-                    self.active = Some(interface);
-                    self.before = self.joules - reading.joules;
-                    return Ok(reading);
+                    (self.active, self.before) = (Some(interface), None);
+                    return result;
                 }
                 Err(error) => failure = Some(more_useful(failure, error)),
             }
         }
         Err(failure.unwrap_or(MeterError::Rebaselined { reason: "no interface to RAPL is left".to_owned() }))
+    }
+
+    /// Takes over what the active interface says of itself.
+    fn renew_info(&mut self) {
+        let info = match self.active {
+            Some(Interface::Perf) => self.perf.info(),
+            Some(Interface::Powercap) => self.powercap.info(),
+            None => return,
+        };
+        let (ours, notes) = (&self.info.detail, usize::from(self.note.is_some()));
+        let is_told = ours.len() == info.detail.len() + notes && ours.starts_with(&info.detail);
+        if info.scope != self.info.scope || !is_told {
+            self.info = info.clone();
+            self.info.detail.extend(self.note.as_ref().map(|error| format!("perf events would be finer: {error}")));
+        }
     }
 }
 
@@ -126,23 +141,22 @@ impl Meter for Rapl {
         };
         match &result {
             // The interface still works.
-            Ok(_) | Err(MeterError::Rebaselined { .. } | MeterError::Stuck { .. }) => {}
+            Ok(_) | Err(MeterError::NotYet { .. } | MeterError::Rebaselined { .. } | MeterError::Stuck { .. }) => {}
             Err(_) => self.active = None,
         }
+        self.renew_info();
         let mut reading = result?;
-        let info = match self.active {
-            Some(Interface::Perf) => self.perf.info(),
-            Some(Interface::Powercap) | None => self.powercap.info(),
-        };
-        let (ours, notes) = (&self.info.detail, usize::from(self.note.is_some()));
-        let is_told = ours.len() == info.detail.len() + notes && ours.starts_with(&info.detail);
-        if info.scope != self.info.scope || !is_told {
-            self.info = info.clone();
-            self.info.detail.extend(self.note.as_ref().map(|error| format!("perf events would be finer: {error}")));
-        }
-        reading.joules = self.before + reading.joules;
+        let before = *self.before.get_or_insert(self.joules - reading.joules);
+        reading.joules = before + reading.joules;
         self.joules = reading.joules;
         Ok(reading)
+    }
+
+    fn learning_pace(&self) -> Option<Duration> {
+        match self.active? {
+            Interface::Perf => self.perf.learning_pace(),
+            Interface::Powercap => self.powercap.learning_pace(),
+        }
     }
 }
 
@@ -151,21 +165,28 @@ mod tests {
     use super::super::tree::Tree;
     use super::*;
 
+    const WITHOUT: &str = "without memory: there is no dram zone that counts";
+
+    fn read(meter: &mut Rapl) -> Result<Reading, MeterError> {
+        meter.powercap.assume_learned();
+        meter.read()
+    }
+
     #[test]
     fn without_events_it_is_powercap_and_comes_back_with_what_it_had() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let mut meter = Rapl::new("package", tree.root(), None);
-        assert_eq!(meter.read().unwrap().joules, Joules(0.0));
-        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)"]);
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(read(&mut meter).unwrap().joules, Joules(0.0));
+        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)", WITHOUT]);
+        std::thread::sleep(Duration::from_millis(5));
         tree.energy("intel-rapl:0", 3_000_000);
-        assert_eq!(meter.read().unwrap().joules, Joules(2.0));
+        assert_eq!(read(&mut meter).unwrap().joules, Joules(2.0));
         tree.energy("intel-rapl:0", 1);
         tree.write("class/powercap/intel-rapl:0/energy_uj", "?\n");
-        assert!(matches!(meter.read(), Err(MeterError::Invalid { .. })));
+        assert!(matches!(read(&mut meter), Err(MeterError::Invalid { .. })));
         tree.energy("intel-rapl:0", 7);
-        assert_eq!(meter.read().unwrap().joules, Joules(2.0));
+        assert_eq!(read(&mut meter).unwrap().joules, Joules(2.0));
     }
 
     #[test]
@@ -173,16 +194,16 @@ mod tests {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let mut meter = Rapl::new("package", tree.root(), None);
-        meter.read().unwrap();
+        read(&mut meter).unwrap();
         meter.note = Some(MeterError::Denied { path: "/p".into(), fix: "allow it".to_owned() });
         for _ in 0..2 {
-            meter.read().unwrap();
+            read(&mut meter).unwrap();
             let finer = "perf events would be finer: /p: permission denied; allow it";
-            assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)", finer]);
+            assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)", WITHOUT, finer]);
         }
         meter.note = None;
-        meter.read().unwrap();
-        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)"]);
+        read(&mut meter).unwrap();
+        assert_eq!(meter.info().detail, ["package-0 (intel-rapl:0)", WITHOUT]);
     }
 
     #[test]
@@ -191,7 +212,7 @@ mod tests {
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
         let error = Rapl::new("package", tree.root(), Some(Interface::Perf)).read().unwrap_err();
         assert!(error.to_string().contains("no RAPL events"), "{error}");
-        assert!(Rapl::new("package", tree.root(), Some(Interface::Powercap)).read().is_ok());
+        assert!(read(&mut Rapl::new("package", tree.root(), Some(Interface::Powercap))).is_ok());
     }
 
     #[test]

@@ -123,6 +123,11 @@ impl State {
         match (result, self.failing.take()) {
             (Ok(_), None) => Change::None,
             (Ok(_), Some(_)) => Change::Recovered,
+            // It works; whether a failure has ended is told with the first reading.
+            (Err(MeterError::NotYet { .. }), before) => {
+                self.failing = before.map(|failure| Failure { retry_at: now, ..failure });
+                Change::None
+            }
             (Err(error), before) => {
                 let kind = discriminant(error);
                 // A meter that only lost its baseline works: its next reading is due at the next tick.
@@ -265,6 +270,20 @@ mod tests {
         let lost = Err(MeterError::Rebaselined { reason: String::new() });
         assert_eq!(state.note(ms(100), PERIOD, &lost), Change::Failed);
         assert!(state.is_due(ms(101)), "only its base is lost");
+    }
+
+    #[test]
+    fn a_meter_that_learns_is_no_failure() {
+        let mut state = State::default();
+        let not_yet = || Err(MeterError::NotYet { reason: "learning" });
+        assert_eq!(state.note(ms(0), PERIOD, &not_yet()), Change::None);
+        assert!(state.is_due(ms(0)));
+        assert_eq!(state.note(ms(1), PERIOD, &Ok(reading())), Change::None);
+        state.note(ms(100), PERIOD, &failed());
+        assert!(!state.is_due(ms(101)));
+        assert_eq!(state.note(ms(300), PERIOD, &not_yet()), Change::None);
+        assert!(state.is_due(ms(300)), "it is back, and read at the pace that it asks for");
+        assert_eq!(state.note(ms(301), PERIOD, &Ok(reading())), Change::Recovered);
     }
 
     #[test]

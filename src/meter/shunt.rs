@@ -4,6 +4,7 @@
 //! and depend on a calibration that a driver may have set for another shunt.
 
 use super::Scale;
+use super::plausible::{Limits, Shown};
 use crate::units::Watts;
 
 /// The largest offset of an INA219's shunt voltage, at its widest range (datasheet SBOS448G, 7.5: 200 uV at PGA /8).
@@ -32,16 +33,19 @@ impl Flow {
     }
 }
 
-/// Returns the flow for `shunt_volts` across `shunt_ohms` and `bus_volts` behind them; `None` if the current flows
-/// backwards by more than the chip's offset.
+/// Returns the flow for `shunt_volts` across `shunt_ohms` and `bus_volts` behind them.
 ///
 /// A negative voltage within the offset cannot be distinguished from no current, and counts as none.
-pub(crate) fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Option<Flow> {
-    if shunt_volts < -OFFSET_VOLTS || bus_volts < 0.0 {
-        return None;
-    }
-    let amperes = shunt_volts.max(0.0) / shunt_ohms;
-    Some(Flow { volts: bus_volts, amperes, watts: Watts(bus_volts * amperes) })
+///
+/// # Errors
+/// What was expected, if these voltages are not a measurement of what flows to the load. The ends of the ranges are left to
+/// the caller, who knows the registers.
+pub(crate) fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Result<Flow, &'static str> {
+    let amperes = shunt_volts / shunt_ohms;
+    let limits = Limits { offset_amperes: OFFSET_VOLTS / shunt_ohms, ..Limits::default() };
+    let shown = Shown { watts: bus_volts * amperes, volts: Some(bus_volts), amperes: Some(amperes) };
+    let watts = limits.judge(&shown).map_err(|fault| fault.expected)?;
+    Ok(Flow { volts: bus_volts, amperes: amperes.max(0.0), watts })
 }
 
 #[cfg(test)]
@@ -58,7 +62,8 @@ mod tests {
     #[test]
     fn an_offset_is_no_current_and_a_real_current_backwards_is_none() {
         assert_eq!(flow(-150e-6, 0.1, 5.0).unwrap().watts, Watts(0.0));
-        assert_eq!(flow(-0.01, 0.1, 5.0), None);
-        assert_eq!(flow(0.01, 0.1, -1.0), None);
+        assert!(flow(-0.01, 0.1, 5.0).unwrap_err().contains("wired backwards"));
+        assert!(flow(0.01, 0.1, -1.0).is_err());
+        assert!(flow(0.3, 1e-5, 26.0).unwrap_err().contains("less than 10 kW"), "780 kW");
     }
 }

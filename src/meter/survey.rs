@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Meter, MeterConfig, MeterError};
+use super::{Meter, MeterConfig, MeterError, Reading, learn};
 pub use crate::sys::Machine;
 
 /// What a kind of meter has found.
@@ -54,24 +54,42 @@ impl Finding {
     }
 }
 
-/// Time between two readings of a meter, longer than a working counter stays unchanged.
+/// Time between two readings of a meter that has nothing to learn.
 pub const BETWEEN: Duration = Duration::from_millis(1_100);
 
 /// Returns everything that is found; `pause` must wait for the time that it is given.
-pub fn survey(machine: &Machine<'_>, pause: impl FnOnce(Duration)) -> Vec<Finding> {
-    let mut surveyed: Vec<Surveyed> = MeterConfig::SURVEYS.iter().flat_map(|survey| survey(machine)).collect();
-    let first: Vec<_> = surveyed.iter_mut().map(Surveyed::read).collect();
-    if first.iter().flatten().any(Result::is_ok) {
+pub fn survey(machine: &Machine<'_>, mut pause: impl FnMut(Duration)) -> Vec<Finding> {
+    let surveyed: Vec<Surveyed> = MeterConfig::SURVEYS.iter().flat_map(|survey| survey(machine)).collect();
+    let (mut candidates, mut findings) = (Vec::new(), Vec::new());
+    for (place, surveyed) in surveyed.into_iter().enumerate() {
+        match surveyed {
+            Surveyed::Meter(candidate) => candidates.push((place, candidate)),
+            Surveyed::Finding(finding) => findings.push((place, finding)),
+        }
+    }
+    let mut meters: Vec<&mut dyn Meter> = Vec::new();
+    for (_, candidate) in &mut candidates {
+        meters.push(candidate.meter.as_mut());
+    }
+    let first = learn(&mut meters, &mut pause);
+    if first.iter().any(works) {
         pause(BETWEEN);
     }
-    let mut findings: Vec<Finding> =
-        surveyed.into_iter().zip(first).map(|(surveyed, first)| surveyed.finding(first)).collect();
+    let both = candidates.into_iter().zip(first);
+    findings.extend(both.map(|((place, candidate), first)| (place, candidate.finding(first))));
+    findings.sort_by_key(|(place, _)| *place);
+    let mut findings: Vec<Finding> = findings.into_iter().map(|(_, finding)| finding).collect();
     let is_sensor = |finding: &Finding| finding.what.starts_with("hwmon") || finding.what.starts_with("iio");
     if !findings.iter().any(is_sensor) {
         let behind_rapl = 1.min(findings.len());
         findings.insert(behind_rapl, no_sensor());
     }
     findings
+}
+
+/// Whether a meter gave a reading, or may give one later.
+fn works(result: &Result<Reading, MeterError>) -> bool {
+    matches!(result, Ok(_) | Err(MeterError::NotYet { .. }))
 }
 
 /// Returns what to do on a machine for which the kernel shows no power sensor of any kind.
@@ -88,21 +106,13 @@ impl Surveyed {
     pub fn meter(what: String, config: String, meter: impl Meter + 'static) -> Self {
         Self::Meter(Candidate { what, config, meter: Box::new(meter) })
     }
+}
 
-    fn read(&mut self) -> Option<Result<(), MeterError>> {
-        match self {
-            Self::Meter(candidate) => Some(candidate.meter.read().map(drop)),
-            Self::Finding(_) => None,
-        }
-    }
-
-    /// Reads a second time, and returns the finding; `first` is what the first reading gave.
-    fn finding(self, first: Option<Result<(), MeterError>>) -> Finding {
-        let Candidate { what, config, mut meter } = match self {
-            Self::Meter(candidate) => candidate,
-            Self::Finding(finding) => return finding,
-        };
-        let read = first.unwrap_or(Ok(())).and_then(|()| meter.read());
+impl Candidate {
+    /// Reads it a last time, and returns the finding; `first` is what the reading before gave.
+    fn finding(mut self, first: Result<Reading, MeterError>) -> Finding {
+        let read = if works(&first) { self.meter.read() } else { first };
+        let Self { what, config, meter } = self;
         let detail = meter.info().detail.clone();
         match read {
             Ok(reading) => {
@@ -158,19 +168,20 @@ mod tests {
     fn rapl_gives_its_power_and_a_constant_one_is_no_meter() {
         let tree = Tree::new(&[]);
         tree.zone("intel-rapl:0", "package-0", 1_000_000);
+        let mut uj = 1_000_000;
         let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| {
-            std::thread::sleep(Duration::from_millis(20));
-            tree.energy("intel-rapl:0", 1_100_000);
+            std::thread::sleep(Duration::from_millis(2));
+            uj += 10_000;
+            tree.energy("intel-rapl:0", uj);
         });
         let rapl = find(&findings, "rapl");
         assert!(matches!(rapl.state, State::Readable { watts: Some(watts) } if watts > 0.0), "{rapl:?}");
-        assert_eq!(
-            (rapl.config.as_deref(), &rapl.detail[..]),
-            (Some("rapl = {}"), &["package-0 (intel-rapl:0)".to_owned()][..])
-        );
+        assert_eq!((rapl.config.as_deref(), rapl.detail.len()), (Some("rapl = {}"), 3), "{rapl:?}");
+        assert_eq!(rapl.detail[0], "package-0 (intel-rapl:0)");
+        assert!(rapl.detail[2].starts_with("refreshed every ") && rapl.detail[2].ends_with(" in steps of 10 mJ"));
         let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, std::thread::sleep);
         let rapl = find(&findings, "rapl");
-        assert!(reason(rapl).contains("stuck, no change in 1.") && rapl.config.is_none(), "{rapl:?}");
+        assert!(reason(rapl).contains("stuck, no change in 5.") && rapl.config.is_none(), "{rapl:?}");
         assert!(matches!(rapl.state, State::Broken { .. }), "it is there");
     }
 

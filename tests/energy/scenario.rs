@@ -464,7 +464,7 @@ impl Run<'_> {
                 }
                 let uj = (units as f64 * s.counter.unit_j * 1e6) as u64;
                 match counter.step(mono(t), uj) {
-                    Step::First => {}
+                    Step::First | Step::Same => {}
                     Step::Normal { uj } | Step::Wrapped { uj } => *joules += uj as f64 / 1e6,
                     Step::Lost(reason) => return lost(reason.to_string()),
                 }

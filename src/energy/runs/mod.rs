@@ -108,6 +108,23 @@ impl Trace {
         }
     }
 
+    /// Returns the time between the last two readings; `None` before the third, because the first one may have waited.
+    pub fn spacing(&self) -> Option<Duration> {
+        match self.readings.as_slice() {
+            [_, .., before, last] => Some(last.time.since(before.time)),
+            _ => None,
+        }
+    }
+
+    /// Returns how the joules are obtained; the age of a counter's value is the root of the mean square over all readings.
+    pub fn resolution(&self) -> Option<Resolution> {
+        let resolution = self.readings.last()?.accuracy.resolution;
+        let Resolution::Counter { quantum, .. } = resolution else { return Some(resolution) };
+        let squares = self.readings.iter().map(|reading| reading.accuracy.resolution.look_back().as_secs_f64().powi(2));
+        let mean = squares.sum::<f64>() / self.readings.len() as f64;
+        Some(Resolution::Counter { update: Duration::from_secs_f64(mean.sqrt()), quantum })
+    }
+
     pub fn last(&self) -> Option<&Reading> {
         self.readings.last()
     }
@@ -147,13 +164,13 @@ struct Power {
     rounding_w: f64,
 }
 
-/// Returns a counter's joules from the first reading to the last, and the seconds.
-fn counted(readings: &[Reading]) -> Result<(f64, f64), RunError> {
+/// Returns the joules of a counter, refreshed each `update`, from the first reading to the last, and the seconds.
+fn counted(readings: &[Reading], update: Duration) -> Result<(f64, f64), RunError> {
     let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return Err(RunError::TooFew(0)) };
     let time_s = last.time.since(first.time).as_secs_f64();
-    let update_s = last.accuracy.resolution.look_back().as_secs_f64();
-    // Half of an idle interval is the least.
-    let fine = time_s > 0.0 && time_s >= update_s * f64::from(UPDATES_MIN / 2);
+    let update_s = update.as_secs_f64();
+    // Half of an idle interval is the least, and the ages of a slow counter's values were known from few readings before.
+    let fine = time_s > 0.0 && time_s >= update_s * f64::from(UPDATES_MIN / 4);
     if fine { Ok(((last.joules - first.joules).0, time_s)) } else { Err(RunError::TooFew(readings.len())) }
 }
 
@@ -180,7 +197,7 @@ fn sampled(readings: &[Reading], resolution: Resolution) -> Result<Power, RunErr
 fn idle_power(readings: &[Reading], resolution: Resolution) -> Result<Power, RunError> {
     match resolution {
         Resolution::Counter { update, quantum } => {
-            let (joules, time_s) = counted(readings)?;
+            let (joules, time_s) = counted(readings, update)?;
             let watts = joules / time_s;
             Ok(Power { watts, u_w: edges_j(watts, update, quantum) / time_s, rounding_w: 0.0 })
         }
@@ -202,7 +219,7 @@ pub fn length_min(resolution: Resolution, period: Duration) -> Duration {
 
 /// Returns the net energy of one run, using half of the idle interval on each side; idle intervals are `idle` long.
 fn evaluate(trace: &Trace, run: &Run, idle: Duration) -> Result<RunNet, RunError> {
-    let resolution = trace.last().ok_or(RunError::TooFew(0))?.accuracy.resolution;
+    let resolution = trace.resolution().ok_or(RunError::TooFew(0))?;
     let look_back = resolution.look_back();
     let before = |moment: MonoTime, by: Duration| MonoTime(moment.0.saturating_sub(duration_ns(by)));
     let idle_power = |from, to| idle_power(trace.between(from, to)?, resolution);
@@ -214,7 +231,7 @@ fn evaluate(trace: &Trace, run: &Run, idle: Duration) -> Result<RunNet, RunError
     let (during, lumps_w) = match resolution {
         Resolution::Counter { update, quantum } => {
             // From idle to idle, so that every inference is included as a whole.
-            let (joules, time_s) = counted(trace.around(run.start, run.end + look_back)?)?;
+            let (joules, time_s) = counted(trace.around(run.start, run.end + look_back)?, update)?;
             let watts = (joules - idle_w * (time_s - run_s)) / run_s;
             (Power { watts, u_w: edges_j(idle_w, update, quantum) / run_s, rounding_w: 0.0 }, 0.0)
         }

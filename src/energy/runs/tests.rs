@@ -176,3 +176,17 @@ proptest! {
         prop_assert!(plain.u_j > 0.0 && 2.0 * plain.u_j <= plain.net_j);
     }
 }
+
+#[test]
+fn a_slow_counter_is_judged_by_the_ages_and_the_spacing_of_its_readings() {
+    let mut trace = Trace::default();
+    for (seconds, update_ms) in [(0.0, 30), (1.0, 40), (2.05, 30), (2.05, 500), (3.0, 40)] {
+        assert_eq!(trace.spacing().is_some(), seconds > 2.05 || (seconds == 2.05 && update_ms == 500));
+        let resolution = Resolution::Counter { update: Duration::from_millis(update_ms), quantum: Joules(61e-6) };
+        trace.add(at(seconds), Ok(reading(resolution, seconds, seconds, 1.0)));
+    }
+    assert_eq!(trace.spacing(), Some(Duration::from_millis(950)), "a reading that was repeated does not count");
+    let Some(Resolution::Counter { update, .. }) = trace.resolution() else { panic!("it is a counter") };
+    assert!((update.as_secs_f64() - 0.035_36).abs() < 1e-4, "{update:?}");
+    assert!(length_min(trace.resolution().unwrap(), Duration::from_millis(950)) > Duration::from_secs(7));
+}

@@ -27,7 +27,7 @@ table! {
         /// The address on the bus, which the chip's two address pins set.
         pub address: u16 = 0x40, shown("0x40"), limits("0x40 to 0x4f");
         /// The shunt resistor on the board. A resistor of 0.1 Ohm is marked R100.
-        pub shunt_ohms: f64, range(1e-5, 100.0), unit("Ohm"), example("0.1");
+        pub shunt_ohms: f64, range(1e-5, 10.0), unit("Ohm"), example("0.1");
         /// The largest error of the shunt, as a part of its resistance.
         pub shunt_tolerance: f64 = 0.01, range(0.0, 0.5);
         /// The highest current, which chooses the chip's range.

@@ -280,10 +280,8 @@ impl Ina219 {
                 "less than the end of the range; raise max_amperes or max_volts",
             );
         }
-        match shunt::flow(shunt_volts, self.chip.shunt_ohms, bus.volts) {
-            Some(flow) => Ok(flow),
-            None => invalid(Register::ShuntVoltage, text, "0 or more; check whether the shunt is wired backwards"),
-        }
+        shunt::flow(shunt_volts, self.chip.shunt_ohms, bus.volts)
+            .or_else(|expected| invalid(Register::ShuntVoltage, text, expected))
     }
 
     /// Does a transfer, and repeats it if the bus was disturbed.

@@ -1,0 +1,441 @@
+//! Which values of a sensor are new: from when they change.
+//!
+//! Pure: times and values are passed in. Owns how long one conversion takes, told by the driver or learned, and what looks like
+//! a fault of the sensor: a value that is frozen, and one that is cut off at the end of an unknown range.
+
+use std::time::Duration;
+
+use super::steps::{Step, Steps};
+use crate::units::MonoTime;
+
+/// Time between two readings while a sensor is learned, and how it grows with the time for which the value has not changed.
+const FASTEST: Duration = Duration::from_micros(250);
+const PACE: u32 = 16;
+const SLOWEST: Duration = Duration::from_millis(100);
+/// Learning ends after so many changes, or after fewer if they take longer than `ENOUGH`.
+const CHANGES: u32 = 32;
+const CHANGES_MIN: u32 = 4;
+const ENOUGH: Duration = Duration::from_secs(1);
+/// Learning ends after this time; after the shorter one, if the value has never changed.
+const LEARNING_MAX: Duration = Duration::from_secs(4);
+const LEARNING_CONSTANT: Duration = Duration::from_secs(2);
+/// The conversion of a sensor of which nothing is known: slow ones are refreshed once a second.
+const CONSERVATIVE: Duration = Duration::from_secs(1);
+
+/// A value is new if it has changed after this part of a conversion, or after that many conversions.
+const CHANGED_AFTER: f64 = 0.8;
+const SAME_AFTER: f64 = 1.5;
+
+/// A slower refresh is believed after so many changes in succession that came at a steady pace.
+const STEADY: u32 = 6;
+const STEADY_SPREAD: f64 = 1.5;
+
+/// The share of equal neighbours below which a sensor has noise that is larger than its steps, over about so many changes.
+const EQUAL_MAX: f64 = 0.1;
+const NOISE_CHANGES: u32 = 50;
+const NOISE_SHARE: f64 = 1.0 / 64.0;
+/// A value is frozen after this time and so many conversions, and so many times the longest run of equal values before.
+const FROZEN_MIN: Duration = Duration::from_secs(2);
+const FROZEN_CONVERSIONS: u32 = 10;
+const FROZEN_RUNS: u32 = 5;
+
+/// The largest value is the end of the range if it was shown so often, and so many times as often as the next smaller one.
+const CLIPPED_HITS: u32 = 5;
+const CLIPPED_TIMES: u32 = 4;
+const BELOW_MIN: u32 = 30;
+
+/// What was expected instead of a value that is cut off.
+pub(crate) const CLIPPED: &str =
+    "other values: its largest value comes again and again while others scatter, so it is the end of its range";
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Seen {
+    /// A new one, from a conversion that ended at most `late` before it was read.
+    New { late: Duration },
+    /// The conversion was counted before.
+    Repeat,
+    /// It is not known yet how long a conversion takes.
+    Learning,
+    /// It has not changed for so long, though values changed with each conversion before.
+    Frozen { since: Duration },
+    /// The largest one, which was shown again and again while others scatter.
+    Clipped,
+}
+
+/// How the length of a conversion is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Told,
+    Learned,
+    /// The value never changed.
+    Assumed,
+}
+
+/// The values of one sensor.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshots {
+    told: Option<Duration>,
+    /// The least that a conversion can take, whatever is learned.
+    least: Duration,
+    learned: Option<Duration>,
+    begun: Option<MonoTime>,
+    is_learned: bool,
+    polled: MonoTime,
+    value: i64,
+    /// The reading that first had this value, and the time since the reading before that.
+    since: MonoTime,
+    late: Duration,
+    /// The reading of the last new value.
+    counted: Option<MonoTime>,
+    changes: u32,
+    /// The shortest time in which the value changed twice, while it is learned.
+    shortest: Option<Duration>,
+    /// Changes in succession with equal readings between them: their number, the shortest time, and the sum.
+    steady: (u32, Duration, Duration),
+    /// Whether a new value was expected in this run and was the same; the mean share of such runs; the longest run.
+    has_repeated: bool,
+    repeating: f64,
+    longest_run: Duration,
+    clipping: Clipping,
+    steps: Steps,
+}
+
+/// How often the largest values were shown.
+#[derive(Debug, Clone, Copy, Default)]
+struct Clipping {
+    largest: Option<(i64, u32)>,
+    next: Option<(i64, u32)>,
+    /// Values below the largest: the last one, their number, and the share of equal neighbours.
+    below: Option<i64>,
+    below_count: u32,
+    below_equal: f64,
+}
+
+impl Clipping {
+    /// Notes a new value, and returns whether it is cut off.
+    fn note(&mut self, value: i64) -> bool {
+        let Some((largest, hits)) = self.largest else {
+            self.largest = Some((value, 1));
+            return false;
+        };
+        if value > largest {
+            (self.next, self.largest) = (self.largest, Some((value, 1)));
+            return false;
+        }
+        if value == largest {
+            let hits = hits.saturating_add(1);
+            self.largest = Some((largest, hits));
+            let next = self.next.map_or(0, |(_, hits)| hits);
+            let scatters = self.below_count >= BELOW_MIN && self.below_equal < EQUAL_MAX;
+            return scatters && hits >= CLIPPED_HITS && hits >= CLIPPED_TIMES * next;
+        }
+        self.next = match self.next {
+            Some((next, hits)) if value == next => Some((next, hits.saturating_add(1))),
+            Some((next, hits)) if value < next => Some((next, hits)),
+            _ => Some((value, 1)),
+        };
+        let is_equal = self.below.replace(value) == Some(value);
+        self.below_count = self.below_count.saturating_add(1);
+        self.below_equal +=
+            (f64::from(u8::from(is_equal)) - self.below_equal) * NOISE_SHARE.max(1.0 / f64::from(self.below_count));
+        false
+    }
+}
+
+impl Snapshots {
+    /// Creates the state of a sensor; `told` is the length of a conversion if it is known, `least` the shortest possible.
+    pub(crate) fn new(told: Option<Duration>, least: Duration) -> Self {
+        Self { told, least, is_learned: told.is_some(), ..Self::default() }
+    }
+
+    /// Takes over the length of a conversion that the driver shows now.
+    pub(crate) fn tell(&mut self, told: Option<Duration>) {
+        if told.is_some() {
+            (self.told, self.is_learned) = (told, true);
+        }
+    }
+
+    /// Evaluates a value read at `now`.
+    pub(crate) fn poll(&mut self, now: MonoTime, value: i64) -> Seen {
+        let Some(begun) = self.begun else {
+            (self.begun, self.polled, self.since, self.value) = (Some(now), now, now, value);
+            self.late = self.conversion();
+            if !self.is_learned {
+                return Seen::Learning;
+            }
+            self.counted = Some(now);
+            self.clipping.note(value);
+            return Seen::New { late: self.late };
+        };
+        let gap = now.since(self.polled);
+        let is_changed = value != self.value;
+        if is_changed {
+            self.change(now, gap, value);
+        }
+        self.polled = now;
+        if !self.is_learned {
+            self.is_learned = self.has_learned(now.since(begun));
+            if !self.is_learned {
+                return Seen::Learning;
+            }
+            self.learned = self.shortest;
+            self.steps.learn();
+        }
+        self.judge(now, gap, is_changed)
+    }
+
+    /// Notes that the value has changed.
+    fn change(&mut self, now: MonoTime, gap: Duration, value: i64) {
+        let still = self.polled.since(self.since);
+        // The conversions ended up to one gap before the reading that showed each of them.
+        let most = now.since(self.since) + self.late;
+        self.steps.add(value.abs_diff(self.value));
+        if self.changes >= CHANGES && self.changes.is_power_of_two() {
+            self.steps.learn();
+        }
+        if self.changes > 0 {
+            self.shortest = Some(self.shortest.map_or(most, |shortest| shortest.min(most)));
+            let repeated = f64::from(u8::from(std::mem::take(&mut self.has_repeated)));
+            self.repeating += (repeated - self.repeating) * NOISE_SHARE.max(1.0 / f64::from(self.changes));
+            self.longest_run = self.longest_run.mul_f64(0.99).max(still);
+            self.watch_pace(still, most);
+        }
+        self.changes = self.changes.saturating_add(1);
+        (self.value, self.since, self.late) = (value, now, gap);
+    }
+
+    /// Adopts a faster refresh at once, and a slower one if the value changes at a steady pace.
+    fn watch_pace(&mut self, still: Duration, most: Duration) {
+        if self.is_learned && self.learned.is_some_and(|learned| most < learned) {
+            self.learned = if self.told.is_some() { None } else { Some(most) };
+        }
+        if still.is_zero() {
+            self.steady = (0, Duration::ZERO, Duration::ZERO);
+            return;
+        }
+        let (count, shortest, sum) = self.steady;
+        let shortest = if count == 0 { most } else { shortest.min(most) };
+        self.steady = (count + 1, shortest, sum + most);
+        let (count, shortest, sum) = self.steady;
+        if count >= STEADY {
+            let is_steady = sum < (shortest * count).mul_f64(STEADY_SPREAD);
+            if self.is_learned && is_steady && shortest > self.conversion().mul_f64(SAME_AFTER) {
+                self.learned = Some(shortest);
+            }
+            self.steady = (0, Duration::ZERO, Duration::ZERO);
+        }
+    }
+
+    fn has_learned(&self, learned_for: Duration) -> bool {
+        self.changes >= CHANGES
+            || (self.changes >= CHANGES_MIN && learned_for >= ENOUGH)
+            || learned_for >= LEARNING_MAX
+            || (self.changes == 0 && learned_for >= LEARNING_CONSTANT)
+    }
+
+    fn judge(&mut self, now: MonoTime, gap: Duration, is_changed: bool) -> Seen {
+        let conversion = self.conversion();
+        let age = self.counted.map_or(Duration::MAX, |counted| now.since(counted));
+        let late = gap.min(conversion);
+        let is_due = age >= conversion.mul_f64(CHANGED_AFTER);
+        if is_due && self.clipping.note(self.value) {
+            self.counted = Some(now);
+            return Seen::Clipped;
+        }
+        // In a moving average, the change may have been seen before it was due.
+        let is_new = is_due && (is_changed || self.counted.is_some_and(|counted| self.since > counted));
+        if is_new {
+            self.counted = Some(now);
+            return Seen::New { late };
+        }
+        if age < conversion.mul_f64(SAME_AFTER) {
+            return Seen::Repeat;
+        }
+        self.has_repeated = true;
+        if !self.has_noise() {
+            self.counted = Some(now);
+            return Seen::New { late };
+        }
+        let still = now.since(self.since);
+        let limit = FROZEN_MIN.max(conversion * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
+        if still >= limit { Seen::Frozen { since: still } } else { Seen::Repeat }
+    }
+
+    /// Whether nearly each conversion gives another value than the one before.
+    fn has_noise(&self) -> bool {
+        self.changes >= NOISE_CHANGES && self.repeating < EQUAL_MAX
+    }
+
+    /// Returns how long a conversion takes: the time over which a value is the mean, and after which there is a new one.
+    pub(crate) fn conversion(&self) -> Duration {
+        let known = match (self.told, self.learned) {
+            (None, None) => CONSERVATIVE,
+            (told, learned) => told.max(learned).unwrap_or(CONSERVATIVE),
+        };
+        known.max(self.least)
+    }
+
+    /// Returns how that is known.
+    pub(crate) fn known(&self) -> Known {
+        match (self.told, self.learned) {
+            (told, Some(learned)) if told.is_none_or(|told| learned > told) => Known::Learned,
+            (Some(_), _) => Known::Told,
+            _ => Known::Assumed,
+        }
+    }
+
+    /// Returns how soon to read the sensor again, as long as it is learned.
+    pub(crate) fn pace(&self) -> Option<Duration> {
+        let still = self.polled.since(self.since);
+        (!self.is_learned).then(|| (still / PACE).clamp(FASTEST, SLOWEST))
+    }
+
+    /// Returns the step in which values come, in their unit, if it is known.
+    pub(crate) fn step(&self) -> Option<f64> {
+        match self.steps.known() {
+            Some(Step::Exactly(step)) if self.steps.count() > 1 => Some(step),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Noise that is the same in each run (splitmix64).
+    fn noise(index: u64) -> i64 {
+        let mut mixed = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed >> 40) as i64 % 100_000
+    }
+
+    /// Polls every 100 ms from `from` on, with the value that `of` gives for each poll; returns what each one was.
+    fn run(sensor: &mut Snapshots, from: u64, polls: u64, of: impl Fn(u64) -> i64) -> Vec<Seen> {
+        (0..polls).map(|poll| sensor.poll(MonoTime((from + poll * 100) * MS), of(poll))).collect()
+    }
+
+    fn count(seen: &[Seen], what: impl Fn(&Seen) -> bool) -> usize {
+        seen.iter().filter(|seen| what(seen)).count()
+    }
+
+    fn is_new(seen: &Seen) -> bool {
+        matches!(seen, Seen::New { .. })
+    }
+
+    /// Learns at the pace that is asked for a sensor whose value changes each `period_ms`.
+    fn learn(period_ms: u64) -> (Snapshots, u64) {
+        let (mut sensor, mut now) = (Snapshots::new(None, Duration::ZERO), 5_003 * MS);
+        let of = |now: u64| noise(now / (period_ms * MS));
+        assert_eq!(sensor.poll(MonoTime(now), of(now)), Seen::Learning);
+        while let Some(pace) = sensor.pace() {
+            now += u64::try_from(pace.as_nanos()).unwrap() + 50_000;
+            sensor.poll(MonoTime(now), of(now));
+        }
+        (sensor, now)
+    }
+
+    #[test]
+    fn each_poll_of_a_fast_sensor_is_new_also_if_it_is_constant() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        assert!(run(&mut sensor, 0, 300, |_| 3_000_000).iter().all(is_new), "it never showed noise");
+        assert_eq!((sensor.known(), sensor.step()), (Known::Told, None));
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        assert!(run(&mut sensor, 0, 300, noise).iter().all(is_new));
+        assert_eq!(sensor.poll(MonoTime(29_950 * MS), 1), Seen::New { late: Duration::from_micros(532) });
+    }
+
+    #[test]
+    fn a_refresh_is_learned() {
+        for period_ms in [10, 100, 1000] {
+            let (sensor, now) = learn(period_ms);
+            let learned = sensor.conversion().as_secs_f64() * 1e3 / period_ms as f64;
+            assert!((0.9..1.2).contains(&learned), "{learned} of {period_ms} ms");
+            assert!(now < 9_300 * MS && sensor.known() == Known::Learned, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_cached_for_a_second_counts_once() {
+        let (mut sensor, now) = learn(1000);
+        let from = now / MS + 100;
+        let seen = run(&mut sensor, from, 200, |poll| noise((from + poll * 100) / 1000));
+        assert!((19..=21).contains(&count(&seen, is_new)), "{seen:?}");
+        let late = Seen::New { late: ms(100) };
+        assert!(count(&seen, |seen| *seen == late) >= 18, "it was converted between two polls: {seen:?}");
+    }
+
+    #[test]
+    fn a_driver_that_caches_although_the_chip_is_fast_is_noticed() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 100, |poll| noise(poll / 10));
+        assert_eq!(sensor.known(), Known::Learned);
+        assert!((1000..1200).contains(&sensor.conversion().as_millis()), "{:?}", sensor.conversion());
+        let seen = run(&mut sensor, 10_000, 100, |poll| noise(100 + poll / 10));
+        assert!((9..=11).contains(&count(&seen, is_new)), "{seen:?}");
+        // It caches no longer.
+        run(&mut sensor, 20_000, 3, |poll| noise(1000 + poll));
+        assert_eq!(sensor.known(), Known::Told);
+    }
+
+    #[test]
+    fn a_moving_average_is_thinned_to_one_reading_a_length() {
+        let mut sensor = Snapshots::new(Some(ms(1000)), Duration::ZERO);
+        let seen = run(&mut sensor, 0, 400, |poll| poll as i64);
+        assert!((40..=50).contains(&count(&seen, is_new)), "{}", count(&seen, is_new));
+    }
+
+    #[test]
+    fn one_value_for_a_long_time_is_frozen_if_there_was_noise() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 100, noise);
+        let seen = run(&mut sensor, 10_000, 200, |_| 7);
+        assert_eq!(count(&seen, is_new), 1, "what it shows while it is frozen is not counted before this is known");
+        assert!(matches!(seen[20], Seen::Frozen { .. }) && matches!(seen[199], Seen::Frozen { .. }), "{seen:?}");
+        assert!(run(&mut sensor, 30_000, 5, noise).iter().all(is_new));
+        let mut coarse = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut coarse, 0, 300, |poll| noise(poll) / 50_000);
+        assert!(run(&mut coarse, 30_000, 300, |_| 1).iter().all(is_new), "its steps are larger than its noise");
+    }
+
+    #[test]
+    fn values_that_are_cut_off_are_refused() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        let clipped = |poll: u64| if poll % 4 == 0 { 3_200_000 } else { noise(poll) };
+        let seen = run(&mut sensor, 0, 200, clipped);
+        let refused = count(&seen, |seen| *seen == Seen::Clipped);
+        assert!((35..=46).contains(&refused), "{refused}");
+        assert!(seen.iter().enumerate().all(|(poll, seen)| *seen != Seen::Clipped || poll % 4 == 0));
+        // Without noise elsewhere, two levels are two loads.
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        let levels = run(&mut sensor, 0, 400, |poll| if poll % 4 == 0 { 5 } else { 2 });
+        assert!(levels.iter().all(is_new));
+        // Noise of a few steps has its largest value again and again, but the next smaller one more often.
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        let few = run(&mut sensor, 0, 1000, |poll| (noise(poll) + noise(poll + 5000)) / 10_000);
+        assert_eq!(count(&few, |seen| *seen == Seen::Clipped), 0);
+    }
+
+    #[test]
+    fn the_step_of_values_is_learned() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 200, |poll| noise(poll) / 500 * 500);
+        assert_eq!(sensor.step().map(f64::round), Some(500.0));
+    }
+
+    #[test]
+    fn a_sensor_that_never_changes_is_assumed_to_be_slow() {
+        let mut sensor = Snapshots::new(None, Duration::ZERO);
+        let seen = run(&mut sensor, 0, 100, |_| 4_000_000);
+        assert_eq!(count(&seen, |seen| *seen == Seen::Learning), 20);
+        assert_eq!((sensor.known(), sensor.conversion()), (Known::Assumed, ms(1000)));
+        assert!(count(&seen, is_new) >= 5, "{seen:?}");
+    }
+}
