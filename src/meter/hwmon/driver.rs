@@ -20,6 +20,9 @@ const OFFSET_VOLTS: f64 = 200e-6;
 /// The offset of a chip whose shunt is not known: two steps of a current, which hwmon shows in milliamperes.
 const OFFSET_AMPERES: f64 = 0.002;
 
+/// The tolerance of the shunts that boards with these chips have.
+const SHUNT_ERROR: f64 = 0.01;
+
 /// A mean whose length the driver does not show may be over so long a time.
 const UNKNOWN_AVERAGE: Duration = Duration::from_secs(1);
 
@@ -65,14 +68,27 @@ pub(super) fn conversion(folder: &Path, chip: &str, channel: &Channel) -> Conver
     Conversion { told, by: "as known of this chip", least: none }
 }
 
-/// Returns the error of the gain that the driver shows, as a fraction: `power1_accuracy` is such as `95.0%`.
+/// Returns by how much the gain may be off, as a fraction, with its source: the driver, else the chip's data sheet.
 ///
-/// ACPI gives the accuracy (`_PMC` in the ACPI specification, 10.4.1): 95 % may be off by 5 %. 100 % tells nothing.
-pub(super) fn gain_error(folder: &Path, channel: &Channel) -> Option<f64> {
-    let text = sysfs::text(&folder.join(format!("power{}_accuracy", channel.number)))?;
-    let percent: f64 = text.trim_end_matches('%').parse().ok()?;
-    let error = if percent > 50.0 { 100.0 - percent } else { percent };
-    (0.0 < error && error <= 50.0).then_some(error / 100.0)
+/// `power1_accuracy` is such as `95.0%`. ACPI gives the accuracy (`_PMC` in the ACPI specification, 10.4.1): 95 % may be off by
+/// 5 %. 100 % tells nothing.
+///
+/// Of a known chip it is the sum of the errors of its current, its voltage and its shunt.
+pub(super) fn gain_error(folder: &Path, chip: &str, channel: &Channel) -> Option<(f64, &'static str)> {
+    let shown = || {
+        let text = sysfs::text(&folder.join(format!("power{}_accuracy", channel.number)))?;
+        let percent: f64 = text.trim_end_matches('%').parse().ok()?;
+        let error = if percent > 50.0 { 100.0 - percent } else { percent };
+        (0.0 < error && error <= 50.0).then_some((error / 100.0, "as the driver says"))
+    };
+    let of_chip = match chip {
+        // 0.5 % of the current and 0.5 % of the voltage (SBOS448G, 7.5).
+        "ina219" | "ina220" => Some(0.01),
+        // 0.1 % of each (SBOS547A, 7.5).
+        "ina226" | "ina230" | "ina231" => Some(0.002),
+        _ => None,
+    };
+    shown().or_else(|| of_chip.map(|error| (error + SHUNT_ERROR, "that of the chip, and 1 % for its shunt")))
 }
 
 /// Returns the ranges and the offset of a channel with that shunt.

@@ -298,10 +298,13 @@ impl Hwmon {
         }
         let shunt_ohms = micro_ohms.map(|micro_ohms| micro_ohms as f64 / 1e6);
         let conversion = driver::conversion(&folder, &self.selector.chip, &channel);
-        let gain_error = driver::gain_error(&folder, &channel);
+        let gain_error = driver::gain_error(&folder, &self.selector.chip, &channel);
+        if let Some((error, source)) = gain_error {
+            self.info.detail.push(format!("gain within {:.1} %, {source}; gain_error replaces that", 100.0 * error));
+        }
         let sensor = Sensor {
             limits: driver::limits(&self.selector.chip, shunt_ohms),
-            scale: Scale { gain_error, ..Scale::UNKNOWN },
+            scale: Scale { gain_error: gain_error.map(|(error, _)| error), ..Scale::UNKNOWN },
             snapshots: Snapshots::new(conversion.told, conversion.least),
             told_by: conversion.by,
             told_at: MonoTime::default(),
