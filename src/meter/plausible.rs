@@ -65,7 +65,8 @@ impl Limits {
     /// [`Implausible`]: the value is not a measurement of what flows to the load.
     pub(crate) fn judge(&self, shown: &Shown) -> Result<Watts, Implausible> {
         let fault = |quantity, expected| Err(Implausible { quantity, expected });
-        let is_beyond = |value: Option<f64>, most: f64| value.is_some_and(|value| !(value.abs() < most));
+        let is_beyond =
+            |value: Option<f64>, most: f64| value.is_some_and(|value| value.is_nan() || value.abs() >= most);
         if is_beyond(Some(shown.watts), MOST_WATTS) {
             return fault(Quantity::Power, "less than 10 kW; the driver shows a value that was not measured");
         }
