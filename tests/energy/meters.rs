@@ -125,7 +125,10 @@ fn a_counter_wraps_unseen_stands_still_and_goes_on() {
         if let Some(reason) = message["reason"].as_str() {
             // A machine that stands still for a while moves no counter either.
             let is_still = reason.contains("stood still") || reason.contains("stuck");
-            assert!(reason.contains("no reading yet") || is_still && mover.lag() > Duration::from_millis(20), "{message}");
+            assert!(
+                reason.contains("no reading yet") || is_still && mover.lag() > Duration::from_millis(20),
+                "{message}"
+            );
             first = None;
             continue;
         }
