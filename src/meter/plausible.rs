@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_current_backwards_beside_a_power_without_a_sign_is_refused() {
+    fn a_current_backwards_is_refused_though_the_power_has_no_sign() {
         let error = judged(3.0, 5.0, -0.6).unwrap_err();
         assert!(error.starts_with("-0.6 A, expected 0 or more") && error.contains("wired backwards"), "{error}");
         assert!(judged(-3.0, 5.0, 0.0).unwrap_err().starts_with("-3 W, expected 0 or more"));
