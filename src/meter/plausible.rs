@@ -65,7 +65,8 @@ impl Limits {
     /// [`Implausible`]: the value is not a measurement of what flows to the load.
     pub(crate) fn judge(&self, shown: &Shown) -> Result<Watts, Implausible> {
         let fault = |quantity, expected| Err(Implausible { quantity, expected });
-        let is_beyond = |value: Option<f64>, most: f64| value.is_some_and(|value| !(value.abs() < most));
+        let is_beyond =
+            |value: Option<f64>, most: f64| value.is_some_and(|value| value.is_nan() || value.abs() >= most);
         if is_beyond(Some(shown.watts), MOST_WATTS) {
             return fault(Quantity::Power, "less than 10 kW; the driver shows a value that was not measured");
         }
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_current_backwards_beside_a_power_without_a_sign_is_refused() {
+    fn a_current_backwards_is_refused_though_the_power_has_no_sign() {
         let error = judged(3.0, 5.0, -0.6).unwrap_err();
         assert!(error.starts_with("-0.6 A, expected 0 or more") && error.contains("wired backwards"), "{error}");
         assert!(judged(-3.0, 5.0, 0.0).unwrap_err().starts_with("-3 W, expected 0 or more"));
