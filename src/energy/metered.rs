@@ -14,6 +14,7 @@ use super::settings::Settings;
 use super::spans::Work;
 use super::sums::{Energy, Insufficient, rounding_w};
 use super::tail::Rest;
+use super::window::Window;
 use crate::meter::{Accuracy, Resolution};
 use crate::text::counted;
 
@@ -341,8 +342,10 @@ impl<'a> Metered<'a> {
             ));
         }
         let uncertain = idle.age.and_then(|age| self.learned_idle_reason(idle, age));
-        let has_pauses = meter.window.pauses > 0.0 || meter.tail.is_pause();
-        let is_unknown = meter.tail.state() == Rest::Unknown && has_pauses;
+        let Window { pauses, all, active, .. } = &meter.window;
+        let has_pauses = *pauses > 0.0 || meter.tail.is_pause() || active.time_s < all.time_s;
+        let is_model = meter.accuracy.resolution.is_model();
+        let is_unknown = meter.tail.state() == Rest::Unknown && has_pauses && !is_model;
         uncertain.or_else(|| {
             is_unknown.then(|| "too few pauses so far to know how long power lasts after an inference".to_owned())
         })
