@@ -9,3 +9,4 @@ mod machine;
 mod calibration_simulation;
 mod scenario;
 mod simulation;
+mod blackbox;
