@@ -1,8 +1,9 @@
 //! Makes a program see a simulated machine: preloaded, it answers the program's reads of a meter and of `/proc/stat`.
 //!
-//! `LD_PRELOAD=libsimulated_machine.so EDGEWATT_SIMULATED_MACHINE=FILE edgewatt run ...`. Only files in the folder of the
-//! description whose names are those of a meter's values are answered, each read with the value of that moment. The
-//! files must exist. All others are the kernel's. A program that is linked with its C library statically cannot be served.
+//! `LD_PRELOAD=libsimulated_machine.so EDGEWATT_SIMULATED_MACHINE=FILE edgewatt run ...`. Only files in the folder of
+//! the description whose names are those of a meter's values are answered, each read with the value of that moment. The
+//! files must exist. All others are the kernel's. A program that is linked with its C library statically cannot be
+//! served.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};

@@ -126,8 +126,8 @@ fn program(name: &'static str, program_s: f64, rate_hz: f64) -> Class {
     Class { program_s, rate_hz, inference_s: 0.01, ..machine(name, power) }
 }
 
-/// With few inferences, so that windows rarely begin or end in one. On a machine that is busy, the daemon's view of when
-/// an inference ran may differ from the delegate's by milliseconds, and so the part of it that is in the window.
+/// With few inferences, so that windows rarely begin or end in one. On a machine that is busy, the daemon's view of
+/// when an inference ran may differ from the delegate's by milliseconds, and so the part of it that is in the window.
 fn in_short_form(class: Class) -> Class {
     let rate_hz = if matches!(class.meter, Meter::Counter(_)) { 2.0 } else { class.rate_hz };
     Class { in_short_form: true, rate_hz, ..class }
@@ -137,7 +137,7 @@ fn calibrated(class: Class) -> Class {
     Class { is_calibrated: true, ..class }
 }
 
-/// Returns every class. Those in the short form hold; the others are there to be made to hold.
+/// Returns every class. Those in the short form are known to hold.
 pub(crate) fn all() -> Vec<Class> {
     [counters(), sensors(), machines()].concat()
 }

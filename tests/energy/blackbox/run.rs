@@ -24,7 +24,11 @@ use super::classes::Class;
 
 /// Eight observations of idle power are needed, of a second each; then it is not known for long.
 const IDLE_S: f64 = 12.0;
+/// A seed with which the delegate runs in a thread of the daemon. With the next one it has a process of its own, which
+/// waits for a processor if the machine is busy, and the daemon takes the wait for a part of the inference.
+pub(crate) const IN_A_THREAD: u64 = 1;
 const WINDOW_MAX_S: f64 = 5.0;
+const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
 /// A calibration takes about 30 s, and 56 s with a sensor.
 const CALIBRATION_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -90,18 +94,18 @@ fn config(class: &Class, port: u16, isolation: &str) -> String {
          external.options = {{ activity = \"ACTIVITY\", busy_us = \"{busy_us}\", spread_percent = \"20\" }}\n\
          \n[pipelines.p]\nwindow = {{ samples = 1, hop = 1 }}\nmodel.path = {model:?}\ndelegate = \"device\"\n\
          decision.raw = {{}}\nparity.windows = 0\n\
-         source.lines = {{ from = \"stdin\", records = {{ channels = [\"a\", \"b\", \"c\", \"d\"], columns = [\"a\", \"b\", \"c\", \"d\"] }} }}\n",
+         source.lines = {{ from = \"stdin\", records = {{ channels = {CHANNELS:?}, columns = {CHANNELS:?} }} }}\n",
         test_delegate()
     )
     .unwrap();
     text
 }
 
-/// Runs the daemon with a load of so many seconds; each seed has its own rhythm, and a place for the delegate.
+/// Runs the daemon with a load of so many seconds. Each seed has its own rhythm.
 pub(crate) fn run(class: &Class, seed: u64, load_s: f64) -> Run {
     let broker = Mosquitto::running();
     let mut subscriber = broker.subscribe("edgewatt/demo/p/p/metrics");
-    let rig = Rig::new(class, broker.port, if seed.is_multiple_of(2) { "process" } else { "thread" });
+    let rig = Rig::new(class, broker.port, if seed % 2 == IN_A_THREAD { "thread" } else { "process" });
     let mut child = rig.command("run", &[]).spawn().unwrap();
     let input = child.stdin.take().unwrap();
     let daemon = Daemon::adopt(child);

@@ -67,10 +67,10 @@ pub(crate) struct Options {
     pub slow: Duration,
     /// Allocated, written to and lost each time.
     pub leak_bytes: usize,
-    /// The file of a simulated machine's activity, in which each inference is noted; it then takes `busy`,
+    /// The file of a simulated machine's activity, in which each inference is noted. An inference then takes `busy`.
     pub activity: Option<PathBuf>,
     pub busy: Duration,
-    /// more or less by up to so many hundredths.
+    /// How much longer or shorter than `busy` an inference is at most.
     pub spread_percent: u32,
     /// A file that grows by a byte for each delegate that is created. Beside it, `LIVES.processes` grows by a line for
     /// each process that creates any.

@@ -53,9 +53,9 @@ impl Default for Counter {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sensor {
-    /// A value is the mean over this time, which has just ended,
+    /// The length of a conversion: a value is the mean over this time, which has just ended.
     pub mean_s: f64,
-    /// and there is a new one so often.
+    /// The time from one conversion to the next.
     pub cycle_s: f64,
     /// The driver asks the chip at most so often, and only when it is read.
     pub held_s: f64,

@@ -1,5 +1,5 @@
-//! A machine whose power is known, for the real binary: what it draws follows from what truly ran, and its meter shows it
-//! with the faults of a real one, at the moment of each read.
+//! A machine whose power is known, for the real binary: what it draws follows from what truly ran, and its meter shows
+//! it with the faults of a real one, at the moment of each read.
 //!
 //! `tests/rigs/simulated_machine.rs` answers the binary's reads with it from inside the binary's process. The same
 //! [`power::Ledger`] then tells the truth of any time.
