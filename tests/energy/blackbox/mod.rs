@@ -27,6 +27,9 @@ use score::Score;
 const FALSE_U: f64 = 8.0;
 /// At least this part of the figures that are marked `measured` is within U of the truth.
 const INSIDE: f64 = 0.93;
+/// In the short form, a figure with a larger error in the number of its inferences is left out. If the machine is busy,
+/// an inference at the edge of a window waits for the processor, and another part of it counts.
+const MISCOUNTED_WHEN_BUSY: f64 = 0.01;
 /// The daemon's processes sleep most of the time.
 const AT_ONCE: usize = 8;
 
@@ -56,12 +59,12 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
 }
 
 /// Runs each class with each seed, and prints the table.
-fn scores(classes: &[Class], seeds: Range<u64>, load_s: f64) -> Vec<Score> {
+fn scores(classes: &[Class], seeds: Range<u64>, load_s: f64, miscounted: f64) -> Vec<Score> {
     let items: Vec<(usize, u64)> = seeds.flat_map(|seed| (0..classes.len()).map(move |class| (class, seed))).collect();
     let done = in_parallel(&items, |(class, seed)| (*class, run::run(&classes[*class], *seed, load_s)));
     let mut scores: Vec<Score> = classes.iter().map(|_| Score::default()).collect();
     for (class, run) in &done {
-        scores[*class].add(&classes[*class], run);
+        scores[*class].add(&classes[*class], run, miscounted);
         if run.figures.is_empty() {
             eprintln!("{}: no closed figure; the log:\n{}", classes[*class].name, run.log);
         }
@@ -100,7 +103,7 @@ fn all_faults(class: &Class, score: &Score) -> Vec<String> {
 #[test]
 fn no_figure_that_is_called_measured_is_false() {
     let classes: Vec<Class> = classes::all().into_iter().filter(|class| class.in_short_form).collect();
-    let scores = scores(&classes, run::IN_A_THREAD..run::IN_A_THREAD + 1, 12.0);
+    let scores = scores(&classes, run::IN_A_THREAD..run::IN_A_THREAD + 1, 12.0, MISCOUNTED_WHEN_BUSY);
     let faults: Vec<String> = classes.iter().zip(&scores).flat_map(|(class, score)| faults(class, score)).collect();
     assert!(faults.is_empty(), "{faults:#?}");
     // Without a figure that was compared, nothing was shown.
@@ -123,7 +126,7 @@ fn selected() -> Vec<Class> {
 fn figures_that_are_called_measured_are_true_in_each_class() {
     let classes = selected();
     let (runs, load_s) = (setting("EDGEWATT_RUNS", 2.0) as u64, setting("EDGEWATT_LOAD_S", 45.0));
-    let scores = scores(&classes, 0..runs, load_s);
+    let scores = scores(&classes, 0..runs, load_s, place::COUNT_TOLERANCE);
     let faults: Vec<String> = classes.iter().zip(&scores).flat_map(|(class, score)| all_faults(class, score)).collect();
     assert!(faults.is_empty(), "{faults:#?}");
     // With enough windows that are found, the others cannot hide what is wrong.

@@ -16,7 +16,7 @@ const READ_TOLERANCE_NS: u64 = 300_000;
 /// A reading may have been dated back by one of so many parts of what is possible.
 const STEPS: u64 = 20;
 /// A place with other inferences than the figure has is not believed.
-const COUNT_TOLERANCE: f64 = 0.3;
+pub(crate) const COUNT_TOLERANCE: f64 = 0.3;
 /// What it costs that a window does not follow the one before it.
 const APART: f64 = 0.5;
 /// The daemon's view of an inference includes the delegate's, so it may be shorter by no more than this part.
@@ -28,6 +28,8 @@ pub(crate) struct Place {
     pub from: u64,
     pub to: u64,
     pub cost: f64,
+    /// How many more or fewer inferences the figure has than there were.
+    pub miscounted: f64,
     /// How much longer the daemon says that an inference took than it truly did.
     overhead_s: f64,
 }
@@ -99,7 +101,7 @@ fn candidates(run: &Run, figure: &Value, sent: u64, slack_s: f64, overhead_s: Op
         let cost = miscounted
             + 2.0 * unexpected_s / ran.busy_s.max(1e-6)
             + 0.1 * (dated + from_read as f64 / READ_TOLERANCE_NS as f64);
-        Some(Place { from, to, cost, overhead_s: longer_s / ran.count.max(1e-6) })
+        Some(Place { from, to, cost, miscounted, overhead_s: longer_s / ran.count.max(1e-6) })
     };
     let ends = run.reads.iter().filter(|to| (sent.saturating_sub(SENT_WITHIN_NS)..sent + 100_000_000).contains(to));
     let steps = if slack_ns == 0 { 1 } else { STEPS };

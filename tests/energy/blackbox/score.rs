@@ -72,7 +72,8 @@ impl Score {
         format!("| {name} | {closed} | {placed} | {measured:.0} | {gross} | {net} | {reason} |")
     }
 
-    pub(crate) fn add(&mut self, class: &Class, run: &Run) {
+    /// Adds the figures of a run, apart from those that have more than `miscounted` inferences too many or too few.
+    pub(crate) fn add(&mut self, class: &Class, run: &Run, miscounted: f64) {
         for ((figure, sent), place) in run.figures.iter().zip(places(run, slack_s(class))) {
             if run.truth.load_s(*sent).is_none_or(|load_s| load_s < 0.0) {
                 continue;
@@ -85,7 +86,7 @@ impl Score {
                 continue;
             }
             self.measured += 1;
-            let Some(place) = place else { continue };
+            let Some(place) = place.filter(|place| place.miscounted <= miscounted) else { continue };
             self.placed += 1;
             self.compare(class, run, figure, place);
         }
