@@ -8,7 +8,7 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation outage kills \
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation energy-blackbox outage kills \
 	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
@@ -37,7 +37,7 @@ test: tools runtime ## Run all tests; installs mosquitto, ffmpeg and other progr
 		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
 	@"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes --only-binary :all: -r tests/docs/requirements.txt || \
 		echo "no venv with taplo and Jinja: the JSON Schema and the templates for Home Assistant are not tested" >&2
-	cargo build --locked --example test_delegate
+	cargo build --locked --example test_delegate --example simulated_machine
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
 
@@ -83,6 +83,11 @@ deb: tools ## Build a Debian package for ARCH (amd64 or arm64; default: this mac
 
 energy-simulation: tools ## Check in a thousand scenarios of each class that the truth is within the published uncertainty
 	cargo test --release --locked --test energy simulation:: -- --ignored --nocapture
+
+energy-blackbox: tools runtime ## Compare the figures of the real binary with the truth on simulated machines. EDGEWATT_CLASS="INA219", EDGEWATT_RUNS=3: only these, three runs of each
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --locked --bin edgewatt --example test_delegate --example simulated_machine
+	PATH="$$PATH:/usr/sbin" cargo test --locked --test energy blackbox:: -- --ignored --nocapture --test-threads=1
 
 outage: tools ## Simulate a day without a broker at ten predictions a second, with a real file
 	cargo test --release --locked --lib a_day_without_a_broker -- --ignored --nocapture

@@ -10,3 +10,4 @@ mod calibration_simulation;
 mod classes;
 mod scenario;
 mod simulation;
+mod blackbox;

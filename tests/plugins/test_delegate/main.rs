@@ -17,6 +17,8 @@ use std::hint::black_box;
 use std::ptr::{null_mut, without_provenance_mut};
 use std::time::Duration;
 
+use edgewatt_support::simulated::activity::{Activity, Kind};
+use edgewatt_support::simulated::meter::uniform;
 use ffi::{
     ReportError, TF_LITE_DELEGATE_ERROR, TF_LITE_OK, TfLiteContext, TfLiteDelegate, TfLiteDelegateParams, TfLiteNode,
     TfLiteRegistration, TfLiteStatus,
@@ -33,6 +35,7 @@ unsafe extern "C" {
 /// What one delegate knows. The runtime calls it from one thread at a time.
 struct Plugin {
     options: Options,
+    activity: Option<Activity>,
     inferences: Cell<u64>,
     partitions: Cell<usize>,
     /// This inference is answered wrongly.
@@ -53,7 +56,10 @@ impl Plugin {
         if !options.begin_life()? {
             options.mode = Mode::Ok;
         }
-        let plugin = Self { options, inferences: Cell::new(0), partitions: Cell::new(0), wrong: Cell::new(false) };
+        let map = |path| Activity::open(path).map_err(|e| format!("option `activity`: {e}"));
+        let activity = options.activity.as_deref().map(map).transpose()?;
+        let (inferences, partitions, wrong) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let plugin = Self { options, activity, inferences, partitions, wrong };
         if plugin.options.mode == Mode::Refuse {
             return Err("it refuses, as it was asked to".into());
         }
@@ -86,6 +92,10 @@ impl Plugin {
 
     fn begin_inference(&self) -> Result<(), String> {
         self.inferences.set(self.inferences.get() + 1);
+        if let Some(activity) = &self.activity {
+            let spread = f64::from(self.options.spread_percent) / 100.0 * (2.0 * uniform(self.inferences.get()) - 1.0);
+            activity.during(Kind::Inference, || std::thread::sleep(self.options.busy.mul_f64((1.0 + spread).max(0.0))));
+        }
         let struck = self.inferences.get().is_multiple_of(self.options.every);
         self.wrong.set(struck && self.options.mode == Mode::Wrong);
         if struck { self.reach(Stage::Invoke) } else { Ok(()) }

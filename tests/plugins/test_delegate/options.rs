@@ -67,6 +67,11 @@ pub(crate) struct Options {
     pub slow: Duration,
     /// Allocated, written to and lost each time.
     pub leak_bytes: usize,
+    /// The file of a simulated machine's activity, in which each inference is noted. An inference then takes `busy`.
+    pub activity: Option<PathBuf>,
+    pub busy: Duration,
+    /// How much longer or shorter than `busy` an inference is at most.
+    pub spread_percent: u32,
     /// A file that grows by a byte for each delegate that is created. Beside it, `LIVES.processes` grows by a line for
     /// each process that creates any.
     pub lives: Option<PathBuf>,
@@ -85,6 +90,9 @@ impl Options {
             every: 1,
             slow: Duration::from_millis(50),
             leak_bytes: 16 << 20,
+            activity: None,
+            busy: Duration::from_millis(10),
+            spread_percent: 0,
             lives: None,
             from_life: 1,
             from_process: 1,
@@ -109,6 +117,9 @@ impl Options {
             "every" => self.every = number(value)?,
             "slow_ms" => self.slow = Duration::from_millis(number(value)?),
             "leak_mib" => self.leak_bytes = number::<usize>(value)? << 20,
+            "activity" => self.activity = Some(value.into()),
+            "busy_us" => self.busy = Duration::from_micros(number(value)?),
+            "spread_percent" => self.spread_percent = number(value)?,
             "lives" => self.lives = Some(value.into()),
             "from_life" => self.from_life = number(value)?,
             "from_process" => self.from_process = number(value)?,

@@ -14,6 +14,7 @@ pub mod rig;
 pub mod wire;
 
 pub mod counters;
+pub mod simulated;
 pub mod meters;
 pub mod serial;
 pub mod sound;
