@@ -145,6 +145,11 @@ pub struct Device {
     pub rule: &'static str,
 }
 
+/// Returns the name by which a broker knows a meter, so that it is not that of a pipeline.
+pub(crate) fn meter_client(meter: &str) -> String {
+    format!("meter-{meter}")
+}
+
 /// Checks what a sensor's supply feeds.
 pub(crate) fn check_scope(key: &Key, scope: Scope, checker: &mut Checker) {
     if matches!(scope, Scope::Platform | Scope::Process) {

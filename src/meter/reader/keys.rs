@@ -42,7 +42,7 @@ table! {
         /// The decimal mark of numbers in text.
         pub decimal: Decimal = Decimal::Point;
         /// The units of the values.
-        pub unit: Units;
+        pub units: Units;
         /// How often the instrument measures, or refreshes its count of energy. If it tells nothing for five times as long,
         /// there is no reading.
         pub period_s: f64, range(0.001, 3600.0), unit("s"), example("1.0");

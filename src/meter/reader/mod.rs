@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::efficiency::Efficiency;
 use super::survey::{Machine, Surveyed};
-use super::{Meter, MeterError, MeterInfo, MeterKind, Reading, Scale, Surroundings, check_scope};
+use super::{Meter, MeterError, MeterInfo, MeterKind, Reading, Scale, Surroundings, check_scope, meter_client};
 use crate::mqtt::{Qos, Session, Subscription, filter};
 use crate::schema::{Checker, Key, seconds};
 use crate::source::exec::program;
@@ -75,7 +75,7 @@ impl ReaderKeys {
         if let Some(json) = self.json.clone() {
             let pointers =
                 Quantities { power: json.power, voltage: json.voltage, current: json.current, energy: json.energy };
-            return Content::of_json(pointers, self.unit.clone(), self.decimal);
+            return Content::of_json(pointers, self.units.clone(), self.decimal);
         }
         let columns = self.column.as_ref().map_or_else(Quantities::default, |column| Quantities {
             power: column.power,
@@ -83,7 +83,7 @@ impl ReaderKeys {
             current: column.current,
             energy: column.energy,
         });
-        Content::of_columns(columns, self.delimiter, self.unit.clone(), self.decimal)
+        Content::of_columns(columns, self.delimiter, self.units.clone(), self.decimal)
     }
 
     fn instrument(&self) -> Instrument {
@@ -107,7 +107,7 @@ impl ReaderKeys {
         }
         if let Some(subscription) = self.subscription() {
             let node = surroundings.node.as_ref();
-            let connect = node.and_then(|node| subscription.connect_options(node, &format!("meter-{name}")));
+            let connect = node.and_then(|node| subscription.connect_options(node, &meter_client(name)));
             let retry = node.map(|node| node.retry);
             return Origin::Mqtt(connect.zip(retry).map(|(connect, retry)| Broker { subscription, connect, retry }));
         }

@@ -178,7 +178,7 @@ impl Readout {
                 return Err(format!("read {watts} W, expected 0 or more; check whether it is wired backwards"));
             }
             if watts > MOST_WATTS {
-                return Err(format!("read {watts} W, expected at most {MOST_WATTS} W; check unit"));
+                return Err(format!("read {watts} W, expected at most {MOST_WATTS} W; check units"));
             }
         }
         let watts = number(values.power).or(product).map(|watts| watts.max(0.0));

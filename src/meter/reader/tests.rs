@@ -168,7 +168,7 @@ fn a_value_that_cannot_be_right_is_refused_and_loses_its_time() {
     };
     for (values, words) in [
         (power(-3.0), "read -3 W, expected 0 or more; check whether it is wired backwards"),
-        (power(4_294_967.0), "read 4294967 W, expected at most 10000 W; check unit"),
+        (power(4_294_967.0), "read 4294967 W, expected at most 10000 W; check units"),
         (flow(5.0, -0.6), "read -3 W, expected 0 or more"),
         (flow(2000.0, 0.1), "read 2000 V, expected 0 to 1000 V"),
     ] {
@@ -305,7 +305,7 @@ fn a_fifo_is_read_from_one_writer_after_the_other() {
     let path = folder.path().join("watts");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut meter =
-        meter(&format!("path = '{}', column = {{ power = 1 }}, unit.power = 'mW', period_s = 10.0", path.display()));
+        meter(&format!("path = '{}', column = {{ power = 1 }}, units.power = 'mW', period_s = 10.0", path.display()));
     meter.read().unwrap_err();
     for milliwatts in ["2500", "4000 mW"] {
         let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -169,7 +169,9 @@ struct Sum {
     info: MeterInfo,
     efficiency: Option<Efficiency>,
     parts: Vec<Part>,
+    /// The sum, and the largest one so far: energy never falls.
     joules: Joules,
+    shown: Joules,
     last: Option<Reading>,
 }
 
@@ -178,7 +180,16 @@ struct Sum {
 struct Part {
     meter: SharedMeter,
     now: Option<Reading>,
-    counted: Option<Reading>,
+    counted: Option<Counted>,
+}
+
+/// What was counted of a part.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// The time of its reading.
+    time: MonoTime,
+    /// Its energy at the time of the sum's reading.
+    joules: Joules,
 }
 
 impl Sum {
@@ -186,7 +197,7 @@ impl Sum {
         let estimated = parts.iter().any(|part| part.info().estimated);
         let info = MeterInfo { name: name.to_owned(), kind: "sum", scope, estimated, detail: Vec::new() };
         let parts = parts.into_iter().map(|meter| Part { meter, now: None, counted: None }).collect();
-        Self { info, efficiency, parts, joules: Joules(0.0), last: None }
+        Self { info, efficiency, parts, joules: Joules(0.0), shown: Joules(0.0), last: None }
     }
 
     /// Reads all parts.
@@ -216,16 +227,20 @@ impl Sum {
             return None;
         }
         let mut sum = Total::default();
+        self.parts.iter().filter_map(|part| part.now).for_each(|now| sum.add(&now));
+        let time = sum.middle();
         for part in &mut self.parts {
             let now = part.now?;
-            if let Some(counted) = part.counted.replace(now) {
-                self.joules = self.joules + (now.joules - counted.joules);
-                sum.interval = sum.interval.max(now.time.since(counted.time));
+            let counted = Counted { time: now.time, joules: joules_at(&now, time) };
+            if let Some(before) = part.counted.replace(counted) {
+                self.joules = self.joules + (counted.joules - before.joules);
+                sum.interval = sum.interval.max(now.time.since(before.time));
             }
-            sum.add(&now);
         }
+        // Where the power of a part falls, what was expected of it is a little too much.
+        self.shown = Joules(self.shown.0.max(self.joules.0));
         let (power, volts, amperes) = (sum.power.map(Watts), None, None);
-        let (time, joules, scope) = (sum.middle(), self.joules, self.info.scope);
+        let (joules, scope) = (self.shown, self.info.scope);
         Some(Reading { time, joules, power, volts, amperes, scope, accuracy: sum.accuracy() })
     }
 
@@ -272,6 +287,14 @@ impl Meter for Sum {
     fn learning_pace(&self) -> Option<Duration> {
         self.parts.iter().filter_map(|part| part.meter.learning_pace()).min()
     }
+}
+
+/// Returns the energy of a part at `time`, near that of its reading: at the power of that reading.
+fn joules_at(reading: &Reading, time: MonoTime) -> Joules {
+    let Some(power) = reading.power else { return reading.joules };
+    let later = power.over(time.since(reading.time));
+    let earlier = power.over(reading.time.since(time));
+    Joules(reading.joules.0 + later.0 - earlier.0)
 }
 
 /// Returns whether the part covers more than a device or the package, which shows with its first reading only.
