@@ -288,7 +288,6 @@ fn a_meter_that_works_is_read_without_an_allocation() {
     use edgewatt::meter::rapl::RaplKeys;
     use edgewatt::meter::{Meter, MeterKind, Scope, Surroundings, sampler};
     use edgewatt::stop::Stop;
-    use edgewatt::sys::cpu::Children;
     use edgewatt_support::counters::{Counter, Mover, Tree};
 
     let tree = Tree::new(&[
@@ -302,7 +301,7 @@ fn a_meter_that_works_is_read_without_an_allocation() {
     let counter = |id: &str| Counter::new(&tree.path(&format!("class/powercap/{id}/energy_uj")), 5.0, 0, None);
     let _mover = Mover::start(vec![counter("intel-rapl:0"), counter("intel-rapl:0:0")]);
     let period = Duration::from_millis(1);
-    let surroundings = Surroundings { sysfs: tree.root().to_owned(), period, children: Children::default() };
+    let surroundings = Surroundings::without_node(tree.root(), period);
     let chip = "ina219".to_owned();
     let hwmon = HwmonKeys { chip, device: None, channel: None, label: None, scope: Scope::Board };
     let mut meters: Vec<Box<dyn Meter>> =

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{ConfigArg, EX_CONFIG, check, signals};
 use crate::energy::OTHER_CORES_MAX;
+use crate::load::meters::MeterContext;
 use crate::load::state_dir;
 use crate::measure::calibrate::{CalibrateError, Calibration, Calibrator, Plan};
 use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity, can_calibrate};
@@ -87,9 +88,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let folder = state_dir::folder(config.state_dir.as_deref());
     let plan = Plan { runs: usize::from(args.bouts), run: args.bout_s, idle: args.quiet_s };
-    let children = prepared.engine_context.launcher.children.clone();
+    let context = MeterContext::new(&config, prepared.engine_context.launcher.children.clone());
     let (mut output, mut saved) = (Output::default(), Ok(()));
-    let calibrator = Calibrator { power: &config.power, children: &children, plan, stop: &stop };
+    let calibrator = Calibrator { power: &config.power, context: &context, plan, stop: &stop };
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let name = &pipeline.name;
         if !args.pipelines.is_empty() && !args.pipelines.contains(name) {

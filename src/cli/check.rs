@@ -12,10 +12,13 @@ use super::{ConfigArg, EX_CONFIG, JSON_VERSION, online};
 use crate::config::{Config, Pipeline};
 use crate::engine::TensorInfo;
 use crate::engine::plan::dimension_names;
+use crate::load::meters::MeterContext;
 use crate::load::mqtt::connect_options;
 use crate::load::{self, Prepared, PreparedPipeline, Unusable};
 use crate::mqtt::check_files;
 use crate::schema::{Part, parts};
+use crate::source::survey::Presence;
+use crate::sys::Machine;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -117,9 +120,14 @@ struct MeterCheck {
 }
 
 fn meters(config: &Config, prepared: &Prepared) -> Vec<MeterCheck> {
-    let meters = load::meters::build(&config.power, &prepared.engine_context.launcher.children);
-    let checked = meters.into_iter().map(|mut meter| {
-        let reading = meter.read().map(|_| ()).map_err(|error| error.to_string());
+    let context = MeterContext::new(config, prepared.engine_context.launcher.children.clone());
+    let meters = load::meters::build(&config.power, &context);
+    let checked = meters.into_iter().zip(&config.power.meters).map(|(mut meter, configured)| {
+        let reading = match config.power.examine(configured, &Machine::this()) {
+            Some(survey) if survey.presence == Presence::Ready => Ok(()),
+            Some(survey) => Err(survey.fix.map_or(survey.says.clone(), |fix| format!("{}; {fix}", survey.says))),
+            None => meter.read().map(|_| ()).map_err(|error| error.to_string()),
+        };
         let info = meter.info();
         MeterCheck { name: info.name.clone(), kind: info.kind, detail: info.detail.clone(), reading }
     });

@@ -102,10 +102,9 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
     })
 }
 
-/// Tries the subscription of a source.
-fn subscription(subscribed: Subscribed<'_>) -> anyhow::Result<Finding> {
-    let what = format!("pipelines.{}.source", subscribed.pipeline);
-    let of = |state, says: String| Finding::new(Part::Broker, state, what, says);
+/// Tries the subscription of a source or a meter.
+fn subscription(subscribed: Subscribed) -> anyhow::Result<Finding> {
+    let of = |state, says: String| Finding::new(Part::Broker, state, subscribed.key, says);
     let options = match subscribed.options {
         Ok(options) => options,
         Err(why) => return Ok(of(State::Ok, why.into())),

@@ -1,5 +1,5 @@
-//! `edgewatt check --online`: connects to the broker, publishes a message, tries the subscriptions of sources, and shows each
-//! step with the time it took.
+//! `edgewatt check --online`: connects to the broker, publishes a message, tries the subscriptions of sources and meters,
+//! and shows each step with the time it took.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::config::{Broker, Config};
 use crate::load::mqtt::{connect_options, node_connection};
+use crate::meter::meter_client;
 use crate::mqtt::Subscription;
 use crate::mqtt::codec::{Incoming, Limits, Outgoing, Session, Version};
 use crate::mqtt::connection::{ConnectOptions, Connection, Lost, Will};
@@ -37,14 +38,14 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<bool> {
             true
         }
     };
-    for Subscribed { pipeline, subscription, options } in subscriptions(config) {
+    for Subscribed { user, subscription, options, .. } in subscriptions(config) {
         match options {
             Ok(options) => {
                 let (address, version) = (options.address(), options.version.name());
-                writeln!(io::stdout(), "  source of pipeline {pipeline}: broker {address}, MQTT {version}")?;
+                writeln!(io::stdout(), "  {user}: broker {address}, MQTT {version}")?;
                 succeeded &= shown(connect_and_subscribe(&subscription, &options, show)?)?;
             }
-            Err(why) => writeln!(io::stdout(), "  source of pipeline {pipeline}: {why}")?,
+            Err(why) => writeln!(io::stdout(), "  {user}: {why}")?,
         }
     }
     Ok(succeeded)
@@ -78,28 +79,40 @@ fn for_a_test(options: ConnectOptions) -> ConnectOptions {
     ConnectOptions { client_id: format!("{}-check", options.client_id), session: Session::default(), ..options }
 }
 
-/// What a pipeline's source subscribes to.
-pub(crate) struct Subscribed<'a> {
-    pub pipeline: &'a str,
+/// What a pipeline's source, or a meter, subscribes to.
+pub(crate) struct Subscribed {
+    /// Such as `source of pipeline p`.
+    pub user: String,
+    /// Its key in the configuration.
+    pub key: String,
     pub subscription: Subscription,
     /// How to connect for a test; or why there is nothing to test.
     pub options: Result<ConnectOptions, &'static str>,
 }
 
-/// Returns what sources subscribe to.
-pub(crate) fn subscriptions(config: &Config) -> impl Iterator<Item = Subscribed<'_>> {
+/// Returns what sources and meters subscribe to.
+pub(crate) fn subscriptions(config: &Config) -> impl Iterator<Item = Subscribed> {
     let node = node_connection(&config.mqtt, connect_options(&config.mqtt));
     let is_embedded = config.mqtt.broker == Broker::Embedded;
-    let all = config.pipelines.iter().flat_map(|pipeline| {
-        pipeline.source.kind().subscriptions().into_iter().map(move |subscription| (pipeline, subscription))
+    let of_sources = config.pipelines.iter().flat_map(|pipeline| {
+        let wanted = pipeline.source.kind().subscriptions().into_iter();
+        wanted.map(move |SourceSubscription { part, subscription, .. }| {
+            let name = &pipeline.name;
+            let (user, key) = (format!("source of pipeline {name}"), format!("pipelines.{name}.source"));
+            (user, key, part_name(name, part.as_deref()), subscription)
+        })
     });
-    all.map(move |(pipeline, SourceSubscription { part, subscription, .. })| {
-        let options = match subscription.connect_options(&node, &part_name(&pipeline.name, part.as_deref())) {
+    let of_meters = config.power.meters.iter().filter_map(|meter| {
+        let (user, key) = (format!("meter {}", meter.name), format!("power.meters.{}", meter.name));
+        Some((user, key, meter_client(&meter.name), meter.kind.kind().subscription()?))
+    });
+    of_sources.chain(of_meters).map(move |(user, key, client, subscription)| {
+        let options = match subscription.connect_options(&node, &client) {
             Some(_) if is_embedded && subscription.other.is_none() => Err(EMBEDDED),
             Some(options) => Ok(for_a_test(options)),
             None => Err("there is no broker to subscribe to"),
         };
-        Subscribed { pipeline: &pipeline.name, subscription, options }
+        Subscribed { user, key, subscription, options }
     })
 }
 

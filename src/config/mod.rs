@@ -22,7 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::mqtt::filter;
+use crate::mqtt::{Subscription, filter};
 use crate::publish::discovery::{self, Clash, Owner};
 use crate::publish::topic::NodeTopics;
 use crate::schema::expanded::Table;
@@ -170,7 +170,7 @@ fn check(root: Root, hostname: Option<&str>, document: &Document, checker: &mut 
     let common = Common { delegates: &delegates, qos: mqtt.as_ref().map_or(1, |mqtt| mqtt.qos) };
     let pipelines: Vec<Pipeline> =
         root.pipelines.into_iter().map(|(name, pipeline)| pipeline.checked(name, &common, checker)).collect();
-    check_exclusive(&pipelines, checker);
+    check_exclusive(&pipelines, &power.meters, checker);
     let mqtt = mqtt?;
     let config = Config {
         hash: document.hash(),
@@ -223,50 +223,70 @@ impl Config {
 
     /// A source that reads what its own pipeline publishes would go round for ever.
     fn check_subscriptions(&self, checker: &mut Checker) {
-        let mqtt = &self.mqtt;
-        let topics = NodeTopics::new(&mqtt.base_topic, &self.node_id);
-        let described = mqtt.discovery.as_ref().map(|prefix| discovery::topic(prefix, &self.node_id));
+        let topics = NodeTopics::new(&self.mqtt.base_topic, &self.node_id);
+        let described = self.mqtt.discovery.as_ref().map(|prefix| discovery::topic(prefix, &self.node_id));
         let own = [Some(topics.filter()), described];
         for pipeline in &self.pipelines {
             let source = pipeline.key().child("source").child(pipeline.source.name());
             for SourceSubscription { key, subscription, .. } in pipeline.source.kind().subscriptions() {
                 let key = key.iter().fold(source.clone(), |key, name| key.child(name));
-                if let Some(own) = own.iter().flatten().find(|own| filter::overlap(own, &subscription.topic)) {
-                    let message = format!(
-                        "`{}` matches topics that this node itself publishes ({own}), so it would receive its own messages; \
-                     write a topic that only sensors publish",
-                        subscription.topic
-                    );
-                    checker.problem(&key.child("topic"), message);
-                }
-                if subscription.other.is_none() && mqtt.broker == Broker::None {
-                    let message =
-                        "mqtt.broker is \"none\", so there is no broker to subscribe to; write its address in broker";
-                    checker.problem(&key.child("broker"), message);
-                }
-                if subscription.client_id.as_ref() == Some(&mqtt.client_id) {
-                    let message =
-                        "the node itself connects with this client id, and a broker takes each id once; write another";
-                    checker.problem(&key.child("client_id"), message);
-                }
+                self.check_subscription(&key, &subscription, &own, checker);
             }
+        }
+        for meter in &self.power.meters {
+            if let Some(subscription) = meter.kind.kind().subscription() {
+                self.check_subscription(&meter.key().child("mqtt"), &subscription, &own, checker);
+            }
+        }
+    }
+
+    fn check_subscription(
+        &self,
+        key: &Key,
+        subscription: &Subscription,
+        own: &[Option<String>],
+        checker: &mut Checker,
+    ) {
+        let mqtt = &self.mqtt;
+        if let Some(own) = own.iter().flatten().find(|own| filter::overlap(own, &subscription.topic)) {
+            let message = format!(
+                "`{}` matches topics that this node itself publishes ({own}), so it would receive its own messages; \
+                 write a topic that only sensors publish",
+                subscription.topic
+            );
+            checker.problem(&key.child("topic"), message);
+        }
+        if subscription.other.is_none() && mqtt.broker == Broker::None {
+            let message = "mqtt.broker is \"none\", so there is no broker to subscribe to; write its address in broker";
+            checker.problem(&key.child("broker"), message);
+        }
+        if subscription.client_id.as_ref() == Some(&mqtt.client_id) {
+            let message =
+                "the node itself connects with this client id, and a broker takes each id once; write another";
+            checker.problem(&key.child("client_id"), message);
         }
     }
 }
 
-/// Two pipelines that read one stream would each get a part of it.
-fn check_exclusive(pipelines: &[Pipeline], checker: &mut Checker) {
-    let mut all: Vec<(Exclusive, &str)> = Vec::new();
-    for pipeline in pipelines {
-        let source = pipeline.key().child("source").child(pipeline.source.name());
-        for wanted in pipeline.source.kind().exclusive() {
-            if let Some((_, other)) = all.iter().find(|(taken, _)| taken.overlaps(&wanted)) {
-                let key = wanted.key.iter().fold(source.clone(), |key, name| key.child(name));
-                let message = format!("pipeline {other} reads from there already; each stream feeds one pipeline");
-                checker.problem(&key, message);
-            }
-            all.push((wanted, &pipeline.name));
+/// Two readers of one stream would each get a part of it.
+fn check_exclusive(pipelines: &[Pipeline], meters: &[Meter], checker: &mut Checker) {
+    let of_pipelines = pipelines.iter().flat_map(|pipeline| {
+        let key = pipeline.key().child("source").child(pipeline.source.name());
+        let user = format!("pipeline {}", pipeline.name);
+        pipeline.source.kind().exclusive().into_iter().map(move |wanted| (key.clone(), user.clone(), wanted))
+    });
+    let of_meters = meters.iter().flat_map(|meter| {
+        let (key, user) = (meter.key(), format!("meter {}", meter.name));
+        meter.kind.kind().exclusive().into_iter().map(move |wanted| (key.clone(), user.clone(), wanted))
+    });
+    let mut all: Vec<(Exclusive, String)> = Vec::new();
+    for (key, user, wanted) in of_pipelines.chain(of_meters) {
+        if let Some((_, other)) = all.iter().find(|(taken, _)| taken.overlaps(&wanted)) {
+            let key = wanted.key.iter().fold(key, |key, name| key.child(name));
+            let message = format!("{other} reads from there already; each stream feeds one pipeline");
+            checker.problem(&key, message);
         }
+        all.push((wanted, user));
     }
 }
 

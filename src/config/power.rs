@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::meter::MeterConfig;
 use crate::meter::corrected::{Comparison, Corrections};
+use crate::meter::{MeterConfig, Surroundings};
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, seconds, table};
+use crate::source::survey::Survey;
+use crate::sys::Machine;
+use crate::text::listed;
 use crate::units::Watts;
 
 /// The time without inference at the start in which idle power is measured, if a meter has a sensor.
@@ -82,6 +85,13 @@ pub struct Meter {
     pub corrections: Corrections,
 }
 
+impl Meter {
+    /// Returns the key of the meter's own table, that of its kind.
+    pub fn key(&self) -> Key {
+        Key::new(&["power", "meters", &self.name]).child(self.kind.name())
+    }
+}
+
 /// The `[power]` table, checked and ready to use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Power {
@@ -142,7 +152,9 @@ impl PowerKeys {
             checker.within(&key.child("interval_s"), self.interval_s, 0.001, 86_400.0);
         }
         let meters_key = key.child("meters");
-        let meters: Vec<Meter> = self
+        let sample_period = Duration::from_millis(self.sample_ms);
+        let sysfs = checker.path(&self.sysfs);
+        let mut meters: Vec<Meter> = self
             .meters
             .into_iter()
             .map(|(name, mut keys)| {
@@ -153,14 +165,15 @@ impl PowerKeys {
                 Meter { name, kind: keys.kind, corrections }
             })
             .collect();
+        resolve(&mut meters, &meters_key, &Surroundings::without_node(&sysfs, sample_period), checker);
         let quiet = match self.idle_s {
             Some(idle_s) => seconds(idle_s),
             None if self.idle_watts.is_none() && meters.iter().any(|meter| meter.kind.kind().is_sensed()) => IDLE_TIME,
             None => Duration::ZERO,
         };
         Power {
-            sysfs: checker.path(&self.sysfs),
-            sample_period: Duration::from_millis(self.sample_ms),
+            sysfs,
+            sample_period,
             interval: (self.interval_s != 0.0).then(|| seconds(self.interval_s)),
             idle: self.idle_watts,
             idle_error: self.idle_watts_error,
@@ -171,5 +184,30 @@ impl PowerKeys {
             calibrate_at_start: self.calibrate_at_start,
             meters,
         }
+    }
+}
+
+impl Power {
+    /// Returns what is known of a meter without reading it, if that would start a program, open a port or connect to a broker;
+    /// also if it reads such a meter.
+    pub fn examine(&self, meter: &Meter, machine: &Machine<'_>) -> Option<Survey> {
+        let kind = meter.kind.kind();
+        let parts = || self.meters.iter().filter(|other| kind.parts().contains(&other.name));
+        let of_parts = || {
+            let surveys: Vec<Survey> = parts().filter_map(|part| part.kind.kind().examine(machine)).collect();
+            let is_read = surveys.is_empty() && parts().all(|part| part.kind.kind().device(machine.dev).is_none());
+            let says = || Survey::ready(format!("adds up {}, which are examined by themselves", listed(kind.parts())));
+            (!is_read).then(says)
+        };
+        kind.examine(machine).or_else(|| if kind.parts().is_empty() { None } else { of_parts() })
+    }
+}
+
+/// Looks up the meters that other meters read.
+fn resolve(meters: &mut [Meter], meters_key: &Key, surroundings: &Surroundings, checker: &mut Checker) {
+    let all = meters.to_vec();
+    let find = |name: &str| all.iter().find(|meter| meter.name == name).map(|meter| meter.kind.clone());
+    for Meter { name, kind, .. } in meters {
+        kind.resolve(&meters_key.child(name.as_str()), find, surroundings, checker);
     }
 }

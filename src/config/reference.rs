@@ -539,9 +539,11 @@ mod tests {
             [("[power.meters.board", MeterConfig::NAMES.len() + 2), ("[delegates.", DelegateKind::NAMES.len() + 2)]
         {
             let mut seen = 0;
-            for block in
-                text.split("\n\n").filter(|block| block.lines().any(|line| line.starts_with(&format!("#{header}"))))
-            {
+            // The tables of a reader are for one of several places that its values come from.
+            let is_of_kind = |line: &str| {
+                line.starts_with(&format!("#{header}")) && !line.starts_with("#[power.meters.board.reader.")
+            };
+            for block in text.split("\n\n").filter(|block| block.lines().any(is_of_kind)) {
                 let uncommented: Vec<&str> = block
                     .lines()
                     .map(|line| line.strip_prefix('#').filter(|line| !line.starts_with(' ')).unwrap_or(line))
@@ -551,6 +553,18 @@ mod tests {
                     // Either of the two.
                     uncommented =
                         uncommented.lines().filter(|l| !l.starts_with("joules")).collect::<Vec<_>>().join("\n");
+                }
+                if uncommented.contains("[power.meters.board.reader]") {
+                    // One of these places, and where in a line the values are.
+                    let is_kept = |line: &&str| !line.starts_with("path") && !line.starts_with("query");
+                    uncommented = uncommented.lines().filter(is_kept).collect::<Vec<_>>().join("\n");
+                    uncommented.push_str("\ncolumn.power = 1");
+                }
+                if uncommented.contains("[power.meters.board.sum]") {
+                    for part in ["cpu", "gpu", "soc"] {
+                        let rail = format!("hwmon = {{ chip = \"ina3221\", label = \"{part}\", scope = \"device\" }}");
+                        uncommented.push_str(&format!("\n[power.meters.{part}]\n{rail}"));
+                    }
                 }
                 if uncommented.contains("[delegates.tpu]") || uncommented.contains(".restarts]") {
                     uncommented.push('\n');

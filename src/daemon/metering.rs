@@ -15,10 +15,10 @@ use crate::energy::Calibrated;
 use crate::energy::{Attribution, EnergyEstimate, Settings};
 use crate::engine::span::{SpanReceiver, SpanSender, span_ring};
 use crate::ids::PipelineId;
-use crate::load::meters;
-use crate::meter::{MeterInfo, sampler};
+use crate::load::meters::{self, MeterContext};
+use crate::meter::{Meter, MeterInfo, sampler};
 use crate::stop::Stop;
-use crate::sys::cpu::{Children, Others};
+use crate::sys::cpu::Others;
 use crate::units::{MonoTime, Watts};
 
 /// Spans between two readings of the meters; more are merged.
@@ -27,8 +27,14 @@ const SPANS: usize = 16 * 1024;
 /// How long the last reading of a meter is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How long the programs of meters may take to end.
+const END: Duration = Duration::from_secs(2);
+
 /// How often the processor time of other programs is read, which is in ticks of 10 ms.
 const OTHERS_PERIOD: Duration = Duration::from_millis(100);
+
+/// How the meter thread ended, and its meters.
+type Ended = (io::Result<()>, Vec<Box<dyn Meter>>);
 
 /// The energy side of a running daemon.
 pub(crate) struct Metering {
@@ -38,22 +44,22 @@ pub(crate) struct Metering {
     attribution: Arc<Mutex<Attribution>>,
     /// Stops the meter thread alone: meters are read until the last inference is done.
     stop: Arc<Stop>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    thread: Option<JoinHandle<Ended>>,
     pub infos: Vec<MeterInfo>,
     pub readings: MeterReadings,
 }
 
 impl Metering {
     /// Starts the meter thread if there is a meter, and returns a sender for the busy spans of each pipeline. The processor
-    /// time of `children` counts as ours. What is known of idle power is carried over from the metering `before`.
+    /// time of the context's processes counts as ours. What is known of idle power is carried over from the metering `before`.
     pub(crate) fn start(
         power: &Power,
         pipelines: Vec<PipelineId>,
-        children: Children,
+        context: MeterContext,
         before: Option<&Self>,
     ) -> io::Result<(Self, Vec<Option<SpanSender>>)> {
         let pipeline_count = pipelines.len();
-        let mut meters = meters::build(power, &children);
+        let mut meters = meters::build(power, &context);
         for meter in &mut meters {
             // A meter knows its scope only after a reading; the meter thread will report why it cannot be read.
             let _ = meter.read();
@@ -78,8 +84,8 @@ impl Metering {
         let (period, shared, until) = (power.sample_period, attribution.clone(), stop.clone());
         let latest = readings.clone();
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            let (others, mut others_read_at) = (Others::new(children), None);
-            sampler::run(&mut meters, period, &until, |meter, info, reading| {
+            let (others, mut others_read_at) = (Others::new(context.children), None);
+            let ended = sampler::run(&mut meters, period, &until, |meter, info, reading| {
                 latest.note(meter, info, &reading);
                 let mut attribution = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 absorb(&mut attribution, &mut spans);
@@ -89,7 +95,8 @@ impl Metering {
                     attribution.set_other_cpu_time(others.cpu_time());
                 }
                 attribution.add_reading(meter, reading);
-            })
+            });
+            (ended, meters)
         })?;
         Ok((
             Self { pipelines, power: power_now, attribution, stop, thread: Some(thread), infos, readings },
@@ -129,11 +136,25 @@ impl Metering {
         let Some(thread) = self.thread.take() else { return };
         let joined = tokio::task::spawn_blocking(|| thread.join());
         match tokio::time::timeout(patience, joined).await {
-            Ok(Ok(Ok(Ok(())))) => self.attribution.lock().unwrap_or_else(PoisonError::into_inner).end(),
-            Ok(Ok(Ok(Err(error)))) => tracing::error!(%error, "the meter thread failed"),
+            Ok(Ok(Ok((Ok(()), meters)))) => {
+                self.attribution.lock().unwrap_or_else(PoisonError::into_inner).end();
+                end(meters).await;
+            }
+            Ok(Ok(Ok((Err(error), meters)))) => {
+                tracing::error!(%error, "the meter thread failed");
+                end(meters).await;
+            }
             Ok(_) => tracing::error!("the meter thread panicked"),
             Err(_) => tracing::warn!("a meter does not respond; its last reading is missing"),
         }
+    }
+}
+
+/// Ends the meters, of which some have a program or a connection.
+async fn end(meters: Vec<Box<dyn Meter>>) {
+    let ended = tokio::task::spawn_blocking(move || drop(meters));
+    if tokio::time::timeout(END, ended).await.is_err() {
+        tracing::warn!("the program of a meter does not end");
     }
 }
 

@@ -25,6 +25,7 @@ use super::systemd::Service;
 use crate::config::Config;
 use crate::ids::PipelineId;
 use crate::load::engines::EngineContext;
+use crate::load::meters::MeterContext;
 use crate::load::{Prepared, state_dir};
 use crate::measure::calibrate::Outcome;
 use crate::measure::calibrations::Calibrations;
@@ -115,13 +116,14 @@ impl Daemon {
             publish_latency,
             once: options.once,
             children: children.clone(),
-            broker,
+            broker: broker.clone(),
             idle_until: MonoTime::now() + config.power.quiet,
         };
+        let meter_context = MeterContext { children, node: broker };
         let count = prepared.pipelines.len();
         let ids: Vec<PipelineId> = (0u32..).map(PipelineId).take(count).collect();
-        let (metering, spans) =
-            Metering::start(&config.power, ids.clone(), children, None).context("cannot start the meter thread")?;
+        let (metering, spans) = Metering::start(&config.power, ids.clone(), meter_context, None)
+            .context("cannot start the meter thread")?;
         if !config.power.quiet.is_zero() {
             let seconds = config.power.quiet.as_secs_f64();
             tracing::info!("measuring idle power for {seconds} s before any source starts (power.idle_s)");

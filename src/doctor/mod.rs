@@ -16,9 +16,10 @@ use tracing::subscriber::NoSubscriber;
 
 use crate::config::{Config, Document, Pipeline};
 use crate::engine::{EngineError, Runtime};
+use crate::load::meters::MeterContext;
 use crate::meter::survey::{self, survey};
 use crate::meter::{Device, Meter, MeterError, learn};
-use crate::source::Presence;
+use crate::source::survey::{Presence, Survey};
 use crate::sys;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
@@ -165,11 +166,16 @@ pub fn surveyed_meters(roots: &Roots) -> Vec<survey::Finding> {
 fn source(roots: &Roots, pipeline: &Pipeline) -> Finding {
     let what = format!("pipelines.{}.source", pipeline.name);
     let survey = pipeline.source.kind().survey(&Machine { sysfs: &roots.sysfs, dev: &roots.dev });
-    let says = format!("{}: {}", pipeline.source.name(), survey.says);
+    of_survey(Part::Sensors, what, pipeline.source.name(), survey)
+}
+
+/// Returns what a survey of a source or a meter of that kind has found.
+fn of_survey(part: Part, what: String, kind: &str, survey: Survey) -> Finding {
+    let says = format!("{kind}: {}", survey.says);
     let finding = match (survey.presence, survey.node) {
-        (Presence::Ready, Some(node)) => node::finding(Part::Sensors, what, &says, &node.path, &node.rule),
-        (Presence::Ready, None) => Finding::new(Part::Sensors, State::Ok, what, says),
-        (Presence::Absent | Presence::Broken, _) => Finding::new(Part::Sensors, State::Broken, what, says),
+        (Presence::Ready, Some(node)) => node::finding(part, what, &says, &node.path, &node.rule),
+        (Presence::Ready, None) => Finding::new(part, State::Ok, what, says),
+        (Presence::Absent | Presence::Broken, _) => Finding::new(part, State::Broken, what, says),
     };
     let fix = survey.fix.or(finding.fix.clone());
     Finding { detail: survey.detail, fix, ..finding }
@@ -197,7 +203,17 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
         devices.extend(device.map(|device| examined(&meter.name, &device)));
         is_read
     });
-    let mut meters = crate::load::meters::build(&power, &Children::default());
+    let machine = Machine { sysfs: &roots.sysfs, dev: &roots.dev };
+    let mut examined_only = Vec::new();
+    power.meters.retain(|meter| {
+        let survey = config.power.examine(meter, &machine);
+        let is_read = survey.is_none();
+        let what = format!("power.meters.{}", meter.name);
+        examined_only.extend(survey.map(|survey| of_survey(Part::Meters, what, meter.kind.name(), survey)));
+        is_read
+    });
+    let context = MeterContext::new(config, Children::default());
+    let mut meters = crate::load::meters::build(&power, &context);
     let mut learning: Vec<&mut dyn Meter> = Vec::new();
     for meter in &mut meters {
         learning.push(meter.as_mut());
@@ -218,7 +234,7 @@ fn configured(roots: &Roots, config: &Config) -> Vec<Finding> {
             Err(error) => Finding { fix: error.fix().map(str::to_owned), ..finding(State::Broken, error.reason()) },
         }
     };
-    devices.into_iter().chain(meters.iter_mut().zip(first).map(finding)).collect()
+    devices.into_iter().chain(examined_only).chain(meters.iter_mut().zip(first).map(finding)).collect()
 }
 
 fn examined(meter: &str, device: &Device) -> Finding {

@@ -15,7 +15,8 @@ use crate::config::{Config, Pipeline, Power};
 use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
 use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::{BuildError, BuiltEngine};
-use crate::load::{Prepared, PreparedPipeline, meters, state_dir, windows};
+use crate::load::meters::{self, MeterContext};
+use crate::load::{Prepared, PreparedPipeline, state_dir, windows};
 use crate::meter::{Meter, Scale, learn, sampler};
 use crate::publish::payload::DelegateState;
 use crate::stop::{Stop, Waited};
@@ -87,8 +88,8 @@ pub enum CalibrateError {
 pub struct Calibrator<'a> {
     /// Its meters that can calibrate are used.
     pub power: &'a Power,
-    /// The processes of engines, whose processor time counts as ours.
-    pub children: &'a Children,
+    /// With the processes of engines, whose processor time counts as ours.
+    pub context: &'a MeterContext,
     pub plan: Plan,
     pub stop: &'a Stop,
 }
@@ -109,10 +110,10 @@ impl Calibrator<'_> {
         fill(&mut *built.engine, &input)?;
         let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
         let power = Power { meters, ..self.power.clone() };
-        let reading = Reading::start(&power, self.children, self.stop)?;
+        let reading = Reading::start(&power, self.context, self.stop)?;
         let plan = reading.lengthened(self.plan, power.sample_period);
         starting(&reading.meters(), plan.total());
-        let done = run_back_to_back(&mut *built.engine, plan, self.stop, self.children);
+        let done = run_back_to_back(&mut *built.engine, plan, self.stop, &self.context.children);
         // A stateful model must not keep state of the calibration when its stream starts.
         let reset = built.engine.reset();
         let traces = reading.finish();
@@ -200,7 +201,7 @@ pub fn at_start(
     let mut outcomes = Vec::new();
     let folder = state_dir::folder(config.state_dir.as_deref());
     let present = Calibrations::read_or_none(&folder);
-    let children = prepared.engine_context.launcher.children.clone();
+    let context = MeterContext::new(config, prepared.engine_context.launcher.children.clone());
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         progress();
         let Some(built) = &prepared.built else { continue };
@@ -214,7 +215,7 @@ pub fn at_start(
         }
         let engine = EngineIdentity::new(&prepared.builder, &built.state);
         let known = |meter: &MeterIdentity| !again && present.find(&engine, meter).is_some();
-        let meters = missing(&config.power, &children, known);
+        let meters = missing(&config.power, &context, known);
         if meters.is_empty() {
             continue;
         }
@@ -228,7 +229,7 @@ pub fn at_start(
                 names.join(", ")
             );
         };
-        let calibrator = Calibrator { power: &power, children: &children, plan: Plan::default(), stop };
+        let calibrator = Calibrator { power: &power, context: &context, plan: Plan::default(), stop };
         match calibrator.calibrate(pipeline, prepared, starting) {
             Ok(calibration) => outcomes.extend(save(&folder, &calibration)),
             Err(CalibrateError::Stopped) => break,
@@ -244,10 +245,10 @@ fn refused(pipeline: &str, reason: &dyn fmt::Display) -> Outcome {
 }
 
 /// Returns the meters that can calibrate and whose calibration is not `known`.
-fn missing(power: &Power, children: &Children, known: impl Fn(&MeterIdentity) -> bool) -> Vec<crate::config::Meter> {
+fn missing(power: &Power, context: &MeterContext, known: impl Fn(&MeterIdentity) -> bool) -> Vec<crate::config::Meter> {
     let configured = power.meters.iter().filter(|meter| can_calibrate(meter)).cloned();
     let all = Power { meters: configured.collect(), ..power.clone() };
-    let mut built = meters::build(&all, children);
+    let mut built = meters::build(&all, context);
     let known = built.iter_mut().map(|meter| {
         // A meter knows its scope only after a reading; the calibration will report why it cannot be read.
         let _ = meter.read();
@@ -322,8 +323,8 @@ struct Reading {
 
 impl Reading {
     /// Waits until the meters know how they behave, and starts the thread.
-    fn start(power: &Power, children: &Children, stop: &Stop) -> Result<Self, CalibrateError> {
-        let mut meters = meters::build(power, children);
+    fn start(power: &Power, context: &MeterContext, stop: &Stop) -> Result<Self, CalibrateError> {
+        let mut meters = meters::build(power, context);
         let mut failed = None;
         let mut pause = |time: Duration| {
             if let Err(error) = stop.sleep_until(MonoTime::now() + time) {

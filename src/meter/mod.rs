@@ -11,13 +11,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::mqtt::{NodeConnection, Subscription};
 use crate::schema::{Checker, Key, choice, family};
+use crate::source::Exclusive;
+use crate::source::survey::Survey;
 use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts};
+use shared::SharedMeters;
 use survey::{Machine, Surveyed};
 
 pub mod corrected;
 pub mod counter;
+mod efficiency;
 mod integral;
 pub mod perf;
 mod platform;
@@ -25,6 +30,7 @@ mod plausible;
 pub mod powercap;
 mod refresh;
 pub mod sampler;
+pub mod shared;
 mod shunt;
 mod snapshots;
 mod steps;
@@ -44,6 +50,8 @@ family! {
         mod iio: IioKeys;
         mod ina219: Ina219Keys;
         mod pmic: PmicKeys;
+        mod reader: ReaderKeys;
+        mod sum: SumKeys;
         mod replay: ReplayKeys;
         mod estimate: EstimateKeys;
         each pub(crate) const SURVEYS: fn(&Machine<'_>) -> Vec<Surveyed> = survey;
@@ -72,6 +80,42 @@ pub trait MeterKind {
     fn device(&self, _dev: &Path) -> Option<Device> {
         None
     }
+
+    /// Returns what doctor and check say of the meter instead of reading it, if a reading would start a program, open a port
+    /// or connect to a broker.
+    fn examine(&self, _machine: &Machine<'_>) -> Option<Survey> {
+        None
+    }
+
+    /// Returns what the meter asks an MQTT broker for.
+    fn subscription(&self) -> Option<Subscription> {
+        None
+    }
+
+    /// Returns the resources that only one meter or pipeline can read.
+    fn exclusive(&self) -> Vec<Exclusive> {
+        Vec::new()
+    }
+
+    /// Returns the names of the meters that this one reads.
+    fn parts(&self) -> &[String] {
+        &[]
+    }
+}
+
+impl MeterConfig {
+    /// Looks up the meters that this one reads, and checks them; `find` returns a meter of the configuration by its name.
+    pub fn resolve(
+        &mut self,
+        key: &Key,
+        find: impl Fn(&str) -> Option<Self>,
+        surroundings: &Surroundings,
+        checker: &mut Checker,
+    ) {
+        if let Self::SumKeys(sum) = self {
+            sum.resolve(&key.child("sum"), find, surroundings, checker);
+        }
+    }
 }
 
 /// What meters are built with.
@@ -83,6 +127,18 @@ pub struct Surroundings {
     pub period: Duration,
     /// Processes whose processor time is our own.
     pub children: Children,
+    /// How the node connects to its broker, for meters that subscribe.
+    pub node: Option<NodeConnection>,
+    /// The meters that others read, too.
+    pub shared: SharedMeters,
+}
+
+impl Surroundings {
+    /// Returns what meters are built with that are not read: to know what they are.
+    pub fn without_node(sysfs: &Path, period: Duration) -> Self {
+        let (children, shared) = (Children::default(), SharedMeters::default());
+        Self { sysfs: sysfs.to_owned(), period, children, node: None, shared }
+    }
 }
 
 /// A device file that a meter needs.
@@ -94,6 +150,11 @@ pub struct Device {
     pub fix_absent: &'static str,
     /// The udev rule for a file that belongs to no group.
     pub rule: &'static str,
+}
+
+/// Returns the name by which a broker knows a meter, so that it is not that of a pipeline.
+pub(crate) fn meter_client(meter: &str) -> String {
+    format!("meter-{meter}")
 }
 
 /// Checks what a sensor's supply feeds.
@@ -128,7 +189,7 @@ pub trait Meter: Send {
 pub struct MeterInfo {
     /// The meter's name in the configuration.
     pub name: String,
-    /// `rapl`, `hwmon`, `iio`, `ina219`, `pmic`, `replay` or `estimate`.
+    /// `rapl`, `hwmon`, `iio`, `ina219`, `pmic`, `reader`, `sum`, `replay` or `estimate`.
     pub kind: &'static str,
     pub scope: Scope,
     /// Whether the joules are computed from a model of the machine instead of measured.

@@ -1,11 +1,14 @@
-//! What a source asks a broker for, and how it connects: as the node does, or to another broker.
+//! What a source or a meter asks a broker for, and how it connects: as the node does, or to another broker.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::{Login, check_tls_keys};
+use super::address::{Broker, parse_broker};
 use super::codec::{Qos, Session, Subscribe, Version};
 use super::connection::ConnectOptions;
-use super::transport::Endpoint;
+use super::transport::{Endpoint, Tls};
+use crate::schema::{Checker, Key};
 
 /// How the node connects to its broker.
 #[derive(Debug, Clone)]
@@ -28,7 +31,71 @@ pub struct OtherBroker {
     pub login: Option<(String, PathBuf)>,
 }
 
-/// A subscription of a source.
+/// What the keys of a table say of a broker that may be another than the node's.
+#[derive(Debug)]
+pub struct BrokerKeys<'a> {
+    pub broker: Option<&'a str>,
+    pub version: Option<Version>,
+    pub user: Option<&'a String>,
+    pub password_file: Option<&'a PathBuf>,
+    pub allow_plaintext_password: bool,
+    pub ca_file: Option<&'a PathBuf>,
+}
+
+impl BrokerKeys<'_> {
+    /// Checks the keys of the table at `key`: those of another broker are written only with one.
+    pub fn check(&self, key: &Key, checker: &mut Checker) {
+        let Some(written) = self.broker else {
+            let keys = [
+                ("version", self.version.is_some()),
+                ("user", self.user.is_some()),
+                ("password_file", self.password_file.is_some()),
+                ("allow_plaintext_password", self.allow_plaintext_password),
+                ("ca_file", self.ca_file.is_some()),
+            ];
+            for (name, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
+                let message = "it is for another broker; write its address in broker, or leave this out: the broker of \
+                               [mqtt] is used as [mqtt] says";
+                checker.problem(&key.child(name), message);
+            }
+            return;
+        };
+        let broker = match parse_broker(written) {
+            Ok(broker @ Broker::At(_)) => broker,
+            Ok(Broker::None | Broker::Embedded) => {
+                let message = "write the address of a broker, such as \"mqtt://192.168.1.10\"; or leave it out for the \
+                               broker of [mqtt]";
+                checker.problem(&key.child("broker"), message);
+                return;
+            }
+            Err(message) => {
+                checker.problem(&key.child("broker"), message);
+                return;
+            }
+        };
+        check_tls_keys(key, &broker, self.ca_file.iter().map(|_| "ca_file"), checker);
+        let login = Login {
+            user: self.user.cloned(),
+            password_file: self.password_file.cloned(),
+            allow_plaintext_password: self.allow_plaintext_password,
+            missing_password: "write it into a file, and name that in password_file".into(),
+        };
+        login.checked(key, &broker, checker);
+    }
+
+    /// Returns the broker that is not the node's; the keys were checked.
+    pub fn other_broker(&self) -> Option<OtherBroker> {
+        let Ok(Broker::At(endpoint)) = parse_broker(self.broker?) else { return None };
+        let tls = || Tls { ca_file: self.ca_file.cloned(), ..Tls::default() };
+        Some(OtherBroker {
+            endpoint: Endpoint { tls: endpoint.tls.is_some().then(tls), ..endpoint },
+            version: self.version.unwrap_or(Version::Five),
+            login: self.user.cloned().zip(self.password_file.cloned()),
+        })
+    }
+}
+
+/// A subscription of a source or a meter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     pub topic: String,
@@ -37,10 +104,12 @@ pub struct Subscription {
     pub other: Option<OtherBroker>,
     /// `None`: made of the node's and of the name of the pipeline.
     pub client_id: Option<String>,
+    /// The table of its keys, as errors name it, such as `source.mqtt`.
+    pub table: &'static str,
     pub session: Session,
 }
 
-/// The keys of a source that names its broker. Errors name those of `[mqtt]`.
+/// The keys of a table that names its broker. Errors name those of `[mqtt]`.
 const OWN_KEYS: [&str; 6] = ["broker", "version", "user", "password_file", "ca_file", "client_id"];
 
 impl Subscription {
@@ -77,12 +146,12 @@ impl Subscription {
         )
     }
 
-    /// Returns the reason for a loss, in which keys of `[mqtt]` have the names that they have in this source.
+    /// Returns the reason for a loss, in which keys of `[mqtt]` have the names that they have in this table.
     pub fn in_its_words(&self, reason: String) -> String {
         let is_renamed = |key: &&str| self.other.is_some() || *key == "client_id";
         OWN_KEYS
             .into_iter()
             .filter(is_renamed)
-            .fold(reason, |reason, key| reason.replace(&format!("mqtt.{key}"), &format!("source.mqtt.{key}")))
+            .fold(reason, |reason, key| reason.replace(&format!("mqtt.{key}"), &format!("{}.{key}", self.table)))
     }
 }

@@ -178,7 +178,8 @@ pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
     if metadata.file_type().is_fifo() { Ok(()) } else { Err(SourceError::NotAFifo { path: path.to_owned() }) }
 }
 
-fn open_fifo(path: &Path) -> Result<File, SourceError> {
+/// Opens a FIFO for reading, without waiting for a writer.
+pub(crate) fn open_fifo(path: &Path) -> Result<File, SourceError> {
     std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod meters;
+mod reader;
 mod calibrate;
 mod gate;
 mod machine;

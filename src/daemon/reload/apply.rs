@@ -9,6 +9,7 @@ use crate::daemon::metering::{self, Metering};
 use crate::daemon::pipeline::{AfterEnd, CarriedOver, PipelineHandle, Replacement};
 use crate::daemon::state::{Daemon, every};
 use crate::ids::PipelineId;
+use crate::load::meters::MeterContext;
 use crate::load::{Prepared, PreparedPipeline, state_dir};
 use crate::measure::calibrations::Calibrations;
 use crate::publish::payload::PipelineState;
@@ -176,8 +177,9 @@ impl Daemon {
     async fn restart_metering(&mut self) {
         self.metering.finish(metering::PATIENCE).await;
         self.publish_metrics().await;
-        let children = self.engine_context.launcher.children.clone();
-        match Metering::start(&self.config.power, self.pipeline_ids(), children, Some(&self.metering)) {
+        let context =
+            MeterContext { children: self.engine_context.launcher.children.clone(), node: self.context.broker.clone() };
+        match Metering::start(&self.config.power, self.pipeline_ids(), context, Some(&self.metering)) {
             Ok((metering, spans)) => {
                 self.metering = metering;
                 for (pipeline, spans) in self.pipelines.iter().zip(spans) {

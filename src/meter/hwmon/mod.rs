@@ -280,7 +280,11 @@ impl Hwmon {
         if let Some(energy) = &channel.energy {
             let file = open(energy)?;
             self.info.detail = begin(energy);
-            return Ok(Open::Energy(Box::new(Energy { file, counter: Counter::hwmon(), refresh_line: RefreshLine::default() })));
+            return Ok(Open::Energy(Box::new(Energy {
+                file,
+                counter: Counter::hwmon(),
+                refresh_line: RefreshLine::default(),
+            })));
         }
         let (watts, volts, amperes) =
             (open_some(&channel.power)?, open_some(&channel.volts)?, open_some(&channel.amperes)?);

@@ -1,6 +1,7 @@
 //! A running program: its output is read by the acquire thread, all else about it by a thread of its own.
 //!
-//! That thread, `exec-PIPELINE`, logs what the program writes to its standard error, so that the program never waits for
+//! The acquire thread is that of a pipeline, or the thread of a meter that reads a program. The other thread,
+//! `exec-NAME` with the name of the pipeline or meter, logs what the program writes to its standard error, so that the program never waits for
 //! it. It ends a program that writes nothing any more, which the acquire thread then sees as the end of the stream. If the
 //! program has ended and another process holds its output open, it ends the reading. The acquire thread alone reaps the
 //! program: until then no other process can have its id.
@@ -50,7 +51,7 @@ const PIECE_BYTES: usize = 4096;
 const LAST_PIECES: usize = 64;
 
 /// How a program is started.
-pub(super) struct Launch<'a> {
+pub(crate) struct Launch<'a> {
     pub program: &'a Path,
     pub arguments: &'a [String],
     pub env: &'a BTreeMap<String, String>,
@@ -58,22 +59,46 @@ pub(super) struct Launch<'a> {
     pub cpus: Option<CpuSet>,
     /// A program that writes nothing for this long is ended.
     pub silence: Option<Duration>,
-    /// The program's name and the pipeline's, for the log.
+    /// The program's name, for the log.
     pub name: &'a str,
-    pub pipeline: &'a str,
+    pub owner: &'a Owner,
     pub limiter: &'a LogLimiter,
     pub children: &'a Children,
 }
 
-/// Limits what is logged of the programs of one source, which run one after the other.
-pub(super) type LogLimiter = Arc<Mutex<Limiter>>;
+/// What reads the program's output.
+#[derive(Debug, Clone)]
+pub(crate) enum Owner {
+    Pipeline(String),
+    Meter(String),
+}
 
-pub(super) fn log_limiter() -> LogLimiter {
+impl Owner {
+    fn name(&self) -> &str {
+        let (Self::Pipeline(name) | Self::Meter(name)) = self;
+        name
+    }
+
+    /// Returns its name as a field of a log line; `None`: it is not a pipeline.
+    fn pipeline(&self) -> Option<&str> {
+        if let Self::Pipeline(name) = self { Some(name) } else { None }
+    }
+
+    /// Returns its name as a field of a log line; `None`: it is not a meter.
+    fn meter(&self) -> Option<&str> {
+        if let Self::Meter(name) = self { Some(name) } else { None }
+    }
+}
+
+/// Limits what is logged of the programs of one source, which run one after the other.
+pub(crate) type LogLimiter = Arc<Mutex<Limiter>>;
+
+pub(crate) fn log_limiter() -> LogLimiter {
     Arc::new(Mutex::new(Limiter::new(LOGGED_LINES, LOGGED_PERIOD, Instant::now())))
 }
 
 /// A running program, whose standard output is read here. Dropping this ends it.
-pub(super) struct Child {
+pub(crate) struct Child {
     stdout: ChildStdout,
     /// The end at which its standard error is read.
     stderr: OwnedFd,
@@ -119,7 +144,7 @@ enum Cause {
 
 /// How a program ended.
 #[derive(Debug)]
-pub(super) struct End {
+pub(crate) struct End {
     cause: Option<Cause>,
     /// `None` if the kernel could not end it in time.
     status: Option<ExitStatus>,
@@ -128,7 +153,7 @@ pub(super) struct End {
 
 impl End {
     /// Returns whether it has written all that it had to write.
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         match self.cause {
             None => self.status.is_some_and(|status| status.success()),
             Some(Cause::Closed) => true,
@@ -169,7 +194,7 @@ impl Child {
     ///
     /// # Errors
     /// The program cannot be started, or not be watched.
-    pub(super) fn start(launch: &Launch<'_>) -> io::Result<Self> {
+    pub(crate) fn start(launch: &Launch<'_>) -> io::Result<Self> {
         let mut command = Command::new(launch.program);
         command.args(launch.arguments).envs(launch.env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -185,7 +210,8 @@ impl Child {
             let _ = killpg(pid, Signal::SIGKILL);
             give_back(pid, reap(pid, true), launch.children);
         }
-        tracing::debug!(pipeline = launch.pipeline, program = launch.name, pid = pid.as_raw(), "started");
+        let (pipeline, meter) = (launch.owner.pipeline(), launch.owner.meter());
+        tracing::debug!(pipeline, meter, program = launch.name, pid = pid.as_raw(), "started");
         child
     }
 
@@ -223,9 +249,9 @@ impl Child {
             limiter: launch.limiter.clone(),
             silence: launch.silence,
             name: launch.name.to_owned(),
-            pipeline: launch.pipeline.to_owned(),
+            owner: launch.owner.clone(),
         };
-        let name = format!("exec-{}", launch.pipeline);
+        let name = format!("exec-{}", launch.owner.name());
         let watch = Some(std::thread::Builder::new().name(name).spawn(move || watch.run())?);
         let name = launch.name.to_owned();
         let children = launch.children.clone();
@@ -234,7 +260,7 @@ impl Child {
 
     /// Ends the program, if it has not ended, all that it has started in its process group, and what else holds its output
     /// open; within a second, unless the program has closed its output and `stop` is not requested. Returns how it ended.
-    pub(super) fn end(&mut self, stop: &Stop) -> End {
+    pub(crate) fn end(&mut self, stop: &Stop) -> End {
         let ended = [PollFd::new(self.process.ended.as_fd(), PollFlags::POLLIN)];
         if !stop.is_requested() {
             // Its output has ended, so it is normally about to end.
@@ -408,7 +434,7 @@ struct Watch {
     limiter: LogLimiter,
     silence: Option<Duration>,
     name: String,
-    pipeline: String,
+    owner: Owner,
 }
 
 impl Watch {
@@ -445,11 +471,11 @@ impl Watch {
         }
         // Its last words are the most telling ones.
         self.read_lines(LAST_PIECES);
-        let Self { cutter, limiter, process, name, pipeline, .. } = &mut self;
-        cutter.end(|line| log(line, limiter, process, name, pipeline));
+        let Self { cutter, limiter, process, name, owner, .. } = &mut self;
+        cutter.end(|line| log(line, limiter, process, name, owner));
         let left_out = limiter.lock().unwrap_or_else(PoisonError::into_inner).take_left_out();
         if left_out > 0 {
-            tracing::info!(pipeline, program = name, left_out, "more lines than are logged");
+            log_left_out(left_out, name, owner);
         }
     }
 
@@ -489,7 +515,7 @@ impl Watch {
     }
 
     fn read_lines(&mut self, pieces: usize) {
-        let Self { stderr, cutter, limiter, process, name, pipeline, .. } = self;
+        let Self { stderr, cutter, limiter, process, name, owner, .. } = self;
         let mut piece = [0; PIECE_BYTES];
         for _ in 0..pieces {
             let Some(from) = stderr else { return };
@@ -497,7 +523,7 @@ impl Watch {
                 Ok(0) => *stderr = None,
                 Ok(count) => {
                     let bytes = piece.get(..count).unwrap_or_default();
-                    cutter.take(bytes, |line| log(line, limiter, process, name, pipeline));
+                    cutter.take(bytes, |line| log(line, limiter, process, name, owner));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -516,7 +542,7 @@ enum Step {
 }
 
 /// Logs a line of the program, and keeps it.
-fn log(line: &str, limiter: &Mutex<Limiter>, process: &Process, name: &str, pipeline: &str) {
+fn log(line: &str, limiter: &Mutex<Limiter>, process: &Process, name: &str, owner: &Owner) {
     let line = plain(&without_users_in_urls(line.trim()));
     if line.is_empty() {
         return;
@@ -524,9 +550,14 @@ fn log(line: &str, limiter: &Mutex<Limiter>, process: &Process, name: &str, pipe
     let admitted = limiter.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
     if let Some(left_out) = admitted {
         if left_out > 0 {
-            tracing::info!(pipeline, program = name, left_out, "more lines than are logged");
+            log_left_out(left_out, name, owner);
         }
-        tracing::info!(pipeline, "{name}: {line}");
+        tracing::info!(pipeline = owner.pipeline(), meter = owner.meter(), "{name}: {line}");
     }
     process.said().last_line = Some(line);
+}
+
+fn log_left_out(left_out: u64, name: &str, owner: &Owner) {
+    let (pipeline, meter) = (owner.pipeline(), owner.meter());
+    tracing::info!(pipeline, meter, program = name, left_out, "more lines than are logged");
 }

@@ -2,11 +2,10 @@
 //!
 //! Owns the keys, and when the program is started again. `program` finds it, `child` runs and ends it.
 
-mod child;
-mod program;
+pub(crate) mod child;
+pub(crate) mod program;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use self::child::{Child, Launch, log_limiter};
+use self::child::{Child, Launch, Owner, log_limiter};
 pub use self::program::ProgramError;
 use super::session::{DEVICE_RETRY, keep_open};
 use super::{
@@ -25,14 +24,10 @@ use crate::schema::{Checker, Key, seconds, table};
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
-use crate::text::placeholder;
 
 /// A program whose rate is known is silent after this time, or after so many periods if that is longer.
 const SILENCE: Duration = Duration::from_secs(30);
 const SILENCE_PERIODS: f64 = 10.0;
-/// Words that only a shell understands.
-const OF_A_SHELL: [&str; 12] = ["|", "||", "&&", "&", ";", "<", ">", ">>", "2>", "2>&1", ">/dev/null", "2>/dev/null"];
-
 table! {
     /// Starts a program and reads what it writes to its standard output. A program that ends is started again, after pauses
     /// that grow to 5 s. The lines that it writes to its standard error are in the log.
@@ -61,41 +56,7 @@ impl Exec {
 
     /// Returns the file of the program.
     fn find(&self) -> Result<PathBuf, ProgramError> {
-        let search = self.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-        let found = program::find(self.program(), &search)?;
-        // The program is started in another folder.
-        std::path::absolute(&found).map_err(|error| ProgramError::Unreadable { path: found, error })
-    }
-
-    fn check_command(&mut self, key: &Key, checker: &mut Checker) {
-        let key = key.child("command");
-        let Some(program) = self.command.first().filter(|program| !program.is_empty()) else {
-            return checker.problem(&key, "name the program, then its arguments: [\"arecord\", \"-q\"]");
-        };
-        if self.command.iter().any(|word| word.contains('\0')) {
-            checker.problem(&key, "a zero byte cannot be passed to a program");
-        }
-        if let Some(found) =
-            placeholder(program).map(str::to_owned).or(program.starts_with('~').then(|| "~".to_owned()))
-        {
-            let message =
-                format!("`{found}` stands as it is: there is no shell that would expand it; write the path itself");
-            checker.problem(&key.child(0), message);
-        } else if program.contains('/') {
-            match checker.path(Path::new(program)).into_os_string().into_string() {
-                Ok(path) => self.command[0] = path,
-                Err(path) => checker.problem(&key.child(0), format!("{} is not UTF-8", path.display())),
-            }
-        }
-        for (index, word) in self.command.iter().enumerate().skip(1) {
-            if OF_A_SHELL.contains(&word.as_str()) {
-                let message = format!(
-                    "`{word}` is for a shell, and none is started; write command = [\"sh\", \"-c\", \"...\"] with the whole \
-                     line as the last string, or leave it out"
-                );
-                checker.problem(&key.child(index), message);
-            }
-        }
+        program::file(self.program(), self.env.get("PATH"))
     }
 
     /// Returns after which silence the program is started again.
@@ -107,7 +68,7 @@ impl Exec {
 
 impl SourceKind for Exec {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
-        self.check_command(key, checker);
+        program::check(&mut self.command, &key.child("command"), checker);
         let bad_name = |name: &String| name.is_empty() || name.contains(['=', '\0']);
         for (name, value) in &self.env {
             if bad_name(name) || value.contains('\0') {
@@ -151,15 +112,10 @@ impl SourceKind for Exec {
     }
 
     fn survey(&self, _machine: &Machine<'_>) -> Survey {
-        match self.check_access().and_then(|()| Ok(self.find()?)) {
-            Ok(path) => Survey::ready(format!("{} can be started", path.display())),
-            Err(error) => {
-                let error = error.to_string();
-                match error.split_once("; run: ") {
-                    Some((says, command)) => Survey::broken(says).fix(format!("run: {command}")),
-                    None => Survey::broken(error),
-                }
-            }
+        let found = self.find();
+        match self.check_access() {
+            Err(error) if found.is_ok() => Survey::broken(error.to_string()),
+            _ => program::survey(found),
         }
     }
 
@@ -180,10 +136,8 @@ struct ExecSource {
 impl FrameProducer for ExecSource {
     fn run(self: Box<Self>, sink: &mut FrameSink) -> Result<(), SourceError> {
         let Self { exec, mut decoder, cpus, once, children } = *self;
-        let name = Path::new(exec.program())
-            .file_name()
-            .map_or_else(|| exec.program().to_owned(), |name| name.to_string_lossy().into_owned());
-        let pipeline = sink.pipeline().to_owned();
+        let name = program::short_name(exec.program());
+        let owner = Owner::Pipeline(sink.pipeline().to_owned());
         let limiter = log_limiter();
         let start = || {
             let program = exec.find()?;
@@ -195,7 +149,7 @@ impl FrameProducer for ExecSource {
                 cpus,
                 silence: exec.silence(),
                 name: &name,
-                pipeline: &pipeline,
+                owner: &owner,
                 limiter: &limiter,
                 children: &children,
             };

@@ -1,18 +1,24 @@
-//! Finds the program of a command, and says what is missing.
+//! Checks a command, finds its program, and says what is missing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::text::command_list;
+use crate::schema::{Checker, Key};
+use crate::source::survey::Survey;
+use crate::text::{command_list, placeholder};
+
+/// Words that only a shell understands.
+const OF_A_SHELL: [&str; 12] = ["|", "||", "&&", "&", ";", "<", ">", ">>", "2>", "2>&1", ">/dev/null", "2>/dev/null"];
 
 /// The Debian package of programs that people use as sources.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 23] = [
     ("arecord", "alsa-utils"),
     ("candump", "can-utils"),
+    ("curl", "curl"),
     ("espeak-ng", "espeak-ng"),
     ("ffmpeg", "ffmpeg"),
     ("gst-launch-1.0", "gstreamer1.0-tools"),
@@ -31,6 +37,7 @@ const PACKAGES: [(&str, &str); 21] = [
     ("socat", "socat"),
     ("sox", "sox"),
     ("stdbuf", "coreutils"),
+    ("upsc", "nut-client"),
     ("v4l2-ctl", "v4l-utils"),
 ];
 /// The longest first line of a script that names its interpreter.
@@ -57,6 +64,66 @@ pub enum ProgramError {
     NotAFolder { path: PathBuf },
 }
 
+/// Checks a command, whose key is `key`, and completes the path of its program.
+pub(crate) fn check(command: &mut [String], key: &Key, checker: &mut Checker) {
+    let Some(program) = command.first().filter(|program| !program.is_empty()) else {
+        return checker.problem(key, "name the program, then its arguments: [\"arecord\", \"-q\"]");
+    };
+    if command.iter().any(|word| word.contains('\0')) {
+        checker.problem(key, "a zero byte cannot be passed to a program");
+    }
+    if let Some(found) = placeholder(program).map(str::to_owned).or(program.starts_with('~').then(|| "~".to_owned())) {
+        let message =
+            format!("`{found}` stands as it is: there is no shell that would expand it; write the path itself");
+        checker.problem(&key.child(0), message);
+    } else if program.contains('/') {
+        match checker.path(Path::new(program)).into_os_string().into_string() {
+            Ok(path) => command[0] = path,
+            Err(path) => checker.problem(&key.child(0), format!("{} is not UTF-8", path.display())),
+        }
+    }
+    for (index, word) in command.iter().enumerate().skip(1) {
+        if OF_A_SHELL.contains(&word.as_str()) {
+            let message = format!(
+                "`{word}` is for a shell, and none is started; write command = [\"sh\", \"-c\", \"...\"] with the whole \
+                 line as the last string, or leave it out"
+            );
+            checker.problem(&key.child(index), message);
+        }
+    }
+}
+
+/// Returns the program's name without its folder.
+pub(crate) fn short_name(program: &str) -> String {
+    Path::new(program).file_name().map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Returns the whole path of the program that a command names; a name without a folder is looked up in `search`, or in the
+/// PATH of this process.
+///
+/// # Errors
+/// It is not there, or cannot be executed.
+pub(crate) fn file(program: &str, search: Option<&String>) -> Result<PathBuf, ProgramError> {
+    let search = search.map(OsString::from).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    let found = find(program, &search)?;
+    // The program is started in another folder.
+    std::path::absolute(&found).map_err(|error| ProgramError::Unreadable { path: found, error })
+}
+
+/// Returns what is known of a program that was looked for.
+pub(crate) fn survey(found: Result<PathBuf, ProgramError>) -> Survey {
+    match found {
+        Ok(path) => Survey::ready(format!("{} can be started", path.display())),
+        Err(error) => {
+            let error = error.to_string();
+            match error.split_once("; run: ") {
+                Some((says, command)) => Survey::broken(says).fix(format!("run: {command}")),
+                None => Survey::broken(error),
+            }
+        }
+    }
+}
+
 /// Returns what to do about a program that is not there.
 fn advice(program: &str) -> String {
     let name = program.rsplit('/').next().unwrap_or(program);
@@ -71,7 +138,7 @@ fn advice(program: &str) -> String {
 
 impl ProgramError {
     /// Returns why a program that was found could not be started.
-    pub(super) fn start(path: &Path, error: io::Error) -> Self {
+    pub(crate) fn start(path: &Path, error: io::Error) -> Self {
         if error.kind() == ErrorKind::NotFound
             && let Some(interpreter) = interpreter(path).filter(|interpreter| !Path::new(interpreter).exists())
         {
@@ -85,7 +152,7 @@ impl ProgramError {
 ///
 /// # Errors
 /// It is not there, or cannot be executed.
-pub(super) fn find(program: &str, search: &OsStr) -> Result<PathBuf, ProgramError> {
+fn find(program: &str, search: &OsStr) -> Result<PathBuf, ProgramError> {
     if program.contains('/') {
         let path = PathBuf::from(program);
         return examine(&path).map(|()| path);

@@ -13,9 +13,9 @@ use super::{
     Buffer, Content, ContentKind, FrameProducer, OpenOptions, SourceError, SourceKind, SourceSubscription, Survey,
     WhenFull, content,
 };
-use crate::mqtt::access::{Login, check_qos, check_tls_keys};
-use crate::mqtt::subscription::OtherBroker;
-use crate::mqtt::{Broker, Endpoint, Qos, Session, Subscription, Tls, Version, check_files, filter, parse_broker};
+use crate::mqtt::access::check_qos;
+use crate::mqtt::subscription::{BrokerKeys, OtherBroker};
+use crate::mqtt::{Qos, Session, Subscription, Version, check_files, filter};
 use crate::schema::{Checker, Key, choice, table};
 use crate::source::Exclusive;
 use crate::stream::StreamSpec;
@@ -80,58 +80,16 @@ table! {
 }
 
 impl Mqtt {
-    /// Checks that the keys of another broker are written only with one.
-    fn check_broker(&self, key: &Key, checker: &mut Checker) {
-        let Some(written) = &self.broker else {
-            let keys = [
-                ("version", self.version.is_some()),
-                ("user", self.user.is_some()),
-                ("password_file", self.password_file.is_some()),
-                ("allow_plaintext_password", self.allow_plaintext_password),
-                ("ca_file", self.ca_file.is_some()),
-            ];
-            for (name, _) in keys.into_iter().filter(|(_, is_written)| *is_written) {
-                let message = "it is for another broker; write its address in broker, or leave this out: the broker of \
-                               [mqtt] is used as [mqtt] says";
-                checker.problem(&key.child(name), message);
-            }
-            return;
-        };
-        let broker = match parse_broker(written) {
-            Ok(broker @ Broker::At(_)) => broker,
-            Ok(Broker::None | Broker::Embedded) => {
-                let message = "write the address of a broker, such as \"mqtt://192.168.1.10\"; or leave it out for the \
-                               broker of [mqtt]";
-                checker.problem(&key.child("broker"), message);
-                return;
-            }
-            Err(message) => {
-                checker.problem(&key.child("broker"), message);
-                return;
-            }
-        };
-        check_tls_keys(key, &broker, self.ca_file.iter().map(|_| "ca_file"), checker);
-        self.login().checked(key, &broker, checker);
-    }
-
-    fn login(&self) -> Login {
-        Login {
-            user: self.user.clone(),
-            password_file: self.password_file.clone(),
+    /// Returns what the keys say of another broker.
+    fn broker_keys(&self) -> BrokerKeys<'_> {
+        BrokerKeys {
+            broker: self.broker.as_deref(),
+            version: self.version,
+            user: self.user.as_ref(),
+            password_file: self.password_file.as_ref(),
             allow_plaintext_password: self.allow_plaintext_password,
-            missing_password: "write it into a file, and name that in password_file".into(),
+            ca_file: self.ca_file.as_ref(),
         }
-    }
-
-    /// Returns the broker that is not the node's; the keys were checked.
-    fn other_broker(&self) -> Option<OtherBroker> {
-        let Ok(Broker::At(endpoint)) = parse_broker(self.broker.as_ref()?) else { return None };
-        let tls = || Tls { ca_file: self.ca_file.clone(), ..Tls::default() };
-        Some(OtherBroker {
-            endpoint: Endpoint { tls: endpoint.tls.is_some().then(tls), ..endpoint },
-            version: self.version.unwrap_or(Version::Five),
-            login: self.user.clone().zip(self.password_file.clone()),
-        })
     }
 
     fn max_bytes(&self) -> usize {
@@ -144,8 +102,9 @@ impl Mqtt {
         Subscription {
             topic: self.topic.clone(),
             qos: if self.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
-            other: self.other_broker(),
+            other: self.broker_keys().other_broker(),
             client_id: self.client_id.clone(),
+            table: "source.mqtt",
             // A broker that knew the limit would drop larger messages itself, which nobody could count.
             session: Session { kept_s, packet_bytes, tells_limit: false },
         }
@@ -171,7 +130,7 @@ impl SourceKind for Mqtt {
         for file in [&mut self.password_file, &mut self.ca_file].into_iter().flatten() {
             *file = checker.path(file);
         }
-        self.check_broker(key, checker);
+        self.broker_keys().check(key, checker);
         content::check_messages(&self.content, key, checker, "messages");
         self.content.check(key, checker);
         self.buffer.check(&key.child("buffer"), checker);
@@ -208,18 +167,7 @@ impl SourceKind for Mqtt {
     }
 
     fn survey(&self, _machine: &Machine<'_>) -> Survey {
-        let place = match self.other_broker() {
-            Some(OtherBroker { endpoint, .. }) => {
-                if let Some(Err(reason)) = endpoint.tls.as_ref().map(check_files) {
-                    return Survey::broken(format!("TLS: {reason}"))
-                        .fix("correct the file, or name another in ca_file");
-                }
-                format!("the broker {}", endpoint.address())
-            }
-            None => "the broker of [mqtt]".to_owned(),
-        };
-        let says = format!("subscribes to {} at {place}; `edgewatt doctor broker` tries it", self.topic);
-        Survey::ready(says)
+        survey(&self.topic, self.broker_keys().other_broker())
     }
 
     fn subscriptions(&self) -> Vec<SourceSubscription> {
@@ -238,6 +186,20 @@ impl SourceKind for Mqtt {
     fn endless(&self) -> Option<&'static str> {
         Some("receives messages, which have no end; start it without --once, or use the source lines or replay")
     }
+}
+
+/// Returns what is known of a subscription without a connection; `other`: at a broker that is not the node's.
+pub(crate) fn survey(topic: &str, other: Option<OtherBroker>) -> Survey {
+    let place = match other {
+        Some(OtherBroker { endpoint, .. }) => {
+            if let Some(Err(reason)) = endpoint.tls.as_ref().map(check_files) {
+                return Survey::broken(format!("TLS: {reason}")).fix("correct the file, or name another in ca_file");
+            }
+            format!("the broker {}", endpoint.address())
+        }
+        None => "the broker of [mqtt]".to_owned(),
+    };
+    Survey::ready(format!("subscribes to {topic} at {place}; `edgewatt doctor broker` tries it"))
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ impl SourceKind for Serial {
 }
 
 /// Examines a port without opening it, which would restart some boards.
-fn survey(port: &Path, machine: &Machine<'_>, proc: &Path) -> Survey {
+pub(crate) fn survey(port: &Path, machine: &Machine<'_>, proc: &Path) -> Survey {
     let path = ports::on(machine, port);
     let shown = port.display();
     match is_character_device(&path) {
@@ -320,7 +320,8 @@ impl FrameProducer for SerialSource {
     }
 }
 
-fn open(path: &Path, settings: &LineSettings) -> Result<OpenPort, SourceError> {
+/// Opens a port; the error says who has it, or what makes it work.
+pub(crate) fn open(path: &Path, settings: &LineSettings) -> Result<OpenPort, SourceError> {
     let explained = |error: PortError| {
         let reason = match &error {
             PortError::InUse => match holders(Path::new("/proc"), path).first() {
@@ -348,7 +349,17 @@ fn open(path: &Path, settings: &LineSettings) -> Result<OpenPort, SourceError> {
 const RULE: &str = "SUBSYSTEM==\"tty\", KERNEL==\"tty[A-Z]*[0-9]\", GROUP=\"dialout\", MODE=\"0660\"";
 
 /// An open port. If its device is gone, the stream ends.
-struct OpenPort(File);
+pub(crate) struct OpenPort(File);
+
+impl OpenPort {
+    /// Returns a second handle, to write to the port.
+    ///
+    /// # Errors
+    /// The process has too many files open.
+    pub(crate) fn writer(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+}
 
 impl Read for OpenPort {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
