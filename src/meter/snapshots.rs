@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn values_that_are_cut_off_are_refused() {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
-        let clipped = |poll: u64| if poll % 4 == 0 { 3_200_000 } else { noise(poll) };
+        let clipped = |poll: u64| if poll.is_multiple_of(4) { 3_200_000 } else { noise(poll) };
         let seen = run(&mut sensor, 0, 200, clipped);
         let refused = count(&seen, |seen| *seen == Seen::Clipped);
         assert!((35..=46).contains(&refused), "{refused}");

@@ -78,6 +78,8 @@ macro_rules! family {
 
         $(#[doc = $text])+
         #[derive(Debug, Clone, PartialEq)]
+        // A configuration has few of them, and none in a path that counts.
+        #[allow(clippy::large_enum_variant)]
         $vis enum $name { $( $kind($module::$kind) ),+ }
 
         impl $name {

@@ -253,7 +253,7 @@ impl Scenario {
 
 /// The meter as the daemon reads it.
 enum Sensor {
-    Counter { counter: Counter, update_s: f64, next_s: f64, joules: f64, jitter: Rng, shown: Option<Shown> },
+    Counter { counter: Box<Counter>, update_s: f64, next_s: f64, joules: f64, jitter: Rng, shown: Option<Shown> },
     Power(Power),
 }
 
@@ -312,7 +312,7 @@ impl Sensor {
         };
         match scenario.meter {
             Meter::Counter | Meter::SlowCounter { .. } | Meter::CoarseCounter { .. } => Self::Counter {
-                counter: Counter::rapl(Some(max_uj)),
+                counter: Box::new(Counter::rapl(Some(max_uj))),
                 update_s: 0.0,
                 next_s: scenario.counter.period_s,
                 joules: 0.0,

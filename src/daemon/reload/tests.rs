@@ -32,8 +32,10 @@ path = "outbox.db"
 [power]
 idle_s = 12.0
 
-[power.meters.board.hwmon]
-chip = "ina219"
+[power.meters.board]
+gain_error = 0.01
+reference = { gain = 1.0, date = "2026-11-30", what = "a bench supply" }
+hwmon.chip = "ina219"
 [power.meters.cpu.hwmon]
 chip = "ina3221"
 channel = 1
@@ -122,6 +124,13 @@ const CHANGES: &[(&str, &str)] = &[
     ("power.interval_s", "0.0"),
     ("power.idle_s", "11.0"),
     ("power.idle_watts", "2.5"),
+    ("power.idle_watts_error", "0.03"),
+    ("power.meters.board.gain_error", "0.02"),
+    ("power.meters.board.offset_error_w", "0.01"),
+    ("power.meters.board.reference.gain", "1.01"),
+    ("power.meters.board.reference.offset_w", "0.01"),
+    ("power.meters.board.reference.date", "'2026-12-01'"),
+    ("power.meters.board.reference.what", "'another supply'"),
     ("power.target_rel", "0.06"),
     ("power.window_max_s", "59.0"),
     ("power.calibrate_at_start", "true"),

@@ -109,7 +109,8 @@ impl ReaderKeys {
             let node = surroundings.node.as_ref();
             let connect = node.and_then(|node| subscription.connect_options(node, &meter_client(name)));
             let retry = node.map(|node| node.retry);
-            return Origin::Mqtt(connect.zip(retry).map(|(connect, retry)| Broker { subscription, connect, retry }));
+            let broker = |(connect, retry)| Box::new(Broker { subscription, connect, retry });
+            return Origin::Mqtt(connect.zip(retry).map(broker));
         }
         let path = self.path.clone().unwrap_or_default();
         let settings = LineSettings {

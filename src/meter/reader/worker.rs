@@ -53,7 +53,7 @@ pub(super) enum Origin {
         query: Option<Vec<u8>>,
     },
     /// `None`: the node has no broker.
-    Mqtt(Option<Broker>),
+    Mqtt(Option<Box<Broker>>),
 }
 
 /// A topic, and how to connect to its broker.

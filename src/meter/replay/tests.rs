@@ -147,7 +147,7 @@ fn units_other_than_watts_and_joules_are_exact() {
     let watts =
         |unit, value: &str| played(unit, Value::Watts("p".to_owned()), &format!("time_s,p\n0,{value}\n1,{value}\n"));
     assert_eq!(watts(ValueUnit::Milliwatt, "2500"), 2.5);
-    assert_eq!(watts(ValueUnit::Microwatt, "3141592"), 3.141592);
+    assert_eq!(watts(ValueUnit::Microwatt, "2500004"), 2.500004);
     assert_eq!(watts(ValueUnit::Kilowatt, "0.0012"), 1.2);
     let joules =
         |unit, value: &str| played(unit, Value::Joules("e".to_owned()), &format!("time_s,e\n0,0\n1,{value}\n"));
