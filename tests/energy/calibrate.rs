@@ -21,9 +21,9 @@ const IDLE_W: f64 = 5.0;
 /// What each second of processor time of the program in question takes.
 const WATTS_PER_CORE: f64 = 8.0;
 
-/// Of a bout, and between two.
-const BOUT_S: f64 = 0.602;
-const QUIET_S: f64 = 0.7;
+/// Of a bout, and between two: long enough for the counter that this test drives, however late it writes.
+const BOUT_S: f64 = 1.8;
+const QUIET_S: f64 = 1.8;
 
 /// A package's counter that counts idle power, and the processor time of one program.
 struct Machine {
@@ -100,9 +100,9 @@ fn metered(port: u16, state: &str, power: &str) -> Setup {
         .with_keys("[node]", &format!("state_dir = \"{state}\""))
 }
 
-/// Short bouts, for a test: no shorter than a counter that is read each 5 ms needs.
 fn calibrate(setup: &Setup, args: &[&str]) -> Daemon {
-    let args = [&["--bout-s", "0.602", "--quiet-s", "0.7"], args].concat();
+    let (bout_s, quiet_s) = (BOUT_S.to_string(), QUIET_S.to_string());
+    let args = [&["--bout-s", &bout_s, "--quiet-s", &quiet_s], args].concat();
     Daemon::start(setup.command("calibrate", &args))
 }
 
@@ -135,7 +135,9 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
     let daemon = calibrate(&setup, &["--json"]);
     machine.follows(&daemon);
     let ended = daemon.wait().expect(0);
-    ended.says(&["calibrating shoulder by package for 10 s\n"]);
+    // With the warm-up.
+    let total_s = 7.0 * (BOUT_S + QUIET_S) + QUIET_S + 0.2;
+    ended.says(&[&format!("calibrating shoulder by package for {total_s:.0} s\n")]);
     let told: Value = serde_json::from_str(&ended.stdout).unwrap();
     let (entry, file) = (&told["calibrations"][0], setup.dir.path().join("state/calibrations.json"));
     assert_eq!((&told["refused"], &told["kept_in"]), (&serde_json::json!([]), &serde_json::json!(file)));

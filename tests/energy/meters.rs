@@ -46,7 +46,10 @@ fn absent_denied_refused_and_silent_meters_say_why_and_come_back_when_mended() {
     let tree = Tree::new(&[
         ("class/hwmon/hwmon1/name", "ina231\n"),
         ("class/hwmon/hwmon2/name", "ltc2945\n"),
+        // A sensor whose value never changes, and of which nothing is known, is taken for a slow one.
+        ("class/hwmon/hwmon2/update_interval", "35\n"),
         ("class/hwmon/hwmon3/name", "sbrmi\n"),
+        ("class/hwmon/hwmon3/update_interval", "35\n"),
         ("class/hwmon/hwmon3/power1_input", "0\n"),
     ]);
     let einval = file_that_gives(Errno::EINVAL, &["/sys/class/net/lo/speed", "/proc/self/attr/keycreate"]);

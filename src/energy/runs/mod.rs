@@ -169,8 +169,8 @@ fn counted(readings: &[Reading], update: Duration) -> Result<(f64, f64), RunErro
     let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return Err(RunError::TooFew(0)) };
     let time_s = last.time.since(first.time).as_secs_f64();
     let update_s = update.as_secs_f64();
-    // Half of an idle interval is the least, and the ages of a slow counter's values were known from few readings before.
-    let fine = time_s > 0.0 && time_s >= update_s * f64::from(UPDATES_MIN / 4);
+    // What the edges leave open is in the uncertainty, so a few updates are enough to be true.
+    let fine = time_s > 0.0 && time_s >= update_s * f64::from(READINGS_MIN);
     if fine { Ok(((last.joules - first.joules).0, time_s)) } else { Err(RunError::TooFew(readings.len())) }
 }
 
