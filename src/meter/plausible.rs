@@ -6,8 +6,8 @@
 use crate::units::Watts;
 
 /// More than a supply that such sensors measure; a driver shows 0xffffffff mW if the chip does not respond.
-const MOST_WATTS: f64 = 10_000.0;
-const MOST_VOLTS: f64 = 1_000.0;
+pub(crate) const MOST_WATTS: f64 = 10_000.0;
+pub(crate) const MOST_VOLTS: f64 = 1_000.0;
 
 /// Within so much of the end of the range, the value is at the end.
 const END: f64 = 0.999;

@@ -156,8 +156,7 @@ impl Refresh {
 
     /// Returns how soon to read the counter again, as long as it is learned.
     pub(crate) fn pace(&self) -> Option<Duration> {
-        let still = self.polled.since(self.since);
-        self.is_learning().then(|| (still / PACE).clamp(FASTEST, SLOWEST))
+        self.is_learning().then(|| pace_after(self.polled.since(self.since)))
     }
 
     /// Returns the period between two refreshes, if it is known.
@@ -189,6 +188,11 @@ impl Refresh {
         };
         Some(format!("every {}{steps}", time(period)))
     }
+}
+
+/// Returns how soon to read a value again that is learned and has stood still for that long.
+pub(crate) fn pace_after(still: Duration) -> Duration {
+    (still / PACE).clamp(FASTEST, SLOWEST)
 }
 
 /// Returns a time with two or three digits and its unit.

@@ -5,19 +5,15 @@
 
 use std::time::Duration;
 
+use super::refresh::{LEARNING_MAX, pace_after};
 use super::steps::{Step, Steps};
 use crate::units::MonoTime;
 
-/// Time between two readings while a sensor is learned, and how it grows with the time for which the value has not changed.
-const FASTEST: Duration = Duration::from_micros(250);
-const PACE: u32 = 16;
-const SLOWEST: Duration = Duration::from_millis(100);
 /// Learning ends after so many changes, or after fewer if they take longer than `ENOUGH`.
 const CHANGES: u32 = 32;
 const CHANGES_MIN: u32 = 4;
 const ENOUGH: Duration = Duration::from_secs(1);
-/// Learning ends after this time; after the shorter one, if the value has never changed.
-const LEARNING_MAX: Duration = Duration::from_secs(4);
+/// Learning ends after this time if the value has never changed.
 const LEARNING_CONSTANT: Duration = Duration::from_secs(2);
 /// The conversion of a sensor of which nothing is known: slow ones are refreshed once a second.
 const CONSERVATIVE: Duration = Duration::from_secs(1);
@@ -287,8 +283,7 @@ impl Snapshots {
 
     /// Returns how soon to read the sensor again, as long as it is learned.
     pub(crate) fn pace(&self) -> Option<Duration> {
-        let still = self.polled.since(self.since);
-        (!self.is_learned).then(|| (still / PACE).clamp(FASTEST, SLOWEST))
+        (!self.is_learned).then(|| pace_after(self.polled.since(self.since)))
     }
 
     /// Returns the step in which values come, in their unit, if it is known.

@@ -25,6 +25,7 @@ const HOT: &str = "the processor was too hot";
 #[derive(Debug)]
 pub struct Processor {
     policies: Vec<Policy>,
+    clock_max_mhz: Option<f64>,
     /// The file with the Raspberry Pi's flags.
     flags: Option<PathBuf>,
     flags_before: u32,
@@ -56,14 +57,16 @@ impl Processor {
     /// Finds the files below `sysfs`, usually `/sys`. The first look counts from here on.
     pub fn find(sysfs: &Path) -> Self {
         let below = |folder: PathBuf| names(&folder).into_iter().map(move |name| folder.join(name));
-        let policies = below(sysfs.join("devices/system/cpu/cpufreq")).filter_map(Policy::at).collect();
+        let policies: Vec<Policy> = below(sysfs.join("devices/system/cpu/cpufreq")).filter_map(Policy::at).collect();
+        let highest = policies.iter().filter_map(|policy| policy.number("cpuinfo_max_freq")).fold(0.0, f64::max);
+        let clock_max_mhz = (highest > 0.0).then_some(highest / 1e3);
         // Such as `soc:firmware` in `soc`, or in `soc@107c000000`.
         let platforms = below(sysfs.join("devices/platform")).flat_map(below);
         let flags = platforms.map(|device| device.join("get_throttled")).find(|file| file.is_file());
         let processors = below(sysfs.join("devices/system/cpu"));
         let counters = processors.flat_map(|cpu| HOT_COUNTERS.map(|file| cpu.join("thermal_throttle").join(file)));
         let hot_counters = counters.filter(|file| file.is_file()).collect();
-        let mut found = Self { policies, flags, flags_before: 0, hot_counters, hot_before: 0 };
+        let mut found = Self { policies, clock_max_mhz, flags, flags_before: 0, hot_counters, hot_before: 0 };
         found.look();
         found
     }
@@ -73,10 +76,9 @@ impl Processor {
         let processors: f64 = self.policies.iter().map(|policy| policy.processors).sum();
         let clocks: Option<f64> =
             self.policies.iter_mut().map(|policy| Some(policy.mean_khz()? * policy.processors)).sum();
-        let highest = self.policies.iter().filter_map(|policy| policy.number("cpuinfo_max_freq")).fold(0.0, f64::max);
         Conditions {
             clock_mhz: clocks.filter(|_| processors > 0.0).map(|khz| khz / processors / 1e3),
-            clock_max_mhz: (highest > 0.0).then_some(highest / 1e3),
+            clock_max_mhz: self.clock_max_mhz,
             throttled: self.throttled(),
         }
     }

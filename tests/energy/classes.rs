@@ -96,7 +96,7 @@ impl Trouble {
 }
 
 impl Class {
-    /// A counter goes on counting while nobody reads it, and its wraps are understood.
+    /// A counter goes on counting while it is not read, and its wraps are understood.
     pub(crate) fn loses_nothing(&self) -> bool {
         self.meter == Meter::Counter
     }

@@ -10,10 +10,6 @@ use crate::source::records::fields::Delimiter;
 
 use super::super::Scope;
 
-/// The most power, in watts, and voltage that is believed: a computer at the edge is far below.
-pub(super) const MOST_WATTS: f64 = 10_000.0;
-pub(super) const MOST_VOLTS: f64 = 1000.0;
-
 table! {
     /// Another instrument that tells what it measures, as lines of text or as JSON: a smart plug, a USB meter, a bench
     /// instrument. It tells power, or voltage and current, or cumulative energy. Write exactly one of `command`, `path` and

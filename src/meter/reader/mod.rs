@@ -1,7 +1,7 @@
 //! The reader meter: another instrument that tells what it measures, as lines of text or JSON.
 //!
 //! `keys` are its keys, `content` finds the values in a line, `readout` makes readings of them, and `worker` gets the lines:
-//! from a program, a serial port, a FIFO or an MQTT broker, on a thread of its own. The meter thread never waits for it: it
+//! from a program, a serial port, a FIFO or an MQTT broker, in a separate thread. The meter thread never waits for it: it
 //! takes what was told so far.
 
 mod content;

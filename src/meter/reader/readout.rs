@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::integral::Integral;
+use super::super::plausible::{MOST_VOLTS, MOST_WATTS};
 use super::super::{Accuracy, MeterError, Reading, Resolution, Scale, Scope};
 use super::content::Values;
-use super::keys::{MOST_VOLTS, MOST_WATTS};
 use crate::text::{counted, plain};
 use crate::units::{Joules, MonoTime, Watts, duration_ns};
 

@@ -237,7 +237,7 @@ fn wait(
 fn a_program_is_read_while_it_runs_and_ends_with_the_meter() {
     let folder = tempfile::tempdir().unwrap();
     let pid = folder.path().join("pid");
-    // A child of its own, which must not outlive the meter.
+    // It starts a child, which must not outlive the meter.
     let script = format!(
         "sleep 1000 & echo $! > {}; echo volts amps; while :; do echo 5.00 0.600; sleep 0.02; done",
         pid.display()

@@ -108,7 +108,7 @@ proptest! {
         let nano = |n: u64| format!("{}.{:09}", n / 1_000_000_000, n % 1_000_000_000);
         let (mut now, mut exact, mut text) = (epoch_s * 1_000_000_000, 0u128, "time_s,power_w\n".to_owned());
         for (index, (step, watts)) in rows.iter().enumerate() {
-            // The largest step is no gap for the others.
+            // The largest step is not a gap for the others.
             let step = 600_000_000 + step / 1000;
             now += step;
             if index > 0 {

@@ -1,7 +1,7 @@
 //! The sum meter: the energy of other meters of the configuration, added up.
 //!
-//! For boards whose supply has no sensor of its own, but each of its rails has, such as a Jetson. The parts are meters as
-//! any other, which are published, too; `shared` has each of them read once for both. Pure but for the reading of its parts.
+//! For boards on which each rail has a sensor but the input has none, such as a Jetson. The parts are ordinary meters and are
+//! published, too; `shared` reads each of them once for both. Apart from reading its parts, it is pure.
 
 #[cfg(test)]
 mod tests;
@@ -306,6 +306,7 @@ fn is_too_wide(part: &Part) -> bool {
 fn of_part(name: &str, error: MeterError) -> MeterError {
     match error {
         MeterError::Rebaselined { reason } => MeterError::Rebaselined { reason: format!("{name}: {reason}") },
+        MeterError::NotYet { reason } => MeterError::NotYet { reason },
         error => MeterError::Failed { path: PathBuf::from(name), source: io::Error::other(error.to_string()) },
     }
 }
@@ -371,7 +372,7 @@ impl Total {
     fn accuracy(&self) -> Accuracy {
         let span = self.look_back + self.spread();
         let resolution = match self.model {
-            // The idle power of a model is no more that of the sum if other parts are measured.
+            // If other parts are measured, the idle power of a model is not that of the sum.
             Some(idle) => {
                 Resolution::Model { idle: idle.filter(|_| !self.has_sensor && self.counter_steps == 0.0).map(Watts) }
             }

@@ -8,7 +8,7 @@
 //!
 //! `make energy-blackbox` runs every class and prints a table. `EDGEWATT_CLASS=INA219` runs the classes with that in
 //! their names, `EDGEWATT_RUNS=3` repeats each with other rhythms, `EDGEWATT_LOAD_S=60` sets the length,
-//! `EDGEWATT_SHOW=1` prints every figure. In every second run the delegate has no process of its own.
+//! `EDGEWATT_SHOW=1` prints every figure. In every second run the delegate is in a thread of the daemon.
 
 mod checks;
 mod classes;
