@@ -173,7 +173,15 @@ impl MeterState {
     pub(crate) fn add_reading(&mut self, reading: Result<Reading, MeterError>, other_s: Option<f64>) {
         let reading = match reading {
             Ok(reading) => reading,
-            Err(error) => return self.lose(error.to_string()),
+            Err(error) => {
+                let reason = error.to_string();
+                if let MeterError::Overrange { since, .. } = error
+                    && self.window.segments.last().is_some_and(|(_, end)| *end > since)
+                {
+                    self.restart(&reason);
+                }
+                return self.lose(reason);
+            }
         };
         self.info.scope = reading.scope;
         self.accuracy = reading.accuracy;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
-use super::snapshots::{CLIPPED, Seen, Snapshots};
+use super::snapshots::Snapshots;
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
 use super::{
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::iio::Device;
-use crate::units::{MonoTime, duration_ns};
+use crate::units::MonoTime;
 
 const READ_FIX: &str = "IIO values are normally readable for all users; run chmod a+r on this file";
 
@@ -141,26 +141,24 @@ impl Iio {
         };
         // A device whose files fail is dropped here and looked for again: one that comes back has other files.
         let before = clock();
-        let (flow, raw) = channels.flow(self.selector.shunt_ohms)?;
+        let (flow, raw) = match channels.flow(self.selector.shunt_ohms, before) {
+            Ok(flow) => flow,
+            Err(error @ MeterError::Overrange { .. }) => {
+                self.power.overrange(before);
+                self.channels.insert(channels).last = None;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         let now = midpoint(before, clock());
         let channels = self.channels.insert(channels);
-        let late = match channels.snapshots.poll(now, raw) {
-            Seen::New { late } => late,
-            Seen::Repeat | Seen::Learning => {
-                let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
-                return channels.last.ok_or(waiting);
-            }
-            fault @ (Seen::Frozen { .. } | Seen::Clipped) => {
-                channels.last = None;
-                self.power.interrupt();
-                return Err(channels.faulty(fault, &flow));
-            }
+        let place = || (channels.shunt.path().display().to_string(), format!("{} A", flow.amperes));
+        let counted = self.power.add_value(&mut channels.snapshots, (now, raw, flow.watts), self.period, place);
+        let Some((time, joules)) = counted.inspect_err(|_| channels.last = None)? else {
+            let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
+            return channels.last.ok_or(waiting);
         };
-        self.power.expect_every(self.period.max(channels.snapshots.conversion()));
-        // The conversion ended between the reading before and this one.
-        let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let accuracy = channels.accuracy(&flow, &self.selector);
-        let joules = self.power.add(time, flow.watts)?;
         let reading = Reading {
             time,
             joules,
@@ -211,32 +209,18 @@ impl Channels {
         Accuracy { resolution, scale: shunt::scale(selector.shunt_tolerance) }
     }
 
-    /// Returns the error for values that show a fault of the sensor.
-    fn faulty(&self, fault: Seen, flow: &shunt::Flow) -> MeterError {
-        let path = self.shunt.path().to_owned();
-        match fault {
-            Seen::Frozen { since } => MeterError::Rebaselined {
-                reason: format!(
-                    "the sensor has shown exactly {} A for {:.1} s; before, it changed with each conversion",
-                    flow.amperes,
-                    since.as_secs_f64()
-                ),
-            },
-            _ => MeterError::Invalid { path, text: format!("{} A", flow.amperes), expected: CLIPPED },
-        }
-    }
-
-    /// Returns the flow, and the raw shunt voltage.
-    fn flow(&self, shunt_ohms: f64) -> Result<(shunt::Flow, i64), MeterError> {
+    /// Returns the flow, and the raw shunt voltage, as read at `now`.
+    fn flow(&self, shunt_ohms: f64, now: MonoTime) -> Result<(shunt::Flow, i64), MeterError> {
         let bus: f64 = self.bus.read("a raw bus voltage")?;
         let shunt: f64 = self.shunt.read("a raw shunt voltage")?;
         let (shunt_volts, bus_volts) = (shunt * self.shunt_volts_a_step, bus * self.bus_volts_a_step);
-        let invalid = |expected| {
-            let text = format!("{:.2} mV across the shunt at {bus_volts:.3} V", shunt_volts * 1e3);
-            MeterError::Invalid { path: self.shunt.path().to_owned(), text, expected }
-        };
+        let path = self.shunt.path();
+        let text = || format!("{:.2} mV across the shunt at {bus_volts:.3} V", shunt_volts * 1e3);
+        let invalid = |expected| MeterError::Invalid { path: path.to_owned(), text: text(), expected };
         if shunt.abs() >= self.range {
-            return Err(invalid("less than the end of the range; the shunt is too large for this current"));
+            let expected = "less than the end of the range; the shunt is too large for this current";
+            let reason = format!("{}: read {}, expected {expected}", path.display(), text());
+            return Err(MeterError::Overrange { reason, since: now });
         }
         let flow = shunt::flow(shunt_volts, shunt_ohms, bus_volts).map_err(invalid)?;
         Ok((flow, shunt as i64))
@@ -395,7 +379,7 @@ mod tests {
         tree.write(&format!("{DEVICE}/in_voltage0_hardwaregain"), "1\n");
         tree.write(&format!("{DEVICE}/in_voltage0_raw"), "4000\n");
         let error = read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
-        assert!(error.contains("in_voltage0_raw: read \"40.00 mV") && error.contains("end of the range"), "{error}");
+        assert!(error.contains("in_voltage0_raw: read 40.00 mV") && error.contains("end of the range"), "{error}");
     }
 
     #[test]

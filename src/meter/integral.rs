@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use super::MeterError;
-use crate::units::{Joules, MonoTime, Watts};
+use super::clipping::NOT_CLIPPED;
+use super::refresh::time as shown_time;
+use super::snapshots::{Seen, Snapshots};
+use crate::units::{Joules, MonoTime, Watts, duration_ns};
 
 /// If more than this many periods pass between two powers, the power in between is unknown.
 const GAP_PERIODS: u32 = 5;
@@ -13,18 +16,24 @@ const GAP_PERIODS: u32 = 5;
 /// A gap up to this is never too long, so that fast readings do not become void whenever the machine is busy elsewhere.
 const GAP_MIN: Duration = Duration::from_millis(100);
 
+/// After a value at the end of the range, nothing counts for so long. Otherwise the figures would be made of the inferences
+/// that happened to take less.
+const OVERRANGE: Duration = Duration::from_secs(10);
+
 /// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
 pub(crate) struct Integral {
     max_gap: Duration,
     last: Option<(MonoTime, Watts)>,
     joules: Joules,
+    /// The last value at the end of the range.
+    overrange: Option<MonoTime>,
 }
 
 impl Integral {
     /// Starts at zero; `period` is the time that normally passes between two powers.
     pub(crate) fn new(period: Duration) -> Self {
-        let mut new = Self { max_gap: GAP_MIN, last: None, joules: Joules(0.0) };
+        let mut new = Self { max_gap: GAP_MIN, last: None, joules: Joules(0.0), overrange: None };
         new.expect_every(period);
         new
     }
@@ -37,8 +46,16 @@ impl Integral {
     /// Adds `power` at `now` and returns the joules since the start.
     ///
     /// # Errors
-    /// [`MeterError::Rebaselined`] after too long a gap.
+    /// [`MeterError::Rebaselined`] after too long a gap, [`MeterError::Overrange`] shortly after a value at the end of the range.
     pub(crate) fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
+        if let Some(since) = self.overrange.filter(|at| now.since(*at) < OVERRANGE) {
+            let reason = format!(
+                "the power was at the end of the sensor's range {:.1} s ago; readings count again {} s after the last time",
+                now.since(since).as_secs_f64(),
+                OVERRANGE.as_secs()
+            );
+            return Err(MeterError::Overrange { reason, since });
+        }
         if let Some((then, before)) = self.last.replace((now, power)) {
             let gap = now.since(then);
             if gap > self.max_gap {
@@ -49,6 +66,70 @@ impl Integral {
             self.joules = self.joules + Watts((before.0 + power.0) / 2.0).over(gap);
         }
         Ok(self.joules)
+    }
+
+    /// Adds `power` as read at `now`, of which `value` shows whether it is from a new conversion; readings are `period` apart.
+    /// Returns when its conversion ended, and the joules since the start; `None` if there is no new one, or if it has
+    /// to be seen first what the value is. `place` returns where
+    /// the value was read, and the value with its unit.
+    ///
+    /// # Errors
+    /// The value is not one that counts; the power until the next one is then unknown.
+    pub(crate) fn add_value(
+        &mut self,
+        snapshots: &mut Snapshots,
+        (now, value, power): (MonoTime, i64, Watts),
+        period: Duration,
+        place: impl Fn() -> (String, String),
+    ) -> Result<Option<(MonoTime, Joules)>, MeterError> {
+        let (late, held, is_doubtful) = match snapshots.poll(now, value) {
+            Seen::New { late, held } => (late, held, false),
+            Seen::Doubtful { late, held } => (late, held, true),
+            Seen::Repeat => return Ok(None),
+            Seen::Learning => {
+                self.interrupt();
+                return Err(MeterError::NotYet { reason: "learning how often the sensor is refreshed" });
+            }
+            Seen::Frozen { since } => {
+                self.interrupt();
+                let ((_, shown), before) = (place(), shown_time(snapshots.conversion()));
+                let since_s = since.as_secs_f64();
+                let reason = format!(
+                    "the sensor has shown exactly {shown} for {since_s:.1} s; before, it changed every {before}"
+                );
+                return Err(MeterError::Rebaselined { reason });
+            }
+            Seen::Clipped { since } => {
+                self.overrange(now);
+                let (place, shown) = place();
+                return Err(MeterError::Overrange {
+                    reason: format!("{place}: read {shown}, expected {NOT_CLIPPED}"),
+                    since,
+                });
+            }
+        };
+        self.expect_every(period.max(snapshots.conversion()));
+        if let Some(held) = held {
+            self.hold(held);
+        }
+        // The conversion ended between the reading before and this one.
+        let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
+        let joules = self.add(time, power)?;
+        Ok((!is_doubtful).then_some((time, joules)))
+    }
+
+    /// Adds the power of before until `until`, if it is known that it was still shown then.
+    pub(crate) fn hold(&mut self, until: MonoTime) {
+        if let Some((then, power)) = &mut self.last {
+            self.joules = self.joules + power.over(until.since(*then));
+            *then = until.max(*then);
+        }
+    }
+
+    /// Notes that the power is at the end of the range at `now`.
+    pub(crate) fn overrange(&mut self, now: MonoTime) {
+        self.interrupt();
+        self.overrange = Some(now);
     }
 
     /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
@@ -74,6 +155,17 @@ mod tests {
     }
 
     #[test]
+    fn a_power_that_is_still_shown_leaves_no_gap() {
+        let mut integral = Integral::new(Duration::from_millis(10));
+        integral.add(ms(0), Watts(3.0)).unwrap();
+        integral.hold(ms(2000));
+        assert_eq!(integral.add(ms(2010), Watts(5.0)).unwrap(), Joules(6.04));
+        integral.interrupt();
+        integral.hold(ms(9000));
+        assert_eq!(integral.add(ms(9000), Watts(5.0)).unwrap(), Joules(6.04));
+    }
+
+    #[test]
     fn neither_a_gap_nor_an_interruption_makes_energy_up() {
         let mut integral = Integral::new(Duration::from_millis(100));
         integral.add(ms(0), Watts(8.0)).unwrap();
@@ -82,6 +174,10 @@ mod tests {
         assert_eq!(integral.add(ms(626), Watts(8.0)).unwrap(), Joules(1.0));
         integral.interrupt();
         assert_eq!(integral.add(ms(100_000), Watts(8.0)).unwrap(), Joules(1.0));
+        integral.overrange(ms(100_100));
+        let error = integral.add(ms(105_000), Watts(8.0)).unwrap_err();
+        assert!(matches!(error, MeterError::Overrange { since, .. } if since == ms(100_100)), "{error}");
+        assert_eq!(integral.add(ms(110_100), Watts(8.0)).unwrap(), Joules(1.0));
         let mut fast = Integral::new(Duration::from_millis(1));
         fast.add(ms(0), Watts(8.0)).unwrap();
         assert_eq!(fast.add(ms(100), Watts(8.0)).unwrap(), Joules(0.8), "a thread that was held up for a moment");

@@ -20,6 +20,7 @@ use crate::units::{Joules, MonoTime, Watts};
 use shared::SharedMeters;
 use survey::{Machine, Surveyed};
 
+mod clipping;
 pub mod corrected;
 pub mod counter;
 mod efficiency;
@@ -321,6 +322,10 @@ pub enum MeterError {
     /// yet. Continue from the next reading.
     #[error("no reading yet: {reason}")]
     NotYet { reason: &'static str },
+    /// The sensor has been at the end of its range since `since`, so that its values since then are too low: do not use them,
+    /// and continue from the next.
+    #[error("{reason}")]
+    Overrange { reason: String, since: MonoTime },
     /// The meter works, but the energy since its last reading is unknown: continue from the next.
     #[error("energy since the last reading is unknown: {reason}")]
     Rebaselined { reason: String },
@@ -340,7 +345,11 @@ impl MeterError {
             | Self::Taken { fix, .. }
             | Self::Denied { fix, .. }
             | Self::Stuck { fix, .. } => Some(fix),
-            Self::Invalid { .. } | Self::Failed { .. } | Self::NotYet { .. } | Self::Rebaselined { .. } => None,
+            Self::Invalid { .. }
+            | Self::Failed { .. }
+            | Self::NotYet { .. }
+            | Self::Overrange { .. }
+            | Self::Rebaselined { .. } => None,
         }
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Shown {
 pub(crate) struct Implausible {
     pub quantity: Quantity,
     pub expected: &'static str,
+    /// The true value may be larger.
+    pub is_overrange: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ impl Limits {
     /// # Errors
     /// [`Implausible`]: the value is not a measurement of what flows to the load.
     pub(crate) fn judge(&self, shown: &Shown) -> Result<Watts, Implausible> {
-        let fault = |quantity, expected| Err(Implausible { quantity, expected });
+        let fault = |quantity, expected| Err(Implausible { quantity, expected, is_overrange: false });
+        let at_the_end = |quantity| Err(Implausible { quantity, expected: AT_THE_END, is_overrange: true });
         let is_beyond =
             |value: Option<f64>, most: f64| value.is_some_and(|value| value.is_nan() || value.abs() >= most);
         if is_beyond(Some(shown.watts), MOST_WATTS) {
@@ -74,10 +77,10 @@ impl Limits {
             return fault(Quantity::Voltage, "less than 1 kV; the driver shows a value that was not measured");
         }
         if is_beyond(shown.amperes, self.end_amperes.map_or(f64::INFINITY, |end| end * END)) {
-            return fault(Quantity::Current, AT_THE_END);
+            return at_the_end(Quantity::Current);
         }
         if is_beyond(shown.volts, self.end_volts.map_or(f64::INFINITY, |end| end * END)) {
-            return fault(Quantity::Voltage, AT_THE_END);
+            return at_the_end(Quantity::Voltage);
         }
         // A chip's power can be without a sign; its current has one.
         if shown.amperes.is_some_and(|amperes| amperes < -self.offset_amperes) {

@@ -130,9 +130,9 @@ impl State {
             }
             (Err(error), before) => {
                 let kind = discriminant(error);
-                // A meter that only lost its baseline works: its next reading is due at the next tick.
+                // A meter that only lost its baseline, or whose range is too small now, works: it is due at the next tick.
                 let pause = match (&before, error) {
-                    (_, MeterError::Rebaselined { .. }) => Duration::ZERO,
+                    (_, MeterError::Rebaselined { .. } | MeterError::Overrange { .. }) => Duration::ZERO,
                     (None, _) => period,
                     (Some(failure), _) => (failure.pause * 2).clamp(period, RETRY_MAX.max(period)),
                 };

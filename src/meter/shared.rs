@@ -135,6 +135,7 @@ fn copied(error: &MeterError) -> MeterError {
         MeterError::Stuck { path, seconds, fix } => {
             MeterError::Stuck { path: path.clone(), seconds: *seconds, fix: fix.clone() }
         }
+        MeterError::Overrange { reason, since } => MeterError::Overrange { reason: reason.clone(), since: *since },
         MeterError::Rebaselined { reason } => MeterError::Rebaselined { reason: reason.clone() },
         MeterError::NotYet { reason } => MeterError::NotYet { reason },
     }

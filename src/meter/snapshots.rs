@@ -1,10 +1,11 @@
 //! Which values of a sensor are new: from when they change.
 //!
-//! Pure: times and values are passed in. Owns how long one conversion takes, told by the driver or learned, and what looks like
-//! a fault of the sensor: a value that is frozen, and one that is cut off at the end of an unknown range.
+//! Pure: times and values are passed in. Owns how long one conversion takes, told by the driver or learned, and which values
+//! look frozen. Leaves those that look cut off to `clipping`.
 
 use std::time::Duration;
 
+use super::clipping::{Clipping, EQUAL_MAX, MOST_FREQUENT, NOISE_SHARE};
 use super::refresh::{LEARNING_MAX, pace_after};
 use super::steps::{Step, Steps};
 use crate::units::MonoTime;
@@ -26,37 +27,35 @@ const SAME_AFTER: f64 = 1.5;
 const STEADY: u32 = 6;
 const STEADY_SPREAD: f64 = 1.5;
 
-/// The share of equal neighbours below which a sensor has noise that is larger than its steps, over about so many changes.
-const EQUAL_MAX: f64 = 0.1;
+/// Whether a sensor has noise is known after so many changes.
 const NOISE_CHANGES: u32 = 50;
-const NOISE_SHARE: f64 = 1.0 / 64.0;
-/// A value is frozen after this time and so many conversions, and so many times the longest run of equal values before.
+/// Equal values do not count until the run of them ends, if so long a run is as rare as this.
+const DOUBTFUL: f64 = 0.01;
+/// A longer run counts as one of that length: if the value was frozen, it tells nothing of the noise.
+const REPEATS_MAX: f64 = 64.0;
+/// A value is frozen if a run of equal values is as rare as this, after this time and so many conversions, and so many times
+/// the longest run before.
+const FROZEN: f64 = 1e-9;
 const FROZEN_MIN: Duration = Duration::from_secs(2);
 const FROZEN_CONVERSIONS: u32 = 10;
 const FROZEN_RUNS: u32 = 5;
 
-/// The largest value is the end of the range if it was shown so often, and so many times as often as the next smaller one.
-const CLIPPED_HITS: u32 = 5;
-const CLIPPED_TIMES: u32 = 4;
-const BELOW_MIN: u32 = 30;
-
-/// What was expected instead of a value that is cut off.
-pub(crate) const CLIPPED: &str =
-    "other values: its largest value comes again and again while others scatter, so it is the end of its range";
-
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Seen {
-    /// A new one, from a conversion that ended at most `late` before it was read.
-    New { late: Duration },
-    /// The conversion was counted before.
+    /// A new one, from a conversion that ended at most `late` before it was read. If `held` is there, the value before was
+    /// shown until then.
+    New { late: Duration, held: Option<MonoTime> },
+    /// The same, but it may turn out to be cut off.
+    Doubtful { late: Duration, held: Option<MonoTime> },
+    /// The conversion was counted before, or the value may be frozen.
     Repeat,
     /// It is not known yet how long a conversion takes.
     Learning,
     /// It has not changed for so long, though values changed with each conversion before.
     Frozen { since: Duration },
-    /// The largest one, which was shown again and again while others scatter.
-    Clipped,
+    /// The largest one, which was shown again and again since `since` while others scatter.
+    Clipped { since: MonoTime },
 }
 
 /// How the length of a conversion is known.
@@ -89,54 +88,12 @@ pub(crate) struct Snapshots {
     shortest: Option<Duration>,
     /// Changes in succession with equal readings between them: their number, the shortest time, and the sum.
     steady: (u32, Duration, Duration),
-    /// Whether a new value was expected in this run and was the same; the mean share of such runs; the longest run.
-    has_repeated: bool,
-    repeating: f64,
+    /// How many conversions gave the same value again in this run; the mean of that over runs; the longest run.
+    repeats: f64,
+    mean_repeats: f64,
     longest_run: Duration,
     clipping: Clipping,
     steps: Steps,
-}
-
-/// How often the largest values were shown.
-#[derive(Debug, Clone, Copy, Default)]
-struct Clipping {
-    largest: Option<(i64, u32)>,
-    next: Option<(i64, u32)>,
-    /// Values below the largest: the last one, their number, and the share of equal neighbours.
-    below: Option<i64>,
-    below_count: u32,
-    below_equal: f64,
-}
-
-impl Clipping {
-    /// Notes a new value, and returns whether it is cut off.
-    fn note(&mut self, value: i64) -> bool {
-        let Some((largest, hits)) = self.largest else {
-            self.largest = Some((value, 1));
-            return false;
-        };
-        if value > largest {
-            (self.next, self.largest) = (self.largest, Some((value, 1)));
-            return false;
-        }
-        if value == largest {
-            let hits = hits.saturating_add(1);
-            self.largest = Some((largest, hits));
-            let next = self.next.map_or(0, |(_, hits)| hits);
-            let scatters = self.below_count >= BELOW_MIN && self.below_equal < EQUAL_MAX;
-            return scatters && hits >= CLIPPED_HITS && hits >= CLIPPED_TIMES * next;
-        }
-        self.next = match self.next {
-            Some((next, hits)) if value == next => Some((next, hits.saturating_add(1))),
-            Some((next, hits)) if value < next => Some((next, hits)),
-            _ => Some((value, 1)),
-        };
-        let is_equal = self.below.replace(value) == Some(value);
-        self.below_count = self.below_count.saturating_add(1);
-        self.below_equal +=
-            (f64::from(u8::from(is_equal)) - self.below_equal) * NOISE_SHARE.max(1.0 / f64::from(self.below_count));
-        false
-    }
 }
 
 impl Snapshots {
@@ -161,11 +118,12 @@ impl Snapshots {
                 return Seen::Learning;
             }
             self.counted = Some(now);
-            self.clipping.note(value);
-            return Seen::New { late: self.late };
+            self.clipping.note(now, value);
+            return Seen::New { late: self.late, held: None };
         };
         let gap = now.since(self.polled);
         let is_changed = value != self.value;
+        let held = (is_changed && self.is_doubtful()).then_some(self.polled);
         if is_changed {
             self.change(now, gap, value);
         }
@@ -178,7 +136,7 @@ impl Snapshots {
             self.learned = self.shortest;
             self.steps.learn();
         }
-        self.judge(now, gap, is_changed)
+        self.judge(now, gap, is_changed, held)
     }
 
     /// Notes that the value has changed.
@@ -192,8 +150,8 @@ impl Snapshots {
         }
         if self.changes > 0 {
             self.shortest = Some(self.shortest.map_or(most, |shortest| shortest.min(most)));
-            let repeated = f64::from(u8::from(std::mem::take(&mut self.has_repeated)));
-            self.repeating += (repeated - self.repeating) * NOISE_SHARE.max(1.0 / f64::from(self.changes));
+            let repeats = std::mem::take(&mut self.repeats).min(REPEATS_MAX);
+            self.mean_repeats += (repeats - self.mean_repeats) * NOISE_SHARE.max(1.0 / f64::from(self.changes));
             self.longest_run = self.longest_run.mul_f64(0.99).max(still);
             self.watch_pace(still, most);
         }
@@ -230,37 +188,49 @@ impl Snapshots {
             || (self.changes == 0 && learned_for >= LEARNING_CONSTANT)
     }
 
-    fn judge(&mut self, now: MonoTime, gap: Duration, is_changed: bool) -> Seen {
+    fn judge(&mut self, now: MonoTime, gap: Duration, is_changed: bool, held: Option<MonoTime>) -> Seen {
         let conversion = self.conversion();
         let age = self.counted.map_or(Duration::MAX, |counted| now.since(counted));
         let late = gap.min(conversion);
-        let is_due = age >= conversion.mul_f64(CHANGED_AFTER);
-        if is_due && self.clipping.note(self.value) {
-            self.counted = Some(now);
-            return Seen::Clipped;
+        if !is_changed && now.since(self.since) >= conversion {
+            self.repeats += (gap.as_secs_f64() / conversion.as_secs_f64()).min(1.0);
         }
+        let is_due = age >= conversion.mul_f64(CHANGED_AFTER);
         // In a moving average, the change may have been seen before it was due.
         let is_new = is_due && (is_changed || self.counted.is_some_and(|counted| self.since > counted));
         if is_new {
-            self.counted = Some(now);
-            return Seen::New { late };
+            return self.count(now, late, held);
         }
         if age < conversion.mul_f64(SAME_AFTER) {
             return Seen::Repeat;
         }
-        self.has_repeated = true;
-        if !self.has_noise() {
-            self.counted = Some(now);
-            return Seen::New { late };
-        }
         let still = now.since(self.since);
         let limit = FROZEN_MIN.max(conversion * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
-        if still >= limit { Seen::Frozen { since: still } } else { Seen::Repeat }
+        if still >= limit && self.chance_of_run() < FROZEN {
+            return Seen::Frozen { since: still };
+        }
+        if self.is_doubtful() { Seen::Repeat } else { self.count(now, late, None) }
     }
 
-    /// Whether nearly each conversion gives another value than the one before.
-    fn has_noise(&self) -> bool {
-        self.changes >= NOISE_CHANGES && self.repeating < EQUAL_MAX
+    /// Counts a new value, unless it is cut off.
+    fn count(&mut self, now: MonoTime, late: Duration, held: Option<MonoTime>) -> Seen {
+        self.counted = Some(now);
+        match self.clipping.note(now, self.value) {
+            Some(since) => Seen::Clipped { since },
+            None if self.clipping.is_doubtful(now) => Seen::Doubtful { late, held },
+            None => Seen::New { late, held },
+        }
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.chance_of_run() < DOUBTFUL
+    }
+
+    /// Returns how rare a run of equal values as long as this one is; 1 if the sensor has no noise.
+    fn chance_of_run(&self) -> f64 {
+        let equal = self.mean_repeats / (1.0 + self.mean_repeats);
+        let has_noise = self.changes >= NOISE_CHANGES && equal < EQUAL_MAX;
+        if has_noise { (MOST_FREQUENT * equal).powf(self.repeats) } else { 1.0 }
     }
 
     /// Returns how long a conversion takes: the time over which a value is the mean, and after which there is a new one.
@@ -344,7 +314,7 @@ mod tests {
         assert_eq!((sensor.known(), sensor.step()), (Known::Told, None));
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         assert!(run(&mut sensor, 0, 300, noise).iter().all(is_new));
-        assert_eq!(sensor.poll(MonoTime(29_950 * MS), 1), Seen::New { late: Duration::from_micros(532) });
+        assert_eq!(sensor.poll(MonoTime(29_950 * MS), 1), Seen::New { late: Duration::from_micros(532), held: None });
     }
 
     #[test]
@@ -363,7 +333,7 @@ mod tests {
         let from = now / MS + 100;
         let seen = run(&mut sensor, from, 200, |poll| noise((from + poll * 100) / 1000));
         assert!((19..=21).contains(&count(&seen, is_new)), "{seen:?}");
-        let late = Seen::New { late: ms(100) };
+        let late = Seen::New { late: ms(100), held: None };
         assert!(count(&seen, |seen| *seen == late) >= 18, "it was converted between two polls: {seen:?}");
     }
 
@@ -405,9 +375,9 @@ mod tests {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         let clipped = |poll: u64| if poll.is_multiple_of(4) { 3_200_000 } else { noise(poll) };
         let seen = run(&mut sensor, 0, 200, clipped);
-        let refused = count(&seen, |seen| *seen == Seen::Clipped);
+        let refused = count(&seen, |seen| matches!(seen, Seen::Clipped { .. }));
         assert!((35..=46).contains(&refused), "{refused}");
-        assert!(seen.iter().enumerate().all(|(poll, seen)| *seen != Seen::Clipped || poll % 4 == 0));
+        assert!(seen.iter().enumerate().all(|(poll, seen)| !matches!(seen, Seen::Clipped { .. }) || poll % 4 == 0));
         // Without noise elsewhere, two levels are two loads.
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         let levels = run(&mut sensor, 0, 400, |poll| if poll % 4 == 0 { 5 } else { 2 });
@@ -415,7 +385,44 @@ mod tests {
         // Noise of a few steps has its largest value again and again, but the next smaller one more often.
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         let few = run(&mut sensor, 0, 1000, |poll| (noise(poll) + noise(poll + 5000)) / 10_000);
-        assert_eq!(count(&few, |seen| *seen == Seen::Clipped), 0);
+        assert_eq!(count(&few, |seen| matches!(seen, Seen::Clipped { .. })), 0);
+    }
+
+    /// Noise of about one step: a third of the values are equal to the one before.
+    #[test]
+    fn values_that_are_cut_off_are_found_among_coarse_ones() {
+        let coarse = |poll: u64| 600 + (0..4).map(|part| noise(4 * poll + part)).sum::<i64>() / 70_000;
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        let is_load = |poll: u64| poll % 8 < 2;
+        let seen = run(&mut sensor, 0, 400, |poll| if poll >= 200 && is_load(poll) { 800 } else { coarse(poll) });
+        assert!(seen[..200].iter().all(|seen| is_new(seen) || *seen == Seen::Repeat));
+        let first = seen.iter().position(|seen| matches!(seen, Seen::Clipped { .. })).unwrap();
+        assert_eq!(seen[first], Seen::Clipped { since: MonoTime(20_000 * MS) });
+        let doubted = seen.iter().position(|seen| matches!(seen, Seen::Doubtful { .. })).unwrap();
+        let believed = (200..doubted).filter(|poll| is_load(*poll as u64)).count();
+        assert!(believed < 5 && first < 280, "{believed} {first}");
+        assert!(!seen[doubted..first].iter().any(is_new), "nothing counts until it is known");
+        // A load that scatters like the rest is a load.
+        let load = |poll: u64| if is_load(poll) { 200 } else { 0 } + coarse(poll);
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        let loaded = run(&mut sensor, 0, 2000, load);
+        assert_eq!(count(&loaded, |seen| matches!(seen, Seen::Clipped { .. })), 0);
+        assert!(count(&loaded, is_new) > 1900, "{}", count(&loaded, is_new));
+    }
+
+    #[test]
+    fn a_value_that_is_frozen_among_coarse_ones_is_not_counted() {
+        let coarse = |poll: u64| 600 + (0..4).map(|part| noise(4 * poll + part)).sum::<i64>() / 70_000;
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 200, coarse);
+        let seen = run(&mut sensor, 20_000, 100, |_| 603);
+        assert!(count(&seen, is_new) < 15 && matches!(seen[99], Seen::Frozen { .. }), "{seen:?}");
+        // A run that ends in time was no fault: its power was shown until the reading before its end.
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 200, coarse);
+        run(&mut sensor, 20_000, 18, |_| 603);
+        let held = Some(MonoTime(21_700 * MS));
+        assert_eq!(sensor.poll(MonoTime(21_800 * MS), 601), Seen::New { late: Duration::from_micros(532), held });
     }
 
     #[test]

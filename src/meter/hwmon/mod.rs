@@ -16,7 +16,7 @@ use super::counter::Counter;
 use super::integral::Integral;
 use super::plausible::{Limits, Quantity, Shown};
 use super::refresh::time as shown_time;
-use super::snapshots::{CLIPPED, Known, Seen, Snapshots};
+use super::snapshots::{Known, Snapshots};
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::Attribute;
 use super::total::{RefreshLine, Total};
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::schema::{Checker, Key, table};
 use crate::sys::hwmon::Chip;
-use crate::units::{MonoTime, Watts, duration_ns};
+use crate::units::{MonoTime, Watts};
 use channels::{Channel, candidates, find_channel, find_chip, measures_nothing};
 
 /// Drivers do not show the step of power, so it is that of the most common chip until it is learned: an INA219 shows power in
@@ -210,39 +210,34 @@ impl Hwmon {
     ) -> Result<Result<Reading, MeterError>, MeterError> {
         let (raw, shown, now) = sensor.sample(clock)?;
         self.renew(sensor, now);
-        let judged = sensor.judge(&shown, now).map(|watts| (watts, sensor.snapshots.poll(now, raw)));
-        let seen = match judged {
-            Ok((watts, Seen::New { late })) => Ok((watts, late)),
-            Ok((_, Seen::Repeat)) => {
+        let watts = match sensor.judge(&shown, now) {
+            Ok(watts) => watts,
+            Err(error) => {
+                // The power until the next value is unknown.
+                if let MeterError::Overrange { .. } = error {
+                    self.power.overrange(now)
+                } else {
+                    self.power.interrupt()
+                }
+                sensor.last = None;
+                return Ok(Err(error));
+            }
+        };
+        let quantity = if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power };
+        let file = sensor.amperes.as_ref().or(sensor.watts.as_ref()).map_or(sensor.folder.as_path(), Attribute::path);
+        let place = || (file.display().to_string(), quantity.show(&shown));
+        let (time, joules) = match self.power.add_value(&mut sensor.snapshots, (now, raw, watts), self.period, place) {
+            Ok(Some(counted)) => counted,
+            Ok(None) => {
                 let waiting = MeterError::NotYet { reason: "the sensor has not been refreshed yet" };
                 return Ok(sensor.last.ok_or(waiting));
             }
-            Ok((_, Seen::Learning)) => Err(MeterError::NotYet { reason: "learning how often the sensor is refreshed" }),
-            Ok((watts, Seen::Frozen { since })) => Err(frozen(watts, since, sensor.snapshots.conversion())),
-            Ok((_, Seen::Clipped)) => Err(sensor.invalid(
-                &shown,
-                if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power },
-                CLIPPED,
-            )),
-            Err(error) => Err(error),
-        };
-        let (watts, late) = match seen {
-            Ok(new) => new,
             Err(error) => {
-                // The power until the next value is unknown.
-                self.power.interrupt();
                 sensor.last = None;
                 return Ok(Err(error));
             }
         };
         let conversion = sensor.snapshots.conversion();
-        self.power.expect_every(self.period.max(conversion));
-        // The conversion ended between the reading before and this one.
-        let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
-        let joules = match self.power.add(time, watts) {
-            Ok(joules) => joules,
-            Err(error) => return Ok(Err(error)),
-        };
         let quantum = sensor.quantum(&shown);
         let accuracy = Accuracy { resolution: Resolution::Sampled { conversion, quantum }, scale: sensor.scale };
         let Shown { volts, amperes, .. } = shown;
@@ -337,13 +332,6 @@ impl Hwmon {
     }
 }
 
-fn frozen(watts: Watts, since: Duration, conversion: Duration) -> MeterError {
-    let (watts, since, before) = (watts.0, since.as_secs_f64(), shown_time(conversion));
-    let reason =
-        format!("the sensor has shown exactly {watts:.3} W for {since:.1} s; before, it changed every {before}");
-    MeterError::Rebaselined { reason }
-}
-
 impl Meter for Hwmon {
     fn info(&self) -> &MeterInfo {
         &self.info
@@ -396,17 +384,25 @@ impl Sensor {
                 });
             }
         }
-        self.limits.judge(shown).map_err(|fault| self.invalid(shown, fault.quantity, fault.expected))
+        self.limits.judge(shown).map_err(|fault| {
+            let (path, text, expected) =
+                (self.path(fault.quantity).to_owned(), fault.quantity.show(shown), fault.expected);
+            if fault.is_overrange {
+                let reason = format!("{}: read {text}, expected {expected}", path.display());
+                return MeterError::Overrange { reason, since: now };
+            }
+            MeterError::Invalid { path, text, expected }
+        })
     }
 
-    fn invalid(&self, shown: &Shown, quantity: Quantity, expected: &'static str) -> MeterError {
+    /// Returns the file of a quantity, or the folder if it is in none.
+    fn path(&self, quantity: Quantity) -> &Path {
         let file = match quantity {
             Quantity::Power => self.watts.as_ref().or(self.amperes.as_ref()),
             Quantity::Voltage => self.volts.as_ref(),
             Quantity::Current => self.amperes.as_ref(),
         };
-        let path = file.map_or(self.folder.as_path(), Attribute::path).to_owned();
-        MeterError::Invalid { path, text: quantity.show(shown), expected }
+        file.map_or(self.folder.as_path(), Attribute::path)
     }
 
     /// Returns the step of power: the one that was learned, or the one of the chip if that is larger.

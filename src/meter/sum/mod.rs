@@ -306,6 +306,7 @@ fn is_too_wide(part: &Part) -> bool {
 fn of_part(name: &str, error: MeterError) -> MeterError {
     match error {
         MeterError::Rebaselined { reason } => MeterError::Rebaselined { reason: format!("{name}: {reason}") },
+        MeterError::Overrange { reason, since } => MeterError::Overrange { reason: format!("{name}: {reason}"), since },
         MeterError::NotYet { reason } => MeterError::NotYet { reason },
         error => MeterError::Failed { path: PathBuf::from(name), source: io::Error::other(error.to_string()) },
     }
