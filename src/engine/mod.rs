@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::stream::ShapePath;
+use crate::units::MonoTime;
 
 pub(crate) use checks::custom_operator;
 pub use checks::foreign_operators;
@@ -59,6 +60,11 @@ pub trait Engine: Send {
     fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError>;
 
     fn invoke(&mut self) -> Result<(), EngineError>;
+
+    /// Returns when the model started and ended in the last `invoke`; `None` if the caller of `invoke` knows that as well.
+    fn last_run(&self) -> Option<[MonoTime; 2]> {
+        None
+    }
 
     /// Output `index` as the model stores it, the whole batch.
     fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError>;

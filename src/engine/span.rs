@@ -1,6 +1,7 @@
 //! The busy span: when an engine worked and on how much, the only thing that the energy join learns of it.
 
-use crate::units::MonoTime;
+use super::Engine;
+use crate::units::{MonoTime, duration_ns};
 
 /// A stretch of time in which one pipeline's engine completed `inferences` inferences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,14 @@ pub struct BusySpan {
 }
 
 impl BusySpan {
+    /// Returns the span of the last invocation of `engine`, whose caller saw it start and end at these times. The caller of an
+    /// engine in another process also waited for that process.
+    pub fn of(engine: &dyn Engine, [start, end]: [MonoTime; 2], inferences: u32) -> Self {
+        let seen = |run: &[MonoTime; 2]| start <= run[0] && run[0] <= run[1] && run[1] <= end;
+        let [start, end] = engine.last_run().filter(seen).unwrap_or([start, end]);
+        Self { start, end, busy_ns: duration_ns(end.since(start)), inferences }
+    }
+
     /// Widens this span by a later one of the same pipeline.
     pub fn merge(&mut self, later: Self) {
         self.end = later.end;

@@ -8,7 +8,7 @@ use crate::engine::span::BusySpan;
 use crate::engine::{Engine, EngineError};
 use crate::features;
 use crate::frontend::BLOCK_FRAMES;
-use crate::units::{MonoTime, duration_ns};
+use crate::units::MonoTime;
 
 /// How windows are cut for a model of the chain, and how many frames it makes of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,9 +105,8 @@ impl ModelStage {
                     self.saturated += engine.set_input(0, self.features.apply(window))?;
                     let start = MonoTime::now();
                     engine.invoke()?;
-                    let end = MonoTime::now();
                     // An inference is a run of the last model; these runs are a part of its cost.
-                    runs.push(BusySpan { start, end, busy_ns: duration_ns(end.since(start)), inferences: 0 });
+                    runs.push(BusySpan::of(engine.as_ref(), [start, MonoTime::now()], 0));
                     engine.output(0, 0, &mut self.output)?;
                 }
                 out.extend_from_slice(&self.output);

@@ -37,7 +37,7 @@ use crate::features::Chain;
 use crate::ring::BlockTx;
 use crate::source::{FrameReader, Gap};
 use crate::stop::Stop;
-use crate::units::{MonoTime, duration_ns};
+use crate::units::MonoTime;
 
 /// One decision, without its values.
 #[derive(Debug, Clone, Copy)]
@@ -365,7 +365,7 @@ impl Infer {
         let busy = invoke_end.since(invoke_start);
         let inferences = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         if let Some(spans) = &mut self.channels.spans {
-            spans.send(BusySpan { start: invoke_start, end: invoke_end, busy_ns: duration_ns(busy), inferences });
+            spans.send(BusySpan::of(engine.as_ref(), [invoke_start, invoke_end], inferences));
         }
         for row in 0..self.batch.len() {
             let PendingWindow { last, taken, filled } = self.batch.window(row);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::calibrations::{CalibrationEntry, Calibrations, EngineIdentity, MeterIdentity, can_calibrate};
 use crate::config::{Config, Pipeline, Power};
 use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
+use crate::engine::span::BusySpan;
 use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::{BuildError, BuiltEngine};
 use crate::load::meters::{self, MeterContext};
@@ -450,7 +451,7 @@ fn run_for(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &S
         let before = MonoTime::now();
         engine.invoke()?;
         let end = MonoTime::now();
-        busy += end.since(before);
+        busy += Duration::from_nanos(BusySpan::of(engine, [before, end], 0).busy_ns);
         invokes += 1;
         if end >= until && invokes >= invokes_min {
             return Ok(Run { start, end, busy, inferences: invokes * batch });

@@ -18,6 +18,7 @@ use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, sand
 use crate::engine::delegate::LibraryIdentity;
 use crate::engine::{self, Engine, EngineError, Runtime, rows};
 use crate::sys::shared::Shared;
+use crate::units::MonoTime;
 
 /// Exit codes: done, the model is refused, the host is gone or breaks the protocol.
 const DONE: u8 = 0;
@@ -149,7 +150,7 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
     let mut link = Link::new(Side::Child, socket.try_clone()?, memory)?;
     while let Some(command) = link.next_command() {
         let result = match command {
-            INVOKE => invoke(engine, &mut link.memory, layout),
+            INVOKE => invoke(engine, &mut link, layout),
             RESET => engine.reset(),
             other => Err(EngineError::Mismatch(format!("unknown command {other}"))),
         };
@@ -166,13 +167,15 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
     Ok(())
 }
 
-fn invoke(engine: &mut dyn Engine, memory: &mut Shared, layout: &Layout) -> Result<(), EngineError> {
+fn invoke(engine: &mut dyn Engine, link: &mut Link, layout: &Layout) -> Result<(), EngineError> {
     for (index, place) in layout.inputs.iter().enumerate() {
-        copy(engine.input_bytes(index)?, memory.bytes(place.clone()))?;
+        copy(engine.input_bytes(index)?, link.memory.bytes(place.clone()))?;
     }
+    let start = MonoTime::now();
     engine.invoke()?;
+    link.note_run([start, MonoTime::now()]);
     for (index, place) in layout.outputs.iter().enumerate().filter(|(_, place)| !place.is_empty()) {
-        copy(memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;
+        copy(link.memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ use crate::model::ModelSummary;
 use crate::sys::child::NOT_INHERITED;
 use crate::sys::cpu::Children;
 use crate::sys::shared::{self, Shared};
+use crate::units::MonoTime;
 
 /// Trying a model takes seconds at most on the slowest board.
 const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -428,6 +429,10 @@ impl Engine for IsolatedEngine {
         self.call(INVOKE, "invoke", if self.proven { self.limits.deadline } else { self.limits.start })?;
         self.proven = true;
         Ok(())
+    }
+
+    fn last_run(&self) -> Option<[MonoTime; 2]> {
+        Some(self.link.last_run())
     }
 
     fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError> {

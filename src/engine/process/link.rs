@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::sys::shared::Shared;
+use crate::units::MonoTime;
 
 /// The offset after which the tensors are placed.
 pub(crate) const WORDS_BYTES: usize = 1024;
@@ -20,6 +21,8 @@ const CHILD: usize = 16;
 const SEQUENCE: usize = 0;
 const WORD: usize = 1;
 const WAITS: usize = 2;
+/// Where the child notes when the model started and ended in the last inference: two words each, the low one first.
+const RUN: usize = CHILD + 4;
 /// The index of the length of the child's last error message; the message follows it.
 const MESSAGE_LEN: usize = 32;
 const MESSAGE_START: usize = 4 * (MESSAGE_LEN + 1);
@@ -95,6 +98,21 @@ impl Link {
     /// Called by the child: posts its status.
     pub(crate) fn answer(&mut self, status: u32) {
         self.post(status);
+    }
+
+    /// Called by the child: notes when the model started and ended.
+    pub(crate) fn note_run(&self, run: [MonoTime; 2]) {
+        for (index, MonoTime(time)) in run.into_iter().enumerate() {
+            for (half, word) in [time as u32, (time >> 32) as u32].into_iter().enumerate() {
+                self.memory.word(RUN + 2 * index + half).store(word, Relaxed);
+            }
+        }
+    }
+
+    /// Returns what the child has noted, which may be anything.
+    pub(crate) fn last_run(&self) -> [MonoTime; 2] {
+        let word = |index: usize| u64::from(self.memory.word(RUN + index).load(Relaxed));
+        [0, 2].map(|index| MonoTime(word(index) | word(index + 1) << 32))
     }
 
     /// Leaves a message for the host, cut to the room for it.
@@ -289,6 +307,15 @@ mod tests {
         (spin.limit, spin.skip) = (LIMIT, 0);
         assert!(spin.until(Instant::now(), || true));
         assert_eq!(spin.skipped, 0);
+    }
+
+    #[test]
+    fn the_host_learns_when_the_model_ran() {
+        let (host, child) = pair();
+        assert_eq!(host.last_run(), [MonoTime(0); 2]);
+        let run = [MonoTime(u64::MAX - 1), MonoTime(0x1_0000_0002)];
+        child.note_run(run);
+        assert_eq!(host.last_run(), run);
     }
 
     #[test]
