@@ -24,13 +24,12 @@ use super::classes::Class;
 
 /// Eight observations of idle power are needed, of a second each; then it is not known for long.
 const IDLE_S: f64 = 12.0;
-/// A seed with which the delegate runs in a thread of the daemon. With the next one it has a process of its own, which
-/// waits for a processor if the machine is busy, and the daemon takes the wait for a part of the inference.
+/// A seed with which the delegate runs in a thread of the daemon. With the next one it has a process of its own.
 pub(crate) const IN_A_THREAD: u64 = 1;
 const WINDOW_MAX_S: f64 = 5.0;
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
-/// A calibration takes about 30 s, and 56 s with a sensor.
-const CALIBRATION_PATIENCE: Duration = Duration::from_secs(300);
+/// A calibration takes about 30 s, 56 s with a sensor, and 10 min with a meter that is refreshed once a second.
+const CALIBRATION_PATIENCE: Duration = Duration::from_secs(1200);
 
 /// What was published of a machine, and what truly happened.
 pub(crate) struct Run {
