@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::integral::Integral;
+use super::integral::{Counted, Integral};
 use super::snapshots::Snapshots;
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
@@ -154,7 +154,7 @@ impl Iio {
         let channels = self.channels.insert(channels);
         let place = || (channels.shunt.path().display().to_string(), format!("{} A", flow.amperes));
         let counted = self.power.add_value(&mut channels.snapshots, (now, raw, flow.watts), self.period, place);
-        let Some((time, joules)) = counted.inspect_err(|_| channels.last = None)? else {
+        let Some(Counted { time, joules, power }) = counted.inspect_err(|_| channels.last = None)? else {
             let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
             return channels.last.ok_or(waiting);
         };
@@ -162,7 +162,7 @@ impl Iio {
         let reading = Reading {
             time,
             joules,
-            power: Some(flow.watts),
+            power: Some(power),
             volts: Some(flow.volts),
             amperes: Some(flow.amperes),
             scope: self.info.scope,

@@ -20,6 +20,16 @@ const GAP_MIN: Duration = Duration::from_millis(100);
 /// that happened to take less.
 const OVERRANGE: Duration = Duration::from_secs(10);
 
+/// A power that counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Counted {
+    /// When its conversion ended.
+    pub time: MonoTime,
+    /// The energy since the start.
+    pub joules: Joules,
+    pub power: Watts,
+}
+
 /// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
 pub(crate) struct Integral {
@@ -69,9 +79,7 @@ impl Integral {
     }
 
     /// Adds `power` as read at `now`, of which `value` shows whether it is from a new conversion; readings are `period` apart.
-    /// Returns when its conversion ended, and the joules since the start; `None` if there is no new one, or if it has
-    /// to be seen first what the value is. `place` returns where
-    /// the value was read, and the value with its unit.
+    /// Returns what counts; `None` if nothing new does. `place` returns where the value was read, and the value with its unit.
     ///
     /// # Errors
     /// The value is not one that counts; the power until the next one is then unknown.
@@ -81,11 +89,16 @@ impl Integral {
         (now, value, power): (MonoTime, i64, Watts),
         period: Duration,
         place: impl Fn() -> (String, String),
-    ) -> Result<Option<(MonoTime, Joules)>, MeterError> {
-        let (late, held, is_doubtful) = match snapshots.poll(now, value) {
-            Seen::New { late, held } => (late, held, false),
-            Seen::Doubtful { late, held } => (late, held, true),
+    ) -> Result<Option<Counted>, MeterError> {
+        let late = match snapshots.poll(now, value) {
+            Seen::New { late } => late,
             Seen::Repeat => return Ok(None),
+            Seen::Held { until } => return Ok(self.hold(until)),
+            Seen::Doubtful => {
+                self.interrupt();
+                let reason = "it is not known yet if the value is the end of the sensor's range".to_owned();
+                return Err(MeterError::Rebaselined { reason });
+            }
             Seen::Learning => {
                 self.interrupt();
                 return Err(MeterError::NotYet { reason: "learning how often the sensor is refreshed" });
@@ -109,21 +122,18 @@ impl Integral {
             }
         };
         self.expect_every(period.max(snapshots.conversion()));
-        if let Some(held) = held {
-            self.hold(held);
-        }
         // The conversion ended between the reading before and this one.
         let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let joules = self.add(time, power)?;
-        Ok((!is_doubtful).then_some((time, joules)))
+        Ok(Some(Counted { time, joules, power }))
     }
 
     /// Adds the power of before until `until`, if it is known that it was still shown then.
-    pub(crate) fn hold(&mut self, until: MonoTime) {
-        if let Some((then, power)) = &mut self.last {
-            self.joules = self.joules + power.over(until.since(*then));
-            *then = until.max(*then);
-        }
+    fn hold(&mut self, until: MonoTime) -> Option<Counted> {
+        let (then, power) = self.last.as_mut()?;
+        self.joules = self.joules + power.over(until.since(*then));
+        *then = until.max(*then);
+        Some(Counted { time: *then, joules: self.joules, power: *power })
     }
 
     /// Notes that the power is at the end of the range at `now`.
@@ -158,10 +168,10 @@ mod tests {
     fn a_power_that_is_still_shown_leaves_no_gap() {
         let mut integral = Integral::new(Duration::from_millis(10));
         integral.add(ms(0), Watts(3.0)).unwrap();
-        integral.hold(ms(2000));
+        assert_eq!(integral.hold(ms(2000)).map(|held| held.joules), Some(Joules(6.0)));
         assert_eq!(integral.add(ms(2010), Watts(5.0)).unwrap(), Joules(6.04));
         integral.interrupt();
-        integral.hold(ms(9000));
+        assert_eq!(integral.hold(ms(9000)), None);
         assert_eq!(integral.add(ms(9000), Watts(5.0)).unwrap(), Joules(6.04));
     }
 

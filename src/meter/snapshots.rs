@@ -43,13 +43,14 @@ const FROZEN_RUNS: u32 = 5;
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Seen {
-    /// A new one, from a conversion that ended at most `late` before it was read. If `held` is there, the value before was
-    /// shown until then.
-    New { late: Duration, held: Option<MonoTime> },
-    /// The same, but it may turn out to be cut off.
-    Doubtful { late: Duration, held: Option<MonoTime> },
+    /// A new one, from a conversion that ended at most `late` before it was read.
+    New { late: Duration },
     /// The conversion was counted before, or the value may be frozen.
     Repeat,
+    /// The value that might have been frozen was shown until then; the one that has just come counts the next time.
+    Held { until: MonoTime },
+    /// It may be cut off.
+    Doubtful,
     /// It is not known yet how long a conversion takes.
     Learning,
     /// It has not changed for so long, though values changed with each conversion before.
@@ -119,11 +120,12 @@ impl Snapshots {
             }
             self.counted = Some(now);
             self.clipping.note(now, value);
-            return Seen::New { late: self.late, held: None };
+            return Seen::New { late: self.late };
         };
         let gap = now.since(self.polled);
         let is_changed = value != self.value;
-        let held = (is_changed && self.is_doubtful()).then_some(self.polled);
+        let until = self.polled;
+        let was_held = is_changed && self.is_doubtful();
         if is_changed {
             self.change(now, gap, value);
         }
@@ -136,7 +138,11 @@ impl Snapshots {
             self.learned = self.shortest;
             self.steps.learn();
         }
-        self.judge(now, gap, is_changed, held)
+        if was_held {
+            self.counted = Some(until);
+            return Seen::Held { until };
+        }
+        self.judge(now, gap, is_changed)
     }
 
     /// Notes that the value has changed.
@@ -188,7 +194,7 @@ impl Snapshots {
             || (self.changes == 0 && learned_for >= LEARNING_CONSTANT)
     }
 
-    fn judge(&mut self, now: MonoTime, gap: Duration, is_changed: bool, held: Option<MonoTime>) -> Seen {
+    fn judge(&mut self, now: MonoTime, gap: Duration, is_changed: bool) -> Seen {
         let conversion = self.conversion();
         let age = self.counted.map_or(Duration::MAX, |counted| now.since(counted));
         let late = gap.min(conversion);
@@ -199,7 +205,7 @@ impl Snapshots {
         // In a moving average, the change may have been seen before it was due.
         let is_new = is_due && (is_changed || self.counted.is_some_and(|counted| self.since > counted));
         if is_new {
-            return self.count(now, late, held);
+            return self.count(now, late);
         }
         if age < conversion.mul_f64(SAME_AFTER) {
             return Seen::Repeat;
@@ -209,16 +215,16 @@ impl Snapshots {
         if still >= limit && self.chance_of_run() < FROZEN {
             return Seen::Frozen { since: still };
         }
-        if self.is_doubtful() { Seen::Repeat } else { self.count(now, late, None) }
+        if self.is_doubtful() { Seen::Repeat } else { self.count(now, late) }
     }
 
     /// Counts a new value, unless it is cut off.
-    fn count(&mut self, now: MonoTime, late: Duration, held: Option<MonoTime>) -> Seen {
+    fn count(&mut self, now: MonoTime, late: Duration) -> Seen {
         self.counted = Some(now);
         match self.clipping.note(now, self.value) {
             Some(since) => Seen::Clipped { since },
-            None if self.clipping.is_doubtful(now) => Seen::Doubtful { late, held },
-            None => Seen::New { late, held },
+            None if self.clipping.is_doubtful(now) => Seen::Doubtful,
+            None => Seen::New { late },
         }
     }
 
@@ -314,7 +320,7 @@ mod tests {
         assert_eq!((sensor.known(), sensor.step()), (Known::Told, None));
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         assert!(run(&mut sensor, 0, 300, noise).iter().all(is_new));
-        assert_eq!(sensor.poll(MonoTime(29_950 * MS), 1), Seen::New { late: Duration::from_micros(532), held: None });
+        assert_eq!(sensor.poll(MonoTime(29_950 * MS), 1), Seen::New { late: Duration::from_micros(532) });
     }
 
     #[test]
@@ -333,7 +339,7 @@ mod tests {
         let from = now / MS + 100;
         let seen = run(&mut sensor, from, 200, |poll| noise((from + poll * 100) / 1000));
         assert!((19..=21).contains(&count(&seen, is_new)), "{seen:?}");
-        let late = Seen::New { late: ms(100), held: None };
+        let late = Seen::New { late: ms(100) };
         assert!(count(&seen, |seen| *seen == late) >= 18, "it was converted between two polls: {seen:?}");
     }
 
@@ -395,10 +401,10 @@ mod tests {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         let is_load = |poll: u64| poll % 8 < 2;
         let seen = run(&mut sensor, 0, 400, |poll| if poll >= 200 && is_load(poll) { 800 } else { coarse(poll) });
-        assert!(seen[..200].iter().all(|seen| is_new(seen) || *seen == Seen::Repeat));
+        assert!(seen[..200].iter().all(|seen| is_new(seen) || matches!(seen, Seen::Repeat | Seen::Held { .. })));
         let first = seen.iter().position(|seen| matches!(seen, Seen::Clipped { .. })).unwrap();
         assert_eq!(seen[first], Seen::Clipped { since: MonoTime(20_000 * MS) });
-        let doubted = seen.iter().position(|seen| matches!(seen, Seen::Doubtful { .. })).unwrap();
+        let doubted = seen.iter().position(|seen| *seen == Seen::Doubtful).unwrap();
         let believed = (200..doubted).filter(|poll| is_load(*poll as u64)).count();
         assert!(believed < 5 && first < 280, "{believed} {first}");
         assert!(!seen[doubted..first].iter().any(is_new), "nothing counts until it is known");
@@ -421,8 +427,9 @@ mod tests {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut sensor, 0, 200, coarse);
         run(&mut sensor, 20_000, 18, |_| 603);
-        let held = Some(MonoTime(21_700 * MS));
-        assert_eq!(sensor.poll(MonoTime(21_800 * MS), 601), Seen::New { late: Duration::from_micros(532), held });
+        let held = Seen::Held { until: MonoTime(21_700 * MS) };
+        assert_eq!(sensor.poll(MonoTime(21_800 * MS), 601), held);
+        assert!(is_new(&sensor.poll(MonoTime(21_900 * MS), 601)), "the value that ended the run counts, too");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::counter::Counter;
-use super::integral::Integral;
+use super::integral::{Counted, Integral};
 use super::plausible::{Limits, Quantity, Shown};
 use super::refresh::time as shown_time;
 use super::snapshots::{Known, Snapshots};
@@ -226,22 +226,23 @@ impl Hwmon {
         let quantity = if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power };
         let file = sensor.amperes.as_ref().or(sensor.watts.as_ref()).map_or(sensor.folder.as_path(), Attribute::path);
         let place = || (file.display().to_string(), quantity.show(&shown));
-        let (time, joules) = match self.power.add_value(&mut sensor.snapshots, (now, raw, watts), self.period, place) {
-            Ok(Some(counted)) => counted,
-            Ok(None) => {
-                let waiting = MeterError::NotYet { reason: "the sensor has not been refreshed yet" };
-                return Ok(sensor.last.ok_or(waiting));
-            }
-            Err(error) => {
-                sensor.last = None;
-                return Ok(Err(error));
-            }
-        };
+        let Counted { time, joules, power } =
+            match self.power.add_value(&mut sensor.snapshots, (now, raw, watts), self.period, place) {
+                Ok(Some(counted)) => counted,
+                Ok(None) => {
+                    let waiting = MeterError::NotYet { reason: "the sensor has not been refreshed yet" };
+                    return Ok(sensor.last.ok_or(waiting));
+                }
+                Err(error) => {
+                    sensor.last = None;
+                    return Ok(Err(error));
+                }
+            };
         let conversion = sensor.snapshots.conversion();
         let quantum = sensor.quantum(&shown);
         let accuracy = Accuracy { resolution: Resolution::Sampled { conversion, quantum }, scale: sensor.scale };
         let Shown { volts, amperes, .. } = shown;
-        let reading = Reading { time, joules, power: Some(watts), volts, amperes, scope: self.info.scope, accuracy };
+        let reading = Reading { time, joules, power: Some(power), volts, amperes, scope: self.info.scope, accuracy };
         sensor.last = Some(reading);
         Ok(Ok(reading))
     }
