@@ -324,6 +324,7 @@ impl MeterState {
         self.core_fit.add(interval);
         let age_s = self.last_busy.map_or(f64::INFINITY, |last| interval.start.since(last).as_secs_f64());
         let rested = age_s >= TAIL_MAX_S || matches!(self.tail.state(), Rest::From(_));
+        self.window.rested_s += if rested { interval.time_s() } else { 0.0 };
         let idle_sums = self.idle_sums.get_or_insert_with(|| IdleSums {
             start: interval.start,
             sums: Sums::default(),
@@ -388,6 +389,11 @@ impl MeterState {
             rested: *rested,
             other_cores: sums.other_s().map(|other_s| other_s / sums.time_s),
         })
+    }
+
+    /// Returns whether power was seen at rest in the window for long enough to tell if idle power is still what it was.
+    pub(crate) fn has_rested(&self) -> bool {
+        self.window.rested_s >= UNFINISHED_MIN_S
     }
 
     /// Returns whether idle power may have made a step since it was last observed.

@@ -268,7 +268,11 @@ impl<'a> Metered<'a> {
         let estimate = EnergyEstimate {
             status,
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-            can_improve: self.gross.is_err() || matches!(self.net, Some(Err(_))),
+            can_improve: self.gross.is_err()
+                || matches!(self.net, Some(Err(_)))
+                || (self.idle.is_some_and(|idle| idle.age.is_some())
+                    && self.meter.window.pauses > 0.0
+                    && !self.meter.has_rested()),
             tail_j: tail.map(|tail| tail.joules * pauses),
             tail_u_j: tail.map(|tail| tail.u_j * pauses),
             tail_s: tail.map(|tail| tail.length_s),
@@ -360,6 +364,12 @@ impl<'a> Metered<'a> {
             let (age_s, watched_s) = (age.as_secs_f64(), idle.watched.as_secs_f64());
             return Some(format!(
                 "idle power was last seen {age_s:.0} s ago and had been watched for {watched_s:.0} s"
+            ));
+        }
+        if !self.meter.has_rested() {
+            let age_s = age.as_secs_f64();
+            return Some(format!(
+                "idle power was last seen {age_s:.0} s ago, not in the window: it may have changed since"
             ));
         }
         if let Some(Step { from_w, to_w }) = self.meter.window.step {

@@ -21,6 +21,8 @@ pub(crate) struct Window {
     pub active_bounds: Option<(MonoTime, MonoTime)>,
     /// By pipeline.
     pub works: Vec<Work>,
+    /// Seconds in which power was seen at rest.
+    pub rested_s: f64,
     /// Pauses between inferences that ended in the window.
     pub pauses: f64,
     /// The last step of idle power that was noticed in the window.
@@ -46,6 +48,7 @@ impl Window {
             active: Sums::default(),
             active_bounds: None,
             works: vec![Work::default(); pipeline_count],
+            rested_s: 0.0,
             pauses: 0.0,
             step: None,
             fit: PowerFit::new(pipeline_count),

@@ -98,6 +98,7 @@ impl Clipping {
 
     /// Whether the largest value may be cut off, and was shown a short time ago.
     pub(crate) fn is_doubtful(&self, now: MonoTime) -> bool {
-        self.largest.is_some_and(|largest| now.since(largest.last) < CLIPPED_DOUBT) && self.chance().is_some()
+        let is_recent = self.largest.is_some_and(|largest| now.since(largest.last) < CLIPPED_DOUBT);
+        is_recent && self.chance().is_some_and(|chance| chance >= CLIPPED)
     }
 }

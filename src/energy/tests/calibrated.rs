@@ -87,7 +87,6 @@ fn what_is_measured_stays() {
     let mut attribution = new_attribution(1);
     attribution.set_calibrated(0, 0, known());
     rest(&mut attribution);
-    close(&mut attribution);
     for tick in 1..=20 {
         let start = 10_000 + tick * 100 - 80;
         attribution.add_span(0, span(start, start + 50));

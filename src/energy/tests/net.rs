@@ -6,17 +6,11 @@ use super::*;
 fn net_is_what_is_above_idle() {
     let mut attribution = new_attribution(1);
     rest(&mut attribution);
-    close(&mut attribution);
-    for tick in 1..=20 {
-        let start = 10_000 + tick * 100 - 80;
-        attribution.add_span(0, span(start, start + 50));
-        read(&mut attribution, 10_000 + tick * 100, 20.0 + 0.2 * tick as f64 + 0.15 * tick as f64);
-    }
-    let estimate = close(&mut attribution).remove(0);
+    let estimate = close_after_load(&mut attribution);
     assert_eq!((estimate.status, estimate.reason.as_deref()), (Status::Measured, None));
-    assert_eq!((estimate.inferences, estimate.busy_fraction), (Some(20.0), Some(0.5)));
+    assert_eq!((estimate.inferences, estimate.busy_fraction), (Some(20.0), Some(1.0 / 12.0)));
     assert!(
-        (estimate.gross_j.unwrap() - 0.35).abs() < 1e-9 && (estimate.net_j.unwrap() - 0.15).abs() < 1e-3,
+        (estimate.gross_j.unwrap() - 1.35).abs() < 1e-9 && (estimate.net_j.unwrap() - 0.15).abs() < 1e-3,
         "{estimate:?}"
     );
     let (u, expanded) = (estimate.net_u_j.unwrap(), estimate.net_expanded_j.unwrap());
@@ -25,6 +19,31 @@ fn net_is_what_is_above_idle() {
         (estimate.idle_w.unwrap() - 2.0).abs() < 1e-3 && estimate.idle_u_w.unwrap() >= estimate.idle_drift_w.unwrap()
     );
     assert!((2.0..3.0).contains(&estimate.idle_age_s.unwrap()), "{estimate:?}");
+}
+
+/// Inferences of 50 ms and 0.15 J each 100 ms, for 2 s, and the end of the window.
+fn close_after_load(attribution: &mut Attribution) -> EnergyEstimate {
+    for tick in 1..=20 {
+        let start = 10_000 + tick * 100 - 80;
+        attribution.add_span(0, span(start, start + 50));
+        read(attribution, 10_000 + tick * 100, 20.0 + 0.2 * tick as f64 + 0.15 * tick as f64);
+    }
+    close(attribution).remove(0)
+}
+
+/// Idle power may be another one since the first inference, and nothing would show it.
+#[test]
+fn net_is_not_measured_if_power_was_not_seen_at_rest_in_the_window() {
+    let mut attribution = new_attribution(1);
+    rest(&mut attribution);
+    close(&mut attribution);
+    let estimate = close_after_load(&mut attribution);
+    assert_eq!(estimate.status, Status::Attributed);
+    assert_eq!(
+        estimate.reason.unwrap(),
+        "idle power was last seen 3 s ago, not in the window: it may have changed since"
+    );
+    assert!((estimate.net_j.unwrap() - 0.15).abs() < 1e-3);
 }
 
 #[test]
