@@ -160,7 +160,7 @@ impl Iio {
         // The conversion ended between the reading before and this one.
         let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let accuracy = channels.accuracy(&flow, &self.selector);
-        let joules = self.power.add(time, flow.watts)?;
+        let joules = self.power.add(time, flow.watts).inspect_err(|_| channels.last = None)?;
         let reading = Reading {
             time,
             joules,

@@ -241,7 +241,10 @@ impl Hwmon {
         let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let joules = match self.power.add(time, watts) {
             Ok(joules) => joules,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                sensor.last = None;
+                return Ok(Err(error));
+            }
         };
         let quantum = sensor.quantum(&shown);
         let accuracy = Accuracy { resolution: Resolution::Sampled { conversion, quantum }, scale: sensor.scale };
