@@ -15,7 +15,7 @@ const GAP_MIN: Duration = Duration::from_millis(100);
 
 /// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
-pub(crate) struct Integral {
+pub struct Integral {
     max_gap: Duration,
     last: Option<(MonoTime, Watts)>,
     joules: Joules,
@@ -23,14 +23,14 @@ pub(crate) struct Integral {
 
 impl Integral {
     /// Starts at zero; `period` is the time that normally passes between two powers.
-    pub(crate) fn new(period: Duration) -> Self {
+    pub fn new(period: Duration) -> Self {
         let mut new = Self { max_gap: GAP_MIN, last: None, joules: Joules(0.0) };
         new.expect_every(period);
         new
     }
 
     /// Sets the time that normally passes between two powers.
-    pub(crate) fn expect_every(&mut self, period: Duration) {
+    pub fn expect_every(&mut self, period: Duration) {
         self.max_gap = (period * GAP_PERIODS).max(GAP_MIN);
     }
 
@@ -38,7 +38,7 @@ impl Integral {
     ///
     /// # Errors
     /// [`MeterError::Rebaselined`] after too long a gap.
-    pub(crate) fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
+    pub fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
         if let Some((then, before)) = self.last.replace((now, power)) {
             let gap = now.since(then);
             if gap > self.max_gap {
@@ -52,7 +52,7 @@ impl Integral {
     }
 
     /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
-    pub(crate) fn interrupt(&mut self) {
+    pub fn interrupt(&mut self) {
         self.last = None;
     }
 }
