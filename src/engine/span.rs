@@ -1,4 +1,4 @@
-//! The busy span: when an engine worked and on how much, the only thing that the energy join learns of it.
+//! The busy span: when an engine worked and on how much. The energy join learns nothing else of it but since when it works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
