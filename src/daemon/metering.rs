@@ -170,8 +170,10 @@ fn settings(power: &Power) -> Settings {
 /// Takes the spans before a reading: what has ended before the reading counts in the window that it closes.
 fn absorb(attribution: &mut Attribution, spans: &mut [SpanReceiver]) {
     for (pipeline, ring) in spans.iter_mut().enumerate() {
-        while let Ok(span) = ring.pop() {
+        let known_until = ring.known_until(MonoTime::now());
+        while let Some(span) = ring.pop() {
             attribution.add_span(pipeline, span);
         }
+        attribution.set_known_until(pipeline, known_until);
     }
 }

@@ -40,6 +40,13 @@ impl Attribution {
         }
     }
 
+    /// Sets the time until which all work of a pipeline was passed in. A reading after it waits for the work that runs then.
+    pub fn set_known_until(&mut self, pipeline: usize, until: MonoTime) {
+        for meter in &mut self.meters {
+            meter.set_known_until(pipeline, until);
+        }
+    }
+
     /// Sets how much processor time all other programs have used since boot, `None` if unknown; call it before
     /// `add_reading`.
     pub fn set_other_cpu_time(&mut self, cpu: Option<Duration>) {

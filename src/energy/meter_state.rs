@@ -21,6 +21,10 @@ use crate::units::{Joules, MonoTime, duration_ns};
 
 /// Most readings that wait for inferences running at their time.
 const WAITING_MAX: usize = 4096;
+/// So many readings, none of them older than this, wait for one at which no inference runs: a window had better end there, since
+/// the energy of an inference need not be spread evenly over its time.
+const BETWEEN_MAX: usize = 8;
+const BETWEEN_AGE_MAX: Duration = Duration::from_secs(2);
 /// Idle power at the start of a pause is computed again after this time.
 const REST_AGE_MAX: Duration = Duration::from_secs(1);
 /// Consecutive idle intervals shorter than this in total count as active: they are not worth two more edges.
@@ -164,9 +168,15 @@ impl MeterState {
         if let Some(until) = counted_until.filter(|_| is_late && can_count) {
             self.count_late(pipeline, span, until);
         }
-        if let Some(first) = self.waiting.front() {
-            self.settle(first.time, false);
+        self.settle_waiting();
+    }
+
+    /// Notes until when all work of a pipeline was added.
+    pub(crate) fn set_known_until(&mut self, pipeline: usize, until: MonoTime) {
+        if let Some(spans) = self.spans.get_mut(pipeline) {
+            spans.set_known_until(until);
         }
+        self.settle_waiting();
     }
 
     /// Adds a reading, or the reason why there is none, with the processor seconds of other programs since boot.
@@ -207,16 +217,38 @@ impl MeterState {
         self.settle(reading.time, self.waiting.len() > WAITING_MAX);
     }
 
-    /// Counts the readings up to the first one for which an inference may still be running; all of them if `forced`.
+    /// Counts the readings that need not wait any more at `now`; all of them if `forced`.
     pub(crate) fn settle(&mut self, now: MonoTime, forced: bool) {
-        while let Some(first) = self.waiting.front() {
-            if !forced && !self.spans.iter().all(|spans| spans.is_settled(first.time, now)) {
-                return;
-            }
-            if let Some(first) = self.waiting.pop_front() {
-                self.count(first);
+        let count = if forced { self.waiting.len() } else { self.ready(now) };
+        for _ in 0..count {
+            if let Some(reading) = self.waiting.pop_front() {
+                self.count(reading);
             }
         }
+    }
+
+    fn settle_waiting(&mut self) {
+        if let Some(last) = self.waiting.back() {
+            self.settle(last.time, false);
+        }
+    }
+
+    /// Returns how many of the waiting readings can be counted at `now`.
+    fn ready(&self, now: MonoTime) -> usize {
+        let settled = self.settled(now);
+        let runs = |reading: &WaitingReading| self.spans.iter().any(|spans| spans.runs_at(reading.time));
+        if let Some(last) = self.waiting.iter().take(settled).rposition(|reading| !runs(reading)) {
+            return last + 1;
+        }
+        let is_old = |reading: &&WaitingReading| now.since(reading.time) >= BETWEEN_AGE_MAX;
+        let old = self.waiting.iter().take(settled).take_while(is_old).count();
+        old.max(settled.saturating_sub(BETWEEN_MAX))
+    }
+
+    /// Returns of how many waiting readings it is known at `now` what ran before them.
+    fn settled(&self, now: MonoTime) -> usize {
+        let is_settled = |reading: &&WaitingReading| self.spans.iter().all(|spans| spans.is_settled(reading.time, now));
+        self.waiting.iter().take_while(is_settled).count()
     }
 
     /// Makes an interval of the time from the last reading to this one.
@@ -481,8 +513,12 @@ impl MeterState {
     /// Ends the segment; the window keeps it, and continues with the next reading.
     fn lose(&mut self, reason: String) {
         self.lost_reason = Some(reason);
+        if let Some(last) = self.waiting.back() {
+            let known = self.settled(last.time);
+            self.waiting.truncate(known);
+            self.settle(MonoTime::default(), true);
+        }
         self.last = None;
-        self.waiting.clear();
         self.end_idle();
         if self.window.segments.len() >= SEGMENTS_MAX {
             self.restart(&format!("the meter was lost {SEGMENTS_MAX} times in the window"));

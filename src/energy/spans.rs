@@ -13,10 +13,7 @@ use crate::units::MonoTime;
 pub(crate) const PENDING_MAX: usize = 4096;
 
 /// A reading waits no longer than this for a running inference to end.
-const HOLD_MAX: Duration = Duration::from_secs(10);
-
-/// How long a reading waits before the first inference has shown how long they take.
-const HOLD_FIRST: Duration = Duration::from_secs(2);
+const HOLD_MAX: Duration = Duration::from_secs(60);
 
 /// What a pipeline did during some time.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -36,9 +33,8 @@ impl Work {
 #[derive(Debug, Default)]
 pub(crate) struct Spans {
     pending: VecDeque<Pending>,
-    /// All spans that ended before this time are known.
+    /// All work before this time is known.
     known: MonoTime,
-    longest_ns: u64,
     last_taken: MonoTime,
 }
 
@@ -55,7 +51,6 @@ impl Spans {
     /// Adds a span; the part of it before `from` was not metered and is left out.
     pub(crate) fn push(&mut self, span: BusySpan, from: MonoTime) {
         self.known = self.known.max(span.end);
-        self.longest_ns = self.longest_ns.max(span.busy_ns);
         if span.end <= from {
             return;
         }
@@ -68,16 +63,20 @@ impl Spans {
         self.pending.push_back(pending);
     }
 
-    /// Whether all work before `time` is known at `now`.
-    ///
-    /// An inference is reported when it ends. So one that may be running at `time` is waited for 1.5 times as long as the
-    /// longest one so far took.
+    /// Notes that all work before `time` was added.
+    pub(crate) fn set_known_until(&mut self, time: MonoTime) {
+        self.known = self.known.max(time);
+    }
+
+    /// Whether all work before `time` is known, or was waited for long enough at `now`.
     pub(crate) fn is_settled(&self, time: MonoTime, now: MonoTime) -> bool {
-        let hold = match self.longest_ns {
-            0 => HOLD_FIRST,
-            longest_ns => Duration::from_nanos(longest_ns.saturating_mul(3) / 2).min(HOLD_MAX),
-        };
-        self.known >= time || now.since(time) >= hold
+        self.known >= time || now.since(time) >= HOLD_MAX
+    }
+
+    /// Whether an inference runs at `time`, which is after the work that was removed.
+    pub(crate) fn runs_at(&self, time: MonoTime) -> bool {
+        let next = self.pending.partition_point(|pending| pending.start < time);
+        next.checked_sub(1).and_then(|last| self.pending.get(last)).is_some_and(|last| last.end > time)
     }
 
     /// Removes and returns the work done until `time`.

@@ -92,7 +92,7 @@ struct Edges {
     spans_s2: f64,
     busy_s2: f64,
     busy_squared_s2: f64,
-    /// Squared busy fraction per inference: how unevenly the power is spread within the span.
+    /// Squared busy fractions, less the more evenly the power is spread within the span: how far its part may be off.
     lumps_s2: f64,
     quanta_j2: f64,
     /// Spans at the last readings minus those at the first ones, and the same of the busy parts of them.
@@ -151,7 +151,10 @@ impl Edges {
         self.spans_s2 += span_s2;
         self.busy_s2 += span_s2 * busy;
         self.busy_squared_s2 += span_s2 * busy.powi(2);
-        self.lumps_s2 += span_s2 * busy.powi(2) / inferences.max(1.0);
+        // One that runs all of the span has another power there than its mean: up to twice as much, or none.
+        let runs_all = busy > 0.99 && inferences > 0.0 && inferences < 1.0;
+        let evenness = if runs_all { 3.0 - 2.0 * inferences } else { inferences.max(1.0) };
+        self.lumps_s2 += span_s2 * busy.powi(2) / evenness;
         self.quanta_j2 += quantum_j.powi(2);
         self.lag_s += sign * span_s;
         self.rise_s += sign * span_s * busy;

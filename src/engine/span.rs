@@ -1,4 +1,7 @@
-//! The busy span: when an engine worked and on how much, the only thing that the energy join learns of it.
+//! The busy span: when an engine worked and on how much. The energy join learns nothing else of it but since when it works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Engine;
 use crate::units::{MonoTime, duration_ns};
@@ -34,18 +37,31 @@ impl BusySpan {
 pub struct SpanSender {
     ring: rtrb::Producer<BusySpan>,
     pending: Option<BusySpan>,
+    /// The start in nanoseconds of what runs, or of what found no room in the ring; 0 if there is neither.
+    unreported: Arc<AtomicU64>,
 }
 
 /// Receives busy spans.
-pub type SpanReceiver = rtrb::Consumer<BusySpan>;
+pub struct SpanReceiver {
+    ring: rtrb::Consumer<BusySpan>,
+    unreported: Arc<AtomicU64>,
+}
 
 /// Makes the way from one engine to the energy join.
 pub fn span_ring(capacity: usize) -> (SpanSender, SpanReceiver) {
     let (ring, consumer) = rtrb::RingBuffer::new(capacity);
-    (SpanSender { ring, pending: None }, consumer)
+    let unreported = Arc::new(AtomicU64::new(0));
+    (SpanSender { ring, pending: None, unreported: unreported.clone() }, SpanReceiver { ring: consumer, unreported })
 }
 
 impl SpanSender {
+    /// Tells the receiver that an engine works from `start` on, until [`Self::ended`].
+    pub fn started(&self, start: MonoTime) {
+        if self.pending.is_none() {
+            self.unreported.store(start.0, Ordering::Release);
+        }
+    }
+
     pub fn send(&mut self, span: BusySpan) {
         let span = match self.pending.take() {
             Some(mut earlier) => {
@@ -57,6 +73,32 @@ impl SpanSender {
         if let Err(rtrb::PushError::Full(span)) = self.ring.push(span) {
             self.pending = Some(span);
         }
+    }
+
+    /// Tells the receiver that the engine works no more, after its span was sent.
+    pub fn ended(&self) {
+        self.unreported.store(self.pending.map_or(0, |span| span.start.0), Ordering::Release);
+    }
+}
+
+impl Drop for SpanSender {
+    fn drop(&mut self) {
+        self.unreported.store(0, Ordering::Release);
+    }
+}
+
+impl SpanReceiver {
+    /// Returns the time until which all work is known once the ring has been emptied after this call, at `now`.
+    pub fn known_until(&self, now: MonoTime) -> MonoTime {
+        match self.unreported.load(Ordering::Acquire) {
+            0 => now,
+            start => MonoTime(start.min(now.0)),
+        }
+    }
+
+    /// Returns the next span, if there is one.
+    pub fn pop(&mut self) -> Option<BusySpan> {
+        self.ring.pop().ok()
     }
 }
 
@@ -74,6 +116,27 @@ mod tests {
         assert_eq!(rx.pop().unwrap(), span(0));
         tx.send(span(30));
         let merged = BusySpan { start: MonoTime(10), end: MonoTime(35), busy_ns: 15, inferences: 3 };
-        assert_eq!(rx.pop().unwrap(), merged);
+        assert_eq!((rx.pop(), rx.pop()), (Some(merged), None));
+    }
+
+    #[test]
+    fn work_is_known_until_what_runs_and_what_found_no_room() {
+        let span = |at: u64| BusySpan { start: MonoTime(at), end: MonoTime(at + 5), busy_ns: 5, inferences: 1 };
+        let (mut tx, mut rx) = span_ring(1);
+        let mut run = |at: u64, rx: &SpanReceiver| {
+            tx.started(MonoTime(at));
+            let meanwhile = rx.known_until(MonoTime(at + 3));
+            tx.send(span(at));
+            tx.ended();
+            (meanwhile.0, rx.known_until(MonoTime(at + 8)).0)
+        };
+        assert_eq!(rx.known_until(MonoTime(7)), MonoTime(7));
+        assert_eq!(run(10, &rx), (10, 18));
+        assert_eq!(run(20, &rx), (20, 20), "the ring is full");
+        assert_eq!(rx.pop().unwrap(), span(10));
+        assert_eq!(run(30, &rx), (20, 38));
+        tx.started(MonoTime(40));
+        drop(tx);
+        assert_eq!(rx.known_until(MonoTime(48)), MonoTime(48), "its thread has ended");
     }
 }

@@ -177,6 +177,11 @@ impl InputStage {
         self.frontends.frames_wanted(frames)
     }
 
+    /// Whether models run before the pipeline's own.
+    pub fn has_chain(&self) -> bool {
+        !self.models.is_empty()
+    }
+
     /// Returns when the models before the last one ran, since this was last called.
     pub fn runs(&mut self) -> impl Iterator<Item = BusySpan> {
         self.runs.drain(..)

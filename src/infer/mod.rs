@@ -197,7 +197,7 @@ impl Infer {
     /// Processes all samples that have arrived, if there is an engine.
     pub fn drain(&mut self) {
         while self.engine.is_some() {
-            let InputEvent { gap, gate, full } = match self.stages.input.step(&mut self.channels.samples) {
+            let InputEvent { gap, gate, full } = match self.step() {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     if self.batch.due().is_some_and(|due| MonoTime::now() >= due) {
@@ -210,7 +210,6 @@ impl Infer {
                     return;
                 }
             };
-            self.take_runs();
             if let Some(gap) = gap {
                 self.gap(gap);
             }
@@ -228,6 +227,22 @@ impl Infer {
         }
         self.channels.samples.room_made();
         self.notify_publisher(MonoTime::now());
+    }
+
+    /// Takes frames of the source, which runs the models of the chain.
+    fn step(&mut self) -> Result<Option<InputEvent>, EngineError> {
+        if !self.stages.input.has_chain() {
+            return self.stages.input.step(&mut self.channels.samples);
+        }
+        if let Some(spans) = &self.channels.spans {
+            spans.started(MonoTime::now());
+        }
+        let event = self.stages.input.step(&mut self.channels.samples);
+        self.take_runs();
+        if let Some(spans) = &self.channels.spans {
+            spans.ended();
+        }
+        event
     }
 
     /// Accounts for the runs of the models of the chain.
@@ -357,15 +372,21 @@ impl Infer {
             return;
         }
         let invoke_start = MonoTime::now();
+        if let Some(spans) = &self.channels.spans {
+            spans.started(invoke_start);
+        }
         let invoked = engine.invoke();
         let invoke_end = MonoTime::now();
-        if let Err(error) = invoked {
-            return self.engine_failed(error);
-        }
         let busy = invoke_end.since(invoke_start);
         let inferences = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         if let Some(spans) = &mut self.channels.spans {
-            spans.send(BusySpan::of(engine.as_ref(), [invoke_start, invoke_end], inferences));
+            if invoked.is_ok() {
+                spans.send(BusySpan::of(engine.as_ref(), [invoke_start, invoke_end], inferences));
+            }
+            spans.ended();
+        }
+        if let Err(error) = invoked {
+            return self.engine_failed(error);
         }
         for row in 0..self.batch.len() {
             let PendingWindow { last, taken, filled } = self.batch.window(row);

@@ -153,7 +153,8 @@ impl Iio {
         let now = midpoint(before, clock());
         let channels = self.channels.insert(channels);
         let place = || (channels.shunt.path().display().to_string(), format!("{} A", flow.amperes));
-        let counted = self.power.add_value(&mut channels.snapshots, (now, raw, flow.watts), self.period, place);
+        let (seen, conversion) = (channels.snapshots.poll(now, raw), channels.snapshots.conversion());
+        let counted = self.power.count((now, flow.watts), (seen, conversion), self.period, place);
         let Some(Counted { time, joules, power }) = counted.inspect_err(|_| channels.last = None)? else {
             let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
             return channels.last.ok_or(waiting);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::MeterError;
 use super::clipping::NOT_CLIPPED;
 use super::refresh::time as shown_time;
-use super::snapshots::{Seen, Snapshots};
+use super::snapshots::Seen;
 use crate::units::{Joules, MonoTime, Watts, duration_ns};
 
 /// If more than this many periods pass between two powers, the power in between is unknown.
@@ -22,7 +22,7 @@ const OVERRANGE: Duration = Duration::from_secs(10);
 
 /// A power that counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Counted {
+pub struct Counted {
     /// When its conversion ended.
     pub time: MonoTime,
     /// The energy since the start.
@@ -32,7 +32,7 @@ pub(crate) struct Counted {
 
 /// The area under straight lines from each power to the next, by trapezoids.
 #[derive(Debug)]
-pub(crate) struct Integral {
+pub struct Integral {
     max_gap: Duration,
     last: Option<(MonoTime, Watts)>,
     joules: Joules,
@@ -42,14 +42,14 @@ pub(crate) struct Integral {
 
 impl Integral {
     /// Starts at zero; `period` is the time that normally passes between two powers.
-    pub(crate) fn new(period: Duration) -> Self {
+    pub fn new(period: Duration) -> Self {
         let mut new = Self { max_gap: GAP_MIN, last: None, joules: Joules(0.0), overrange: None };
         new.expect_every(period);
         new
     }
 
     /// Sets the time that normally passes between two powers.
-    pub(crate) fn expect_every(&mut self, period: Duration) {
+    pub fn expect_every(&mut self, period: Duration) {
         self.max_gap = (period * GAP_PERIODS).max(GAP_MIN);
     }
 
@@ -57,7 +57,7 @@ impl Integral {
     ///
     /// # Errors
     /// [`MeterError::Rebaselined`] after too long a gap, [`MeterError::Overrange`] shortly after a value at the end of the range.
-    pub(crate) fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
+    pub fn add(&mut self, now: MonoTime, power: Watts) -> Result<Joules, MeterError> {
         if let Some(since) = self.overrange.filter(|at| now.since(*at) < OVERRANGE) {
             let reason = format!(
                 "the power was at the end of the sensor's range {:.1} s ago; readings count again {} s after the last time",
@@ -78,19 +78,20 @@ impl Integral {
         Ok(self.joules)
     }
 
-    /// Adds `power` as read at `now`, of which `value` shows whether it is from a new conversion; readings are `period` apart.
-    /// Returns what counts; `None` if nothing new does. `place` returns where the value was read, and the value with its unit.
+    /// Adds `power` as read at `now`, if `seen` says that it is from a new conversion, which takes `conversion`; readings are
+    /// `period` apart. Returns what counts; `None` if nothing new does. `place` returns where the value was read, and the value
+    /// with its unit.
     ///
     /// # Errors
     /// The value is not one that counts; the power until the next one is then unknown.
-    pub(crate) fn add_value(
+    pub fn count(
         &mut self,
-        snapshots: &mut Snapshots,
-        (now, value, power): (MonoTime, i64, Watts),
+        (now, power): (MonoTime, Watts),
+        (seen, conversion): (Seen, Duration),
         period: Duration,
-        place: impl Fn() -> (String, String),
+        place: impl FnOnce() -> (String, String),
     ) -> Result<Option<Counted>, MeterError> {
-        let late = match snapshots.poll(now, value) {
+        let late = match seen {
             Seen::New { late } => late,
             Seen::Repeat => return Ok(None),
             Seen::Held { until } => return Ok(self.hold(until)),
@@ -105,7 +106,7 @@ impl Integral {
             }
             Seen::Frozen { since } => {
                 self.interrupt();
-                let ((_, shown), before) = (place(), shown_time(snapshots.conversion()));
+                let ((_, shown), before) = (place(), shown_time(conversion));
                 let since_s = since.as_secs_f64();
                 let reason = format!(
                     "the sensor has shown exactly {shown} for {since_s:.1} s; before, it changed every {before}"
@@ -121,7 +122,7 @@ impl Integral {
                 });
             }
         };
-        self.expect_every(period.max(snapshots.conversion()));
+        self.expect_every(period.max(conversion));
         // The conversion ended between the reading before and this one.
         let time = MonoTime(now.0.saturating_sub(duration_ns(late) / 2));
         let joules = self.add(time, power)?;
@@ -137,13 +138,13 @@ impl Integral {
     }
 
     /// Notes that the power is at the end of the range at `now`.
-    pub(crate) fn overrange(&mut self, now: MonoTime) {
+    pub fn overrange(&mut self, now: MonoTime) {
         self.interrupt();
         self.overrange = Some(now);
     }
 
     /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
-    pub(crate) fn interrupt(&mut self) {
+    pub fn interrupt(&mut self) {
         self.last = None;
     }
 }

@@ -24,7 +24,7 @@ mod clipping;
 pub mod corrected;
 pub mod counter;
 mod efficiency;
-mod integral;
+pub mod integral;
 pub mod perf;
 mod platform;
 mod plausible;
@@ -33,11 +33,11 @@ mod refresh;
 pub mod sampler;
 pub mod shared;
 mod shunt;
-mod snapshots;
+pub mod snapshots;
 mod steps;
 pub mod survey;
 mod sysfs;
-mod total;
+pub mod total;
 #[cfg(test)]
 // The tests' own crate takes the same file as its own.
 #[allow(unreachable_pub)]

@@ -26,8 +26,11 @@ const BLOCK: u32 = 32;
 const STILL_PERIODS: u32 = 20;
 /// A counter is never called still before this time, because a busy machine may delay any refresh.
 const STILL_MIN: Duration = Duration::from_millis(20);
-/// How much longer than the longest one seen a period may be: hardware refreshes with some jitter.
-const JITTER: f64 = 1.1;
+/// Hardware refreshes with some jitter: the age of a value spreads as if all periods were longer than their mean by this factor,
+/// if they differ from it by up to a fifth.
+const JITTER: f64 = 1.04;
+/// A refresh that takes longer than so many periods is more than jitter.
+const SLOWER: f64 = 1.5;
 
 /// How often one counter is refreshed.
 #[derive(Debug, Clone, Default)]
@@ -41,10 +44,6 @@ pub(crate) struct Refresh {
     changes: u32,
     /// The longest and the second longest time for which a value stood still, while it is learned.
     longest: [Duration; 2],
-    /// The longest time between equal readings, and the shortest one in which the value changed twice: a steady period is
-    /// between these.
-    longest_equal: Duration,
-    shortest: Option<Duration>,
     first_change: MonoTime,
     period: Option<Duration>,
     is_learned: bool,
@@ -82,18 +81,13 @@ impl Refresh {
         }
     }
 
-    /// Returns the period: the mean time between two changes, if no refresh was missed and they are steady, otherwise the
-    /// longest time for which a value stood still.
+    /// Returns the period: the mean time between two changes. If the counter stood still once, that is left out.
     fn learned(&self) -> Option<Duration> {
-        let shortest = self.shortest?;
-        let mean = self.since.since(self.first_change) / self.changes.saturating_sub(1).max(1);
-        if self.longest_equal <= mean && mean <= shortest {
-            return Some(mean);
-        }
+        let periods = self.changes.checked_sub(1).filter(|periods| *periods > 0)?;
+        let time = self.since.since(self.first_change);
         let [longest, second] = self.longest;
         let is_outlier = self.changes > REFRESHES / 2 && longest > second * STILL_PERIODS && !second.is_zero();
-        let still = if is_outlier { second } else { longest };
-        Some(if still.is_zero() { shortest } else { still })
+        Some(if is_outlier { time.saturating_sub(longest) / (periods - 1) } else { time / periods })
     }
 
     /// Notes that another counting has begun: the value at `now` has nothing to do with the one before.
@@ -107,10 +101,8 @@ impl Refresh {
         let still = self.polled.since(self.since);
         // The refreshes were up to one gap before the reading that showed each of them.
         let most = now.since(self.since) + self.late;
-        self.shortest = Some(self.shortest.map_or(most, |shortest| shortest.min(most)));
         let stood = if still.is_zero() { still } else { still + self.late.min(gap) };
         if !self.is_learned {
-            self.longest_equal = self.longest_equal.max(still);
             let [longest, second] = self.longest;
             self.longest = if stood > longest { [stood, longest] } else { [longest, second.max(stood)] };
             return;
@@ -121,7 +113,7 @@ impl Refresh {
         };
         let too_long = stood >= Self::still_limit(period);
         // Once it was an accident; twice in succession, it has become slower.
-        if stood > period && (!too_long || self.was_still) {
+        if stood > period.mul_f64(SLOWER) && (!too_long || self.was_still) {
             self.period = Some(stood);
         }
         self.was_still = too_long;
@@ -164,7 +156,7 @@ impl Refresh {
         self.period
     }
 
-    /// Returns the largest age that the value of the latest reading can have.
+    /// Returns the largest age that the value of the latest reading can have, apart from jitter.
     pub(crate) fn age_max(&self) -> Duration {
         let seen = self.polled.since(self.since) + self.late;
         self.period.map_or(seen, |period| seen.min(period.mul_f64(JITTER)))

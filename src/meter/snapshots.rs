@@ -42,7 +42,7 @@ const FROZEN_RUNS: u32 = 5;
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Seen {
+pub enum Seen {
     /// A new one, from a conversion that ended at most `late` before it was read.
     New { late: Duration },
     /// The conversion was counted before, or the value may be frozen.
@@ -70,7 +70,7 @@ pub(crate) enum Known {
 
 /// The values of one sensor.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Snapshots {
+pub struct Snapshots {
     told: Option<Duration>,
     /// The least that a conversion can take, whatever is learned.
     least: Duration,
@@ -99,7 +99,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     /// Creates the state of a sensor; `told` is the length of a conversion if it is known, `least` the shortest possible.
-    pub(crate) fn new(told: Option<Duration>, least: Duration) -> Self {
+    pub fn new(told: Option<Duration>, least: Duration) -> Self {
         Self { told, least, is_learned: told.is_some(), ..Self::default() }
     }
 
@@ -111,7 +111,7 @@ impl Snapshots {
     }
 
     /// Evaluates a value read at `now`.
-    pub(crate) fn poll(&mut self, now: MonoTime, value: i64) -> Seen {
+    pub fn poll(&mut self, now: MonoTime, value: i64) -> Seen {
         let Some(begun) = self.begun else {
             (self.begun, self.polled, self.since, self.value) = (Some(now), now, now, value);
             self.late = self.conversion();
@@ -240,7 +240,7 @@ impl Snapshots {
     }
 
     /// Returns how long a conversion takes: the time over which a value is the mean, and after which there is a new one.
-    pub(crate) fn conversion(&self) -> Duration {
+    pub fn conversion(&self) -> Duration {
         let known = match (self.told, self.learned) {
             (None, None) => CONSERVATIVE,
             (told, learned) => told.max(learned).unwrap_or(CONSERVATIVE),
@@ -258,12 +258,12 @@ impl Snapshots {
     }
 
     /// Returns how soon to read the sensor again, as long as it is learned.
-    pub(crate) fn pace(&self) -> Option<Duration> {
+    pub fn pace(&self) -> Option<Duration> {
         (!self.is_learned).then(|| pace_after(self.polled.since(self.since)))
     }
 
     /// Returns the step in which values come, in their unit, if it is known.
-    pub(crate) fn step(&self) -> Option<f64> {
+    pub fn step(&self) -> Option<f64> {
         match self.steps.known() {
             Some(Step::Exactly(step)) if self.steps.count() > 1 => Some(step),
             _ => None,

@@ -18,7 +18,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the counters of a meter give no reading.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum NoReading {
+pub enum NoReading {
     /// It is not known yet how they behave.
     Learning,
     /// They were not refreshed since they were found, or since a loss.
@@ -29,7 +29,7 @@ pub(super) enum NoReading {
 
 impl NoReading {
     /// Returns the error; `place` returns what the counter with that index is called.
-    pub(crate) fn error(self, place: impl FnOnce(usize) -> String) -> MeterError {
+    pub fn error(self, place: impl FnOnce(usize) -> String) -> MeterError {
         match self {
             Self::Learning => {
                 MeterError::NotYet { reason: "learning how often the counter is refreshed, and in what steps" }
@@ -42,7 +42,7 @@ impl NoReading {
 
 /// The energy that the counters of one meter have shown since it was opened.
 #[derive(Debug, Default)]
-pub(super) struct Total {
+pub struct Total {
     joules: Joules,
     /// The last reading since the counters were found, and since a loss.
     last: Option<Reading>,
@@ -117,7 +117,7 @@ impl Total {
     ///
     /// # Errors
     /// [`NoReading`]; after it, the next reading is a new baseline.
-    pub(super) fn read<'a>(
+    pub fn read<'a>(
         &mut self,
         now: MonoTime,
         scope: Scope,
@@ -156,7 +156,7 @@ impl Total {
     }
 
     /// Returns how soon the counters must be read again while they are learned.
-    pub(crate) fn pace<'a>(&self, counters: impl Iterator<Item = &'a Counter>) -> Option<Duration> {
+    pub fn pace<'a>(&self, counters: impl Iterator<Item = &'a Counter>) -> Option<Duration> {
         counters.filter_map(Counter::pace).min().filter(|_| !self.is_learned)
     }
 

@@ -10,6 +10,8 @@ pub(crate) struct Class {
     pub duty: (f64, f64),
     pub trouble: Trouble,
     pub pipelines: usize,
+    /// By how much the gain may be off, as the meter says; it is compared with what is true then.
+    pub gain_error: Option<f64>,
     pub claim: Claim,
 }
 
@@ -47,12 +49,6 @@ pub(crate) enum Meter {
     Average { seen_s: f64, refresh_s: f64 },
     /// A snapshot that is taken once in a while, and shown until the next one.
     Cached { refresh_s: f64 },
-}
-
-impl Meter {
-    pub(crate) fn counts(self) -> bool {
-        matches!(self, Self::Counter | Self::SlowCounter { .. } | Self::CoarseCounter { .. })
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,6 +105,7 @@ const PLAIN: Class = Class {
     duty: (1e-3, 1.0),
     trouble: Trouble::None,
     pipelines: 1,
+    gain_error: None,
     claim: MEASURED,
 };
 const SHORT: (f64, f64) = (3e-6, 100e-6);
@@ -149,6 +146,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, claim: CAUTIOUS, ..PLAIN },
     Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, claim: CAUTIOUS, ..PLAIN },
     Class { name: "iio, 68 ms conversions", meter: Meter::LongConversions, inference_s: ANY, ..PLAIN },
+    Class { name: "counter, gain off by 2 %", gain_error: Some(0.02), claim: CAUTIOUS, ..PLAIN },
+    Class {
+        name: "100 Hz, gain off by 2 %",
+        meter: Meter::Snapshots { hz: 100.0 },
+        gain_error: Some(0.02),
+        claim: CAUTIOUS,
+        ..PLAIN
+    },
     Class { name: "counter, idle drifts", inference_s: ANY, trouble: Trouble::Drift, ..PLAIN },
     Class {
         name: "100 Hz, idle drifts",

@@ -9,6 +9,7 @@ mod gate;
 mod machine;
 mod calibration_simulation;
 mod classes;
+mod simulated_meter;
 mod scenario;
 mod simulation;
 mod blackbox;

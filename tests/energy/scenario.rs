@@ -4,32 +4,27 @@ use std::time::Duration;
 
 use edgewatt::energy::{Attribution, EnergyEstimate, Settings};
 use edgewatt::engine::span::BusySpan;
-use edgewatt::meter::counter::{Counter, Step};
-use edgewatt::meter::{Accuracy, MeterError, MeterInfo, Reading, Resolution, Scale, Scope};
-use edgewatt::units::{Joules, MonoTime, Watts};
+use edgewatt::meter::{MeterInfo, Scale, Scope};
+use edgewatt::units::MonoTime;
 
-use super::classes::{AVERAGED_S, Class, Meter, Trouble};
+use super::classes::{Class, Meter, Trouble};
 use super::machine::{Burst, Drift, Load, Machine, Rng, Tail};
+use super::simulated_meter::{Behaviour, CounterBehaviour, SimulatedMeter, mono};
 
 const READINGS_MAX: f64 = 12_000.0;
 const METRICS_S: f64 = 10.0;
 
 #[derive(Debug)]
 pub(crate) struct Scenario {
-    meter: Meter,
+    meter: Behaviour,
     trouble: Trouble,
     idle_s: f64,
     length_s: f64,
-    period_s: f64,
     inference_s: f64,
     duty: f64,
     idle_w: f64,
     added_w: f64,
     drift: Drift,
-    noise_w: f64,
-    quantum_w: f64,
-    gain: f64,
-    counter: CounterKind,
     pipelines: usize,
     /// What a core of another program draws.
     core_w: f64,
@@ -40,16 +35,6 @@ pub(crate) struct Scenario {
     leak: Option<(f64, f64)>,
     first_half: f64,
     rng: Rng,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct CounterKind {
-    /// Whether the meter gives a reading only if the value has changed, with the time since the poll before as its age.
-    at_changes: bool,
-    period_s: f64,
-    jitter: f64,
-    unit_j: f64,
-    start_units: u64,
 }
 
 /// What is true of a estimate's window.
@@ -131,27 +116,35 @@ impl Scenario {
             _ => idle_w,
         };
         let producer_s = more.between(0.01, 0.05);
+        let counter = CounterBehaviour {
+            period_s: refresh_s * rng.between(0.95, 1.05),
+            jitter: rng.between(0.02, 0.2),
+            unit_j,
+            start_units: (1 << 32) - (wrap_s * idle_w / unit_j) as u64,
+        };
+        let (gain, scale) = match class.gain_error {
+            None => (1.0 + 0.01 * rng.normal(), Scale::UNKNOWN),
+            Some(error) => (1.0 + error * rng.between(-1.0, 1.0), Scale { gain_error: Some(error), ..Scale::UNKNOWN }),
+        };
+        let meter = Behaviour {
+            kind: class.meter,
+            period_s,
+            noise_w: idle_w * rng.log_between(1e-3, 2e-2),
+            quantum_w: rng.one_of(&[0.5e-3, 2e-3, 10e-3]),
+            gain,
+            scale,
+            counter,
+        };
         Self {
-            meter: class.meter,
+            meter,
             trouble: class.trouble,
             idle_s,
             length_s,
-            period_s,
             inference_s,
             duty,
             idle_w,
             added_w,
             drift,
-            noise_w: idle_w * rng.log_between(1e-3, 2e-2),
-            quantum_w: rng.one_of(&[0.5e-3, 2e-3, 10e-3]),
-            gain: 1.0 + 0.01 * rng.normal(),
-            counter: CounterKind {
-                at_changes: matches!(class.meter, Meter::SlowCounter { .. } | Meter::CoarseCounter { .. }),
-                period_s: refresh_s * rng.between(0.95, 1.05),
-                jitter: rng.between(0.02, 0.2),
-                unit_j,
-                start_units: (1 << 32) - (wrap_s * idle_w / unit_j) as u64,
-            },
             pipelines: class.pipelines,
             core_w,
             producer_s,
@@ -165,7 +158,7 @@ impl Scenario {
 
     /// The same without wraps, gaps and suspends.
     pub(crate) fn without_trouble(mut self) -> Self {
-        self.counter.start_units = 0;
+        self.meter.counter.start_units = 0;
         self.trouble = Trouble::None;
         self
     }
@@ -184,7 +177,7 @@ impl Scenario {
             let busy_s = busy_s * varied * if is_slow { 20.0 } else { 1.0 };
             let length_s = if group > 1.0 { mean_s.min(busy_s / self.duty) } else { busy_s };
             // The daemon ends when its last inference has.
-            if t + length_s > self.length_s - 2.0 * self.period_s {
+            if t + length_s > self.length_s - 2.0 * self.meter.period_s {
                 break;
             }
             bursts.push(Burst { start_s: t, end_s: t + length_s, busy_s, inferences: group as u32 });
@@ -247,96 +240,24 @@ impl Scenario {
         }
         let machine = self.leak.map_or(machine.clone(), |(watts, tau_s)| machine.with_leak(watts, tau_s));
         let troubles = Rng(rng.next());
-        Run { scenario: self, machine: &machine, sensor: Sensor::new(self, &mut rng), rng, troubles }.run()
-    }
-}
-
-/// The meter as the daemon reads it.
-enum Sensor {
-    Counter { counter: Box<Counter>, update_s: f64, next_s: f64, joules: f64, jitter: Rng, shown: Option<Shown> },
-    Power(Power),
-}
-
-/// What a counter that is refreshed slowly showed last: its value, the time of the poll, and the reading.
-#[derive(Clone, Copy)]
-struct Shown {
-    units: u64,
-    polled_s: f64,
-    reading: Reading,
-}
-
-/// A sensor of power that converts all the time, and what the daemon's meter makes of its register.
-struct Power {
-    /// The part of a cycle in which the current is seen, and the chip's cycle, which may differ from the nominal one.
-    seen_s: f64,
-    cycle_s: f64,
-    /// When a cycle ended.
-    phase_s: f64,
-    /// What the daemon takes for the conversion's length, and by how much it dates a reading back.
-    conversion_s: f64,
-    dated_back_s: f64,
-    /// A conversion has the same noise whenever it is read.
-    noise: u64,
-    /// A conversion that was read before is no new reading.
-    knows_new: bool,
-    /// A moving average gives a new reading once in this time.
-    hold_s: f64,
-    polled_s: f64,
-    seen_until_s: f64,
-    last: Option<(f64, f64)>,
-    joules: f64,
-}
-
-/// What an INA219 takes for 12 bits of bus voltage.
-const CONVERSION_S: f64 = 532e-6;
-
-impl Sensor {
-    fn new(scenario: &Scenario, rng: &mut Rng) -> Self {
-        let max_uj = (f64::from(u32::MAX) * scenario.counter.unit_j * 1e6) as u64;
-        // The chip's clock is not ours.
-        let pace = rng.between(0.95, 1.05);
-        let (phase, noise) = (rng.unit(), rng.next());
-        let power = |seen_s: f64, cycle_s: f64, conversion_s: f64, dated_back_s: f64| Power {
-            seen_s: pace * seen_s,
-            cycle_s: pace * cycle_s,
-            phase_s: cycle_s * phase,
-            noise,
-            conversion_s,
-            dated_back_s,
-            knows_new: false,
-            hold_s: 0.0,
-            polled_s: 0.0,
-            seen_until_s: 0.0,
-            last: None,
-            joules: 0.0,
+        let meter = SimulatedMeter::new(self.meter, &mut rng);
+        let window_max = Duration::from_secs_f64(rng.one_of(&[10.0, 30.0, 60.0]));
+        let settings = Settings { target_rel: 0.05, window_max, idle: None, idle_error: 0.0 };
+        let info =
+            MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() };
+        let run = Run {
+            scenario: self,
+            machine: &machine,
+            rng,
+            troubles,
+            meter,
+            attribution: Attribution::new(self.pipelines, vec![info], settings),
+            sent: vec![0; self.pipelines],
+            good_until: None,
+            is_lost: false,
+            outcome: Outcome::default(),
         };
-        match scenario.meter {
-            Meter::Counter | Meter::SlowCounter { .. } | Meter::CoarseCounter { .. } => Self::Counter {
-                counter: Box::new(Counter::rapl(Some(max_uj))),
-                update_s: 0.0,
-                next_s: scenario.counter.period_s,
-                joules: 0.0,
-                jitter: Rng(rng.next()),
-                shown: None,
-            },
-            Meter::Snapshots { .. } => Self::Power(power(CONVERSION_S, 2.0 * CONVERSION_S, CONVERSION_S, 0.0)),
-            Meter::Ina219 { seen_s, .. } => {
-                let cycle_s = seen_s + CONVERSION_S;
-                Self::Power(Power { knows_new: true, ..power(seen_s, cycle_s, cycle_s, cycle_s / 2.0) })
-            }
-            Meter::LongConversions => {
-                let cycle_s = AVERAGED_S + CONVERSION_S;
-                Self::Power(power(AVERAGED_S, cycle_s, cycle_s, cycle_s / 2.0))
-            }
-            Meter::Average { seen_s, refresh_s } => {
-                let hold_s = if refresh_s < seen_s { seen_s } else { 0.0 };
-                let back_s = refresh_s / 2.0;
-                Self::Power(Power { knows_new: true, hold_s, ..power(seen_s, refresh_s, seen_s, back_s) })
-            }
-            Meter::Cached { refresh_s } => {
-                Self::Power(Power { knows_new: true, ..power(CONVERSION_S, refresh_s, refresh_s, refresh_s / 2.0) })
-            }
-        }
+        run.run()
     }
 }
 
@@ -346,32 +267,24 @@ struct Run<'a> {
     /// Of the readings: each tick draws from a copy of its own, so that a reading less changes no other.
     rng: Rng,
     troubles: Rng,
-    sensor: Sensor,
-}
-
-fn mono(t: f64) -> MonoTime {
-    MonoTime((t * 1e9).round() as u64)
+    meter: SimulatedMeter,
+    attribution: Attribution,
+    /// Bursts of each pipeline that were reported.
+    sent: Vec<usize>,
+    /// The last good reading, and whether one was lost since.
+    good_until: Option<MonoTime>,
+    is_lost: bool,
+    outcome: Outcome,
 }
 
 impl Run<'_> {
     fn run(mut self) -> Outcome {
-        let (s, info) = (
-            self.scenario,
-            MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() },
-        );
-        let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
-        let mut attribution = Attribution::new(
-            s.pipelines,
-            vec![info],
-            Settings { target_rel: 0.05, window_max, idle: None, idle_error: 0.0 },
-        );
-        let mut sent = vec![0; s.pipelines];
-        let mut outcome = Outcome::default();
-        let (mut tick, mut metrics) = (1.0, METRICS_S);
-        let (mut blind_until, mut good_until, mut lost) = (0.0, None, false);
+        let s = self.scenario;
+        let period_s = s.meter.period_s;
+        let (mut tick, mut metrics, mut read_s, mut blind_until) = (1.0, METRICS_S, 0.0, 0.0);
         loop {
             // Anywhere in its period, as the sampler reads, so that it never falls in step with the inferences.
-            let t = (tick + Rng(self.rng.0 ^ (tick as u64) << 20).unit()) * s.period_s;
+            let t = (tick + Rng(self.rng.0 ^ (tick as u64) << 20).unit()) * period_s;
             tick += 1.0;
             if t >= s.length_s {
                 break;
@@ -379,40 +292,57 @@ impl Run<'_> {
             if t < blind_until {
                 continue;
             }
-            if s.trouble == Trouble::Gaps && self.troubles.unit() < s.period_s / 16.0 {
+            // As often as it must be read while it is learned.
+            while let Some(pace) = self.meter.learning_pace()
+                && read_s + pace.as_secs_f64() < t
+            {
+                read_s += pace.as_secs_f64();
+                self.read(read_s, true);
+            }
+            if s.trouble == Trouble::Gaps && self.troubles.unit() < period_s / 16.0 {
                 blind_until = t + self.troubles.log_between(0.05, 20.0);
             }
-            self.send(&mut attribution, &mut sent, t);
-            attribution.set_other_cpu_time(Some(self.other_cpu_time(t)));
-            let reading = self.read(t);
-            match &reading {
-                Ok(reading) => {
-                    let before = good_until.replace(reading.time).filter(|_| lost);
-                    outcome.losses.extend(before.map(|from| (from, reading.time)));
-                    lost = false;
-                }
-                Err(_) => lost = true,
-            }
-            attribution.add_reading(0, reading);
+            let is_awake = s.trouble != Trouble::Suspends || self.troubles.unit() >= period_s / 15.0;
+            read_s = t;
+            self.read(t, is_awake);
             if t >= metrics {
                 metrics += METRICS_S;
-                self.score(&mut attribution, &mut outcome);
+                self.score();
             }
         }
-        self.send(&mut attribution, &mut sent, s.length_s);
-        attribution.finish();
-        self.score(&mut attribution, &mut outcome);
-        outcome
+        self.send(s.length_s);
+        self.attribution.finish();
+        self.score();
+        self.outcome
     }
 
-    /// The spans that ended until `t`.
-    fn send(&self, attribution: &mut Attribution, sent: &mut [usize], t: f64) {
-        for (index, load) in self.machine.loads.iter().enumerate() {
-            let ended = load.bursts[sent[index]..].iter().take_while(|burst| burst.end_s <= t);
-            for burst in ended {
-                attribution.add_span(index, span(burst));
-                sent[index] += 1;
+    fn read(&mut self, t: f64, is_awake: bool) {
+        self.send(t);
+        self.attribution.set_other_cpu_time(Some(self.other_cpu_time(t)));
+        let reading = self.meter.read(t, self.machine, is_awake);
+        match &reading {
+            Ok(reading) => {
+                // A conversion that was read before the loss may come once more: nothing is lost then.
+                let before =
+                    self.good_until.replace(reading.time).filter(|before| self.is_lost && *before < reading.time);
+                self.outcome.losses.extend(before.map(|from| (from, reading.time)));
+                self.is_lost = false;
             }
+            Err(_) => self.is_lost = true,
+        }
+        self.attribution.add_reading(0, reading);
+    }
+
+    /// The spans that ended until `t`, and from when on it is not known what runs.
+    fn send(&mut self, t: f64) {
+        for (index, (load, sent)) in self.machine.loads.iter().zip(&mut self.sent).enumerate() {
+            let ended = load.bursts[*sent..].iter().take_while(|burst| burst.end_s <= t);
+            for burst in ended {
+                self.attribution.add_span(index, span(burst));
+                *sent += 1;
+            }
+            let runs = load.bursts.get(*sent).filter(|next| next.start_s < t);
+            self.attribution.set_known_until(index, mono(runs.map_or(t, |burst| burst.start_s)));
         }
     }
 
@@ -423,15 +353,17 @@ impl Run<'_> {
         Duration::from_secs_f64(if has_ticks { (used_s * 100.0).floor() / 100.0 } else { used_s })
     }
 
-    fn score(&self, attribution: &mut Attribution, outcome: &mut Outcome) {
-        let gain = if self.scenario.meter.counts() { 1.0 } else { self.scenario.gain };
-        for (index, estimate) in attribution.estimates().into_iter().enumerate() {
+    fn score(&mut self) {
+        // What is said of the gain covers it; what is not known of it is left out of the comparison.
+        let Behaviour { gain, scale, .. } = self.scenario.meter;
+        let gain = if scale.gain_error.is_some() { 1.0 } else { gain };
+        for (index, estimate) in self.attribution.estimates().into_iter().enumerate() {
             let estimate = estimate.into_iter().next().unwrap();
             let load = &self.machine.loads[index];
             let (mut busy_s, mut inferences, mut energy_j, mut caused_j) = (0.0, 0.0, 0.0, 0.0);
             for (from, to) in &estimate.window {
                 let spans_it = |loss: &&(MonoTime, MonoTime)| loss.0 < *to && loss.1 > *from;
-                assert_eq!(outcome.losses.iter().find(spans_it), None, "a loss within {from:?} to {to:?}");
+                assert_eq!(self.outcome.losses.iter().find(spans_it), None, "a loss within {from:?} to {to:?}");
                 let (from, to) = (from.0 as f64 / 1e9, to.0 as f64 / 1e9);
                 let (before, after) = (load.until(from), load.until(to));
                 busy_s += after.0 - before.0;
@@ -442,106 +374,8 @@ impl Run<'_> {
             }
             let net_j = load.added_w * busy_s + caused_j;
             let truth = Truth { gross_j: gain * energy_j / inferences, net_j: gain * net_j / inferences };
-            outcome.estimates.push((estimate, truth));
+            self.outcome.estimates.push((estimate, truth));
         }
-    }
-
-    fn read(&mut self, t: f64) -> Result<Reading, MeterError> {
-        let s = self.scenario;
-        let lost = |reason: String| Err(MeterError::Rebaselined { reason });
-        let slept = s.trouble == Trouble::Suspends && self.troubles.unit() < s.period_s / 15.0;
-        let (time, joules, power, resolution) = match &mut self.sensor {
-            Sensor::Counter { counter, update_s, next_s, joules, jitter, shown } => {
-                while *next_s <= t {
-                    *update_s = *next_s;
-                    *next_s += s.counter.period_s * (1.0 + s.counter.jitter * (2.0 * jitter.unit() - 1.0));
-                }
-                let units = s.counter.start_units + (self.machine.energy_j(*update_s) / s.counter.unit_j) as u64;
-                let units = units % (1 << 32);
-                if let Some(shown) = shown.as_mut().filter(|shown| shown.units == units) {
-                    shown.polled_s = t;
-                    return Ok(shown.reading);
-                }
-                let uj = (units as f64 * s.counter.unit_j * 1e6) as u64;
-                match counter.step(mono(t), uj) {
-                    Step::First | Step::Same => {}
-                    Step::Normal { uj } | Step::Wrapped { uj } => *joules += uj as f64 / 1e6,
-                    Step::Lost(reason) => return lost(reason.to_string()),
-                }
-                let resolution = s.counter.resolution(t - shown.map_or(0.0, |shown| shown.polled_s), s.idle_w);
-                let reading = given(t, *joules, None, resolution);
-                *shown = s.counter.at_changes.then_some(Shown { units, polled_s: t, reading });
-                return Ok(reading);
-            }
-            Sensor::Power(power) => {
-                let (time, watts) = power.look(t, s, self.machine);
-                let before = power.last.replace((time, watts));
-                if slept {
-                    // What is drawn asleep never comes into the books; the sensor's files are good at once.
-                    power.joules += 1000.0;
-                    return lost("suspended".into());
-                }
-                if before.is_some_and(|(then, _)| time - then > 5.0 * s.period_s.max(power.conversion_s)) {
-                    return lost("gap".into());
-                }
-                if let Some((then, before)) = before {
-                    power.joules += (before + watts) / 2.0 * (time - then);
-                }
-                let conversion = Duration::from_secs_f64(power.conversion_s);
-                (
-                    time,
-                    power.joules,
-                    Some(Watts(watts)),
-                    Resolution::Sampled { conversion, quantum: Watts(s.quantum_w) },
-                )
-            }
-        };
-        Ok(given(time, joules, power, resolution))
-    }
-}
-
-fn given(t: f64, joules: f64, power: Option<Watts>, resolution: Resolution) -> Reading {
-    Reading {
-        time: mono(t),
-        joules: Joules(joules),
-        power,
-        volts: None,
-        amperes: None,
-        scope: Scope::Package,
-        accuracy: Accuracy { resolution, scale: Scale::UNKNOWN },
-    }
-}
-
-impl CounterKind {
-    /// How far off a value is that was polled `gap_s` after the one before.
-    fn resolution(&self, gap_s: f64, idle_w: f64) -> Resolution {
-        let update_s = (1.1 * self.period_s).min(gap_s);
-        let (update_s, quantum_j) = match self.at_changes {
-            false => (1e-3, 61e-6),
-            // The value has just changed, which takes longer than a refresh.
-            true if self.unit_j > idle_w * gap_s => (gap_s, 0.0),
-            true => (update_s, self.unit_j),
-        };
-        Resolution::Counter { update: Duration::from_secs_f64(update_s), quantum: Joules(quantum_j) }
-    }
-}
-
-impl Power {
-    /// The time and power of a reading at `t`; of the reading before where the register holds nothing new.
-    fn look(&mut self, t: f64, s: &Scenario, machine: &Machine) -> (f64, f64) {
-        let cycle_s = self.cycle_s;
-        let ended_s = t - (t - self.phase_s).rem_euclid(cycle_s);
-        let since_s = t - std::mem::replace(&mut self.polled_s, t);
-        let back_s = if self.knows_new { self.dated_back_s.min(since_s / 2.0) } else { self.dated_back_s };
-        let is_new = ended_s > self.seen_until_s + 0.999 * self.hold_s;
-        if let (Some(last), true, false) = (self.last, self.knows_new, is_new) {
-            return last;
-        }
-        self.seen_until_s = ended_s;
-        let noise_w = s.noise_w * Rng(self.noise ^ mono(ended_s).0).normal();
-        let watts = s.gain * machine.power_w(ended_s, self.seen_s) + noise_w;
-        let watts = ((watts / s.quantum_w).round() * s.quantum_w).max(0.0);
-        (t - back_s, watts)
     }
 }
 

@@ -62,7 +62,7 @@ fn the_runs_of_the_chain_are_busy_time_of_the_inference_that_they_lead_to() {
         assert!(feed.frames(&[sample as f32], MonoTime::now(), None).is_continue());
     }
     infer.drain();
-    let all: Vec<u32> = std::iter::from_fn(|| spans.pop().ok()).map(|span| span.inferences).collect();
+    let all: Vec<u32> = std::iter::from_fn(|| spans.pop()).map(|span| span.inferences).collect();
     assert_eq!(all, [0, 0, 1, 0, 0, 1]);
 }
 

@@ -3,7 +3,11 @@
 //! If inferences are too short or too rare for a meter, only a higher duty cycle can tell their energy. Pure: the readings
 //! and the times of the runs are passed in; `measure` does the runs. The method and its reasons: docs/energy.md.
 
+mod rest;
+
 use std::time::Duration;
+
+use rest::Rest;
 
 use super::sums::rounding_w;
 use crate::meter::{MeterError, Reading, Resolution};
@@ -17,6 +21,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const UPDATES_MIN: u32 = 200;
 const READINGS_MIN: u32 = 4;
 const SNAPSHOTS_MIN: u32 = 30;
+/// What is enough of an idle interval at rest, if a tail takes a part of it.
+const SNAPSHOTS_AT_REST_MIN: usize = 5;
 /// Ratio of the standard deviation of a median to that of a mean, both of many normally distributed values.
 const MEDIAN: f64 = 1.2533;
 /// Difference of two rounded values: 95 % of a triangular distribution, relative to the root of the squared sum of two
@@ -85,6 +91,10 @@ pub enum RunError {
 pub enum NetError {
     #[error("{good} of {all} runs can be used, but {RUNS_MIN} are needed{}", because(.first))]
     TooFewRuns { good: usize, all: usize, first: Option<RunError> },
+    #[error(
+        "power is still above idle power {for_s:.1} s after a run: idle intervals must be longer (--quiet-s of edgewatt calibrate)"
+    )]
+    NotAtRest { for_s: f64 },
     #[error(
         "net energy is {} mJ per inference, less than its expanded uncertainty of {} mJ: longer or more runs may help, unless \
          the model adds nothing to what this meter measures",
@@ -180,11 +190,11 @@ fn edges_j(watts: f64, update: Duration, quantum: Joules) -> f64 {
     (((update.as_secs_f64() * watts).powi(2) + quantum.0.powi(2)) / 6.0).sqrt()
 }
 
-/// Returns the mean power of snapshots; their scatter gives its uncertainty.
-fn sampled(readings: &[Reading], resolution: Resolution) -> Result<Power, RunError> {
+/// Returns the mean power of snapshots, of which `least` are enough; their scatter gives its uncertainty.
+fn sampled(readings: &[Reading], resolution: Resolution, least: usize) -> Result<Power, RunError> {
     let watts = || readings.iter().filter_map(|reading| reading.power).map(|power| power.0);
     let count = watts().count();
-    if count < (SNAPSHOTS_MIN / 2) as usize {
+    if count < least {
         return Err(RunError::TooFew(count));
     }
     let mean = watts().sum::<f64>() / count as f64;
@@ -201,7 +211,7 @@ fn idle_power(readings: &[Reading], resolution: Resolution) -> Result<Power, Run
             let watts = joules / time_s;
             Ok(Power { watts, u_w: edges_j(watts, update, quantum) / time_s, rounding_w: 0.0 })
         }
-        Resolution::Sampled { .. } => sampled(readings, resolution),
+        Resolution::Sampled { .. } => sampled(readings, resolution, SNAPSHOTS_AT_REST_MIN),
         Resolution::Model { .. } => Err(RunError::Modelled),
     }
 }
@@ -217,26 +227,72 @@ pub fn length_min(resolution: Resolution, period: Duration) -> Duration {
     useful + 2 * resolution.look_back() + 4 * SETTLE
 }
 
-/// Returns the net energy of one run, using half of the idle interval on each side; idle intervals are `idle` long.
-fn evaluate(trace: &Trace, run: &Run, idle: Duration) -> Result<RunNet, RunError> {
+/// Returns the time `by` before a moment.
+fn before(moment: MonoTime, by: Duration) -> MonoTime {
+    MonoTime(moment.0.saturating_sub(duration_ns(by)))
+}
+
+/// Idle power before and after a run, and during it by a straight line between them.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    before: Power,
+    after: Power,
+    watts: f64,
+    /// Squared standard uncertainty of `watts`.
+    variance: f64,
+}
+
+impl Idle {
+    /// Uses half of what is at rest of the idle intervals of length `idle` on each side of the run.
+    fn around(
+        trace: &Trace,
+        run: &Run,
+        idle: Duration,
+        rest: Duration,
+        resolution: Resolution,
+    ) -> Result<Self, RunError> {
+        let half = idle.saturating_sub(rest) / 2;
+        let guard = rest.max(SETTLE) + resolution.look_back();
+        let idle_power = |from, to| idle_power(trace.between(from, to)?, resolution);
+        let power_before = idle_power(before(run.start, half), before(run.start, SETTLE))?;
+        let power_after = idle_power(run.end + guard, run.end + rest + half)?;
+        // From the middle of the run to the middle of either.
+        let run_s = run.end.since(run.start).as_secs_f64();
+        let before_s = (run_s + (half + SETTLE).as_secs_f64()) / 2.0;
+        let after_s = (run_s + (guard + rest + half).as_secs_f64()) / 2.0;
+        let part = before_s / (before_s + after_s);
+        Ok(Self {
+            before: power_before,
+            after: power_after,
+            watts: power_before.watts + part * (power_after.watts - power_before.watts),
+            variance: ((1.0 - part) * power_before.u_w).powi(2) + (part * power_after.u_w).powi(2),
+        })
+    }
+}
+
+/// Returns the net energy of one run. Idle intervals are `idle` long.
+fn evaluate(trace: &Trace, run: &Run, idle: Duration, rest: Rest) -> Result<RunNet, RunError> {
     let resolution = trace.resolution().ok_or(RunError::TooFew(0))?;
     let look_back = resolution.look_back();
-    let before = |moment: MonoTime, by: Duration| MonoTime(moment.0.saturating_sub(duration_ns(by)));
-    let idle_power = |from, to| idle_power(trace.between(from, to)?, resolution);
-    let idle_before = idle_power(before(run.start, idle / 2), before(run.start, SETTLE))?;
-    let idle_after = idle_power(run.end + SETTLE + look_back, run.end + idle / 2)?;
-    let idle_w = (idle_before.watts + idle_after.watts) / 2.0;
+    let Idle { before: idle_before, after: idle_after, watts: idle_w, variance: idle_variance } =
+        Idle::around(trace, run, idle, rest.after, resolution)?;
     let run_s = run.end.since(run.start).as_secs_f64();
     // Mean power over the run. It includes what each inference adds, and the time until the clocks are up.
     let (during, lumps_w) = match resolution {
         Resolution::Counter { update, quantum } => {
-            // From idle to idle, so that every inference is included as a whole.
-            let (joules, time_s) = counted(trace.around(run.start, run.end + look_back)?, update)?;
-            let watts = (joules - idle_w * (time_s - run_s)) / run_s;
-            (Power { watts, u_w: edges_j(idle_w, update, quantum) / run_s, rounding_w: 0.0 }, 0.0)
+            // From idle to idle, so that every inference is included as a whole, and some of a tail.
+            let readings = trace.around(run.start, run.end + look_back)?;
+            let (joules, time_s) = counted(readings, update)?;
+            let tail_j = rest.tail_w * readings.last().map_or(0.0, |last| last.time.since(run.end).as_secs_f64());
+            let watts = (joules - tail_j - idle_w * (time_s - run_s)) / run_s;
+            (
+                Power { watts, u_w: edges_j(idle_w, update, quantum) / run_s, rounding_w: 0.0 },
+                tail_j / 3f64.sqrt() / run_s,
+            )
         }
         _ => {
-            let during = sampled(trace.between(run.start + look_back, run.end)?, resolution)?;
+            let least = (SNAPSHOTS_MIN / 2) as usize;
+            let during = sampled(trace.between(run.start + look_back, run.end)?, resolution, least)?;
             // The ends of the run weigh less, and may cut an inference at the same point in every run.
             let inference_s = run_s / run.inferences.max(1) as f64;
             let part = look_back.as_secs_f64().min(inference_s) / run_s;
@@ -254,8 +310,8 @@ fn evaluate(trace: &Trace, run: &Run, idle: Duration) -> Result<RunNet, RunError
     let per_inference_s = run_s / run.inferences.max(1) as f64;
     Ok(RunNet {
         net_j: (during.watts - idle_w) * per_inference_s,
-        u_j: (during.u_w.powi(2) + noise_squared / 4.0 + drift_squared).sqrt() * per_inference_s,
-        common_j: rounding_w.hypot(lumps_w) * per_inference_s,
+        u_j: (during.u_w.powi(2) + idle_variance + drift_squared).sqrt() * per_inference_s,
+        common_j: rounding_w.hypot(lumps_w).hypot(rest.unseen_w / 2.0) * per_inference_s,
         gross_w: during.watts,
         idle_w,
     })
@@ -265,12 +321,18 @@ fn evaluate(trace: &Trace, run: &Run, idle: Duration) -> Result<RunNet, RunError
 /// intervals of length `idle`.
 ///
 /// # Errors
-/// [`NetError`] if too few runs can be used, or if net energy is below its expanded uncertainty.
+/// [`NetError`] if too few runs can be used, if power does not come to rest between them, or if net energy is below its expanded
+/// uncertainty.
 pub fn net_energy(trace: &Trace, runs: &[Run], idle: Duration) -> Result<NetEnergy, NetError> {
+    let rest = match trace.resolution() {
+        Some(resolution) => rest::after(trace, runs, idle, resolution),
+        None => Some(Rest::default()),
+    };
+    let Some(rest) = rest else { return Err(NetError::NotAtRest { for_s: idle.as_secs_f64() }) };
     let mut first = None;
     let mut good = Vec::with_capacity(runs.len());
     for run in runs {
-        match evaluate(trace, run, idle) {
+        match evaluate(trace, run, idle, rest) {
             Ok(net) => good.push(net),
             Err(error) => first = first.or(Some(error)),
         }

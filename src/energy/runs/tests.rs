@@ -98,12 +98,48 @@ fn a_run_with_a_loss_or_too_few_readings_is_left_out() {
     let mut index = 0;
     sparse.readings.retain(|_| {
         index += 1;
-        index % 7 == 0
+        index % 15 == 0
     });
     let error = net_energy(&sparse, &runs(5), IDLE).unwrap_err().to_string();
-    assert!(error.starts_with("0 of 5 runs") && error.contains("6 readings"), "{error}");
+    assert!(error.starts_with("0 of 5 runs") && error.contains("3 readings"), "{error}");
     let error = net_energy(&Trace::default(), &runs(5), IDLE).unwrap_err().to_string();
     assert!(error.contains("0 readings"), "{error}");
+}
+
+/// Seven runs at 3 W and 2 W more, and what `tail_w` gives for the time after each, read each 20 ms by a counter.
+fn net_with_tail(tail_w: impl Fn(f64) -> f64) -> Result<NetEnergy, NetError> {
+    let (mut trace, mut joules) = (Trace::default(), 0.0);
+    for step in 0..=30_000u32 {
+        let seconds = f64::from(step) * 1e-3;
+        let in_cycle_s = (seconds - 2.0).rem_euclid(4.0);
+        let added_w = match seconds {
+            ..2.0 => 0.0,
+            _ if in_cycle_s < 2.0 => 2.0,
+            _ => tail_w(in_cycle_s - 2.0),
+        };
+        if step % 20 == 0 {
+            trace.add(at(seconds), Ok(reading(COUNTER, seconds, joules, 0.0)));
+        }
+        joules += 1e-3 * (3.0 + added_w);
+    }
+    net_energy(&trace, &runs(7), IDLE)
+}
+
+#[test]
+fn idle_power_is_taken_after_a_tail() {
+    let none = net_with_tail(|_| 0.0).unwrap();
+    for net in [net_with_tail(|s| if s < 1.0 { 0.4 } else { 0.0 }), net_with_tail(|s| 0.4 * (-s / 0.2).exp())] {
+        let net = net.unwrap();
+        assert!((net.net_j - 0.004).abs() < 2.0 * net.u_j && net.u_j < 4e-5, "{net:?}");
+        assert!((net.idle_w - 3.0).abs() < 0.01 && none.u_j < net.u_j, "{net:?} {none:?}");
+    }
+}
+
+#[test]
+fn a_tail_that_lasts_as_long_as_the_idle_intervals_is_refused() {
+    let error = net_with_tail(|s| 0.4 * (-s / 1.5).exp()).unwrap_err();
+    assert_eq!(error, NetError::NotAtRest { for_s: 2.0 });
+    assert!(error.to_string().contains("2.0 s after a run: idle intervals must be longer (--quiet-s"), "{error}");
 }
 
 #[test]

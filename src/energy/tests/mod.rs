@@ -40,7 +40,16 @@ fn accuracy() -> Accuracy {
     Accuracy { resolution, scale: Scale::UNKNOWN }
 }
 
+/// Reads the meter; no inference runs then but those that were added.
 fn read_ns(attribution: &mut Attribution, meter: usize, time: u64, joules: f64) {
+    for pipeline in 0..attribution.meters[meter].spans.len() {
+        attribution.set_known_until(pipeline, MonoTime(time));
+    }
+    read_while_running(attribution, meter, time, joules);
+}
+
+/// Reads the meter while it is not known what runs.
+fn read_while_running(attribution: &mut Attribution, meter: usize, time: u64, joules: f64) {
     let (time, joules) = (MonoTime(time), Joules(joules));
     let reading =
         Reading { time, joules, power: None, volts: None, amperes: None, scope: Scope::Package, accuracy: accuracy() };
@@ -116,23 +125,51 @@ fn a_span_across_the_edge_counts_by_the_part_of_its_time() {
 fn a_reading_waits_for_the_inference_that_runs_at_its_time() {
     let mut attribution = new_attribution(1);
     read(&mut attribution, 0, 0.0);
-    attribution.add_span(0, BusySpan { inferences: 64, ..span(500, 700) });
-    read(&mut attribution, 1000, 1.0);
-    read(&mut attribution, 1200, 2.0);
-    assert!(
-        reason(&attribution.estimates()[0][0]).contains("waiting for running inferences"),
-        "one like the last may be running at 1.0 s"
-    );
-    attribution.add_span(0, BusySpan { inferences: 64, ..span(900, 1100) });
+    attribution.add_span(0, span(500, 700));
+    // One has begun at 900 ms, and takes far longer than the one before.
+    attribution.set_known_until(0, MonoTime(900 * MS));
+    for second in 1..=20 {
+        read_while_running(&mut attribution, 0, second * 1000 * MS, second as f64);
+    }
+    assert!(reason(&attribution.estimates()[0][0]).contains("waiting for running inferences"));
+    attribution.add_span(0, span(900, 19_500));
+    attribution.set_known_until(0, MonoTime(20_000 * MS));
     let estimate = attribution.estimates().remove(0).remove(0);
-    assert_eq!((estimate.inferences, estimate.window_s), (Some(96.0), Some(1.0)));
-    read(&mut attribution, 1600, 3.0);
+    assert!((estimate.inferences.unwrap() - 2.0).abs() < 1e-9, "{estimate:?}");
+    assert_eq!(estimate.window, [(MonoTime(0), MonoTime(20_000 * MS))]);
+    assert!((estimate.busy_fraction.unwrap() - 0.94).abs() < 1e-9, "{estimate:?}");
+}
+
+#[test]
+fn an_inference_that_does_not_end_is_waited_for_no_longer_than_a_minute() {
+    let mut attribution = new_attribution(1);
+    read(&mut attribution, 0, 0.0);
+    attribution.add_span(0, span(100, 110));
+    attribution.set_known_until(0, MonoTime(500 * MS));
+    for second in 1..=61 {
+        read_while_running(&mut attribution, 0, second * 1000 * MS, second as f64);
+        let is_counted = attribution.meters[0].window.all.time_s > 0.0;
+        assert_eq!(is_counted, second == 61, "{second}");
+    }
+}
+
+#[test]
+fn a_window_ends_at_a_reading_between_inferences_if_there_is_one() {
+    let mut attribution = new_attribution(1);
+    read(&mut attribution, 0, 0.0);
+    for (start, end) in [(100, 200), (350, 450), (550, 750), (750, 2000)] {
+        attribution.add_span(0, span(start, end));
+    }
+    for tick in 1..=6 {
+        read(&mut attribution, tick * 100 + 10, tick as f64);
+    }
     let estimate = attribution.estimates().remove(0).remove(0);
-    assert_eq!(
-        (estimate.inferences, estimate.window_s),
-        (Some(32.0), Some(0.2)),
-        "none ran at 1.2 s, or it took far longer"
-    );
+    assert_eq!(estimate.window, [(MonoTime(0), MonoTime(510 * MS))], "not at 610 ms");
+    for tick in 7..=20 {
+        read(&mut attribution, tick * 100 + 10, tick as f64);
+    }
+    let estimate = attribution.estimates().remove(0).remove(0);
+    assert_eq!(estimate.window, [(MonoTime(510 * MS), MonoTime(2_010 * MS))]);
 }
 
 #[test]
@@ -141,7 +178,7 @@ fn a_part_of_an_inference_makes_no_estimate() {
     read(&mut attribution, 0, 0.0);
     attribution.add_span(0, span(900, 1100));
     read(&mut attribution, 1000, 1.0);
-    let estimate = attribution.estimates().remove(0).remove(0);
+    let estimate = close(&mut attribution).remove(0);
     assert!(reason(&estimate).contains("no whole inference") && estimate.inferences == Some(0.5), "{estimate:?}");
 }
 

@@ -12,7 +12,6 @@ proptest! {
         steps in prop::collection::vec((0u64..50, 1u64..80, 0usize..2), 1..200),
         ticks in prop::collection::vec((1u64..200, any::<bool>(), 0.1f64..9.0), 1..40),
     ) {
-        // From the first on it is known how long an inference may take.
         const FROM: u64 = 1_000;
         let mut free = [FROM; 2];
         let mut spans: Vec<(usize, BusySpan)> = steps.iter().map(|&(pause, length, pipeline)| {
@@ -22,7 +21,6 @@ proptest! {
         }).collect();
         spans.sort_by_key(|(_, span)| span.end);
         let mut attribution = new_attribution(2);
-        (0..2).for_each(|pipeline| attribution.add_span(pipeline, span_ns(0, 80)));
         read_ns(&mut attribution, 0, FROM, 0.0);
         let (mut now, mut joules, mut window_s) = (FROM, 0.0, 0.0);
         let mut sums = [(0.0, 0.0); 2];
@@ -33,7 +31,11 @@ proptest! {
             while let Some((pipeline, span)) = waiting.next_if(|(_, span)| span.end.0 <= now + pause / 2) {
                 attribution.add_span(*pipeline, *span);
             }
-            read_ns(&mut attribution, 0, now, joules);
+            for pipeline in 0..2 {
+                let next = waiting.clone().find(|(of, _)| *of == pipeline).map_or(now, |(_, span)| span.start.0.min(now));
+                attribution.set_known_until(pipeline, MonoTime(next));
+            }
+            read_while_running(&mut attribution, 0, now, joules);
             if !is_figure {
                 continue;
             }

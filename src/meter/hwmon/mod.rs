@@ -223,11 +223,12 @@ impl Hwmon {
                 return Ok(Err(error));
             }
         };
+        let (seen, conversion) = (sensor.snapshots.poll(now, raw), sensor.snapshots.conversion());
         let quantity = if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power };
         let file = sensor.amperes.as_ref().or(sensor.watts.as_ref()).map_or(sensor.folder.as_path(), Attribute::path);
         let place = || (file.display().to_string(), quantity.show(&shown));
         let Counted { time, joules, power } =
-            match self.power.add_value(&mut sensor.snapshots, (now, raw, watts), self.period, place) {
+            match self.power.count((now, watts), (seen, conversion), self.period, place) {
                 Ok(Some(counted)) => counted,
                 Ok(None) => {
                     let waiting = MeterError::NotYet { reason: "the sensor has not been refreshed yet" };
@@ -238,7 +239,6 @@ impl Hwmon {
                     return Ok(Err(error));
                 }
             };
-        let conversion = sensor.snapshots.conversion();
         let quantum = sensor.quantum(&shown);
         let accuracy = Accuracy { resolution: Resolution::Sampled { conversion, quantum }, scale: sensor.scale };
         let Shown { volts, amperes, .. } = shown;

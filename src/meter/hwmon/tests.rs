@@ -90,6 +90,17 @@ fn a_long_gap_re_baselines_and_says_so() {
 }
 
 #[test]
+fn after_a_gap_the_reading_before_it_is_not_given_again() {
+    let tree = ina219();
+    tree.write("class/hwmon/hwmon3/update_interval", "140\n");
+    let mut meter = meter(&tree, chip("ina219"));
+    read(&mut meter, 0).unwrap();
+    assert!(matches!(read(&mut meter, 2000), Err(MeterError::Rebaselined { .. })));
+    assert!(matches!(read(&mut meter, 2010), Err(MeterError::NotYet { .. })), "the conversion was counted before");
+    assert!(close_to(read(&mut meter, 2300).unwrap().joules.0, 0.69), "at 2.23 s, from 2 s - 70 ms");
+}
+
+#[test]
 fn current_that_flows_backwards_is_no_power() {
     let tree = ina219();
     tree.remove("class/hwmon/hwmon3/power1_input");
