@@ -357,7 +357,14 @@ impl Run<'_> {
     fn run(mut self) -> Outcome {
         let (s, info) = (
             self.scenario,
-            MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() },
+            MeterInfo {
+                name: "m".into(),
+                kind: "rapl",
+                scope: Scope::Package,
+                estimated: false,
+                detail: Vec::new(),
+                basis: Vec::new(),
+            },
         );
         let window_max = Duration::from_secs_f64(self.rng.one_of(&[10.0, 30.0, 60.0]));
         let mut attribution = Attribution::new(
