@@ -12,8 +12,10 @@ use super::{ConfigArg, EX_CONFIG, check, signals};
 use crate::energy::OTHER_CORES_MAX;
 use crate::load::meters::MeterContext;
 use crate::load::state_dir;
-use crate::measure::calibrate::{CalibrateError, Calibration, Calibrator, Plan};
+use crate::measure::back_to_back::{CalibrateError, Plan};
+use crate::measure::calibrate::{Calibration, Calibrator};
 use crate::measure::calibrations::{CalibrationEntry, Calibrations, MeterIdentity, can_calibrate};
+use crate::measure::phases::{PhaseEnergy, Phases};
 use crate::units::Joules;
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// Length in seconds of the idle intervals before, between and after the runs; longer if a meter needs it
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     quiet_s: Duration,
+    /// Measure the steps around an inference, too: front ends and features, and the decision; each takes as long again
+    #[arg(long)]
+    phases: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -90,7 +95,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let plan = Plan { runs: usize::from(args.bouts), run: args.bout_s, idle: args.quiet_s };
     let context = MeterContext::new(&config, prepared.engine_context.launcher.children.clone());
     let (mut output, mut saved) = (Output::default(), Ok(()));
-    let calibrator = Calibrator { power: &config.power, context: &context, plan, stop: &stop };
+    let calibrator = Calibrator { power: &config.power, context: &context, plan, phases: args.phases, stop: &stop };
     for (pipeline, prepared) in config.pipelines.iter().zip(&mut prepared.pipelines) {
         let name = &pipeline.name;
         if !args.pipelines.is_empty() && !args.pipelines.contains(name) {
@@ -171,15 +176,32 @@ fn show(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
     if results.iter().any(|(_, result)| result.is_ok()) {
         writeln!(out, "{}", row(header))?;
     }
-    for (MeterIdentity { name, kind, scope }, result) in results {
+    for (MeterIdentity { name, kind, scope, .. }, result) in results {
         match result {
             Ok(entry) => {
                 let (net, expanded) = (Joules(entry.net_j).in_mj(), Joules(entry.expanded_j).in_mj());
                 let (gross, idle) = (format!("{:.3}", entry.gross_w), format!("{:.3}", entry.idle_w));
                 let cells = [name.as_str(), kind, scope, &net, &expanded, &gross, &idle, &entry.runs.to_string()];
                 writeln!(out, "{}", row(cells))?;
+                entry.phases.iter().try_for_each(|phases| show_phases(out, name, phases))?;
             }
             Err(reason) => writeln!(out, "  {name}: no result: {reason}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Shows the steps around an inference, as a meter has seen them.
+fn show_phases(out: &mut impl Write, meter: &str, phases: &Phases) -> io::Result<()> {
+    let Phases { features, decision, publishing } = phases;
+    for (step, energy) in [("front ends and features", features), ("decision", decision), ("publishing", publishing)] {
+        let PhaseEnergy { net_j, expanded_j, reason, .. } = energy;
+        match net_j.zip(*expanded_j) {
+            Some((net_j, expanded_j)) => {
+                let (net, expanded) = (Joules(net_j).in_mj(), Joules(expanded_j).in_mj());
+                writeln!(out, "  {meter}: {step}: {net} +- {expanded} mJ net per window")?;
+            }
+            None => writeln!(out, "  {meter}: {step}: no figure: {}", reason.as_deref().unwrap_or("not measured"))?,
         }
     }
     Ok(())

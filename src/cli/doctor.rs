@@ -87,9 +87,7 @@ fn broker(config: Option<&Config>) -> anyhow::Result<Finding> {
         Err(why) => return Ok(of(State::Ok, "MQTT broker", why.into())),
     };
     let mut steps = Vec::new();
-    let walked = online::connect_and_publish(config, &options, |step, took, detail| {
-        steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
-    })?;
+    let walked = online::connect_and_publish(config, &options, online::list_into(&mut steps))?;
     let what = format!("MQTT broker {}", options.address());
     Ok(match walked {
         Ok(()) => of(State::Ok, &what, "it accepts messages".into()).detail(steps),
@@ -110,9 +108,7 @@ fn subscription(subscribed: Subscribed) -> anyhow::Result<Finding> {
         Err(why) => return Ok(of(State::Ok, why.into())),
     };
     let mut steps = vec![format!("MQTT broker {}", options.address())];
-    let walked = online::connect_and_subscribe(&subscribed.subscription, &options, |step, took, detail| {
-        steps.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3));
-    })?;
+    let walked = online::connect_and_subscribe(&subscribed.subscription, &options, online::list_into(&mut steps))?;
     let topic = &subscribed.subscription.topic;
     Ok(match walked {
         Ok(()) => of(State::Ok, format!("it may subscribe to {topic}")).detail(steps),

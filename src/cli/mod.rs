@@ -177,7 +177,12 @@ struct ConfigArg {
 
 /// The whole program; errors are printed here.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() && init::wants_json(std::env::args_os().skip(1)) {
+            init::print_wrong_arguments(&error);
+        }
+        error.exit()
+    });
     let quiet = !matches!(&cli.command, Command::Run(args) if !args.watch);
     if let Err(error) = logging::start(cli.verbose, quiet) {
         print_error(&error);

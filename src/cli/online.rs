@@ -157,6 +157,11 @@ pub(crate) fn connect_and_publish(
     walk(options, steps(options, &topic, report))
 }
 
+/// Returns what lists each step in a line.
+pub(crate) fn list_into(lines: &mut Vec<String>) -> impl FnMut(&str, Duration, &str) {
+    |step, took, detail| lines.push(format!("{step} {:.1} ms {detail}", took.as_secs_f64() * 1e3))
+}
+
 /// Takes the steps, and explains why one has failed.
 fn walk(options: &ConnectOptions, steps: impl Future<Output = Result<(), Lost>>) -> anyhow::Result<Result<(), String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;

@@ -71,8 +71,12 @@ impl ChainedModelKeys {
         self.window.check_ranges(&at("window"), checker);
         self.features.iter_mut().enumerate().for_each(|(i, kind)| kind.check(&at("features").child(i), checker));
         let output = self.output;
-        if !matches!(output.len(), 1 | 2) || output.contains(&0) || Shape::new(output.clone()).values() > MAX_SAMPLES {
-            let message = "write [values] for one frame a window, or [frames, values] for several; each at least 1";
+        let values = output.iter().fold(1usize, |values, dim| values.saturating_mul(*dim));
+        if !matches!(output.len(), 1 | 2) || !(1..=MAX_SAMPLES).contains(&values) {
+            let message = format!(
+                "write [values] for one frame a window, or [frames, values] for several; each at least 1, and together \
+                 {MAX_SAMPLES} values at most"
+            );
             checker.problem(&at("output"), message);
             return None;
         }

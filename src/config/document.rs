@@ -114,7 +114,7 @@ impl Document {
     /// Reads the tables and keys; their values are not checked yet.
     pub(super) fn root(&self) -> Result<Root, ConfigError> {
         let merged = self.merged()?;
-        let misfits = misfits(&merged, &Root::doc());
+        let misfits = misfits(&merged, &Root::doc(), version::REMOVED);
         if !misfits.is_empty() {
             let shown = |misfit: &Misfit| self.show(Some(misfit.span.clone()), &misfit.message);
             return Err(ConfigError { problems: misfits.iter().map(shown).collect() });
@@ -398,7 +398,7 @@ mod tests {
         );
         shown(
             "[pipelines.leg]\nmodel.path = 'a'\n",
-            "conf.d/10-x.toml:1:1: pipelines.leg: missing key `source`; write one of source.",
+            "conf.d/10-x.toml:1:1: pipelines.leg.source: this key is missing; write one of source.",
         );
         shown(
             "[pipelines.arm.source.udp]\nlisten = ':1'\n",

@@ -53,7 +53,8 @@ table! {
         /// By how much the meter's gain may be off, as a fraction: 0.01 for 1 %. It becomes part of every uncertainty.
         pub gain_error: Option<f64>, range(0.0, 1.0), example("0.01"),
             otherwise("what the data sheet of the chip says, and the tolerance of its shunt; else unknown");
-        /// By how many watts every power may be off, whatever its value.
+        /// By how many watts every power may be off, whatever its value. For a `reader`, a current that flows backwards counts
+        /// as none up to this power.
         pub offset_error_w: Option<f64>, range(0.0, 1000.0), unit("W"), example("0.005"),
             otherwise("what the data sheet of the chip says; else 0");
         /// What a comparison with a better meter has found. Every power is corrected by it.
@@ -133,6 +134,7 @@ impl MeterKeys {
             }
         }
         Corrections {
+            efficiency: self.kind.kind().efficiency(),
             gain_error: self.gain_error,
             offset_error_w: self.offset_error_w,
             reference: self.reference.as_ref().map(|reference| Comparison {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
-use super::{Document, Root};
+use super::{Document, Root, version};
 use crate::schema::expanded::Table as _;
 use crate::schema::{Children, TableDoc, misfits};
 
@@ -160,7 +160,7 @@ fn every_value_at_every_key_is_read_or_refused_in_plain_words() {
     each_key(&doc, "", &|table| table, &mut |path, table| {
         let text = toml::to_string(&table).unwrap();
         let parsed = DeTable::parse(&text).unwrap();
-        let found = misfits(&parsed, &doc);
+        let found = misfits(&parsed, &doc, version::REMOVED);
         let read = Root::deserialize(toml::Deserializer::from(parsed));
         // Serde takes a date for a table.
         let is_date = text.contains(":30") || text.contains("-05-");
@@ -259,6 +259,10 @@ fn habits_of_other_formats_are_answered_with_what_to_write() {
         ("[mqtt]\nqueue = 5", "expected a table; write queue = {}"),
         ("[mqtt]\nbroker.host = 'a'", "mqtt.broker: this is a table, expected a text in quotes"),
         ("broker = 'none'", "unknown key `broker`; it belongs to `mqtt`"),
+        (
+            "[power.meters.plug.reader]\naccuracy = { gain_error = 0.01, offset_w = 0.2 }",
+            "power.meters.plug.reader: `accuracy` is no longer a key here; write gain_error and offset_error_w",
+        ),
         ("[pipelines.p]\nsource.modem = {}", "pipelines.p.source: unknown kind `modem`; the kinds are"),
         ("[pipelines.p]\nsource.line = {}", "did you mean `lines`?"),
         ("[pipelines.p]\ndecision = \"rwa\"", "did you mean `raw`?"),
@@ -364,7 +368,7 @@ fn files_in_other_encodings_say_which() {
     std::fs::write(&path, "\u{feff}[mqtt]\nbroker = 'none'\n").unwrap();
     let shown = Document::read(&path).unwrap().root().map(drop).unwrap_err().to_string();
     assert!(
-        shown.ends_with("missing key `pipelines`; write a table such as [pipelines.NAME]\n 1 | [mqtt]\n   | ^"),
+        shown.ends_with("pipelines: this key is missing; write a table such as [pipelines.NAME]\n 1 | [mqtt]\n   | ^"),
         "{shown:?}"
     );
 }

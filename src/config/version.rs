@@ -8,7 +8,7 @@ use std::ops::Range;
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
-use crate::schema::explain;
+use crate::schema::{Removed, explain};
 
 /// The version that this program reads. A file without the key `version` has version 1.
 pub const CURRENT: u32 = 1;
@@ -25,6 +25,12 @@ struct Migration {
 
 /// All changes, the oldest first. The next version is one more entry, and [`CURRENT`].
 const MIGRATIONS: &[Migration] = &[];
+
+/// Keys that have gone without one that has the same meaning at the same place.
+pub(super) const REMOVED: &[Removed] = &[Removed {
+    path: "power.meters.*.reader.accuracy",
+    advice: "write gain_error and offset_error_w into the table of the meter, above reader",
+}];
 
 /// What is wrong with a text, and where.
 pub type Refused = (Range<usize>, String);

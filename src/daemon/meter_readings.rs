@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn info(scope: Scope) -> MeterInfo {
-        MeterInfo { name: "m".to_owned(), kind: "rapl", scope, estimated: false, detail: Vec::new() }
+        MeterInfo { name: "m".to_owned(), kind: "rapl", scope, estimated: false, detail: Vec::new(), basis: Vec::new() }
     }
 
     #[test]

@@ -115,11 +115,11 @@ impl Daemon {
     /// Publishes the node's info again if a meter covers something else than before, or says something else of itself.
     pub(crate) fn follow_meters(&mut self) {
         let Some(infos) = self.metering.readings.take_new_infos() else { return };
-        let scopes = |infos: &[MeterInfo]| infos.iter().map(|info| info.scope).collect::<Vec<_>>();
-        let is_other_scope = scopes(&infos) != scopes(&self.metering.infos);
+        let identities = |infos: &[MeterInfo]| infos.iter().map(MeterIdentity::new).collect::<Vec<_>>();
+        let are_others = identities(&infos) != identities(&self.metering.infos);
         self.metering.infos = infos;
         self.publish_info();
-        if is_other_scope {
+        if are_others {
             self.inform_metering();
         }
     }

@@ -56,15 +56,27 @@ pub(super) struct Parts {
     pub systematic_j: Option<f64>,
 }
 
-impl Includes {
-    fn of(parts: Parts) -> Self {
-        if parts.systematic_j.is_some() { Self::Scale } else { Self::NoScale }
-    }
+/// The uncertainties of a value as they are published; all `None` if they are not known.
+#[derive(Debug, Default)]
+struct Uncertainties {
+    u_j: Option<f64>,
+    expanded_j: Option<f64>,
+    statistical_j: Option<f64>,
+    systematic_j: Option<f64>,
+    includes: Option<Includes>,
 }
 
-impl Parts {
-    fn combined_j(self) -> f64 {
-        self.statistical_j.hypot(self.systematic_j.unwrap_or(0.0))
+impl Uncertainties {
+    fn of(parts: Option<Parts>) -> Self {
+        let Some(Parts { statistical_j, systematic_j }) = parts else { return Self::default() };
+        let u_j = statistical_j.hypot(systematic_j.unwrap_or(0.0));
+        Self {
+            u_j: Some(u_j),
+            expanded_j: Some(2.0 * u_j),
+            statistical_j: Some(statistical_j),
+            systematic_j,
+            includes: Some(if systematic_j.is_some() { Includes::Scale } else { Includes::NoScale }),
+        }
     }
 }
 
@@ -186,26 +198,28 @@ impl EnergyEstimate {
 
     /// Sets gross energy, and its uncertainty if it is known.
     pub(super) fn with_gross(self, gross_j: f64, u: Option<Parts>) -> Self {
+        let Uncertainties { u_j, expanded_j, statistical_j, systematic_j, includes } = Uncertainties::of(u);
         Self {
             gross_j: Some(gross_j),
-            gross_u_j: u.map(Parts::combined_j),
-            gross_expanded_j: u.map(|u| 2.0 * u.combined_j()),
-            gross_statistical_j: u.map(|u| u.statistical_j),
-            gross_systematic_j: u.and_then(|u| u.systematic_j),
-            uncertainty: u.map(Includes::of),
+            gross_u_j: u_j,
+            gross_expanded_j: expanded_j,
+            gross_statistical_j: statistical_j,
+            gross_systematic_j: systematic_j,
+            uncertainty: includes,
             ..self
         }
     }
 
     /// Sets net energy, and its uncertainty if it is known.
     pub(super) fn with_net(self, net_j: f64, u: Option<Parts>) -> Self {
+        let Uncertainties { u_j, expanded_j, statistical_j, systematic_j, includes } = Uncertainties::of(u);
         Self {
             net_j: Some(net_j),
-            net_u_j: u.map(Parts::combined_j),
-            net_expanded_j: u.map(|u| 2.0 * u.combined_j()),
-            net_statistical_j: u.map(|u| u.statistical_j),
-            net_systematic_j: u.and_then(|u| u.systematic_j),
-            uncertainty: u.map(Includes::of).or(self.uncertainty),
+            net_u_j: u_j,
+            net_expanded_j: expanded_j,
+            net_statistical_j: statistical_j,
+            net_systematic_j: systematic_j,
+            uncertainty: includes.or(self.uncertainty),
             ..self
         }
     }

@@ -49,6 +49,13 @@ pub(crate) struct IdlePower {
     pub rested: bool,
 }
 
+impl IdlePower {
+    /// Whether the meter has measured it, so that it is not from the configuration.
+    pub(crate) fn is_measured(self) -> bool {
+        self.age.is_some()
+    }
+}
+
 /// A step of idle power from one level to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Step {

@@ -91,7 +91,7 @@ impl<'a> Metered<'a> {
         let idle = meter.idle_power(settings);
         let idle_w = idle.map(|idle| idle.watts);
         let rounding = rounding_w(resolution, meter.snapshot_variance().unwrap_or(0.0));
-        let others = meter.others(idle.is_some_and(|idle| idle.age.is_some())).unwrap_or_default();
+        let others = meter.others(idle.is_some_and(IdlePower::is_measured)).unwrap_or_default();
         let tails_j = meter.tail.joules() * window.pauses;
         let gross =
             window.all.energy(resolution, idle_w, tails_j).map(|energy| with(energy, rounding * window.all.time_s));
@@ -160,6 +160,7 @@ impl<'a> Metered<'a> {
     fn estimate(&self, pipeline: usize) -> EnergyEstimate {
         let (meter, window) = (self.meter, &self.meter.window);
         let work = window.works.get(pipeline).copied().unwrap_or_default();
+        let measured_idle = self.idle.filter(|idle| idle.is_measured());
         let base = EnergyEstimate {
             reason: None,
             inferences: Some(work.inferences),
@@ -169,8 +170,8 @@ impl<'a> Metered<'a> {
             mean_w: Some(window.all.joules / window.all.time_s),
             systematic_rel: meter.accuracy.scale.gain_error,
             idle_w: self.idle.map(|idle| idle.watts),
-            idle_u_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.u_w),
-            idle_drift_w: self.idle.filter(|idle| idle.age.is_some()).map(|idle| idle.drift_w),
+            idle_u_w: measured_idle.map(|idle| idle.u_w),
+            idle_drift_w: measured_idle.map(|idle| idle.drift_w),
             idle_age_s: self.idle.and_then(|idle| idle.age).map(|age| age.as_secs_f64()),
             ..EnergyEstimate::unavailable(&meter.info, "")
         };
@@ -283,7 +284,7 @@ impl<'a> Metered<'a> {
         let estimate = match net {
             Some(net) => {
                 // An offset cancels if the same meter has measured idle power.
-                let is_same_meter = self.idle.is_some_and(|idle| idle.age.is_some());
+                let is_same_meter = self.idle.is_some_and(IdlePower::is_measured);
                 let offset_s = if is_same_meter { 0.0 } else { self.meter.window.active.time_s * share.fraction };
                 estimate.with_net(net.joules / inferences, parts(net.u_j, scale.u_j(net.joules, offset_s)))
             }
@@ -316,7 +317,7 @@ impl<'a> Metered<'a> {
             return None;
         }
         // Idle power that was measured here includes what others did then; only what differs from it counts.
-        let measured = self.idle.is_some_and(|idle| idle.age.is_some());
+        let measured = self.idle.is_some_and(IdlePower::is_measured);
         Some(match (measured, core_w) {
             (false, None) => format!("other programs used {cores:.2} cores; their energy is included"),
             (true, None) if cores > 0.0 => format!(
@@ -407,7 +408,7 @@ impl<'a> Metered<'a> {
 
 /// Returns by how much idle power in the window may be another one than `idle`, which is known.
 fn other_idle_w(meter: &MeterState, idle: IdlePower) -> f64 {
-    let step_w = meter.window.step.filter(|_| idle.age.is_some()).map_or(0.0, |step| step.from_w - step.to_w);
+    let step_w = meter.window.step.filter(|_| idle.is_measured()).map_or(0.0, |step| step.from_w - step.to_w);
     match meter.tail.state() {
         Rest::Unsettled { watts, .. } => step_w + watts,
         _ => step_w,

@@ -121,16 +121,16 @@ pub(crate) fn ticks_u_s(edges: f64) -> f64 {
 /// Other programs' processor time beside the inferences, beyond what they used while idle power was measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Excess {
-    pub cores: f64,
+    pub(super) cores: f64,
     /// By how much `cores` may be off because the kernel counts in ticks, as an expanded uncertainty.
-    pub ticks_cores: f64,
+    pub(super) ticks_cores: f64,
     /// Their joules, as well as they are known, and the standard uncertainty.
-    pub joules: f64,
-    pub u_j: f64,
+    pub(super) joules: f64,
+    pub(super) u_j: f64,
     /// The most that they can have taken, ticks left out.
-    pub most_j: f64,
+    pub(super) most_j: f64,
     /// The power of a core that `joules` is computed with; `None` if only the bound is known.
-    pub core_w: Option<f64>,
+    pub(super) core_w: Option<f64>,
 }
 
 impl Excess {

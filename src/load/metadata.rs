@@ -28,14 +28,14 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
     let mut result = FromMetadata { warnings: metadata.problems.clone(), ..FromMetadata::default() };
     // The configuration tells which inputs hold a state; if it is wrong, the plan says so.
     let fed = fit::fed(pipeline, model).and_then(|fed| metadata.inputs.get(fed));
-    let wanted = fed.and_then(|input| input.normalization.as_ref()).filter(|n| !is_identity(n));
-    if let Some(Normalization { mean, std }) = wanted {
+    let wanted = fed.and_then(|input| input.normalization.as_ref()).filter(|wanted| !wanted.is_identity());
+    if let Some(wanted @ Normalization { mean, std }) = wanted {
         let asks = asks(mean, std);
         if !pipeline.model_metadata {
             result.notes.push(format!("{asks}, which is not done, because model.metadata = false"));
         } else if let Some(own) = pipeline.features.iter().find(|feature| feature.sets_range()) {
             result.notes.push(format!("{asks}, which is not done, because there is features.{}", own.name()));
-        } else if !is_usable(mean, std) {
+        } else if !wanted.is_usable() {
             result.warnings.push(format!("{asks}, which cannot be done; set features"));
         } else {
             result.done = Some(format!("{asks}: done as features.standardize; model.metadata = false turns it off"));
@@ -54,7 +54,7 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> FromMetadata {
 /// Returns a warning if the metadata of a model of a chain asks for a normalisation, which is not done by itself there.
 pub(super) fn of_chained(index: usize, chained: &ChainedModel, model: &ModelFile) -> Option<String> {
     let input = model.summary.model_metadata.inputs.first()?;
-    let Normalization { mean, std } = input.normalization.as_ref().filter(|wanted| !is_identity(wanted))?;
+    let Normalization { mean, std } = input.normalization.as_ref().filter(|wanted| !wanted.is_identity())?;
     (!chained.features.iter().any(Feature::sets_range)).then(|| {
         let asks = asks(mean, std);
         format!(
@@ -73,15 +73,4 @@ fn few(values: &[f32]) -> String {
         Some(first) if values.len() > SHOWN => format!("{first:?} and {}", counted(values.len() - SHOWN, "other")),
         _ => format!("{values:?}"),
     }
-}
-
-fn is_identity(normalization: &Normalization) -> bool {
-    let Normalization { mean, std } = normalization;
-    mean.iter().all(|mean| *mean == 0.0) && std.iter().all(|std| *std == 1.0)
-}
-
-/// The file is untrusted: a division by 0 would make every input infinite.
-fn is_usable(mean: &[f32], std: &[f32]) -> bool {
-    let filled = !mean.is_empty() && !std.is_empty();
-    filled && mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|std| std.is_normal())
 }

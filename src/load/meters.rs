@@ -2,7 +2,6 @@
 
 use super::mqtt::{connect_options, node_connection};
 use crate::config::{Config, Meter as Configured, Power};
-use crate::meter::corrected::Corrected;
 use crate::meter::shared::SharedMeters;
 use crate::meter::{Meter, Surroundings};
 use crate::mqtt::NodeConnection;
@@ -32,14 +31,15 @@ pub fn build(power: &Power, context: &MeterContext) -> Vec<Box<dyn Meter>> {
         period: power.sample_period,
         children: context.children.clone(),
         node: Some(context.node.clone()),
-        shared: SharedMeters::new(corrections),
+        shared: SharedMeters::default(),
+        corrections,
     };
     let is_part = |name: &String| power.meters.iter().any(|meter| meter.kind.kind().parts().contains(name));
-    let build = |Configured { name, kind, corrections }: &Configured| -> Box<dyn Meter> {
+    let build = |Configured { name, kind, .. }: &Configured| -> Box<dyn Meter> {
         if is_part(name) {
             Box::new(surroundings.shared.reader(name, kind, &surroundings))
         } else {
-            Corrected::of(kind.kind().build(name, &surroundings), corrections.clone())
+            surroundings.build(name, kind)
         }
     };
     power.meters.iter().map(build).collect()

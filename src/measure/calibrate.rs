@@ -1,7 +1,7 @@
 //! Calibration: runs an engine back to back several times, with idle intervals between the runs, under the meters.
 //!
-//! Owns the schedule of runs and idle intervals. Meanwhile a meter thread takes readings at the usual pace. Leaves the
-//! result to `energy`, and the file to `calibrations`. Blocks until it is done; a stop ends it soon.
+//! A meter thread takes readings at the usual pace meanwhile. Leaves the schedule to `back_to_back`, the result to `energy`,
+//! and the file to `calibrations`. Blocks until it is done; a stop ends it soon.
 
 use std::fmt;
 use std::io;
@@ -10,54 +10,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::back_to_back::{CalibrateError, Done, Plan, Rates, Work, run_back_to_back};
 use super::calibrations::{CalibrationEntry, Calibrations, EngineIdentity, MeterIdentity, can_calibrate};
+use super::phases::{PhaseRuns, Steps};
 use crate::config::{Config, Pipeline, Power};
-use crate::energy::runs::{RUNS_MIN, Run, Trace, length_min, net_energy};
+use crate::energy::runs::{Trace, length_min, net_energy};
 use crate::engine::span::BusySpan;
 use crate::engine::{Engine, EngineError, width};
-use crate::load::engines::{BuildError, BuiltEngine};
+use crate::load::engines::BuildError;
 use crate::load::meters::{self, MeterContext};
 use crate::load::{Prepared, PreparedPipeline, state_dir, windows};
 use crate::meter::{Meter, Scale, learn, sampler};
 use crate::publish::payload::DelegateState;
-use crate::stop::{Stop, Waited};
-use crate::sys::cpu::{Children, Others};
+use crate::stop::Stop;
 use crate::units::{MonoTime, WallTime};
 
-/// The warm-up: after this time caches are warm, buffers exist and a device is awake.
-const WARM_UP: Duration = Duration::from_millis(200);
-/// Two more than are needed, because a meter may lose a reading.
-pub const RUNS: usize = RUNS_MIN + 2;
 /// How long to wait for readings before the runs, to know how far apart they are.
 const SPACING_MAX: Duration = Duration::from_secs(4);
-/// The least number of inferences in a run, however long they take.
-const INFERENCES_MIN: u64 = 10;
-
 const OF_A_CHAIN: &str = "it has several models, and a calibration runs only the last one; its energy is only known from \
      the meters while it runs";
-
-/// The number and length of the runs. Both are longer if a meter needs it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan {
-    pub runs: usize,
-    /// The length of a run.
-    pub run: Duration,
-    /// The length of the idle intervals before, between and after the runs.
-    pub idle: Duration,
-}
-
-impl Plan {
-    /// Returns how long all of it takes.
-    fn total(self) -> Duration {
-        (self.run + self.idle) * u32::try_from(self.runs).unwrap_or(u32::MAX) + self.idle + WARM_UP
-    }
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self { runs: RUNS, run: Duration::from_secs(2), idle: Duration::from_secs(2) }
-    }
-}
 
 /// The calibration of one pipeline.
 pub struct Calibration {
@@ -72,19 +43,6 @@ pub struct Calibration {
     pub results: Vec<(MeterIdentity, Result<CalibrationEntry, String>)>,
 }
 
-/// Why there is no calibration.
-#[derive(Debug, thiserror::Error)]
-pub enum CalibrateError {
-    #[error("stopped before it was done")]
-    Stopped,
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error("{0}")]
-    NoEngine(String),
-    #[error("cannot start the meter thread: {0}")]
-    Io(#[from] io::Error),
-}
-
 /// Calibrates pipelines one after the other.
 pub struct Calibrator<'a> {
     /// Its meters that can calibrate are used.
@@ -92,6 +50,8 @@ pub struct Calibrator<'a> {
     /// With the processes of engines, whose processor time counts as ours.
     pub context: &'a MeterContext,
     pub plan: Plan,
+    /// Whether the steps around an inference are measured, too. Their state is then another one than before.
+    pub phases: bool,
     pub stop: &'a Stop,
 }
 
@@ -107,24 +67,33 @@ impl Calibrator<'_> {
             return Err(CalibrateError::NoEngine(OF_A_CHAIN.to_owned()));
         }
         let input = recorded(pipeline, prepared).unwrap_or_default();
-        let built = configured_engine(prepared, &input)?;
+        build_configured(prepared, &input)?;
+        let PreparedPipeline { stages, builder, built, .. } = prepared;
+        let built = built.as_mut().ok_or_else(no_engine)?;
         fill(&mut *built.engine, &input)?;
+        let mut steps = if self.phases { Some(Steps::new(pipeline, stages)?) } else { None };
         let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
         let power = Power { meters, ..self.power.clone() };
         let reading = Reading::start(&power, self.context, self.stop)?;
         let plan = reading.lengthened(self.plan, power.sample_period);
-        starting(&reading.meters(), plan.total());
-        let done = run_back_to_back(&mut *built.engine, plan, self.stop, &self.context.children);
+        starting(&reading.meters(), plan.total() * (1 + steps.as_ref().map_or(0, Steps::count)));
+        let done = self.runs(&mut *built.engine, steps.as_mut(), plan);
         // A stateful model must not keep state of the calibration when its stream starts.
         let reset = built.engine.reset();
         let traces = reading.finish();
-        let done = done?;
+        let (done, phase_runs) = done?;
         reset?;
         let state = built.state.clone();
-        let engine = EngineIdentity::new(&prepared.builder, &state);
+        let engine = EngineIdentity::new(builder, &state);
         let (batch, rates) = (engine.batch, Rates::of(&done.runs));
         let result = |(meter, trace): (MeterIdentity, Trace)| {
             let entry = entry(&engine, &meter, &trace, plan, &done, rates);
+            let with_phases = |entry: CalibrationEntry| {
+                let scale = trace.last().map_or(Scale::UNKNOWN, |reading| reading.accuracy.scale);
+                let phases = phase_runs.as_ref().map(|runs| runs.energies(&trace, plan.idle, scale));
+                CalibrationEntry { phases, ..entry }
+            };
+            let entry = entry.map(with_phases);
             (meter, entry)
         };
         let results = traces.into_iter().map(result).collect();
@@ -132,24 +101,24 @@ impl Calibrator<'_> {
         let (pipeline, other_cores) = (pipeline.name.clone(), done.other_cores);
         Ok(Calibration { pipeline, state, batch, inferences_per_s, busy_ns, other_cores, results })
     }
-}
 
-/// The speed of the inferences, over all runs.
-#[derive(Debug, Clone, Copy)]
-struct Rates {
-    inferences_per_s: f64,
-    /// Time of one inference inside invoke.
-    busy_ns: f64,
-}
-
-impl Rates {
-    fn of(runs: &[Run]) -> Self {
-        let inferences = runs.iter().map(|run| run.inferences).sum::<u64>() as f64;
-        let total_s = |of: &dyn Fn(&Run) -> Duration| runs.iter().map(|run| of(run).as_secs_f64()).sum::<f64>();
-        Self {
-            inferences_per_s: inferences / total_s(&|run| run.end.since(run.start)),
-            busy_ns: 1e9 * total_s(&|run| run.busy) / inferences,
-        }
+    /// Carries out the runs of inferences, and those of the steps around them.
+    fn runs(
+        &self,
+        engine: &mut dyn Engine,
+        steps: Option<&mut Steps<'_>>,
+        plan: Plan,
+    ) -> Result<(Done, Option<PhaseRuns>), CalibrateError> {
+        let back_to_back = |work: Work<'_>| run_back_to_back(work, plan, self.stop, &self.context.children);
+        let windows = engine.batch() as u64;
+        let mut invoke = || {
+            let start = MonoTime::now();
+            engine.invoke()?;
+            Ok(Duration::from_nanos(BusySpan::of(engine, [start, MonoTime::now()], 0).busy_ns))
+        };
+        let done = back_to_back(Work { step: &mut invoke, windows })?;
+        let of_steps = steps.map(|steps| steps.run(engine, |work| back_to_back(work).map(|done| done.runs)));
+        Ok((done, of_steps.transpose()?))
     }
 }
 
@@ -182,6 +151,7 @@ fn entry(
         inferences_per_s,
         busy_ns,
         other_cores: done.other_cores,
+        phases: None,
     })
 }
 
@@ -230,7 +200,7 @@ pub fn at_start(
                 names.join(", ")
             );
         };
-        let calibrator = Calibrator { power: &power, context: &context, plan: Plan::default(), stop };
+        let calibrator = Calibrator { power: &power, context: &context, plan: Plan::default(), phases: false, stop };
         match calibrator.calibrate(pipeline, prepared, starting) {
             Ok(calibration) => outcomes.extend(save(&folder, &calibration)),
             Err(CalibrateError::Stopped) => break,
@@ -284,20 +254,20 @@ fn save(folder: &Path, calibration: &Calibration) -> Vec<Outcome> {
     outcomes
 }
 
-/// Returns the engine that the configuration asks for. If it waits for windows of the stream, it is built without them.
-fn configured_engine<'a>(
-    prepared: &'a mut PreparedPipeline,
-    input: &[f32],
-) -> Result<&'a mut BuiltEngine, CalibrateError> {
-    let none = || CalibrateError::NoEngine("the pipeline has no engine".to_owned());
-    let built = prepared.built.as_ref().ok_or_else(none)?;
+fn no_engine() -> CalibrateError {
+    CalibrateError::NoEngine("the pipeline has no engine".to_owned())
+}
+
+/// Builds the engine that the configuration asks for, if that still waits for windows of the stream.
+fn build_configured(prepared: &mut PreparedPipeline, input: &[f32]) -> Result<(), CalibrateError> {
+    let built = prepared.built.as_ref().ok_or_else(no_engine)?;
     if built.place.is_none() {
         let values = prepared.builder.path.last().values();
         let window = if input.is_empty() { vec![0.0; values] } else { input.to_vec() };
         let configured = prepared.builder.build(built.waiting, Some(window), &built.refusals);
         prepared.built = Some(configured.map_err(|error: BuildError| CalibrateError::NoEngine(error.reason()))?);
     }
-    prepared.built.as_mut().ok_or_else(none)
+    Ok(())
 }
 
 /// Returns the features of a window of the pipeline's recording, if it replays one.
@@ -364,9 +334,10 @@ impl Reading {
             sampler::run(&mut meters, period, &until, |meter, info, reading| {
                 let mut traces = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some((identity, trace)) = traces.get_mut(meter) {
-                    if identity.scope != info.scope.name() {
+                    let now = MeterIdentity::new(info);
+                    if *identity != now {
                         // What was read before covers something else.
-                        (*identity, *trace) = (MeterIdentity::new(info), Trace::default());
+                        (*identity, *trace) = (now, Trace::default());
                     }
                     trace.add(MonoTime::now(), reading);
                 }
@@ -401,60 +372,5 @@ impl Reading {
             Err(_) => tracing::error!("the meter thread panicked"),
         }
         std::mem::take(&mut *self.traces.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// All runs, after they are done.
-struct Done {
-    runs: Vec<Run>,
-    /// Processor cores that other programs used during the runs, less those that they used between the runs.
-    other_cores: Option<f64>,
-}
-
-/// Carries out the plan: idle intervals and runs in turn.
-fn run_back_to_back(
-    engine: &mut dyn Engine,
-    plan: Plan,
-    stop: &Stop,
-    children: &Children,
-) -> Result<Done, CalibrateError> {
-    let others = Others::new(children.clone());
-    // Processor time of other programs, and elapsed time: in idle intervals, and in runs.
-    let mut used = [(Some(Duration::ZERO), Duration::ZERO); 2];
-    let mut runs = Vec::with_capacity(plan.runs);
-    run_for(engine, WARM_UP, 1, stop)?;
-    for index in 0..=2 * plan.runs {
-        let (begun, before) = (MonoTime::now(), others.cpu_time());
-        if index % 2 == 1 {
-            runs.push(run_for(engine, plan.run, INFERENCES_MIN, stop)?);
-        } else if stop.sleep_until(begun + plan.idle)? == Waited::Stopped {
-            return Err(CalibrateError::Stopped);
-        }
-        let (cpu, time) = &mut used[index % 2];
-        let now = others.cpu_time();
-        *cpu = cpu.zip(now.zip(before)).map(|(sum, (now, before))| sum + now.saturating_sub(before));
-        *time += MonoTime::now().since(begun);
-    }
-    let [idle, busy] = used.map(|(cpu, time)| cpu.map(|cpu| cpu.as_secs_f64() / time.as_secs_f64()));
-    Ok(Done { runs, other_cores: busy.zip(idle).map(|(busy, idle)| busy - idle) })
-}
-
-/// Invokes the engine back to back for at least that time and that number of inferences.
-fn run_for(engine: &mut dyn Engine, length: Duration, invokes_min: u64, stop: &Stop) -> Result<Run, CalibrateError> {
-    let start = MonoTime::now();
-    let (until, batch) = (start + length, engine.batch() as u64);
-    let (mut busy, mut invokes) = (Duration::ZERO, 0);
-    loop {
-        if stop.is_requested() {
-            return Err(CalibrateError::Stopped);
-        }
-        let before = MonoTime::now();
-        engine.invoke()?;
-        let end = MonoTime::now();
-        busy += Duration::from_nanos(BusySpan::of(engine, [before, end], 0).busy_ns);
-        invokes += 1;
-        if end >= until && invokes >= invokes_min {
-            return Ok(Run { start, end, busy, inferences: invokes * batch });
-        }
     }
 }

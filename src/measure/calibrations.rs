@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::phases::Phases;
 use crate::config::Meter;
 use crate::energy::Calibrated;
 use crate::engine::DelegateKind;
@@ -52,12 +53,15 @@ pub struct EngineIdentity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DelegateIdentity(BTreeMap<String, serde_json::Value>);
 
-/// Identifies a meter. The same kind with the same name covers the same part of the machine.
+/// Identifies a meter. The same kind with the same name covers the same part of the machine; `basis` says what its joules
+/// depend on, and an entry without it counts only for a meter without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterIdentity {
     pub name: String,
     pub kind: String,
     pub scope: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub basis: Vec<String>,
 }
 
 /// One calibration.
@@ -87,6 +91,9 @@ pub struct CalibrationEntry {
     pub busy_ns: f64,
     /// Processor cores that other programs used during the runs, less those that they used between the runs; null if unknown.
     pub other_cores: Option<f64>,
+    /// The steps around the inference, if they were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Phases>,
 }
 
 impl CalibrationEntry {
@@ -159,7 +166,8 @@ impl DelegateIdentity {
 
 impl MeterIdentity {
     pub fn new(info: &MeterInfo) -> Self {
-        Self { name: info.name.clone(), kind: info.kind.to_owned(), scope: info.scope.name().to_owned() }
+        let MeterInfo { name, kind, scope, basis, .. } = info;
+        Self { name: name.clone(), kind: (*kind).to_owned(), scope: scope.name().to_owned(), basis: basis.clone() }
     }
 }
 
@@ -236,6 +244,7 @@ impl Calibrations {
 
 #[cfg(test)]
 mod tests {
+    use super::super::phases::PhaseEnergy;
     use super::*;
     use crate::engine::delegate::xnnpack::{Xnnpack, XnnpackFlag};
 
@@ -254,7 +263,12 @@ mod tests {
                 chain: Vec::new(),
                 proof: serde_json::json!({"nodes_total": 9, "nodes_delegated": 9, "partitions": 1, "on_cpu": {}}),
             },
-            meter: MeterIdentity { name: meter.into(), kind: "rapl".into(), scope: "package".into() },
+            meter: MeterIdentity {
+                name: meter.into(),
+                kind: "rapl".into(),
+                scope: "package".into(),
+                basis: Vec::new(),
+            },
             time_ms: WallTime(1_798_761_599_000),
             version: "0.1.0".into(),
             runs: 5,
@@ -267,6 +281,7 @@ mod tests {
             inferences_per_s: 30_000.0,
             busy_ns: 33_000.5,
             other_cores: None,
+            phases: None,
         }
     }
 
@@ -300,6 +315,7 @@ mod tests {
         assert_eq!(differs(&|like| like.engine.runtime_version = "2.18.0".into()), None);
         assert_eq!(differs(&|like| like.meter.scope = "platform".into()), None);
         assert_eq!(differs(&|like| like.meter.kind = "hwmon".into()), None);
+        assert_eq!(differs(&|like| like.meter.basis = vec!["shunt 0.1 Ohm".into()]), None);
     }
 
     /// As edgewatt 0.1 has written it.
@@ -334,11 +350,32 @@ mod tests {
         like.engine.kind = DelegateIdentity::new(&kind);
         like.engine.proof = serde_json::to_value(&proof).unwrap();
         assert_eq!(net_j(dir.path(), &like), Some(1e-4));
+        // Whether its comparison was the same is not known.
+        let mut corrected = like.clone();
+        corrected.meter.basis = vec!["1.01 x power +0 W".into()];
+        assert_eq!(net_j(dir.path(), &corrected), None);
 
         // What is written today has the same form.
         let path = Calibrations::add(dir.path(), &[]).unwrap();
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(json(&std::fs::read_to_string(path).unwrap()), json(VERSION_1));
+    }
+
+    #[test]
+    fn the_steps_around_an_inference_are_kept_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = PhaseEnergy {
+            net_j: Some(2e-6),
+            u_j: Some(1e-7),
+            expanded_j: Some(2e-7),
+            busy_ns: Some(900.0),
+            reason: None,
+        };
+        let none = PhaseEnergy { reason: Some("why".into()), ..PhaseEnergy::default() };
+        let phases = Phases { features: known, decision: none.clone(), publishing: none };
+        let entry = CalibrationEntry { phases: Some(phases), ..entry(1, "package", 1e-4) };
+        Calibrations::add(dir.path(), std::slice::from_ref(&entry)).unwrap();
+        assert_eq!(Calibrations::read(dir.path()).unwrap().0, [entry]);
     }
 
     #[test]

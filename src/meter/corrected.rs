@@ -1,10 +1,12 @@
-//! A meter whose errors of scale the configuration states, and whose power it corrects by a comparison with a better meter.
+//! A meter whose errors of scale the configuration states, and whose power it corrects: by a comparison with a better meter,
+//! and by the efficiency of a supply between the meter and the load.
 //!
-//! Owns what `gain_error`, `offset_error_w` and `reference` of a meter do to its readings, whatever its kind. Runs on the meter
-//! thread.
+//! Owns what `gain_error`, `offset_error_w`, `reference` and `efficiency` of a meter do to its readings, whatever its kind.
+//! Runs on the meter thread.
 
 use std::time::Duration;
 
+use super::efficiency::Efficiency;
 use super::{Meter, MeterError, MeterInfo, Reading};
 use crate::units::{Joules, MonoTime, Watts};
 
@@ -16,6 +18,8 @@ pub struct Corrections {
     /// By how many watts every power may be off; `None`: the meter's own figure counts.
     pub offset_error_w: Option<f64>,
     pub reference: Option<Comparison>,
+    /// Of a supply behind the meter, whose errors and comparison are those of the meter itself.
+    pub efficiency: Option<Efficiency>,
 }
 
 /// What a comparison with a better meter has found: the true power is `gain` times what the meter shows, plus `offset`.
@@ -31,6 +35,8 @@ pub struct Comparison {
 pub struct Corrected {
     meter: Box<dyn Meter>,
     corrections: Corrections,
+    /// What the meter says of itself, and that with the corrections.
+    own: MeterInfo,
     info: MeterInfo,
     /// The time of the first reading, from which on the offset counts.
     since: Option<MonoTime>,
@@ -43,30 +49,40 @@ impl Corrected {
             return meter;
         }
         let info = meter.info().clone();
-        let mut corrected = Self { meter, corrections, info, since: None };
+        // Another one than the meter's, so that the first one is taken over.
+        let own = MeterInfo { kind: "", ..info.clone() };
+        let mut corrected = Self { meter, corrections, own, info, since: None };
         corrected.renew_info();
         Box::new(corrected)
     }
 
     /// Takes over what the meter says of itself, and adds the comparison.
     fn renew_info(&mut self) {
-        let MeterInfo { name, kind, scope, estimated, detail } = self.meter.info();
-        let is_same = (*scope, *estimated) == (self.info.scope, self.info.estimated)
-            && self.info.detail.starts_with(detail)
-            && self.info.detail.len() == detail.len() + usize::from(self.corrections.reference.is_some());
-        if is_same {
+        if self.own == *self.meter.info() {
             return;
         }
-        let mut detail = detail.clone();
-        detail.extend(self.corrections.reference.as_ref().map(Comparison::describe));
-        self.info = MeterInfo { name: name.clone(), kind, scope: *scope, estimated: *estimated, detail };
+        self.own.clone_from(self.meter.info());
+        self.info.clone_from(&self.own);
+        let Corrections { reference, efficiency, .. } = &self.corrections;
+        if let Some(reference) = reference {
+            self.info.detail.push(reference.describe());
+            self.info.basis.push(reference.formula());
+        }
+        if let Some(efficiency) = efficiency {
+            self.info.detail.push(efficiency.describe());
+            self.info.basis.push(format!("efficiency {}", efficiency.factor));
+        }
     }
 }
 
 impl Comparison {
+    fn formula(&self) -> String {
+        let Self { gain, offset: Watts(offset_w), .. } = self;
+        format!("{gain} x power {offset_w:+} W")
+    }
+
     fn describe(&self) -> String {
-        let Self { gain, offset: Watts(offset_w), note } = self;
-        format!("corrected by {gain} x power {offset_w:+} W: compared with {note}")
+        format!("corrected by {}: compared with {}", self.formula(), self.note)
     }
 
     fn watts(&self, watts: Watts) -> Watts {
@@ -96,7 +112,7 @@ impl Meter for Corrected {
         let scale = &mut reading.accuracy.scale;
         scale.gain_error = self.corrections.gain_error.or(scale.gain_error);
         scale.offset_w = self.corrections.offset_error_w.unwrap_or(scale.offset_w);
-        Ok(reading)
+        Ok(self.corrections.efficiency.map_or(reading, |efficiency| efficiency.at_load(reading)))
     }
 
     fn learning_pace(&self) -> Option<Duration> {
@@ -124,8 +140,12 @@ mod tests {
     fn a_comparison_corrects_power_and_energy_and_is_named() {
         let tree = tree();
         let reference = Comparison { gain: 1.1, offset: Watts(-0.3), note: "bench supply, 2026-11-30".to_owned() };
-        let corrections =
-            Corrections { gain_error: Some(0.002), offset_error_w: Some(0.01), reference: Some(reference) };
+        let corrections = Corrections {
+            gain_error: Some(0.002),
+            offset_error_w: Some(0.01),
+            reference: Some(reference),
+            efficiency: None,
+        };
         let mut meter = Corrected::of(hwmon(&tree), corrections);
         let first = meter.read().unwrap();
         assert!((first.power.unwrap().0 - 3.0).abs() < 1e-9, "1.1 x 3 W - 0.3 W: {first:?}");
@@ -136,8 +156,31 @@ mod tests {
         }
         let time_s = last.time.since(first.time).as_secs_f64();
         assert!(((last.joules - first.joules).0 - 3.0 * time_s).abs() < 1e-9 + 1e-3 * time_s, "{first:?} {last:?}");
+        assert_eq!(meter.info().basis, ["1.1 x power -0.3 W"]);
         let detail = meter.info().detail.join("; ");
         assert!(detail.contains("corrected by 1.1 x power -0.3 W: compared with bench supply, 2026-11-30"), "{detail}");
+    }
+
+    #[test]
+    fn the_efficiency_comes_after_the_corrections_of_the_meter() {
+        let tree = tree();
+        let reference = Comparison { gain: 2.0, offset: Watts(0.0), note: "bench supply, 2026-11-30".to_owned() };
+        let efficiency = Efficiency::of(Some(0.5), Some(0.05));
+        let corrections =
+            Corrections { gain_error: Some(0.01), offset_error_w: Some(0.2), reference: Some(reference), efficiency };
+        let mut meter = Corrected::of(hwmon(&tree), corrections);
+        let reading = meter.read().unwrap();
+        assert!((reading.power.unwrap().0 - 3.0).abs() < 1e-9, "half of 2 x 3 W: {reading:?}");
+        let Scale { gain_error, offset_w } = reading.accuracy.scale;
+        assert!((gain_error.unwrap() - 0.06).abs() < 1e-12 && (offset_w - 0.1).abs() < 1e-12, "{reading:?}");
+        assert_eq!(meter.info().basis, ["2 x power +0 W", "efficiency 0.5"]);
+        assert!(
+            meter
+                .info()
+                .detail
+                .join("; ")
+                .ends_with("times the supply's efficiency, 0.5 with an error of up to 0.05 of it")
+        );
     }
 
     #[test]

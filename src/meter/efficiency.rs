@@ -7,7 +7,7 @@ use crate::units::{Joules, Watts};
 
 /// What part of the metered power the load gets, with the largest error of that part as a fraction of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Efficiency {
+pub struct Efficiency {
     pub factor: f64,
     /// `None`: it is not known.
     pub error: Option<f64>,

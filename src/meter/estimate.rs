@@ -61,6 +61,7 @@ impl Estimate {
             scope: Scope::Process,
             estimated: true,
             detail: vec![format!("process CPU time x {} W per core + {} W idle", core.0, idle.0)],
+            basis: Vec::new(),
         };
         Self { info, core, idle, children, last: None, joules: Joules(0.0) }
     }

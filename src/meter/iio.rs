@@ -122,6 +122,7 @@ impl Iio {
                 scope: selector.scope,
                 estimated: false,
                 detail: Vec::new(),
+                basis: shunt::basis(selector.shunt_ohms),
             },
             buses: root.join("bus"),
             selector,

@@ -5,6 +5,7 @@
 //! again and again, with their files kept open; who builds them reads them once before. Doctor reads them on the main
 //! thread.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,16 +18,18 @@ use crate::source::Exclusive;
 use crate::source::survey::Survey;
 use crate::sys::cpu::Children;
 use crate::units::{Joules, MonoTime, Watts};
+use corrected::{Corrected, Corrections};
+use efficiency::Efficiency;
 use shared::SharedMeters;
 use survey::{Machine, Surveyed};
 
 mod clipping;
 pub mod corrected;
 pub mod counter;
+mod domains;
 mod efficiency;
 pub mod integral;
 pub mod perf;
-mod platform;
 mod plausible;
 pub mod powercap;
 mod refresh;
@@ -98,6 +101,11 @@ pub trait MeterKind {
         Vec::new()
     }
 
+    /// Returns the efficiency of a supply between the meter and the load, of which [`corrected`] makes its readings.
+    fn efficiency(&self) -> Option<Efficiency> {
+        None
+    }
+
     /// Returns the names of the meters that this one reads.
     fn parts(&self) -> &[String] {
         &[]
@@ -132,13 +140,24 @@ pub struct Surroundings {
     pub node: Option<NodeConnection>,
     /// The meters that others read, too.
     pub shared: SharedMeters,
+    /// What the configuration says of the accuracy of each meter, by its name.
+    pub corrections: BTreeMap<String, Corrections>,
 }
 
 impl Surroundings {
     /// Returns what meters are built with that are not read: to know what they are.
     pub fn without_node(sysfs: &Path, period: Duration) -> Self {
-        let (children, shared) = (Children::default(), SharedMeters::default());
-        Self { sysfs: sysfs.to_owned(), period, children, node: None, shared }
+        let (children, shared, corrections) = (Children::default(), SharedMeters::default(), BTreeMap::new());
+        Self { sysfs: sysfs.to_owned(), period, children, node: None, shared, corrections }
+    }
+
+    pub(crate) fn corrections_of(&self, meter: &str) -> Corrections {
+        self.corrections.get(meter).cloned().unwrap_or_default()
+    }
+
+    /// Returns the meter called `name`, with its corrections, without reading it.
+    pub fn build(&self, name: &str, meter: &MeterConfig) -> Box<dyn Meter> {
+        Corrected::of(meter.kind().build(name, self), self.corrections_of(name))
     }
 }
 
@@ -197,6 +216,10 @@ pub struct MeterInfo {
     pub estimated: bool,
     /// The zones, or the chip and its files, and what was learned of how often they are refreshed, one item a line.
     pub detail: Vec<String>,
+    /// What else its joules depend on: shunt, comparison, efficiency, the parts of a sum. Joules of two meters that differ in
+    /// it cannot be compared.
+    #[serde(skip)]
+    pub basis: Vec<String>,
 }
 
 choice! {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::counter::{Counter, Lost};
-use super::platform::PlatformCheck;
+use super::domains::{PlatformCheck, judge_memory};
 use super::total::{NoReading, RefreshLine, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint, sysfs};
 use crate::sys::perf::EventCounter;
@@ -68,7 +68,7 @@ impl Perf {
     pub fn new(name: &str, root: &Path) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
-            info: MeterInfo { name, kind: "rapl", scope: Scope::Package, estimated: false, detail },
+            info: MeterInfo { name, kind: "rapl", scope: Scope::Package, estimated: false, detail, basis: Vec::new() },
             root: root.to_owned(),
             source: root.join("bus/event_source/devices/power"),
             events: Vec::new(),
@@ -95,6 +95,7 @@ impl Perf {
         }
         let now = midpoint(before, clock());
         self.compare_platform(now)?;
+        self.judge_memory()?;
         let counters = self.events.iter_mut().map(|event| (&mut event.counter, event.raw_uj));
         let reading = self.total.read(now, self.info.scope, counters);
         let lines = self.events.len() + usize::from(!self.has_memory());
@@ -114,6 +115,15 @@ impl Perf {
         let (period, _) = psys.counter.learned();
         let compared = self.platform.compare(now, psys.raw_uj, packages_uj, period);
         compared.map_err(|too_little| self.leave_out(PSYS, &too_little.to_string()))
+    }
+
+    /// Gives up the events of memory if one takes more than memory can.
+    fn judge_memory(&mut self) -> Result<(), MeterError> {
+        let judged = self.events.iter().filter(|event| event.name == MEMORY).try_for_each(|memory| {
+            let package = self.events.iter().find(|event| event.name == PACKAGE && event.cpu == memory.cpu);
+            judge_memory(&memory.counter, package.map(|package| &package.counter))
+        });
+        judged.map_err(|too_much| self.leave_out(MEMORY, &too_much.to_string()))
     }
 
     fn no_reading(&mut self, reason: NoReading) -> MeterError {
@@ -239,8 +249,8 @@ fn absent(source: &Path, reason: &str) -> MeterError {
 }
 
 fn failed(path: PathBuf, error: io::Error) -> MeterError {
-    let fix = "counting for the whole machine needs CAP_PERFMON: add AmbientCapabilities=CAP_PERFMON to the \
-               daemon's unit, or run sudo setcap cap_perfmon=ep on the binary, or, for all users, sysctl \
+    let fix = "counting for the whole machine needs CAP_PERFMON: for the service, add the drop-in examples/perf.conf \
+               (docs/energy.md); otherwise run sudo setcap cap_perfmon=ep on the binary, or, for all users, sysctl \
                kernel.perf_event_paranoid=0";
     match error.kind() {
         io::ErrorKind::PermissionDenied => MeterError::Denied { path, fix: fix.to_owned() },
@@ -415,6 +425,23 @@ mod tests {
             error.contains("energy-psys is left out from now on: it counted 10.0 J in 2.0 s, less than the 17.0 J")
         );
         assert_eq!(read(&mut meter, &fake, 2100).unwrap().scope, Scope::Package);
+    }
+
+    /// A processor whose memory the kernel reads in the wrong unit (PAPI 635).
+    #[test]
+    fn memory_that_takes_more_than_its_package_is_left_out() {
+        let (tree, fake) = (tree(&[PKG, RAM], "0"), Fake::default());
+        let mut meter = Perf::new("package", tree.root());
+        let error = (0..200u32).find_map(|tenth| {
+            let seconds = f64::from(tenth) / 10.0;
+            fake.joules(0, 20.0 * seconds);
+            fake.joules(2, 200.0 * seconds);
+            read(&mut meter, &fake, u64::from(tenth) * 100).err().map(|error| error.to_string())
+        });
+        let error = error.unwrap();
+        assert!(error.contains("energy-ram is left out from now on: it shows 200 W, more than its package"), "{error}");
+        read(&mut meter, &fake, 20_000).unwrap();
+        assert_eq!(meter.info().detail.len(), 2, "{:?}", meter.info());
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Pmic {
     pub fn new(name: &str, path: &Path, period: Duration) -> Self {
         let (name, detail) = (name.to_owned(), Vec::new());
         Self {
-            info: MeterInfo { name, kind: "pmic", scope: Scope::Board, estimated: true, detail },
+            info: MeterInfo { name, kind: "pmic", scope: Scope::Board, estimated: true, detail, basis: Vec::new() },
             path: path.to_owned(),
             firmware: None,
             power: Integral::new(period),

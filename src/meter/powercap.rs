@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::counter::{Counter, Lost};
-use super::platform::PlatformCheck;
+use super::domains::{PlatformCheck, judge_memory};
 use super::sysfs::{self, Attribute};
 use super::total::{NoReading, RefreshLine, Total};
 use super::{Meter, MeterError, MeterInfo, Reading, Scope, midpoint};
@@ -19,12 +19,6 @@ use crate::units::MonoTime;
 const DOES_NOT_COUNT: &str = "does not count";
 const TOO_LITTLE: &str = "counts less than the packages in it";
 const TOO_MUCH: &str = "counts more than memory takes";
-
-/// A memory zone that shows more power than this, and than its package, is wrong: twelve modules under full load take about 100 W,
-/// and load them only with a busy processor. Some processors count memory in another unit than the kernel assumes. It is judged
-/// after this time.
-const MEMORY_WATTS: f64 = 120.0;
-const MEMORY_OVER: Duration = Duration::from_secs(10);
 
 /// Energy of the processor packages and their memory, or of the whole platform if the processor counts that.
 #[derive(Debug)]
@@ -81,6 +75,7 @@ impl Powercap {
             scope: Scope::Package,
             estimated: false,
             detail: Vec::new(),
+            basis: Vec::new(),
         };
         Self {
             info,
@@ -143,19 +138,15 @@ impl Powercap {
         compared.map_err(|too_little| self.leave_out(0, TOO_LITTLE, &too_little.to_string()))
     }
 
-    /// Gives up a memory zone that takes more than memory can: more than its package, and a lot.
+    /// Gives up a memory zone that takes more than memory can.
     fn judge_memory(&mut self) -> Result<(), MeterError> {
-        let too_much = |memory: &Zone| {
-            let package = self.zones.iter().find(|package| package.found.id == parent(&memory.found.id));
-            let most = package.map_or(0.0, |package| package.counter.mean_watts()).max(MEMORY_WATTS);
-            memory.found.role == Role::Dram
-                && memory.counter.refresh().learned_for() >= MEMORY_OVER
-                && memory.counter.mean_watts() > most
-        };
-        let Some(index) = self.zones.iter().position(too_much) else { return Ok(()) };
-        let watts = self.zones.get(index).map_or(0.0, |zone| zone.counter.mean_watts());
-        let why = format!("it shows {watts:.0} W, more than its package, which memory does not take");
-        Err(self.leave_out(index, TOO_MUCH, &why))
+        let judged = self.zones.iter().enumerate().filter(|(_, zone)| zone.found.role == Role::Dram).try_for_each(
+            |(index, memory)| {
+                let package = self.zones.iter().find(|package| package.found.id == parent(&memory.found.id));
+                judge_memory(&memory.counter, package.map(|package| &package.counter)).map_err(|error| (index, error))
+            },
+        );
+        judged.map_err(|(index, too_much)| self.leave_out(index, TOO_MUCH, &too_much.to_string()))
     }
 
     fn no_reading(&mut self, reason: NoReading) -> MeterError {

@@ -184,7 +184,14 @@ struct Row {
 impl Replay {
     /// Creates a meter that plays the CSV file `path`, which the first read loads; `scope` is what was measured.
     pub fn new(name: &str, path: &Path, columns: Columns, scope: Scope) -> Self {
-        let info = MeterInfo { name: name.to_owned(), kind: "replay", scope, estimated: false, detail: Vec::new() };
+        let info = MeterInfo {
+            name: name.to_owned(),
+            kind: "replay",
+            scope,
+            estimated: false,
+            detail: Vec::new(),
+            basis: Vec::new(),
+        };
         Self { info, path: path.to_owned(), columns, playing: None }
     }
 

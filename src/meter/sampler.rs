@@ -1,7 +1,8 @@
 //! The meter thread: reads every meter at a steady pace.
 //!
 //! Owns deadlines, retries and the log lines of a failing meter; leaves the readings to its caller. An absent or failing
-//! meter is retried with growing pauses, and only changes of its state are logged.
+//! meter is retried with growing pauses, and only changes of its state are logged. What comes and goes is logged at growing
+//! intervals.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Meter, MeterError, MeterInfo, Reading};
+use crate::source::log_limit::LogLimit;
 use crate::stop::{Stop, Waited};
 use crate::units::{MonoTime, duration_ns};
 
@@ -19,6 +21,11 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// The shortest period, which also keeps a period of zero from spinning.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
 
+/// The shortest and the longest pause between two log lines about a meter that fails again and again.
+const LOG_PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+/// After so many pauses without a line, the next change is logged at once.
+const CALM_PAUSES: u32 = 4;
+
 /// A shorter suspend may only be the delay between reading two clocks.
 const SUSPEND_MIN: Duration = Duration::from_millis(100);
 
@@ -26,7 +33,7 @@ const SUSPEND_MIN: Duration = Duration::from_millis(100);
 ///
 /// `on_reading` gets the meter's index, and what the meter says of itself now. A meter that is still learning how it behaves is
 /// read at the pace that it asks for. The energy of a meter across a suspend is unknown and reported as
-/// [`MeterError::Rebaselined`]. Runs on the calling thread.
+/// [`MeterError::Rebaselined`]; readings whose value may be from before the suspend are none. Runs on the calling thread.
 ///
 /// # Errors
 /// The kernel refuses to sleep.
@@ -37,7 +44,8 @@ pub fn run(
     mut on_reading: impl FnMut(usize, &MeterInfo, Result<Reading, MeterError>),
 ) -> io::Result<()> {
     let period = period.max(PERIOD_MIN);
-    let mut states: Vec<State> = meters.iter().map(|_| State { failing: None, suspended: suspended() }).collect();
+    let new = || State { suspended: suspended(), ..State::default() };
+    let mut states: Vec<State> = std::iter::repeat_with(new).take(meters.len()).collect();
     let mut deadline = MonoTime::now();
     let mut jitter = Jitter(deadline.0);
     let mut last = false;
@@ -76,6 +84,9 @@ struct State {
     failing: Option<Failure>,
     /// How long the machine had been suspended since boot when the meter was last read.
     suspended: Duration,
+    /// When a suspend was noticed, until there is a value that is certainly newer.
+    resumed: Option<MonoTime>,
+    log: ChangeLog,
 }
 
 #[derive(Debug)]
@@ -103,10 +114,17 @@ impl State {
         if !self.is_due(MonoTime::now()) {
             return;
         }
-        let before = std::mem::replace(&mut self.suspended, suspended());
-        let asleep = self.suspended.saturating_sub(before);
-        let result = meter.read().and_then(|reading| awake(reading, asleep));
-        log_change(meter, self.note(MonoTime::now(), period, &result), &result);
+        let result = meter.read();
+        // A suspend during the reading is noticed, too.
+        let result = self.awake(MonoTime::now(), suspended(), result);
+        let now = MonoTime::now();
+        let change = self.note(now, period, &result);
+        let failure = self.failing.as_ref().map(|failure| failure.kind);
+        if !matches!(result, Err(MeterError::NotYet { .. }))
+            && let Some(changes) = self.log.due(now, change, failure)
+        {
+            log_change(meter, changes, &result);
+        }
         on_reading(meter.info(), result);
     }
 
@@ -117,6 +135,32 @@ impl State {
 
     fn is_due(&self, now: MonoTime) -> bool {
         self.failing.as_ref().is_none_or(|failure| now >= failure.retry_at)
+    }
+
+    /// Returns the result of a reading that ended at `now`, with the machine `suspended` for that long since boot. The first
+    /// one after a suspend is an error. After that, it is an error as long as the value may be from before the suspend: a slow
+    /// counter or sensor still shows it, and its next value has the energy of the suspend.
+    fn awake(
+        &mut self,
+        now: MonoTime,
+        suspended: Duration,
+        result: Result<Reading, MeterError>,
+    ) -> Result<Reading, MeterError> {
+        let asleep = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
+        let is_resumed = asleep >= SUSPEND_MIN;
+        if is_resumed {
+            self.resumed = Some(now);
+        }
+        let reading = result?;
+        if is_resumed {
+            let reason = format!("the machine was suspended for {:.1} s", asleep.as_secs_f64());
+            return Err(MeterError::Rebaselined { reason });
+        }
+        if self.resumed.is_some_and(|resumed| reading.time < resumed + reading.accuracy.resolution.look_back()) {
+            return Err(MeterError::NotYet { reason: "the meter's value may be from before the suspend" });
+        }
+        self.resumed = None;
+        Ok(reading)
     }
 
     fn note(&mut self, now: MonoTime, period: Duration, result: &Result<Reading, MeterError>) -> Change {
@@ -145,22 +189,50 @@ impl State {
     }
 }
 
-fn log_change(meter: &dyn Meter, change: Change, result: &Result<Reading, MeterError>) {
-    let info = meter.info();
-    match (change, result) {
-        (Change::Failed, Err(error @ MeterError::Rebaselined { .. })) => tracing::info!(meter = info.name, "{error}"),
-        (Change::Failed, Err(error)) => tracing::warn!(meter = info.name, kind = info.kind, "no reading: {error}"),
-        (Change::Recovered, _) => tracing::info!(meter = info.name, kind = info.kind, "readings are back"),
-        _ => {}
+/// What the log says of a meter. What comes and goes is logged at growing intervals, with the number of changes.
+#[derive(Debug, Default)]
+struct ChangeLog {
+    limit: LogLimit,
+    /// Between the last line and the next one.
+    pause: Duration,
+    /// The failure that the last line is about; `None`: that line says that readings are back, or there is none.
+    logged: Option<Discriminant<MeterError>>,
+    /// Changes since the last line.
+    changes: u32,
+}
+
+impl ChangeLog {
+    /// Notes a change, and returns the number of changes since the last line if it is time for a line about `failure`.
+    fn due(&mut self, now: MonoTime, change: Change, failure: Option<Discriminant<MeterError>>) -> Option<u32> {
+        self.changes = self.changes.saturating_add(u32::from(change != Change::None));
+        if self.logged == failure {
+            return None;
+        }
+        let is_calm = self.limit.allows_each((self.pause * CALM_PAUSES).max(LOG_PAUSE.0), now);
+        if !is_calm && !self.limit.allows_each(self.pause, now) {
+            return None;
+        }
+        self.pause = if is_calm { Duration::ZERO } else { (self.pause * 2).clamp(LOG_PAUSE.0, LOG_PAUSE.1) };
+        self.logged = failure;
+        Some(std::mem::take(&mut self.changes))
     }
 }
 
-/// Returns the reading, or an error if the machine was suspended since the last one.
-fn awake(reading: Reading, asleep: Duration) -> Result<Reading, MeterError> {
-    if asleep < SUSPEND_MIN {
-        return Ok(reading);
+/// Logs the result of a meter whose state has changed `changes` times since the last line about it.
+fn log_change(meter: &dyn Meter, changes: u32, result: &Result<Reading, MeterError>) {
+    let (info, warning) =
+        (meter.info(), matches!(result, Err(error) if !matches!(error, MeterError::Rebaselined { .. })));
+    let says = match result {
+        Err(error @ MeterError::Rebaselined { .. }) => error.to_string(),
+        Err(error) => format!("no reading: {error}"),
+        Ok(_) => "readings are back".to_owned(),
+    };
+    let again = if changes > 1 { format!("; {changes} changes since the last line about it") } else { String::new() };
+    if warning {
+        tracing::warn!(meter = info.name, kind = info.kind, "{says}{again}");
+    } else {
+        tracing::info!(meter = info.name, kind = info.kind, "{says}{again}");
     }
-    Err(MeterError::Rebaselined { reason: format!("the machine was suspended for {:.1} s", asleep.as_secs_f64()) })
 }
 
 /// Returns the time spent suspended since boot, which only `CLOCK_BOOTTIME` counts.
@@ -199,10 +271,12 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::meter::counter::Counter;
     use crate::meter::estimate::Estimate;
     use crate::meter::powercap::Powercap;
+    use crate::meter::total::Total;
     use crate::meter::tree::Tree;
-    use crate::meter::{Accuracy, Resolution, Scale};
+    use crate::meter::{Accuracy, Resolution, Scale, Scope};
     use crate::sys::cpu::Children;
     use crate::units::{Joules, Watts};
 
@@ -213,7 +287,7 @@ mod tests {
     }
 
     fn reading() -> Reading {
-        let scope = crate::meter::Scope::Board;
+        let scope = Scope::Board;
         let accuracy = Accuracy { resolution: Resolution::Model { idle: None }, scale: Scale::UNKNOWN };
         Reading { time: ms(0), joules: Joules(0.0), power: None, volts: None, amperes: None, scope, accuracy }
     }
@@ -287,10 +361,64 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_comes_and_goes_is_logged_ever_more_rarely_with_the_number_of_changes() {
+        let mut log = ChangeLog::default();
+        let kind = failed().as_ref().err().map(discriminant);
+        let change = |failure| if failure == kind { Change::Failed } else { Change::Recovered };
+        let mut lines: Vec<(u64, u32)> = Vec::new();
+        // It fails and comes back, each for 2.5 s.
+        for tick in 0..400u64 {
+            let failure = kind.filter(|_| tick % 2 == 0);
+            lines.extend(
+                log.due(ms(tick * 2500), change(failure), failure).map(|changes| (tick * 2500 / 1000, changes)),
+            );
+        }
+        assert_eq!(lines[..5], [(0, 1), (2, 1), (15, 5), (37, 9), (80, 17)]);
+        assert_eq!(lines.len(), 8, "{lines:?}");
+        // The last line is about the state that stays.
+        let mut stays = (400..700u64).filter_map(|tick| log.due(ms(tick * 2500), Change::None, kind));
+        assert_eq!((stays.next().is_some(), stays.next()), (log.logged == kind, None));
+        assert_eq!(log.due(ms(100_000_000), Change::Recovered, None), Some(1), "after a long calm at once");
+    }
+
+    /// A counter of 1 W that is refreshed each second and read each 100 ms; the machine sleeps for an hour.
+    #[test]
+    fn the_energy_of_a_suspend_gets_into_no_reading_however_slow_the_counter_is() {
+        for noticed_ms in (10_000..11_000).step_by(100) {
+            let (mut state, mut counter, mut total) = (State::default(), Counter::hwmon(), Total::default());
+            let (mut before, mut joules): (Option<Reading>, f64) = (None, 0.0);
+            for now in (0..20_000u64).step_by(100) {
+                let is_resumed = now >= noticed_ms;
+                // Its refreshes go on while the processor sleeps, at another time of each second.
+                let refreshed_s = if is_resumed { (now + 437) / 1000 + 3600 } else { now / 1000 };
+                // The driver repeats its old value until its next refresh.
+                let is_old = is_resumed && now < noticed_ms + 700;
+                let uj = if is_old { noticed_ms / 1000 } else { refreshed_s } * 1_000_000;
+                let read = total.read(ms(now), Scope::Board, std::iter::once((&mut counter, uj)));
+                let read = read.map_err(|reason| reason.error(|_| String::new()));
+                let asleep = if is_resumed { Duration::from_secs(3600) } else { Duration::ZERO };
+                let read = state.awake(ms(now), asleep, read);
+                if now == noticed_ms {
+                    assert!(read.as_ref().unwrap_err().to_string().contains("suspended for 3600.0 s"), "{read:?}");
+                }
+                let reading = read.ok();
+                joules += before.zip(reading).map_or(0.0, |(before, reading)| (reading.joules - before.joules).0);
+                before = reading;
+            }
+            assert!((12.0..17.0).contains(&joules), "{joules} J, noticed at {noticed_ms} ms");
+        }
+    }
+
+    #[test]
     fn a_suspend_loses_the_energy_across_it() {
-        assert_eq!(awake(reading(), Duration::from_millis(1)).unwrap(), reading());
-        let error = awake(reading(), Duration::from_secs(90)).unwrap_err();
+        let mut state = State::default();
+        let at = |now| Ok(Reading { time: now, ..reading() });
+        assert!(state.awake(ms(100), Duration::from_millis(1), at(ms(100))).is_ok());
+        let asleep = Duration::from_secs(90);
+        let error = state.awake(ms(200), asleep, at(ms(199))).unwrap_err();
         assert!(error.to_string().contains("suspended for 90.0 s"), "{error}");
+        assert!(matches!(state.awake(ms(300), asleep, at(ms(199))), Err(MeterError::NotYet { .. })), "an old reading");
+        assert!(state.awake(ms(400), asleep, at(ms(400))).is_ok());
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::corrected::{Corrected, Corrections};
 use super::{Meter, MeterConfig, MeterError, MeterInfo, Reading, Surroundings};
 use crate::units::MonoTime;
 
@@ -17,23 +16,13 @@ use crate::units::MonoTime;
 #[derive(Debug, Clone, Default)]
 pub struct SharedMeters {
     meters: Arc<Mutex<BTreeMap<String, Arc<Mutex<Cell>>>>>,
-    /// What the configuration says of the accuracy of each meter.
-    corrections: BTreeMap<String, Corrections>,
 }
 
 impl SharedMeters {
-    pub fn new(corrections: BTreeMap<String, Corrections>) -> Self {
-        Self { meters: Arc::default(), corrections }
-    }
-
     /// Returns a reader of the meter called `name`, which is built if no other reader has done so.
     pub(crate) fn reader(&self, name: &str, kind: &MeterConfig, surroundings: &Surroundings) -> SharedMeter {
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        let corrections = self.corrections.get(name).cloned().unwrap_or_default();
-        let build = || {
-            let meter = Corrected::of(kind.kind().build(name, surroundings), corrections);
-            Arc::new(Mutex::new(Cell::new(meter)))
-        };
+        let build = || Arc::new(Mutex::new(Cell::new(surroundings.build(name, kind))));
         let cell = meters.entry(name.to_owned()).or_insert_with(build).clone();
         let info = lock(&cell).meter.info().clone();
         SharedMeter { cell, info, seen: 0, period: surroundings.period }
@@ -175,7 +164,7 @@ mod tests {
 
     fn readers() -> [SharedMeter; 2] {
         let (name, kind, scope) = ("x".to_owned(), "hwmon", Scope::Device);
-        let info = MeterInfo { name, kind, scope, estimated: false, detail: Vec::new() };
+        let info = MeterInfo { name, kind, scope, estimated: false, detail: Vec::new(), basis: Vec::new() };
         let cell = Arc::new(Mutex::new(Cell::new(Box::new(Counting { info: info.clone(), reads: 0 }))));
         [0, 1].map(|_| SharedMeter { cell: cell.clone(), info: info.clone(), seen: 0, period: PERIOD })
     }

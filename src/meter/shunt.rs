@@ -18,6 +18,11 @@ pub(crate) fn scale(shunt_tolerance: f64) -> Scale {
     Scale { gain_error: Some(GAIN_ERROR + shunt_tolerance), offset_w: 0.0 }
 }
 
+/// Returns the shunt as a part of `MeterInfo::basis`.
+pub(crate) fn basis(shunt_ohms: f64) -> Vec<String> {
+    vec![format!("shunt {shunt_ohms} Ohm")]
+}
+
 /// What flows to the load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Flow {

@@ -58,6 +58,25 @@ pub struct Normalization {
     pub std: Vec<f32>,
 }
 
+impl Normalization {
+    /// Whether it changes nothing.
+    pub fn is_identity(&self) -> bool {
+        self.mean.iter().all(|mean| *mean == 0.0) && self.std.iter().all(|std| *std == 1.0)
+    }
+
+    /// Whether it can be done. The file is untrusted: a division by 0 would make every input infinite.
+    pub fn is_usable(&self) -> bool {
+        let Self { mean, std } = self;
+        let is_filled = !mean.is_empty() && !std.is_empty();
+        is_filled && mean.iter().all(|mean| mean.is_finite()) && std.iter().all(|std| std.is_normal())
+    }
+
+    /// Whether it has one value for all channels, or one a channel.
+    pub fn fits(&self, channels: usize) -> bool {
+        [&self.mean, &self.std].into_iter().all(|values| values.len() == 1 || values.len() == channels)
+    }
+}
+
 impl Metadata {
     /// Reads the metadata in `buffer` and the archive at the end of the model `bytes`.
     pub(crate) fn read(buffer: Option<&[u8]>, bytes: &[u8]) -> Self {

@@ -22,6 +22,62 @@ pub struct NodeConnection {
     pub retry: (Duration, Duration),
 }
 
+/// Declares a table with the keys of a topic's broker, which may be another than the node's, between keys of its own.
+macro_rules! table_with_broker {
+    (
+        $(#[doc = $text:literal])+
+        $vis:vis struct $name:ident { $($before:tt)* }
+        and { $($after:tt)* }
+    ) => {
+        $crate::schema::table! {
+            $(#[doc = $text])+
+            $vis struct $name {
+                $($before)*
+                /// The address of another broker: `mqtt://HOST[:PORT]`, `mqtts://`, `ws://HOST/PATH` or `wss://`.
+                pub broker: Option<String>, otherwise("that of [mqtt], with its login and certificates"),
+                    example("\"mqtt://192.168.1.10\"");
+                /// The version of MQTT that the other broker speaks.
+                pub version: Option<$crate::mqtt::Version>, otherwise("that of [mqtt]; \"5\" for another broker"),
+                    example("\"3.1.1\"");
+                /// The user name for the login to the other broker.
+                pub user: Option<String>, otherwise("no login"), example("\"edge\"");
+                /// The file with the password for the other broker, one line. Other users must not be able to read it.
+                pub password_file: Option<std::path::PathBuf>, otherwise("none"),
+                    example("\"/etc/edgewatt/sensors-password\"");
+                /// Whether the password may go to another machine without TLS.
+                pub allow_plaintext_password: bool = false;
+                /// The only certificates to trust for the other broker.
+                pub ca_file: Option<std::path::PathBuf>, otherwise("the system's authorities"),
+                    example("\"/etc/edgewatt/sensors-ca.pem\"");
+                $($after)*
+            }
+        }
+
+        impl $name {
+            /// Returns what the keys say of another broker.
+            pub(crate) fn broker_keys(&self) -> $crate::mqtt::subscription::BrokerKeys<'_> {
+                $crate::mqtt::subscription::BrokerKeys {
+                    broker: self.broker.as_deref(),
+                    version: self.version,
+                    user: self.user.as_ref(),
+                    password_file: self.password_file.as_ref(),
+                    allow_plaintext_password: self.allow_plaintext_password,
+                    ca_file: self.ca_file.as_ref(),
+                }
+            }
+
+            /// Makes the paths of its files relative to the configuration's folder.
+            pub(crate) fn resolve_files(&mut self, checker: &$crate::schema::Checker) {
+                for file in [&mut self.password_file, &mut self.ca_file].into_iter().flatten() {
+                    *file = checker.path(file);
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use table_with_broker;
+
 /// A broker that is not the node's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OtherBroker {

@@ -211,7 +211,8 @@ pub fn propose(facts: &Facts<'_>) -> Result<Proposal, String> {
         _ => inputs::fit(input, facts)?,
     };
     let Fitting { stream, samples, hop, frontend, mut features, decision, mut parts } = fitting;
-    let metadata = normalization(summary, input);
+    let (metadata, misfit) = normalization(summary, input, &stream, frontend.is_empty());
+    notes.extend(misfit);
     if let Some(values) = &metadata {
         // The program does it itself, and a second scale would be one too many.
         features.retain(|feature| !feature.starts_with("{ scale"));
@@ -272,13 +273,33 @@ fn fed<'a>(summary: &'a ModelSummary, states: &[(String, String)]) -> Result<&'a
     }
 }
 
-/// Returns the normalisation that the model's metadata asks for, in words.
-fn normalization(summary: &ModelSummary, input: &TensorSummary) -> Option<String> {
-    let index = summary.main.inputs.iter().position(|other| other.index == input.index)?;
-    let wanted = summary.model_metadata.inputs.get(index)?.normalization.as_ref()?;
+/// Returns the normalisation that the model's metadata asks for, in words; or why it is not done.
+fn normalization(
+    summary: &ModelSummary,
+    input: &TensorSummary,
+    stream: &Stream,
+    is_raw: bool,
+) -> (Option<String>, Option<String>) {
+    let index = summary.main.inputs.iter().position(|other| other.index == input.index);
+    let metadata = index.and_then(|index| summary.model_metadata.inputs.get(index));
+    let wanted = metadata.and_then(|metadata| metadata.normalization.as_ref()).filter(|wanted| !wanted.is_identity());
+    let Some(wanted) = wanted else { return (None, None) };
     let few = |values: &[f32]| values.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let is_something = wanted.mean.iter().any(|mean| *mean != 0.0) || wanted.std.iter().any(|std| *std != 1.0);
-    is_something.then(|| format!("(x - mean) / std with mean {}, std {}", few(&wanted.mean), few(&wanted.std)))
+    let words = format!("(x - mean) / std with mean {}, std {}", few(&wanted.mean), few(&wanted.std));
+    let channels = match stream {
+        Stream::Numbers { channels, .. } if is_raw => channels.len(),
+        Stream::Pictures { channels, .. } => *channels,
+        _ => input.shape.last().and_then(|values| usize::try_from(*values).ok()).unwrap_or(1),
+    };
+    if wanted.is_usable() && wanted.fits(channels) {
+        return (Some(words), None);
+    }
+    let misfit = format!(
+        "the model's metadata asks for {words}, which cannot be done with {}: it must have one value a channel or one for \
+         all, and no std of 0",
+        counted(channels, "channel")
+    );
+    (None, Some(misfit))
 }
 
 /// Returns what is said of a window that goes to the model as it is.

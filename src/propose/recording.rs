@@ -2,6 +2,9 @@
 
 /// The most lines that are looked at.
 pub const LINES: usize = 200;
+/// What separates columns, the one that is seldom in a name first.
+const DELIMITERS: [&str; 3] = [";", "\t", COMMA];
+const COMMA: &str = ",";
 /// The units of a time column, by the end of its name; seconds otherwise.
 const UNITS: [(&str, &str, f64); 3] = [("_ms", "ms", 1e-3), ("_us", "us", 1e-6), ("_ns", "ns", 1e-9)];
 
@@ -14,9 +17,13 @@ pub struct Columns {
     pub time_unit: Option<&'static str>,
     pub truth: Option<String>,
     pub rate_hz: Option<f64>,
+    /// What separates the columns, unless it is a comma.
+    pub delimiter: Option<&'static str>,
+    /// Whether numbers have a decimal comma.
+    pub has_decimal_comma: bool,
 }
 
-/// Reads the header and the lines after it, separated by commas. `None`: they are of another form, or do not have `wanted`
+/// Reads the header and the lines after it. `None`: they are of another form, or do not have `wanted`
 /// channels. `named` are the columns that the user wants as channels.
 ///
 /// # Errors
@@ -35,15 +42,20 @@ pub fn columns(text: &str, wanted: usize, named: Option<&[String]>) -> Result<Op
 
 fn all_columns(text: &str) -> Option<Columns> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    let names: Vec<&str> = lines.next()?.split(',').map(str::trim).collect();
+    let header = lines.next()?;
+    let delimiter = DELIMITERS.into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(COMMA);
+    let names: Vec<&str> = header.split(delimiter).map(str::trim).collect();
     let rows: Vec<Vec<&str>> = lines
         .take(LINES)
-        .map(|line| line.split(',').map(str::trim).collect::<Vec<_>>())
+        .map(|line| line.split(delimiter).map(str::trim).collect::<Vec<_>>())
         .filter(|row| row.len() == names.len())
         .collect();
     let first = rows.first()?;
-    let is_number = |column: usize| first[column].parse::<f64>().is_ok();
-    if names.iter().any(|name| name.parse::<f64>().is_ok() || name.is_empty()) {
+    let has_decimal_comma =
+        delimiter != COMMA && rows.iter().flatten().any(|value| value.contains(',') && with_point(value).is_some());
+    let parsed = |value: &str| if has_decimal_comma { with_point(value) } else { value.parse::<f64>().ok() };
+    let is_number = |column: usize| parsed(first[column]).is_some();
+    if names.iter().any(|name| parsed(name).is_some() || name.is_empty()) {
         return None;
     }
     let is_time = |column: &usize| {
@@ -57,14 +69,21 @@ fn all_columns(text: &str) -> Option<Columns> {
         .map(|column| names[column].to_owned())
         .collect();
     let unit = time.and_then(|column| UNITS.iter().find(|(end, ..)| names[column].ends_with(end)));
-    let rate = |column: usize| rate(rows.iter().filter_map(|row| row[column].parse().ok()), unit.map_or(1.0, |u| u.2));
+    let rate = |column: usize| rate(rows.iter().filter_map(|row| parsed(row[column])), unit.map_or(1.0, |u| u.2));
     Some(Columns {
         channels,
         time: time.map(|column| names[column].to_owned()),
         time_unit: unit.map(|(_, unit, _)| *unit),
         truth: if let [truth] = texts.as_slice() { Some(names[*truth].to_owned()) } else { None },
         rate_hz: time.and_then(rate),
+        delimiter: (delimiter != COMMA).then_some(delimiter),
+        has_decimal_comma,
     })
+}
+
+/// Reads a number with a decimal comma.
+fn with_point(value: &str) -> Option<f64> {
+    value.replace(',', ".").parse().ok()
 }
 
 /// Returns the rate of samples with these times, to four digits.
@@ -90,6 +109,8 @@ mod tests {
             time_unit: Some("ms"),
             truth: Some("exercise".into()),
             rate_hz: Some(50.0),
+            delimiter: None,
+            has_decimal_comma: false,
         };
         let columns = |text, wanted| columns(text, wanted, None).unwrap();
         assert_eq!(columns(text, 2), Some(expected));
@@ -99,6 +120,11 @@ mod tests {
         assert_eq!(columns(text, 3), None, "another number of channels");
         assert_eq!(columns("1,2\n3,4\n", 2), None, "no header");
         assert_eq!(columns("a,b\n", 2), None, "no line to tell by");
+        let european = columns("t;ax;ay\n0,00;1,5;-2\n0,02;1;3,25\n", 2).unwrap();
+        assert_eq!((european.delimiter, european.has_decimal_comma), (Some(";"), true));
+        assert_eq!((european.channels, european.rate_hz), (vec!["ax".to_owned(), "ay".to_owned()], Some(50.0)));
+        let tabs = columns("a\tb\n1.5\t2\n", 2).unwrap();
+        assert_eq!((tabs.delimiter, tabs.has_decimal_comma), (Some("\t"), false));
         let plain = columns("x\n1\n2\n", 1).unwrap();
         assert_eq!((plain.time, plain.truth, plain.rate_hz), (None, None, None));
     }

@@ -280,6 +280,8 @@ impl Writer<'_> {
         let mut text = |key: &str, value: Option<&str>| {
             self.lines.extend(value.map(|value| format!("records.{key} = {}", quoted(value))));
         };
+        text("delimiter", columns.and_then(|columns| columns.delimiter));
+        text("decimal", columns.filter(|columns| columns.has_decimal_comma).map(|_| ","));
         text("time", columns.and_then(|columns| columns.time.as_deref()));
         text("time_unit", columns.and_then(|columns| columns.time_unit));
         text("truth", columns.and_then(|columns| columns.truth.as_deref()));

@@ -279,8 +279,8 @@ fn pipeline<'a>(node: &Node<'_>, name: &'a str, decided: &[Entity]) -> Vec<Compo
         });
         all.push(shown("inferences_skipped", &if_at_work, skipped));
         let attributes = "{% set f = FIGURE %}{{ {'status': f.status | default(none), \
-             'from': f['from'] | default(none), 'meter': f.meter | default(none), \
-             'reason': f.reason | default(none)} | tojson }}";
+             'estimated': f.status | default(none) == 'estimated', 'from': f['from'] | default(none), \
+             'meter': f.meter | default(none), 'reason': f.reason | default(none)} | tojson }}";
         all.extend(by_meter("energy_saved", "(value_json.gate | default({}, true)).saved", "energy_j", attributes));
     }
     let delegate = json!({
@@ -325,7 +325,8 @@ fn meter<'a>(node: &Node<'_>, name: &'a str) -> [Component<'a>; 2] {
                 "val_tpl": value(&format!("value_json.{field}")), "dev_cla": thing, "stat_cla": state_class,
                 "unit_of_meas": unit, "sug_dsp_prc": 2, "json_attr_t": topic.as_ref(),
                 "json_attr_tpl": "{{ {'estimated': value_json.estimated | default(none), \
-                    'kind': value_json.kind | default(none), 'scope': value_json.scope | default(none)} | tojson }}",
+                    'reason': value_json.reason | default(none), 'kind': value_json.kind | default(none), \
+                    'scope': value_json.scope | default(none)} | tojson }}",
             }),
         )
     };
@@ -375,6 +376,33 @@ mod tests {
         for component in components.values() {
             assert_eq!(component["avty"][0]["t"], "edgewatt/porch.1/status", "{component}");
         }
+    }
+
+    #[test]
+    fn every_energy_says_if_it_is_estimated_and_why_and_that_of_a_pipeline_has_its_status() {
+        let topics = NodeTopics::new("edgewatt", "porch.1");
+        let node = Node { gated: vec!["arm"], meters: vec!["board", "guess"], ..node(&topics, vec![("arm", class())]) };
+        let payload = payload(&node, &[]);
+        let mut seen = BTreeMap::new();
+        for (key, entity) in payload["cmps"].as_object().unwrap() {
+            if !matches!(entity["unit_of_meas"].as_str(), Some("J" | "W")) {
+                continue;
+            }
+            assert_eq!(entity["json_attr_t"], entity["stat_t"], "{key}");
+            let attributes = entity["json_attr_tpl"].as_str().unwrap();
+            let is_of_pipeline = entity["stat_t"] == "edgewatt/porch.1/p/arm/metrics";
+            let wanted: &[&str] =
+                if is_of_pipeline { &["status", "estimated", "reason"] } else { &["estimated", "reason"] };
+            for name in wanted {
+                assert!(attributes.contains(&format!("'{name}': ")), "{key} has no {name}: {attributes}");
+            }
+            *seen.entry(is_of_pipeline).or_insert(0) += 1;
+        }
+        assert_eq!(
+            seen,
+            BTreeMap::from([(true, 4), (false, 4)]),
+            "per inference and saved, by two meters; two of each meter"
+        );
     }
 
     #[test]

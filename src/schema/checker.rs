@@ -68,8 +68,9 @@ impl Checker {
             "node.id" => "leave node.id out, and the host's name is used; or write the name itself",
             _ => "write the name itself; a script that writes this file can fill it in",
         };
-        let message =
-            format!("`{found}` stands as it is: environment variables and placeholders are not expanded; {advice}");
+        let message = format!(
+            "`{found}` is taken as it is written: environment variables and placeholders are not expanded; {advice}"
+        );
         self.problem(key, message);
         true
     }

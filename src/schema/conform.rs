@@ -24,10 +24,19 @@ pub(crate) struct Misfit {
     pub message: String,
 }
 
+/// A key that there was in an older edgewatt.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    /// The path of the key; a `*` in it is a name that the user chose.
+    pub path: &'static str,
+    /// What to write instead.
+    pub advice: &'static str,
+}
+
 /// Returns all that does not fit into the tables below `doc`, in the order of the text. Numbers out of range are among it
 /// only if something else is, because they can be read.
-pub(crate) fn misfits(root: &Spanned<DeTable<'_>>, doc: &TableDoc) -> Vec<Misfit> {
-    let mut walk = Walk { root: doc, misfits: Vec::new(), out_of_range: Vec::new() };
+pub(crate) fn misfits(root: &Spanned<DeTable<'_>>, doc: &TableDoc, removed: &[Removed]) -> Vec<Misfit> {
+    let mut walk = Walk { root: doc, removed, misfits: Vec::new(), out_of_range: Vec::new() };
     walk.table(&Key::new(&[]), &root.span(), root.get_ref(), doc);
     let Walk { mut misfits, out_of_range, .. } = walk;
     if !misfits.is_empty() {
@@ -39,6 +48,7 @@ pub(crate) fn misfits(root: &Spanned<DeTable<'_>>, doc: &TableDoc) -> Vec<Misfit
 
 struct Walk<'d> {
     root: &'d TableDoc,
+    removed: &'d [Removed],
     misfits: Vec<Misfit>,
     out_of_range: Vec<Misfit>,
 }
@@ -83,13 +93,18 @@ impl Walk<'_> {
         let is_meant = |key: &str| unknown.iter().any(|name| nearest(name, &names) == Some(key));
         let is_missing = |doc: &&KeyDoc| doc.required && !table.contains_key(doc.key) && !is_meant(doc.key);
         for doc in doc.keys.iter().filter(is_missing) {
-            let message = format!("{}missing key `{}`; {}", prefix(key), doc.key, suggest::missing(key, doc));
+            let message = format!("{}: this key is missing; {}", key.child(doc.key), suggest::missing(key, doc));
             self.report(span.clone(), message);
         }
     }
 
     fn unknown_key(&mut self, key: &Key, name: &Spanned<std::borrow::Cow<'_, str>>, doc: &TableDoc, known: &[&str]) {
         let written = name.get_ref();
+        let at = key.child(written);
+        if let Some(Removed { advice, .. }) = self.removed.iter().find(|removed| at.is_at(removed.path)) {
+            self.report(name.span(), format!("{}`{written}` is no longer a key here; {advice}", prefix(key)));
+            return;
+        }
         let advice = if let Some(meant) = nearest(written, known) {
             format!("; did you mean `{meant}`?")
         } else if let Some(places) = self.places_of(written, doc) {

@@ -28,6 +28,12 @@ impl Key {
         Self(segments)
     }
 
+    /// Returns whether the key is at `path`, of which a `*` is any one part.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        let parts = path.split('.');
+        parts.clone().count() == self.0.len() && parts.zip(&self.0).all(|(part, name)| part == "*" || part == name)
+    }
+
     /// Returns the last part of the key; empty for the root.
     pub fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)

@@ -17,7 +17,7 @@ mod table;
 mod value;
 
 pub use checker::{Checker, Problem, milliseconds, seconds};
-pub(crate) use conform::{Misfit, misfits};
+pub(crate) use conform::{Misfit, Removed, misfits};
 pub use doc::{Children, FamilyDoc, Form, KeyDoc, KindDoc, TableDoc};
 pub use locate::{Key, Part, parts, show, span_of};
 pub use merge::{Offsets, merge, parse};

@@ -7,7 +7,7 @@ pub mod buffer;
 pub mod content;
 pub mod field;
 pub mod layout;
-mod log_limit;
+pub(crate) mod log_limit;
 pub mod pipe;
 pub mod polling;
 pub mod rate;

@@ -113,7 +113,7 @@ fn check_judges_every_kind_of_meter() {
     let guess = "estimate = { watts_per_core = 2.0, idle_watts = 2.5 }";
     let check = |meter: &str| Setup::demo(1).with(guess, meter).check();
     for (meter, parts) in [
-        ("ina219 = { bus = 1 }", &["missing key `shunt_ohms`"][..]),
+        ("ina219 = { bus = 1 }", &["shunt_ohms: this key is missing"][..]),
         (
             "ina219 = { bus = 1, shunt_ohms = 0.1, address = 0x39, averages = 3, max_amperes = 3.3, max_volts = 40.0 }",
             &[

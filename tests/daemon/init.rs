@@ -65,11 +65,7 @@ impl Folder {
     fn refused(&self) -> Vec<String> {
         let ended = self.edgewatt(&["check", "--json"]).wait().expect(78);
         let json: Value = serde_json::from_str(&ended.stdout).unwrap();
-        let key = |problem: &Value| {
-            let missing = problem["message"].as_str().unwrap().strip_prefix("missing key `");
-            let missing = missing.map_or(String::new(), |rest| format!(".{}", rest.split('`').next().unwrap()));
-            format!("{}{missing}", problem["key"].as_str().unwrap())
-        };
+        let key = |problem: &Value| problem["key"].as_str().unwrap().to_owned();
         json["problems"].as_array().unwrap().iter().map(key).collect()
     }
 
@@ -252,6 +248,18 @@ fn a_model_that_cannot_run_here_is_said_in_one_line_with_what_helps() {
 }
 
 #[test]
+fn wrong_arguments_are_said_as_json_too() {
+    let folder = Folder::new();
+    let ended = folder.init(&shoulder()[1], &["--json", "--rate", "fast"]).expect(2);
+    let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let error = json["error"].as_str().unwrap();
+    assert!(error.contains("--rate") && error.contains("write a number, such as 50"), "{error}");
+    assert_eq!((&json["v"], &json["written"]), (&1.into(), &serde_json::json!([])));
+    assert!(ended.stderr.contains("--rate"), "{}", ended.stderr);
+    assert!(folder.init(&shoulder()[1], &["--rate", "fast"]).expect(2).stdout.is_empty());
+}
+
+#[test]
 fn nothing_is_overwritten_and_a_failure_leaves_no_file() {
     let folder = Folder::new();
     let copy = folder.write("kws.tflite", &fs::read(root().join("models/shoulder_fp32.tflite")).unwrap());
@@ -260,12 +268,15 @@ fn nothing_is_overwritten_and_a_failure_leaves_no_file() {
     assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
     fs::remove_file(&theirs).unwrap();
     // There are no labels next to the copy, so a file with names to replace is written.
+    folder.write("labels.txt", b"one\ntwo\n");
     let labels = folder.write("kws-labels.txt", b"one\ntwo\n");
     folder.init(&copy, &["--source", "lines"]).expect(1).says(&["kws-labels.txt exists, and nothing is overwritten"]);
     assert!(!theirs.exists());
     fs::remove_file(&labels).unwrap();
     let written = folder.written(&copy, &["--source", "lines"]).runs();
     assert_eq!(written.part("labels").1, "unknown");
+    let notes = written.json["notes"].to_string();
+    assert!(notes.contains("labels.txt is not used: ") && notes.contains("2 labels"), "{notes}");
     assert_eq!(fs::read_to_string(&labels).unwrap().lines().last(), Some("class 6"));
     folder.init(&copy, &["--source", "lines", "--broker", "nonsense://x"]).expect(1);
 }
@@ -287,6 +298,14 @@ fn columns_are_those_that_were_named_and_what_is_no_recording_of_the_kind_is_ref
     {
         assert!(text.contains(line), "{line} in {text}");
     }
+    fs::remove_file(folder.path("m.toml")).unwrap();
+    let european = format!("time_s;a;b;c;d;e;f\n{}", rows.replace(",7\n", "\n").replace(',', ";").replace('.', ","));
+    let csv = folder.write("european.csv", european.as_bytes());
+    folder.written(&shoulder()[1], &["--source", &format!("replay={}", csv.display())]).runs();
+    for line in ["records.delimiter = \";\"", "records.decimal = \",\"", "rate_hz = 50.0"] {
+        assert!(folder.text().contains(line), "{line} in {}", folder.text());
+    }
+    assert_eq!(folder.run_once()["counts"]["samples"], 300);
     fs::remove_file(folder.path("m.toml")).unwrap();
     let (word, _) = &wake_words()[0];
     folder.init(word, &["--source", &replay]).expect(1).says(&["r.csv is a file of text, and the model takes sound"]);

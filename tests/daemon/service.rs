@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -204,14 +205,38 @@ fn a_broker_that_is_not_there_is_a_state() {
     manager.is_fed();
 }
 
-/// As `systemd-analyze security` counts: 0 is shut in, 10 is open.
-#[test]
-fn the_unit_is_exposed_by_two_at_most() {
-    let unit = root().join("systemd/edgewatt.service");
+/// What `systemd-analyze security` says of a unit that is exposed by two at most: 0 is shut in, 10 is open.
+fn security(unit: &Path) -> String {
     let mut command = Command::new("systemd-analyze");
     command.args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(unit);
     let output = command.output().expect("systemd-analyze is missing: install systemd");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("Overall exposure level"), "{said}");
     assert!(!said.contains("ignoring"), "{said}");
+    said
+}
+
+#[test]
+fn the_unit_is_exposed_by_two_at_most() {
+    security(&root().join("systemd/edgewatt.service"));
+}
+
+#[test]
+fn perf_events_need_their_drop_in_and_it_exposes_the_unit_by_two_at_most() {
+    let folder = tempfile::tempdir().unwrap();
+    let (unit, drop_ins) = (folder.path().join("edgewatt.service"), folder.path().join("edgewatt.service.d"));
+    std::fs::copy(root().join("systemd/edgewatt.service"), &unit).unwrap();
+    let permits =
+        ["@debug is included (e.g. perf_event_open is allowed)", "Service process receives ambient capabilities"];
+    let before = security(&unit);
+    assert!(permits.iter().all(|words| !before.contains(words)), "{before}");
+    std::fs::create_dir(&drop_ins).unwrap();
+    std::fs::copy(root().join("systemd/examples/perf.conf"), drop_ins.join("perf.conf")).unwrap();
+    let with = security(&unit);
+    assert!(permits.iter().all(|words| with.contains(words)), "{with}");
+    // A capability that is not in the bounding set cannot be an ambient one: the service would not start.
+    let text = std::fs::read_to_string(drop_ins.join("perf.conf")).unwrap();
+    for key in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+        assert!(text.lines().any(|line| line == format!("{key}=CAP_PERFMON")), "{text}");
+    }
 }

@@ -321,6 +321,9 @@ fn entities_show_the_meter_that_they_are_of_and_no_prediction_of_a_pipeline_that
             serde_json::from_str(&rendered(&entities[key], "/json_attr_tpl", &message).unwrap()).unwrap();
         assert_eq!(attributes["meter"], message["energy"][place]["meter"]);
         assert_eq!(attributes["estimated"], message["energy"][place]["status"] == "estimated");
+        for field in ["status", "reason"] {
+            assert_eq!(attributes[field], message["energy"][place][field], "{key}");
+        }
     }
     for (predicting, state, shown) in
         [(true, "degraded", "online"), (false, "degraded", "offline"), (false, "paused", "offline")]

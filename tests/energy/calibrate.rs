@@ -185,6 +185,30 @@ fn net_is_what_the_bouts_took_and_the_daemon_says_where_it_has_it_from() {
 }
 
 #[test]
+fn the_steps_around_an_inference_have_their_own_figures_or_say_why_not() {
+    let setup = metered(1, "state", "");
+    let machine = Machine::new(&setup);
+    let daemon = calibrate(&setup, &["--json", "--phases", "--bouts", "5"]);
+    machine.follows(&daemon);
+    let ended = daemon.wait().expect(0);
+    let total_s = 3.0 * (5.0 * (BOUT_S + QUIET_S) + QUIET_S + 0.2);
+    ended.says(&[&format!("calibrating shoulder by package for {total_s:.0} s\n")]);
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let phases = &told["calibrations"][0]["phases"];
+    for step in ["features", "decision"] {
+        let energy = &phases[step];
+        let (net_j, expanded_j) = (number(energy, "net_j"), number(energy, "expanded_j"));
+        // It waits for a processor where others have it.
+        let busy_j = WATTS_PER_CORE * number(energy, "busy_ns") / 1e9;
+        assert!(net_j > expanded_j && net_j < busy_j * 1.05 + expanded_j, "{step}: at most {busy_j}: {energy}");
+    }
+    assert!(phases["publishing"]["net_j"].is_null(), "{phases}");
+    assert!(phases["publishing"]["reason"].as_str().unwrap().contains("no connection to the broker"), "{phases}");
+    let kept = &json_file(&setup.dir.path().join("state/calibrations.json"))["entries"][0];
+    assert_eq!(&kept["phases"], phases);
+}
+
+#[test]
 fn a_command_over_mqtt_has_the_daemon_calibrate_and_start_anew() {
     let broker = Mosquitto::running();
     let setup = metered(broker.port, "state", "idle_s = 0.0").at_speed("8.0").with_keys("[mqtt]", "commands = true");

@@ -36,7 +36,7 @@ fn a_plug_on_mqtt_a_program_and_their_sum_are_metered_until_they_stop() {
     writeln!(
         meters,
         "usb.reader = {{ command = [\"sh\", \"-c\", {script:?}], column = {{ voltage = 1, current = 2 }}, delimiter = \";\", \
-         period_s = 0.02, scope = \"device\", accuracy = {{ gain_error = 0.01 }} }}"
+         period_s = 0.02, scope = \"device\" }}\nusb.gain_error = 0.01"
     )
     .unwrap();
     meters.push_str("all.sum = { of = [\"plug\", \"usb\"] }");

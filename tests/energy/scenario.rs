@@ -243,8 +243,14 @@ impl Scenario {
         let meter = SimulatedMeter::new(self.meter, &mut rng);
         let window_max = Duration::from_secs_f64(rng.one_of(&[10.0, 30.0, 60.0]));
         let settings = Settings { target_rel: 0.05, window_max, idle: None, idle_error: 0.0 };
-        let info =
-            MeterInfo { name: "m".into(), kind: "rapl", scope: Scope::Package, estimated: false, detail: Vec::new() };
+        let info = MeterInfo {
+            name: "m".into(),
+            kind: "rapl",
+            scope: Scope::Package,
+            estimated: false,
+            detail: Vec::new(),
+            basis: Vec::new(),
+        };
         let run = Run {
             scenario: self,
             machine: &machine,

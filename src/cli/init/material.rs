@@ -13,6 +13,7 @@ use crate::load::labels;
 use crate::model::{self, ModelSummary};
 use crate::propose::edge_impulse::export::{self, Export};
 use crate::propose::{Facts, Labels, Project, Proposal, Stream, WakeWord, propose};
+use crate::text::counted;
 
 /// The names of files with labels; `{}` is the name of the model's file without its ending.
 const LABEL_FILES: [&str; 16] = [
@@ -159,6 +160,27 @@ impl Material {
         let path = LABEL_FILES.iter().map(|name| beside.join(name.replace("{}", &self.stem))).find(fits)?;
         let why = format!("the file is next to the model and has as many labels as the model has scores, {scores}");
         Some(Labels::File { path: write::relative(&path, &self.folder), why })
+    }
+
+    /// Returns why a file with labels next to the model is not used, although there are no other labels.
+    pub(super) fn refused_labels(&self, proposal: &Proposal) -> Vec<String> {
+        if !matches!(proposal.labels, Some(None)) {
+            return Vec::new();
+        }
+        let beside = self.path.parent().unwrap_or(Path::new(""));
+        let refused = |name: &&str| {
+            let path = beside.join(name.replace("{}", &self.stem));
+            let why = match labels::from_file(&path, Some(proposal.scores)) {
+                _ if !path.is_file() => return None,
+                Ok(labels) => {
+                    let (labels, scores) = (counted(labels.names.len(), "label"), counted(proposal.scores, "score"));
+                    format!("it has {labels}, and the model has {scores}")
+                }
+                Err(why) => why.to_string(),
+            };
+            Some(format!("{} is not used: {why}", write::file_name(&path)))
+        };
+        LABEL_FILES.iter().filter_map(refused).collect()
     }
 
     fn labels_name(&self) -> String {

@@ -10,6 +10,7 @@ mod report;
 mod trial;
 mod write;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,6 +84,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Returns whether these are the arguments of an `init` that is to print JSON; they may be wrong.
+pub(crate) fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<OsString> = args.collect();
+    let command = args.iter().find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+    command.is_some_and(|command| command == "init") && args.iter().any(|arg| arg == "--json")
+}
+
+/// Prints what is wrong with the arguments as JSON. A failure to print is ignored: the same is on standard error.
+pub(crate) fn print_wrong_arguments(error: &clap::Error) {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let _ = report::print_error(&anyhow::anyhow!("{}", first.trim_start_matches("error: ")));
 }
 
 /// Takes all steps.
@@ -173,5 +188,6 @@ fn proposed(
         }
     }
     text.notes.extend(find::others(&fitting, &text));
+    text.notes.extend(material.refused_labels(&proposal));
     Ok((proposal, text))
 }

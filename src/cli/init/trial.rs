@@ -26,8 +26,6 @@ use crate::sys::{Machine, hostname};
 const LOCAL_BROKER: &str = "mqtt://127.0.0.1:1883";
 const LOCAL_PORT: u16 = 1883;
 const KNOCK: Duration = Duration::from_millis(300);
-/// How `check` says that a key is not there.
-const MISSING: &str = "missing key `";
 
 /// The configuration before it is written.
 pub(super) struct Draft<'a> {
@@ -261,9 +259,7 @@ impl Draft<'_> {
 fn ask(config: &Config) -> anyhow::Result<Option<Step>> {
     let Ok(options) = online::to_try(config) else { return Ok(None) };
     let mut detail = Vec::new();
-    let asked = online::connect_and_publish(config, &options, |step, took, says| {
-        detail.push(format!("{step} {:.1} ms {says}", took.as_secs_f64() * 1e3));
-    })?;
+    let asked = online::connect_and_publish(config, &options, online::list_into(&mut detail))?;
     let address = options.address();
     Ok(Some(match asked {
         Ok(()) => Step { step: "broker", state: State::Ok, says: format!("{address} accepts messages"), detail },
@@ -277,9 +273,7 @@ fn subscriptions(config: &Config) -> anyhow::Result<Vec<Step>> {
     for online::Subscribed { subscription, options, .. } in online::subscriptions(config) {
         let Ok(options) = options else { continue };
         let mut detail = Vec::new();
-        let asked = online::connect_and_subscribe(&subscription, &options, |step, took, says| {
-            detail.push(format!("{step} {:.1} ms {says}", took.as_secs_f64() * 1e3));
-        })?;
+        let asked = online::connect_and_subscribe(&subscription, &options, online::list_into(&mut detail))?;
         let (state, says) = match asked {
             Ok(()) => (State::Ok, format!("it may subscribe to {}", subscription.topic)),
             Err(why) => (State::Failed, why),
@@ -293,15 +287,8 @@ fn step(step: &'static str, state: State, says: String) -> Step {
     Step { step, state, says, detail: Vec::new() }
 }
 
-/// Returns a problem with the whole key: of one that is missing, the message has the last part.
 fn point(problem: &Part) -> OpenPoint {
-    let missing = problem.message.strip_prefix(MISSING).and_then(|rest| rest.split('`').next());
-    let key = match (&problem.key, missing) {
-        (Some(key), Some(missing)) => Some(format!("{key}.{missing}")),
-        (None, Some(missing)) => Some(missing.to_owned()),
-        (key, None) => key.clone(),
-    };
-    OpenPoint { key, line: problem.line, message: problem.message.clone() }
+    OpenPoint { key: problem.key.clone(), line: problem.line, message: problem.message.clone() }
 }
 
 fn ends_with(key: Option<&str>, end: &str) -> bool {

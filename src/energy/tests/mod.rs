@@ -25,7 +25,14 @@ fn span(start_ms: u64, end_ms: u64) -> BusySpan {
 
 fn info(estimated: bool) -> MeterInfo {
     let kind = if estimated { "estimate" } else { "rapl" };
-    MeterInfo { name: "package".to_owned(), kind, scope: Scope::Package, estimated, detail: Vec::new() }
+    MeterInfo {
+        name: "package".to_owned(),
+        kind,
+        scope: Scope::Package,
+        estimated,
+        detail: Vec::new(),
+        basis: Vec::new(),
+    }
 }
 
 fn new_attribution(pipeline_count: usize) -> Attribution {

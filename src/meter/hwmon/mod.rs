@@ -16,6 +16,7 @@ use super::counter::Counter;
 use super::integral::{Counted, Integral};
 use super::plausible::{Limits, Quantity, Shown};
 use super::refresh::time as shown_time;
+use super::shunt;
 use super::snapshots::{Known, Snapshots};
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::Attribute;
@@ -152,6 +153,7 @@ impl Hwmon {
                 scope: selector.scope,
                 estimated: false,
                 detail: Vec::new(),
+                basis: Vec::new(),
             },
             class: root.join("class/hwmon"),
             selector,
@@ -297,6 +299,7 @@ impl Hwmon {
             self.info.detail.push(shunt);
         }
         let shunt_ohms = micro_ohms.map(|micro_ohms| micro_ohms as f64 / 1e6);
+        self.info.basis = shunt_ohms.map(shunt::basis).unwrap_or_default();
         let conversion = driver::conversion(&folder, &self.selector.chip, &channel);
         let gain_error = driver::gain_error(&folder, &self.selector.chip, &channel);
         if let Some((error, source)) = gain_error {

@@ -108,7 +108,14 @@ impl Ina219 {
     /// reads, `scope` what the supply with the shunt feeds.
     pub fn new(name: &str, root: &Path, chip: Chip, scope: Scope, period: Duration) -> Self {
         Self {
-            info: MeterInfo { name: name.to_owned(), kind: "ina219", scope, estimated: false, detail: Vec::new() },
+            info: MeterInfo {
+                name: name.to_owned(),
+                kind: "ina219",
+                scope,
+                estimated: false,
+                detail: Vec::new(),
+                basis: shunt::basis(chip.shunt_ohms),
+            },
             driver: root.join("bus/i2c/devices").join(chip.device()).join("driver"),
             path: PathBuf::from(format!("/dev/i2c-{}", chip.bus)),
             chip,

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::mqtt::Version;
-use crate::mqtt::subscription::BrokerKeys;
+use crate::mqtt::subscription::table_with_broker;
 use crate::schema::{choice, table};
 use crate::source::records::Decimal;
 use crate::source::records::fields::Delimiter;
@@ -44,51 +43,22 @@ table! {
         pub period_s: f64, range(0.001, 3600.0), unit("s"), example("1.0");
         /// The time over which the instrument averages a value of power, or of voltage and current.
         pub mean_s: Option<f64>, range(1e-6, 3600.0), unit("s"), otherwise("`period_s`"), example("0.02");
-        /// How accurate the instrument is, from its data sheet.
-        pub accuracy: Option<AccuracyKeys>, otherwise("not known: uncertainties are statistical only");
         /// What part of the metered power the load gets, if a supply stands between them.
         pub efficiency: Option<f64>, range(0.01, 1.0), otherwise("1, there is no supply between them"), example("0.85");
-        /// The largest error of `efficiency`, as a part of its value. It is added to `accuracy.gain_error`.
+        /// The largest error of `efficiency`, as a part of its value. It is added to `gain_error`.
         pub efficiency_error: Option<f64>, range(0.0, 1.0), otherwise("not known"), example("0.05");
         /// What the meter covers: the board, one device, or the processor's package.
         pub scope: Scope = Scope::Board, limits("`\"board\"`, `\"device\"`, `\"package\"`");
     }
 }
 
-table! {
+table_with_broker! {
     /// The topic of an MQTT broker. It is received at most once (QoS 0). A message that the broker had kept (retained) is
     /// passed over, because it may be old.
     pub struct ReaderMqtt {
         /// The topic, or a filter.
         pub topic: String, example("\"plug/status/switch:0\"");
-        /// The address of another broker: `mqtt://HOST[:PORT]`, `mqtts://`, `ws://HOST/PATH` or `wss://`.
-        pub broker: Option<String>, otherwise("that of [mqtt], with its login and certificates"),
-            example("\"mqtt://192.168.1.10\"");
-        /// The version of MQTT that the other broker speaks.
-        pub version: Option<Version>, otherwise("that of [mqtt]; \"5\" for another broker"), example("\"3.1.1\"");
-        /// The user name for the login to the other broker.
-        pub user: Option<String>, otherwise("no login"), example("\"edge\"");
-        /// The file with the password for the other broker, one line. Other users must not be able to read it.
-        pub password_file: Option<PathBuf>, otherwise("none"), example("\"/etc/edgewatt/plugs-password\"");
-        /// Whether the password may go to another machine without TLS.
-        pub allow_plaintext_password: bool = false;
-        /// The only certificates to trust for the other broker.
-        pub ca_file: Option<PathBuf>, otherwise("the system's authorities"), example("\"/etc/edgewatt/plugs-ca.pem\"");
-    }
-}
-
-impl ReaderMqtt {
-    /// Returns what the keys say of another broker.
-    pub(super) fn broker_keys(&self) -> BrokerKeys<'_> {
-        BrokerKeys {
-            broker: self.broker.as_deref(),
-            version: self.version,
-            user: self.user.as_ref(),
-            password_file: self.password_file.as_ref(),
-            allow_plaintext_password: self.allow_plaintext_password,
-            ca_file: self.ca_file.as_ref(),
-        }
-    }
+    } and {}
 }
 
 table! {
@@ -116,17 +86,6 @@ table! {
         pub current: Option<u16>, range(1, 10_000), otherwise("none"), example("4");
         /// The cumulative energy. It is used instead of the power, which it measures without gaps.
         pub energy: Option<u16>, range(1, 10_000), otherwise("none"), example("8");
-    }
-}
-
-table! {
-    /// How accurate an instrument is.
-    pub struct AccuracyKeys {
-        /// The largest error of the gain, as a part of the value: 0.01 for 1 %.
-        pub gain_error: f64, range(0.0, 0.5), example("0.01");
-        /// The largest error that every value of power has, whatever its size. A current that flows backwards counts as none
-        /// up to this power.
-        pub offset_w: f64 = 0.0, range(0.0, 1000.0), unit("W");
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::efficiency::Efficiency;
 use super::survey::{Machine, Surveyed};
-use super::{Meter, MeterError, MeterInfo, MeterKind, Reading, Scale, Surroundings, check_scope, meter_client};
+use super::{Meter, MeterError, MeterInfo, MeterKind, Reading, Surroundings, check_scope, meter_client};
 use crate::mqtt::{Qos, Session, Subscription, filter};
 use crate::schema::{Checker, Key, seconds};
 use crate::source::exec::program;
@@ -29,7 +29,7 @@ use crate::source::survey::Survey;
 use crate::source::{Exclusive, mqtt, pipe, serial};
 use crate::stop::Stop;
 use crate::sys::serial::{Flow, LineSettings};
-use crate::units::MonoTime;
+use crate::units::{MonoTime, Watts};
 use content::{Content, Quantities};
 use readout::{Instrument, Readout};
 use worker::{Broker, Origin, Worker};
@@ -86,16 +86,13 @@ impl ReaderKeys {
         Content::of_columns(columns, self.delimiter, self.units.clone(), self.decimal)
     }
 
-    fn instrument(&self) -> Instrument {
-        let scale = self.accuracy.as_ref().map_or(Scale::UNKNOWN, |accuracy| Scale {
-            gain_error: Some(accuracy.gain_error),
-            offset_w: accuracy.offset_w,
-        });
+    /// Returns what is known of an instrument whose power may be off by `offset`.
+    fn instrument(&self, offset: Watts) -> Instrument {
         Instrument {
             place: self.place(),
             period: seconds(self.period_s),
             mean: seconds(self.mean_s.unwrap_or(self.period_s)),
-            scale,
+            offset,
             scope: self.scope,
             counts: self.quantities().energy,
         }
@@ -146,9 +143,7 @@ impl ReaderKeys {
             if let Err(message) = filter::check(&mqtt.topic) {
                 checker.problem(&key.child("topic"), message);
             }
-            for file in [&mut mqtt.password_file, &mut mqtt.ca_file].into_iter().flatten() {
-                *file = checker.path(file);
-            }
+            mqtt.resolve_files(checker);
             mqtt.broker_keys().check(&key, checker);
         }
     }
@@ -191,13 +186,9 @@ impl ReaderKeys {
 
 impl MeterKind for ReaderKeys {
     fn check(&mut self, key: &Key, checker: &mut Checker) {
-        use crate::schema::expanded::Table;
         check_scope(key, self.scope, checker);
         self.check_origin(key, checker);
         self.check_content(key, checker);
-        if let Some(accuracy) = &self.accuracy {
-            accuracy.check_ranges(&key.child("accuracy"), checker);
-        }
         if self.mean_s.is_some_and(|mean_s| mean_s > self.period_s) {
             checker.problem(&key.child("mean_s"), "it is longer than period_s; an instrument that averages for longer than it \
                                                    measures shows each value several times: write that time in period_s");
@@ -214,15 +205,20 @@ impl MeterKind for ReaderKeys {
             scope: self.scope,
             estimated: false,
             detail: Vec::new(),
+            basis: Vec::new(),
         };
         let start = Start {
             origin: self.origin(name, surroundings),
             content: self.content(),
             surroundings: surroundings.clone(),
         };
-        let instrument = self.instrument();
-        let efficiency = Efficiency::of(self.efficiency, self.efficiency_error);
-        Box::new(Reader { info, instrument, efficiency, start: Some(start), running: None })
+        let offset_w = surroundings.corrections_of(name).offset_error_w.unwrap_or_default();
+        let instrument = self.instrument(Watts(offset_w));
+        Box::new(Reader { info, instrument, start: Some(start), running: None })
+    }
+
+    fn efficiency(&self) -> Option<Efficiency> {
+        Efficiency::of(self.efficiency, self.efficiency_error)
     }
 
     fn examine(&self, machine: &Machine<'_>) -> Option<Survey> {
@@ -268,7 +264,6 @@ pub fn survey(_: &Machine<'_>) -> Vec<Surveyed> {
 struct Reader {
     info: MeterInfo,
     instrument: Instrument,
-    efficiency: Option<Efficiency>,
     /// `None`: it was started.
     start: Option<Start>,
     running: Option<Running>,
@@ -311,18 +306,13 @@ impl Reader {
 
     /// Returns what is known of the instrument, for `info`.
     fn describe(&self) -> Vec<String> {
-        let Instrument { place, period, mean, scale, counts, .. } = &self.instrument;
+        let Instrument { place, period, mean, counts, .. } = &self.instrument;
         let (period_s, mean_s) = (period.as_secs_f64(), mean.as_secs_f64());
-        let what = if *counts {
+        vec![if *counts {
             format!("{place} tells energy, refreshed every {period_s} s")
         } else {
             format!("{place} tells power every {period_s} s, the mean over {mean_s} s")
-        };
-        let accuracy = match scale.gain_error {
-            Some(gain) => format!("accuracy {} % of the value and {} W", gain * 100.0, scale.offset_w),
-            None => "accuracy not known: uncertainties are statistical only".to_owned(),
-        };
-        [what, accuracy].into_iter().chain(self.efficiency.map(Efficiency::describe)).collect()
+        }]
     }
 }
 
@@ -343,7 +333,7 @@ impl Meter for Reader {
         if self.info.detail.is_empty() {
             self.info.detail = self.describe();
         }
-        Ok(self.efficiency.map_or(reading, |efficiency| efficiency.at_load(reading)))
+        Ok(reading)
     }
 
     /// Until the first value has come, which takes as long as the instrument needs.

@@ -30,7 +30,8 @@ pub(super) struct Instrument {
     pub period: Duration,
     /// The time over which it averages power.
     pub mean: Duration,
-    pub scale: Scale,
+    /// By how much power may be off: a current that flows backwards counts as none up to this power.
+    pub offset: Watts,
     pub scope: Scope,
     /// Its cumulative energy is used, not its power.
     pub counts: bool,
@@ -172,9 +173,8 @@ impl Readout {
             return Err(format!("read {volts} V, expected 0 to {MOST_VOLTS} V"));
         }
         let product = volts.zip(amperes).map(|(volts, amperes)| volts * amperes);
-        let offset_w = self.instrument.scale.offset_w;
         for watts in [number(values.power), product].into_iter().flatten() {
-            if watts < -offset_w {
+            if watts < -self.instrument.offset.0 {
                 return Err(format!("read {watts} W, expected 0 or more; check whether it is wired backwards"));
             }
             if watts > MOST_WATTS {
@@ -320,9 +320,9 @@ impl Readout {
         block: Option<Block>,
         resolution: Resolution,
     ) -> Reading {
-        let Instrument { scale, scope, .. } = self.instrument;
+        let (accuracy, scope) = (Accuracy { resolution, scale: Scale::UNKNOWN }, self.instrument.scope);
         let (volts, amperes) = block.map_or((None, None), |block| (block.volts, block.amperes));
-        Reading { time, joules, power, volts, amperes, scope, accuracy: Accuracy { resolution, scale } }
+        Reading { time, joules, power, volts, amperes, scope, accuracy }
     }
 
     fn failed(&self, reason: String) -> MeterError {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::content::{Quantities, Value, Values};
 use super::*;
-use crate::meter::{Accuracy, MeterConfig, Resolution, Scope};
+use crate::meter::{Accuracy, MeterConfig, Resolution, Scale, Scope};
 use crate::schema::Checker;
 use crate::units::{Joules, Watts};
 
@@ -53,7 +53,6 @@ fn what_is_missing_or_too_much_is_said() {
         (&format!("{SIMPLE}, mean_s = 2.0"), "x.reader.mean_s: it is longer than period_s"),
         (&format!("{SIMPLE}, efficiency_error = 0.1"), "x.reader.efficiency_error: it is the error of efficiency"),
         (&format!("{SIMPLE}, efficiency = 1.1"), "x.reader.efficiency: 1.1 is out of range"),
-        (&format!("{SIMPLE}, accuracy = {{ gain_error = 1.0 }}"), "x.reader.accuracy.gain_error: 1 is out of range"),
         (&format!("{SIMPLE}, scope = 'platform'"), "x.reader.scope: a sensor cannot cover the platform"),
         ("mqtt = { topic = 'a/#/b' }, json = { power = '/p' }, period_s = 1.0", "x.reader.mqtt.topic: "),
         (
@@ -67,7 +66,7 @@ fn what_is_missing_or_too_much_is_said() {
 }
 
 fn readout(settings: &str) -> Readout {
-    Readout::new(keys(settings).instrument(), Duration::from_millis(100), ms(0))
+    Readout::new(keys(settings).instrument(Watts(0.2)), Duration::from_millis(100), ms(0))
 }
 
 fn ms(ms: u64) -> MonoTime {
@@ -84,14 +83,14 @@ fn energy(joules: f64) -> Values {
 
 #[test]
 fn a_value_is_dated_back_by_half_its_mean_and_counts_once() {
-    let mut readout = readout(&format!("{SIMPLE}, accuracy = {{ gain_error = 0.01, offset_w = 0.2 }}"));
+    let mut readout = readout(SIMPLE);
     let error = readout.read(ms(900)).unwrap_err().to_string();
     assert!(error.contains("waiting for a value from program meter"), "{error}");
     readout.take(&power(3.0), ms(1000));
     let first = readout.read(ms(1050)).unwrap();
     assert_eq!((first.time, first.joules, first.power), (ms(500), Joules(0.0), Some(Watts(3.0))));
     let resolution = Resolution::Sampled { conversion: SECOND, quantum: Watts(0.1) };
-    assert_eq!(first.accuracy, Accuracy { resolution, scale: Scale { gain_error: Some(0.01), offset_w: 0.2 } });
+    assert_eq!(first.accuracy, Accuracy { resolution, scale: Scale::UNKNOWN });
     assert_eq!(readout.read(ms(1150)).unwrap(), first, "nothing new was told");
     readout.take(&power(5.0), ms(2000));
     let second = readout.read(ms(2010)).unwrap();
@@ -172,7 +171,7 @@ fn a_value_that_cannot_be_right_is_refused_and_loses_its_time() {
         (flow(5.0, -0.6), "read -3 W, expected 0 or more"),
         (flow(2000.0, 0.1), "read 2000 V, expected 0 to 1000 V"),
     ] {
-        let mut readout = readout(&format!("{SIMPLE}, accuracy = {{ gain_error = 0.01, offset_w = 0.2 }}"));
+        let mut readout = readout(SIMPLE);
         readout.take(&power(3.0), ms(1000));
         readout.read(ms(1100)).unwrap();
         readout.take(&values, ms(2000));
@@ -213,7 +212,8 @@ fn a_counter_counts_when_it_changes() {
 
 /// The meter of the keys, with the time between readings that the daemon has by default.
 fn meter(reader: &str) -> Box<dyn Meter> {
-    keys(reader).build("plug", &Surroundings::without_node(Path::new("/sys"), Duration::from_millis(100)))
+    Surroundings::without_node(Path::new("/sys"), Duration::from_millis(100))
+        .build("plug", &MeterConfig::ReaderKeys(keys(reader)))
 }
 
 /// Reads until `holds`; returns that result.
@@ -270,14 +270,13 @@ fn a_program_that_ends_after_its_answer_is_asked_again() {
         "n=$(cat {0} 2>/dev/null || echo 0); n=$((n+1)); echo $n > {0}; printf \"{{\\n \\\"total\\\": $n.0\\n}}\\n\"",
         count.display()
     );
-    let mut meter = meter(&format!(
-        "command = [\"sh\", \"-c\", {script:?}], json = {{ energy = '/total' }}, period_s = 0.05, efficiency = 0.5"
-    ));
-    let grown = |result: &Result<Reading, MeterError>| result.as_ref().is_ok_and(|reading| reading.joules.0 >= 1.0);
+    let mut meter =
+        meter(&format!("command = [\"sh\", \"-c\", {script:?}], json = {{ energy = '/total' }}, period_s = 0.05"));
+    let grown = |result: &Result<Reading, MeterError>| result.as_ref().is_ok_and(|reading| reading.joules.0 >= 2.0);
     let reading = wait(meter.as_mut(), "two more answers", grown).unwrap();
-    assert_eq!(reading.joules.0.fract() * 2.0 % 1.0, 0.0, "whole joules, of which the load gets half: {reading:?}");
+    assert_eq!(reading.joules.0.fract(), 0.0, "{reading:?}");
     let Resolution::Counter { quantum, .. } = reading.accuracy.resolution else { panic!("{reading:?}") };
-    assert!((quantum.0 - 0.05).abs() < 1e-12, "{quantum:?}");
+    assert!((quantum.0 - 0.1).abs() < 1e-12, "{quantum:?}");
 }
 
 #[test]
@@ -325,11 +324,18 @@ fn documented() -> BTreeMap<String, MeterConfig> {
     let (section, _) = section.split_once("\n## ").unwrap();
     let blocks = section.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let meters = blocks.flat_map(|block| {
-        let document: BTreeMap<String, BTreeMap<String, BTreeMap<String, MeterConfig>>> =
+        let document: BTreeMap<String, BTreeMap<String, BTreeMap<String, toml::Table>>> =
             toml::from_str(block).unwrap();
         document["power"]["meters"].clone()
     });
-    meters.collect()
+    let kind = |(name, mut keys): (String, toml::Table)| {
+        // These are not of the kind.
+        for key in ["gain_error", "offset_error_w"] {
+            keys.remove(key);
+        }
+        (name, keys.try_into().unwrap())
+    };
+    meters.map(kind).collect()
 }
 
 #[test]

@@ -31,7 +31,8 @@ table! {
         pub of: Parts, example("[\"cpu\", \"gpu\", \"soc\"]");
         /// What part of the metered power the load gets, if a supply stands between them.
         pub efficiency: Option<f64>, range(0.01, 1.0), otherwise("1, there is no supply between them"), example("0.9");
-        /// The largest error of `efficiency`, as a part of its value. It is added to the error of the parts' gain.
+        /// The largest error of `efficiency`, as a part of its value. It is added to `gain_error`, or to that of the
+        /// parts.
         pub efficiency_error: Option<f64>, range(0.0, 1.0), otherwise("not known"), example("0.05");
         /// What the parts cover together: the board, one device, or the processor's package.
         pub scope: Scope = Scope::Board, limits("`\"board\"`, `\"device\"`, `\"package\"`");
@@ -142,7 +143,11 @@ impl MeterKind for SumKeys {
     fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
         let parts = self.of.names.iter().zip(&self.of.meters);
         let parts = parts.map(|(name, meter)| surroundings.shared.reader(name, meter, surroundings)).collect();
-        Box::new(Sum::new(name, self.scope, Efficiency::of(self.efficiency, self.efficiency_error), parts))
+        Box::new(Sum::new(name, self.scope, parts))
+    }
+
+    fn efficiency(&self) -> Option<Efficiency> {
+        Efficiency::of(self.efficiency, self.efficiency_error)
     }
 
     fn is_sensed(&self) -> bool {
@@ -167,7 +172,6 @@ pub fn survey(_: &Machine<'_>) -> Vec<Surveyed> {
 #[derive(Debug)]
 struct Sum {
     info: MeterInfo,
-    efficiency: Option<Efficiency>,
     parts: Vec<Part>,
     /// The sum, and the largest one so far: energy never falls.
     joules: Joules,
@@ -193,11 +197,14 @@ struct Counted {
 }
 
 impl Sum {
-    fn new(name: &str, scope: Scope, efficiency: Option<Efficiency>, parts: Vec<SharedMeter>) -> Self {
+    fn new(name: &str, scope: Scope, parts: Vec<SharedMeter>) -> Self {
         let estimated = parts.iter().any(|part| part.info().estimated);
-        let info = MeterInfo { name: name.to_owned(), kind: "sum", scope, estimated, detail: Vec::new() };
+        let info =
+            MeterInfo { name: name.to_owned(), kind: "sum", scope, estimated, detail: Vec::new(), basis: Vec::new() };
         let parts = parts.into_iter().map(|meter| Part { meter, now: None, counted: None }).collect();
-        Self { info, efficiency, parts, joules: Joules(0.0), shown: Joules(0.0), last: None }
+        let mut sum = Self { info, parts, joules: Joules(0.0), shown: Joules(0.0), last: None };
+        sum.info.basis = sum.basis();
+        sum
     }
 
     /// Reads all parts.
@@ -226,7 +233,7 @@ impl Sum {
         if !self.parts.iter().all(is_new) {
             return None;
         }
-        let mut sum = Total::default();
+        let mut sum = PartsSum::default();
         self.parts.iter().filter_map(|part| part.now).for_each(|now| sum.add(&now));
         let time = sum.middle();
         for part in &mut self.parts {
@@ -250,11 +257,18 @@ impl Sum {
         self.parts.iter_mut().for_each(|part| part.counted = None);
     }
 
+    /// Returns what each part is, and what its joules depend on.
+    fn basis(&self) -> Vec<String> {
+        let of = |part: &Part| {
+            let MeterInfo { name, kind, scope, basis, .. } = part.meter.info();
+            [&[format!("{name}: {kind} of the {}", scope.name())], basis.as_slice()].concat().join(", ")
+        };
+        self.parts.iter().map(of).collect()
+    }
+
     fn describe(&self) -> Vec<String> {
         let names: Vec<&str> = self.parts.iter().map(|part| part.meter.info().name.as_str()).collect();
-        let mut lines = vec![format!("the sum of {}", listed(&names))];
-        lines.extend(self.efficiency.map(Efficiency::describe));
-        lines
+        vec![format!("the sum of {}", listed(&names))]
     }
 }
 
@@ -274,11 +288,12 @@ impl Meter for Sum {
             self.interrupt();
             return Err(error);
         }
-        if self.info.detail.is_empty() {
-            self.info.detail = self.describe();
+        // After an error, a part can be another chip.
+        if self.last.is_none() {
+            (self.info.detail, self.info.basis) = (self.describe(), self.basis());
         }
         if let Some(reading) = self.add() {
-            self.last = Some(self.efficiency.map_or(reading, |efficiency| efficiency.at_load(reading)));
+            self.last = Some(reading);
         }
         let waiting = || MeterError::Rebaselined { reason: "not all parts have a new reading yet".to_owned() };
         self.last.ok_or_else(waiting)
@@ -314,7 +329,7 @@ fn of_part(name: &str, error: MeterError) -> MeterError {
 
 /// What the parts' readings add up to.
 #[derive(Debug, Default)]
-struct Total {
+struct PartsSum {
     power: Option<f64>,
     has_parts: bool,
     earliest: Option<MonoTime>,
@@ -332,7 +347,7 @@ struct Total {
     offset_w: f64,
 }
 
-impl Total {
+impl PartsSum {
     fn add(&mut self, reading: &Reading) {
         let watts = reading.power.map(|power| power.0);
         let Scale { gain_error, offset_w } = reading.accuracy.scale;

@@ -65,19 +65,20 @@ fn rails_add_up_and_each_is_read_once_for_both() {
     let tree = Tree::new(&[("class/hwmon/hwmon0/name", "ina3221\n")]);
     rail(&tree, 1, "2000000\n");
     rail(&tree, 2, "3000000\n");
-    let sum = resolved(&format!("{RAILS}board.sum = {{ of = ['cpu', 'gpu'], efficiency = 0.5 }}")).unwrap();
+    let sum = resolved(&format!("{RAILS}board.sum = {{ of = ['cpu', 'gpu'] }}")).unwrap();
     let surroundings = Surroundings {
         sysfs: tree.root().to_owned(),
         period: Duration::from_secs(3600),
         children: Children::default(),
         node: None,
         shared: SharedMeters::default(),
+        corrections: BTreeMap::new(),
     };
     let MeterConfig::SumKeys(keys) = &sum else { panic!("{sum:?}") };
     let mut board = sum.kind().build("board", &surroundings);
     let mut cpu = surroundings.shared.reader("cpu", &keys.of.meters[0], &surroundings);
     let first = board.read().unwrap();
-    assert_eq!((first.power, first.joules, first.scope), (Some(Watts(2.5)), Joules(0.0), Scope::Board));
+    assert_eq!((first.power, first.joules, first.scope), (Some(Watts(5.0)), Joules(0.0), Scope::Board));
     // The rail itself is not read again: it shows what the sum has seen.
     rail(&tree, 1, "7000000\n");
     assert_eq!(cpu.read().unwrap().power, Some(Watts(2.0)));
@@ -86,10 +87,11 @@ fn rails_add_up_and_each_is_read_once_for_both() {
     while second.time == first.time {
         second = board.read().unwrap();
     }
-    assert_eq!(second.power, Some(Watts(5.0)));
+    assert_eq!(second.power, Some(Watts(10.0)));
     let seconds = second.time.since(first.time).as_secs_f64();
-    assert!((second.joules.0 / (0.5 * (5.0 + 10.0) / 2.0 * seconds) - 1.0).abs() < 0.1, "{second:?} {first:?}");
+    assert!((second.joules.0 / ((5.0 + 10.0) / 2.0 * seconds) - 1.0).abs() < 0.1, "{second:?} {first:?}");
     assert_eq!(board.info().detail[0], "the sum of cpu and gpu");
+    assert_eq!(board.info().basis, ["cpu: hwmon of the device", "gpu: hwmon of the device"]);
     assert!(sum.kind().is_sensed() && sum.kind().can_calibrate());
 
     rail(&tree, 2, "garbage\n");
@@ -107,8 +109,8 @@ fn reading(ms: u64, joules: f64, watts: f64, resolution: Resolution, scale: Scal
     Reading { time, joules, power, volts: Some(5.0), amperes: None, scope, accuracy }
 }
 
-fn total(readings: &[Reading]) -> Total {
-    let mut total = Total { interval: Duration::from_secs(1), ..Total::default() };
+fn total(readings: &[Reading]) -> PartsSum {
+    let mut total = PartsSum { interval: Duration::from_secs(1), ..PartsSum::default() };
     readings.iter().for_each(|reading| total.add(reading));
     total
 }

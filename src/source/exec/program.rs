@@ -73,8 +73,7 @@ pub(crate) fn check(command: &mut [String], key: &Key, checker: &mut Checker) {
         checker.problem(key, "a zero byte cannot be passed to a program");
     }
     if let Some(found) = placeholder(program).map(str::to_owned).or(program.starts_with('~').then(|| "~".to_owned())) {
-        let message =
-            format!("`{found}` stands as it is: there is no shell that would expand it; write the path itself");
+        let message = format!("`{found}` is not expanded, because there is no shell; write the path itself");
         checker.problem(&key.child(0), message);
     } else if program.contains('/') {
         match checker.path(Path::new(program)).into_os_string().into_string() {

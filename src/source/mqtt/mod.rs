@@ -6,16 +6,14 @@
 mod delivered;
 mod subscriber;
 
-use std::path::PathBuf;
-
 use self::subscriber::{Subscriber, Wanted};
 use super::{
     Buffer, Content, ContentKind, FrameProducer, OpenOptions, SourceError, SourceKind, SourceSubscription, Survey,
     WhenFull, content,
 };
 use crate::mqtt::access::check_qos;
-use crate::mqtt::subscription::{BrokerKeys, OtherBroker};
-use crate::mqtt::{Qos, Session, Subscription, Version, check_files, filter};
+use crate::mqtt::subscription::{OtherBroker, table_with_broker};
+use crate::mqtt::{Qos, Session, Subscription, check_files, filter};
 use crate::schema::{Checker, Key, choice, table};
 use crate::source::Exclusive;
 use crate::stream::StreamSpec;
@@ -39,7 +37,7 @@ choice! {
     }
 }
 
-table! {
+table_with_broker! {
     /// Subscribes to a topic of an MQTT broker. A message has one record or several, or one frame of raw samples or several,
     /// each complete. There is no header: CSV needs `records.columns`.
     pub struct Mqtt {
@@ -49,19 +47,7 @@ table! {
         /// The highest quality of service with which messages come: 0 for at most once, 1 for at least once. A message comes
         /// with no higher one than it was published with.
         pub qos: u8 = 1, limits("0 (at most once) or 1 (at least once)");
-        /// The address of another broker: `mqtt://HOST[:PORT]`, `mqtts://`, `ws://HOST/PATH` or `wss://`.
-        pub broker: Option<String>, otherwise("that of [mqtt], with its login and certificates"),
-            example("\"mqtt://192.168.1.10\"");
-        /// The version of MQTT that the other broker speaks.
-        pub version: Option<Version>, otherwise("that of [mqtt]; \"5\" for another broker"), example("\"3.1.1\"");
-        /// The user name for the login to the other broker.
-        pub user: Option<String>, otherwise("no login"), example("\"edge\"");
-        /// The file with the password for the other broker, one line. Other users must not be able to read it.
-        pub password_file: Option<PathBuf>, otherwise("none"), example("\"/etc/edgewatt/sensors-password\"");
-        /// Whether the password may go to another machine without TLS.
-        pub allow_plaintext_password: bool = false;
-        /// The only certificates to trust for the other broker.
-        pub ca_file: Option<PathBuf>, otherwise("the system's authorities"), example("\"/etc/edgewatt/sensors-ca.pem\"");
+    } and {
         /// The client identifier, which must be unique at the broker.
         pub client_id: Option<String>, otherwise("that of [mqtt] with the name of the pipeline"),
             example("\"edgewatt-porch-vibration\"");
@@ -80,18 +66,6 @@ table! {
 }
 
 impl Mqtt {
-    /// Returns what the keys say of another broker.
-    fn broker_keys(&self) -> BrokerKeys<'_> {
-        BrokerKeys {
-            broker: self.broker.as_deref(),
-            version: self.version,
-            user: self.user.as_ref(),
-            password_file: self.password_file.as_ref(),
-            allow_plaintext_password: self.allow_plaintext_password,
-            ca_file: self.ca_file.as_ref(),
-        }
-    }
-
     fn max_bytes(&self) -> usize {
         self.max_kib.saturating_mul(1024)
     }
@@ -127,9 +101,7 @@ impl SourceKind for Mqtt {
             let message = "a session keeps messages of QoS 1 only; set qos = 1, or leave session out";
             checker.problem(&key.child("session"), message);
         }
-        for file in [&mut self.password_file, &mut self.ca_file].into_iter().flatten() {
-            *file = checker.path(file);
-        }
+        self.resolve_files(checker);
         self.broker_keys().check(key, checker);
         content::check_messages(&self.content, key, checker, "messages");
         self.content.check(key, checker);

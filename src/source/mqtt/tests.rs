@@ -48,7 +48,7 @@ fn each_mistake_is_told_with_what_is_right() {
             format!("{RECORDS}, broker = \"mqtt://h\", user = \"u\", password_file = \"p\""),
             "source.mqtt.broker: the password would be sent to h without encryption",
         ),
-        (format!("{RECORDS}, client_id = \"$X\""), "source.mqtt.client_id: `$X` stands as it is"),
+        (format!("{RECORDS}, client_id = \"$X\""), "source.mqtt.client_id: `$X` is taken as it is written"),
         (
             "topic = \"s\", records = { channels = [\"x\"] }".to_owned(),
             "source.mqtt.records: messages have no header; name all columns",

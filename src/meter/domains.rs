@@ -1,11 +1,18 @@
-//! Watches whether the processor's platform counter (psys) counts at least what its packages count.
+//! Watches whether the counters of a processor's platform (psys) and of its memory can be right, by those of its packages.
 //!
 //! Pure. On some machines psys exists and stands still, or counts only a part: its supply is not wired to the sensor. The
-//! packages are inside of the platform, so a platform that takes less than they do is wrong.
+//! packages are inside of the platform, so a platform that takes less than they do is wrong. Some processors count memory in
+//! another unit than the kernel assumes. Both interfaces of RAPL judge by these rules.
 
 use std::time::Duration;
 
+use super::counter::Counter;
 use crate::units::MonoTime;
+
+/// Memory that shows more power than this, and than its package, is wrong: twelve modules under full load take about 100 W,
+/// and load them only with a busy processor. It is judged after this time.
+const MEMORY_WATTS: f64 = 120.0;
+const MEMORY_OVER: Duration = Duration::from_secs(10);
 
 /// Both are compared over this time again and again.
 const OVER: Duration = Duration::from_secs(10);
@@ -36,6 +43,23 @@ pub(crate) struct TooLittle {
     platform_j: f64,
     packages_j: f64,
     for_s: f64,
+}
+
+/// Memory took more than it can: more than its package, and a lot.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("it shows {watts:.0} W, more than its package, which memory does not take")]
+pub(crate) struct TooMuch {
+    watts: f64,
+}
+
+/// Judges the counter of memory by that of its package.
+///
+/// # Errors
+/// [`TooMuch`]: do not use the memory's counter.
+pub(crate) fn judge_memory(memory: &Counter, package: Option<&Counter>) -> Result<(), TooMuch> {
+    let watts = memory.mean_watts();
+    let most = package.map_or(0.0, Counter::mean_watts).max(MEMORY_WATTS);
+    if memory.refresh().learned_for() >= MEMORY_OVER && watts > most { Err(TooMuch { watts }) } else { Ok(()) }
 }
 
 impl PlatformCheck {
