@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::integral::Integral;
-use super::snapshots::{CLIPPED, Seen, Snapshots};
+use super::snapshots::Snapshots;
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::{self, Attribute};
 use super::{
@@ -144,16 +144,18 @@ impl Iio {
         let (flow, raw) = channels.flow(self.selector.shunt_ohms)?;
         let now = midpoint(before, clock());
         let channels = self.channels.insert(channels);
-        let late = match channels.snapshots.poll(now, raw) {
-            Seen::New { late } => late,
-            Seen::Repeat | Seen::Learning => {
+        let seen = channels.snapshots.poll(now, raw);
+        let shown = || (channels.shunt.path().to_owned(), format!("{} A", flow.amperes));
+        let late = match channels.snapshots.outcome(seen, shown) {
+            Ok(Some(late)) => late,
+            Ok(None) => {
                 let waiting = MeterError::NotYet { reason: "the sensor has not converted yet" };
                 return channels.last.ok_or(waiting);
             }
-            fault @ (Seen::Frozen { .. } | Seen::Clipped) => {
+            Err(error) => {
                 channels.last = None;
                 self.power.interrupt();
-                return Err(channels.faulty(fault, &flow));
+                return Err(error);
             }
         };
         self.power.expect_every(self.period.max(channels.snapshots.conversion()));
@@ -209,21 +211,6 @@ impl Channels {
         let quantum = flow.quantum(self.shunt_volts_a_step / selector.shunt_ohms, self.bus_volts_a_step);
         let resolution = Resolution::Sampled { conversion: self.snapshots.conversion(), quantum };
         Accuracy { resolution, scale: shunt::scale(selector.shunt_tolerance) }
-    }
-
-    /// Returns the error for values that show a fault of the sensor.
-    fn faulty(&self, fault: Seen, flow: &shunt::Flow) -> MeterError {
-        let path = self.shunt.path().to_owned();
-        match fault {
-            Seen::Frozen { since } => MeterError::Rebaselined {
-                reason: format!(
-                    "the sensor has shown exactly {} A for {:.1} s; before, it changed with each conversion",
-                    flow.amperes,
-                    since.as_secs_f64()
-                ),
-            },
-            _ => MeterError::Invalid { path, text: format!("{} A", flow.amperes), expected: CLIPPED },
-        }
     }
 
     /// Returns the flow, and the raw shunt voltage.

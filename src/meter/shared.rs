@@ -1,4 +1,4 @@
-//! A meter that a sum reads, too, and that must be read once for both.
+//! A meter that a sum reads, too, and that must be read once for both; and what the meters of one chip share.
 //!
 //! Whoever comes first in a round of readings reads the meter; the others of that round get the same result. So the order
 //! in which meters are read does not matter, and all parts of a sum are read one right after the other.
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::corrected::{Corrected, Corrections};
+use super::ina3221::Channels;
 use super::{Meter, MeterConfig, MeterError, MeterInfo, Reading, Surroundings};
 use crate::units::MonoTime;
 
@@ -19,11 +20,19 @@ pub struct SharedMeters {
     meters: Arc<Mutex<BTreeMap<String, Arc<Mutex<Cell>>>>>,
     /// What the configuration says of the accuracy of each meter.
     corrections: BTreeMap<String, Corrections>,
+    /// What the meters of a chip with several channels share, by its bus and address.
+    channels: Arc<Mutex<BTreeMap<(u8, u16), Arc<Channels>>>>,
 }
 
 impl SharedMeters {
     pub fn new(corrections: BTreeMap<String, Corrections>) -> Self {
-        Self { meters: Arc::default(), corrections }
+        Self { corrections, ..Self::default() }
+    }
+
+    /// Returns what the meters of the INA3221 at `address` of a bus share.
+    pub(super) fn channels(&self, bus: u8, address: u16) -> Arc<Channels> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.entry((bus, address)).or_default().clone()
     }
 
     /// Returns a reader of the meter called `name`, which is built if no other reader has done so.

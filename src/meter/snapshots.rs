@@ -3,9 +3,11 @@
 //! Pure: times and values are passed in. Owns how long one conversion takes, told by the driver or learned, and what looks like
 //! a fault of the sensor: a value that is frozen, and one that is cut off at the end of an unknown range.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::refresh::{LEARNING_MAX, pace_after};
+use super::MeterError;
+use super::refresh::{LEARNING_MAX, pace_after, time};
 use super::steps::{Step, Steps};
 use crate::units::MonoTime;
 
@@ -41,7 +43,7 @@ const CLIPPED_TIMES: u32 = 4;
 const BELOW_MIN: u32 = 30;
 
 /// What was expected instead of a value that is cut off.
-pub(crate) const CLIPPED: &str =
+const CLIPPED: &str =
     "other values: its largest value comes again and again while others scatter, so it is the end of its range";
 
 /// What a value is.
@@ -181,6 +183,49 @@ impl Snapshots {
         self.judge(now, gap, is_changed)
     }
 
+    /// Evaluates the value of a conversion that ended since the last one, as the sensor tells.
+    pub(crate) fn converted(&mut self, now: MonoTime, value: i64) -> Seen {
+        let late = now.since(self.polled).min(self.conversion());
+        let is_changed = value != self.value || self.begun.is_none();
+        if self.begun.replace(now).is_none() {
+            (self.since, self.value) = (now, value);
+        } else if is_changed {
+            self.change(now, now.since(self.polled), value);
+        }
+        self.polled = now;
+        if self.clipping.note(value) {
+            return Seen::Clipped;
+        }
+        if is_changed { Seen::New { late } } else { self.repeated(now, late) }
+    }
+
+    /// Returns how late a new value is; `None` if the reading before still counts.
+    ///
+    /// # Errors
+    /// For values that show a fault of the sensor, and while it is learned; `place` gives the file or the register, and the
+    /// value with its unit.
+    pub(crate) fn outcome(
+        &self,
+        seen: Seen,
+        place: impl FnOnce() -> (PathBuf, String),
+    ) -> Result<Option<Duration>, MeterError> {
+        match seen {
+            Seen::New { late } => Ok(Some(late)),
+            Seen::Repeat => Ok(None),
+            Seen::Learning => Err(MeterError::NotYet { reason: "learning how often the sensor is refreshed" }),
+            Seen::Frozen { since } => {
+                let ((_, shown), since, before) = (place(), since.as_secs_f64(), time(self.conversion()));
+                let reason =
+                    format!("the sensor has shown exactly {shown} for {since:.1} s; before, it changed every {before}");
+                Err(MeterError::Rebaselined { reason })
+            }
+            Seen::Clipped => {
+                let (path, text) = place();
+                Err(MeterError::Invalid { path, text, expected: CLIPPED })
+            }
+        }
+    }
+
     /// Notes that the value has changed.
     fn change(&mut self, now: MonoTime, gap: Duration, value: i64) {
         let still = self.polled.since(self.since);
@@ -248,13 +293,21 @@ impl Snapshots {
         if age < conversion.mul_f64(SAME_AFTER) {
             return Seen::Repeat;
         }
+        let seen = self.repeated(now, late);
+        if matches!(seen, Seen::New { .. }) {
+            self.counted = Some(now);
+        }
+        seen
+    }
+
+    /// Evaluates a conversion that gave the value of the one before.
+    fn repeated(&mut self, now: MonoTime, late: Duration) -> Seen {
         self.has_repeated = true;
         if !self.has_noise() {
-            self.counted = Some(now);
             return Seen::New { late };
         }
         let still = now.since(self.since);
-        let limit = FROZEN_MIN.max(conversion * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
+        let limit = FROZEN_MIN.max(self.conversion() * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
         if still >= limit { Seen::Frozen { since: still } } else { Seen::Repeat }
     }
 
@@ -398,6 +451,26 @@ mod tests {
         let mut coarse = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut coarse, 0, 300, |poll| noise(poll) / 50_000);
         assert!(run(&mut coarse, 30_000, 300, |_| 1).iter().all(is_new), "its steps are larger than its noise");
+    }
+
+    /// A chip that tells of each conversion: how long it takes does not matter.
+    #[test]
+    fn what_a_chip_tells_to_be_new_is_new_unless_it_is_frozen_or_cut_off() {
+        let told = |from: u64, sensor: &mut Snapshots, of: &dyn Fn(u64) -> i64| -> Vec<Seen> {
+            (0..200).map(|poll| sensor.converted(MonoTime((from + poll * 30) * MS), of(poll))).collect()
+        };
+        let new = || Snapshots::new(Some(ms(69)), Duration::ZERO);
+        assert!(told(0, &mut new(), &|_| 6_000).iter().all(is_new), "it never showed noise");
+        let mut sensor = new();
+        assert!(told(0, &mut sensor, &noise).iter().all(is_new));
+        let seen = told(6_000, &mut sensor, &|_| 7);
+        assert_eq!(count(&seen, is_new), 1, "{seen:?}");
+        assert!(matches!(seen[199], Seen::Frozen { .. }));
+        let error = sensor.outcome(seen[199], || ("/x".into(), "7 A".to_owned())).unwrap_err().to_string();
+        assert!(error.contains("exactly 7 A for 6.0 s; before, it changed every 69 ms"), "{error}");
+        let clipped = |poll: u64| if poll.is_multiple_of(4) { 3_200_000 } else { noise(poll) };
+        let seen = told(0, &mut new(), &clipped);
+        assert!(count(&seen, |seen| *seen == Seen::Clipped) > 30, "{seen:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::counter::Counter;
 use super::integral::Integral;
 use super::plausible::{Limits, Quantity, Shown};
 use super::refresh::time as shown_time;
-use super::snapshots::{CLIPPED, Known, Seen, Snapshots};
+use super::snapshots::{Known, Snapshots};
 use super::survey::{BETWEEN, Machine, Surveyed};
 use super::sysfs::Attribute;
 use super::total::{RefreshLine, Total};
@@ -210,24 +210,16 @@ impl Hwmon {
     ) -> Result<Result<Reading, MeterError>, MeterError> {
         let (raw, shown, now) = sensor.sample(clock)?;
         self.renew(sensor, now);
-        let judged = sensor.judge(&shown, now).map(|watts| (watts, sensor.snapshots.poll(now, raw)));
-        let seen = match judged {
-            Ok((watts, Seen::New { late })) => Ok((watts, late)),
-            Ok((_, Seen::Repeat)) => {
+        let late = sensor.judge(&shown, now).and_then(|watts| {
+            let seen = sensor.snapshots.poll(now, raw);
+            Ok((watts, sensor.snapshots.outcome(seen, || sensor.place(&shown))?))
+        });
+        let (watts, late) = match late {
+            Ok((watts, Some(late))) => (watts, late),
+            Ok((_, None)) => {
                 let waiting = MeterError::NotYet { reason: "the sensor has not been refreshed yet" };
                 return Ok(sensor.last.ok_or(waiting));
             }
-            Ok((_, Seen::Learning)) => Err(MeterError::NotYet { reason: "learning how often the sensor is refreshed" }),
-            Ok((watts, Seen::Frozen { since })) => Err(frozen(watts, since, sensor.snapshots.conversion())),
-            Ok((_, Seen::Clipped)) => Err(sensor.invalid(
-                &shown,
-                if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power },
-                CLIPPED,
-            )),
-            Err(error) => Err(error),
-        };
-        let (watts, late) = match seen {
-            Ok(new) => new,
             Err(error) => {
                 // The power until the next value is unknown.
                 self.power.interrupt();
@@ -337,13 +329,6 @@ impl Hwmon {
     }
 }
 
-fn frozen(watts: Watts, since: Duration, conversion: Duration) -> MeterError {
-    let (watts, since, before) = (watts.0, since.as_secs_f64(), shown_time(conversion));
-    let reason =
-        format!("the sensor has shown exactly {watts:.3} W for {since:.1} s; before, it changed every {before}");
-    MeterError::Rebaselined { reason }
-}
-
 impl Meter for Hwmon {
     fn info(&self) -> &MeterInfo {
         &self.info
@@ -399,14 +384,23 @@ impl Sensor {
         self.limits.judge(shown).map_err(|fault| self.invalid(shown, fault.quantity, fault.expected))
     }
 
+    /// Returns the file of what shows a new conversion, and its value.
+    fn place(&self, shown: &Shown) -> (PathBuf, String) {
+        let quantity = if shown.amperes.is_some() { Quantity::Current } else { Quantity::Power };
+        (self.file(quantity), quantity.show(shown))
+    }
+
     fn invalid(&self, shown: &Shown, quantity: Quantity, expected: &'static str) -> MeterError {
+        MeterError::Invalid { path: self.file(quantity), text: quantity.show(shown), expected }
+    }
+
+    fn file(&self, quantity: Quantity) -> PathBuf {
         let file = match quantity {
             Quantity::Power => self.watts.as_ref().or(self.amperes.as_ref()),
             Quantity::Voltage => self.volts.as_ref(),
             Quantity::Current => self.amperes.as_ref(),
         };
-        let path = file.map_or(self.folder.as_path(), Attribute::path).to_owned();
-        MeterError::Invalid { path, text: quantity.show(shown), expected }
+        file.map_or(self.folder.as_path(), Attribute::path).to_owned()
     }
 
     /// Returns the step of power: the one that was learned, or the one of the chip if that is larger.

@@ -371,7 +371,7 @@ fn a_frozen_sensor_is_named_and_its_energy_is_lost() {
     let frozen = observe(&mut meter, &tree, 11_000, 60, |_| 3_000_000);
     assert_eq!(frozen[15].as_ref().unwrap().time, frozen[0].as_ref().unwrap().time, "held back");
     let error = frozen[59].as_ref().unwrap_err().to_string();
-    assert!(error.contains("the sensor has shown exactly 3.000 W for 5.9 s; before, it changed every "), "{error}");
+    assert!(error.contains("the sensor has shown exactly 3 W for 5.9 s; before, it changed every "), "{error}");
     let after = observe(&mut meter, &tree, 17_000, 2, |index| noisy(index + 1));
     let lost = after[0].as_ref().unwrap().joules.0 - before.joules.0;
     assert!(lost < 0.31, "{lost} J of the time in which it was frozen");
