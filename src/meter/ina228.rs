@@ -416,7 +416,12 @@ mod tests {
     #[test]
     fn another_chip_is_refused() {
         let registers = Virtual::new(Flag::at(0x06, 1 << 3), &[(0xfe, 0x5449), (0xff, 0x2260)]);
-        assert_fails(&mut new_meter(chip("")), &registers, 0, "register 0x3f (DeviceId): read \"0x0000 and 0x0000; an INA226");
+        assert_fails(
+            &mut new_meter(chip("")),
+            &registers,
+            0,
+            "register 0x3f (DeviceId): read \"0x0000 and 0x0000; an INA226",
+        );
         assert_eq!(Ina228(chip("").0).plan(PERIOD).averages, 64);
     }
 }

@@ -204,6 +204,11 @@ mod tests {
     fn another_chip_is_refused() {
         let registers = registers();
         registers.set(0xff, 0x2260);
-        assert_fails(&mut new_meter(Ina260), &registers, 0, "0x2260; an INA226: use the kind ina226\", expected 0x5449 and");
+        assert_fails(
+            &mut new_meter(Ina260),
+            &registers,
+            0,
+            "0x2260; an INA226: use the kind ina226\", expected 0x5449 and",
+        );
     }
 }

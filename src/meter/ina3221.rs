@@ -48,7 +48,7 @@ impl MeterKind for Ina3221Keys {
     }
 
     fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        let chip = Ina3221::new(self.clone(), surroundings.shared.channels(self.bus, self.address));
+        let chip = Ina3221::new(self.clone(), surroundings.shared.channels(self.place()));
         Box::new(Ina::new(name, Box::new(chip), self.place(), self.scope, surroundings).channel(self.channel))
     }
 
@@ -68,11 +68,8 @@ pub fn survey(machine: &Machine<'_>) -> Vec<Surveyed> {
 
 const CONFIGURATION: Register = Register::new(0x00, "Configuration");
 /// The shunt voltages of the channels, each followed by the bus voltage.
-const SHUNT_VOLTAGES: [Register; 3] = [
-    Register::new(0x01, "ShuntVoltage1"),
-    Register::new(0x03, "ShuntVoltage2"),
-    Register::new(0x05, "ShuntVoltage3"),
-];
+const SHUNT_VOLTAGES: [Register; 3] =
+    [Register::new(0x01, "ShuntVoltage1"), Register::new(0x03, "ShuntVoltage2"), Register::new(0x05, "ShuntVoltage3")];
 const BUS_VOLTAGES: [Register; 3] =
     [Register::new(0x02, "BusVoltage1"), Register::new(0x04, "BusVoltage2"), Register::new(0x06, "BusVoltage3")];
 /// Reading it clears its conversion-ready bit.
@@ -230,7 +227,9 @@ mod tests {
         for (word, steps) in [(0x7ff8, 4095), (0x8000, -4096), (0xfff8, -1), (2_000 << 3, 2_000)] {
             assert_eq!(shunt_steps(word), steps);
         }
-        assert!(close_to(f64::from(shunt_steps(0x7ff8)) * SHUNT_STEP_VOLTS, 0.1638) && close_to(bus_volts(0x7ff8), 32.76));
+        assert!(
+            close_to(f64::from(shunt_steps(0x7ff8)) * SHUNT_STEP_VOLTS, 0.1638) && close_to(bus_volts(0x7ff8), 32.76)
+        );
         let channels = Arc::default();
         let mut all = [1, 2, 3].map(|number| channel(number, &channels));
         assert_eq!(all[2].plan(PERIOD).settings[0].word & 0x7000, 0x7127 & 0x7000);
@@ -284,7 +283,12 @@ mod tests {
         read(&mut second, &registers, 0).unwrap();
         registers.set(0x03, 0x7ff8);
         read_new(&mut first, &registers, 100).unwrap();
-        assert_fails(&mut second, &registers, 100, "(ShuntVoltage2): read \"163.80 mV across the shunt at 5.000 V\", expected");
+        assert_fails(
+            &mut second,
+            &registers,
+            100,
+            "(ShuntVoltage2): read \"163.80 mV across the shunt at 5.000 V\", expected",
+        );
         registers.set(0x03, 0xff00);
         assert_fails(&mut second, &registers, 200, "\"-1.28 mV across the shunt at 5.000 V\", expected 0 or more");
         registers.set(0x03, 0xfff0);

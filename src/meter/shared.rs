@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::corrected::{Corrected, Corrections};
+use super::ina::Place;
 use super::ina3221::Channels;
 use super::{Meter, MeterConfig, MeterError, MeterInfo, Reading, Surroundings};
 use crate::units::MonoTime;
@@ -20,8 +21,8 @@ pub struct SharedMeters {
     meters: Arc<Mutex<BTreeMap<String, Arc<Mutex<Cell>>>>>,
     /// What the configuration says of the accuracy of each meter.
     corrections: BTreeMap<String, Corrections>,
-    /// What the meters of a chip with several channels share, by its bus and address.
-    channels: Arc<Mutex<BTreeMap<(u8, u16), Arc<Channels>>>>,
+    /// What the meters of a chip with several channels share.
+    channels: Arc<Mutex<BTreeMap<Place, Arc<Channels>>>>,
 }
 
 impl SharedMeters {
@@ -29,10 +30,10 @@ impl SharedMeters {
         Self { corrections, ..Self::default() }
     }
 
-    /// Returns what the meters of the INA3221 at `address` of a bus share.
-    pub(super) fn channels(&self, bus: u8, address: u16) -> Arc<Channels> {
+    /// Returns what the meters of an INA3221 share.
+    pub(super) fn channels(&self, place: Place) -> Arc<Channels> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.entry((bus, address)).or_default().clone()
+        channels.entry(place).or_default().clone()
     }
 
     /// Returns a reader of the meter called `name`, which is built if no other reader has done so.
