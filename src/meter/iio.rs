@@ -221,7 +221,7 @@ impl Channels {
         let invalid = |expected| MeterError::Invalid { path: path.to_owned(), text: text(), expected };
         if shunt.abs() >= self.range {
             let expected = "less than the end of the range; the shunt is too large for this current";
-            let reason = format!("{}: read {}, expected {expected}", path.display(), text());
+            let reason = format!("{}: read {:?}, expected {expected}", path.display(), text());
             return Err(MeterError::Overrange { reason, since: now });
         }
         let flow = shunt::flow(shunt_volts, shunt_ohms, bus_volts).map_err(invalid)?;
@@ -381,7 +381,7 @@ mod tests {
         tree.write(&format!("{DEVICE}/in_voltage0_hardwaregain"), "1\n");
         tree.write(&format!("{DEVICE}/in_voltage0_raw"), "4000\n");
         let error = read(&mut meter(&tree, selector()), 0).unwrap_err().to_string();
-        assert!(error.contains("in_voltage0_raw: read 40.00 mV") && error.contains("end of the range"), "{error}");
+        assert!(error.contains("in_voltage0_raw: read \"40.00 mV") && error.contains("end of the range"), "{error}");
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Integral {
                 self.overrange(now);
                 let (place, shown) = place();
                 return Err(MeterError::Overrange {
-                    reason: format!("{place}: read {shown}, expected {NOT_CLIPPED}"),
+                    reason: format!("{place}: read {shown:?}, expected {NOT_CLIPPED}"),
                     since,
                 });
             }

@@ -28,6 +28,7 @@ pub mod corrected;
 pub mod counter;
 mod domains;
 mod efficiency;
+mod ina;
 pub mod integral;
 pub mod perf;
 mod plausible;
@@ -53,6 +54,10 @@ family! {
         mod hwmon: HwmonKeys;
         mod iio: IioKeys;
         mod ina219: Ina219Keys;
+        mod ina226: Ina226Keys;
+        mod ina228: Ina228Keys;
+        mod ina260: Ina260Keys;
+        mod ina3221: Ina3221Keys;
         mod pmic: PmicKeys;
         mod reader: ReaderKeys;
         mod sum: SumKeys;
@@ -209,7 +214,7 @@ pub trait Meter: Send {
 pub struct MeterInfo {
     /// The meter's name in the configuration.
     pub name: String,
-    /// `rapl`, `hwmon`, `iio`, `ina219`, `pmic`, `reader`, `sum`, `replay` or `estimate`.
+    /// `rapl`, `hwmon`, `iio`, `ina219`, `ina226`, `ina228`, `ina260`, `ina3221`, `pmic`, `reader`, `sum`, `replay` or `estimate`.
     pub kind: &'static str,
     pub scope: Scope,
     /// Whether the joules are computed from a model of the machine instead of measured.

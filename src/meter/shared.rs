@@ -1,4 +1,4 @@
-//! A meter that a sum reads, too, and that must be read once for both.
+//! A meter that a sum reads, too, and that must be read once for both; and what the meters of one chip share.
 //!
 //! Whoever comes first in a round of readings reads the meter; the others of that round get the same result. So the order
 //! in which meters are read does not matter, and all parts of a sum are read one right after the other.
@@ -9,6 +9,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::ina::Place;
+use super::ina3221::Channels;
 use super::{Meter, MeterConfig, MeterError, MeterInfo, Reading, Surroundings};
 use crate::units::MonoTime;
 
@@ -16,9 +18,17 @@ use crate::units::MonoTime;
 #[derive(Debug, Clone, Default)]
 pub struct SharedMeters {
     meters: Arc<Mutex<BTreeMap<String, Arc<Mutex<Cell>>>>>,
+    /// What the meters of a chip with several channels share.
+    channels: Arc<Mutex<BTreeMap<Place, Arc<Channels>>>>,
 }
 
 impl SharedMeters {
+    /// Returns what the meters of an INA3221 share.
+    pub(super) fn channels(&self, place: Place) -> Arc<Channels> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.entry(place).or_default().clone()
+    }
+
     /// Returns a reader of the meter called `name`, which is built if no other reader has done so.
     pub(crate) fn reader(&self, name: &str, kind: &MeterConfig, surroundings: &Surroundings) -> SharedMeter {
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,10 +8,10 @@ use super::plausible::{Limits, Shown};
 use crate::units::Watts;
 
 /// The largest offset of an INA219's shunt voltage, at its widest range (datasheet SBOS448G, 7.5: 200 uV at PGA /8).
-const OFFSET_VOLTS: f64 = 200e-6;
+pub(crate) const OFFSET_VOLTS: f64 = 200e-6;
 
 /// Scale error of an INA219 and similar chips: 0.5 % in current and 0.5 % in voltage (SBOS448G, 7.5).
-const GAIN_ERROR: f64 = 0.01;
+pub(crate) const GAIN_ERROR: f64 = 0.01;
 
 /// Returns the errors of scale of a chip with a shunt that may be off by the fraction `shunt_tolerance`.
 pub(crate) fn scale(shunt_tolerance: f64) -> Scale {
@@ -32,6 +32,18 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    /// Returns the flow of `amperes` at `volts`.
+    ///
+    /// A current backwards within the offset cannot be distinguished from no current, and counts as none.
+    ///
+    /// # Errors
+    /// What was expected, if this is not a measurement of what flows to the load.
+    pub(crate) fn new(amperes: f64, volts: f64, limits: &Limits) -> Result<Self, &'static str> {
+        let shown = Shown { watts: volts * amperes, volts: Some(volts), amperes: Some(amperes) };
+        let watts = limits.judge(&shown).map_err(|fault| fault.expected)?;
+        Ok(Self { volts, amperes: amperes.max(0.0), watts })
+    }
+
     /// Returns the step of power if current and voltage come in steps of `amperes` and `volts`.
     pub(crate) fn quantum(&self, amperes: f64, volts: f64) -> Watts {
         Watts((self.volts * amperes).hypot(self.amperes * volts))
@@ -40,17 +52,11 @@ impl Flow {
 
 /// Returns the flow for `shunt_volts` across `shunt_ohms` and `bus_volts` behind them.
 ///
-/// A negative voltage within the offset cannot be distinguished from no current, and counts as none.
-///
 /// # Errors
-/// What was expected, if these voltages are not a measurement of what flows to the load. The ends of the ranges are left to
-/// the caller, who knows the registers.
+/// Those of [`Flow::new`]. The ends of the ranges are left to the caller, who knows the registers.
 pub(crate) fn flow(shunt_volts: f64, shunt_ohms: f64, bus_volts: f64) -> Result<Flow, &'static str> {
-    let amperes = shunt_volts / shunt_ohms;
     let limits = Limits { offset_amperes: OFFSET_VOLTS / shunt_ohms, ..Limits::default() };
-    let shown = Shown { watts: bus_volts * amperes, volts: Some(bus_volts), amperes: Some(amperes) };
-    let watts = limits.judge(&shown).map_err(|fault| fault.expected)?;
-    Ok(Flow { volts: bus_volts, amperes: amperes.max(0.0), watts })
+    Flow::new(shunt_volts / shunt_ohms, bus_volts, &limits)
 }
 
 #[cfg(test)]

@@ -145,6 +145,26 @@ impl Snapshots {
         self.judge(now, gap, is_changed)
     }
 
+    /// Evaluates the value of a conversion that ended since the last one, as the sensor tells.
+    pub(crate) fn converted(&mut self, now: MonoTime, value: i64) -> Seen {
+        let (until, gap) = (self.polled, now.since(self.polled));
+        let late = gap.min(self.conversion());
+        self.polled = now;
+        if self.begun.is_none() {
+            (self.begun, self.since, self.value) = (Some(now), now, value);
+            return self.count(now, late);
+        }
+        if value == self.value {
+            self.repeats += 1.0;
+            return self.repeated(now, late);
+        }
+        let was_held = self.is_doubtful();
+        self.polled = until;
+        self.change(now, gap, value);
+        self.polled = now;
+        if was_held { Seen::Held { until } } else { self.count(now, late) }
+    }
+
     /// Notes that the value has changed.
     fn change(&mut self, now: MonoTime, gap: Duration, value: i64) {
         let still = self.polled.since(self.since);
@@ -210,8 +230,13 @@ impl Snapshots {
         if age < conversion.mul_f64(SAME_AFTER) {
             return Seen::Repeat;
         }
+        self.repeated(now, late)
+    }
+
+    /// Evaluates a conversion that gave the value of the one before.
+    fn repeated(&mut self, now: MonoTime, late: Duration) -> Seen {
         let still = now.since(self.since);
-        let limit = FROZEN_MIN.max(conversion * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
+        let limit = FROZEN_MIN.max(self.conversion() * FROZEN_CONVERSIONS).max(self.longest_run * FROZEN_RUNS);
         if still >= limit && self.chance_of_run() < FROZEN {
             return Seen::Frozen { since: still };
         }
@@ -374,6 +399,24 @@ mod tests {
         let mut coarse = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut coarse, 0, 300, |poll| noise(poll) / 50_000);
         assert!(run(&mut coarse, 30_000, 300, |_| 1).iter().all(is_new), "its steps are larger than its noise");
+    }
+
+    /// A chip that tells of each conversion: how long it takes does not matter.
+    #[test]
+    fn what_a_chip_tells_to_be_new_is_new_unless_it_is_frozen_or_cut_off() {
+        let told = |from: u64, sensor: &mut Snapshots, of: &dyn Fn(u64) -> i64| -> Vec<Seen> {
+            (0..200).map(|poll| sensor.converted(MonoTime((from + poll * 30) * MS), of(poll))).collect()
+        };
+        let new = || Snapshots::new(Some(ms(69)), Duration::ZERO);
+        assert!(told(0, &mut new(), &|_| 6_000).iter().all(is_new), "it never showed noise");
+        let mut sensor = new();
+        assert!(told(0, &mut sensor, &noise).iter().all(is_new));
+        let seen = told(6_000, &mut sensor, &|_| 7);
+        assert_eq!(count(&seen, is_new), 1, "{seen:?}");
+        assert!(matches!(seen[199], Seen::Frozen { .. }));
+        let clipped = |poll: u64| if poll.is_multiple_of(4) { 3_200_000 } else { noise(poll) };
+        let seen = told(0, &mut new(), &clipped);
+        assert!(count(&seen, |seen| matches!(seen, Seen::Clipped { .. })) > 30, "{seen:?}");
     }
 
     #[test]

@@ -211,7 +211,8 @@ mod tests {
             let expected = (unit_nj * greatest) as f64 / 1e3;
             match steps.known().unwrap() {
                 Step::Exactly(step) => prop_assert!((step - expected).abs() < 0.02 * expected.min(60.0), "{step}, {expected}"),
-                Step::Below(step) => prop_assert!(step >= expected * 0.999 && expected < 70.0, "below {step}, {expected}"),
+                // Within the rounding to microjoules.
+                Step::Below(step) => prop_assert!(step >= expected - 0.5 && expected < 70.0, "below {step}, {expected}"),
             }
         }
     }

@@ -97,7 +97,7 @@ fn no_sensor() -> Finding {
     let reason = "the kernel shows no power sensor".to_owned();
     let fix = "if an INA219 or a similar chip is wired to I2C bus 1 at 0x40, attach the kernel's driver: sudo modprobe \
                ina2xx || sudo modprobe ina2xx-adc; echo ina219 0x40 | sudo tee /sys/bus/i2c/devices/i2c-1/new_device; or read it \
-               directly, see ina219";
+               directly, see ina219 and ina226";
     Finding { fix: Some(fix.to_owned()), ..Finding::new("hwmon, iio", State::Absent { reason }) }
 }
 
@@ -229,16 +229,21 @@ mod tests {
             ("bus/i2c/devices/1-0040/name", "ina219\n"),
             ("bus/i2c/devices/1-0041/name", "ina226\n"),
             ("bus/i2c/devices/11-0041/name", "other\n"),
+            ("bus/i2c/devices/1-0043/name", "ina3221\n"),
             ("bus/i2c/devices/i2c-1/name", "bcm2835\n"),
         ]);
         tree.link("bus/i2c/devices/1-0041/driver", "../../drivers/ina2xx");
         let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         let bus = find(&findings, "ina219 on i2c-1");
-        assert_eq!((&bus.state, bus.detail.len()), (&State::Usable { says: "can be used" }, 3));
+        assert_eq!((&bus.state, bus.detail.len()), (&State::Usable { says: "can be used" }, 5));
         assert_eq!(bus.detail[0], "ina219 at 1-0040 has no driver: it can be read directly");
         assert!(bus.detail[1].starts_with("ina226 at 1-0041 is used by the kernel's driver ina2xx"), "{bus:?}");
         assert!(reason(find(&findings, "pmic")).contains("dev/vcio: Inappropriate ioctl"), "{findings:#?}");
         assert_eq!(bus.config.as_deref(), Some("ina219 = { bus = 1, address = 0x40, shunt_ohms = 0.1 }"));
+        let ina3221 = find(&findings, "ina3221 on i2c-1 at 0x43");
+        let line = "ina3221 = { bus = 1, address = 0x43, channel = 1, shunt_ohms = 0.1 }";
+        assert_eq!((&ina3221.state, ina3221.config.as_deref()), (&State::Usable { says: "can be used" }, Some(line)));
+        assert!(!findings.iter().any(|finding| finding.what.starts_with("ina226")), "the kernel has that one");
         tree.link("bus/i2c/devices/1-0040/driver", "../../drivers/ina2xx_adc");
         let findings = survey(&Machine { sysfs: tree.root(), dev: &tree.path("dev") }, |_| ());
         assert_eq!(find(&findings, "ina219 on i2c-1").config, None, "that address is not to be read directly");

@@ -123,6 +123,19 @@ fn check_judges_every_kind_of_meter() {
                 "ina219.max_volts: 40 is out of range; it must be from 0.1 to 26",
             ],
         ),
+        (
+            "ina226 = { bus = 1, shunt_ohms = 0.002, address = 0x50 }",
+            &["ina226.address: 0x50 is not an address of an INA226; they are 0x40 to 0x4f"],
+        ),
+        (
+            "ina228 = { bus = 1, shunt_ohms = 0.015, max_amperes = 11.0 }",
+            &["ina228.max_amperes: 11 is out of range; the chip measures 0.16384 V across the shunt, here 10.922667 A"],
+        ),
+        ("ina260 = { bus = 1, scope = \"process\" }", &["ina260.scope: a sensor cannot cover the process"]),
+        (
+            "ina3221 = { bus = 1, shunt_ohms = 0.1, channel = 4, address = 0x44 }",
+            &["ina3221.channel: 4 is out of range; it must be from 1 to 3", "they are 0x40 to 0x43"],
+        ),
         ("iio = { chip = \"ina219\", shunt_ohms = 0.0 }", &["iio.shunt_ohms: 0 is out of range"]),
         ("replay = { path = \"p.csv\", time = \"t\" }", &["replay: name the column", "either watts or joules"]),
         (
@@ -136,6 +149,7 @@ fn check_judges_every_kind_of_meter() {
     // What is absent is no fault of the configuration; where and why is said.
     for (meter, part) in [
         ("ina219 = { bus = 250, shunt_ohms = 0.1, max_amperes = 3.2 }", "/dev/i2c-250: no such bus; load"),
+        ("ina3221 = { bus = 250, shunt_ohms = 0.1, channel = 3 }", "/dev/i2c-250: no such bus; load"),
         ("iio = { chip = \"ina226\", shunt_ohms = 0.1 }", "bus/iio/devices: no device \"ina226\"; found: none"),
         ("replay = { path = \"none.csv\", time = \"t\", watts = \"p\" }", "/none.csv: no such file"),
     ] {

@@ -392,7 +392,7 @@ impl Sensor {
             let (path, text, expected) =
                 (self.path(fault.quantity).to_owned(), fault.quantity.show(shown), fault.expected);
             if fault.is_overrange {
-                let reason = format!("{}: read {text}, expected {expected}", path.display());
+                let reason = format!("{}: read {text:?}, expected {expected}", path.display());
                 return MeterError::Overrange { reason, since: now };
             }
             MeterError::Invalid { path, text, expected }
