@@ -228,9 +228,9 @@ mod tests {
             read_new(&mut meter, &registers, ms + 10_100).unwrap();
         }
         registers.set(0x01, 0xfffc);
-        assert_eq!(read_new(&mut meter, &registers, 80_000).unwrap().power.unwrap().0, 0.0, "-10 uV are the offset");
+        assert_eq!(read_new(&mut meter, &registers, 70_200).unwrap().power.unwrap().0, 0.0, "-10 uV are the offset");
         registers.set_bits(0x06, OVF);
-        assert_fails(&mut meter, &registers, 80_100, "register 0x06 (MaskEnable): read \"OVF\", expected no overflow");
+        assert_fails(&mut meter, &registers, 70_300, "register 0x06 (MaskEnable): read \"OVF\", expected no overflow");
     }
 
     #[test]

@@ -195,9 +195,9 @@ mod tests {
             read_new(&mut meter, &registers, ms + 10_100).unwrap();
         }
         registers.set(0x01, 0xfffc);
-        assert_eq!(read_new(&mut meter, &registers, 60_000).unwrap().power.unwrap().0, 0.0, "-5 mA are the offset");
+        assert_eq!(read_new(&mut meter, &registers, 50_200).unwrap().power.unwrap().0, 0.0, "-5 mA are the offset");
         registers.set(0x00, 0x6127);
-        assert_fails(&mut meter, &registers, 61_100, "read \"0x6127, not 0x6627\", expected what was written");
+        assert_fails(&mut meter, &registers, 51_300, "read \"0x6127, not 0x6627\", expected what was written");
     }
 
     #[test]
