@@ -287,12 +287,10 @@ impl Snapshots {
         (!self.is_learned).then(|| pace_after(self.polled.since(self.since)))
     }
 
-    /// Returns the step in which values come, in their unit, if it is known.
+    /// Returns the largest step, in their unit, in which values can come. It is known if changes differ, or if many are equal.
     pub fn step(&self) -> Option<f64> {
-        match self.steps.known() {
-            Some(Step::Exactly(step)) if self.steps.count() > 1 => Some(step),
-            _ => None,
-        }
+        let is_enough = self.steps.count() > 1 || self.changes >= CHANGES;
+        self.steps.known().filter(|_| is_enough).map(Step::largest)
     }
 }
 
@@ -480,6 +478,10 @@ mod tests {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut sensor, 0, 200, |poll| noise(poll) / 500 * 500);
         assert_eq!(sensor.step().map(f64::round), Some(500.0));
+        // Little noise between coarse steps: each change is one step.
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 200, |poll| if poll.is_multiple_of(3) { 3_000_500 } else { 3_000_000 });
+        assert!(sensor.step().is_some_and(|step| (step - 500.0).abs() < 2.0), "{:?}", sensor.step());
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) enum Claim {
 
 /// What a tail may go on unseen, and how uneven a cut inference is, is in the uncertainty, and seldom in the error.
 const MEASURED: Claim = Claim::Measured { inside_max: 99.5 };
-/// Known to be too cautious: windows with few snapshots, intervals as long as the pauses, or coarse steps.
+/// U has a part that is seldom in the error, for a reason that docs/energy.md names.
 const CAUTIOUS: Claim = Claim::Measured { inside_max: 100.0 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -127,7 +127,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class { name: "counter, 3-100 us", inference_s: SHORT, ..PLAIN },
     Class { name: "counter, 0.3-20 ms", inference_s: MIDDLE, ..PLAIN },
     Class { name: "counter, 20-200 ms", inference_s: LONG, ..PLAIN },
-    Class { name: "counter, always busy", inference_s: ANY, duty: (1.0, 1.0), ..PLAIN },
+    Class { name: "counter, always busy", inference_s: ANY, duty: (1.0, 1.0), claim: CAUTIOUS, ..PLAIN },
     Class { name: "100 Hz, 3-100 us", meter: Meter::Snapshots { hz: 100.0 }, inference_s: SHORT, ..PLAIN },
     Class { name: "100 Hz, 0.3-20 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: MIDDLE, ..PLAIN },
     Class { name: "100 Hz, 20-200 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: LONG, ..PLAIN },
@@ -142,9 +142,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class { name: "230 Hz, 0.3-20 ms", meter: FAST, inference_s: MIDDLE, ..PLAIN },
     Class { name: "230 Hz, 20-200 ms", meter: FAST, inference_s: LONG, ..PLAIN },
     Class { name: "10 Hz snapshots, any length", meter: Meter::Snapshots { hz: 10.0 }, inference_s: ANY, ..PLAIN },
-    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, claim: CAUTIOUS, ..PLAIN },
-    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, claim: CAUTIOUS, ..PLAIN },
-    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, claim: CAUTIOUS, ..PLAIN },
+    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, ..PLAIN },
+    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, ..PLAIN },
+    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, ..PLAIN },
     Class { name: "iio, 68 ms conversions", meter: Meter::LongConversions, inference_s: ANY, ..PLAIN },
     Class { name: "counter, gain off by 2 %", gain_error: Some(0.02), claim: CAUTIOUS, ..PLAIN },
     Class {
@@ -178,14 +178,7 @@ pub(crate) const CLASSES: &[Class] = &[
         trouble: Trouble::Suspends,
         ..PLAIN
     },
-    Class {
-        name: "default ina219, gaps",
-        meter: DEFAULT,
-        inference_s: ANY,
-        trouble: Trouble::Gaps,
-        claim: CAUTIOUS,
-        ..PLAIN
-    },
+    Class { name: "default ina219, gaps", meter: DEFAULT, inference_s: ANY, trouble: Trouble::Gaps, ..PLAIN },
     Class {
         name: "counter, two pipelines",
         inference_s: MIDDLE,
@@ -194,13 +187,7 @@ pub(crate) const CLASSES: &[Class] = &[
         claim: Claim::Attributed,
         ..PLAIN
     },
-    Class {
-        name: "counter of 100 ms",
-        meter: Meter::SlowCounter { refresh_s: 0.1 },
-        inference_s: ANY,
-        claim: CAUTIOUS,
-        ..PLAIN
-    },
+    Class { name: "counter of 100 ms", meter: Meter::SlowCounter { refresh_s: 0.1 }, inference_s: ANY, ..PLAIN },
     Class { name: "counter of 1 s", meter: Meter::SlowCounter { refresh_s: 1.0 }, inference_s: ANY, ..PLAIN },
     Class {
         name: "counter in 10 mJ",
@@ -288,14 +275,7 @@ pub(crate) const CLASSES: &[Class] = &[
         ..PLAIN
     },
     Class { name: "counter, phases", inference_s: LONG, duty: (0.05, 1.0), trouble: Trouble::Phases, ..PLAIN },
-    Class {
-        name: "counter, a slow one",
-        inference_s: MIDDLE,
-        duty: (1e-2, 0.3),
-        trouble: Trouble::SlowOnes,
-        claim: CAUTIOUS,
-        ..PLAIN
-    },
+    Class { name: "counter, a slow one", inference_s: MIDDLE, duty: (1e-2, 0.3), trouble: Trouble::SlowOnes, ..PLAIN },
     Class {
         name: "counter, other programs",
         inference_s: MIDDLE,
