@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::clipping::{Clipping, EQUAL_MAX, MOST_FREQUENT, NOISE_SHARE};
 use super::refresh::{LEARNING_MAX, pace_after};
 use super::steps::{Step, Steps};
-use crate::units::MonoTime;
+use crate::units::{MonoTime, duration_ns};
 
 /// Learning ends after so many changes, or after fewer if they take longer than `ENOUGH`.
 const CHANGES: u32 = 32;
@@ -77,7 +77,9 @@ pub struct Snapshots {
     learned: Option<Duration>,
     begun: Option<MonoTime>,
     is_learned: bool,
+    /// The last reading, and the time since the one before.
     polled: MonoTime,
+    gap: Duration,
     value: i64,
     /// The reading that first had this value, and the time since the reading before that.
     since: MonoTime,
@@ -124,8 +126,7 @@ impl Snapshots {
         };
         let gap = now.since(self.polled);
         let is_changed = value != self.value;
-        let until = self.polled;
-        let was_held = is_changed && self.is_doubtful();
+        let held = self.held_until().filter(|_| is_changed);
         if is_changed {
             self.change(now, gap, value);
         }
@@ -138,7 +139,8 @@ impl Snapshots {
             self.learned = self.shortest;
             self.steps.learn();
         }
-        if was_held {
+        self.gap = gap;
+        if let Some(until) = held {
             self.counted = Some(until);
             return Seen::Held { until };
         }
@@ -147,22 +149,19 @@ impl Snapshots {
 
     /// Evaluates the value of a conversion that ended since the last one, as the sensor tells.
     pub(crate) fn converted(&mut self, now: MonoTime, value: i64) -> Seen {
-        let (until, gap) = (self.polled, now.since(self.polled));
-        let late = gap.min(self.conversion());
-        self.polled = now;
+        let gap = now.since(self.polled);
+        let (late, held) = (gap.min(self.conversion()), self.held_until());
         if self.begun.is_none() {
-            (self.begun, self.since, self.value) = (Some(now), now, value);
+            (self.begun, self.since, self.value, self.polled) = (Some(now), now, value, now);
             return self.count(now, late);
         }
         if value == self.value {
-            self.repeats += 1.0;
+            (self.polled, self.gap, self.repeats) = (now, gap, self.repeats + 1.0);
             return self.repeated(now, late);
         }
-        let was_held = self.is_doubtful();
-        self.polled = until;
         self.change(now, gap, value);
-        self.polled = now;
-        if was_held { Seen::Held { until } } else { self.count(now, late) }
+        (self.polled, self.gap) = (now, gap);
+        held.map_or_else(|| self.count(now, late), |until| Seen::Held { until })
     }
 
     /// Notes that the value has changed.
@@ -255,6 +254,12 @@ impl Snapshots {
 
     fn is_doubtful(&self) -> bool {
         self.chance_of_run() < DOUBTFUL
+    }
+
+    /// Returns when the last conversion ended that gave the value which is held back.
+    fn held_until(&self) -> Option<MonoTime> {
+        let late = self.gap.min(self.conversion());
+        self.is_doubtful().then(|| MonoTime(self.polled.0.saturating_sub(duration_ns(late) / 2)))
     }
 
     /// Returns how rare a run of equal values as long as this one is; 1 if the sensor has no noise.
@@ -468,7 +473,7 @@ mod tests {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut sensor, 0, 200, coarse);
         run(&mut sensor, 20_000, 18, |_| 603);
-        let held = Seen::Held { until: MonoTime(21_700 * MS) };
+        let held = Seen::Held { until: MonoTime(21_700 * MS - 266_000) };
         assert_eq!(sensor.poll(MonoTime(21_800 * MS), 601), held);
         assert!(is_new(&sensor.poll(MonoTime(21_900 * MS), 601)), "the value that ended the run counts, too");
     }

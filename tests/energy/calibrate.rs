@@ -190,7 +190,7 @@ fn the_steps_around_an_inference_have_their_own_figures_or_say_why_not() {
     let machine = Machine::new(&setup);
     let daemon = calibrate(&setup, &["--json", "--phases", "--bouts", "5"]);
     machine.follows(&daemon);
-    let ended = daemon.wait().expect(0);
+    let ended = daemon.wait_at_most(Duration::from_secs(240)).expect(0);
     let total_s = 3.0 * (5.0 * (BOUT_S + QUIET_S) + QUIET_S + 0.2);
     ended.says(&[&format!("calibrating shoulder by package for {total_s:.0} s\n")]);
     let told: Value = serde_json::from_str(&ended.stdout).unwrap();

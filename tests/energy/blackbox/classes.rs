@@ -149,10 +149,10 @@ fn counters() -> Vec<Class> {
         in_short_form(rapl("counter, 1 ms, few inferences", counter())),
         calibrated(rapl("counter, 100 ms", Counter { refresh_s: 0.1, ..counter() })),
         // QEMU's thread of the virtual RAPL sleeps for a second (target/i386/kvm/vmsr_energy.c).
-        calibrated(rapl("counter, 1 s (virtual RAPL)", Counter { refresh_s: 1.0, ..counter() })),
+        in_short_form(calibrated(rapl("counter, 1 s (virtual RAPL)", Counter { refresh_s: 1.0, ..counter() }))),
         in_short_form(rapl("counter, steps of 10 mJ", Counter { step_j: 0.01, ..counter() })),
         // Sapphire Rapids counts the platform in joules (intel_rapl_common.c, `psys_domain_energy_unit`).
-        rapl("counter, steps of 1 J", Counter { step_j: 1.0, ..counter() }),
+        in_short_form(rapl("counter, steps of 1 J", Counter { step_j: 1.0, ..counter() })),
         class("energy1_input, 300 ms", Driver::Energy, Meter::Counter(Counter { refresh_s: 0.3, ..counter() })),
         rapl("counter that stalls for 0.5 s", Counter { stalls_s: vec![(4.0, 4.5), (9.0, 9.5)], ..counter() }),
         in_short_form(rapl("counter that wraps", Counter { start_j: 262_143.328_85 - 60.0, ..counter() })),
@@ -173,11 +173,11 @@ fn sensors() -> Vec<Class> {
     vec![
         in_short_form(calibrated(ina219("INA219", sensor()))),
         calibrated(class("INA226, 64 averages", Driver::Ina226, Meter::Sensor(ina226))),
-        calibrated(class("power1_average, 1 s", Driver::PowerMeter, Meter::Sensor(mean))),
-        calibrated(plain("sensor that a driver keeps for 1 s", held)),
-        ina219("INA219 at the end of its range", Sensor { most_w: Some(4.0), ..sensor() }),
-        ina219("INA219 that shows one value for 6 s", Sensor { frozen_s: Some((3.0, 9.0)), ..sensor() }),
-        plain("sensor that shows 0xffffffff mW", Sensor { fixed_w: Some(4_294_967.295), ..sensor() }),
+        in_short_form(calibrated(class("power1_average, 1 s", Driver::PowerMeter, Meter::Sensor(mean)))),
+        in_short_form(calibrated(plain("sensor that a driver keeps for 1 s", held))),
+        in_short_form(ina219("INA219 at the end of its range", Sensor { most_w: Some(4.0), ..sensor() })),
+        in_short_form(ina219("INA219 that shows one value for 6 s", Sensor { frozen_s: Some((3.0, 9.0)), ..sensor() })),
+        in_short_form(plain("sensor that shows 0xffffffff mW", Sensor { fixed_w: Some(4_294_967.295), ..sensor() })),
         calibrated(ina219("INA219, 2 % too much", Sensor { gain: 1.02, ..sensor() })),
     ]
 }
@@ -189,9 +189,9 @@ fn machines() -> Vec<Class> {
         Class { rate_hz: 0.3, ..machine("tail of 2 s", Power { tail_w: 0.6, tail_s: 2.0, ..power() }) },
         calibrated(machine("tail of 1 s, longer than the pauses", Power { tail_w: 0.6, tail_s: 1.0, ..power() })),
         machine("idle power that steps with the load", Power { step_w: 0.3, ..power() }),
-        machine("idle power that steps later", Power { step_w: 0.3, step_s: 5.0, ..power() }),
+        in_short_form(machine("idle power that steps later", Power { step_w: 0.3, step_s: 5.0, ..power() })),
         Class { rate_hz: 60.0, ..machine("back to back, idle power that steps", Power { step_w: 0.3, ..power() }) },
-        program("a program in step, 50 ms, twice a second", 0.05, 2.0),
-        program("a program in step, 10 ms, once a second", 0.01, 1.0),
+        in_short_form(program("a program in step, 50 ms, twice a second", 0.05, 2.0)),
+        Class { in_short_form: true, ..program("a program in step, 10 ms, once a second", 0.01, 1.0) },
     ]
 }
