@@ -380,7 +380,7 @@ mod tests {
         let is_told = log.logged == kind;
         let told = (400..700u64).filter_map(|tick| log.due(ms(tick * 2500), Change::None, kind)).count();
         assert_eq!((told, log.logged), (usize::from(!is_told), kind));
-        assert_eq!(log.due(ms(100_000_000), Change::Recovered, None), Some(1), "after a long calm at once");
+        assert!(log.due(ms(100_000_000), Change::Recovered, None).is_some(), "after a long calm at once");
     }
 
     /// A counter of 1 W that is refreshed each second and read each 100 ms; the machine sleeps for an hour.
