@@ -71,6 +71,22 @@ fn crashes(version: Version, session_present: bool) {
     assert_eq!(rig.handed.load(Ordering::Relaxed), PREDICTIONS as u64, "told once each");
 }
 
+/// It takes a few messages and crashes at the next one, whichever that is: none of them is to blame.
+#[test]
+fn no_message_is_blamed_for_a_broker_that_crashes_all_the_time() {
+    for (after, version) in [(2, Version::Three), (3, Version::Five), (40, Version::Three)] {
+        let broker = FakeBroker::start(Mood::Crashes { after, session_present: false });
+        let mut settings = Settings { retry_min: Duration::from_millis(1), ..settings(broker.port) };
+        settings.connect.version = version;
+        let count = if after < 10 { 40 } else { 150 };
+        let rig = Rig::loaded(settings, (0..count).map(prediction).chain([state("one"), state_of("t/two", "two")]));
+        rig.wait_until_empty();
+        let stats = rig.handle.stats();
+        assert_eq!((stats.outbox.acked, stats.outbox.drops.total()), (count as u64, 0), "after {after}");
+        assert_eq!(stats.retained.drops.total(), 0);
+    }
+}
+
 fn seen(broker: &FakeBroker) -> MutexGuard<'_, Seen> {
     broker.seen.lock().unwrap()
 }
