@@ -120,14 +120,14 @@ impl MqttClient {
             self.losses.attempt();
             let ended = self.serve_connection().await;
             let by_broker = ended.as_ref().is_err_and(Lost::may_be_about_a_message);
-            let dropped = {
+            let (progressed, dropped) = {
                 let mut queues = self.shared.queues();
-                queues.rewind(by_broker);
-                queues.dropped.take_new()
+                (queues.rewind(by_broker), queues.dropped.take_new())
             };
             self.shared.report_dropped(&dropped);
             let Err(lost) = ended else { break };
-            if self.losses.was_good() {
+            // On a link that never lasts, a pause that grows would be longer than the time in which messages arrive.
+            if progressed || self.losses.was_good() {
                 backoff.reset();
             }
             let delay = backoff.next(backoff::random());
