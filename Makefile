@@ -8,7 +8,7 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation energy-blackbox outage kills \
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation energy-blackbox outage kills flaps \
 	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
@@ -95,6 +95,9 @@ outage: tools ## Simulate a day without a broker at ten predictions a second, wi
 kills: tools runtime ## Kill the daemon at 300 random moments (KILLS=1000 for more), and count lost and repeated messages
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	PATH="$$PATH:/usr/sbin" EDGEWATT_KILLS=$(or $(KILLS),300) cargo test --locked --test delivery store::killed -- --nocapture
+
+flaps: tools ## Publish 800 messages a second for 20 minutes (MINUTES=60) to a broker that goes every 5 s
+	EDGEWATT_FLAPS_MINUTES=$(or $(MINUTES),20) cargo test --locked --test delivery a_link_that_flaps -- --nocapture
 
 wear: tools runtime ## Measure what the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients

@@ -100,9 +100,9 @@ impl Daemon {
             pipeline.publish_metrics(node_publisher, interval, &stages, energy, &node);
         }
         if let Some(delivery) = delivery {
-            let too_large =
-                self.delivery.as_ref().and_then(|task| task.handle.status().borrow().warnings.too_large.clone());
-            self.reported.drops.report(node_publisher, None, &delivery.drops, too_large.as_deref());
+            let dropped =
+                self.delivery.as_ref().and_then(|task| task.handle.status().borrow().warnings.dropped.clone());
+            self.reported.drops.report(node_publisher, None, &delivery.drops, dropped.as_deref());
         }
     }
 

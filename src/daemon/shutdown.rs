@@ -119,8 +119,8 @@ impl DeliveryTask {
             tracing::info!(kept, "the broker has not taken all messages; the next start sends those that are kept");
         }
         let figures = self.handle.delivery();
-        let too_large = self.handle.status().borrow().warnings.too_large.as_deref().map(str::to_owned);
+        let dropped = self.handle.status().borrow().warnings.dropped.as_deref().map(str::to_owned);
         self.task.abort();
-        Delivered { undelivered, kept, figures, too_large }
+        Delivered { undelivered, kept, figures, dropped }
     }
 }

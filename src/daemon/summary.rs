@@ -53,10 +53,10 @@ impl Summary {
             Outcome::Failed => "failed",
         };
         let delivery = self.delivered.as_ref().map(|delivered| {
-            let Delivered { undelivered, kept, figures, too_large } = delivered;
+            let Delivered { undelivered, kept, figures, dropped } = delivered;
             json!({
                 "undelivered": undelivered, "kept": kept, "reconnects": figures.reconnects, "resent": figures.resent,
-                "drops": figures.drops, "too_large": too_large,
+                "drops": figures.drops, "too_large": dropped,
             })
         });
         let pipelines: Vec<Value> = self.pipelines.iter().map(PipelineSummary::to_json).collect();
@@ -125,8 +125,8 @@ pub struct Delivered {
     /// Messages that the broker has not acknowledged and that the next start sends.
     pub kept: usize,
     pub figures: Delivery,
-    /// Which messages were too large for the broker or the queue.
-    pub too_large: Option<String>,
+    /// Which messages were too large for the broker or the queue, or were not taken by the broker.
+    pub dropped: Option<String>,
 }
 
 impl Delivered {
@@ -141,8 +141,8 @@ impl Delivered {
         let kept = some(self.kept, "were not taken by the broker in time, and are kept for the next start");
         let has_drops = self.figures.drops.values().any(|count| *count > 0);
         let dropped = has_drops.then(|| {
-            let too_large = self.too_large.as_ref().map_or(String::new(), |text| format!("; {text}"));
-            format!("messages were dropped: {}{too_large}", nonzero(&self.figures.drops))
+            let named = self.dropped.as_ref().map_or(String::new(), |text| format!("; {text}"));
+            format!("messages were dropped: {}{named}", nonzero(&self.figures.drops))
         });
         [undelivered, kept, dropped].into_iter().flatten().collect()
     }
@@ -281,7 +281,7 @@ impl fmt::Display for Delivered {
         }
         let Delivery { reconnects, resent, drops, .. } = &self.figures;
         write!(f, "{}, {resent} sent again; dropped: {}", counted(*reconnects, "reconnect"), nonzero(drops))?;
-        self.too_large.as_ref().map_or(Ok(()), |text| write!(f, "; {text}"))
+        self.dropped.as_ref().map_or(Ok(()), |text| write!(f, "; {text}"))
     }
 }
 
@@ -386,7 +386,7 @@ mod tests {
             nothing_predicted: Some("`text,without,a,blank`".repeat(8)),
             error: Some("/a/path/without/a/blank".repeat(8)),
         };
-        let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default(), too_large: None });
+        let delivered = Some(Delivered { undelivered: 7, kept: 3, figures: Delivery::default(), dropped: None });
         let summary = Summary { pipelines: vec![pipeline], delivered, ..Summary::nothing_done() };
         let text = summary.to_string();
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
@@ -421,7 +421,7 @@ mod tests {
             nothing_predicted: None,
             error: None,
         };
-        let delivered = || Delivered { undelivered: 0, kept: 0, figures: Delivery::default(), too_large: None };
+        let delivered = || Delivered { undelivered: 0, kept: 0, figures: Delivery::default(), dropped: None };
         let said = |pipeline: PipelineSummary, delivered: Delivered| {
             let pipelines = vec![pipeline];
             Summary { pipelines, delivered: Some(delivered), ..Summary::nothing_done() }.shortfall().unwrap_or_default()
@@ -441,7 +441,7 @@ mod tests {
         assert!(!lost.is_complete());
         assert_eq!(said(pipeline(), lost), "2 messages were not taken by the broker in time, and are lost");
         let full = Delivery { drops: [("prediction.full".to_owned(), 3)].into(), ..Delivery::default() };
-        let full = Delivered { figures: full, too_large: Some("the topic x has 900 bytes".into()), ..delivered() };
+        let full = Delivered { figures: full, dropped: Some("the topic x has 900 bytes".into()), ..delivered() };
         let text = said(pipeline(), full);
         assert_eq!(text, "messages were dropped: prediction.full 3; the topic x has 900 bytes");
     }

@@ -8,7 +8,11 @@ use rumqttc::v5::mqttbytes as five;
 use rumqttc::{ConnectReturnCode, mqttbytes as three};
 
 use crate::schema::choice;
-use crate::text;
+
+mod reason;
+
+pub use reason::{Code, Reason, ReasonKind};
+use reason::{ended, refused};
 
 /// Largest packet that we accept where nothing large is ever sent to us.
 pub const INCOMING_MAX: u32 = 256 * 1024;
@@ -111,7 +115,7 @@ pub enum Incoming {
     /// `refused`: why the broker has not taken the message.
     PubAck {
         packet_id: u16,
-        refused: Option<&'static str>,
+        refused: Option<Code>,
     },
     Pong,
     Message {
@@ -131,26 +135,6 @@ pub enum Incoming {
     /// It ends the connection, and why.
     Disconnect(Reason),
     /// Any other packet; none is expected.
-    Other,
-}
-
-/// Why a broker refuses a login or ends a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason {
-    /// For a person, with what to do.
-    pub words: String,
-    pub kind: ReasonKind,
-}
-
-/// What the client can do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReasonKind {
-    /// Another client has come with the same client id.
-    TakenOver,
-    /// The broker keeps no retained messages.
-    NoRetain,
-    /// The broker takes QoS 0 only.
-    NoQos1,
     Other,
 }
 
@@ -305,7 +289,7 @@ impl Version {
         let before = bytes.len();
         match self {
             Self::Three => {
-                if let Some(incoming) = read_short_three(bytes) {
+                if let Some(incoming) = read_coded_three(bytes, most_bytes) {
                     return Ok(Some(incoming));
                 }
                 match three::v4::Packet::read(bytes, most_bytes as usize) {
@@ -315,14 +299,13 @@ impl Version {
                 }
             }
             Self::Five => {
-                if let Some(incoming) = read_short_five(bytes) {
+                if let Some(incoming) = read_coded_five(bytes, most_bytes) {
                     return Ok(Some(incoming));
                 }
-                let end = end_of_five(bytes);
                 match five::v5::Packet::read(bytes, Some(most_bytes)) {
                     Ok(packet) => Ok(Some(from_five(packet))),
                     Err(five::Error::InsufficientBytes(_)) if bytes.len() == before => Ok(None),
-                    Err(error) => end.map(Some).ok_or_else(|| self.malformed(&error)),
+                    Err(error) => Err(self.malformed(&error)),
                 }
             }
         }
@@ -356,19 +339,33 @@ pub enum Size {
     TooLarge { bytes: usize, packet_id: Option<u16> },
 }
 
+/// Returns how many bytes the length at the front of `bytes` takes, and the length; `None` if it has not arrived whole.
+fn length(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.iter().take(4).position(|byte| byte & 0x80 == 0)? + 1;
+    let length = bytes.iter().take(digits).rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    Some((digits, length))
+}
+
+/// Returns where the body of the packet at the front of `bytes` begins, and its length; `None` if too little has arrived.
+fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
+    length(bytes.get(1..)?).map(|(digits, length)| (1 + digits, length))
+}
+
+/// Returns the body of the packet at the front of `bytes`, and where it ends, if all of it has arrived.
+fn whole(bytes: &[u8], most_bytes: u32) -> Option<(&[u8], usize)> {
+    let (start, length) = frame(bytes).filter(|(_, length)| *length <= most_bytes as usize)?;
+    Some((bytes.get(start..start + length)?, start + length))
+}
+
 /// Returns whether the packet at the front of `bytes` is a message of more than `most_bytes`.
 pub fn size(bytes: &[u8], most_bytes: u32) -> Size {
-    let Some((first, rest)) = bytes.split_first() else { return Size::Fits };
-    let Some(digits) = rest.iter().take(4).position(|byte| byte & 0x80 == 0).map(|last| last + 1) else {
-        return Size::Fits;
-    };
-    let length = rest.iter().take(digits).rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    let (Some(first), Some((start, length))) = (bytes.first(), frame(bytes)) else { return Size::Fits };
     if first >> 4 != 3 || length <= most_bytes as usize {
         return Size::Fits;
     }
-    let body = rest.get(digits..).unwrap_or_default();
+    let body = bytes.get(start..).unwrap_or_default();
     let number = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
-    let bytes = 1 + digits + length;
+    let bytes = start + length;
     if first & 0b110 == 0 {
         return Size::TooLarge { bytes, packet_id: None };
     }
@@ -379,36 +376,66 @@ pub fn size(bytes: &[u8], most_bytes: u32) -> Size {
     }
 }
 
-/// Takes off packets that the decoder does not know: a DISCONNECT without properties or reason, and a refusal of MQTT 5
-/// that a broker for 3.1.1 sends in its own version.
-fn read_short_five(bytes: &mut BytesMut) -> Option<Incoming> {
-    let (incoming, length) = match bytes[..] {
-        [0xE0, 0, ..] => (Incoming::Disconnect(ended(0, None)), 2),
-        [0xE0, 1, code, ..] => (Incoming::Disconnect(ended(code, None)), 3),
-        [0x20, 2, _, 1 | 0x84, ..] => (Incoming::Refused(refused(Version::Five, 0x84, None)), 4),
+/// Takes off a packet with reason codes: the decoder knows not all codes, and a code that it does not know must not end the
+/// connection. It also knows no refusal of MQTT 5 that a broker for 3.1.1 sends in its own version.
+fn read_coded_five(bytes: &mut BytesMut, most_bytes: u32) -> Option<Incoming> {
+    let kind = bytes.first()? >> 4;
+    let (body, end) = whole(bytes, most_bytes)?;
+    let words = |code_at| reason_string(&bytes[..end], end - body.len() + code_at);
+    let incoming = match (kind, body) {
+        (2, [_, 1 | 0x84]) => Incoming::Refused(refused(Version::Five, Code(0x84), None)),
+        (2, [_, code @ 0x80..=0xFF, ..]) => Incoming::Refused(refused(Version::Five, Code(*code), words(1).as_deref())),
+        (4, [high, low, rest @ ..]) => Incoming::PubAck {
+            packet_id: u16::from_be_bytes([*high, *low]),
+            refused: rest.first().copied().map(Code).filter(|code| code.is_refusal()),
+        },
+        // Of QoS 2 and of the end of a subscription, neither of which we ask for.
+        (5..=7 | 11, _) => Incoming::Other,
+        (9, [_, _, rest @ ..]) => {
+            let (digits, properties) = length(rest)?;
+            suback(rest.get(digits + properties..)?)?
+        }
+        (14, []) => Incoming::Disconnect(ended(Code(0), None)),
+        (14, [code, ..]) => Incoming::Disconnect(ended(Code(*code), words(0).as_deref())),
         _ => return None,
     };
-    bytes.advance(length);
+    bytes.advance(end);
     Some(incoming)
 }
 
-/// Returns what a refusal or a DISCONNECT at the front of `bytes` says by its code alone: the decoder knows not all codes.
-fn end_of_five(bytes: &[u8]) -> Option<Incoming> {
-    match *bytes {
-        [0x20, 3..=0x7F, _, code @ 0x80..=0xFF, ..] => Some(Incoming::Refused(refused(Version::Five, code, None))),
-        [0xE0, 2..=0x7F, code @ 0x80..=0xFF, ..] => Some(Incoming::Disconnect(ended(code, None))),
+/// Returns what a SUBACK with these reason codes says; `None` if it has none.
+fn suback(codes: &[u8]) -> Option<Incoming> {
+    let refused = codes.iter().any(|code| Code(*code).is_refusal());
+    (!codes.is_empty()).then_some(Incoming::SubAck { refused })
+}
+
+/// Returns the broker's own words in a CONNACK or a DISCONNECT of MQTT 5, whose reason code is at `code_at`.
+fn reason_string(packet: &[u8], code_at: usize) -> Option<String> {
+    let mut packet = BytesMut::from(packet);
+    // The decoder knows this one.
+    *packet.get_mut(code_at)? = 0x80;
+    match five::v5::Packet::read(&mut packet, None).ok()? {
+        five::v5::Packet::ConnAck(ack) => {
+            let properties = ack.properties?;
+            let words = [properties.reason_string, properties.server_reference];
+            Some(words.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+        five::v5::Packet::Disconnect(disconnect) => disconnect.properties?.reason_string,
         _ => None,
     }
 }
 
-/// Takes off a refusal with a reason that 3.1.1 does not have: brokers answer in the words of MQTT 5.
-fn read_short_three(bytes: &mut BytesMut) -> Option<Incoming> {
-    let [0x20, 2, _, code, ..] = bytes[..] else { return None };
-    if code <= 5 {
-        return None;
-    }
-    bytes.advance(4);
-    Some(Incoming::Refused(refused(Version::Three, code, None)))
+/// Takes off a packet with codes that the decoder does not know: brokers for 3.1.1 answer with those of MQTT 5, too.
+fn read_coded_three(bytes: &mut BytesMut, most_bytes: u32) -> Option<Incoming> {
+    let kind = bytes.first()? >> 4;
+    let (body, end) = whole(bytes, most_bytes)?;
+    let incoming = match (kind, body) {
+        (2, [_, code @ 6..=0xFF]) => Incoming::Refused(refused(Version::Three, Code(*code), None)),
+        (9, [_, _, codes @ ..]) => suback(codes)?,
+        _ => return None,
+    };
+    bytes.advance(end);
+    Some(incoming)
 }
 
 fn three_qos(qos: Qos) -> three::QoS {
@@ -426,7 +453,7 @@ fn five_qos(qos: Qos) -> five::QoS {
 }
 
 fn from_three(packet: three::v4::Packet) -> Incoming {
-    use three::v4::{Packet, SubscribeReasonCode};
+    use three::v4::Packet;
     match packet {
         Packet::ConnAck(ack) => {
             // MQTT 5 has the same reasons, and more.
@@ -440,7 +467,7 @@ fn from_three(packet: three::v4::Packet) -> Incoming {
                 ConnectReturnCode::BadUserNamePassword => 0x86,
                 ConnectReturnCode::NotAuthorized => 0x87,
             };
-            Incoming::Refused(refused(Version::Three, code, None))
+            Incoming::Refused(refused(Version::Three, Code(code), None))
         }
         Packet::PubAck(ack) => Incoming::PubAck { packet_id: ack.pkid, refused: None },
         Packet::PingResp => Incoming::Pong,
@@ -451,27 +478,23 @@ fn from_three(packet: three::v4::Packet) -> Incoming {
             retained: publish.retain,
             repeated: publish.dup,
         },
-        Packet::SubAck(ack) => Incoming::SubAck { refused: ack.return_codes.contains(&SubscribeReasonCode::Failure) },
         _ => Incoming::Other,
     }
 }
 
 fn from_five(packet: five::v5::Packet) -> Incoming {
-    use five::v5::{Packet, PubAckReason, SubscribeReasonCode};
+    use five::v5::{ConnectReturnCode, Packet};
     match packet {
-        Packet::ConnAck(ack) => from_five_connack(&ack),
-        Packet::PubAck(ack) => {
-            let refused = match ack.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
-                PubAckReason::UnspecifiedError => Some("unspecified"),
-                PubAckReason::ImplementationSpecificError => Some("implementation_specific"),
-                PubAckReason::NotAuthorized => Some("not_authorized"),
-                PubAckReason::TopicNameInvalid => Some("topic_name_invalid"),
-                PubAckReason::PacketIdentifierInUse => Some("packet_identifier_in_use"),
-                PubAckReason::QuotaExceeded => Some("quota_exceeded"),
-                PubAckReason::PayloadFormatInvalid => Some("payload_format_invalid"),
-            };
-            Incoming::PubAck { packet_id: ack.pkid, refused }
+        // The refusals were read before.
+        Packet::ConnAck(ack) if ack.code == ConnectReturnCode::Success => {
+            let limits = ack.properties.map_or(Limits::NONE, |set| Limits {
+                inflight: set.receive_max.unwrap_or(u16::MAX).max(1),
+                packet_bytes: set.max_packet_size.unwrap_or(OUTGOING_MAX),
+                keep_alive_s: set.server_keep_alive,
+                qos: if set.max_qos == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+                retain: set.retain_available != Some(0),
+            });
+            Incoming::Accepted { limits, resumed: ack.session_present }
         }
         Packet::PingResp(_) => Incoming::Pong,
         Packet::Publish(publish) => Incoming::Message {
@@ -481,156 +504,8 @@ fn from_five(packet: five::v5::Packet) -> Incoming {
             retained: publish.retain,
             repeated: publish.dup,
         },
-        Packet::SubAck(ack) => {
-            let refused = ack.return_codes.iter().any(|code| !matches!(code, SubscribeReasonCode::Success(_)));
-            Incoming::SubAck { refused }
-        }
-        Packet::Disconnect(disconnect) => {
-            let words = disconnect.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
-            Incoming::Disconnect(ended(disconnect.reason_code as u8, words))
-        }
         _ => Incoming::Other,
     }
-}
-
-fn from_five_connack(ack: &five::v5::ConnAck) -> Incoming {
-    use five::v5::ConnectReturnCode;
-    let properties = ack.properties.as_ref();
-    let words = properties.and_then(|properties| properties.reason_string.as_deref());
-    match ack.code {
-        ConnectReturnCode::Success => {
-            let limits = properties.map_or(Limits::NONE, |set| Limits {
-                inflight: set.receive_max.unwrap_or(u16::MAX).max(1),
-                packet_bytes: set.max_packet_size.unwrap_or(OUTGOING_MAX),
-                keep_alive_s: set.server_keep_alive,
-                qos: if set.max_qos == Some(0) { Qos::AtMostOnce } else { Qos::AtLeastOnce },
-                retain: set.retain_available != Some(0),
-            });
-            Incoming::Accepted { limits, resumed: ack.session_present }
-        }
-        code => {
-            let moved = properties.and_then(|properties| properties.server_reference.as_deref());
-            let words = [words, moved].into_iter().flatten().collect::<Vec<_>>().join(", ");
-            Incoming::Refused(refused(Version::Five, connack_code(code), Some(&words)))
-        }
-    }
-}
-
-/// Returns the code of MQTT 5 that a refusal has.
-fn connack_code(code: five::v5::ConnectReturnCode) -> u8 {
-    use five::v5::ConnectReturnCode as C;
-    match code {
-        C::Success => 0,
-        C::UnspecifiedError => 0x80,
-        C::MalformedPacket => 0x81,
-        C::ProtocolError => 0x82,
-        C::ImplementationSpecificError => 0x83,
-        C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => 0x84,
-        C::BadClientId | C::ClientIdentifierNotValid => 0x85,
-        C::BadUserNamePassword => 0x86,
-        C::NotAuthorized => 0x87,
-        C::ServiceUnavailable | C::ServerUnavailable => 0x88,
-        C::ServerBusy => 0x89,
-        C::Banned => 0x8A,
-        C::BadAuthenticationMethod => 0x8C,
-        C::TopicNameInvalid => 0x90,
-        C::PacketTooLarge => 0x95,
-        C::QuotaExceeded => 0x97,
-        C::PayloadFormatInvalid => 0x99,
-        C::RetainNotSupported => 0x9A,
-        C::QoSNotSupported => 0x9B,
-        C::UseAnotherServer => 0x9C,
-        C::ServerMoved => 0x9D,
-        C::ConnectionRateExceeded => 0x9F,
-    }
-}
-
-/// Returns why a login with that version was refused, by MQTT 5's code. `detail`: the broker's own words.
-fn refused(version: Version, code: u8, detail: Option<&str>) -> Reason {
-    let other = match version {
-        Version::Three => Version::Five,
-        Version::Five => Version::Three,
-    };
-    let words = match code {
-        0x84 => format!("it does not speak MQTT {}; set mqtt.version = \"{}\"", version.name(), other.name()),
-        0x85 => {
-            "it refused the client id; set another mqtt.client_id (some brokers take letters and digits only)".into()
-        }
-        0x86 => "it refused the login: user or password is wrong; check mqtt.user and mqtt.password_file".into(),
-        0x87 => "it refused the login: this client may not connect; check mqtt.user and mqtt.password_file".into(),
-        0x8A => {
-            "it refused the login: this client is banned; check mqtt.user and mqtt.password_file, and its list of bans"
-                .into()
-        }
-        0x8C => "it refused the login: it wants another way to log in than user and password (mqtt.user, \
-                 mqtt.password_file)"
-            .into(),
-        code => format!("it refused the connection: {}", code_words(code)),
-    };
-    Reason { words: with_detail(words, detail), kind: kind(code) }
-}
-
-/// Returns why a connection was ended, by MQTT 5's code.
-fn ended(code: u8, detail: Option<&str>) -> Reason {
-    let words = match code {
-        0 => "it ended the connection".to_owned(),
-        code => format!("it ended the connection: {}", code_words(code)),
-    };
-    Reason { words: with_detail(words, detail), kind: kind(code) }
-}
-
-fn with_detail(words: String, detail: Option<&str>) -> String {
-    match detail {
-        Some(detail) if !detail.is_empty() => format!("{words} ({})", text::plain(detail)),
-        _ => words,
-    }
-}
-
-fn kind(code: u8) -> ReasonKind {
-    match code {
-        0x8E => ReasonKind::TakenOver,
-        0x9A => ReasonKind::NoRetain,
-        0x9B => ReasonKind::NoQos1,
-        _ => ReasonKind::Other,
-    }
-}
-
-/// Returns the meaning of a code of MQTT 5, with what to do if that is known.
-fn code_words(code: u8) -> String {
-    match code {
-        0x04 => "with the last will",
-        0x80 => "it gives no reason; its log may",
-        0x81 => "it cannot read a packet that edgewatt sent",
-        0x82 => "it takes a packet that edgewatt sent for an error of the protocol",
-        0x83 => "for a reason of its own; its log may say more",
-        0x87 => "this client may not do this; check its permissions (ACL)",
-        0x88 => "it is not available now",
-        0x89 => "it is busy",
-        0x8A => "this client is banned",
-        0x8B => "it is shutting down",
-        0x8D => "it has received nothing for longer than the keep-alive time",
-        0x8E => "another client has connected with the same client id",
-        0x8F => "it refuses the form of a topic filter",
-        0x90 => "it refuses the name of a topic; check mqtt.base_topic and the topic of the last will",
-        0x93 => "it received more messages at once than it allows; lower mqtt.inflight",
-        0x94 => "it refuses a topic alias",
-        0x95 => "a packet was larger than it allows",
-        0x96 => "messages come faster than it allows; set mqtt.drain_per_s, or publish less",
-        0x97 => "a quota is used up",
-        0x98 => "an administrator has ended it",
-        0x99 => "it takes a payload for malformed",
-        0x9A => "it keeps no retained messages (mqtt.retain = false sends none)",
-        0x9B => "it takes QoS 0 only (mqtt.max_qos = 0)",
-        0x9C => "another server is to be used for now; set mqtt.broker to it",
-        0x9D => "it has moved; set mqtt.broker to the new server",
-        0x9E => "it has no shared subscriptions",
-        0x9F => "clients connect more often than it allows; raise mqtt.retry_min_ms",
-        0xA0 => "the longest time that it allows for a connection is over",
-        0xA1 => "it has no subscription identifiers",
-        0xA2 => "it allows no wildcards in subscriptions",
-        code => return format!("for the reason {code:#04x}, which MQTT does not define"),
-    }
-    .to_owned()
 }
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ impl Lost {
         }
     }
 
+    /// Returns whether the broker may have ended the connection because of a message.
+    pub(crate) fn may_be_about_a_message(&self) -> bool {
+        matches!(self.cause, LostCause::Closed | LostCause::Refused(ReasonKind::Message))
+    }
+
     /// Returns whether the broker closed the connection after the login, without a reason.
     pub fn is_closed(&self) -> bool {
         self.cause == LostCause::Closed
@@ -317,15 +322,16 @@ impl Connection {
         }
     }
 
-    /// Returns why the broker has closed the connection, if it said so before a write found it closed.
-    pub(crate) async fn last_words(&mut self, found: Lost) -> Lost {
+    /// Returns why the broker has closed the connection, if it said so before a write found it closed. Calls `on_packet`
+    /// with what else it had sent.
+    pub(crate) async fn last_words(&mut self, found: Lost, mut on_packet: impl FnMut(Incoming)) -> Lost {
         if found.cause != LostCause::Closed {
             return found;
         }
         loop {
             match timeout(LAST_WORDS, self.read()).await {
                 Ok(Ok(Incoming::Disconnect(reason))) => return reason.into(),
-                Ok(Ok(_)) => {}
+                Ok(Ok(packet)) => on_packet(packet),
                 Ok(Err(_)) | Err(_) => return found,
             }
         }

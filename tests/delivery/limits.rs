@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use edgewatt::mqtt::codec::Version;
-use edgewatt::publish::message::{Message, Qos};
+use edgewatt::publish::message::{Class, Message, Qos};
+use edgewatt::publish::mqtt::outbox::Reason;
 use edgewatt::publish::mqtt::{ClientState, Settings};
 use edgewatt_support::daemon::{Setup, wait_until};
 use edgewatt_support::link::{Rig, prediction, settings, state, three};
@@ -157,6 +158,42 @@ fn messages_that_the_broker_does_not_take_are_named() {
     ended.says(&["edgewatt/demo/info has ", "takes packets of at most 400: it is dropped and never arrives"]);
     let summary = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(summary.contains("too large for the broker, which takes 400 bytes: info ("), "{summary}");
+}
+
+fn sized(number: usize, bytes: usize) -> Message {
+    Message { payload: format!("{number:0bytes$}").into_bytes().into(), ..prediction(0) }
+}
+
+/// In MQTT 5 the broker says so; in 3.1.1 it only ends the connection over a packet that is too large.
+#[test]
+fn a_size_that_the_broker_does_not_take_stops_no_other_message() {
+    for (version, limit) in [(Version::Five, "message_size_limit 1000"), (Version::Three, "max_packet_size 1000")] {
+        let broker = limited(limit);
+        let mut subscriber = broker.subscribe("t/prediction");
+        let mut settings = settings(broker.port);
+        settings.connect.version = version;
+        let large = |n: usize| [10, 11, 150].contains(&n);
+        let messages = (0..200).map(|n| sized(n, if large(n) { 1_500 } else { 6 }));
+        let info = Message { topic: "t/info".into(), retain: true, class: Class::State, ..sized(0, 1_500) };
+        let rig = Rig::loaded(settings, messages.chain([info]));
+        rig.wait_until_empty();
+        rig.wait("the state", |handle| handle.stats().retained.drops.total() == 1);
+        let (stats, warnings) = (rig.handle.stats(), warnings(&rig));
+        assert_eq!((stats.outbox.acked, stats.outbox.drops.get(Class::Prediction, Reason::Refused)), (197, 3));
+        assert_eq!(stats.outbox.drops.total(), 3);
+        assert_eq!(stats.retained.drops.get(Class::State, Reason::Refused), 1);
+        let is_five = version == Version::Five;
+        assert_eq!(stats.reconnects == 0, is_five, "{}", stats.reconnects);
+        let cause =
+            if is_five { "refused by the broker (packet_too_large)" } else { "the broker ends the connection over it" };
+        assert!(warnings.contains(cause) && warnings.contains("info (1506 bytes)"), "{warnings}");
+        assert!(warnings.contains("prediction (1512 bytes)"), "{warnings}");
+        let mut lines = subscriber.until(|line| line == "t/prediction 000199");
+        let expected: Vec<String> = (0..200).filter(|n| !large(*n)).map(|n| format!("t/prediction {n:06}")).collect();
+        let mut known = std::collections::BTreeSet::new();
+        lines.retain(|line| known.insert(line.clone()));
+        assert_eq!(lines, expected, "each arrives, in order");
+    }
 }
 
 #[test]

@@ -71,6 +71,69 @@ fn crashes(version: Version, session_present: bool) {
     assert_eq!(rig.handed.load(Ordering::Relaxed), PREDICTIONS as u64, "told once each");
 }
 
+/// The short form of `make flaps`: the pause before a reconnect must not grow while messages arrive.
+#[test]
+fn a_link_that_flaps_is_used_whenever_it_is_up() {
+    let minutes = std::env::var("EDGEWATT_FLAPS_MINUTES").ok().map(|minutes| minutes.parse::<u64>().unwrap());
+    let (up_s, queue, seconds) = minutes.map_or((2, 2_400, 24), |minutes| (5, 10_000, minutes * 60));
+    let away = Duration::from_millis(300);
+    let broker = FakeBroker::start(Mood::Flaps { up: Duration::from_secs(up_s), away });
+    let (retry_min, retry_max) = (Duration::from_millis(500), Duration::from_secs(30));
+    let mut settings = Settings { retry_min, retry_max, ..settings(broker.port) };
+    settings.outbox.max_messages = queue;
+    let rig = Rig::new(settings);
+    let (begun, mut produced) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        // 800 a second.
+        while produced * 5 < begun.elapsed().as_millis() as usize * 4 {
+            rig.handle.publish(prediction(produced));
+            produced += 1;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    rig.wait_until_empty();
+    let (seen, stats) = (seen(&broker), rig.handle.stats());
+    let lost = (0..produced).filter(|n| !seen.kept.contains(&format!("{n:06}"))).count();
+    let mut known = BTreeSet::new();
+    let first: Vec<usize> = seen.arrived.iter().filter_map(|n| n.parse().ok()).filter(|n| known.insert(*n)).collect();
+    let late = first.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    let (connections, dropped) = (seen.connections, stats.outbox.drops.total());
+    println!("{produced} messages, {connections} connections: {dropped} dropped, {lost} lost, {late} out of order");
+    assert_eq!((dropped, lost, late), (0, 0, 0));
+    assert!(connections > 3, "{connections}");
+}
+
+/// Each connection makes progress, so the pause does not grow; it is there all the same.
+#[test]
+fn a_broker_that_takes_one_message_and_closes_is_not_stormed() {
+    let broker = FakeBroker::start(Mood::TakesOne);
+    let mut slow = settings(broker.port);
+    (slow.retry_min, slow.retry_max) = (Duration::from_millis(40), Duration::from_secs(600));
+    let begun = Instant::now();
+    let rig = Rig::loaded(slow, (0..30).map(prediction));
+    rig.wait_until_empty();
+    let (attempts, passed) = (seen(&broker).connections, begun.elapsed());
+    assert!(passed >= Duration::from_millis(20) * (attempts as u32 - 1), "{attempts} attempts in {passed:?}");
+    assert!((30..=34).contains(&attempts), "{attempts} attempts for 30 messages");
+    assert_eq!(rig.handle.stats().outbox.acked, 30);
+}
+
+/// It takes a few messages and crashes at the next one, whichever that is: none of them is to blame.
+#[test]
+fn no_message_is_blamed_for_a_broker_that_crashes_all_the_time() {
+    for (after, version) in [(2, Version::Three), (3, Version::Five), (40, Version::Three)] {
+        let broker = FakeBroker::start(Mood::Crashes { after, session_present: false });
+        let mut settings = Settings { retry_min: Duration::from_millis(1), ..settings(broker.port) };
+        settings.connect.version = version;
+        let count = if after < 10 { 40 } else { 150 };
+        let rig = Rig::loaded(settings, (0..count).map(prediction).chain([state("one"), state_of("t/two", "two")]));
+        rig.wait_until_empty();
+        let stats = rig.handle.stats();
+        assert_eq!((stats.outbox.acked, stats.outbox.drops.total()), (count as u64, 0), "after {after}");
+        assert_eq!(stats.retained.drops.total(), 0);
+    }
+}
+
 fn seen(broker: &FakeBroker) -> MutexGuard<'_, Seen> {
     broker.seen.lock().unwrap()
 }

@@ -55,7 +55,6 @@ pub struct MqttClient {
     losses: Losses,
     /// Packet ids that were sent with QoS 0 because the broker takes nothing else: they will not be acknowledged.
     unacknowledged: Vec<u16>,
-    logged_refusal: Option<&'static str>,
     filters: Vec<String>,
     inbox: Option<mpsc::Sender<Received>>,
 }
@@ -98,7 +97,6 @@ impl MqttClient {
             logged_error: None,
             losses: Losses::default(),
             unacknowledged: Vec::new(),
-            logged_refusal: None,
             filters: Vec::new(),
             inbox: None,
         })
@@ -121,9 +119,15 @@ impl MqttClient {
         while !self.is_over() {
             self.losses.attempt();
             let ended = self.serve_connection().await;
-            self.shared.queues().rewind();
+            let by_broker = ended.as_ref().is_err_and(Lost::may_be_about_a_message);
+            let (progressed, dropped) = {
+                let mut queues = self.shared.queues();
+                (queues.rewind(by_broker), queues.dropped.take_new())
+            };
+            self.shared.report_dropped(&dropped);
             let Err(lost) = ended else { break };
-            if self.losses.was_good() {
+            // On a link that never lasts, a pause that grows would be longer than the time in which messages arrive.
+            if progressed || self.losses.was_good() {
                 backoff.reset();
             }
             let delay = backoff.next(backoff::random());
@@ -173,7 +177,15 @@ impl MqttClient {
             };
             let paced = match self.send(&mut connection).await {
                 Ok(paced) => paced,
-                Err(lost) => return Err(connection.last_words(lost).await),
+                Err(lost) => {
+                    let shared = &self.shared;
+                    let last_words = connection.last_words(lost, |packet| {
+                        if let Incoming::PubAck { packet_id, refused } = packet {
+                            shared.queues().on_puback(packet_id, refused);
+                        }
+                    });
+                    return Err(last_words.await);
+                }
             };
             let (timer, ping_at) = (timer.into_iter().chain(paced).min(), connection.ping_at());
             let incoming = tokio::select! {
@@ -215,7 +227,7 @@ impl MqttClient {
     async fn send(&mut self, connection: &mut Connection) -> Result<Option<Instant>, Lost> {
         let limits = connection.limits;
         let turn = Turn { round: self.round, now_ms: self.shared.clock.now_ms() };
-        let (wants_page, too_large) = {
+        let (wants_page, dropped) = {
             let mut queues = self.shared.queues();
             queues.outbox.expire(turn.now_ms);
             queues.drop_larger_retained(&limits);
@@ -227,9 +239,9 @@ impl MqttClient {
                 }
                 connection.publish(&message)?;
             }
-            (queues.outbox.wanted_page().is_some(), queues.too_large.take_new())
+            (queues.outbox.wanted_page().is_some(), queues.dropped.take_new())
         };
-        self.shared.report_too_large(&too_large);
+        self.shared.report_dropped(&dropped);
         if wants_page {
             self.shared.wake_store();
         }
@@ -240,7 +252,7 @@ impl MqttClient {
         let more = {
             let mut queues = self.shared.queues();
             queues.outbox.on_written(&mut self.marks);
-            self.unacknowledged.drain(..).for_each(|packet_id| queues.on_puback(packet_id, false));
+            self.unacknowledged.drain(..).for_each(|packet_id| queues.on_puback(packet_id, None));
             !queues.status_only && queues.outbox.can_send()
         };
         let paced = self.pace.next();
@@ -259,8 +271,7 @@ impl MqttClient {
         while let Some(packet) = incoming {
             match packet {
                 Incoming::PubAck { packet_id, refused } => {
-                    self.shared.queues().on_puback(packet_id, refused.is_some());
-                    self.report_refusal(refused);
+                    self.shared.queues().on_puback(packet_id, refused);
                 }
                 Incoming::Disconnect(reason) => return Err(reason.into()),
                 Incoming::Message { topic, payload, retained, packet_id, .. } => {
@@ -320,17 +331,6 @@ impl MqttClient {
         }
     }
 
-    /// Logs a refusal, once for each reason in a row: the broker refuses every message.
-    fn report_refusal(&mut self, refused: Option<&'static str>) {
-        let Some(reason) = refused else { return };
-        if self.logged_refusal.replace(reason) != Some(reason) {
-            let address = self.settings.connect.address();
-            tracing::error!(
-                "the MQTT broker {address} refuses messages ({reason}); they are dropped and counted as refused"
-            );
-        }
-    }
-
     fn set_state(&self, state: ClientState) {
         self.shared.status.send_modify(|status| {
             status.connections += u64::from(state == ClientState::Connected);
@@ -345,11 +345,11 @@ impl MqttClient {
         self.losses.connected();
         let warning = limits_text(limits).map(Arc::from);
         let is_new = self.shared.status.borrow().warnings.limits != warning;
-        self.shared.queues().too_large.forget_others(limits.packet_bytes);
-        let too_large = self.shared.too_large_text().map(Arc::from);
+        self.shared.queues().dropped.forget_others(limits.packet_bytes);
+        let dropped = self.shared.dropped_text().map(Arc::from);
         self.shared.status.send_modify(|status| {
             status.warnings.limits.clone_from(&warning);
-            status.warnings.too_large = too_large;
+            status.warnings.dropped = dropped;
         });
         self.set_state(ClientState::Connected);
         let waiting = self.shared.queues().outbox.len();

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::dropped::DroppedMessage;
 use super::outbox::{Outbox, Pushed, Reason};
 use super::queues::{Queues, Stop};
 use super::store::State as StoreState;
-use super::too_large::LargeMessage;
 use super::{outbox, retained};
 use crate::publish::bus::Sink;
 use crate::publish::message::{Class, Message};
@@ -57,15 +57,15 @@ pub struct Warnings {
     pub client_id: Option<Arc<str>>,
     /// The broker keeps no retained messages, or takes QoS 0 only.
     pub limits: Option<Arc<str>>,
-    /// Messages are too large for the broker or the queue.
-    pub too_large: Option<Arc<str>>,
+    /// Messages are dropped: they are too large for the broker or the queue, or the broker does not take them.
+    pub dropped: Option<Arc<str>>,
 }
 
 impl Warnings {
     /// Returns all of them as one text; `None` if there are none.
     pub fn text(&self) -> Option<String> {
         let all: Vec<&str> =
-            [&self.client_id, &self.limits, &self.too_large].into_iter().flatten().map(AsRef::as_ref).collect();
+            [&self.client_id, &self.limits, &self.dropped].into_iter().flatten().map(AsRef::as_ref).collect();
         if all.is_empty() { None } else { Some(all.join("; ")) }
     }
 }
@@ -141,20 +141,20 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs messages that were too large, and sets the state that names them.
-    pub(crate) fn report_too_large(&self, new: &[LargeMessage]) {
+    /// Logs messages that were dropped, and sets the state that names them.
+    pub(crate) fn report_dropped(&self, new: &[DroppedMessage]) {
         if new.is_empty() {
             return;
         }
         new.iter().for_each(|message| tracing::warn!("{message}"));
-        let text = self.too_large_text().map(Arc::from);
-        self.status.send_modify(|status| status.warnings.too_large = text);
+        let text = self.dropped_text().map(Arc::from);
+        self.status.send_modify(|status| status.warnings.dropped = text);
     }
 
-    /// Returns which messages are too large for the broker or the queue.
-    pub(crate) fn too_large_text(&self) -> Option<String> {
+    /// Returns which messages are too large for the broker or the queue, or are not taken by the broker.
+    pub(crate) fn dropped_text(&self) -> Option<String> {
         let queues = self.queues();
-        queues.too_large.text(queues.retained.prefix())
+        queues.dropped.text(queues.retained.prefix())
     }
 
     /// Wakes the store's thread, if there is a store: the outbox wants a page.
@@ -181,9 +181,9 @@ impl Handle {
         let now_ms = self.now_ms();
         let mut queues = self.shared.queues();
         let pushed = queues.push(message, now_ms);
-        let (wake, too_large) = (queues.connected, queues.too_large.take_new());
+        let (wake, dropped) = (queues.connected, queues.dropped.take_new());
         drop(queues);
-        self.shared.report_too_large(&too_large);
+        self.shared.report_dropped(&dropped);
         if wake {
             self.shared.wake.notify_one();
         }

@@ -6,6 +6,7 @@
 
 pub mod broker;
 mod client;
+mod dropped;
 mod handle;
 pub mod outbox;
 mod pace;
@@ -13,7 +14,6 @@ mod queues;
 pub mod retained;
 mod settings;
 pub mod store;
-mod too_large;
 
 pub(crate) use client::limits_text;
 pub use client::{MqttClient, Received};

@@ -4,11 +4,11 @@
 
 use tokio::time::Instant;
 
+use super::dropped::{Cause, DroppedTopics};
 use super::outbox::{Outbox, Pushed, Reason};
 use super::pace::Pace;
 use super::retained::Retained;
-use super::too_large::{SizeLimit, TooLarge};
-use crate::mqtt::codec::{Limits, Outgoing};
+use crate::mqtt::codec::{Code, Limits, Outgoing};
 use crate::publish::message::Message;
 
 /// Bytes of a packet besides its topic and payload: fixed header, lengths, packet id and MQTT 5's properties.
@@ -25,7 +25,13 @@ pub(crate) struct Queues {
     /// Only the status is still sent.
     pub status_only: bool,
     pub stop: Option<Stop>,
-    pub too_large: TooLarge,
+    pub dropped: DroppedTopics,
+    /// A suspected message is in flight: nothing else is sent.
+    alone: bool,
+    /// How many messages the broker has acknowledged on this connection.
+    acknowledged: usize,
+    /// Something has left the outbox on this connection.
+    progressed: bool,
 }
 
 /// When a stop ends.
@@ -46,7 +52,17 @@ pub(crate) struct Turn {
 
 impl Queues {
     pub(crate) fn new(outbox: Outbox, retained: Retained) -> Self {
-        Self { outbox, retained, connected: false, status_only: false, stop: None, too_large: TooLarge::default() }
+        Self {
+            outbox,
+            retained,
+            connected: false,
+            status_only: false,
+            stop: None,
+            dropped: DroppedTopics::default(),
+            alone: false,
+            acknowledged: 0,
+            progressed: false,
+        }
     }
 
     /// Takes a message: a retained one replaces the value of its topic, any other one goes into the outbox.
@@ -54,7 +70,7 @@ impl Queues {
         let (topic, bytes) = (message.topic.clone(), message.payload.len());
         let pushed = if message.retain { self.retained.set(message) } else { self.outbox.push(message, now_ms) };
         if pushed == Pushed::Refused(Reason::Oversize) {
-            self.too_large.add(&topic, bytes, SizeLimit::Queue(self.outbox.most_payload_bytes(&topic)));
+            self.dropped.add(&topic, bytes, Cause::QueueLimit(self.outbox.most_payload_bytes(&topic)));
         }
         pushed
     }
@@ -64,21 +80,34 @@ impl Queues {
     /// does not flood the broker.
     pub(crate) fn next_to_send(&mut self, turn: Turn, limits: &Limits, pace: &mut Pace) -> Option<Outgoing<'_>> {
         // Checked before each message: the one that is next now was behind another one before.
-        let too_large = &mut self.too_large;
+        let dropped = &mut self.dropped;
         self.outbox
-            .drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
-        if self.outbox.unacked() + self.retained.unacked() >= usize::from(limits.inflight) {
+            .drop_larger(largest_message(limits), |message| dropped.add_for_broker(message, limits.packet_bytes));
+        let in_flight = self.in_flight();
+        if in_flight >= usize::from(limits.inflight) || self.alone && !self.status_only {
             return None;
         }
-        if self.retained.can_send() {
-            let (packet_id, message) = self.retained.next_to_send(turn.round)?;
+        let retained_suspect = self.retained.can_send(true);
+        let next = self.outbox.next(turn.now_ms);
+        let alone = retained_suspect || next.is_some_and(|next| next.suspected);
+        if self.retained.can_send(false) && (!alone || self.status_only || self.retained.status_is_due()) {
+            let (packet_id, message) = self.retained.next_to_send(turn.round, false)?;
             return Some(outgoing(packet_id, message));
         }
-        let next = self.outbox.next(turn.now_ms).filter(|_| !self.status_only)?;
+        if self.status_only || alone && in_flight > 0 {
+            return None;
+        }
+        if retained_suspect {
+            self.alone = true;
+            let (packet_id, message) = self.retained.next_to_send(turn.round, true)?;
+            return Some(outgoing(packet_id, message));
+        }
+        let next = next?;
         let late = next.stored || next.waited_ms > BACKLOG_MS;
         if late && !pace.take(Instant::now()) {
             return None;
         }
+        self.alone = alone;
         let (packet_id, message) = self.outbox.next_to_send(turn.round)?;
         Some(Outgoing {
             // The rest of its time, but never 0: some brokers read that as "at once", others as "never".
@@ -90,23 +119,52 @@ impl Queues {
 
     /// Drops retained values that the broker does not allow.
     pub(crate) fn drop_larger_retained(&mut self, limits: &Limits) {
-        let too_large = &mut self.too_large;
+        let dropped = &mut self.dropped;
         self.retained
-            .drop_larger(largest_message(limits), |message| too_large.add_for_broker(message, limits.packet_bytes));
+            .drop_larger(largest_message(limits), |message| dropped.add_for_broker(message, limits.packet_bytes));
     }
 
-    /// Notes that the connection is lost.
-    pub(crate) fn rewind(&mut self) {
-        self.connected = false;
-        self.outbox.rewind();
-        self.retained.rewind();
+    fn in_flight(&self) -> usize {
+        self.outbox.unacked() + self.retained.unacked()
+    }
+
+    /// Notes that the connection is lost. `by_broker`: the broker has ended it, perhaps because of a message. Returns whether
+    /// something has left the outbox on this connection.
+    ///
+    /// A message that was in flight at several such ends in a row is sent alone, right after the status. If the broker then
+    /// ends the connection again, the message is dropped: otherwise nothing behind it would ever be delivered. A broker that
+    /// takes a few messages and then crashes takes this one, as the first.
+    pub(crate) fn rewind(&mut self, by_broker: bool) -> bool {
+        // A broker that does not even acknowledge the status takes no message at all.
+        let blamed = by_broker && self.acknowledged > 0;
+        if blamed
+            && self.acknowledged == 1
+            && self.alone
+            && self.in_flight() == 1
+            && let Some(message) = self.outbox.drop_suspect().or_else(|| self.retained.drop_suspect())
+        {
+            self.dropped.add(&message.topic, message.size_bytes(), Cause::ConnectionEnds);
+            self.progressed = true;
+        }
+        self.outbox.rewind(blamed);
+        self.retained.rewind(blamed);
+        (self.connected, self.alone, self.acknowledged) = (false, false, 0);
+        std::mem::take(&mut self.progressed)
     }
 
     /// Notes an acknowledgement. The two ranges of ids do not overlap; an id that is not in use is ignored.
-    pub(crate) fn on_puback(&mut self, packet_id: u16, refused: bool) {
-        if !self.outbox.on_puback(packet_id, refused) {
-            self.retained.on_puback(packet_id, refused);
+    pub(crate) fn on_puback(&mut self, packet_id: u16, refused: Option<Code>) {
+        let message = self.outbox.with_id(packet_id).or_else(|| self.retained.with_id(packet_id));
+        if let (Some(code), Some(message)) = (refused, message) {
+            self.dropped.add(&message.topic, message.size_bytes(), Cause::Refused(code));
         }
+        self.acknowledged += 1;
+        if self.outbox.on_puback(packet_id, refused.is_some()) {
+            self.progressed = true;
+        } else {
+            self.retained.on_puback(packet_id, refused.is_some());
+        }
+        self.alone &= self.in_flight() > 0;
     }
 
     pub(crate) fn oldest_round(&self) -> Option<u32> {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::outbox::{self, Drops, Pushed, Reason};
+use super::outbox::{self, Drops, Pushed, Reason, SUSPECTED_AFTER};
 use crate::publish::message::{Bytes, Class, Message, Qos};
 
 /// Figures of the retained topics: totals since the start.
@@ -26,11 +26,23 @@ struct Slot {
     due: bool,
     /// The round in which the value was sent that is not yet acknowledged.
     sent_in_round: Option<u32>,
+    /// How many connections in a row the broker has ended while the value was in flight.
+    losses: u8,
+    /// The broker ends the connection over this value: it is not sent again.
+    set_aside: bool,
 }
 
 impl Slot {
-    fn is_ready(&self) -> bool {
-        self.due && self.sent_in_round.is_none()
+    fn new(message: Message) -> Self {
+        Self { message, due: true, sent_in_round: None, losses: 0, set_aside: false }
+    }
+
+    fn is_suspected(&self) -> bool {
+        self.losses >= SUSPECTED_AFTER
+    }
+
+    fn can_send(&self, suspected: bool) -> bool {
+        self.due && self.sent_in_round.is_none() && self.is_suspected() == suspected
     }
 }
 
@@ -52,7 +64,7 @@ impl Retained {
     pub fn new(status: Message, first_packet_id: u16, max_topics: u16, max_payload_bytes: usize) -> Self {
         Self {
             index: HashMap::from([(status.topic.clone(), 0)]),
-            slots: vec![Slot { message: status, due: true, sent_in_round: None }],
+            slots: vec![Slot::new(status)],
             due_count: 1,
             first_packet_id,
             max_topics,
@@ -67,13 +79,18 @@ impl Retained {
             return self.refuse(message.class, reason);
         }
         if let Some(slot) = self.index.get(&message.topic).and_then(|place| self.slots.get_mut(*place)) {
+            if slot.set_aside && slot.message.payload == message.payload {
+                return self.refuse(message.class, Reason::Refused);
+            }
+            // Another value may be as bad: it is still suspected.
+            slot.set_aside = false;
             slot.message = message;
             self.stats.superseded += u64::from(slot.due);
             self.due_count += usize::from(!slot.due);
             slot.due = true;
             return Pushed::Queued;
         }
-        let new = Slot { message, due: true, sent_in_round: None };
+        let new = Slot::new(message);
         let place = if self.slots.len() < usize::from(self.max_topics) {
             self.slots.len()
         } else if let Some(place) = self.slots.iter().position(is_emptied) {
@@ -92,7 +109,10 @@ impl Retained {
 
     /// Returns whether the broker has the latest value of that topic.
     pub fn has(&self, topic: &str) -> bool {
-        self.index.get(topic).and_then(|place| self.slots.get(*place)).is_some_and(is_settled)
+        self.index
+            .get(topic)
+            .and_then(|place| self.slots.get(*place))
+            .is_some_and(|slot| is_settled(slot) && !slot.set_aside)
     }
 
     /// Returns the beginning of the topics of this node, which is that of `status`.
@@ -116,8 +136,13 @@ impl Retained {
     }
 
     /// Returns whether `next_to_send` would return a message.
-    pub fn can_send(&self) -> bool {
-        self.due_count > 0 && self.slots.iter().any(Slot::is_ready)
+    pub fn can_send(&self, suspected: bool) -> bool {
+        self.due_count > 0 && self.slots.iter().any(|slot| slot.can_send(suspected))
+    }
+
+    /// Returns whether `status` is the next to send.
+    pub fn status_is_due(&self) -> bool {
+        self.slots.first().is_some_and(|slot| slot.can_send(false))
     }
 
     /// Returns the number of values sent and not acknowledged.
@@ -138,12 +163,13 @@ impl Retained {
         }
     }
 
-    /// Takes the next value to send and its packet id (0 for QoS 0); one at a time for each topic.
-    pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
+    /// Takes the next value to send and its packet id (0 for QoS 0); one at a time for each topic. `suspected`: of those
+    /// that may be why the broker ends connections, otherwise of the others.
+    pub fn next_to_send(&mut self, round: u32, suspected: bool) -> Option<(u16, &Message)> {
         if self.due_count == 0 {
             return None;
         }
-        let place = self.slots.iter().position(Slot::is_ready)?;
+        let place = self.slots.iter().position(|slot| slot.can_send(suspected))?;
         let slot = self.slots.get_mut(place)?;
         slot.due = false;
         self.due_count -= 1;
@@ -160,16 +186,37 @@ impl Retained {
         let place = packet_id.checked_sub(self.first_packet_id).map(usize::from);
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return false };
         let was_out = slot.sent_in_round.take().is_some();
+        slot.losses = 0;
         if refused && was_out {
             self.stats.drops.add(slot.message.class, Reason::Refused);
         }
         was_out
     }
 
+    /// Returns the value in flight that has this packet id.
+    pub fn with_id(&self, packet_id: u16) -> Option<&Message> {
+        let place = usize::from(packet_id.checked_sub(self.first_packet_id)?);
+        self.slots.get(place).filter(|slot| slot.sent_in_round.is_some()).map(|slot| &slot.message)
+    }
+
+    /// Sets the suspected value aside that is in flight, as refused: the broker has ended the connection again. To be
+    /// followed by [`Retained::rewind`].
+    pub fn drop_suspect(&mut self) -> Option<Message> {
+        let slot = self.slots.iter_mut().find(|slot| slot.sent_in_round.is_some() && slot.is_suspected())?;
+        slot.set_aside = true;
+        slot.sent_in_round = None;
+        self.stats.drops.add(slot.message.class, Reason::Refused);
+        Some(slot.message.clone())
+    }
+
     /// Notes that the connection is lost: everything has to be sent again, but no topic is emptied again. Somebody else
-    /// may use it by now.
-    pub fn rewind(&mut self) {
-        for slot in self.slots.iter_mut().filter(|slot| !is_emptied(slot)) {
+    /// may use it by now. `blamed`: what is in flight may be the reason, except for `status`, with which each connection
+    /// begins.
+    pub fn rewind(&mut self, blamed: bool) {
+        for slot in self.slots.iter_mut().skip(1).filter(|slot| slot.sent_in_round.is_some()) {
+            slot.losses = if blamed { slot.losses.saturating_add(1) } else { 0 };
+        }
+        for slot in self.slots.iter_mut().filter(|slot| !is_emptied(slot) && !slot.set_aside) {
             slot.due = true;
             slot.sent_in_round = None;
         }
@@ -227,7 +274,7 @@ mod tests {
 
     fn hand_all(retained: &mut Retained) -> Vec<(u16, String)> {
         let mut sent = Vec::new();
-        while let Some((id, m)) = retained.next_to_send(0) {
+        while let Some((id, m)) = retained.next_to_send(0, false) {
             sent.push((id, format!("{}={}", m.topic, String::from_utf8_lossy(&m.payload))));
         }
         sent
@@ -242,7 +289,7 @@ mod tests {
         assert_eq!(hand_all(&mut retained), all);
         assert!([67, 65, 66].into_iter().all(|id| retained.on_puback(id, false)));
         assert!(retained.is_settled());
-        retained.rewind();
+        retained.rewind(false);
         assert_eq!(hand_all(&mut retained), all);
     }
 
@@ -277,16 +324,44 @@ mod tests {
         retained.set(message("a", "1"));
         retained.set(message("b", "1"));
         retained.set(message("a", ""));
-        retained.rewind();
+        retained.rewind(false);
         assert_eq!(hand_all(&mut retained), [(65, "status=online".into()), (66, "a=".into()), (67, "b=1".into())]);
         assert!(!retained.has("a"), "not confirmed yet");
         assert!([65, 66, 67].into_iter().all(|id| retained.on_puback(id, false)));
         assert!(retained.has("a") && !retained.has("never seen"));
-        retained.rewind();
+        retained.rewind(false);
         assert_eq!(hand_all(&mut retained), [(65, "status=online".into()), (67, "b=1".into())]);
         assert_eq!(retained.set(message("c", "1")), Pushed::Queued);
         assert_eq!(hand_all(&mut retained), [(66, "c=1".into())]);
         assert_eq!(retained.set(message("d", "1")), Pushed::Refused(Reason::Full));
         assert!(!retained.has("a"));
+    }
+
+    /// Sends all, ends the connection, and returns what was sent.
+    fn end(retained: &mut Retained, suspected: bool) -> Vec<u16> {
+        let sent = std::iter::from_fn(|| retained.next_to_send(0, suspected).map(|(id, _)| id)).collect();
+        retained.rewind(true);
+        sent
+    }
+
+    #[test]
+    fn a_value_over_which_the_broker_ends_connections_is_set_aside_until_it_changes() {
+        let mut retained = retained();
+        retained.set(message("a", "1"));
+        for _ in 0..SUSPECTED_AFTER {
+            assert_eq!(end(&mut retained, false), [65, 66]);
+        }
+        assert_eq!(end(&mut retained, false), [65], "the status is never suspected");
+        assert_eq!(retained.next_to_send(0, true).map(|(id, _)| id), Some(66));
+        assert_eq!(retained.drop_suspect().map(|message| message.topic.to_string()), Some("a".into()));
+        retained.rewind(true);
+        assert!(!retained.can_send(true) && !retained.has("a"));
+        assert_eq!(retained.set(message("a", "1")), Pushed::Refused(Reason::Refused));
+        assert_eq!(retained.set(message("a", "2")), Pushed::Queued);
+        assert_eq!(retained.next_to_send(0, true).map(|(id, _)| id), Some(66), "alone again");
+        assert!(retained.on_puback(66, false));
+        assert_eq!(end(&mut retained, false), [65]);
+        assert_eq!(end(&mut retained, false), [65, 66], "cleared");
+        assert_eq!(retained.stats().drops.get(Class::State, Reason::Refused), 2);
     }
 }

@@ -129,7 +129,7 @@ impl Subscriber {
         connection.subscribe_as(&self.subscription.packet(), SUBSCRIBE_ID)?;
         loop {
             if let Err(lost) = connection.write().await {
-                return Err(connection.last_words(lost).await);
+                return Err(connection.last_words(lost, |_| {}).await);
             }
             let ping_at = connection.ping_at();
             // The ping is before the messages, which in a flood are always there.

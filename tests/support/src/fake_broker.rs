@@ -1,13 +1,13 @@
 //! A scripted broker of both MQTT versions that misbehaves as real ones do at their worst.
 //!
 //! It acknowledges out of order: six messages at a time, the last one first; the two oldest of a connection only when no
-//! more comes; retained ones at once.
+//! more comes; retained ones at once. One that flaps, or takes one message, acknowledges each at once.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages of a connection that are acknowledged after all others
 const HELD: usize = 2;
@@ -20,6 +20,10 @@ pub enum Mood {
     /// Cuts the connection after so many publishes and forgets what it has not acknowledged; `session_present`: says
     /// that it remembers the client.
     Crashes { after: usize, session_present: bool },
+    /// Is up for that time from each connection on, then away.
+    Flaps { up: Duration, away: Duration },
+    /// Cuts the connection after the status and one other message.
+    TakesOne,
     /// Welcomes, then says nothing any more: a half-open link.
     Silent,
     /// Welcomes, then reads nothing any more.
@@ -64,10 +68,15 @@ impl FakeBroker {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let log = seen.clone();
         std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            let mut listener = listener;
+            while let Ok((stream, _)) = listener.accept() {
                 log.lock().unwrap().connections += 1;
-                let session = Session { stream, mood, seen: &log, is_five: false, publishes: 0, unacked: Vec::new() };
-                let _ = session.serve();
+                let _ = Session::new(stream, mood, &log).serve();
+                if let Mood::Flaps { away, .. } = mood {
+                    drop(listener);
+                    std::thread::sleep(away);
+                    listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+                }
             }
         });
         Self { port, seen }
@@ -84,16 +93,24 @@ struct Session<'a> {
     stream: TcpStream,
     mood: Mood,
     seen: &'a Mutex<Seen>,
+    begun: Instant,
     is_five: bool,
     publishes: usize,
     /// In the order of arrival.
     unacked: Vec<Publish>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(stream: TcpStream, mood: Mood, seen: &'a Mutex<Seen>) -> Self {
+        Self { stream, mood, seen, begun: Instant::now(), is_five: false, publishes: 0, unacked: Vec::new() }
+    }
+
     fn serve(mut self) -> std::io::Result<()> {
         let mut idle = 0;
         loop {
+            if matches!(self.mood, Mood::Flaps { up, .. } if self.begun.elapsed() >= up) {
+                return Ok(());
+            }
             // Nothing more to read: the time to acknowledge.
             self.stream.set_read_timeout(Some(Duration::from_millis(2)))?;
             let kind = match self.read_byte() {
@@ -122,6 +139,7 @@ impl Session<'_> {
                     self.publishes += 1;
                     match mood {
                         Mood::Crashes { after, .. } if self.publishes > after => return Ok(()),
+                        Mood::TakesOne if self.publishes > 2 => return Ok(()),
                         Mood::Strict { packet_bytes, .. } if body.len() + 3 > usize::from(packet_bytes) => {
                             self.seen.lock().unwrap().oversize += 1;
                             return Ok(());
@@ -174,6 +192,7 @@ impl Session<'_> {
             seen.most_unacked = seen.most_unacked.max(self.unacked.len());
         }
         match self.unacked.len() {
+            _ if matches!(self.mood, Mood::Flaps { .. } | Mood::TakesOne) => self.acknowledge(0),
             count if retained => self.acknowledge(count - 1),
             count if count == HELD + 6 => self.acknowledge(HELD),
             _ => Ok(()),

@@ -162,7 +162,7 @@ fn runtime() -> Runtime {
 }
 
 /// Publishes one message and gives the answer to it.
-pub async fn publish(connection: &mut Connection, topic: &str) -> Option<&'static str> {
+pub async fn publish(connection: &mut Connection, topic: &str) -> Option<String> {
     let payload = Bytes::from_static(b"1");
     let message = Outgoing {
         topic,
@@ -177,7 +177,7 @@ pub async fn publish(connection: &mut Connection, topic: &str) -> Option<&'stati
     connection.write().await.unwrap();
     loop {
         match tokio::time::timeout(ANSWER, connection.read()).await.unwrap().unwrap() {
-            Incoming::PubAck { packet_id: 7, refused } => return refused,
+            Incoming::PubAck { packet_id: 7, refused } => return refused.map(|code| code.to_string()),
             Incoming::PubAck { .. } | Incoming::Disconnect(_) => panic!("another answer"),
             _ => {}
         }

@@ -23,12 +23,17 @@ pub use queue::{PAGE_BYTES, QueueId};
 /// How long a store that is being opened may hold up new messages; it may have earlier ones.
 const OPENING_MS: u64 = 30_000;
 
-/// How long the next message has waited, how much longer it may wait, and whether it was stored.
+/// A message that was in flight when the broker ended so many connections in a row is suspected to be the reason.
+pub(super) const SUSPECTED_AFTER: u8 = 3;
+
+/// How long the next message has waited, how much longer it may wait, whether it was stored, and whether it is suspected
+/// to be why the broker ends connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
     pub waited_ms: u64,
     pub left_ms: u64,
     pub stored: bool,
+    pub suspected: bool,
 }
 
 /// See the module's doc.
@@ -107,7 +112,8 @@ impl Outbox {
             displaced += 1;
         }
         self.bytes += size;
-        let entry = Entry { message, sequence, born_ms: now_ms, resent: false, round: 0, persisted: Persisted::No };
+        let entry =
+            Entry { message, sequence, born_ms: now_ms, resent: false, losses: 0, round: 0, persisted: Persisted::No };
         self.queue(id).push(entry);
         if displaced == 0 { Pushed::Queued } else { Pushed::Displaced(displaced) }
     }
@@ -219,7 +225,8 @@ impl Outbox {
         let entry = self.queues[self.next_queue()? as usize].front(self.mode == Mode::Up)?;
         let waited_ms = now_ms.saturating_sub(entry.born_ms);
         let left_ms = self.limits.max_age_ms.saturating_sub(waited_ms);
-        Some(Next { waited_ms, left_ms, stored: entry.persisted != Persisted::No })
+        let suspected = entry.losses >= SUSPECTED_AFTER;
+        Some(Next { waited_ms, left_ms, stored: entry.persisted != Persisted::No, suspected })
     }
 
     fn next_queue(&self) -> Option<QueueId> {
@@ -232,7 +239,13 @@ impl Outbox {
             };
             has_room && !opening && self.queues[*id as usize].front(self.mode == Mode::Up).is_some()
         };
-        QueueId::ALL.into_iter().find(is_ready)
+        let is_suspected = |id: &QueueId| {
+            let front = self.queues[*id as usize].front(self.mode == Mode::Up);
+            front.is_some_and(|entry| entry.losses >= SUSPECTED_AFTER)
+        };
+        // A suspected message is to be the first of a connection.
+        let suspected = QueueId::ALL.into_iter().find(|id| is_suspected(id) && is_ready(id));
+        suspected.or_else(|| QueueId::ALL.into_iter().find(is_ready))
     }
 
     /// Takes the next message in order and its packet id (0 for QoS 0); it is in flight from now on.
@@ -287,8 +300,28 @@ impl Outbox {
         true
     }
 
-    /// Notes that the connection is lost: everything in flight goes back to the front, in order.
-    pub fn rewind(&mut self) {
+    /// Returns the message in flight that has this packet id.
+    pub fn with_id(&self, packet_id: u16) -> Option<&Message> {
+        let slot = self.unacked.get(usize::from(packet_id).checked_sub(1)?)?;
+        slot.as_ref().map(|entry| &entry.message)
+    }
+
+    /// Drops the suspected message that is in flight, as refused: the broker has ended the connection again. To be followed
+    /// by [`Outbox::rewind`].
+    pub fn drop_suspect(&mut self) -> Option<Message> {
+        let is_suspect = |entry: &mut Entry| entry.losses >= SUSPECTED_AFTER;
+        let entry = self.unacked.iter_mut().find_map(|slot| slot.take_if(is_suspect))?;
+        let message = entry.message.clone();
+        self.drop_entry(entry, Reason::Refused);
+        Some(message)
+    }
+
+    /// Notes that the connection is lost: everything in flight goes back to the front, in order. `blamed`: it may be the
+    /// reason.
+    pub fn rewind(&mut self, blamed: bool) {
+        for entry in self.unacked.iter_mut().flatten() {
+            entry.losses = if blamed { entry.losses.saturating_add(1) } else { 0 };
+        }
         let unacked = self.unacked.iter_mut().filter_map(Option::take);
         let mut back: Vec<Entry> = self.unwritten.drain(..).chain(unacked).collect();
         back.sort_unstable_by_key(|entry| entry.sequence);

@@ -369,6 +369,7 @@ fn entry(row: Row, segment: &Segment) -> Entry {
         sequence: row.id,
         born_ms: row.time_ms.clamp(segment.oldest_ms, segment.newest_ms),
         resent: false,
+        losses: 0,
         round: 0,
         persisted: Persisted::Yes,
     }

@@ -94,6 +94,8 @@ pub(crate) struct Entry {
     pub sequence: u64,
     pub born_ms: u64,
     pub resent: bool,
+    /// How many connections in a row the broker has ended while the message was in flight.
+    pub losses: u8,
     pub round: u32,
     pub persisted: Persisted,
 }

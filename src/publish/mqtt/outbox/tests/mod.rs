@@ -54,7 +54,7 @@ fn a_rewind_restores_the_order_whatever_the_order_of_acks() {
     outbox.on_puback(3, false);
     outbox.on_puback(1, false);
     hand_all(&mut outbox);
-    outbox.rewind();
+    outbox.rewind(false);
     let numbers: Vec<u32> = hand_all(&mut outbox).iter().map(|(_, n)| *n).collect();
     assert_eq!(numbers, [1, 3, 4]);
     assert_eq!(outbox.stats().resent, 3);
@@ -114,14 +114,14 @@ fn marks_are_given_once_and_only_after_the_write() {
     let mut marks = Vec::new();
     outbox.on_written(&mut marks);
     hand_all(&mut outbox);
-    outbox.rewind();
+    outbox.rewind(false);
     assert!(marks.is_empty(), "the write failed: not sent yet");
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
     let mut arrivals: Vec<u64> = marks.iter().map(|m| m.arrival.0).collect();
     arrivals.sort_unstable();
     assert_eq!(arrivals, [7, 8]);
-    outbox.rewind();
+    outbox.rewind(false);
     hand_all(&mut outbox);
     outbox.on_written(&mut marks);
     assert_eq!(marks.len(), 2, "a resend gives no marks");

@@ -199,7 +199,7 @@ impl Model {
             Step::Ack(index, refused) if !self.out.is_empty() => self.ack(index.index(self.out.len()), refused),
             Step::Ack(..) => {}
             Step::Rewind => {
-                self.outbox.rewind();
+                self.outbox.rewind(false);
                 self.out.clear();
             }
             Step::Wait(ms) => self.now_ms += ms,
