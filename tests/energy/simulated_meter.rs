@@ -237,7 +237,7 @@ impl Sampled {
         let error = match seen {
             Seen::New { late } => {
                 self.integral.expect_every(conversion.max(Duration::from_secs_f64(period_s)));
-                let time = MonoTime(now.0 - (late / 2).as_nanos() as u64);
+                let time = MonoTime(now.0.saturating_sub((late / 2).as_nanos() as u64));
                 let joules = self.integral.add(time, Watts(watts)).inspect_err(|_| self.last = None)?;
                 let quantum = Watts(self.quantum_w.unwrap_or(ASSUMED_QUANTUM_W.max(step_w.unwrap_or(0.0))));
                 let resolution = Resolution::Sampled { conversion, quantum };
