@@ -184,13 +184,13 @@ impl MeterState {
         let reading = match reading {
             Ok(reading) => reading,
             Err(error) => {
-                let reason = error.to_string();
-                if let MeterError::Overrange { since, .. } = error
+                self.lose(error.to_string());
+                if let MeterError::Overrange { since, reason } = error
                     && self.window.segments.last().is_some_and(|(_, end)| *end > since)
                 {
                     self.restart(&reason);
                 }
-                return self.lose(reason);
+                return;
             }
         };
         self.info.scope = reading.scope;

@@ -47,6 +47,23 @@ fn net_is_not_measured_if_power_was_not_seen_at_rest_in_the_window() {
     assert!((estimate.net_j.unwrap() - 0.15).abs() < 1e-3);
 }
 
+/// Readings that wait for the end of an inference are discarded as those that were counted.
+#[test]
+fn what_was_metered_since_the_end_of_the_range_is_in_no_figure() {
+    let mut attribution = new_attribution(1);
+    read(&mut attribution, 0, 0.0);
+    attribution.add_span(0, span(100, 200));
+    read(&mut attribution, 1000, 2.0);
+    attribution.add_span(0, span(1900, 2100));
+    read(&mut attribution, 2000, 4.0);
+    let reason = "at the end of the range".to_owned();
+    attribution.add_reading(0, Err(MeterError::Overrange { reason, since: MonoTime(1_500 * MS) }));
+    read(&mut attribution, 3000, 6.0);
+    let estimate = close(&mut attribution).remove(0);
+    assert_eq!(estimate.reason.as_deref(), Some("at the end of the range"), "{estimate:?}");
+    assert_eq!((estimate.status, estimate.gross_j), (Status::Unavailable, None));
+}
+
 #[test]
 fn without_idle_time_there_is_no_net_and_a_configured_idle_power_gives_one() {
     for idle in [None, Some(Watts(2.0))] {
