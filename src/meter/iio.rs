@@ -145,7 +145,7 @@ impl Iio {
         let (flow, raw) = match channels.flow(self.selector.shunt_ohms, before) {
             Ok(flow) => flow,
             Err(error @ MeterError::Overrange { .. }) => {
-                self.power.overrange(before);
+                self.power.refuse(before, &error);
                 self.channels.insert(channels).last = None;
                 return Err(error);
             }
@@ -221,8 +221,7 @@ impl Channels {
         let invalid = |expected| MeterError::Invalid { path: path.to_owned(), text: text(), expected };
         if shunt.abs() >= self.range {
             let expected = "less than the end of the range; the shunt is too large for this current";
-            let reason = format!("{}: read {:?}, expected {expected}", path.display(), text());
-            return Err(MeterError::Overrange { reason, since: now });
+            return Err(MeterError::overrange(path.display(), &text(), expected, now));
         }
         let flow = shunt::flow(shunt_volts, shunt_ohms, bus_volts).map_err(invalid)?;
         Ok((flow, shunt as i64))

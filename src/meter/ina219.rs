@@ -3,14 +3,12 @@
 //! Source: Texas Instruments, INA219 datasheet SBOS448G, 8.6 (register maps), table 5 (conversion times) and the
 //! worked example of SBOS448F, table 3.
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::ina::{Bus, Chip, Errors, Fault, Ina, Look, Model, Place, Plan, Register, Sample, Setting, keys};
+use super::ina::{Bus, Chip, ChipKeys, Errors, Fault, Look, Model, Place, Plan, Register, Sample, Setting, keys};
 use super::survey::{Machine, Surveyed};
-use super::{Device, Meter, MeterError, MeterKind, Scope, Surroundings, check_scope, shunt};
+use super::{MeterError, Scope, Surroundings, shunt};
 use crate::schema::{Checker, Key, table};
-use crate::source::Exclusive;
 
 /// The highest bus voltage that the chip withstands.
 const BUS_VOLTS: f64 = 26.0;
@@ -38,16 +36,18 @@ table! {
     }
 }
 
-impl Ina219Keys {
+impl ChipKeys for Ina219Keys {
+    const MODEL: &Model = &MODEL;
+
     fn place(&self) -> Place {
         Place { bus: self.bus, address: self.address }
     }
-}
 
-impl MeterKind for Ina219Keys {
-    fn check(&mut self, key: &Key, checker: &mut Checker) {
-        check_scope(key, self.scope, checker);
-        keys::check_address(&MODEL, self.address, key, checker);
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn check_own(&self, key: &Key, checker: &mut Checker) {
         let [.., widest] = SHUNT_RANGES_VOLTS;
         keys::check_amperes(self.max_amperes, self.shunt_ohms, widest, key, checker);
         if let Some(averages) = self.averages.filter(|averages| !AVERAGES.contains(averages)) {
@@ -56,17 +56,8 @@ impl MeterKind for Ina219Keys {
         }
     }
 
-    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        let chip = Box::new(Ina219::new(self.clone()));
-        Box::new(Ina::new(name, chip, self.place(), self.scope, surroundings))
-    }
-
-    fn device(&self, dev: &Path) -> Option<Device> {
-        Some(keys::device(self.place(), dev))
-    }
-
-    fn exclusive(&self) -> Vec<Exclusive> {
-        keys::exclusive(self.place(), None)
+    fn chip(&self, _: &Surroundings) -> Box<dyn Chip> {
+        Box::new(Ina219::new(self.clone()))
     }
 }
 

@@ -2,16 +2,14 @@
 //!
 //! Source: Texas Instruments, INA226 data sheet SBOS547B, 5.5 (electrical characteristics) and 7.1 (register maps).
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::ina::{
-    Bus, Chip, Errors, Fault, Identity, Ina, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys,
+    Bus, Chip, ChipKeys, Errors, Fault, Identity, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys,
 };
 use super::survey::{Machine, Surveyed};
-use super::{Device, Meter, MeterError, MeterKind, Scope, Surroundings, check_scope};
-use crate::schema::{Checker, Key, table};
-use crate::source::Exclusive;
+use super::{MeterError, Scope, Surroundings};
+use crate::schema::table;
 
 table! {
     /// An INA226 that no kernel driver uses, read directly over /dev/i2c-N. It measures up to 36 V, and 81.92 mV across the shunt.
@@ -29,28 +27,19 @@ table! {
     }
 }
 
-impl Ina226Keys {
+impl ChipKeys for Ina226Keys {
+    const MODEL: &Model = &MODEL;
+
     fn place(&self) -> Place {
         Place { bus: self.bus, address: self.address }
     }
-}
 
-impl MeterKind for Ina226Keys {
-    fn check(&mut self, key: &Key, checker: &mut Checker) {
-        check_scope(key, self.scope, checker);
-        keys::check_address(&MODEL, self.address, key, checker);
+    fn scope(&self) -> Scope {
+        self.scope
     }
 
-    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        Box::new(Ina::new(name, Box::new(Ina226(self.clone())), self.place(), self.scope, surroundings))
-    }
-
-    fn device(&self, dev: &Path) -> Option<Device> {
-        Some(keys::device(self.place(), dev))
-    }
-
-    fn exclusive(&self) -> Vec<Exclusive> {
-        keys::exclusive(self.place(), None)
+    fn chip(&self, _: &Surroundings) -> Box<dyn Chip> {
+        Box::new(Ina226(self.clone()))
     }
 }
 

@@ -5,17 +5,15 @@
 //! the range. Source: Texas Instruments, INA228 data sheet SLYS021A, 6.5 (electrical characteristics), 7.3.2 (energy is added
 //! to in each conversion cycle), 7.6 (register maps) and 8.1.2 (units).
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::ina::{
-    AVERAGES, Bus, Chip, CounterPlan, Errors, Fault, Identity, Ina, Look, Model, Place, Plan, Register, SLOWEST,
+    AVERAGES, Bus, Chip, ChipKeys, CounterPlan, Errors, Fault, Identity, Look, Model, Place, Plan, Register, SLOWEST,
     Sample, Setting, keys,
 };
 use super::survey::{Machine, Surveyed};
-use super::{Device, Meter, MeterError, MeterKind, Scope, Surroundings, check_scope};
+use super::{MeterError, Scope, Surroundings};
 use crate::schema::{Checker, Key, table};
-use crate::source::Exclusive;
 
 table! {
     /// An INA228 that no kernel driver uses, read directly over /dev/i2c-N. It counts energy itself. It measures up to 85 V, and
@@ -36,29 +34,23 @@ table! {
     }
 }
 
-impl Ina228Keys {
+impl ChipKeys for Ina228Keys {
+    const MODEL: &Model = &MODEL;
+
     fn place(&self) -> Place {
         Place { bus: self.bus, address: self.address }
     }
-}
 
-impl MeterKind for Ina228Keys {
-    fn check(&mut self, key: &Key, checker: &mut Checker) {
-        check_scope(key, self.scope, checker);
-        keys::check_address(&MODEL, self.address, key, checker);
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn check_own(&self, key: &Key, checker: &mut Checker) {
         keys::check_amperes(self.max_amperes, self.shunt_ohms, WIDE.end_volts(), key, checker);
     }
 
-    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        Box::new(Ina::new(name, Box::new(Ina228(self.clone())), self.place(), self.scope, surroundings))
-    }
-
-    fn device(&self, dev: &Path) -> Option<Device> {
-        Some(keys::device(self.place(), dev))
-    }
-
-    fn exclusive(&self) -> Vec<Exclusive> {
-        keys::exclusive(self.place(), None)
+    fn chip(&self, _: &Surroundings) -> Box<dyn Chip> {
+        Box::new(Ina228(self.clone()))
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Source: Texas Instruments, INA260 data sheet SBOS656C, 7.5 (electrical characteristics) and 8.6 (register maps).
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::ina::{Bus, Chip, Errors, Identity, Ina, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys};
+use super::ina::{
+    Bus, Chip, ChipKeys, Errors, Identity, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys,
+};
 use super::survey::{Machine, Surveyed};
-use super::{Device, Meter, MeterError, MeterKind, Scope, Surroundings, check_scope};
-use crate::schema::{Checker, Key, table};
-use crate::source::Exclusive;
+use super::{MeterError, Scope, Surroundings};
+use crate::schema::table;
 
 table! {
     /// An INA260 that no kernel driver uses, read directly over /dev/i2c-N. Its shunt is in the chip; it measures up to 15 A and 36 V.
@@ -23,28 +23,19 @@ table! {
     }
 }
 
-impl Ina260Keys {
+impl ChipKeys for Ina260Keys {
+    const MODEL: &Model = &MODEL;
+
     fn place(&self) -> Place {
         Place { bus: self.bus, address: self.address }
     }
-}
 
-impl MeterKind for Ina260Keys {
-    fn check(&mut self, key: &Key, checker: &mut Checker) {
-        check_scope(key, self.scope, checker);
-        keys::check_address(&MODEL, self.address, key, checker);
+    fn scope(&self) -> Scope {
+        self.scope
     }
 
-    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        Box::new(Ina::new(name, Box::new(Ina260), self.place(), self.scope, surroundings))
-    }
-
-    fn device(&self, dev: &Path) -> Option<Device> {
-        Some(keys::device(self.place(), dev))
-    }
-
-    fn exclusive(&self) -> Vec<Exclusive> {
-        keys::exclusive(self.place(), None)
+    fn chip(&self, _: &Surroundings) -> Box<dyn Chip> {
+        Box::new(Ina260)
     }
 }
 

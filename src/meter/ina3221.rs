@@ -5,16 +5,16 @@
 //! conversion, which is cleared by whoever reads it. Source: Texas Instruments, INA3221 data sheet SBOS576B, 7.5 (electrical
 //! characteristics) and 8.6 (register maps).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::ina::{Bus, Chip, Errors, Identity, Ina, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys};
+use super::ina::{
+    Bus, Chip, ChipKeys, Errors, Identity, Look, Model, Place, Plan, Register, Sample, Setting, Timing, keys,
+};
 use super::survey::{Machine, Surveyed};
-use super::{Device, Meter, MeterError, MeterKind, Scope, Surroundings, check_scope};
-use crate::schema::{Checker, Key, table};
-use crate::source::Exclusive;
+use super::{MeterError, Scope, Surroundings};
+use crate::schema::table;
 
 table! {
     /// One channel of an INA3221 that no kernel driver uses, read directly over /dev/i2c-N. It measures up to 26 V, and 163.8 mV
@@ -35,29 +35,23 @@ table! {
     }
 }
 
-impl Ina3221Keys {
+impl ChipKeys for Ina3221Keys {
+    const MODEL: &Model = &MODEL;
+
     fn place(&self) -> Place {
         Place { bus: self.bus, address: self.address }
     }
-}
 
-impl MeterKind for Ina3221Keys {
-    fn check(&mut self, key: &Key, checker: &mut Checker) {
-        check_scope(key, self.scope, checker);
-        keys::check_address(&MODEL, self.address, key, checker);
+    fn channel(&self) -> Option<u8> {
+        Some(self.channel)
     }
 
-    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
-        let chip = Ina3221::new(self.clone(), surroundings.shared.channels(self.place()));
-        Box::new(Ina::new(name, Box::new(chip), self.place(), self.scope, surroundings).channel(self.channel))
+    fn scope(&self) -> Scope {
+        self.scope
     }
 
-    fn device(&self, dev: &Path) -> Option<Device> {
-        Some(keys::device(self.place(), dev))
-    }
-
-    fn exclusive(&self) -> Vec<Exclusive> {
-        keys::exclusive(self.place(), Some(self.channel))
+    fn chip(&self, surroundings: &Surroundings) -> Box<dyn Chip> {
+        Box::new(Ina3221::new(self.clone(), surroundings.shared.channels(self.place())))
     }
 }
 
@@ -208,6 +202,7 @@ impl Chip for Ina3221 {
 mod tests {
     use super::*;
     use crate::meter::ina::tests::{Flag, PERIOD, Virtual, assert_fails, close_to, detail, new_meter, read, read_new};
+    use crate::meter::{Exclusive, MeterKind};
 
     /// 12 V with 80 mV on channel 1, 5 V with 40 mV on channel 2, and nothing on channel 3.
     fn registers() -> Virtual {
@@ -238,7 +233,7 @@ mod tests {
     #[test]
     fn one_channel_alone_has_all_conversions() {
         let registers = registers();
-        let mut meter = new_meter(channel(2, &Arc::default())).channel(2);
+        let mut meter = new_meter(channel(2, &Arc::default())).channel(Some(2));
         let reading = read(&mut meter, &registers, 0).unwrap();
         assert!(close_to(reading.power.unwrap().0, 2.0) && close_to(reading.volts.unwrap(), 5.0), "{reading:?}");
         let scale = reading.accuracy.scale;

@@ -114,12 +114,10 @@ impl Integral {
                 return Err(MeterError::Rebaselined { reason });
             }
             Seen::Clipped { since } => {
-                self.overrange(now);
                 let (place, shown) = place();
-                return Err(MeterError::Overrange {
-                    reason: format!("{place}: read {shown:?}, expected {NOT_CLIPPED}"),
-                    since,
-                });
+                let error = MeterError::overrange(place, &shown, NOT_CLIPPED, since);
+                self.refuse(now, &error);
+                return Err(error);
             }
         };
         self.expect_every(period.max(conversion));
@@ -137,10 +135,12 @@ impl Integral {
         Some(Counted { time: *then, joules: self.joules, power: *power })
     }
 
-    /// Notes that the power is at the end of the range at `now`.
-    pub fn overrange(&mut self, now: MonoTime) {
+    /// Interrupts, because there is no power at `now`, for the reason that `error` gives.
+    pub(crate) fn refuse(&mut self, now: MonoTime, error: &MeterError) {
         self.interrupt();
-        self.overrange = Some(now);
+        if let MeterError::Overrange { .. } = error {
+            self.overrange = Some(now);
+        }
     }
 
     /// Makes the next power a new start, because the power until then is unknown. The joules so far stay.
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(integral.add(ms(626), Watts(8.0)).unwrap(), Joules(1.0));
         integral.interrupt();
         assert_eq!(integral.add(ms(100_000), Watts(8.0)).unwrap(), Joules(1.0));
-        integral.overrange(ms(100_100));
+        integral.refuse(ms(100_100), &MeterError::overrange("x", "8 W", "less", ms(100_100)));
         let error = integral.add(ms(105_000), Watts(8.0)).unwrap_err();
         assert!(matches!(error, MeterError::Overrange { since, .. } if since == ms(100_100)), "{error}");
         assert_eq!(integral.add(ms(110_100), Watts(8.0)).unwrap(), Joules(1.0));

@@ -6,6 +6,7 @@
 //! thread.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -360,6 +361,11 @@ pub enum MeterError {
 }
 
 impl MeterError {
+    /// Returns the error for the value `text`, read at `place`, that has been the end of the sensor's range since `since`.
+    fn overrange(place: impl fmt::Display, text: &str, expected: &str, since: MonoTime) -> Self {
+        Self::Overrange { reason: format!("{place}: read {text:?}, expected {expected}"), since }
+    }
+
     /// Whether the meter is absent, rather than present but not working.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Absent { .. })

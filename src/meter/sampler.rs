@@ -198,7 +198,7 @@ struct ChangeLog {
     limit: LogLimit,
     /// Between the last line and the next one.
     pause: Duration,
-    /// The failure that the last line is about; `None`: that line says that readings are back, or there is none.
+    /// The failure that the last line is about; `None` before the first line, and after one that says that readings are back.
     logged: Option<Discriminant<MeterError>>,
     /// Lines since the last calm.
     lines: u32,

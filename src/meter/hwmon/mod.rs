@@ -216,11 +216,7 @@ impl Hwmon {
             Ok(watts) => watts,
             Err(error) => {
                 // The power until the next value is unknown.
-                if let MeterError::Overrange { .. } = error {
-                    self.power.overrange(now)
-                } else {
-                    self.power.interrupt()
-                }
+                self.power.refuse(now, &error);
                 sensor.last = None;
                 return Ok(Err(error));
             }
@@ -389,13 +385,11 @@ impl Sensor {
             }
         }
         self.limits.judge(shown).map_err(|fault| {
-            let (path, text, expected) =
-                (self.path(fault.quantity).to_owned(), fault.quantity.show(shown), fault.expected);
+            let (path, text, expected) = (self.path(fault.quantity), fault.quantity.show(shown), fault.expected);
             if fault.is_overrange {
-                let reason = format!("{}: read {text:?}, expected {expected}", path.display());
-                return MeterError::Overrange { reason, since: now };
+                return MeterError::overrange(path.display(), &text, expected, now);
             }
-            MeterError::Invalid { path, text, expected }
+            MeterError::Invalid { path: path.to_owned(), text, expected }
         })
     }
 

@@ -1,19 +1,58 @@
-//! What the kinds of these chips say of the configuration and of this machine, in the same way.
+//! What the kinds of these chips do with their keys in the same way, and what this machine has for them.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
 use super::super::survey::{Finding, Machine, State, Surveyed};
-use super::super::{Device, sysfs};
-use super::{Model, Place};
+use super::super::{Device, Meter, MeterKind, Scope, Surroundings, check_scope, sysfs};
+use super::{Chip, Ina, Model, Place};
 use crate::schema::{Checker, Key};
 use crate::source::Exclusive;
 use crate::sys::i2c::{BUS_FIX, RULE};
 use crate::sys::permission::permit;
 
-/// Checks the address of a chip.
-pub(in crate::meter) fn check_address(model: &Model, address: u16, key: &Key, checker: &mut Checker) {
+/// The keys of one kind of chip.
+pub(crate) trait ChipKeys {
+    const MODEL: &Model;
+
+    fn place(&self) -> Place;
+
+    /// Returns the channel that is read; `None` if the chip has one only.
+    fn channel(&self) -> Option<u8> {
+        None
+    }
+
+    fn scope(&self) -> Scope;
+
+    /// Checks the keys that other chips do not have.
+    fn check_own(&self, _key: &Key, _checker: &mut Checker) {}
+
+    fn chip(&self, surroundings: &Surroundings) -> Box<dyn Chip>;
+}
+
+impl<T: ChipKeys> MeterKind for T {
+    fn check(&mut self, key: &Key, checker: &mut Checker) {
+        check_scope(key, self.scope(), checker);
+        check_address(T::MODEL, self.place().address, key, checker);
+        self.check_own(key, checker);
+    }
+
+    fn build(&self, name: &str, surroundings: &Surroundings) -> Box<dyn Meter> {
+        let meter = Ina::new(name, self.chip(surroundings), self.place(), self.scope(), surroundings);
+        Box::new(meter.channel(self.channel()))
+    }
+
+    fn device(&self, dev: &Path) -> Option<Device> {
+        Some(bus_of(self.place(), dev))
+    }
+
+    fn exclusive(&self) -> Vec<Exclusive> {
+        vec![chip_of(self.place(), self.channel())]
+    }
+}
+
+fn check_address(model: &Model, address: u16, key: &Key, checker: &mut Checker) {
     let Model { name, addresses: [lowest, highest], .. } = model;
     if !(*lowest..=*highest).contains(&address) {
         let message =
@@ -41,7 +80,7 @@ pub(in crate::meter) fn check_amperes(
 }
 
 /// Returns the bus of a chip.
-pub(in crate::meter) fn device(place: Place, dev: &Path) -> Device {
+fn bus_of(place: Place, dev: &Path) -> Device {
     Device {
         path: dev.join(format!("i2c-{}", place.bus)),
         says: "its bus exists; the chips on it were not probed",
@@ -53,9 +92,9 @@ pub(in crate::meter) fn device(place: Place, dev: &Path) -> Device {
 
 /// Returns the chip, or one of its channels, as what only one meter can read: reading clears the chip's flags. The name is that of
 /// the source `i2c`.
-pub(in crate::meter) fn exclusive(place: Place, channel: Option<u8>) -> Vec<Exclusive> {
+fn chip_of(place: Place, channel: Option<u8>) -> Exclusive {
     let (name, key) = (format!("I2C {} {:#04x}", place.path().display(), place.address), "address");
-    vec![Exclusive { which: channel.map(|channel| channel.to_string()), ..Exclusive::new(name, key) }]
+    Exclusive { which: channel.map(|channel| channel.to_string()), ..Exclusive::new(name, key) }
 }
 
 /// Returns the I2C buses on which a chip can be read directly, with the chips on them that the kernel knows.
@@ -105,7 +144,7 @@ fn bus(machine: &Machine<'_>, number: u32) -> Finding {
             let is_taken = root.join(format!("bus/i2c/devices/{number}-0040/driver")).is_symlink();
             let mut detail: Vec<String> = chips(root, number).iter().map(|chip| chip.describe(number)).collect();
             detail.push(format!("i2cdetect -y {number} lists the chips that respond; a 0.1 Ohm shunt is marked R100"));
-            detail.push("an INA226, INA228, INA260 or INA3221 has a kind of its own, such as ina226".to_owned());
+            detail.push("an INA226, INA228, INA260 or INA3221 has its own kind of meter, such as ina226".to_owned());
             let usable = of(State::Usable { says: "can be used" });
             Finding { config: (!is_taken).then_some(config), detail, ..usable }
         }

@@ -32,6 +32,7 @@ use accumulator::Accumulator;
 
 pub(super) use bus::{Bus, Place, Register, Registers};
 pub(super) use chip::{Chip, CounterPlan, Errors, Fault, Identity, Look, Model, Plan, Sample, Setting};
+pub(super) use keys::ChipKeys;
 pub(super) use timing::{AVERAGES, SLOWEST, Timing};
 
 /// How often to verify the configuration, which a drop of the supply voltage resets.
@@ -111,9 +112,9 @@ impl Ina {
         }
     }
 
-    /// Names the channel of the chip that this meter reads.
-    pub(super) fn channel(self, channel: u8) -> Self {
-        Self { channel: Some(channel), ..self }
+    /// Names the channel of the chip that this meter reads, if the chip has several.
+    pub(super) fn channel(self, channel: Option<u8>) -> Self {
+        Self { channel, ..self }
     }
 
     fn read_with(
@@ -166,11 +167,8 @@ impl Ina {
             open.is_measuring = true;
         }
         self.measured(open, time)?;
-        let flow = self.judge(&open.plan, look.fault, sample, time).inspect_err(|error| {
-            if let MeterError::Overrange { .. } = error {
-                self.power.overrange(time);
-            }
-        })?;
+        let flow =
+            self.judge(&open.plan, look.fault, sample, time).inspect_err(|error| self.power.refuse(time, error))?;
         // The register holds the mean of a conversion that ended within the last cycle and since the last read.
         let seen = match look.has_converted.then(|| open.snapshots.converted(time, sample.raw)) {
             Some(Seen::New { .. }) => Seen::New { late: open.plan.cycle.min(since) },
@@ -297,9 +295,8 @@ impl Ina {
         }
         let invalid = |expected| MeterError::Invalid { path: self.current(), text: plan.show(sample), expected };
         if plan.is_at_end(sample) {
-            let (path, text, expected) = (self.current(), plan.show(sample), self.chip.model().below_end);
-            let reason = format!("{}: read {text:?}, expected {expected}", path.display());
-            return Err(MeterError::Overrange { reason, since: now });
+            let (place, expected) = (self.current(), self.chip.model().below_end);
+            return Err(MeterError::overrange(place.display(), &plan.show(sample), expected, now));
         }
         Flow::new(sample.amperes, sample.volts, &plan.limits()).map_err(invalid)
     }
