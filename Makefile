@@ -81,7 +81,7 @@ test-clients: tools runtime ## Show the daemon to a real Home Assistant and a re
 deb: tools ## Build a Debian package for ARCH (amd64 or arm64; default: this machine's), PROFILE=release; needs cargo-deb
 	@scripts/make-deb "$(ARCH)" "$(PROFILE)"
 
-energy-simulation: tools ## Check in a thousand scenarios of each class that the truth is within the published uncertainty
+energy-simulation: tools ## Check in 4,000 scenarios of each class that the truth is within the published uncertainty
 	cargo test --release --locked --test energy simulation:: -- --ignored --nocapture
 
 energy-blackbox: tools runtime ## Compare the figures of the real binary with the truth on simulated machines. EDGEWATT_CLASS="INA219", EDGEWATT_RUNS=3: only these, three runs of each

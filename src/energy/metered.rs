@@ -271,7 +271,7 @@ impl<'a> Metered<'a> {
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err()
                 || matches!(self.net, Some(Err(_)))
-                || (self.idle.is_some_and(|idle| idle.age.is_some())
+                || (self.idle.is_some_and(IdlePower::is_measured)
                     && self.meter.window.pauses > 0.0
                     && !self.meter.has_rested()),
             tail_j: tail.map(|tail| tail.joules * pauses),

@@ -22,7 +22,8 @@ pub struct NodeConnection {
     pub retry: (Duration, Duration),
 }
 
-/// Declares a table with the keys of a topic's broker, which may be another than the node's, between keys of its own.
+/// Declares a table with the keys of the broker that has a topic; without them, that is the node's broker. Other keys of the
+/// table can stand before and after them.
 macro_rules! table_with_broker {
     (
         $(#[doc = $text:literal])+

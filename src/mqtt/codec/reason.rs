@@ -37,7 +37,7 @@ const CODES: &[(u8, &str, &str)] = &[
     (0x80, "unspecified", "it gives no reason; its log may"),
     (0x81, "malformed_packet", "it cannot read a packet that edgewatt sent"),
     (0x82, "protocol_error", "it takes a packet that edgewatt sent for an error of the protocol"),
-    (0x83, "implementation_specific", "for a reason of its own; its log may say more"),
+    (0x83, "implementation_specific", "for a reason that MQTT has no code for; its log may say more"),
     (0x84, "unsupported_protocol_version", "it does not speak this version of MQTT; set another mqtt.version"),
     (0x85, "client_identifier_not_valid", "it refuses the client id; set another mqtt.client_id"),
     (0x86, "bad_user_name_or_password", "user or password is wrong; check mqtt.user and mqtt.password_file"),

@@ -154,8 +154,9 @@ impl Queues {
 
     /// Notes an acknowledgement. The two ranges of ids do not overlap; an id that is not in use is ignored.
     pub(crate) fn on_puback(&mut self, packet_id: u16, refused: Option<Code>) {
-        let message = self.outbox.with_id(packet_id).or_else(|| self.retained.with_id(packet_id));
-        if let (Some(code), Some(message)) = (refused, message) {
+        if let Some(code) = refused
+            && let Some(message) = self.outbox.with_id(packet_id).or_else(|| self.retained.with_id(packet_id))
+        {
             self.dropped.add(&message.topic, message.size_bytes(), Cause::Refused(code));
         }
         self.acknowledged += 1;

@@ -24,7 +24,7 @@ use super::classes::Class;
 
 /// Eight observations of idle power are needed, of a second each; then it is not known for long.
 const IDLE_S: f64 = 12.0;
-/// A seed with which the delegate runs in a thread of the daemon. With the next one it has a process of its own.
+/// A seed with which the delegate runs in a thread of the daemon. With the next seed it runs in a separate process.
 pub(crate) const IN_A_THREAD: u64 = 1;
 const WINDOW_MAX_S: f64 = 5.0;
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
