@@ -59,7 +59,7 @@ fn every_configuration_checks() {
     ok(setup("sensor/edgewatt.toml"));
     let devices = std::fs::read_dir(root().join("examples/devices")).unwrap();
     let devices: Vec<String> = devices.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(devices.len(), 3, "{devices:?}");
+    assert_eq!(devices.len(), 5, "{devices:?}");
     for device in devices {
         // The service's own folder need not be here.
         ok(setup(&format!("devices/{device}")).with("/run/edgewatt/", ""));

@@ -4,22 +4,41 @@
 checks_passed=0
 checks_failed=0
 
-# check NAME COMMAND...: runs it in a shell with `set -e`; what it said is shown where it failed.
+# More than any check needs where the processor is emulated and shared.
+check_limit_s=400
+
+# check NAME COMMAND...: runs it in a shell with `set -e`; what it said is shown where it failed, or took too long.
 check() {
-    local name=$1 said status
+    local name=$1 said status running limit ended
     shift
+    # A file, not a pipe: what the command has left running would keep a pipe open.
+    said=$(mktemp)
     # A shell in a condition would not stop at an error.
     set +e
-    said=$(set -euo pipefail && "$@" 2>&1)
+    (set -euo pipefail && "$@") >"$said" 2>&1 &
+    running=$!
+    sleep "$check_limit_s" >&- 2>&- &
+    limit=$!
+    wait -n -p ended "$running" "$limit"
     status=$?
+    if [[ $ended == "$limit" ]]; then
+        kill -KILL "$running"
+        echo "it takes more than $check_limit_s s" >>"$said"
+        status=124
+    else
+        kill "$limit"
+    fi
+    wait "$running" "$limit"
     set -e
     if [[ $status -eq 0 ]]; then
         checks_passed=$((checks_passed + 1))
         echo "test ${checks_of:-vm}: $name ... ok"
     else
         checks_failed=$((checks_failed + 1))
-        printf 'test %s: %s ... FAILED\n%s\n' "${checks_of:-vm}" "$name" "$said"
+        echo "test ${checks_of:-vm}: $name ... FAILED"
+        cat "$said"
     fi
+    rm "$said"
 }
 
 # The last line, and whether all went well.

@@ -199,8 +199,9 @@ struct Counted {
 impl Sum {
     fn new(name: &str, scope: Scope, parts: Vec<SharedMeter>) -> Self {
         let estimated = parts.iter().any(|part| part.info().estimated);
-        let info =
-            MeterInfo { name: name.to_owned(), kind: "sum", scope, estimated, detail: Vec::new(), basis: Vec::new() };
+        let names: Vec<&str> = parts.iter().map(|part| part.info().name.as_str()).collect();
+        let detail = vec![format!("the sum of {}", listed(&names))];
+        let info = MeterInfo { name: name.to_owned(), kind: "sum", scope, estimated, detail, basis: Vec::new() };
         let parts = parts.into_iter().map(|meter| Part { meter, now: None, counted: None }).collect();
         let mut sum = Self { info, parts, joules: Joules(0.0), shown: Joules(0.0), last: None };
         sum.info.basis = sum.basis();
@@ -265,11 +266,6 @@ impl Sum {
         };
         self.parts.iter().map(of).collect()
     }
-
-    fn describe(&self) -> Vec<String> {
-        let names: Vec<&str> = self.parts.iter().map(|part| part.meter.info().name.as_str()).collect();
-        vec![format!("the sum of {}", listed(&names))]
-    }
 }
 
 impl Meter for Sum {
@@ -290,7 +286,7 @@ impl Meter for Sum {
         }
         // After an error, a part can be another chip.
         if self.last.is_none() {
-            (self.info.detail, self.info.basis) = (self.describe(), self.basis());
+            self.info.basis = self.basis();
         }
         if let Some(reading) = self.add() {
             self.last = Some(reading);
