@@ -99,8 +99,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     match &summary.delivered {
-        Some(Delivered { undelivered, kept: 0, .. }) => tracing::info!(undelivered, "stopped"),
-        Some(Delivered { undelivered, kept, .. }) => tracing::info!(undelivered, kept, "stopped"),
+        Some(delivered @ Delivered { undelivered, kept, .. }) => {
+            let some = |count: u64| (count > 0).then_some(count);
+            tracing::info!(
+                undelivered,
+                kept = some(*kept as u64),
+                dropped = some(delivered.dropped_count()),
+                "stopped"
+            );
+        }
         None => tracing::info!("stopped"),
     }
     // A daemon that was asked to stop has done so, even if the broker is away; a single run has to predict

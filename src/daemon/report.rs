@@ -131,6 +131,9 @@ impl Daemon {
         let has_ended = self.delivery.as_ref().is_some_and(|delivery| delivery.task.is_finished());
         let mut hung = has_ended.then(|| "the task that delivers has ended".to_owned());
         for pipeline in &mut self.pipelines {
+            let delivery = self.delivery.as_ref();
+            let why_dropped = delivery.and_then(|delivery| delivery.handle.why_dropped(pipeline.prediction_topic()));
+            pipeline.set_dropped(node_publisher, why_dropped);
             hung = pipeline.check_progress(node_publisher, now, limit).or(hung);
         }
         self.service.alive(hung);

@@ -135,11 +135,16 @@ impl Delivered {
         self.shortfall().is_empty()
     }
 
+    /// Returns how many messages were dropped instead of delivered.
+    pub fn dropped_count(&self) -> u64 {
+        self.figures.drops.values().sum()
+    }
+
     fn shortfall(&self) -> Vec<String> {
         let some = |count: usize, what: &str| (count > 0).then(|| format!("{count} messages {what}"));
         let undelivered = some(self.undelivered, "were not taken by the broker in time, and are lost");
         let kept = some(self.kept, "were not taken by the broker in time, and are kept for the next start");
-        let has_drops = self.figures.drops.values().any(|count| *count > 0);
+        let has_drops = self.dropped_count() > 0;
         let dropped = has_drops.then(|| {
             let named = self.dropped.as_ref().map_or(String::new(), |text| format!("; {text}"));
             format!("messages were dropped: {}{named}", nonzero(&self.figures.drops))

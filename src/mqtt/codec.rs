@@ -55,15 +55,14 @@ pub struct Session {
     /// How many seconds the broker keeps subscriptions and messages without a connection; a broker for 3.1.1 keeps them as
     /// long as it likes. `None`: it forgets them.
     pub kept_s: Option<u32>,
-    /// Largest packet that we accept.
+    /// Largest packet that we accept. The broker is not told of it: mosquitto (2.0.11) keeps a larger message in flight for
+    /// good, and after 20 of them it sends nothing more.
     pub packet_bytes: u32,
-    /// The broker is told of that limit, and then drops larger messages itself, in MQTT 5.
-    pub tells_limit: bool,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { kept_s: None, packet_bytes: INCOMING_MAX, tells_limit: true }
+        Self { kept_s: None, packet_bytes: INCOMING_MAX }
     }
 }
 
@@ -192,7 +191,6 @@ impl Version {
                     clean_start: connect.session.kept_s.is_none(),
                     properties: Some(five::v5::ConnectProperties {
                         session_expiry_interval: connect.session.kept_s,
-                        max_packet_size: connect.session.tells_limit.then_some(connect.session.packet_bytes),
                         ..five::v5::ConnectProperties::new()
                     }),
                 };

@@ -102,8 +102,14 @@ impl Losses {
 fn suspect(lost: Lost, ConnectOptions { client_id, version, .. }: &ConnectOptions) -> Explained {
     let mut words =
         format!("does another client use the client id {client_id}? Each needs its own: set node.id or mqtt.client_id");
-    if *version == Version::Three {
-        words.push_str("; or does the broker refuse a message? Only MQTT 5 can say so (mqtt.version = \"5\")");
+    match version {
+        Version::Three => {
+            words.push_str("; or does the broker refuse a message? Only MQTT 5 can say so (mqtt.version = \"5\")");
+        }
+        Version::Five if lost.is_closed() => {
+            words.push_str("; or has the broker trouble with MQTT 5? Then try mqtt.version = \"3.1.1\"");
+        }
+        Version::Five => {}
     }
     let suspicion = Some(format!("it closes the connection again and again: {words}"));
     Explained { lost: lost.hint(&words), suspicion }

@@ -196,6 +196,46 @@ fn a_size_that_the_broker_does_not_take_stops_no_other_message() {
     }
 }
 
+/// A pipeline of which no prediction arrives is not well, although there is a connection.
+#[test]
+fn predictions_that_the_broker_does_not_take_degrade_the_pipeline() {
+    let broker = limited("max_packet_size 250");
+    let setup = Setup::demo(broker.port);
+    let mut daemon = setup.start(&[]);
+    let log = "edgewatt/demo/p/shoulder/prediction has ";
+    daemon.in_log("the limit", |text| text.contains(log).then_some(()));
+    let degraded = "degraded: its predictions are dropped: too large for the broker, which takes 250 bytes";
+    daemon.in_log("the state", |text| text.contains(degraded).then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0).says(&["stopped undelivered=0 dropped="]);
+
+    let ended = Setup::demo(broker.port).at_speed("\"max\"").run_once().expect(1);
+    ended.says(&[log, "takes packets of at most 250"]);
+    let summary = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(summary.contains("prediction.oversize") && summary.contains("p/shoulder/prediction ("), "{summary}");
+}
+
+/// More of them than the broker has in flight at once: they must not hold up what follows.
+#[test]
+fn commands_that_are_too_large_are_passed_over() {
+    let broker = limited("");
+    let setup = Setup::demo(broker.port).with_keys("[mqtt]", "commands = true");
+    let large = setup.dir.path().join("large");
+    std::fs::write(&large, vec![b'x'; 300_000]).unwrap();
+    let mut subscriber = broker.subscribe("edgewatt/demo/#");
+    let mut daemon = setup.start(&[]);
+    daemon.in_log("a connection", |log| log.contains("connected to the MQTT broker").then_some(()));
+    let port = broker.port.to_string();
+    for _ in 0..25 {
+        let mut publish = edgewatt_support::mosquitto::command("mosquitto_pub");
+        publish.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", "edgewatt/demo/cmd/pause", "-f"]).arg(&large);
+        assert!(publish.status().unwrap().success());
+    }
+    broker.publish("edgewatt/demo/cmd/pause", r#"{"pipeline":"shoulder"}"#);
+    subscriber.until(|line| line.starts_with("edgewatt/demo/p/shoulder/status ") && line.contains("\"paused\""));
+    daemon.in_log("the refusal", |log| log.contains("refused: a command is smaller").then_some(()));
+}
+
 #[test]
 fn a_signal_that_comes_twice_at_once_loses_nothing() {
     let broker = limited("");

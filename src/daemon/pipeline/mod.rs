@@ -92,6 +92,8 @@ pub(crate) struct PipelineHandle {
     doubts: Doubts,
     /// Why its decisions are not to be trusted.
     doubt: Option<String>,
+    /// Why predictions do not reach the broker although it is connected.
+    dropped: Option<String>,
     last_interval: Option<IntervalFigures>,
 }
 
@@ -388,20 +390,40 @@ impl PipelineHandle {
         if doubt == self.doubt {
             return;
         }
+        self.report(node_publisher, doubt.as_ref(), "its inputs and outputs are as they should be again");
+        self.doubt = doubt;
+        self.publish_status(node_publisher);
+    }
+
+    /// Returns the topic of the predictions.
+    pub(crate) fn prediction_topic(&self) -> &str {
+        &self.publisher.topics.prediction
+    }
+
+    /// Publishes whether predictions are dropped instead of delivered, and why.
+    pub(crate) fn set_dropped(&mut self, node_publisher: &NodePublisher, why: Option<String>) {
+        let dropped = why.map(|why| format!("its predictions are dropped: {why}"));
+        if dropped == self.dropped {
+            return;
+        }
+        self.report(node_publisher, dropped.as_ref(), "its predictions are no longer dropped");
+        self.dropped = dropped;
+        self.publish_status(node_publisher);
+    }
+
+    /// Logs and publishes an event: why the pipeline is degraded, or, without a reason, in what it has recovered.
+    fn report(&self, node_publisher: &NodePublisher, reason: Option<&String>, recovered: &str) {
         let name = &self.publisher.name;
-        match &doubt {
+        match reason {
             Some(reason) => {
                 tracing::warn!(pipeline = name, "degraded: {reason}");
                 node_publisher.event("degraded", Some(name), reason.clone());
             }
             None => {
-                tracing::info!(pipeline = name, "its inputs and outputs are as they should be again");
-                let message = "its inputs and outputs are as they should be again".to_owned();
-                node_publisher.event("recovered", Some(name), message);
+                tracing::info!(pipeline = name, "{recovered}");
+                node_publisher.event("recovered", Some(name), recovered.to_owned());
             }
         }
-        self.doubt = doubt;
-        self.publish_status(node_publisher);
     }
 
     /// Publishes a change of what stalls the pipeline; other counts of the same cause are none.
@@ -486,7 +508,8 @@ impl PipelineHandle {
     fn degraded(&self) -> Option<String> {
         let delegate = self.supervisor.reason().or(self.publisher.delegate.reason.as_deref());
         let stalled = self.stalled.as_ref().map(|(_, words)| words.as_str());
-        let reasons: Vec<&str> = delegate.into_iter().chain(stalled).chain(self.doubt.as_deref()).collect();
+        let reasons = delegate.into_iter().chain(stalled).chain(self.doubt.as_deref());
+        let reasons: Vec<&str> = reasons.chain(self.dropped.as_deref()).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 

@@ -172,6 +172,7 @@ impl PipelineHandle {
             stalled: None,
             doubts,
             doubt: None,
+            dropped: None,
             last_interval: None,
             config,
         };

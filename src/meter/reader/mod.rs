@@ -245,7 +245,7 @@ impl MeterKind for ReaderKeys {
             other: mqtt.broker_keys().other_broker(),
             client_id: None,
             table: "reader.mqtt",
-            session: Session { kept_s: None, packet_bytes, tells_limit: false },
+            session: Session { kept_s: None, packet_bytes },
         })
     }
 

@@ -34,7 +34,7 @@ fn packets_are_written_as_the_standards_have_them() {
     );
     assert_eq!(
         bytes(Version::Five, |version, out| version.connect(&login, out)),
-        b"\x10\x2F\0\x04MQTT\x05\xEE\0\x1E\x05\x27\0\x04\0\0\0\x01e\x0F\x01\x01\x03\0\x0Atext/plain\0\x01t\0\x01x\0\x01u\0\x01p"
+        b"\x10\x2A\0\x04MQTT\x05\xEE\0\x1E\0\0\x01e\x0F\x01\x01\x03\0\x0Atext/plain\0\x01t\0\x01x\0\x01u\0\x01p"
     );
     let modest = Will { topic: "t", payload: b"x", qos: Qos::AtMostOnce, retain: false };
     assert_eq!(
@@ -241,4 +241,21 @@ fn no_other_file_names_the_crate_of_the_codec() {
     }
     naming.retain(|path| !path.ends_with("codec/tests.rs"));
     assert!(naming.len() == 1 && naming[0].ends_with("src/mqtt/codec.rs"), "{naming:?}");
+}
+
+/// The broker's own words are one line of the log, whatever they are.
+#[test]
+fn the_broker_cannot_forge_a_line_of_the_log() {
+    let words = b"gone\r\nERROR forged\x1b[2J";
+    let properties = [&[0x1F, 0, words.len() as u8][..], words].concat();
+    let length = properties.len() as u8;
+    for packet in [[0xE0, 2 + length, 0x8B, length].to_vec(), [0x20, 3 + length, 0, 0x88, length].to_vec()] {
+        let mut bytes = BytesMut::from(&[packet, properties.clone()].concat()[..]);
+        match Version::Five.read(&mut bytes, 1_000) {
+            Ok(Some(Incoming::Disconnect(reason) | Incoming::Refused(reason))) => {
+                assert!(reason.words.ends_with("(gone??ERROR forged?[2J)"), "{reason:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

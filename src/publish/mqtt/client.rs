@@ -20,7 +20,7 @@ use super::retained::Retained;
 use super::settings::{Settings, SettingsError};
 use super::{OFFLINE, ONLINE, status_message};
 use crate::backoff::{self, Backoff};
-use crate::mqtt::codec::{Incoming, Limits};
+use crate::mqtt::codec::{INCOMING_MAX, Incoming, Limits};
 use crate::mqtt::connection::{Connection, Lost, Will};
 use crate::mqtt::losses::Losses;
 use crate::publish::message::{Bytes, Marks, Qos};
@@ -288,8 +288,11 @@ impl MqttClient {
             }
             incoming = connection.read_buffered()?;
         }
-        if let Some((_, bytes)) = connection.take_too_large() {
-            tracing::warn!("the broker sends a message of {bytes} bytes, which is too large; it is ignored");
+        if let Some((count, bytes)) = connection.take_too_large() {
+            let (messages, most) = (counted(count, "message"), INCOMING_MAX);
+            tracing::warn!(
+                "the broker sends {messages} of more than {most} bytes, the last one of {bytes}; refused: a command is smaller"
+            );
         }
         // Sent before the last ping but one and still not acknowledged. Within a connection nothing is ever sent
         // twice, so only a new connection can deliver it.

@@ -73,6 +73,12 @@ impl DroppedTopics {
         new
     }
 
+    /// Returns why messages on that topic are dropped; `None` if none was.
+    pub(crate) fn text_of_topic(&self, topic: &str) -> Option<String> {
+        let message = self.messages.iter().find(|message| *message.topic == *topic)?;
+        Some(format!("{} ({} bytes)", message.cause, message.bytes))
+    }
+
     /// Returns a text that names them; `None` if there are none. Topics below `prefix` are named without it.
     pub(crate) fn text(&self, prefix: &str) -> Option<String> {
         let mut causes: Vec<Cause> = Vec::new();
@@ -95,13 +101,18 @@ impl DroppedTopics {
         if messages.len() > NAMED {
             names.push(format!("{} more", messages.len() - NAMED));
         }
-        let what = match cause {
-            Cause::BrokerLimit(bytes) => format!("too large for the broker, which takes {bytes} bytes"),
-            Cause::QueueLimit(bytes) => format!("too large for edgewatt's queue, which takes {bytes} bytes"),
-            Cause::Refused(code) => format!("refused by the broker ({code})"),
-            Cause::ConnectionEnds => "dropped, because the broker ends the connection over it".to_owned(),
-        };
-        format!("{what}: {}", names.join(", "))
+        format!("{cause}: {}", names.join(", "))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BrokerLimit(bytes) => write!(f, "too large for the broker, which takes {bytes} bytes"),
+            Self::QueueLimit(bytes) => write!(f, "too large for edgewatt's queue, which takes {bytes} bytes"),
+            Self::Refused(code) => write!(f, "refused by the broker ({code})"),
+            Self::ConnectionEnds => f.write_str("dropped, because the broker ends the connection over it"),
+        }
     }
 }
 

@@ -248,6 +248,11 @@ impl Handle {
         }
     }
 
+    /// Returns why messages on that topic are dropped; `None` if none was.
+    pub fn why_dropped(&self, topic: &str) -> Option<String> {
+        self.shared.queues().dropped.text_of_topic(topic)
+    }
+
     /// Returns whether the broker has the latest value of that retained topic.
     pub fn has_retained(&self, topic: &str) -> bool {
         self.shared.queues().retained.has(topic)

@@ -80,7 +80,7 @@ impl Mqtt {
             client_id: self.client_id.clone(),
             table: "source.mqtt",
             // A broker that knew the limit would drop larger messages itself, which nobody could count.
-            session: Session { kept_s, packet_bytes, tells_limit: false },
+            session: Session { kept_s, packet_bytes },
         }
     }
 }
