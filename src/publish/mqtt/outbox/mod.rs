@@ -93,11 +93,8 @@ impl Outbox {
         self.next_sequence += 1;
         self.stats.produced += 1;
         let (id, size) = (QueueId::of(&message), message.size_bytes());
-        if let Err(reason) = check(&message, self.limits.max_payload_bytes) {
+        if let Err(reason) = self.limits.check(&message) {
             return self.refuse(message.class, reason);
-        }
-        if size > self.limits.max_bytes {
-            return self.refuse(message.class, Reason::Oversize);
         }
         self.expire_queue(id, now_ms);
         let mut displaced = 0;

@@ -9,8 +9,8 @@ use crate::publish::message::{Class, Message, Qos};
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes of a page that are left for rows.
 const USABLE_BYTES: u64 = 4040;
-/// Bytes of a row besides topic and payload: id, time, lengths, pointer.
-const ROW_BYTES: u64 = 28;
+/// Bytes of a row besides topic and payload: id, time, lengths, pointer, checksum.
+const ROW_BYTES: u64 = 35;
 /// Messages this far apart go into different segments, so that a whole segment can expire.
 const SEGMENT_MS: u64 = 600_000;
 

@@ -12,9 +12,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Handle;
+use super::outbox::Inventory;
 use crate::text::counted;
 
+mod count;
 mod file;
+mod row;
+mod salvage;
 use file::{File, FileError};
 
 const RETRY_MIN_MS: u64 = 1_000;
@@ -127,6 +131,9 @@ struct Keeper {
     /// The token of the file that the outbox knows.
     token: Option<i64>,
     damage: Option<String>,
+    /// What is to be said of a damaged file once it is known what was lost.
+    repaired: Option<String>,
+    salvaged_ms: Option<u64>,
     retry_at_ms: u64,
     retry_ms: u64,
     deleted_ms: u64,
@@ -143,6 +150,8 @@ impl Keeper {
             file: None,
             token: None,
             damage: None,
+            repaired: None,
+            salvaged_ms: None,
             retry_at_ms: 0,
             retry_ms: RETRY_MIN_MS,
             deleted_ms: 0,
@@ -213,24 +222,27 @@ impl Keeper {
         Ok(())
     }
 
-    /// Opens the file, or a new one if the old one is damaged, and gives the outbox its content.
+    /// Opens the file, salvages it first if it is damaged, and gives the outbox its content.
     fn open(&mut self, now_ms: u64) -> Result<File, FileError> {
+        let path = &self.settings.path;
         if let Some(damage) = &self.damage {
-            let aside = file::put_aside(&self.settings.path, now_ms / 1000)?;
-            let path = self.settings.path.display();
-            tracing::error!("{path} was damaged: {damage}; it was moved to {}; its messages are lost", aside.display());
+            let aside = salvage::salvage(path, now_ms / 1000)?;
+            self.repaired = Some(format!("was damaged: {damage}; the damaged file is {}", aside.display()));
+            self.salvaged_ms = Some(now_ms);
             self.damage = None;
         }
-        let file = File::open(&self.settings.path, self.settings.max_bytes)?;
+        let mut file = File::open(path, self.settings.max_bytes)?;
+        let mut inventory = self.mqtt.outbox(|outbox| outbox.inventory(now_ms));
+        file.take_stock(&mut inventory)?;
+        self.report_losses(&file, &inventory);
         if self.token == Some(file.token) {
             self.mqtt.outbox(|outbox| outbox.store_is_back());
         } else {
-            let mut inventory = self.mqtt.outbox(|outbox| outbox.inventory(now_ms));
-            file.take_stock(&mut inventory)?;
+            let lost = inventory.lost();
             let found = self.mqtt.outbox(|outbox| {
                 let before = outbox.stats().recovered;
                 outbox.adopt(inventory);
-                outbox.stats().recovered - before
+                outbox.stats().recovered - before - lost
             });
             if found > 0 {
                 tracing::info!(
@@ -247,18 +259,42 @@ impl Keeper {
         Ok(file)
     }
 
+    /// Logs what a damaged file has lost.
+    fn report_losses(&mut self, file: &File, inventory: &Inventory) {
+        let path = self.settings.path.display();
+        let (found, lost) = (counted(inventory.found(), "message"), counted(inventory.lost(), "message"));
+        let figures = match file.knows_its_count() {
+            true => format!("{lost} lost, {found} saved"),
+            false => format!("{found} saved; it is not known how many are lost"),
+        };
+        match self.repaired.take() {
+            Some(repaired) => tracing::error!("{path} {repaired}; {figures}"),
+            None if inventory.lost() > 0 => {
+                tracing::error!(
+                    "{path} lacks messages that it had, as when SQLite's log is gone or damaged: {figures}"
+                );
+            }
+            None => {}
+        }
+    }
+
     fn fail(&mut self, error: &FileError, now_ms: u64) {
         // Close it first: SQLite must not write to the file after the outbox has given it up.
         self.file = None;
         self.mqtt.outbox(|outbox| outbox.store_failed());
         self.mqtt.wake();
         self.retry_at_ms = now_ms;
-        if let FileError::Corrupt(damage) = error {
-            // A new file can be made at once.
-            self.damage = Some(damage.clone());
-        } else {
-            self.retry_at_ms += self.retry_ms;
-            self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+        let again = self.salvaged_ms.is_some_and(|then_ms| now_ms < then_ms + RETRY_MAX_MS);
+        match error {
+            FileError::Corrupt(damage) => {
+                self.damage = Some(damage.clone());
+                // Usually it can be salvaged at once, but a disk that damages each file is left in peace.
+                self.retry_at_ms += if again { RETRY_MAX_MS } else { 0 };
+            }
+            FileError::Failed(_) => {
+                self.retry_at_ms += self.retry_ms;
+                self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+            }
         }
         self.set_state(State::Failing(error.to_string().into()));
     }

@@ -91,11 +91,13 @@ fn what_another_folder_in_its_place_holds_is_sent_too() {
 fn whatever_is_wrong_with_the_file_at_the_start_it_is_put_aside_or_left_alone() {
     let folder = folder();
     let path = folder.path().join("outbox.db");
-    let whole = {
+    let count_path = folder.path().join("outbox.db-count");
+    let (whole, count, stored) = {
         let mut rig = Rig::in_folder(&folder);
         rig.outage(120);
+        let stored = rig.stats().stored;
         drop(rig);
-        fs::read(&path).unwrap()
+        (fs::read(&path).unwrap(), fs::read(&count_path).unwrap(), stored)
     };
     assert!(whole.len() > 100_000, "{}", whole.len());
     let aside = || {
@@ -115,11 +117,16 @@ fn whatever_is_wrong_with_the_file_at_the_start_it_is_put_aside_or_left_alone() 
             let _ = fs::remove_file(format!("{}{suffix}", path.display()));
         }
         fs::write(&path, &bytes).unwrap();
+        fs::write(&count_path, &count).unwrap();
         let mut rig = Rig::in_folder(&folder);
         assert!(matches!(rig.state(), State::Failing(_)), "case {place} was not noticed");
         wait(&mut rig);
         assert_eq!(aside(), 1, "case {place}: one is kept");
-        delivers_all_but(rig, 0);
+        let s = rig.stats();
+        let lost = s.drops.get(Class::Prediction, Reason::Store);
+        assert_eq!(s.recovered, stored, "case {place}: {s:?}");
+        assert!(lost <= [stored, stored, 0, 48, 48, stored - 10][place], "case {place}: {s:?}");
+        delivers_all_but(rig, lost);
     }
     // An empty file is what a crash at the very first start leaves.
     fs::write(&path, b"").unwrap();
@@ -142,6 +149,7 @@ fn a_file_that_is_damaged_while_in_use_costs_what_only_it_had() {
     assert!(matches!(rig.state(), State::Failing(_)), "{:?}", rig.state());
     wait(&mut rig);
     wait(&mut rig);
+    rig.take(usize::MAX);
     let s = rig.stats();
     assert!(s.drops.get(Class::Prediction, Reason::Store) <= lost, "{s:?}");
     let lost = s.drops.get(Class::Prediction, Reason::Store);
@@ -157,9 +165,10 @@ fn a_file_of_a_later_version_or_in_use_is_left_alone() {
     // SQLite's locks are a process's; so another process asks.
     drop(rig);
     rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 9").unwrap();
+    fs::remove_file(folder.path().join("outbox.db-count")).unwrap();
     let before = fs::read(&path).unwrap();
     let rig = Rig::in_folder(&folder);
-    rig.fails("later edgewatt (schema 9, here 1)");
+    rig.fails("later edgewatt (schema 9, here 2)");
     assert!(fs::read(&path).unwrap() == before);
 }
 
