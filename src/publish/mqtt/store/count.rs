@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::file::with_suffix;
+use super::files::with_suffix;
 use super::row::checksum;
 use crate::publish::mqtt::outbox::QueueId;
 

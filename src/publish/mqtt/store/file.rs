@@ -6,58 +6,20 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, params};
 
 use super::count::{Count, TableCount};
+use super::files::{FileError, create, failed};
 use super::row::{Columns, table};
 use super::salvage;
+use super::schema::{APPLICATION_ID, CACHE_KIB, COLUMNS, SCHEMA, UNCHECKED, connect, insert, migrate, number, set_up};
 use crate::publish::mqtt::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
 
-/// `EWOB`, by which `file` and the store recognise the file.
-const APPLICATION_ID: i32 = 0x4557_4f42;
-const SCHEMA: i32 = 2;
-/// The schema whose rows have no checksum.
-const UNCHECKED: i32 = 1;
-/// Rows that get a checksum in one transaction.
-const MIGRATED_AT_ONCE: i64 = 500;
-/// Size of SQLite's cache; rows are not read twice.
-const CACHE_KIB: i64 = 256;
 /// An empty file that is larger than this is shrunk.
 const WORTH_SHRINKING: u64 = 1 << 20;
-
-/// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
-    /// It is damaged or not a database: salvage what is in it.
-    #[error("{0}")]
-    Corrupt(String),
-    /// It may work later: the disk is full or read-only, the folder is missing, another process has it.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<rusqlite::Error> for FileError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error.to_string()),
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Failed("another process has it open; each edgewatt needs a file of its own".into())
-            }
-            // A table or column is missing, or has another type.
-            Some(ErrorCode::Unknown) => Self::Corrupt(error.to_string()),
-            None => Self::Corrupt(error.to_string()),
-            Some(_) => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-pub(super) fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
-    let what = format!("{what} {}", path.display());
-    move |error| FileError::Failed(format!("{what}: {error}"))
-}
 
 /// An open file, locked for this process.
 pub(crate) struct File {
@@ -257,8 +219,6 @@ impl File {
     }
 }
 
-const COLUMNS: &str = "id, time_ms, topic, payload, checksum";
-
 /// What a file has when it is opened.
 enum Content {
     Nothing,
@@ -267,158 +227,10 @@ enum Content {
     Unchecked,
 }
 
-/// A database that is being filled; it is of no use before [`NewFile::finish`].
-pub(super) struct NewFile {
-    path: PathBuf,
-    db: Connection,
-}
-
-impl NewFile {
-    /// Creates the file; without a `token` one is drawn.
-    pub(super) fn create(path: &Path, token: Option<i64>) -> Result<Self, FileError> {
-        create(path)?;
-        let mut db = connect(path)?;
-        // What a crash leaves of it is deleted.
-        db.execute_batch(&format!(
-            "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; \
-             PRAGMA cache_size = -{CACHE_KIB};"
-        ))?;
-        set_up(&mut db, token)?;
-        db.execute_batch("BEGIN")?;
-        Ok(Self { path: path.to_owned(), db })
-    }
-
-    /// Adds a row, unless it is there.
-    pub(super) fn insert(&mut self, columns: Columns) -> Result<(), FileError> {
-        insert(&self.db, columns)
-    }
-
-    /// Returns when the file is on the disk.
-    pub(super) fn finish(self) -> Result<(), FileError> {
-        self.db.execute_batch("COMMIT")?;
-        drop(self.db);
-        let file = fs::File::open(&self.path).map_err(failed("cannot open", &self.path))?;
-        file.sync_all().map_err(failed("cannot write", &self.path))
-    }
-}
-
-/// Creates an empty file, unless there is one.
-fn create(path: &Path) -> Result<(), FileError> {
-    // Messages are private. SQLite gives its log the same mode.
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(path).map(drop).map_err(failed("cannot open", path))
-}
-
 fn is_writable(path: &Path) -> bool {
     fs::OpenOptions::new().write(true).open(path).is_ok()
 }
 
-fn connect(path: &Path) -> Result<Connection, FileError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Ok(Connection::open_with_flags(path, flags)?)
-}
-
-fn set_up(db: &mut Connection, token: Option<i64>) -> Result<(), FileError> {
-    let all = db.transaction()?;
-    for queue in QueueId::STORED {
-        all.execute_batch(&format!(
-            "CREATE TABLE {} (id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, topic TEXT NOT NULL, \
-             payload BLOB NOT NULL, checksum INTEGER)",
-            table(queue)
-        ))?;
-    }
-    all.execute_batch("CREATE TABLE store (token INTEGER NOT NULL)")?;
-    all.execute("INSERT INTO store VALUES (coalesce(?1, random()))", params![token])?;
-    all.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA};"))?;
-    Ok(all.commit()?)
-}
-
-/// Gives each row a checksum, in transactions that SQLite's log has room for. If it is cut off, the next start does it
-/// again.
-fn migrate(db: &mut Connection) -> Result<(), FileError> {
-    for queue in QueueId::STORED {
-        let table = table(queue);
-        let query = format!("SELECT count(*) FROM pragma_table_info('{table}') WHERE name = 'checksum'");
-        if db.query_row(&query, [], |row| row.get::<_, i64>(0))? == 0 {
-            db.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN checksum INTEGER"))?;
-        }
-        let mut after = Some(-1);
-        while let Some(id) = after {
-            let all = db.transaction()?;
-            after = add_checksums(&all, queue, id)?;
-            all.commit()?;
-        }
-    }
-    Ok(db.execute_batch(&format!("PRAGMA user_version = {SCHEMA};"))?)
-}
-
-/// Gives some rows after that id a checksum; returns the last of them.
-fn add_checksums(all: &Connection, queue: QueueId, after: i64) -> Result<Option<i64>, FileError> {
-    let table = table(queue);
-    let query = format!("SELECT id, time_ms, topic, payload FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2");
-    let mut statement = all.prepare_cached(&query)?;
-    let mut rows = statement.query(params![after, MIGRATED_AT_ONCE])?;
-    let mut sums = Vec::new();
-    while let Some(row) = rows.next()? {
-        // A row that is not a message gets none, so that it is found to be damaged.
-        sums.push((row.get::<_, i64>(0)?, Columns::unchecked(queue, row).ok().map(|columns| columns.checksum())));
-    }
-    let mut update = all.prepare_cached(&format!("UPDATE {table} SET checksum = ?2 WHERE id = ?1"))?;
-    for (id, sum) in &sums {
-        update.execute(params![id, sum])?;
-    }
-    Ok(sums.last().map(|(id, _)| *id))
-}
-
-/// Writes a row, unless it is there.
-fn insert(db: &Connection, columns: Columns) -> Result<(), FileError> {
-    let Columns { queue, id, time_ms, topic, payload } = columns;
-    let insert = format!("INSERT OR IGNORE INTO {} VALUES (?1, ?2, ?3, ?4, ?5)", table(queue));
-    db.prepare_cached(&insert)?.execute(params![number(id), number(time_ms), topic, payload, columns.checksum()])?;
-    Ok(())
-}
-
-/// Converts to SQLite's integer; no id and no time comes near its limit.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
 fn place(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
-}
-
-/// Returns the path with something added to its last part.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Returns the files that belong together: the database and those that SQLite adds.
-pub(super) fn family(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|suffix| with_suffix(path, suffix))
-}
-
-/// Moves a damaged file to `NAME.corrupt-TIME`, and deletes the one moved before. Returns the new path.
-pub(super) fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".corrupt-");
-    let prefix = PathBuf::from(&aside);
-    for old in fs::read_dir(path.parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten() {
-        if old.path().as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes()) {
-            // One file too many does no harm.
-            let _ = fs::remove_file(old.path());
-        }
-    }
-    aside.push(now_s.to_string());
-    let aside = PathBuf::from(aside);
-    fs::rename(path, &aside).map_err(failed("cannot move the damaged", path))?;
-    for (from, to) in family(path).iter().zip(family(&aside)).skip(1) {
-        // Usually there is none. If one stayed, SQLite would take it for the new file's.
-        if from.exists() && fs::rename(from, to).is_err() {
-            fs::remove_file(from).map_err(failed("cannot delete", from))?;
-        }
-    }
-    Ok(aside)
 }

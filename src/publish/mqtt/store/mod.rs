@@ -17,9 +17,12 @@ use crate::text::counted;
 
 mod count;
 mod file;
+mod files;
 mod row;
 mod salvage;
-use file::{File, FileError};
+mod schema;
+use file::File;
+use files::FileError;
 
 const RETRY_MIN_MS: u64 = 1_000;
 const RETRY_MAX_MS: u64 = 60_000;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 
-use super::file::FileError;
+use super::files::FileError;
 use crate::publish::mqtt::outbox::{QueueId, Row};
 
 /// The checksum of zip and zlib.

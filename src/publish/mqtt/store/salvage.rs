@@ -7,11 +7,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
 
 use super::count::Count;
-use super::file::{FileError, NewFile, failed, family, put_aside, with_suffix};
+use super::files::{FileError, create, failed, family, put_aside, with_suffix};
 use super::row::Columns;
+use super::schema::{CACHE_KIB, connect, insert, set_up};
 use crate::publish::mqtt::outbox::{PAGE_BYTES, QueueId};
 
 const PAGE: usize = PAGE_BYTES as usize;
@@ -30,7 +33,7 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// `Failed` if a disk is full, for example: to be tried again.
-pub(super) fn salvage(path: &Path, now_s: u64) -> Result<std::path::PathBuf, FileError> {
+pub(super) fn salvage(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
     let unfinished = with_suffix(path, "-salvaged");
     remove(&unfinished)?;
     let count = Count::read(path);
@@ -71,6 +74,41 @@ pub(super) fn finish(path: &Path) -> Result<(), FileError> {
 fn remove(path: &Path) -> Result<(), FileError> {
     let existing = family(path).into_iter().filter(|file| file.exists());
     existing.into_iter().try_for_each(|file| fs::remove_file(&file).map_err(failed("cannot delete", &file)))
+}
+
+/// A database that is being filled; it is of no use before [`NewFile::finish`].
+struct NewFile {
+    path: PathBuf,
+    db: Connection,
+}
+
+impl NewFile {
+    /// Creates the file; without a `token` one is drawn.
+    fn create(path: &Path, token: Option<i64>) -> Result<Self, FileError> {
+        create(path)?;
+        let mut db = connect(path)?;
+        // What a crash leaves of it is deleted.
+        db.execute_batch(&format!(
+            "PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; \
+             PRAGMA cache_size = -{CACHE_KIB};"
+        ))?;
+        set_up(&mut db, token)?;
+        db.execute_batch("BEGIN")?;
+        Ok(Self { path: path.to_owned(), db })
+    }
+
+    /// Adds a row, unless it is there.
+    fn insert(&mut self, columns: Columns) -> Result<(), FileError> {
+        insert(&self.db, columns)
+    }
+
+    /// Returns when the file is on the disk.
+    fn finish(self) -> Result<(), FileError> {
+        self.db.execute_batch("COMMIT")?;
+        drop(self.db);
+        let file = fs::File::open(&self.path).map_err(failed("cannot open", &self.path))?;
+        file.sync_all().map_err(failed("cannot write", &self.path))
+    }
 }
 
 /// The pages of a database and of its log, old versions included.

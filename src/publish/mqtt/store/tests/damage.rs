@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::count::Count;
-use super::file::with_suffix;
+use super::files::with_suffix;
 use super::row::Columns;
 use super::*;
 use crate::publish::mqtt::outbox::QueueId;

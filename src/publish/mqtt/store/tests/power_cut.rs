@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::file::with_suffix;
+use super::files::with_suffix;
 use super::*;
 use crate::publish::message::Bytes;
 use crate::publish::mqtt::outbox::{PageRequest, QueueId, Row, Work};
