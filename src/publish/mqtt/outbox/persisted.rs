@@ -21,6 +21,8 @@ pub(super) enum Mode {
     /// What it holds is not known yet.
     Opening,
     Up,
+    /// It can be read, but not written: the disk is full, for example.
+    ReadOnly,
     /// It fails; what is parked cannot be read.
     Down,
 }
@@ -141,6 +143,26 @@ impl Outbox {
         self.queues.iter_mut().for_each(|queue| queue.forget_stored());
     }
 
+    /// Notes that the store can be read, but not written. What is read from now on is deleted by the reset, once the store
+    /// can be written again. Whether the last work was written is unknown.
+    pub fn store_is_read_only(&mut self) {
+        self.store_failed();
+        self.mode = Mode::ReadOnly;
+    }
+
+    /// Returns whether the file may have a message that is still to be delivered.
+    pub fn needs_file(&self) -> bool {
+        let waiting = QueueId::STORED.into_iter().flat_map(|id| self.queues[id as usize].entries());
+        let mut in_memory = waiting.chain(self.unacked.iter().flatten());
+        let parked = self.queues.iter().any(|queue| !queue.parked.is_empty());
+        parked || in_memory.any(|entry| entry.sequence < self.pending.new_from)
+    }
+
+    /// Returns whether what is parked can be read.
+    pub(super) fn can_read_store(&self) -> bool {
+        matches!(self.mode, Mode::Up | Mode::ReadOnly)
+    }
+
     /// Notes that the store works again, on the same file.
     pub fn store_is_back(&mut self) {
         self.mode = Mode::Up;
@@ -185,8 +207,8 @@ impl Outbox {
     }
 
     /// Returns what to write now. Once one message has been in memory alone for `wait_ms`, all are written, and delivered
-    /// ones deleted; deletes alone are returned only if `deletes`. To be followed by [`Outbox::stored`] or
-    /// [`Outbox::store_failed`].
+    /// ones deleted; deletes alone are returned only if `deletes`. To be followed by [`Outbox::stored`],
+    /// [`Outbox::store_is_read_only`] or [`Outbox::store_failed`].
     pub fn take(&mut self, now_ms: u64, wait_ms: u64, deletes: bool) -> Work {
         let mut work = Work::default();
         if self.mode != Mode::Up {
@@ -274,9 +296,7 @@ impl Outbox {
             let segment = self.queues[queue as usize].wanted(&self.head_limits)?;
             Some(PageRequest { queue, first: segment.first, last: segment.last })
         };
-        // A reset would delete what is read before it.
-        let can_read = self.mode == Mode::Up && !self.pending.reset;
-        QueueId::STORED.into_iter().filter(|_| can_read).find_map(of_queue)
+        QueueId::STORED.into_iter().filter(|_| self.can_read_store()).find_map(of_queue)
     }
 
     /// Takes the rows that were read; missing ones are lost, and those that no broker would take are dropped.
@@ -286,7 +306,9 @@ impl Outbox {
         // It may have been dropped meanwhile.
         let Some(segment) = segment.filter(|segment| (segment.first, segment.last) == (first, last)) else { return };
         let (segment, count) = (segment.clone(), rows.len() as u64);
-        let mut entries: Vec<Entry> = rows.into_iter().map(|row| entry(row, &segment)).collect();
+        // The reset keeps only what is parked then.
+        let persisted = if self.pending.reset { Persisted::No } else { Persisted::Yes };
+        let mut entries: Vec<Entry> = rows.into_iter().map(|row| entry(row, &segment, persisted)).collect();
         // Another program may have changed the file, and the limits may have changed since.
         entries.retain(|entry| {
             let checked = self.limits.check(&entry.message);
@@ -296,9 +318,9 @@ impl Outbox {
             }
             checked.is_ok()
         });
-        let stays = entries.len() as u64;
+        let stored = entries.iter().filter(|entry| entry.persisted == Persisted::Yes);
+        let (stays, costs) = stored.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.stored_bytes()));
         let bytes = entries.iter().map(|entry| entry.message.size_bytes()).sum::<usize>();
-        let costs = entries.iter().map(Entry::stored_bytes).sum::<u64>();
         self.bytes += bytes;
         let queue = self.queue(id);
         queue.unpark(entries.into_iter());
@@ -393,7 +415,7 @@ fn row(queue: QueueId, entry: &Entry) -> Row {
     }
 }
 
-fn entry(row: Row, segment: &Segment) -> Entry {
+fn entry(row: Row, segment: &Segment, persisted: Persisted) -> Entry {
     Entry {
         message: Message {
             topic: row.topic,
@@ -408,6 +430,6 @@ fn entry(row: Row, segment: &Segment) -> Entry {
         resent: false,
         losses: 0,
         round: 0,
-        persisted: Persisted::Yes,
+        persisted,
     }
 }

@@ -60,6 +60,12 @@ impl Count {
         if sync { file.sync_data() } else { Ok(()) }
     }
 
+    /// Deletes the count beside the database at `path`; it then says nothing about the next one.
+    pub(super) fn delete(path: &Path) -> io::Result<()> {
+        let place = place(path);
+        if place.exists() { fs::remove_file(place) } else { Ok(()) }
+    }
+
     /// Returns the same content as the successor of `before`, so that it is written over the older slot.
     pub(super) fn after(self, before: Option<Self>) -> Self {
         Self { generation: before.map_or(0, |count| count.generation), ..self }

@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, params};
 
 use super::count::{Count, TableCount};
-use super::files::{FileError, create, failed};
+use super::files::{FileError, create, failed, remove};
 use super::row::{Columns, table};
 use super::salvage;
-use super::schema::{APPLICATION_ID, CACHE_KIB, COLUMNS, SCHEMA, UNCHECKED, connect, insert, migrate, number, set_up};
+use super::schema::{
+    APPLICATION_ID, CACHE_KIB, COLUMNS, SCHEMA, UNCHECKED, connect, connect_for_reading, insert, migrate, number,
+    set_up,
+};
 use crate::publish::mqtt::outbox::{Inventory, PAGE_BYTES, PageRequest, QueueId, Row, Work};
 
 /// An empty file that is larger than this is shrunk.
@@ -32,19 +35,24 @@ pub(crate) struct File {
     /// What the file should have, from before it was opened; `None`: unknown.
     expected: Option<Count>,
     count: Count,
+    /// Why it could not be written when it was opened; it is to be opened again when it can.
+    unwritable: Option<FileError>,
 }
 
 impl File {
-    /// Opens the file, or creates it and its folder; it grows to `max_bytes` at most, SQLite's log included. To be
-    /// followed by [`File::take_stock`].
+    /// Opens the file, or creates it and its folder; it grows to `max_bytes` at most, SQLite's log included. On a disk that
+    /// is read-only it can only be read. To be followed by [`File::take_stock`].
     pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<Self, FileError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("cannot create the folder", folder))?;
         }
         salvage::finish(path)?;
-        create(path)?;
+        let unwritable = match create(path) {
+            Err(error) if !is_on_read_only_disk(path) => return Err(error),
+            created => created.err(),
+        };
         let expected = Count::read(path);
-        let mut db = connect(path)?;
+        let mut db = if unwritable.is_none() { connect(path)? } else { connect_for_reading(path)? };
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
         // Before anything is written: the file may belong to another program.
         let content = Self::content(&db, path, expected.is_some())?;
@@ -67,7 +75,7 @@ impl File {
         let token = db.query_row("SELECT token FROM store", [], |row| row.get(0))?;
         let expected = expected.filter(|count| count.token == token);
         let place = place(path).map_err(failed("cannot look at", path))?;
-        Ok(Self { path: path.to_owned(), db, place, token, expected, count: Count::new(token) })
+        Ok(Self { path: path.to_owned(), db, place, token, expected, count: Count::new(token), unwritable })
     }
 
     /// Returns what is in the file; `is_ours`: there is a count beside it.
@@ -78,7 +86,7 @@ impl File {
         let number = |query: &str| db.query_row(query, [], |row| row.get::<_, i32>(0));
         let numbers = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
         // SQLite knows this once it has read the header.
-        if is_ours && db.is_readonly("main")? && is_writable(path) {
+        if is_ours && db.is_readonly("main")? && !is_on_read_only_disk(path) {
             return Err(FileError::Corrupt("its header asks for a later SQLite".into()));
         }
         match numbers {
@@ -114,10 +122,13 @@ impl File {
         for (queue, table_count) in QueueId::STORED.into_iter().zip(&mut self.count.tables) {
             let TableCount { rows: expected_rows, first } = expected.of(queue);
             // Those below are what a commit that was cut off would have deleted, or what an older log brings back.
-            let delete = format!("DELETE FROM {} WHERE id < ?1", table(queue));
-            self.db.execute(&delete, params![number(first)])?;
-            let mut statement = self.db.prepare(&format!("SELECT {COLUMNS} FROM {} ORDER BY id", table(queue)))?;
-            let mut rows = statement.query([])?;
+            if self.unwritable.is_none() {
+                let delete = format!("DELETE FROM {} WHERE id < ?1", table(queue));
+                self.unwritable = passed_on(self.db.execute(&delete, params![number(first)]).map_err(FileError::from))?;
+            }
+            let query = format!("SELECT {COLUMNS} FROM {} WHERE id >= ?1 ORDER BY id", table(queue));
+            let mut statement = self.db.prepare(&query)?;
+            let mut rows = statement.query(params![number(first)])?;
             *table_count = TableCount { rows: 0, first };
             let mut next_id = first;
             while let Some(row) = rows.next()? {
@@ -135,7 +146,24 @@ impl File {
         self.count.next_id = self.count.next_id.max(expected.next_id);
         inventory.reserve(self.count.next_id);
         self.count = self.count.after(Count::read(&self.path));
-        self.write_count(true)
+        if self.unwritable.is_none() {
+            self.unwritable = passed_on(self.write_count(true))?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether it could not be written when it was opened, and perhaps can be now.
+    pub(crate) fn is_to_be_reopened(&self) -> bool {
+        self.unwritable.is_some() && !is_on_read_only_disk(&self.path)
+    }
+
+    /// Deletes the file, of which nothing is needed any more; so a disk that it has filled has room again.
+    pub(crate) fn delete(self) -> Result<(), FileError> {
+        let Self { path, db, .. } = self;
+        drop(db);
+        // The count first: it must not say that an empty file has lost messages.
+        Count::delete(&path).map_err(failed("cannot delete the count beside", &path))?;
+        remove(&path)
     }
 
     /// Returns whether it was known at the start how many messages the file should have.
@@ -148,7 +176,16 @@ impl File {
     }
 
     /// Does all of the work or nothing; it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// Without work, too, if the file could not be written when it was opened.
     pub(crate) fn commit(&mut self, work: &Work) -> Result<(), FileError> {
+        if let Some(error) = &self.unwritable {
+            return Err(error.clone());
+        }
+        if work.is_empty() {
+            return Ok(());
+        }
         let all = self.db.transaction()?;
         let mut count = self.count;
         for (queue, range) in work.reset.iter().flatten() {
@@ -227,8 +264,18 @@ enum Content {
     Unchecked,
 }
 
-fn is_writable(path: &Path) -> bool {
-    fs::OpenOptions::new().write(true).open(path).is_ok()
+/// Returns the error with which a file cannot be written, though perhaps read.
+fn passed_on<T>(written: Result<T, FileError>) -> Result<Option<FileError>, FileError> {
+    match written {
+        Ok(_) => Ok(None),
+        Err(error @ FileError::Corrupt(_)) => Err(error),
+        Err(error) => Ok(Some(error)),
+    }
+}
+
+fn is_on_read_only_disk(path: &Path) -> bool {
+    let opened = fs::OpenOptions::new().write(true).open(path);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn place(path: &Path) -> io::Result<(u64, u64)> {

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 /// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FileError {
     /// It is damaged or not a database: salvage what is in it.
     #[error("{0}")]
     Corrupt(String),
-    /// It may work later: the disk is full or read-only, the folder is missing, another process has it.
+    /// There is no room for more.
+    #[error("{0}")]
+    Full(String),
+    /// It may work later: the disk is read-only, the folder is missing, another process has it.
     #[error("{0}")]
     Failed(String),
 }
@@ -25,6 +28,7 @@ impl From<rusqlite::Error> for FileError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Self::Failed("another process has it open; each edgewatt needs a file of its own".into())
             }
+            Some(ErrorCode::DiskFull) => Self::Full(error.to_string()),
             // A table or column is missing, or has another type.
             Some(ErrorCode::Unknown) => Self::Corrupt(error.to_string()),
             None => Self::Corrupt(error.to_string()),
@@ -35,7 +39,10 @@ impl From<rusqlite::Error> for FileError {
 
 pub(super) fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let what = format!("{what} {}", path.display());
-    move |error| FileError::Failed(format!("{what}: {error}"))
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FileError::Full(format!("{what}: {error}")),
+        _ => FileError::Failed(format!("{what}: {error}")),
+    }
 }
 
 /// Creates an empty file, unless there is one.
@@ -56,6 +63,12 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Returns the files that belong together: the database and those that SQLite adds.
 pub(super) fn family(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| with_suffix(path, suffix))
+}
+
+/// Deletes a database and what SQLite adds, where they exist.
+pub(super) fn remove(path: &Path) -> Result<(), FileError> {
+    let existing = family(path).into_iter().filter(|file| file.exists());
+    existing.into_iter().try_for_each(|file| fs::remove_file(&file).map_err(failed("cannot delete", &file)))
 }
 
 /// Moves a damaged file to `NAME.corrupt-TIME`, and deletes the one moved before. Returns the new path.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::count::Count;
-use super::files::{FileError, create, failed, family, put_aside, with_suffix};
+use super::files::{FileError, create, failed, put_aside, remove, with_suffix};
 use super::row::Columns;
 use super::schema::{CACHE_KIB, connect, insert, set_up};
 use crate::publish::mqtt::outbox::{PAGE_BYTES, QueueId};
@@ -68,12 +68,6 @@ pub(super) fn finish(path: &Path) -> Result<(), FileError> {
     // SQLite would take the log of the damaged database for this one's.
     remove(path)?;
     fs::rename(&salvaged, path).map_err(failed("cannot rename", &salvaged))
-}
-
-/// Deletes a database and what SQLite adds, where they exist.
-fn remove(path: &Path) -> Result<(), FileError> {
-    let existing = family(path).into_iter().filter(|file| file.exists());
-    existing.into_iter().try_for_each(|file| fs::remove_file(&file).map_err(failed("cannot delete", &file)))
 }
 
 /// A database that is being filled; it is of no use before [`NewFile::finish`].

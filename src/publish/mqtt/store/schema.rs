@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::files::FileError;
+use super::files::{FileError, with_suffix};
 use super::row::{Columns, table};
 use crate::publish::mqtt::outbox::QueueId;
 
@@ -24,6 +24,23 @@ pub(super) const COLUMNS: &str = "id, time_ms, topic, payload, checksum";
 pub(super) fn connect(path: &Path) -> Result<Connection, FileError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Ok(Connection::open_with_flags(path, flags)?)
+}
+
+/// Opens a database on a disk that is read-only: no lock can be had, and no log created.
+pub(super) fn connect_for_reading(path: &Path) -> Result<Connection, FileError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if with_suffix(path, "-wal").exists() {
+        return Ok(Connection::open_with_flags_and_vfs(path, flags, "unix-none")?);
+    }
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(char::from(*byte)),
+            _ => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    Ok(Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?)
 }
 
 pub(super) fn set_up(db: &mut Connection, token: Option<i64>) -> Result<(), FileError> {

@@ -16,6 +16,7 @@ mod damage;
 mod failures;
 mod outage;
 mod power_cut;
+mod unwritable;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 const TOPIC: &str = "edgewatt/porch/p/shoulder/prediction";
@@ -133,14 +134,18 @@ impl Rig {
             });
             match one {
                 Some(number) => self.acked.push(number),
-                None if self.keeper.mqtt.outbox(|outbox| outbox.wanted_page()).is_some() => {
+                None => {
+                    let wanted = || self.keeper.mqtt.outbox(|outbox| outbox.wanted_page());
+                    let before = wanted();
+                    if before.is_none() {
+                        return taken;
+                    }
                     self.round();
-                    if self.state() != State::Working {
+                    if self.keeper.mqtt.outbox(|outbox| outbox.wanted_page()) == before {
                         return taken;
                     }
                     continue;
                 }
-                None => return taken,
             }
             taken += 1;
         }
