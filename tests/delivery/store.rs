@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edgewatt_support::daemon::{Daemon, Setup};
+use edgewatt_support::daemon::{Daemon, Setup, wait_until};
 use edgewatt_support::mosquitto::{Mosquitto, free_port};
 use edgewatt_support::wire::Wire;
 use nix::sys::signal::Signal;
@@ -219,24 +219,53 @@ fn a_store_that_fails_is_told_and_stops_no_inference() {
     ended.says(&["messages are kept on disk again"]);
 }
 
+/// From there on a write fails with EFBIG, which SQLite reports as an input/output error.
+fn limit_files(daemon: &Daemon, bytes: &str) {
+    let mut prlimit = Command::new("prlimit");
+    prlimit.arg(format!("--pid={}", daemon.pid())).arg(format!("--fsize={bytes}:"));
+    assert!(prlimit.status().unwrap().success());
+}
+
 #[test]
 fn a_write_that_the_kernel_refuses_is_no_end() {
     let state = tempfile::TempDir::new().unwrap();
     let setup = setup(free_port(), state.path(), "").at_speed("100.0");
     let mut daemon = Daemon::start(setup.command("run", &["-v"]));
     daemon.in_log("the start", |log| log.contains(RUNNING).then_some(()));
-    let pid = daemon.pid();
-    let limit = |bytes: &str| {
-        let mut prlimit = Command::new("prlimit");
-        assert!(prlimit.arg(format!("--pid={pid}")).arg(format!("--fsize={bytes}:")).status().unwrap().success());
-    };
-    // EFBIG, which SQLite reports as an input/output error.
-    limit("100000");
+    limit_files(&daemon, "100000");
     daemon.in_log("the failure", |log| log.contains("messages are kept in memory only").then_some(()));
-    limit("unlimited");
+    limit_files(&daemon, "unlimited");
     daemon.in_log("the way back", |log| log.contains("messages are kept on disk again").then_some(()));
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0).says(&["disk I/O error", "undelivered=0 kept="]);
+}
+
+#[test]
+fn what_a_file_has_that_cannot_be_written_is_sent_in_order() {
+    let (mut broker, state) = (Mosquitto::absent(), tempfile::TempDir::new().unwrap());
+    // Memory for a part of the messages only.
+    let setup = setup(broker.port, state.path(), "")
+        .at_speed("100.0")
+        .with("interval_s = 10.0", "interval_s = 1.0")
+        .with_keys("[mqtt]", "queue = { messages = 480 }");
+    let mut daemon = Daemon::start(setup.command("run", &["-v"]));
+    let log = state.path().join("outbox.db-wal");
+    let bytes = || fs::metadata(&log).map_or(0, |log| log.len());
+    wait_until(|| format!("{} bytes are in the log", bytes()), || bytes() > 200_000);
+    limit_files(&daemon, "1");
+    daemon.in_log("the failure", |log| log.contains("it cannot be written").then_some(()));
+    daemon.signal(Signal::SIGSTOP);
+    broker.start();
+    let mut subscriber = broker.subscribe("edgewatt/#");
+    daemon.signal(Signal::SIGCONT);
+    let is_last = |line: &str| predictions(&[line.to_owned()]).iter().any(|(_, seq, _)| *seq == WINDOWS - 1);
+    let seqs: Vec<u64> = predictions(&subscriber.until(is_last)).iter().map(|(_, seq, _)| *seq).collect();
+    assert!(seqs.iter().copied().eq(0..WINDOWS), "{seqs:?}");
+    subscriber.until(|line| line.contains("\"store\":\"failing\"") && line.contains("it cannot be written"));
+    limit_files(&daemon, "unlimited");
+    subscriber.until(|line| line.contains("\"store\":\"working\""));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0).says(&["messages are kept on disk again"]);
 }
 
 #[test]
@@ -245,7 +274,7 @@ fn two_daemons_do_not_share_a_file() {
     let setup = setup(broker.port, state.path(), "").at_speed("10.0");
     let mut first = setup.start(&[]);
     first.in_log("the start", |log| log.contains(RUNNING).then_some(()));
-    edgewatt_support::daemon::wait_until(|| "the file".into(), || state.path().join("outbox.db").exists());
+    wait_until(|| "the file".into(), || state.path().join("outbox.db").exists());
     let mut second = setup.start(&[]);
     second.in_log("the refusal", |log| log.contains("another process has it open").then_some(()));
     first.signal(Signal::SIGKILL);

@@ -76,6 +76,14 @@ pub struct Limits {
     pub when_full: WhenFull,
 }
 
+impl Limits {
+    /// Checks that a broker could accept a message and that memory could hold it.
+    pub fn check(&self, message: &Message) -> Result<(), Reason> {
+        check(message, self.max_payload_bytes)?;
+        if message.size_bytes() > self.max_bytes { Err(Reason::Oversize) } else { Ok(()) }
+    }
+}
+
 /// What happened to a message that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {

@@ -93,11 +93,8 @@ impl Outbox {
         self.next_sequence += 1;
         self.stats.produced += 1;
         let (id, size) = (QueueId::of(&message), message.size_bytes());
-        if let Err(reason) = check(&message, self.limits.max_payload_bytes) {
+        if let Err(reason) = self.limits.check(&message) {
             return self.refuse(message.class, reason);
-        }
-        if size > self.limits.max_bytes {
-            return self.refuse(message.class, Reason::Oversize);
         }
         self.expire_queue(id, now_ms);
         let mut displaced = 0;
@@ -142,7 +139,10 @@ impl Outbox {
         // Messages in flight cannot be taken back.
         let has_some = |id: &QueueId| *id == queue || self.queues[*id as usize].in_memory() > 0;
         let Some(victim) = QueueId::ALL.into_iter().filter(has_some).max_by_key(|id| weigh(*id)) else { return false };
+        // Else all that a store has which cannot be written would be read and dropped, page after page.
+        let spares_head = self.mode == Mode::ReadOnly;
         let dropped = match self.limits.when_full {
+            WhenFull::DropOldest if spares_head => self.queue(victim).pop_sparing_head(),
             WhenFull::DropOldest => self.queue(victim).pop_front(false),
             WhenFull::DropNewest if victim == queue => None,
             WhenFull::DropNewest => self.queue(victim).pop_back(),
@@ -199,11 +199,11 @@ impl Outbox {
 
     /// Drops the next messages as long as they are larger than the broker allows; calls `dropped` with each.
     pub fn drop_larger(&mut self, max_bytes: usize, mut dropped: impl FnMut(&Message)) {
-        let store_is_up = self.mode == Mode::Up;
+        let can_read_store = self.can_read_store();
         for id in QueueId::ALL {
             let is_larger = |entry: &Entry| entry.message.size_bytes() > max_bytes;
-            while self.queue(id).front(store_is_up).is_some_and(is_larger) {
-                let Some(entry) = self.queue(id).pop_front(store_is_up) else { return };
+            while self.queue(id).front(can_read_store).is_some_and(is_larger) {
+                let Some(entry) = self.queue(id).pop_front(can_read_store) else { return };
                 dropped(&entry.message);
                 self.drop_entry(entry, Reason::Oversize);
             }
@@ -222,7 +222,7 @@ impl Outbox {
 
     /// Returns how long the message has waited that `next_to_send` would return.
     pub fn next(&self, now_ms: u64) -> Option<Next> {
-        let entry = self.queues[self.next_queue()? as usize].front(self.mode == Mode::Up)?;
+        let entry = self.queues[self.next_queue()? as usize].front(self.can_read_store())?;
         let waited_ms = now_ms.saturating_sub(entry.born_ms);
         let left_ms = self.limits.max_age_ms.saturating_sub(waited_ms);
         let suspected = entry.losses >= SUSPECTED_AFTER;
@@ -237,10 +237,10 @@ impl Outbox {
                 QueueId::Qos0 => self.unwritten.len() < usize::from(self.limits.inflight),
                 _ => !self.free_ids.is_empty(),
             };
-            has_room && !opening && self.queues[*id as usize].front(self.mode == Mode::Up).is_some()
+            has_room && !opening && self.queues[*id as usize].front(self.can_read_store()).is_some()
         };
         let is_suspected = |id: &QueueId| {
-            let front = self.queues[*id as usize].front(self.mode == Mode::Up);
+            let front = self.queues[*id as usize].front(self.can_read_store());
             front.is_some_and(|entry| entry.losses >= SUSPECTED_AFTER)
         };
         // A suspected message is to be the first of a connection.
@@ -255,8 +255,8 @@ impl Outbox {
     /// acknowledgement, so ids cannot collide in whatever order those come.
     pub fn next_to_send(&mut self, round: u32) -> Option<(u16, &Message)> {
         let id = self.next_queue()?;
-        let store_is_up = self.mode == Mode::Up;
-        let mut entry = self.queue(id).pop_front(store_is_up)?;
+        let can_read_store = self.can_read_store();
+        let mut entry = self.queue(id).pop_front(can_read_store)?;
         entry.round = round;
         self.stats.resent += u64::from(entry.resent);
         entry.resent = true;

@@ -21,6 +21,8 @@ pub(super) enum Mode {
     /// What it holds is not known yet.
     Opening,
     Up,
+    /// It can be read, but not written: the disk is full, for example.
+    ReadOnly,
     /// It fails; what is parked cannot be read.
     Down,
 }
@@ -86,6 +88,7 @@ pub struct Inventory {
     head_limits: HeadLimits,
     now_ms: u64,
     parked: [VecDeque<Segment>; QueueId::ALL.len()],
+    lost: [u64; QueueId::ALL.len()],
     next_id: u64,
 }
 
@@ -95,7 +98,27 @@ impl Inventory {
         // An impossible time means that the clock was not set, then or now.
         let born_ms = if (PLAUSIBLE_MS..self.now_ms).contains(&time_ms) { time_ms } else { self.now_ms };
         self.head_limits.park(&mut self.parked[queue as usize], id, born_ms, stored_bytes(size_bytes));
-        self.next_id = self.next_id.max(id + 1);
+        self.reserve(id + 1);
+    }
+
+    /// Notes that the file has lost this many messages.
+    pub fn lose(&mut self, queue: QueueId, count: u64) {
+        self.lost[queue as usize] += count;
+    }
+
+    /// Notes that ids below `next_id` were used.
+    pub fn reserve(&mut self, next_id: u64) {
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    /// Returns how many messages the file holds.
+    pub fn found(&self) -> u64 {
+        self.parked.iter().flatten().map(|segment| segment.count).sum()
+    }
+
+    /// Returns how many messages the file has lost.
+    pub fn lost(&self) -> u64 {
+        self.lost.iter().sum()
     }
 }
 
@@ -120,6 +143,26 @@ impl Outbox {
         self.queues.iter_mut().for_each(|queue| queue.forget_stored());
     }
 
+    /// Notes that the store can be read, but not written. What is read from now on is deleted by the reset, once the store
+    /// can be written again. Whether the last work was written is unknown.
+    pub fn store_is_read_only(&mut self) {
+        self.store_failed();
+        self.mode = Mode::ReadOnly;
+    }
+
+    /// Returns whether the file may have a message that is still to be delivered.
+    pub fn needs_file(&self) -> bool {
+        let waiting = QueueId::STORED.into_iter().flat_map(|id| self.queues[id as usize].entries());
+        let mut in_memory = waiting.chain(self.unacked.iter().flatten());
+        let parked = self.queues.iter().any(|queue| !queue.parked.is_empty());
+        parked || in_memory.any(|entry| entry.sequence < self.pending.new_from)
+    }
+
+    /// Returns whether what is parked can be read.
+    pub(super) fn can_read_store(&self) -> bool {
+        matches!(self.mode, Mode::Up | Mode::ReadOnly)
+    }
+
     /// Notes that the store works again, on the same file.
     pub fn store_is_back(&mut self) {
         self.mode = Mode::Up;
@@ -127,7 +170,13 @@ impl Outbox {
 
     /// Returns an empty inventory, to be filled from a file that the outbox does not know.
     pub fn inventory(&self, now_ms: u64) -> Inventory {
-        Inventory { head_limits: self.head_limits, now_ms, parked: Default::default(), next_id: 0 }
+        Inventory {
+            head_limits: self.head_limits,
+            now_ms,
+            parked: Default::default(),
+            lost: Default::default(),
+            next_id: 0,
+        }
     }
 
     /// Notes that the store works, on a file that holds this. What it had in another file is lost.
@@ -141,11 +190,11 @@ impl Outbox {
         let waiting = self.queues.iter_mut().flat_map(|queue| queue.entries_mut());
         let in_flight = self.unacked.iter_mut().flatten().chain(&mut self.unwritten);
         waiting.chain(in_flight).for_each(|entry| entry.sequence += shift);
-        for (id, parked) in QueueId::ALL.into_iter().zip(inventory.parked) {
-            self.stats.recovered += parked.iter().map(|segment| segment.count).sum::<u64>();
-            let lost = self.queue(id).replace_parked(parked);
+        self.stats.recovered += inventory.found() + inventory.lost();
+        for ((id, parked), lost) in QueueId::ALL.into_iter().zip(inventory.parked).zip(inventory.lost) {
+            let lost_before = self.queue(id).replace_parked(parked);
             self.queue(id).forget_stored();
-            self.stats.drops.add_many(id.class(), Reason::Store, lost);
+            self.stats.drops.add_many(id.class(), Reason::Store, lost + lost_before);
         }
         self.make_store_room([0; QueueId::ALL.len()]);
     }
@@ -158,8 +207,8 @@ impl Outbox {
     }
 
     /// Returns what to write now. Once one message has been in memory alone for `wait_ms`, all are written, and delivered
-    /// ones deleted; deletes alone are returned only if `deletes`. To be followed by [`Outbox::stored`] or
-    /// [`Outbox::store_failed`].
+    /// ones deleted; deletes alone are returned only if `deletes`. To be followed by [`Outbox::stored`],
+    /// [`Outbox::store_is_read_only`] or [`Outbox::store_failed`].
     pub fn take(&mut self, now_ms: u64, wait_ms: u64, deletes: bool) -> Work {
         let mut work = Work::default();
         if self.mode != Mode::Up {
@@ -247,25 +296,35 @@ impl Outbox {
             let segment = self.queues[queue as usize].wanted(&self.head_limits)?;
             Some(PageRequest { queue, first: segment.first, last: segment.last })
         };
-        // A reset would delete what is read before it.
-        let can_read = self.mode == Mode::Up && !self.pending.reset;
-        QueueId::STORED.into_iter().filter(|_| can_read).find_map(of_queue)
+        QueueId::STORED.into_iter().filter(|_| self.can_read_store()).find_map(of_queue)
     }
 
-    /// Takes the rows that were read; missing ones are lost.
+    /// Takes the rows that were read; missing ones are lost, and those that no broker would take are dropped.
     pub fn page(&mut self, request: PageRequest, rows: Vec<Row>) {
         let PageRequest { queue: id, first, last } = request;
         let segment = self.queues[id as usize].parked.front();
         // It may have been dropped meanwhile.
         let Some(segment) = segment.filter(|segment| (segment.first, segment.last) == (first, last)) else { return };
         let (segment, count) = (segment.clone(), rows.len() as u64);
-        let entries: Vec<Entry> = rows.into_iter().map(|row| entry(row, &segment)).collect();
+        // The reset keeps only what is parked then.
+        let persisted = if self.pending.reset { Persisted::No } else { Persisted::Yes };
+        let mut entries: Vec<Entry> = rows.into_iter().map(|row| entry(row, &segment, persisted)).collect();
+        // Another program may have changed the file, and the limits may have changed since.
+        entries.retain(|entry| {
+            let checked = self.limits.check(&entry.message);
+            if let Err(reason) = checked {
+                self.stats.drops.add(id.class(), reason);
+                self.pending.deletes.push((id, entry.sequence));
+            }
+            checked.is_ok()
+        });
+        let stored = entries.iter().filter(|entry| entry.persisted == Persisted::Yes);
+        let (stays, costs) = stored.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.stored_bytes()));
         let bytes = entries.iter().map(|entry| entry.message.size_bytes()).sum::<usize>();
-        let costs = entries.iter().map(Entry::stored_bytes).sum::<u64>();
         self.bytes += bytes;
         let queue = self.queue(id);
         queue.unpark(entries.into_iter());
-        queue.stored = queue.stored.saturating_sub(segment.count) + count;
+        queue.stored = queue.stored.saturating_sub(segment.count) + stays;
         queue.stored_bytes = queue.stored_bytes.saturating_sub(segment.bytes) + costs;
         let lost = segment.count.saturating_sub(count);
         self.stats.drops.add_many(id.class(), Reason::Store, lost);
@@ -356,7 +415,7 @@ fn row(queue: QueueId, entry: &Entry) -> Row {
     }
 }
 
-fn entry(row: Row, segment: &Segment) -> Entry {
+fn entry(row: Row, segment: &Segment, persisted: Persisted) -> Entry {
     Entry {
         message: Message {
             topic: row.topic,
@@ -371,6 +430,6 @@ fn entry(row: Row, segment: &Segment) -> Entry {
         resent: false,
         losses: 0,
         round: 0,
-        persisted: Persisted::Yes,
+        persisted,
     }
 }

@@ -9,8 +9,8 @@ use crate::publish::message::{Class, Message, Qos};
 pub const PAGE_BYTES: u64 = 4096;
 /// Bytes of a page that are left for rows.
 const USABLE_BYTES: u64 = 4040;
-/// Bytes of a row besides topic and payload: id, time, lengths, pointer.
-const ROW_BYTES: u64 = 28;
+/// Bytes of a row besides topic and payload: id, time, lengths, pointer, checksum.
+const ROW_BYTES: u64 = 35;
 /// Messages this far apart go into different segments, so that a whole segment can expire.
 const SEGMENT_MS: u64 = 600_000;
 
@@ -194,19 +194,24 @@ impl Queue {
     }
 
     /// Returns the next message to send. Parked messages hold up later ones, unless the store cannot be read.
-    pub(crate) fn front(&self, store_is_up: bool) -> Option<&Entry> {
-        let behind = || if self.parked.is_empty() || !store_is_up { self.tail.front() } else { None };
+    pub(crate) fn front(&self, can_read_store: bool) -> Option<&Entry> {
+        let behind = || if self.parked.is_empty() || !can_read_store { self.tail.front() } else { None };
         self.head.front().or_else(behind)
     }
 
-    pub(crate) fn pop_front(&mut self, store_is_up: bool) -> Option<Entry> {
-        if self.head.is_empty() && (!store_is_up || self.parked.is_empty()) {
+    pub(crate) fn pop_front(&mut self, can_read_store: bool) -> Option<Entry> {
+        if self.head.is_empty() && (!can_read_store || self.parked.is_empty()) {
             return self.pop_tail_front();
         }
         let entry = self.head.pop_front()?;
         self.head_bytes -= entry.message.size_bytes();
         self.bytes -= entry.message.size_bytes();
         Some(entry)
+    }
+
+    /// Takes the oldest message in memory that does not come before those that are parked, or the oldest if there is none.
+    pub(crate) fn pop_sparing_head(&mut self) -> Option<Entry> {
+        if self.parked.is_empty() || self.tail.is_empty() { self.pop_front(false) } else { self.pop_tail_front() }
     }
 
     fn pop_tail_front(&mut self) -> Option<Entry> {

@@ -12,10 +12,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Handle;
+use super::outbox::Inventory;
 use crate::text::counted;
 
+mod count;
 mod file;
-use file::{File, FileError};
+mod files;
+mod row;
+mod salvage;
+mod schema;
+use file::File;
+use files::FileError;
 
 const RETRY_MIN_MS: u64 = 1_000;
 const RETRY_MAX_MS: u64 = 60_000;
@@ -44,7 +51,7 @@ pub enum State {
     Opening,
     /// They are.
     Working,
-    /// They are not, and why; the store tries again by itself.
+    /// They are not, and why; the store tries again by itself. Those that the file has are sent, if it can be read.
     Failing(Arc<str>),
 }
 
@@ -127,8 +134,15 @@ struct Keeper {
     /// The token of the file that the outbox knows.
     token: Option<i64>,
     damage: Option<String>,
+    /// What is to be said of a damaged file once it is known what was lost.
+    repaired: Option<String>,
+    salvaged_ms: Option<u64>,
     retry_at_ms: u64,
     retry_ms: u64,
+    /// Why the file cannot be written, though it is open.
+    unwritable: Option<FileError>,
+    /// Attempts that failed since the store last worked.
+    attempts: u64,
     deleted_ms: u64,
     /// The file may be larger than necessary.
     grown: bool,
@@ -143,8 +157,12 @@ impl Keeper {
             file: None,
             token: None,
             damage: None,
+            repaired: None,
+            salvaged_ms: None,
             retry_at_ms: 0,
             retry_ms: RETRY_MIN_MS,
+            unwritable: None,
+            attempts: 0,
             deleted_ms: 0,
             grown: false,
         }
@@ -176,6 +194,9 @@ impl Keeper {
     }
 
     fn try_round(&mut self, now_ms: u64, all: bool) -> Result<(), FileError> {
+        let retries = all || now_ms >= self.retry_at_ms;
+        let to_be_reopened = |file: &mut File| retries && file.is_to_be_reopened();
+        drop(self.file.take_if(to_be_reopened));
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.open(now_ms)?,
@@ -187,50 +208,91 @@ impl Keeper {
         if deletes {
             self.deleted_ms = now_ms;
         }
-        loop {
-            let work = self.mqtt.outbox(|outbox| outbox.take(now_ms, wait_ms, deletes));
-            if !work.is_empty() {
-                file.commit(&work)?;
-                self.grown |= !work.inserts.is_empty();
-                self.mqtt.outbox(|outbox| outbox.stored());
+        if let Some(error) = self.unwritable.take_if(|_| retries) {
+            if matches!(error, FileError::Full(_)) && !self.mqtt.outbox(|outbox| outbox.needs_file()) {
+                // To delete the rows would need room, too.
+                file.delete()?;
+                file = self.open(now_ms)?;
             }
+            self.mqtt.outbox(|outbox| outbox.store_is_back());
+        }
+        loop {
+            let more = self.unwritable.is_none() && self.write(&mut file, now_ms, wait_ms, deletes)?;
             let page = self.mqtt.outbox(|outbox| outbox.wanted_page()).filter(|_| !all);
             if let Some(request) = page {
                 let rows = file.read(request)?;
                 self.mqtt.outbox(|outbox| outbox.page(request, rows));
                 self.mqtt.wake();
             }
-            if !work.more && page.is_none() {
+            if !more && page.is_none() {
                 break;
             }
         }
-        if self.grown && deletes && self.mqtt.outbox(|outbox| outbox.stats().stored) == 0 {
-            file.shrink()?;
+        if self.grown && deletes && self.unwritable.is_none() && self.mqtt.outbox(|outbox| outbox.stats().stored) == 0 {
+            match file.shrink() {
+                Err(error @ FileError::Corrupt(_)) => return Err(error),
+                // It needs some room, too.
+                Err(error) => tracing::debug!("cannot shrink {}: {error}", self.settings.path.display()),
+                Ok(()) => {}
+            }
             self.grown = false;
         }
         self.file = Some(file);
-        self.set_state(State::Working);
+        if self.unwritable.is_none() {
+            self.set_state(State::Working);
+        }
         Ok(())
     }
 
-    /// Opens the file, or a new one if the old one is damaged, and gives the outbox its content.
+    /// Writes what is due; returns whether there is more. If it cannot be written, the file can perhaps be read.
+    fn write(&mut self, file: &mut File, now_ms: u64, wait_ms: u64, deletes: bool) -> Result<bool, FileError> {
+        let work = self.mqtt.outbox(|outbox| outbox.take(now_ms, wait_ms, deletes));
+        match file.commit(&work) {
+            Ok(()) => {}
+            Err(error @ FileError::Corrupt(_)) => return Err(error),
+            Err(error) => {
+                self.mqtt.outbox(|outbox| outbox.store_is_read_only());
+                self.mqtt.wake();
+                self.retry_later(now_ms);
+                self.set_state(State::Failing(format!("it cannot be written: {error}").into()));
+                self.unwritable = Some(error);
+                return Ok(false);
+            }
+        }
+        if !work.is_empty() {
+            self.grown |= !work.inserts.is_empty();
+            self.mqtt.outbox(|outbox| outbox.stored());
+        }
+        Ok(work.more)
+    }
+
+    fn retry_later(&mut self, now_ms: u64) {
+        self.attempts += 1;
+        self.retry_at_ms = now_ms + self.retry_ms;
+        self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+    }
+
+    /// Opens the file, salvages it first if it is damaged, and gives the outbox its content.
     fn open(&mut self, now_ms: u64) -> Result<File, FileError> {
+        let path = &self.settings.path;
         if let Some(damage) = &self.damage {
-            let aside = file::put_aside(&self.settings.path, now_ms / 1000)?;
-            let path = self.settings.path.display();
-            tracing::error!("{path} was damaged: {damage}; it was moved to {}; its messages are lost", aside.display());
+            let aside = salvage::salvage(path, now_ms / 1000)?;
+            self.repaired = Some(format!("was damaged: {damage}; the damaged file is {}", aside.display()));
+            self.salvaged_ms = Some(now_ms);
             self.damage = None;
         }
-        let file = File::open(&self.settings.path, self.settings.max_bytes)?;
+        let mut file = File::open(path, self.settings.max_bytes)?;
+        let mut inventory = self.mqtt.outbox(|outbox| outbox.inventory(now_ms));
+        file.take_stock(&mut inventory)?;
+        self.report_losses(&file, &inventory);
         if self.token == Some(file.token) {
             self.mqtt.outbox(|outbox| outbox.store_is_back());
         } else {
-            let mut inventory = self.mqtt.outbox(|outbox| outbox.inventory(now_ms));
-            file.take_stock(&mut inventory)?;
+            let lost = inventory.lost();
             let found = self.mqtt.outbox(|outbox| {
                 let before = outbox.stats().recovered;
                 outbox.adopt(inventory);
-                outbox.stats().recovered - before
+                outbox.stats().recovered - before - lost
             });
             if found > 0 {
                 tracing::info!(
@@ -243,38 +305,62 @@ impl Keeper {
             self.grown = true;
         }
         self.mqtt.wake();
-        self.retry_ms = RETRY_MIN_MS;
         Ok(file)
+    }
+
+    /// Logs what a damaged file has lost.
+    fn report_losses(&mut self, file: &File, inventory: &Inventory) {
+        let path = self.settings.path.display();
+        let (found, lost) = (counted(inventory.found(), "message"), counted(inventory.lost(), "message"));
+        let figures = match file.knows_its_count() {
+            true => format!("{lost} lost, {found} saved"),
+            false => format!("{found} saved; it is not known how many are lost"),
+        };
+        match self.repaired.take() {
+            Some(repaired) => tracing::error!("{path} {repaired}; {figures}"),
+            None if inventory.lost() > 0 => {
+                tracing::error!(
+                    "{path} lacks messages that it had, as when SQLite's log is gone or damaged: {figures}"
+                );
+            }
+            None => {}
+        }
     }
 
     fn fail(&mut self, error: &FileError, now_ms: u64) {
         // Close it first: SQLite must not write to the file after the outbox has given it up.
         self.file = None;
+        self.unwritable = None;
         self.mqtt.outbox(|outbox| outbox.store_failed());
         self.mqtt.wake();
-        self.retry_at_ms = now_ms;
-        if let FileError::Corrupt(damage) = error {
-            // A new file can be made at once.
-            self.damage = Some(damage.clone());
-        } else {
-            self.retry_at_ms += self.retry_ms;
-            self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+        let again = self.salvaged_ms.is_some_and(|then_ms| now_ms < then_ms + RETRY_MAX_MS);
+        match error {
+            FileError::Corrupt(damage) => {
+                self.damage = Some(damage.clone());
+                // Usually it can be salvaged at once, but a disk that damages each file is left in peace.
+                self.retry_at_ms = now_ms + if again { RETRY_MAX_MS } else { 0 };
+            }
+            FileError::Full(_) | FileError::Failed(_) => self.retry_later(now_ms),
         }
         self.set_state(State::Failing(error.to_string().into()));
     }
 
-    fn set_state(&self, state: State) {
+    fn set_state(&mut self, state: State) {
         let path = self.settings.path.display();
         let before = self.state.borrow().clone();
         match (&before, &state) {
             (State::Failing(_), State::Working) => {
-                tracing::info!("messages are kept on disk again: {path} works");
+                let attempts = counted(self.attempts, "attempt");
+                tracing::info!("messages are kept on disk again: {path} works, after {attempts} that failed");
             }
             (State::Opening | State::Working, State::Failing(reason)) => {
                 tracing::error!("messages are kept in memory only, and a crash would lose them: {path}: {reason}");
             }
             (State::Failing(_), State::Failing(reason)) => tracing::debug!("{path}: {reason}"),
             _ => {}
+        }
+        if state == State::Working {
+            (self.attempts, self.retry_ms) = (0, RETRY_MIN_MS);
         }
         if before != state {
             self.state.send_replace(state);

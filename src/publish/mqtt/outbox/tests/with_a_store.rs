@@ -31,6 +31,8 @@ enum Step {
     Page,
     /// A transaction that fails after it was done, or before.
     Fail(bool),
+    /// Likewise, but the disk can be read.
+    Refuse(bool),
     Reopen,
     Crash,
     /// The file goes, and another, empty, is there.
@@ -55,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn failing_step() -> impl Strategy<Value = Step> {
     let fails = prop_oneof![
         any::<bool>().prop_map(Step::Fail),
+        any::<bool>().prop_map(Step::Refuse),
         Just(Step::Reopen),
         Just(Step::Reopen),
         Just(Step::Crash),
@@ -71,6 +74,7 @@ struct Model {
     now_ms: u64,
     /// The disk is not to be read before it is opened again.
     down: bool,
+    read_only: bool,
     produced: u32,
     out: Vec<(u16, u32)>,
     /// Of this run of the outbox.
@@ -88,6 +92,7 @@ impl Model {
             disk: BTreeMap::new(),
             now_ms: NOW_MS,
             down: false,
+            read_only: false,
             produced: 0,
             out: Vec::new(),
             retired: BTreeSet::new(),
@@ -108,7 +113,7 @@ impl Model {
         let before = self.outbox.stats().recovered;
         self.outbox.adopt(inventory);
         assert_eq!(self.outbox.stats().recovered - before, self.disk.len() as u64);
-        self.down = false;
+        (self.down, self.read_only) = (false, false);
     }
 
     fn apply(&mut self, work: &Work) {
@@ -138,7 +143,7 @@ impl Model {
                 break;
             }
         }
-        if self.down {
+        if self.down || self.read_only {
             return;
         }
         let stats = self.outbox.stats();
@@ -211,11 +216,20 @@ impl Model {
                     self.apply(&work);
                 }
                 self.outbox.store_failed();
-                (self.down, self.in_order) = (true, false);
+                (self.down, self.read_only, self.in_order) = (true, false, false);
+            }
+            Step::Refuse(_) if self.down => {}
+            Step::Refuse(done) => {
+                let work = self.outbox.take(self.now_ms, COMMIT_MS, true);
+                if done {
+                    self.apply(&work);
+                }
+                self.outbox.store_is_read_only();
+                self.read_only = true;
             }
             Step::Reopen => {
                 self.outbox.store_is_back();
-                self.down = false;
+                (self.down, self.read_only) = (false, false);
             }
             Step::Crash => self.crash(),
             Step::Vanish => {
@@ -251,7 +265,7 @@ impl Model {
 
     /// Delivers all that is there; nothing may be left, or left uncounted.
     fn finish(mut self) {
-        if self.down {
+        if self.down || self.read_only {
             self.step(Step::Reopen);
         }
         self.step(Step::Rewind);
@@ -408,6 +422,48 @@ fn while_the_store_is_out_of_reach_new_messages_pass_those_in_it() {
     assert!(left.queued > 90 && left.drops.total() == 0, "{left:?}");
     model.step(Step::Reopen);
     model.finish();
+}
+
+#[test]
+fn what_a_store_has_that_cannot_be_written_is_sent_in_order() {
+    let mut model = Model::new(WhenFull::DropOldest);
+    outage(&mut model, 100);
+    model.step(Step::Refuse(false));
+    outage(&mut model, 5);
+    for _ in 0..60 {
+        model.page();
+        assert!(model.hand());
+        model.ack(0, false);
+        model.check();
+    }
+    let order = &model.first[QueueId::Prediction as usize];
+    assert!(order.iter().copied().eq(0..60), "{order:?}");
+    assert!(model.disk.keys().any(|(_, id)| *id == 0), "nothing is deleted yet");
+    model.step(Step::Reopen);
+    model.commit();
+    assert_eq!(model.disk.keys().next().map(|(_, id)| *id), Some(60), "what was sent is deleted");
+    model.finish();
+}
+
+#[test]
+fn what_is_new_does_not_displace_what_a_store_has_that_cannot_be_written() {
+    let mut model = Model::new(WhenFull::DropOldest);
+    outage(&mut model, 100);
+    let stored = model.disk.len() as u32;
+    model.step(Step::Refuse(false));
+    for _ in 0..200 {
+        model.step(Step::Push(20, Qos::AtLeastOnce, Class::Prediction));
+        while model.page() {}
+        model.check();
+    }
+    while model.page() || model.hand() {
+        while !model.out.is_empty() {
+            model.ack(0, false);
+        }
+    }
+    let order = &model.first[QueueId::Prediction as usize];
+    assert!(stored > 90 && order.iter().copied().take(stored as usize).eq(0..stored), "{order:?}");
+    assert_eq!(order.last(), Some(&299));
 }
 
 #[test]

@@ -12,11 +12,26 @@ use crate::publish::mqtt::client::tests::settings;
 use crate::publish::mqtt::outbox::{Limits, Reason, Stats, WhenFull};
 use crate::publish::mqtt::{self, MqttClient};
 
+mod damage;
 mod failures;
 mod outage;
 mod power_cut;
+mod unwritable;
 
 const NOW_MS: u64 = 1_800_000_000_000;
+const TOPIC: &str = "edgewatt/porch/p/shoulder/prediction";
+
+/// xorshift64*: any sequence does, so that it is the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+    }
+}
 
 /// A folder in memory if there is one: these tests need order from the disk, not speed.
 fn folder() -> TempDir {
@@ -88,7 +103,7 @@ impl Rig {
     /// A prediction as large as a real one, and 100 ms later.
     fn produce(&mut self) {
         let payload = format!("{:010}{}", self.produced, "x".repeat(240)).into_bytes().into();
-        let topic = "edgewatt/porch/p/shoulder/prediction".into();
+        let topic = TOPIC.into();
         let class = Class::Prediction;
         let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, class, marks: None };
         self.keeper.mqtt.outbox(|outbox| outbox.push(message, self.now_ms));
@@ -119,14 +134,18 @@ impl Rig {
             });
             match one {
                 Some(number) => self.acked.push(number),
-                None if self.keeper.mqtt.outbox(|outbox| outbox.wanted_page()).is_some() => {
+                None => {
+                    let wanted = || self.keeper.mqtt.outbox(|outbox| outbox.wanted_page());
+                    let before = wanted();
+                    if before.is_none() {
+                        return taken;
+                    }
                     self.round();
-                    if self.state() != State::Working {
+                    if self.keeper.mqtt.outbox(|outbox| outbox.wanted_page()) == before {
                         return taken;
                     }
                     continue;
                 }
-                None => return taken,
             }
             taken += 1;
         }
@@ -134,7 +153,10 @@ impl Rig {
     }
 }
 
+/// The number in a message of [`Rig::produce`], which must be whole.
 fn number(message: &Message) -> u32 {
+    assert!(message.payload.len() == 250 && message.payload[10..].iter().all(|byte| *byte == b'x'), "{message:?}");
+    assert_eq!(&*message.topic, TOPIC);
     std::str::from_utf8(&message.payload[..10]).unwrap().parse().unwrap()
 }
 
