@@ -22,6 +22,13 @@ pub enum SecretError {
     Unfit { path: PathBuf, reason: &'static str },
 }
 
+impl SecretError {
+    /// Returns whether this user may not read the file, as it should be for all but one.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// A password. Its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);

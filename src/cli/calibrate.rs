@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use super::{ConfigArg, EX_CONFIG, check, signals};
+use super::{ConfigArg, check, signals};
 use crate::energy::OTHER_CORES_MAX;
 use crate::load::meters::MeterContext;
 use crate::load::state_dir;
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let stop = signals::stop()?;
     let (config, mut prepared) = match check::load(&args.config, false)? {
         Ok(loaded) => loaded,
-        Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
+        Err(unusable) => return Ok(check::refusal(&unusable)),
     };
     let is_unknown = |name: &&String| !config.pipelines.iter().any(|pipeline| pipeline.name == **name);
     if let Some(name) = args.pipelines.iter().find(is_unknown) {

@@ -8,17 +8,20 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::inspect::shown;
-use super::{ConfigArg, EX_CONFIG, JSON_VERSION, online};
+use super::online::Subscribed;
+use super::{ConfigArg, EX_CONFIG, EX_TEMPFAIL, JSON_VERSION, online};
 use crate::config::{Config, Pipeline};
 use crate::engine::TensorInfo;
 use crate::engine::plan::dimension_names;
 use crate::load::meters::MeterContext;
 use crate::load::mqtt::connect_options;
 use crate::load::{self, Prepared, PreparedPipeline, Unusable};
-use crate::mqtt::check_files;
+use crate::mqtt::{ConnectOptions, check_files};
 use crate::schema::{Part, parts};
+use crate::secret::Password;
 use crate::source::survey::Presence;
 use crate::sys::Machine;
+use crate::sys::trouble::Trouble;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -35,19 +38,23 @@ pub(crate) struct Args {
 pub(crate) fn check(args: &Args) -> anyhow::Result<ExitCode> {
     let (config, mut prepared) = match load(&args.config, args.json)? {
         Ok(loaded) => loaded,
-        Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
+        Err(unusable) => return Ok(refusal(&unusable)),
     };
-    let files = tls_files(&config);
+    let wrong = BrokerFiles::wrong(&config);
     if args.json {
-        writeln!(io::stdout(), "{}", loaded_json(&config, &mut prepared, files.as_ref().err()))?;
+        writeln!(io::stdout(), "{}", loaded_json(&config, &mut prepared, &wrong))?;
     } else {
-        print(&args.config.config, &config, &mut prepared, files.as_ref().err())?;
+        print(&args.config.config, &config, &mut prepared, &wrong)?;
     }
     let reached = !args.online || online::run(&config)?;
-    Ok(if reached && files.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match () {
+        () if wrong != BrokerFiles::default() => ExitCode::from(EX_CONFIG),
+        () if reached => ExitCode::SUCCESS,
+        () => ExitCode::FAILURE,
+    })
 }
 
-fn print(file: &Path, config: &Config, prepared: &mut Prepared, tls_error: Option<&String>) -> io::Result<()> {
+fn print(file: &Path, config: &Config, prepared: &mut Prepared, wrong: &BrokerFiles) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{}: ok", file.display())?;
     for file in &config.files {
@@ -96,8 +103,11 @@ fn print(file: &Path, config: &Config, prepared: &mut Prepared, tls_error: Optio
             Err(error) => writeln!(out, "  meter {}: no reading now: {error}", meter.name)?,
         }
     }
-    if let Some(reason) = tls_error {
+    if let Some(reason) = &wrong.tls {
         writeln!(out, "  broker: TLS: {reason}")?;
+    }
+    for reason in &wrong.others {
+        writeln!(out, "  {reason}")?;
     }
     Ok(())
 }
@@ -134,8 +144,13 @@ fn meters(config: &Config, prepared: &Prepared) -> Vec<MeterCheck> {
     checked.collect()
 }
 
+/// Returns the exit code for what a person has to see to. What is missing is no less wrong for being missing now.
+pub(crate) fn refusal(unusable: &Unusable) -> ExitCode {
+    ExitCode::from(if unusable.trouble == Trouble::Machine { EX_TEMPFAIL } else { EX_CONFIG })
+}
+
 /// Returns what was loaded, as `check --json` prints it.
-fn loaded_json(config: &Config, prepared: &mut Prepared, tls_error: Option<&String>) -> Value {
+fn loaded_json(config: &Config, prepared: &mut Prepared, wrong: &BrokerFiles) -> Value {
     let pipeline = |(pipeline, prepared): (&Pipeline, &mut PreparedPipeline)| {
         let mut warnings = prepared.warnings.clone();
         warnings.extend(trial(pipeline, prepared));
@@ -157,7 +172,7 @@ fn loaded_json(config: &Config, prepared: &mut Prepared, tls_error: Option<&Stri
     json!({
         "v": JSON_VERSION, "ok": true, "node": config.node_id, "files": config.files,
         "runtime": { "path": runtime.path, "version": runtime.version }, "pipelines": pipelines, "meters": meters,
-        "tls_error": tls_error, "problems": [],
+        "tls_error": wrong.tls, "broker_errors": wrong.others, "problems": [],
     })
 }
 
@@ -172,10 +187,38 @@ fn refused_json(problems: &Unusable) -> Value {
     json!({ "v": JSON_VERSION, "ok": false, "problems": problems })
 }
 
-/// Reads the certificates and the key for the broker.
-fn tls_files(config: &Config) -> Result<(), String> {
-    let tls = connect_options(&config.mqtt).and_then(|options| options.endpoint.tls);
-    tls.as_ref().map_or(Ok(()), check_files)
+/// What is wrong with the files for the connections to brokers.
+#[derive(Default, PartialEq)]
+struct BrokerFiles {
+    /// Certificates and key for the node's broker.
+    tls: Option<String>,
+    /// Its password; and all for the brokers of sources and meters, each with who connects.
+    others: Vec<String>,
+}
+
+impl BrokerFiles {
+    fn wrong(config: &Config) -> Self {
+        let node = connect_options(&config.mqtt);
+        let tls = node.as_ref().and_then(wrong_tls);
+        let password = node.as_ref().and_then(wrong_password).map(|reason| format!("broker: login: {reason}"));
+        let own = online::subscriptions(config).filter(|subscribed| subscribed.subscription.other.is_some());
+        let of_others = own.flat_map(|Subscribed { user, options, .. }| {
+            let options = options.ok();
+            let reasons = options.map_or([None, None], |options| [wrong_tls(&options), wrong_password(&options)]);
+            reasons.into_iter().flatten().map(move |reason| format!("{user}: {reason}"))
+        });
+        Self { tls, others: password.into_iter().chain(of_others).collect() }
+    }
+}
+
+fn wrong_tls(options: &ConnectOptions) -> Option<String> {
+    options.endpoint.tls.as_ref().and_then(|tls| check_files(tls).err())
+}
+
+/// Reads the password. One that this user may not read is left to the daemon's user.
+fn wrong_password(options: &ConnectOptions) -> Option<String> {
+    let (_, file) = options.login.as_ref()?;
+    Password::read(file).err().filter(|error| !error.is_denied()).map(|error| error.to_string())
 }
 
 /// Writes what each dimension of the model's input holds, and what of the model is run.

@@ -32,6 +32,8 @@ use crate::text::escaped;
 
 /// Exit code for a configuration that cannot be used: sysexits' EX_CONFIG. The unit excludes it from restarts.
 const EX_CONFIG: u8 = 78;
+/// Exit code for what may pass by itself: sysexits' EX_TEMPFAIL. systemd tries again.
+const EX_TEMPFAIL: u8 = 75;
 
 const DEFAULT_CONFIG: &str = "/etc/edgewatt/edgewatt.toml";
 
@@ -58,7 +60,7 @@ Environment:
   EDGEWATT_RUNTIME   the TensorFlow Lite library, if runtime.library is not set
   STATE_DIRECTORY    the folder for calibrations and stored messages, if node.state_dir is not set; systemd sets it
 
-Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 78 the configuration cannot be used; init: 3 something is to be filled in."
+Exit codes: 0 success, 1 a failure while running (or a run with --once that predicted nothing), 2 wrong arguments, 75 the start may succeed later (something is missing or busy, or memory is short), 78 the configuration cannot be used; init: 3 something is to be filled in."
 )]
 struct Cli {
     /// Log more: -v for details, -vv for everything

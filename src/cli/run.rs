@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use signal_hook::consts::SIGHUP;
 
-use super::{ConfigArg, EX_CONFIG, check};
+use super::{ConfigArg, EX_CONFIG, EX_TEMPFAIL, check};
 use crate::daemon::health::HealthBoard;
 use crate::daemon::health_socket::HealthSocket;
 use crate::daemon::{self, Delivered, Outcome, RunOptions, Service};
 use crate::source::STANDARD_INPUT;
+use crate::sys::trouble::Trouble;
 use crate::units::MonoTime;
 use crate::view::{self, Mode};
 
@@ -51,8 +52,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     signal_hook::flag::register(SIGHUP, reload.clone())?;
     let (config, prepared) = match check::load(&args.config, args.json)? {
         Ok(loaded) => loaded,
-        Err(unusable) if unusable.may_pass => return Ok(ExitCode::FAILURE),
-        Err(_) => return Ok(ExitCode::from(EX_CONFIG)),
+        Err(unusable) => {
+            let is_lasting = unusable.trouble == Trouble::Lasting;
+            return Ok(ExitCode::from(if is_lasting { EX_CONFIG } else { EX_TEMPFAIL }));
+        }
     };
     if args.once
         && let Some((name, why)) =

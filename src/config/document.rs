@@ -4,7 +4,6 @@
 //! `edgewatt.toml` has fragments, so that a file that is tried out under another name is read alone.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::{ConfigError, Root, version};
 use crate::schema::expanded::Table;
 use crate::schema::{Checker, Key, Misfit, Offsets, Problem, merge, misfits, parse, show, span_of};
+use crate::sys::file;
 use crate::text::hex;
 
 /// The name that a file must have to be read with fragments.
@@ -26,6 +26,8 @@ const WITH_FRAGMENTS: &str = "edgewatt.toml";
 const FRAGMENTS: &str = "conf.d";
 /// The largest file that is read: more than any configuration, and less than memory.
 const MAX_BYTES: u64 = 16 << 20;
+/// The name of what is written to this program itself, which may be a pipe.
+const STDIN: &str = "/dev/stdin";
 
 /// The texts of a configuration's files, kept so that later stages can point into them.
 #[derive(Debug)]
@@ -58,10 +60,10 @@ impl Document {
             Ok(text) => texts.push(SourceText { path, text }),
             Err(problem) => problems.push(problem),
         };
-        take(path.to_owned(), read_text(path));
+        take(path.to_owned(), read_text(path, "the configuration"));
         match fragments(path) {
             Ok(fragments) => fragments.into_iter().for_each(|path| {
-                let read = read_fragment(&path);
+                let read = read_text(&path, "the fragment");
                 take(path, read);
             }),
             Err(problem) => problems.push(problem),
@@ -218,25 +220,16 @@ fn is_fragment(name: &OsStr) -> bool {
     name.as_bytes().ends_with(b".toml") && !name.as_bytes().starts_with(b".")
 }
 
-/// Reads a fragment, which must be a regular file: to read a FIFO could wait for a writer that never comes.
-fn read_fragment(path: &Path) -> Result<String, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: cannot read the fragment: {error}", path.display());
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => read_text(path),
-        Ok(metadata) if metadata.is_dir() => Err(failed(&"it is a folder; fragments are files")),
-        Ok(_) => Err(failed(&"it is not a regular file")),
-        Err(error) => Err(failed(&error)),
-    }
-}
-
-fn read_text(path: &Path) -> Result<String, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: cannot read the configuration: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| failed(&error))?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(failed(&format!("it is larger than {} MiB", MAX_BYTES >> 20)));
-    }
+/// Reads a text, which must be a regular file: to read a FIFO could wait for a writer that never comes. `what` it is.
+fn read_text(path: &Path, what: &str) -> Result<String, String> {
+    let failed = |error: io::Error| format!("{}: cannot read {what}: {error}", path.display());
+    let bytes = if path == Path::new(STDIN) {
+        let mut bytes = Vec::new();
+        io::stdin().take(MAX_BYTES).read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        file::read(path, MAX_BYTES)
+    };
+    let bytes = bytes.map_err(failed)?;
     if let Some(encoding) = utf_16(&bytes) {
         let shown = path.display();
         return Err(format!(
@@ -268,7 +261,7 @@ fn utf_16(bytes: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::symlink;
 
@@ -435,13 +428,13 @@ mod tests {
         let refusal = folder.refusal();
         let lines: Vec<&str> = refusal.lines().collect();
         let expected = [
-            "conf.d/a.toml: cannot read the fragment: it is a folder",
+            "conf.d/a.toml: cannot read the fragment: it is a folder, not a regular file",
             "conf.d/b.toml:2:3: this byte is not UTF-8",
             "conf.d/c.toml: cannot read the fragment: Too many levels of symbolic links",
             "conf.d/d.toml: cannot read the fragment: No such file",
-            "conf.d/e.toml: cannot read the fragment: it is not a regular file",
-            "conf.d/f.toml: cannot read the fragment: it is not a regular file",
-            "conf.d/g.toml: cannot read the configuration: it is larger than 16 MiB",
+            "conf.d/e.toml: cannot read the fragment: it is a FIFO, not a regular file",
+            "conf.d/f.toml: cannot read the fragment: it is a device, not a regular file",
+            "conf.d/g.toml: cannot read the fragment: it has 16777217 bytes; the most that edgewatt reads is 16 MiB",
         ];
         assert_eq!(lines.len(), expected.len(), "{refusal}");
         for (line, expected) in lines.iter().zip(expected) {

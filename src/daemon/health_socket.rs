@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as listen_on, socket};
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
@@ -138,7 +139,12 @@ fn listen(folder: &Path, path: &Path) -> Result<(UnixListener, Flock<File>), Ref
     }
     // Who has the lock is the only one that listens, so a socket that is left is stale. The kernel frees the lock when the
     // process ends. Mode 0600, because another user who can open the file could lock it.
-    let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(path.with_extension("lock"))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path.with_extension("lock"))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| Refused::InUse)?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),

@@ -79,7 +79,7 @@ pub fn run(
     service: Service,
     started: impl FnOnce(&Started),
 ) -> anyhow::Result<Summary> {
-    let connect = startup::connect_options(&config.mqtt)?;
+    let connect = startup::connect_options(&config)?;
     if config.lock_memory
         && let Err(refused) = sys::rt::lock_memory()
     {

@@ -1,7 +1,7 @@
 //! What happens before the daemon runs: signals, a calibration if one is asked for, and the delivery to the broker.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use super::discovery::Discovery;
 use super::health::DaemonState;
 use super::retained_topics::RetainedTopics;
 use super::systemd;
-use crate::config::{Broker, Config, Mqtt};
+use crate::config::{Broker, Config};
 use crate::load::Prepared;
 use crate::load::mqtt::{self, MQTT_PORT, RETAINED, node_connection, settings, start_store};
 use crate::load::state_dir;
@@ -30,21 +30,45 @@ use crate::publish::mqtt::store::Store;
 use crate::publish::mqtt::{Handle, MqttClient, Received};
 use crate::publish::publisher::{NodePublisher, PublishLatency};
 use crate::publish::topic::NodeTopics;
+use crate::secret::Password;
 use crate::stop::{Stop, StopRequests};
 use crate::sys;
 
 /// Messages from the broker that wait for the async thread.
 const INBOX: usize = 64;
 
+/// The user of the embedded broker, unless `mqtt.user` is set.
+const BROKER_USER: &str = "edgewatt";
+/// Its password in the state directory.
+const BROKER_PASSWORD: &str = "embedded-broker-password";
+
 /// Returns how to connect to the broker, if there is one; starts the embedded one if the configuration asks for it.
-pub(crate) fn connect_options(config: &Mqtt) -> anyhow::Result<Option<ConnectOptions>> {
-    let options = mqtt::connect_options(config);
-    let (Broker::Embedded, Some(options)) = (&config.broker, &options) else { return Ok(options) };
-    let address: SocketAddr = broker::start(MQTT_PORT)?;
+pub(crate) fn connect_options(config: &Config) -> anyhow::Result<Option<ConnectOptions>> {
+    let options = mqtt::connect_options(&config.mqtt);
+    let (Broker::Embedded, Some(options)) = (&config.mqtt.broker, &options) else { return Ok(options) };
+    let login = match &options.login {
+        Some(login) => login.clone(),
+        None => (BROKER_USER.to_owned(), broker_password(config)?),
+    };
+    let (user, file) = &login;
+    let address: SocketAddr = broker::start(MQTT_PORT, user, &Password::read(file)?)?;
+    tracing::info!(user, password_file = %file.display(), "clients of the embedded MQTT broker log in");
     let (host, port) = (address.ip().to_string(), address.port());
     let endpoint = Endpoint { host, port, tls: None, websocket: None };
     // It speaks no other version.
-    Ok(Some(ConnectOptions { endpoint, version: Version::Three, login: None, ..options.clone() }))
+    Ok(Some(ConnectOptions { endpoint, version: Version::Three, login: Some(login), ..options.clone() }))
+}
+
+/// Returns the file with the password of the embedded broker. It stays the same from start to start.
+fn broker_password(config: &Config) -> anyhow::Result<PathBuf> {
+    let folder = state_dir::folder(config.state_dir.as_deref());
+    state_dir::secret(&folder, BROKER_PASSWORD).with_context(|| {
+        format!(
+            "cannot make the password of the embedded broker in {}; set node.state_dir to a folder of this user, or \
+             mqtt.user and mqtt.password_file",
+            folder.display()
+        )
+    })
 }
 
 pub(crate) fn listen_for_signals(options: &RunOptions) -> anyhow::Result<Signals> {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::engine::EngineError;
 use crate::schema::{Checker, Form, Key, Value};
+use crate::sys::file;
 use crate::text::hex;
 use crate::units::WallTime;
 
@@ -68,11 +69,7 @@ impl Learnt {
     fn read(path: &Path) -> Result<Self, String> {
         let failed = |why: String| format!("{}: {why}", path.display());
         let made = |e: std::io::Error| failed(format!("{e}; `edgewatt learn` makes this file"));
-        let size = std::fs::metadata(path).map_err(made)?.len();
-        if size > MAX_BYTES {
-            return Err(failed(format!("it has {size} bytes, so `edgewatt learn` did not make it")));
-        }
-        let bytes = std::fs::read(path).map_err(made)?;
+        let bytes = file::read(path, MAX_BYTES).map_err(made)?;
         let again = |e: serde_json::Error| failed(format!("{e}; run `edgewatt learn` again"));
         let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(again)?;
         if json["v"] != VERSION {

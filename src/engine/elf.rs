@@ -4,7 +4,6 @@
 //! would run a vendor's code, and the linker's own message names one fault only: "No such file" for a file that is there.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +15,7 @@ use object::elf::{
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, Sym};
 use object::{Endianness, FileKind, ReadCache, ReadRef};
 
+use crate::sys::file;
 use crate::text;
 
 /// Libraries that one library may need, with those that these need.
@@ -304,11 +304,11 @@ fn read(path: &Path) -> Result<Image, String> {
         ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
         _ => format!("it cannot be read: {error}"),
     };
-    let mut file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Err("it is not a file".to_owned());
     }
+    let mut file = file::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     let mut head = Vec::new();
     file.by_ref().take(HEAD_BYTES).read_to_end(&mut head).map_err(failed)?;
     if !head.starts_with(b"\x7fELF") {
@@ -430,7 +430,7 @@ where
 /// Returns what a file's code is made for, by the start of its header (elf(5)).
 fn machine(path: &Path) -> Option<Machine> {
     let mut head = [0; 20];
-    File::open(path).ok()?.read_exact(&mut head).ok()?;
+    file::open(path).ok()?.read_exact(&mut head).ok()?;
     let (is_64, is_little_endian) = (head[4] == 2, head[5] == 1);
     let number = [head[18], head[19]];
     let architecture = if is_little_endian { u16::from_le_bytes(number) } else { u16::from_be_bytes(number) };

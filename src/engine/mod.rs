@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::stream::ShapePath;
+use crate::sys::trouble::Trouble;
 use crate::units::MonoTime;
 
 pub(crate) use checks::custom_operator;
@@ -133,6 +134,9 @@ pub enum EngineError {
     Window(String),
     #[error("the runtime failed at {step}: {reason}")]
     Runtime { step: &'static str, reason: String },
+    /// The machine lacked something to try it, such as memory. It says nothing about model and delegate.
+    #[error("{0}")]
+    Machine(String),
     /// The engine's process has ended; the engine must be built again.
     #[error("the delegate's process is gone: {reason}")]
     Lost { reason: String },
@@ -142,6 +146,15 @@ impl EngineError {
     /// The runtime failed at `step`.
     pub fn runtime(step: &'static str, reason: impl ToString) -> Self {
         Self::Runtime { step, reason: reason.to_string() }
+    }
+
+    /// Returns whether another attempt may succeed.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Machine(_) => Trouble::Machine,
+            Self::RuntimeNotFound { .. } => Trouble::Absent,
+            other => Trouble::of_message(&other.to_string()),
+        }
     }
 }
 

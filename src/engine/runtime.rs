@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ffi::{Signatures, Telemetry, TfLite, Xnnpack};
 use super::{EngineError, checks};
+use crate::sys::trouble::NOT_MAPPED;
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
 pub const LINKED_RUNTIME: &str = "linked";
@@ -66,7 +67,12 @@ impl Runtime {
             return Self::linked(linked);
         }
         let path = find(configured, std::env::var_os(ENVIRONMENT), std::env::current_exe().ok().as_deref())?;
-        let unusable = |reason: String| EngineError::RuntimeUnusable { path: path.clone(), reason };
+        let unusable = |mut reason: String| {
+            if reason.contains(NOT_MAPPED) {
+                reason.push_str("; there is too little memory, or its disk is mounted with noexec");
+            }
+            EngineError::RuntimeUnusable { path: path.clone(), reason }
+        };
         let library: &'static Library = Box::leak(Box::new(Library::load(&path).map_err(unusable)?));
         // SAFETY: the function returns a C string that lasts.
         let version = unsafe { CStr::from_ptr((library.tflite.version)()) };

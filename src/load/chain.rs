@@ -99,7 +99,7 @@ fn build_one(
         chain: Vec::new(),
         reference: Mutex::default(),
     };
-    let built = builder.build_first().map_err(|error| Problem::new(at("path"), error))?;
+    let built = builder.build_first().map_err(|error| super::of_engine(at("path"), &error))?;
     check_output(&model.output, &model.path, &built.outputs).map_err(|why| Problem::new(at("output"), why))?;
     let values = model.output.values();
     let stage = ModelStage::new(model.cut, shapes.frame_values, shapes.features, values, Some(built.engine));

@@ -172,7 +172,7 @@ impl EngineBuilder {
 
     /// Builds an engine with the first delegate that works.
     pub fn build_first(&self) -> Result<BuiltEngine, EngineError> {
-        let mut refusals = Vec::new();
+        let (mut refusals, mut lacks) = (Vec::new(), false);
         for place in 0..self.delegates.len() {
             match self.build(place, None, &refusals) {
                 Ok(built) => return Ok(built),
@@ -180,15 +180,17 @@ impl EngineBuilder {
                 // It would fail with every delegate.
                 Err(BuildError::Failed(error @ EngineError::Window(_))) => return Err(error),
                 Err(error) => {
+                    lacks |= matches!(error, BuildError::Failed(EngineError::Machine(_)));
                     let delegate = self.delegates[place].name.clone();
                     refusals.push(Refusal { delegate, reason: error.reason() });
                 }
             }
         }
-        Err(EngineError::Refused(match refusals.as_slice() {
+        let reason = match refusals.as_slice() {
             [only] if self.is_built_in() => only.reason.clone(),
             _ => reasons(&refusals).unwrap_or_default(),
-        }))
+        };
+        Err(if lacks { EngineError::Machine(reason) } else { EngineError::Refused(reason) })
     }
 
     /// Builds an engine with the delegate at `place`. It is compared with the reference on `windows`, if it has to be.
@@ -361,5 +363,7 @@ fn build_here(
     }
     let (engine, lines) = stderr::captured(work);
     lines.iter().for_each(|line| tracing::info!("the runtime says: {line}"));
-    engine
+    // The same was just done in another process.
+    let lacks = |error| EngineError::Machine(format!("{error}; another process could do it: is memory short?"));
+    engine.map_err(lacks)
 }

@@ -40,6 +40,7 @@ use crate::stream::StreamSpec;
 use crate::sys;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
+use crate::sys::trouble::Trouble;
 use crate::text::{counted, figure, hex};
 
 /// Everything that a configuration names, loaded and ready to run.
@@ -98,18 +99,20 @@ pub struct RunningEngine {
 #[error("{text}")]
 pub struct Unusable {
     text: String,
-    /// The configuration itself is right, and may be usable later: a device may be missing now.
-    pub may_pass: bool,
+    /// Whether the same configuration may be usable later.
+    pub trouble: Trouble,
 }
 
 impl Unusable {
     pub fn new(document: &Document, problems: &[Problem]) -> Self {
         let text = document.refusal(problems).to_string();
-        Self { text, may_pass: problems.iter().all(|problem| problem.may_pass) }
+        // The one that lasts longest: until it is over, the others need not be.
+        Self { text, trouble: problems.iter().map(|problem| problem.trouble).max().unwrap_or(Trouble::Lasting) }
     }
 
     fn of_file(error: impl std::fmt::Display) -> Self {
-        Self { text: error.to_string(), may_pass: false }
+        let text = error.to_string();
+        Self { trouble: Trouble::of_message(&text), text }
     }
 }
 
@@ -151,7 +154,8 @@ pub fn load_changed(config: &Config, context: &EngineContext, running: &[Running
 
 /// Loads the runtime, and returns what engines are built with.
 pub fn engine_context(library: Option<&Path>, program: &Path) -> Result<EngineContext, Problem> {
-    let runtime = Runtime::load(library).map_err(|e| Problem::new(Key::new(&["runtime", "library"]), e))?;
+    let unusable = |error: EngineError| of_engine(Key::new(&["runtime", "library"]), &error);
+    let runtime = Runtime::load(library).map_err(unusable)?;
     tracing::info!(library = %runtime.path.display(), version = runtime.version, "TensorFlow Lite");
     let launcher = Arc::new(Launcher {
         program: program.to_owned(),
@@ -159,6 +163,11 @@ pub fn engine_context(library: Option<&Path>, program: &Path) -> Result<EngineCo
         children: Children::default(),
     });
     Ok(EngineContext { runtime, launcher })
+}
+
+/// Returns the problem with the value at `key` for which an engine cannot be built.
+fn of_engine(key: Key, error: &EngineError) -> Problem {
+    Problem::new(key, error).that_may_pass(error.trouble())
 }
 
 /// Loads and checks all pipelines. `running` are the engines that may stay.
@@ -172,7 +181,7 @@ pub fn prepare(config: &Config, context: &EngineContext, running: &[RunningEngin
         let key = pipeline.key().child("source");
         let mut survey = None;
         match pipeline.source.kind().check_access() {
-            Err(error) => problems.push(Problem::new(key, error)),
+            Err(error) => problems.push(Problem::new(key, &error).that_may_pass(error.trouble())),
             Ok(()) => match recording::survey(pipeline).transpose() {
                 Err(problem) => problems.push(Problem::new(key.child(pipeline.source.name()), problem)),
                 Ok(found) => survey = found,
@@ -408,9 +417,9 @@ fn build(
     let built = builder.build_first().map_err(|error| {
         match error {
             EngineError::Window(_) => Problem::new(key.child("window"), error),
-            _ if built_in => Problem::new(key.child("model").child("path"), error),
+            _ if built_in => of_engine(key.child("model").child("path"), &error),
             // Its device may be plugged in, or its driver loaded, after the daemon starts.
-            _ => Problem { may_pass: true, ..Problem::new(key.child("delegate"), error) },
+            _ => of_engine(key.child("delegate"), &error).that_may_pass(Trouble::Absent),
         }
     })?;
     match (running, reasons(&built.refusals)) {

@@ -1,11 +1,13 @@
 //! The state directory: where it is, and how to replace a file in it as a whole.
 
 use std::fs::{File, OpenOptions, Permissions, create_dir_all, rename};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::text::hex;
 
 const DEFAULT: &str = "/var/lib/edgewatt";
 /// The name of the store of messages in the state directory.
@@ -39,6 +41,29 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     written?;
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()?;
+    Ok(path)
+}
+
+/// Returns the file with a random secret of 32 letters and digits that only this user can read. Makes it if there is none.
+pub fn secret(folder: &Path, name: &str) -> io::Result<PathBuf> {
+    create_dir_all(folder)?;
+    let _lock = lock(folder)?;
+    let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
+    if path.symlink_metadata().is_ok() {
+        return Ok(path);
+    }
+    let mut random = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let made = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.write_all(hex(&random).as_bytes())?;
+        file.sync_all()?;
+        rename(&unfinished, &path)
+    };
+    if let Err(error) = made() {
+        let _ = std::fs::remove_file(&unfinished);
+        return Err(error);
+    }
     Ok(path)
 }
 
@@ -80,5 +105,18 @@ mod tests {
         std::fs::create_dir(folder.join("taken")).unwrap();
         assert!(put(&folder, "taken", b"x").is_err());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "x.json and the folder in the way");
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_only_its_user_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
+        let path = secret(&folder, "x").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()), "{text}");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(secret(&folder, "x").unwrap()).unwrap(), text);
+        assert_ne!(std::fs::read_to_string(secret(&folder, "y").unwrap()).unwrap(), text);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "nothing else is left");
     }
 }

@@ -1,11 +1,11 @@
 //! Looks into a recording before the start: whether the true classes that it names are labels.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use crate::source::truth::some_of;
 use crate::source::{Next, RecordParser, RecordReader, Records};
+use crate::sys::file;
 
 /// How much of a recording is read: some 100,000 lines.
 const LOOKED_AT: u64 = 8 << 20;
@@ -15,7 +15,7 @@ const LOOKED_AT: u64 = 8 << 20;
 /// A recording that cannot be read gives none: its source says so.
 pub(crate) fn check(path: &Path, records: &Records, labels: &[String]) -> Option<String> {
     let column = records.truth.as_ref()?;
-    let mut file = File::open(path).ok()?.take(LOOKED_AT);
+    let mut file = file::open(path).ok()?.take(LOOKED_AT);
     let mut parser = RecordParser::new(records.clone(), labels.to_vec());
     let mut reader = RecordReader::new(&mut parser);
     let mut is_at_end = false;

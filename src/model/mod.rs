@@ -16,11 +16,12 @@ mod values;
 mod weights;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+
+use crate::sys::file;
 
 pub(crate) use archive::Archive;
 pub use archive::AttachedFile;
@@ -218,20 +219,10 @@ impl ModelSummary {
 
 /// Reads a regular file of at most [`MAX_FILE_BYTES`].
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Checked first, because opening a FIFO waits for a writer, and reading a device never ends.
-    let kind = fs::metadata(path)?;
-    if kind.is_dir() {
+    if path.is_dir() {
         return Err(io::Error::other(format!("it {}", other_format::describe_folder(path))));
     }
-    if !kind.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("larger than 2 GiB, the most that edgewatt reads"));
-    }
-    Ok(bytes)
+    file::read(path, MAX_FILE_BYTES)
 }
 
 /// Returns whether the bytes have the mark of a TFLite model.

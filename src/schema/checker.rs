@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Key;
+use crate::sys::trouble::Trouble;
 use crate::text::placeholder;
 
 /// Something wrong with the value at a key, and what would be right.
@@ -11,13 +12,19 @@ use crate::text::placeholder;
 pub struct Problem {
     pub key: Key,
     pub message: String,
-    /// The same configuration may be usable later, for example when a device is plugged in.
-    pub may_pass: bool,
+    /// Whether the same configuration may be usable later.
+    pub trouble: Trouble,
 }
 
 impl Problem {
     pub fn new(key: Key, message: impl std::fmt::Display) -> Self {
-        Self { key, message: message.to_string(), may_pass: false }
+        let message = message.to_string();
+        Self { key, trouble: Trouble::of_message(&message), message }
+    }
+
+    /// Returns it as a trouble that passes at least as soon as `trouble`.
+    pub fn that_may_pass(self, trouble: Trouble) -> Self {
+        Self { trouble: self.trouble.min(trouble), ..self }
     }
 }
 

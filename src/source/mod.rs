@@ -29,6 +29,7 @@ use crate::schema::{Checker, Key, family};
 use crate::stream::StreamSpec;
 use crate::sys::Machine;
 use crate::sys::cpu::Children;
+use crate::sys::trouble::Trouble;
 
 pub use self::bytes::Bytes;
 pub use buffer::{Buffer, WhenFull};
@@ -323,6 +324,15 @@ pub enum SourceError {
 impl SourceError {
     pub fn io(action: &'static str, path: &Path, error: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), error }
+    }
+
+    /// Returns whether another attempt may succeed.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::NoFifo { .. } | Self::SocketInUse { .. } => Trouble::Absent,
+            Self::Program(exec::ProgramError::NoFile { .. } | exec::ProgramError::NotInPath { .. }) => Trouble::Absent,
+            other => Trouble::of_message(&other.to_string()),
+        }
     }
 
     /// Returns why the device or file at `path` cannot be used, in words.

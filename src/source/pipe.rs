@@ -11,9 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
+use super::content::Rival;
 use super::{Decoder, Exclusive, FrameProducer, FrameSink, Gap, STANDARD_INPUT, SourceError};
 use crate::schema::{Checker, Form, Value};
 use crate::stop::Waited;
@@ -21,6 +23,8 @@ use crate::units::MonoTime;
 
 /// The pause after a writer's fault, so that a writer that keeps reconnecting does not use a whole core.
 const AFTER_FAULT: Duration = Duration::from_millis(100);
+/// The same if another writer waits: all that fit into the queue of the socket together cost less than a second.
+const BEFORE_RIVAL: Duration = Duration::from_millis(2);
 
 /// Where the bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -91,6 +95,15 @@ enum Opened {
     Socket { listener: UnixListener, path: PathBuf, _lock: Flock<File> },
 }
 
+impl Opened {
+    /// Returns whether another writer waits for its turn.
+    fn is_awaited(&self) -> bool {
+        let Self::Socket { listener, .. } = self else { return false };
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
 impl PipeSource {
     pub fn open(from: &From, decoder: Decoder, once: bool) -> Result<Self, SourceError> {
         let from = match from {
@@ -128,8 +141,11 @@ impl FrameProducer for PipeSource {
                     if feed.stop().wait_readable(listener.as_fd()).map_err(io_error)? == Waited::Stopped {
                         return Ok(());
                     }
+                    let mut rival = (!self.once).then(|| Rival::new(listener.as_fd(), feed));
                     match listener.accept() {
-                        Ok((mut connection, _)) => self.decoder.stream(&mut connection, path, feed),
+                        Ok((mut connection, _)) => {
+                            self.decoder.stream_beside(&mut connection, path, feed, rival.as_mut())
+                        }
                         Err(error) => Err(SourceError::io("accept a connection on", path, error)),
                     }
                 }
@@ -142,9 +158,10 @@ impl FrameProducer for PipeSource {
                 // After one writer's fault, the next one may do better.
                 Err(error) => {
                     feed.writer_refused(&error, MonoTime::now());
+                    let pause = if self.from.is_awaited() { BEFORE_RIVAL } else { AFTER_FAULT };
                     if feed
                         .stop()
-                        .sleep_until(MonoTime::now() + AFTER_FAULT)
+                        .sleep_until(MonoTime::now() + pause)
                         .map_err(|e| SourceError::io("wait for", Path::new("the next writer"), e))?
                         == Waited::Stopped
                     {
@@ -182,7 +199,7 @@ pub fn check_fifo(path: &Path) -> Result<(), SourceError> {
 pub(crate) fn open_fifo(path: &Path) -> Result<File, SourceError> {
     std::fs::OpenOptions::new()
         .read(true)
-        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)
         .map_err(|e| SourceError::io("open", path, e))
 }
@@ -194,7 +211,7 @@ pub(crate) fn open_fifo(path: &Path) -> Result<File, SourceError> {
 fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
-    let lock_file = File::create(&lock_path).map_err(|e| SourceError::io("make the lock of", path, e))?;
+    let lock_file = lock_file(Path::new(&lock_path)).map_err(|e| SourceError::io("make the lock of", path, e))?;
     let lock = Flock::lock(lock_file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| SourceError::SocketInUse { path: path.to_owned() })?;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
@@ -204,6 +221,18 @@ fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     }
     let listener = UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))?;
     Ok((listener, lock))
+}
+
+/// Opens the file of a lock, or makes it. Its folder may belong to others: a link is not followed, nothing is emptied,
+/// and who may not write to the socket cannot hold the lock.
+fn lock_file(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{} is not a regular file; remove it", path.display()))),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod attribute;
 pub mod child;
 pub mod clock;
 pub mod cpu;
+pub mod file;
 pub mod folder;
 pub mod holder;
 pub mod hwmon;
@@ -20,6 +21,7 @@ pub mod shared;
 pub mod spi;
 pub mod stderr;
 pub(crate) mod symbols;
+pub mod trouble;
 pub mod tty;
 pub mod vcio;
 

@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 const NICE: i32 = -11;
 /// `CAP_IPC_LOCK` of capabilities(7).
 const IPC_LOCK: u64 = 1 << 14;
-const PRIORITY_FIX: &str = "set RestrictRealtime=no and LimitRTPRIO=99 with sudo systemctl edit edgewatt";
+const PRIORITY_FIX: &str =
+    "set RestrictRealtime=no, LimitRTPRIO=99 and SystemCallFilter=@resources with sudo systemctl edit edgewatt";
 const MEMORY_FIX: &str = "set LimitMEMLOCK=infinity with sudo systemctl edit edgewatt";
 
 /// Schedules the calling thread by SCHED_FIFO with `priority`, 1 to 99. If that is not permitted, with the highest priority
@@ -70,6 +71,10 @@ pub fn bind(cpus: &[usize]) -> Result<(), String> {
     let bound = cpus.iter().try_for_each(|cpu| set.set(*cpu)).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     bound.map_err(|errno| match errno {
         Errno::EINVAL => format!("not bound to processors {cpus:?}: this machine or service has none of these"),
+        Errno::EPERM => format!(
+            "not bound to processors {cpus:?}: this service may not; set SystemCallFilter=@resources with sudo systemctl \
+             edit edgewatt"
+        ),
         errno => format!("not bound to processors {cpus:?}: {}", io::Error::from(errno)),
     })
 }

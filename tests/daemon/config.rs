@@ -64,7 +64,7 @@ fn a_fragment_that_may_not_be_read_is_an_error() {
     let secret = fragment(setup.dir.path(), "a.toml", "");
     fs::set_permissions(&secret, Permissions::from_mode(0o000)).unwrap();
     let ended = Daemon::start(without_root_s_rights(setup.command("check", &[]))).wait().expect(78);
-    ended.says(&[&format!("{}: cannot read the configuration: Permission denied", secret.display())]);
+    ended.says(&[&format!("{}: cannot read the fragment: Permission denied", secret.display())]);
 }
 
 #[test]

@@ -487,9 +487,45 @@ fn feed(mut to: impl Write + Send + 'static, text: String) {
     });
 }
 
+/// One that says nothing comes first, and its connection stays.
+#[test]
+fn writers_that_give_nothing_do_not_hold_up_a_good_one() {
+    let csv = recording(SAMPLES);
+    let broker = Mosquitto::running();
+    let mut subscriber = subscribe(&broker);
+    let setup = lines_setup(broker.port, "{ socket = \"in\" }", "csv");
+    let path = setup.dir.path().join("in");
+    let daemon = setup.start(&[]);
+    let connect = |text: &str| {
+        let mut stream = None;
+        wait_until(
+            || format!("a listener at {path:?}"),
+            || {
+                stream = UnixStream::connect(&path).ok();
+                stream.is_some()
+            },
+        );
+        let mut stream = stream.unwrap();
+        // It may have been refused by then.
+        let _ = stream.write_all(text.as_bytes());
+        stream
+    };
+    let (header, _) = csv.split_at(csv.find('\n').unwrap() + 1);
+    // Silent, half a line, a header alone; then many with garbage.
+    let stay: Vec<UnixStream> = ["", "time_s,a", header].into_iter().map(connect).collect();
+    let garbage: Vec<UnixStream> = (0..80).map(|_| connect("\u{0}garbage\n")).collect();
+    let good = connect(&csv);
+    subscriber.until(|line| line.contains("/prediction "));
+    drop((stay, garbage, good));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait().expect(0).says(&["makes way for one that waits"]);
+}
+
 #[cfg(feature = "embedded-broker")]
 mod embedded {
     use std::net::TcpListener;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -509,7 +545,20 @@ mod embedded {
             behind.split_once('\n')?.0.trim().parse().ok()
         });
         assert!((1883..1983).contains(&port) && (taken.is_err() || port != 1883), "{port}");
-        let mut subscriber = Subscriber::connect(port, "edgewatt/demo/#");
+        let file = setup.dir.path().join("state/embedded-broker-password");
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let password = std::fs::read_to_string(&file).unwrap();
+        // Another user of the machine, who has no password or not the right one, can neither command nor listen.
+        let publishes = |login: &[&str]| {
+            let mut command = Command::new("mosquitto_pub");
+            command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", "edgewatt/demo/cmd/pause", "-m", ""]);
+            command.args(login).stderr(Stdio::null()).status().unwrap().success()
+        };
+        assert!(!publishes(&["-i", "edgewatt-demo"]) && !publishes(&["-u", "edgewatt", "-P", "wrong"]));
+        assert!(!publishes(&["-u", "root", "-P", &password]));
+        let login = ["-u", "edgewatt", "-P", &password];
+        let mut subscriber = Subscriber::logged_in(port, "edgewatt/demo/#", 0, &login, "ready", &[]);
         let mut count = 0;
         let wire = Wire::new(subscriber.until(|line| {
             count += usize::from(line.contains("/prediction "));

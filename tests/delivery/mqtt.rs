@@ -164,16 +164,25 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
             break (listener, port);
         }
     };
-    let address = edgewatt::publish::mqtt::broker::start(first).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "s3cret").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let password = edgewatt::secret::Password::read(&file).unwrap();
+    let address = edgewatt::publish::mqtt::broker::start(first, "porch", &password).unwrap();
     drop(taken);
     assert!(address.ip().is_loopback() && address.port() > first);
-    let mut subscriber = edgewatt_support::mosquitto::Subscriber::connect(address.port(), "t/#");
-    let rig = Rig::new(edgewatt_support::link::three(settings(address.port())));
+    let login = ["-u", "porch", "-P", "s3cret"];
+    let subscribe =
+        || edgewatt_support::mosquitto::Subscriber::logged_in(address.port(), "t/#", 0, &login, "ready", &[]);
+    let mut subscriber = subscribe();
+    let mut settings = edgewatt_support::link::three(settings(address.port()));
+    settings.connect.login = Some(("porch".into(), file.clone()));
+    let rig = Rig::new(settings);
     rig.handle.publish(state("here"));
     rig.publish(0..500);
     assert_eq!(predictions(&subscriber.until(ends_with(499))), Vec::from_iter(0..500));
-    let retained = edgewatt_support::mosquitto::Subscriber::connect(address.port(), "t/#").retained();
-    assert_eq!(retained, ["t/state here", "t/status online"]);
+    assert_eq!(subscribe().retained(), ["t/state here", "t/status online"]);
     assert_eq!(rig.drain(PATIENCE), 0);
     subscriber.until(|line| line == "t/status offline");
 }
@@ -181,6 +190,9 @@ fn the_embedded_broker_takes_the_next_port_and_serves_a_real_subscriber() {
 #[cfg(not(feature = "embedded-broker"))]
 #[test]
 fn without_the_embedded_broker_the_error_says_what_to_do() {
-    let error = edgewatt::publish::mqtt::broker::start(1883).unwrap_err().to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "s3cret").unwrap();
+    let password = edgewatt::secret::Password::read(file.path()).unwrap();
+    let error = edgewatt::publish::mqtt::broker::start(1883, "porch", &password).unwrap_err().to_string();
     assert!(error.contains("mosquitto") && error.contains("--features embedded-broker"), "{error}");
 }

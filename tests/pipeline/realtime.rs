@@ -114,7 +114,7 @@ fn where_it_is_refused_it_is_said_and_the_pipeline_works() {
     daemon.signal(Signal::SIGTERM);
     daemon.wait().expect(0).says(&[
         "no real-time priority 7: Operation not permitted (os error 1); the thread runs ",
-        "set RestrictRealtime=no and LimitRTPRIO=99 with sudo systemctl edit edgewatt",
+        "set RestrictRealtime=no, LimitRTPRIO=99 and SystemCallFilter=@resources with sudo systemctl edit edgewatt",
         "not bound to processors [1023]: this machine or service has none of these",
         "thread=\"infer-shoulder\"",
         "thread=\"acq-shoulder\"",

@@ -23,14 +23,20 @@ use crate::units::MonoTime;
 /// Exit codes: done, the model is refused, the host is gone or breaks the protocol.
 const DONE: u8 = 0;
 const REFUSED: u8 = 3;
-const NO_HOST: u8 = 4;
+pub(super) const NO_HOST: u8 = 4;
 
 /// Does all of the child's work: `task` is what the host has put on the command line. Returns the exit code.
 pub fn run(task: &str) -> u8 {
     let task = Task::parse(task);
     // Without a task that can be read there is still somebody to tell.
     let parent = task.as_ref().map_or_else(|_| getppid().as_raw(), |task| task.parent);
-    let Ok((socket, memory)) = take_over(parent) else { return NO_HOST };
+    let (socket, memory) = match take_over(parent) {
+        Ok(taken) => taken,
+        Err(error) => {
+            eprintln!("ERROR: {error}");
+            return NO_HOST;
+        }
+    };
     let code = match work(task, &socket, &memory) {
         Ok(()) => DONE,
         Err(Stop::Host) => NO_HOST,

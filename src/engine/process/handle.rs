@@ -16,11 +16,16 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use super::child::NO_HOST;
 use super::log::Said;
+use super::sandbox::inherited_limit;
 use crate::sys::cpu::Children;
 
 /// The longest time from the end of a process's connection to the end of the process.
 pub(crate) const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The exit codes of a process that has not come to its work: the child's own, and that of the loader of programs.
+const NOT_STARTED: [i32; 2] = [NO_HOST as i32, 127];
 
 /// A started process. Dropping this kills it.
 pub(crate) struct Handle {
@@ -29,6 +34,15 @@ pub(crate) struct Handle {
     pub said: Arc<Said>,
     ended: Receiver<ExitStatus>,
     status: Option<ExitStatus>,
+    /// How many processes the kernel had killed for want of memory, when this one was started.
+    oom_kills: Option<u64>,
+}
+
+/// Why a process ended by itself.
+pub(crate) struct End {
+    pub reason: String,
+    /// The machine lacked something, so it says nothing about what the process ran.
+    pub is_machine: bool,
 }
 
 impl Handle {
@@ -45,7 +59,7 @@ impl Handle {
             .spawn(move || watch(command, output, &children, &listener, &started, &ends))?;
         let gone = |_| io::Error::other("the thread that starts it has ended");
         let (child, pid) = has_started.recv().map_err(gone)??;
-        Ok(Self { child, pid, said, ended, status: None })
+        Ok(Self { child, pid, said, ended, status: None, oom_kills: oom_kills() })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -72,12 +86,12 @@ impl Handle {
         }
     }
 
-    /// Returns why it ended by itself. `memory_bytes` was its limit.
-    pub(crate) fn reason(&mut self, memory_bytes: u64) -> String {
+    /// Returns why it ended by itself. `memory_bytes` is the limit that it was to have.
+    pub(crate) fn end(&mut self, memory_bytes: u64) -> End {
         // A process that has closed its connection is normally about to end.
         if self.status(END_PATIENCE).is_none() {
             self.kill();
-            return "it closed its connection".into();
+            return End { reason: "it closed its connection".into(), is_machine: false };
         }
         let (signal, code) = self.status.map_or((None, None), |status| (status.signal(), status.code()));
         let how = match (signal.map(signal_name), code) {
@@ -85,14 +99,34 @@ impl Handle {
             (None, Some(code)) => format!("exit code {code}"),
             (None, None) => "no status".into(),
         };
+        let inherited = inherited_limit(memory_bytes);
+        let limit = match inherited {
+            Some(bytes) => format!("edgewatt itself is limited to {} MiB of address space (RLIMIT_AS)", bytes >> 20),
+            None => format!("its limit, memory_mib, is {}", memory_bytes >> 20),
+        };
         if self.said.ran_out_of_memory() {
-            let mib = memory_bytes >> 20;
-            return format!("it ran out of memory ({how}); its limit, memory_mib, is {mib}{}", self.said.last_words());
+            let reason = format!("it ran out of memory ({how}); {limit}{}", self.said.last_words());
+            return End { reason, is_machine: inherited.is_some() };
         }
+        let words = self.said.last_words();
         match signal {
-            Some(signal) if signal == Signal::SIGKILL as i32 => "it was killed (SIGKILL): out of memory?".into(),
-            Some(_) => format!("it crashed ({how}){}", self.said.last_words()),
-            None => format!("it ended by itself ({how}){}", self.said.last_words()),
+            Some(signal) if signal == Signal::SIGKILL as i32 => {
+                let reason = if oom_kills() > self.oom_kills {
+                    "the kernel killed it (SIGKILL), because the machine or the service ran out of memory"
+                } else {
+                    "it was killed (SIGKILL): out of memory?"
+                };
+                End { reason: reason.into(), is_machine: true }
+            }
+            // Little memory makes libraries crash in any way.
+            Some(_) if inherited.is_some() => {
+                End { reason: format!("it crashed ({how}); {limit}{words}"), is_machine: true }
+            }
+            Some(_) => End { reason: format!("it crashed ({how}){words}"), is_machine: false },
+            None => {
+                let is_machine = code.is_some_and(|code| NOT_STARTED.contains(&code));
+                End { reason: format!("it ended by itself ({how}){words}"), is_machine }
+            }
         }
     }
 }
@@ -103,6 +137,12 @@ impl Drop for Handle {
         // With a time limit, because a device's driver may keep the process from ending.
         self.status(END_PATIENCE);
     }
+}
+
+/// Returns how many processes the kernel has killed since it started, because memory ran out; `None` if it does not say.
+fn oom_kills() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }
 
 pub(crate) fn signal_name(signal: i32) -> String {
@@ -141,5 +181,33 @@ fn watch(
     children.remove(process);
     if let Ok(status) = status {
         let _ = ends.send(status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a shell ends that is to be the child.
+    fn end(script: &str) -> End {
+        let (output, childs_output) = io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).stderr(childs_output);
+        Handle::start(command, output, Children::default()).unwrap().end(1 << 40)
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_told_from_what_the_model_does() {
+        for (script, is_machine, reason) in [
+            ("kill -KILL $$", true, "it was killed (SIGKILL)"),
+            ("echo 'sh: error while loading shared libraries' >&2; exit 127", true, "exit code 127"),
+            ("echo 'ERROR: Too many open files' >&2; exit 4", true, "(exit code 4) (it says: ERROR: Too many"),
+            ("kill -SEGV $$", false, "it crashed (SIGSEGV)"),
+            ("exit 3", false, "it ended by itself (exit code 3)"),
+        ] {
+            let end = end(script);
+            assert_eq!(end.is_machine, is_machine, "{script}: {}", end.reason);
+            assert!(end.reason.contains(reason), "{script}: {}", end.reason);
+        }
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
+use super::sandbox::inherited_limit;
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, ProcessLimits, RESET, SUBCOMMAND, Task, VERSION};
 use crate::engine::delegate::DelegateSpec;
 use crate::engine::plan::{ModelPlan, open_input};
@@ -23,6 +24,7 @@ use crate::model::ModelSummary;
 use crate::sys::child::NOT_INHERITED;
 use crate::sys::cpu::Children;
 use crate::sys::shared::{self, Shared};
+use crate::sys::trouble::Trouble;
 use crate::units::MonoTime;
 
 /// Trying a model takes seconds at most on the slowest board.
@@ -164,7 +166,7 @@ impl Start {
         };
         match start() {
             Ok((handle, socket, memory)) => Ok(Self { task, blamed, handle, socket, memory, hello: None }),
-            Err(error) => Err(blamed.error(format!("cannot start {} to try it: {error}", program.display()))),
+            Err(error) => Err(blamed.lacks(&format!("cannot start {} to try it: {error}", program.display()))),
         }
     }
 
@@ -187,6 +189,11 @@ impl Start {
         let status = self.handle.status(END_PATIENCE);
         let says = self.handle.said.errors();
         let reason = match failure {
+            Failure::Refused(message)
+                if self.is_short_of_memory() && Trouble::of_message(&says) == Trouble::Machine =>
+            {
+                return Err(EngineError::Machine(format!("{message}{says}")));
+            }
             Failure::Refused(message) => return Err(EngineError::Refused(format!("{message}{says}"))),
             Failure::TimedOut if matches!(self.blamed, Blamed::Library(_)) && self.task.serve => format!(
                 "it was not ready within {} s, its start_timeout_s; raise that if it compiles the model{says}",
@@ -194,9 +201,8 @@ impl Start {
             ),
             Failure::TimedOut => format!("the runtime did not finish with it within {} s{says}", limit.as_secs_f64()),
             Failure::Protocol(what) => format!("the process that tries it broke the protocol: {what}{says}"),
-            Failure::Gone if self.handle.said.ran_out_of_memory() => self.handle.reason(self.task.memory_bytes),
             Failure::Gone => match status.and_then(|status| status.signal()).map(signal_name) {
-                Some(name) if name != Signal::SIGKILL.as_str() => {
+                Some(name) if name != Signal::SIGKILL.as_str() && !self.is_short_of_memory() => {
                     let batch = self.task.plan.batch;
                     let libraries =
                         self.hello.as_ref().map_or(String::new(), |hello| format!("The runtime is {hello}"));
@@ -207,10 +213,19 @@ impl Start {
                         "it makes the runtime crash ({name}){batches}, so it is not loaded; {guess} {libraries}{says}"
                     )
                 }
-                _ => format!("the process that tries it: {}", self.handle.reason(self.task.memory_bytes)),
+                _ => {
+                    let end = self.handle.end(self.task.memory_bytes);
+                    let reason = format!("the process that tries it: {}", end.reason);
+                    return Err(if end.is_machine { self.blamed.lacks(&reason) } else { self.blamed.error(reason) });
+                }
             },
         };
         Err(self.blamed.error(reason))
+    }
+
+    /// Returns whether memory is what it may have failed for.
+    fn is_short_of_memory(&self) -> bool {
+        self.handle.said.ran_out_of_memory() || inherited_limit(self.task.memory_bytes).is_some()
     }
 
     /// Returns what to do if the model leaves its input open, and was tried with the shape that the file starts with.
@@ -303,6 +318,12 @@ impl Blamed {
         }
     }
 
+    /// Returns the error for something that the machine lacked. The model or library is named, but not to blame.
+    fn lacks(&self, reason: &str) -> EngineError {
+        let (Self::Library(path) | Self::Model(path)) = self;
+        EngineError::Machine(format!("{}: {reason}", path.display()))
+    }
+
     fn for_path(&self, error: &serde_json::Error) -> EngineError {
         self.error(format!("its path cannot be passed on: {error}"))
     }
@@ -353,7 +374,7 @@ impl IsolatedEngine {
                 limits.memory_bytes >> 20
             )));
         }
-        let shared = |e: io::Error| blamed.error(format!("cannot share memory with its process: {e}"));
+        let shared = |e: io::Error| blamed.lacks(&format!("cannot share memory with its process: {e}"));
         let mapped = Shared::create(&memory, layout.total).map_err(shared)?;
         let link = Link::new(Side::Host, socket.try_clone().map_err(shared)?, mapped).map_err(shared)?;
         // After this byte the child uses the memory.
@@ -397,7 +418,7 @@ impl IsolatedEngine {
                 let key = if limit == self.limits.deadline { "deadline_ms" } else { "start_timeout_s" };
                 format!("it did not answer within {} s, its {key}", limit.as_secs_f64())
             }
-            Err(Waited::Arrived | Waited::Gone) => self.handle.reason(self.limits.memory_bytes),
+            Err(Waited::Arrived | Waited::Gone) => self.handle.end(self.limits.memory_bytes).reason,
         };
         self.lost = Some(reason);
         self.alive()

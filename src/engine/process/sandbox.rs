@@ -10,14 +10,21 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 /// Where the child may always write: devices, and places for temporary files.
 const WRITABLE: [&str; 3] = ["/dev", "/tmp", "/var/tmp"];
 /// The newest kernel interface whose restrictions were tested; it came with Linux 6.12.
 const TESTED: ABI = ABI::V6;
 
-/// Disables core dumps, and limits the address space.
+/// Returns the limit of this process's address space, which its children inherit, if that is below `memory_bytes`.
+pub(crate) fn inherited_limit(memory_bytes: u64) -> Option<u64> {
+    #[allow(clippy::useless_conversion, reason = "it is 32 bits wide on some")]
+    let (limit, _) = getrlimit(Resource::RLIMIT_AS).map(|(soft, hard)| (u64::from(soft), hard)).ok()?;
+    (limit < memory_bytes).then_some(limit)
+}
+
+/// Disables core dumps, and limits the address space. A smaller limit that is set already stays.
 pub(crate) fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
     // If the machine runs out of memory, the kernel kills the child before the daemon. This comes first, because
     // /proc/self belongs to root once core dumps are disabled.
@@ -26,7 +33,7 @@ pub(crate) fn limit(memory_bytes: u64) -> Result<(), nix::Error> {
     // The limit does not stop core dumps that go to a program, such as systemd's.
     prctl::set_dumpable(false)?;
     #[allow(clippy::useless_conversion, reason = "it is 32 bits wide on some")]
-    let memory = rlim_t::try_from(memory_bytes).unwrap_or(rlim_t::MAX);
+    let memory = rlim_t::try_from(inherited_limit(memory_bytes).unwrap_or(memory_bytes)).unwrap_or(rlim_t::MAX);
     setrlimit(Resource::RLIMIT_AS, memory, memory)?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use self::order::{Entries, in_order};
 use crate::config::Pipeline;
 use crate::load::engines::ModelFile;
 use crate::model::{self, ModelSummary};
+use crate::sys::file;
 use crate::text::counted;
 
 /// Far above any real file: 65,535 labels of 256 bytes.
@@ -62,11 +63,7 @@ pub(crate) fn of(pipeline: &Pipeline, model: &ModelFile) -> Result<Labels, Strin
 /// # Errors
 /// They cannot be read; the message says where and what would be right.
 pub(crate) fn from_file(path: &Path, scores: Option<usize>) -> Result<Labels, String> {
-    let size = std::fs::metadata(path).map_or(0, |file| file.len());
-    if size > MAX_BYTES as u64 {
-        return Err(format!("{} has {size} bytes; a file with labels has at most {MAX_BYTES}", path.display()));
-    }
-    let bytes = model::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let bytes = file::read(path, MAX_BYTES as u64).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     read(&path.display().to_string(), &bytes, scores)
 }
 

@@ -2,6 +2,8 @@ mod builder;
 mod metadata;
 mod scores;
 
+use std::fs;
+
 use proptest::prelude::*;
 
 use super::schema::{buffer, operator_code, quantization, subgraph, tensor};
@@ -193,7 +195,7 @@ fn files_that_cannot_be_read_are_named() {
     let missing = ModelSummary::from_file(Path::new("nowhere/m.tflite")).unwrap_err().to_string();
     assert!(missing.starts_with("cannot read model nowhere/m.tflite: No such file"), "{missing}");
     let device = ModelSummary::from_file(Path::new("/dev/zero")).unwrap_err().to_string();
-    assert_eq!(device, "cannot read model /dev/zero: not a regular file");
+    assert_eq!(device, "cannot read model /dev/zero: it is a device, not a regular file");
     let text = demo("labels.txt");
     let text_error = ModelSummary::from_file(&text).unwrap_err().to_string();
     assert!(text_error.starts_with(&format!("model {}: not a TFLite model", text.display())), "{text_error}");

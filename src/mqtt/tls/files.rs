@@ -1,11 +1,13 @@
 //! Reads certificates and keys in PEM, and says what else a file holds if it holds none.
 
+use std::io;
 use std::path::Path;
 
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::secret;
+use crate::sys::file;
 use crate::text::plain;
 
 /// A file of all authorities of a system has less than a tenth of this.
@@ -17,11 +19,8 @@ const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Returns all certificates of a file, in their order; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |reason: String| format!("{}: {reason}", path.display());
-    let info = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
-    if !info.is_file() || info.len() > MAX_BYTES {
-        return Err(wrong("this is not a file of certificates; write the path of one in PEM".into()));
-    }
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let unreadable = |error: io::Error| wrong(format!("cannot read the certificates: {error}"));
+    let bytes = file::read(path, MAX_BYTES).map_err(unreadable)?;
     let text = without_mark(&bytes);
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match found {

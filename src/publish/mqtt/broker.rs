@@ -1,9 +1,13 @@
-//! The embedded broker of the demo: rumqttd in this process, on loopback only (cargo feature `embedded-broker`).
+//! The embedded broker of the demo: rumqttd in this process, on loopback only (cargo feature `embedded-broker`). Every
+//! user of this machine can reach it, so all clients log in, the daemon too.
 //!
 //! Runs on a thread named `broker`, next to rumqttd's own router thread. Neither can be stopped; both end with the
 //! process. Leaves the filter for its logs to the caller: see [`LOG_FILTER`].
 
 use std::net::SocketAddr;
+
+#[cfg(not(feature = "embedded-broker"))]
+use crate::secret::Password;
 
 /// To be added to the log filter: rumqttd logs every client that leaves as an error.
 pub const LOG_FILTER: &str = "rumqttd=off";
@@ -43,9 +47,10 @@ pub enum BrokerError {
     NotReady(SocketAddr),
 }
 
-/// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections.
+/// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections. Clients log
+/// in as `user` with `password`.
 #[cfg(not(feature = "embedded-broker"))]
-pub fn start(_first_port: u16) -> Result<SocketAddr, BrokerError> {
+pub fn start(_first_port: u16, _user: &str, _password: &Password) -> Result<SocketAddr, BrokerError> {
     Err(BrokerError::NotBuiltIn)
 }
 
@@ -54,6 +59,7 @@ pub use embedded::start;
 
 #[cfg(feature = "embedded-broker")]
 mod embedded {
+    use std::collections::HashMap;
     use std::io::{self, ErrorKind, Read, Write};
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
     use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -63,6 +69,7 @@ mod embedded {
     use rumqttd::{ConnectionSettings, LinkType, Router, RouterConfig, Server, ServerSettings};
 
     use super::BrokerError;
+    use crate::secret::Password;
 
     const PORTS_TRIED: u16 = 100;
     const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -70,13 +77,18 @@ mod embedded {
     /// that every connection needs. So it must exceed the file descriptors of this process; the room is address space
     /// only until it is used.
     const MAX_CONNECTIONS: usize = 10_000;
-    const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+    /// The largest packet, also before the login. The daemon's own payloads have at most 256 KiB.
+    const MAX_PACKET_BYTES: usize = 320 * 1024;
+    /// Who connects has so long to log in.
+    const LOGIN_MS: u16 = 3_000;
+    const MAX_INFLIGHT: usize = 100;
     /// Messages kept for subscribers that lag: segments of this many bytes for each filter.
     const SEGMENT_BYTES: usize = 512 * 1024;
-    const SEGMENTS: usize = 4;
+    const SEGMENTS: usize = 2;
 
-    /// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections.
-    pub fn start(first_port: u16) -> Result<SocketAddr, BrokerError> {
+    /// Starts the broker on `first_port` of 127.0.0.1 or the next free one, and returns once it takes connections. Clients
+    /// log in as `user` with `password`.
+    pub fn start(first_port: u16, user: &str, password: &Password) -> Result<SocketAddr, BrokerError> {
         let last = first_port.saturating_add(PORTS_TRIED - 1);
         for port in first_port..=last {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -87,8 +99,8 @@ mod embedded {
                     return Err(BrokerError::System { what: format!("listen on {address}"), source });
                 }
             }
-            let ended = spawn(address)?;
-            wait_until_ready(address, &ended)?;
+            let ended = spawn(server_settings(address, user, password))?;
+            wait_until_ready(address, &ended, &login(user, password))?;
             tracing::info!("embedded MQTT broker listens on {address}");
             return Ok(address);
         }
@@ -96,7 +108,7 @@ mod embedded {
     }
 
     /// Starts the threads; the receiver gets the reason if the broker ends.
-    fn spawn(address: SocketAddr) -> Result<Receiver<String>, BrokerError> {
+    fn spawn(settings: ServerSettings) -> Result<Receiver<String>, BrokerError> {
         let system = |what: &str, source| BrokerError::System { what: what.into(), source };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -105,7 +117,7 @@ mod embedded {
         let (sender, receiver) = sync_channel(1);
         let run = move || {
             let router = Router::new(0, router_config()).spawn();
-            let ended = runtime.block_on(Server::new(server_settings(address), router, V4).start(LinkType::Remote));
+            let ended = runtime.block_on(Server::new(settings, router, V4).start(LinkType::Remote));
             let reason = ended.err().map_or_else(|| "no reason given".into(), |error| error.to_string());
             // After the broker was ready there is no receiver any more.
             let _ = sender.try_send(reason.clone());
@@ -119,31 +131,31 @@ mod embedded {
     fn router_config() -> RouterConfig {
         RouterConfig {
             max_connections: MAX_CONNECTIONS,
-            max_outgoing_packet_count: 200,
+            max_outgoing_packet_count: MAX_INFLIGHT as u64,
             max_segment_size: SEGMENT_BYTES,
             max_segment_count: SEGMENTS,
             ..RouterConfig::default()
         }
     }
 
-    fn server_settings(listen: SocketAddr) -> ServerSettings {
+    fn server_settings(listen: SocketAddr, user: &str, password: &Password) -> ServerSettings {
         ServerSettings {
             name: "embedded".into(),
             listen,
             tls: None,
             next_connection_delay_ms: 1,
             connections: ConnectionSettings {
-                connection_timeout_ms: 10_000,
-                max_payload_size: MAX_PAYLOAD_BYTES,
-                max_inflight_count: 200,
-                auth: None,
+                connection_timeout_ms: LOGIN_MS,
+                max_payload_size: MAX_PACKET_BYTES,
+                max_inflight_count: MAX_INFLIGHT,
+                auth: Some(HashMap::from([(user.to_owned(), password.expose().to_owned())])),
                 external_auth: None,
                 dynamic_filters: true,
             },
         }
     }
 
-    fn wait_until_ready(address: SocketAddr, ended: &Receiver<String>) -> Result<(), BrokerError> {
+    fn wait_until_ready(address: SocketAddr, ended: &Receiver<String>, login: &[u8]) -> Result<(), BrokerError> {
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
             match ended.try_recv() {
@@ -153,7 +165,7 @@ mod embedded {
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            if accepts_login(address).is_ok() {
+            if accepts(login, address).is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -161,12 +173,33 @@ mod embedded {
         Err(BrokerError::NotReady(address))
     }
 
-    /// Connects and disconnects as an MQTT 3.1.1 client: only that shows that the router behind the socket runs.
-    fn accepts_login(address: SocketAddr) -> io::Result<()> {
-        let connect = b"\x10\x18\0\x04MQTT\x04\x02\0\x0a\0\x0cedgewatt-try";
+    /// Returns the packet with which an MQTT 3.1.1 client logs in.
+    fn login(user: &str, password: &Password) -> Vec<u8> {
+        let mut content = b"\0\x04MQTT\x04\xc2\0\x0a".to_vec();
+        for text in ["edgewatt-try", user, password.expose()] {
+            content.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+            content.extend(text.as_bytes());
+        }
+        let mut packet = vec![0x10];
+        // The length in groups of 7 bits, the lowest first.
+        let mut length = content.len();
+        loop {
+            let group = (length & 0x7f) as u8;
+            length >>= 7;
+            packet.push(if length > 0 { group | 0x80 } else { group });
+            if length == 0 {
+                break;
+            }
+        }
+        packet.extend(content);
+        packet
+    }
+
+    /// Connects and disconnects as a client: only that shows that the router behind the socket runs.
+    fn accepts(login: &[u8], address: SocketAddr) -> io::Result<()> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(connect)?;
+        stream.write_all(login)?;
         let mut answer = [0; 4];
         stream.read_exact(&mut answer)?;
         stream.write_all(b"\xe0\0")?;

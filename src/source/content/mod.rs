@@ -4,6 +4,7 @@
 //! from.
 
 mod doubts;
+mod rival;
 mod yuv;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use self::bytes::{ByteDecoder, Bytes, unfinished};
 use self::doubts::Doubts;
 use self::packets::PacketDecoder;
 use self::records::{Next, RecordParser, RecordReader, Records, Reject};
+pub(super) use self::rival::Rival;
 use super::{FrameSink, SourceError, TruthLabels};
 use crate::schema::{Checker, Key, family};
 use crate::stop::Waited;
@@ -253,8 +255,22 @@ impl Decoder {
         name: &Path,
         sink: &mut FrameSink,
     ) -> Result<ControlFlow<()>, SourceError> {
+        self.stream_beside(from, name, sink, None)
+    }
+
+    /// Like [`Self::stream`]; a writer that gives nothing makes way for the `rival` that waits.
+    ///
+    /// # Errors
+    /// The same; or it makes way.
+    pub fn stream_beside(
+        &mut self,
+        from: &mut (impl Read + AsFd),
+        name: &Path,
+        sink: &mut FrameSink,
+        rival: Option<&mut Rival<'_>>,
+    ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(false);
-        self.read(from, name, sink, MOST_BYTES_OF_SLOW, None)
+        self.read(from, name, sink, MOST_BYTES_OF_SLOW, None, rival)
     }
 
     /// Like [`Self::stream`] for what was written before it was read: it may begin inside a line or packet. A read
@@ -272,7 +288,7 @@ impl Decoder {
         question: &str,
     ) -> Result<ControlFlow<()>, SourceError> {
         self.begin(true);
-        self.read(from, name, sink, most_of_slow, Some(question))
+        self.read(from, name, sink, most_of_slow, Some(question), None)
     }
 
     fn read(
@@ -282,15 +298,21 @@ impl Decoder {
         sink: &mut FrameSink,
         most_of_slow: usize,
         question: Option<&str>,
+        mut rival: Option<&mut Rival<'_>>,
     ) -> Result<ControlFlow<()>, SourceError> {
         let mut doubts = Doubts::new(question, sink);
         let io_error = |e| SourceError::io("read", name, e);
         let mut is_slow = true;
         loop {
             let rested = if is_slow { sink.rest() } else { Ok(Waited::Ready) };
-            let stop = sink.stop();
-            if rested.and_then(|_| stop.wait_readable(from.as_fd())).map_err(io_error)? == Waited::Stopped {
-                return Ok(ControlFlow::Break(()));
+            let waited = rested.and_then(|_| match &mut rival {
+                Some(rival) => rival.wait(from.as_fd(), sink),
+                None => sink.stop().wait_readable(from.as_fd()),
+            });
+            match waited.map_err(io_error)? {
+                Waited::Ready => {}
+                Waited::Stopped => return Ok(ControlFlow::Break(())),
+                Waited::TimedOut => return Err(SourceError::device(name, rival::MAKES_WAY.into())),
             }
             let count = match self.fill(from) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => continue,

@@ -3,7 +3,6 @@
 //! Untrusted when it is read: it names files of its own folder only, and every number in it is checked.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::SourceError;
 use crate::stream::{Content, SampleType, Shape, StreamSpec};
+use crate::sys::file;
 
 /// The version of the manifest. A change that readers must know about increases it.
 pub const VERSION: u32 = 1;
@@ -155,7 +155,7 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<(Self, StreamSpec), SourceError> {
         let mut text = Vec::new();
         let io_error = |error| SourceError::io("read the recording", path, error);
-        File::open(path).map_err(io_error)?.take(MOST_BYTES).read_to_end(&mut text).map_err(io_error)?;
+        file::open(path).map_err(io_error)?.take(MOST_BYTES).read_to_end(&mut text).map_err(io_error)?;
         Self::of_text(&text).map_err(|reason| SourceError::device(path, reason))
     }
 

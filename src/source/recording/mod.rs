@@ -21,6 +21,7 @@ use self::wav::WavError;
 use super::bytes::{Bytes, Encoding, Layout};
 use super::{Records, SourceError};
 use crate::stream::{Content, SampleType, Shape, StreamSpec};
+use crate::sys::file as regular;
 use crate::text::{counted, figure};
 
 pub use file::{Found, RecordingFile};
@@ -329,8 +330,8 @@ fn wav_place(data: &Path, spec: &StreamSpec) -> Result<Place, SourceError> {
 /// Opens a regular file. A FIFO is not opened, because that would wait for a writer.
 pub(crate) fn open_file(path: &Path) -> Result<File, SourceError> {
     let io_error = |error| SourceError::io("open the recording", path, error);
-    if !std::fs::metadata(path).map_err(io_error)?.is_file() {
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(SourceError::NotAFile { path: path.to_owned() });
     }
-    File::open(path).map_err(io_error)
+    regular::open(path).map_err(io_error)
 }

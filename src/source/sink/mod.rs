@@ -23,6 +23,7 @@ use self::ring::{RingTx, WakeAtEnd, each, frame_rings};
 pub use self::ring::{Sample, Wake};
 pub use self::stats::{Remarks, SourceStats};
 use super::log_limit::LogLimit;
+use super::silence::{SILENCE_MIN, silence_max};
 use super::{Record, RecordParser, RecordReader, Reject, SourceError, WhenFull};
 use crate::stop::{Stop, Waited};
 use crate::stream::StreamSpec;
@@ -147,6 +148,12 @@ impl FrameSink {
     /// Returns the number of frames that the source gave so far, whatever became of them.
     pub fn delivered(&self) -> u64 {
         self.delivered
+    }
+
+    /// Returns the longest time without a frame of a source that is not silent; the shortest such time if its rate is not
+    /// known.
+    pub(crate) fn silence(&self) -> Duration {
+        if self.period_ns > 0 { silence_max(1e9 / self.period_ns as f64) } else { SILENCE_MIN }
     }
 
     /// Notes that the stream was cut here, for this reason: no window may span this point.

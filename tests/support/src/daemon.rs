@@ -37,9 +37,18 @@ pub fn without_rights(command: Command, rights: &str) -> Command {
     if !nix::unistd::geteuid().is_root() {
         return command;
     }
-    let mut bound = Command::new("setpriv");
-    bound.arg(format!("--bounding-set={rights}")).arg(format!("--inh-caps={rights}"));
-    bound.arg(command.get_program()).args(command.get_args());
+    started_by("setpriv", &[&format!("--bounding-set={rights}"), &format!("--inh-caps={rights}")], &command)
+}
+
+/// With limits of `prlimit`, such as `--nofile=9`, which it cannot raise again.
+pub fn limited(command: Command, limit: &str) -> Command {
+    started_by("prlimit", &[limit], &without_rights(command, "-sys_resource"))
+}
+
+/// Started by another program, which takes it with its arguments after `args`.
+pub fn started_by(program: &str, args: &[&str], command: &Command) -> Command {
+    let mut bound = Command::new(program);
+    bound.args(args).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => bound.env(name, value),
