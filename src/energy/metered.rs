@@ -90,7 +90,9 @@ impl<'a> Metered<'a> {
         let resolution = meter.accuracy.resolution;
         let idle = meter.idle_power(settings);
         let idle_w = idle.map(|idle| idle.watts);
-        let rounding = rounding_w(resolution, meter.snapshot_variance().unwrap_or(0.0));
+        // Noise that a value showed at rest need not be there at the power of the window.
+        let variances = [meter.snapshot_variance(), window.all.unexplained_variance()];
+        let rounding = rounding_w(resolution, variances.into_iter().flatten().reduce(f64::min).unwrap_or(0.0));
         let others = meter.others(idle.is_some_and(IdlePower::is_measured)).unwrap_or_default();
         let tails_j = meter.tail.joules() * window.pauses;
         let gross =

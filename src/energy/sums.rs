@@ -162,7 +162,24 @@ impl Edges {
     }
 }
 
+/// Watts against the busy fraction: its spread, the slope, and the squares of watts with and without what the slope explains.
+struct Regression {
+    spread: f64,
+    slope_w: f64,
+    scatter: f64,
+    rest: f64,
+}
+
 impl Snapshots {
+    fn regression(&self) -> Regression {
+        let Self { count, busy, busy_squared, watts, watts_squared, both } = *self;
+        let spread = busy_squared - busy.powi(2) / count;
+        let joint = both - busy * watts / count;
+        let scatter = (watts_squared - watts.powi(2) / count).max(0.0);
+        let slope_w = if spread > SPREAD_MIN { joint / spread } else { 0.0 };
+        Regression { spread, slope_w, scatter, rest: (scatter - slope_w * joint).max(0.0) }
+    }
+
     fn add(&mut self, look_back: LookBack) {
         let Some(watts) = look_back.watts else { return };
         self.count += 1.0;
@@ -298,15 +315,11 @@ impl Sums {
 
     /// Snapshots depend on what they happen to fall on; as it is known when inferences ran, regression corrects for that.
     fn sampled(&self, idle_w: Option<f64>, tails_j: f64) -> Result<Energy, Insufficient> {
-        let Snapshots { count, busy, busy_squared, watts, watts_squared, both } = self.snapshots;
+        let count = self.snapshots.count;
         if count < SNAPSHOTS_MIN {
             return Err(Insufficient::Readings { count });
         }
-        let spread = busy_squared - busy.powi(2) / count;
-        let joint = both - busy * watts / count;
-        let scatter = (watts_squared - watts.powi(2) / count).max(0.0);
-        let slope_w = if spread > SPREAD_MIN { joint / spread } else { 0.0 };
-        let rest = (scatter - slope_w * joint).max(0.0);
+        let Regression { spread, slope_w, scatter, rest } = self.snapshots.regression();
         let explained = if scatter > 0.0 { 1.0 - rest / scatter } else { 1.0 };
         let hits_min = if explained < EXPLAINED_MIN { LUCKY_HITS_MIN } else { HITS_MIN };
         if self.busy_s > 0.0 && self.hits < hits_min {
@@ -331,6 +344,11 @@ impl Sums {
         // The scatter shows this if there are many steps; with few, it is luck.
         variance = variance.max(step_w.powi(2) / 24.0 * self.steps_s2);
         Ok(Energy { joules: self.joules - slope_w * excess_s, u_j: variance.sqrt() })
+    }
+
+    /// Returns the variance of a single snapshot that inferences do not explain.
+    pub(crate) fn unexplained_variance(&self) -> Option<f64> {
+        (self.snapshots.count >= 3.0).then(|| self.snapshots.regression().rest / (self.snapshots.count - 2.0))
     }
 
     /// Returns the variance of a single snapshot while nothing runs.

@@ -15,8 +15,12 @@ pub(crate) const TAIL_MAX_S: f64 = STARTS_S[BINS];
 const MEMORY: f64 = 60.0;
 /// A bin that fewer pauses reached says too little.
 const PAUSES_MIN: f64 = 6.0;
+/// A bin that this fraction of the pauses reach must be known before power is said to rest.
+const USUAL: f64 = 0.5;
 /// Power this many standard uncertainties above rest belongs to a tail.
 const ABOVE: f64 = 2.5;
+/// Power this many standard uncertainties above rest is a tail for certain: it is not by chance that it was seen.
+const CERTAIN: f64 = 5.0;
 /// Less than this fraction of idle power is no tail.
 const NOTICEABLE: f64 = 1e-6;
 /// The tail has ended where power is less than this fraction of what it last was.
@@ -118,6 +122,8 @@ pub(crate) struct Tail {
     state: Rest,
     /// What may be left of a tail that was seen to fall, but not to rest for long.
     left_w: f64,
+    /// The power above rest from which a tail fell that was there for certain; 0 if none was.
+    fallen_w: f64,
 }
 
 impl Default for Tail {
@@ -129,6 +135,7 @@ impl Default for Tail {
             rest: None,
             state: Rest::Unknown,
             left_w: 0.0,
+            fallen_w: 0.0,
         }
     }
 }
@@ -165,7 +172,7 @@ impl Tail {
     /// Forgets the pauses so far, but not where the tail ends: idle power has changed.
     pub(crate) fn forget_pauses(&mut self) {
         let state = if matches!(self.state, Rest::From(_)) { self.state } else { Rest::Unknown };
-        *self = Self { state, ..Self::default() };
+        *self = Self { state, fallen_w: self.fallen_w, ..Self::default() };
     }
 
     /// Decides where power rests.
@@ -173,14 +180,18 @@ impl Tail {
         let known = |index: usize| self.bins.get(index).and_then(Bin::above).map(|above| (index, above));
         let Some((last, _)) = (1..BINS).rev().find_map(known) else { return };
         // Once it has been seen at rest, all bins above it are a step of idle power, which idle power follows by itself.
-        let (rest, was_settled) = match self.state {
-            Rest::From(index) => (self.mean_from(index), true),
-            Rest::Unknown | Rest::Unsettled { .. } => (Above { watts: 0.0, scatter_w: 0.0, rest_w: 0.0 }, false),
+        let (rest, settled) = match self.state {
+            Rest::From(index) => (self.mean_from(index), Some(index)),
+            Rest::Unknown | Rest::Unsettled { .. } => (Above { watts: 0.0, scatter_w: 0.0, rest_w: 0.0 }, None),
         };
+        let is_open = |bin: &Bin| bin.reached >= USUAL && bin.above().is_none();
+        if settled.is_none() && self.bins.iter().any(is_open) {
+            return;
+        }
         let above_rest = |above: Above| Above {
             watts: above.watts - rest.watts,
             scatter_w: above.scatter_w.hypot(rest.scatter_w),
-            rest_w: if was_settled { 0.0 } else { above.rest_w },
+            rest_w: if settled.is_some() { 0.0 } else { above.rest_w },
         };
         let known = |index: usize| known(index).map(|(index, above)| (index, above_rest(above)));
         let least_w = NOTICEABLE * self.rest.map_or(0.0, |(watts, _)| watts);
@@ -190,7 +201,22 @@ impl Tail {
         // What few pauses reached is not known to be at rest.
         let known_from = |end: usize| (1..=end).rev().take_while(|index| known(*index).is_some()).last().unwrap_or(end);
         let Some((highest, above)) = highest else {
-            self.state = Rest::From(known_from(last));
+            // To scatter is not to rest. Where power is above rest right after an inference, or has a tail that was longer, it
+            // must be seen that it falls.
+            let end = known_from(last);
+            let rests = match settled {
+                Some(before) => (end..before).filter_map(known).all(|(_, above)| {
+                    self.fallen_w == 0.0 || above.watts + ABOVE * above.u_w() < ENDED * self.fallen_w
+                }),
+                None => {
+                    let later = self.mean_from(1);
+                    let has_fallen = |first: Above| later.watts + ABOVE * later.scatter_w < ENDED * first.watts;
+                    self.bins[0].above().filter(|first| is_above(*first)).is_none_or(has_fallen)
+                }
+            };
+            if rests {
+                self.state = Rest::From(end);
+            }
             return;
         };
         // The tail has ended where power is far below that for certain. It falls slowly: leave out one bin more.
@@ -202,11 +228,15 @@ impl Tail {
             // Idle power is learned from one bin alone, so the rest of the tail cannot be seen: as if it fell on and on.
             self.left_w = (above.watts / before.watts.max(above.watts)) * above.watts;
         }
-        self.state = match later.find(|(_, later)| later.watts + ABOVE * later.scatter_w < limit_w) {
-            Some((index, _)) => Rest::From(known_from(last).max((index + 1).min(last))),
-            None if was_settled => Rest::From((highest + 1).min(BINS)),
-            None => Rest::Unsettled { watts: above.watts, u_w: above.u_w() },
+        let fallen = later.find(|(_, later)| later.watts + ABOVE * later.scatter_w < limit_w);
+        self.state = match (fallen, settled) {
+            (Some((index, _)), _) => Rest::From(known_from(last).max((index + 1).min(last))),
+            (None, Some(before)) => Rest::From((highest + 1).max(before).min(BINS)),
+            (None, None) => Rest::Unsettled { watts: above.watts, u_w: above.u_w() },
         };
+        if matches!(self.state, Rest::From(_)) && above.watts > CERTAIN * above.u_w() {
+            self.fallen_w = above.watts;
+        }
     }
 
     /// Returns the mean over a bin and all later ones.

@@ -292,10 +292,11 @@ impl Snapshots {
         (!self.is_learned).then(|| pace_after(self.polled.since(self.since)))
     }
 
-    /// Returns the largest step, in their unit, in which values can come. It is known if changes differ, or if many are equal.
+    /// Returns the largest step, in their unit, in which values can come; `None` if none has changed. It is known if changes
+    /// differ, or if many are equal; until then it is at most the smallest change.
     pub fn step(&self) -> Option<f64> {
         let is_enough = self.steps.count() > 1 || self.changes >= CHANGES;
-        self.steps.known().filter(|_| is_enough).map(Step::largest)
+        self.steps.known().filter(|_| is_enough).map(Step::largest).or_else(|| self.steps.smallest())
     }
 }
 

@@ -75,6 +75,11 @@ impl Steps {
         self.known
     }
 
+    /// Returns the smallest change so far; no step is larger.
+    pub(crate) fn smallest(&self) -> Option<f64> {
+        self.changes.first().filter(|_| self.count > 0).map(|change| *change as f64)
+    }
+
     /// Returns how many different changes there were, up to those that are kept.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -18,8 +18,9 @@ pub(crate) struct Class {
 /// What is to be true of a class's figures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Claim {
-    /// Many are `measured`, and their uncertainty is true: the truth is inside in 93 % to this many per cent.
-    Measured { inside_max: f64 },
+    /// Many are `measured`, and their uncertainty is true: the truth is inside in 93 % to this many per cent. Without
+    /// `has_net` they seldom have net energy: the meter seldom sees power at rest for long enough.
+    Measured { inside_max: f64, has_net: bool },
     /// Those that are `measured`, however few, are as true.
     TrueIfMeasured,
     /// They are `attributed`.
@@ -27,9 +28,11 @@ pub(crate) enum Claim {
 }
 
 /// What a tail may go on unseen, and how uneven a cut inference is, is in the uncertainty, and seldom in the error.
-const MEASURED: Claim = Claim::Measured { inside_max: 99.5 };
+const MEASURED: Claim = Claim::Measured { inside_max: 99.5, has_net: true };
+const SELDOM_AT_REST: Claim = Claim::Measured { inside_max: 99.5, has_net: false };
 /// U has a part that is seldom in the error, for a reason that docs/energy.md names.
-const CAUTIOUS: Claim = Claim::Measured { inside_max: 100.0 };
+const CAUTIOUS: Claim = Claim::Measured { inside_max: 100.0, has_net: true };
+const ALWAYS_BUSY: Claim = Claim::Measured { inside_max: 100.0, has_net: false };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Meter {
@@ -124,11 +127,17 @@ const DEFAULT: Meter = Meter::Ina219 { hz: 10.0, seen_s: AVERAGED_S };
 const FAST: Meter = Meter::Ina219 { hz: 230.0, seen_s: 2.13e-3 };
 
 pub(crate) const CLASSES: &[Class] = &[
-    Class { name: "counter, 3-100 us", inference_s: SHORT, ..PLAIN },
+    Class { name: "counter, 3-100 us", inference_s: SHORT, claim: SELDOM_AT_REST, ..PLAIN },
     Class { name: "counter, 0.3-20 ms", inference_s: MIDDLE, ..PLAIN },
     Class { name: "counter, 20-200 ms", inference_s: LONG, ..PLAIN },
-    Class { name: "counter, always busy", inference_s: ANY, duty: (1.0, 1.0), claim: CAUTIOUS, ..PLAIN },
-    Class { name: "100 Hz, 3-100 us", meter: Meter::Snapshots { hz: 100.0 }, inference_s: SHORT, ..PLAIN },
+    Class { name: "counter, always busy", inference_s: ANY, duty: (1.0, 1.0), claim: ALWAYS_BUSY, ..PLAIN },
+    Class {
+        name: "100 Hz, 3-100 us",
+        meter: Meter::Snapshots { hz: 100.0 },
+        inference_s: SHORT,
+        claim: SELDOM_AT_REST,
+        ..PLAIN
+    },
     Class { name: "100 Hz, 0.3-20 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: MIDDLE, ..PLAIN },
     Class { name: "100 Hz, 20-200 ms", meter: Meter::Snapshots { hz: 100.0 }, inference_s: LONG, ..PLAIN },
     Class {
@@ -136,16 +145,29 @@ pub(crate) const CLASSES: &[Class] = &[
         meter: Meter::Snapshots { hz: 100.0 },
         inference_s: ANY,
         duty: (1.0, 1.0),
+        claim: SELDOM_AT_REST,
         ..PLAIN
     },
-    Class { name: "230 Hz, 3-100 us", meter: FAST, inference_s: SHORT, ..PLAIN },
+    Class { name: "230 Hz, 3-100 us", meter: FAST, inference_s: SHORT, claim: SELDOM_AT_REST, ..PLAIN },
     Class { name: "230 Hz, 0.3-20 ms", meter: FAST, inference_s: MIDDLE, ..PLAIN },
     Class { name: "230 Hz, 20-200 ms", meter: FAST, inference_s: LONG, ..PLAIN },
-    Class { name: "10 Hz snapshots, any length", meter: Meter::Snapshots { hz: 10.0 }, inference_s: ANY, ..PLAIN },
-    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, ..PLAIN },
-    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, ..PLAIN },
-    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, ..PLAIN },
-    Class { name: "iio, 68 ms conversions", meter: Meter::LongConversions, inference_s: ANY, ..PLAIN },
+    Class {
+        name: "10 Hz snapshots, any length",
+        meter: Meter::Snapshots { hz: 10.0 },
+        inference_s: ANY,
+        claim: SELDOM_AT_REST,
+        ..PLAIN
+    },
+    Class { name: "default ina219, 3-100 us", meter: DEFAULT, inference_s: SHORT, claim: SELDOM_AT_REST, ..PLAIN },
+    Class { name: "default ina219, 0.3-20 ms", meter: DEFAULT, inference_s: MIDDLE, claim: SELDOM_AT_REST, ..PLAIN },
+    Class { name: "default ina219, 20-200 ms", meter: DEFAULT, inference_s: LONG, claim: SELDOM_AT_REST, ..PLAIN },
+    Class {
+        name: "iio, 68 ms conversions",
+        meter: Meter::LongConversions,
+        inference_s: ANY,
+        claim: SELDOM_AT_REST,
+        ..PLAIN
+    },
     Class { name: "counter, gain off by 2 %", gain_error: Some(0.02), claim: CAUTIOUS, ..PLAIN },
     Class {
         name: "100 Hz, gain off by 2 %",
@@ -178,7 +200,14 @@ pub(crate) const CLASSES: &[Class] = &[
         trouble: Trouble::Suspends,
         ..PLAIN
     },
-    Class { name: "default ina219, gaps", meter: DEFAULT, inference_s: ANY, trouble: Trouble::Gaps, ..PLAIN },
+    Class {
+        name: "default ina219, gaps",
+        meter: DEFAULT,
+        inference_s: ANY,
+        trouble: Trouble::Gaps,
+        claim: SELDOM_AT_REST,
+        ..PLAIN
+    },
     Class {
         name: "counter, two pipelines",
         inference_s: MIDDLE,
