@@ -219,7 +219,7 @@ fn check_reads_the_certificates_without_a_broker() {
     let setup = Setup::demo(1).with("mqtt://127.0.0.1:1", "mqtts://127.0.0.1:1");
     let setup = setup.with_keys("[mqtt]", "ca_file = \"ca.pem\"");
     setup.write("ca.pem", b"-----BEGIN CERTIFICATE REQUEST-----\nMA==\n-----END CERTIFICATE REQUEST-----\n");
-    let checked = setup.check().expect(1);
+    let checked = setup.check().expect(78);
     assert!(checked.stdout.contains("no certificate in PEM; it holds CERTIFICATE REQUEST"), "{}", checked.stdout);
 }
 
