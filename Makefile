@@ -8,7 +8,7 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients deb energy-simulation energy-blackbox outage kills flaps \
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox outage kills flaps \
 	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
@@ -37,7 +37,7 @@ test: tools runtime ## Run all tests; installs mosquitto, ffmpeg and other progr
 		echo "no venv with paho-mqtt: the Python subscriber of examples/ is not tested" >&2
 	@"$(TARGET_DIR)/venv/bin/pip" install --quiet --require-hashes --only-binary :all: -r tests/docs/requirements.txt || \
 		echo "no venv with taplo and Jinja: the JSON Schema and the templates for Home Assistant are not tested" >&2
-	cargo build --locked --example test_delegate --example simulated_machine
+	cargo build --locked --example test_delegate --example prisoner --example simulated_machine
 	PATH="$$PATH:/usr/sbin" cargo test --locked --no-fail-fast --all-targets
 	cargo test --locked --doc
 
@@ -47,12 +47,12 @@ test-tflitec: tools ## Test the features tflitec and embedded-broker; installs l
 
 test-vm: tools runtime ## Test meters and sources with the kernel's drivers, in a Debian under QEMU, which it installs if it may. VM_PARTS="serial iio": only these
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
-	cargo build --locked --bin edgewatt --example uhid_accel
+	cargo build --locked --bin edgewatt --example uhid_accel --example prisoner
 	rm -rf "$(TARGET_DIR)/vm" && mkdir -p "$(TARGET_DIR)/vm/sensors"
 	cp $(VM_PARTS:%=tests/vm/sensors/%) "$(TARGET_DIR)/vm/sensors"
 	tests/vm/run -t 3000 tests/vm/parts "$(TARGET_DIR)/vm/sensors" tests/vm/checks.sh "$(TARGET_DIR)/debug/edgewatt" \
 		"$(TARGET_DIR)/debug/examples/uhid_accel" runtime/x86_64/libtensorflowlite_c.so tests/models/open_input.tflite \
-		examples/sources/i2c-mpu6050.toml config models systemd
+		"$(TARGET_DIR)/debug/examples/libprisoner.so" docs/delegates.md examples/sources/i2c-mpu6050.toml config models systemd
 
 test-vm-service: tools runtime ## Test the package, its upgrades and its service in the same Debian; needs cargo-deb
 	@scripts/need qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs lintian:lintian
@@ -102,6 +102,12 @@ flaps: tools ## Publish 800 messages a second for 20 minutes (MINUTES=60) to a b
 wear: tools runtime ## Measure what the store writes to the disk for each prediction, in EDGEWATT_WEAR_DIR (/var/tmp)
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 	PATH="$$PATH:/usr/sbin" cargo test --locked --test delivery store::wear -- --ignored --nocapture
+
+test-rabbitmq: tools runtime ## Deliver to a real RabbitMQ, in a network of its own: as root; installs it with apt-get
+	@scripts/need rabbitmqctl:rabbitmq-server mosquitto_sub:mosquitto-clients unshare:util-linux ip:iproute2
+	cargo test --locked --test delivery --no-run
+	unshare --net --pid --fork --kill-child --mount-proc sh -c 'ip link set lo up && \
+		cargo test --locked --offline --test delivery rabbitmq:: -- --ignored --test-threads=1'
 
 man: tools ## Write man pages and completions into target/manual
 	cargo run --locked --bin edgewatt -- manual "$(TARGET_DIR)/manual"

@@ -6,9 +6,10 @@ use crate::engine::process::child;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    task: String,
+    /// An older daemon, whose program was replaced while it ran, gives its task here.
+    task: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    ExitCode::from(child::run(&args.task))
+    ExitCode::from(child::run(args.task.as_deref()))
 }

@@ -21,6 +21,7 @@ use super::profile::Profiler;
 use super::runtime::Library;
 use super::{Element, EngineError, TensorInfo, checks};
 use crate::model::{NamedTensor, Signature, Subgraph};
+use crate::sys::symbols;
 
 /// A model that the runtime has accepted, with the bytes that it points into.
 pub(crate) struct Model {
@@ -71,8 +72,7 @@ unsafe extern "C" fn report_error(message: *const c_char) {
 /// Loads a vendor's library, which stays loaded until the process ends, and looks its functions up.
 fn load_plugin(path: &Path) -> Result<(DelegatePlugin, Option<EdgeTpu>), String> {
     // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| checks::with_causes(&e))?;
-    let library: &'static libloading::Library = Box::leak(Box::new(library));
+    let library = unsafe { symbols::load(path) }.map_err(|e| checks::with_causes(&e))?;
     // SAFETY: the functions have these types by the plugin interface, and the library is never unloaded.
     let plugin = unsafe { DelegatePlugin::load(library) };
     let plugin = plugin.map_err(|e| format!("it is not a TensorFlow Lite delegate: {e}"))?;

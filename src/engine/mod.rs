@@ -4,6 +4,7 @@
 //! model's own types and back. It knows nothing of samples, classes or meters. Built on the main thread, used on
 //! the infer thread.
 
+mod buffer;
 mod checks;
 pub mod delegate;
 pub mod edge_tpu;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ffi::{Signatures, Telemetry, TfLite, Xnnpack};
 use super::{EngineError, checks};
+use crate::sys::symbols;
 use crate::sys::trouble::NOT_MAPPED;
 
 /// In place of a library's path: the runtime that the binary is linked with (cargo feature `tflitec`).
@@ -34,8 +35,7 @@ impl Library {
     /// Loads the file and looks its functions up. An error says why it is not a runtime.
     fn load(path: &Path) -> Result<Self, String> {
         // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-        let library = unsafe { libloading::Library::new(path) }.map_err(|e| checks::with_causes(&e))?;
-        let library: &'static libloading::Library = Box::leak(Box::new(library));
+        let library = unsafe { symbols::load(path) }.map_err(|e| checks::with_causes(&e))?;
         // SAFETY: the functions have these types by the C API, and the library is never unloaded.
         unsafe {
             Ok(Self {

@@ -13,6 +13,7 @@ use tflitec::interpreter::{Interpreter, Options};
 use tflitec::model::Model;
 use tflitec::tensor::{DataType, Shape, Tensor};
 
+use super::buffer::{self, TensorBuffer};
 use super::failure::Failure;
 use super::{DelegateKind, Element, Engine, EngineError, ModelPlan, TensorInfo, checks};
 use crate::model::{ModelSummary, Quantization, TensorSummary};
@@ -43,8 +44,8 @@ const LINKED_PLAN: &str = "the linked runtime (runtime.library = \"linked\") run
 pub struct TflitecEngine {
     interpreter: OwnedInterpreter,
     recipe: Recipe,
-    input: Buffer,
-    outputs: Vec<Buffer>,
+    input: TensorBuffer,
+    outputs: Vec<TensorBuffer>,
     input_info: Vec<TensorInfo>,
     output_info: Vec<TensorInfo>,
 }
@@ -70,7 +71,7 @@ impl TflitecEngine {
         let owned = recipe.interpreter()?;
         let interpreter = owned.borrow_dependent();
         let input_info = recipe.input_info(interpreter)?;
-        let input = Buffer::new(&input_info);
+        let input = TensorBuffer::new(&input_info);
         if !recipe.summary.stateful {
             // The first invocation takes longer than those that follow, and gives outputs of dynamic size their shape.
             invoke(interpreter, input.bytes())?;
@@ -80,7 +81,7 @@ impl TflitecEngine {
         if plan.batch != 1 {
             checks::check_batch(&output_info, plan.batch)?;
         }
-        let outputs = output_info.iter().map(Buffer::new).collect();
+        let outputs = output_info.iter().map(TensorBuffer::new).collect();
         Ok(Self { interpreter: owned, recipe, input, outputs, input_info: vec![input_info], output_info })
     }
 }
@@ -189,17 +190,15 @@ impl Engine for TflitecEngine {
     fn invoke(&mut self) -> Result<(), EngineError> {
         let interpreter = self.interpreter.borrow_dependent();
         invoke(interpreter, self.input.bytes())?;
-        for (index, output) in self.outputs.iter_mut().enumerate().filter(|(_, output)| output.len > 0) {
+        for (index, output) in self.outputs.iter_mut().enumerate().filter(|(_, output)| !output.bytes().is_empty()) {
             let tensor = interpreter.output(index).map_err(|e| EngineError::runtime("reach an output", e))?;
-            output.fill_from(tensor.data(), tensor.name())?;
+            fill(output, tensor.data(), tensor.name())?;
         }
         Ok(())
     }
 
     fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError> {
-        let count = self.outputs.len();
-        let output = self.outputs.get(index).map(Buffer::bytes);
-        output.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {count}")))
+        buffer::at(self.outputs.iter(), index, "output").map(TensorBuffer::bytes)
     }
 
     /// Rebuilds the interpreter: the crate has no other way.
@@ -211,33 +210,13 @@ impl Engine for TflitecEngine {
     }
 }
 
-/// The bytes of a tensor, aligned for any element.
-struct Buffer {
-    words: Vec<u64>,
-    len: usize,
-}
-
-impl Buffer {
-    fn new(info: &TensorInfo) -> Self {
-        let len = info.stored_bytes();
-        Self { words: vec![0; len.div_ceil(size_of::<u64>())], len }
+/// Takes over the bytes of the output `name`, whose size may be dynamic.
+fn fill(output: &mut TensorBuffer, data: &[u8], name: &str) -> Result<(), EngineError> {
+    let before = output.bytes().len();
+    if data.len() != before {
+        let now = data.len();
+        return Err(EngineError::Mismatch(format!("output `{name}` has {now} bytes, and had {before}")));
     }
-
-    fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
-    }
-
-    /// Takes over the bytes of the tensor `name`, whose size may be dynamic.
-    fn fill_from(&mut self, data: &[u8], name: &str) -> Result<(), EngineError> {
-        if data.len() != self.len {
-            let (now, before) = (data.len(), self.len);
-            return Err(EngineError::Mismatch(format!("output `{name}` has {now} bytes, and had {before}")));
-        }
-        self.bytes_mut().copy_from_slice(data);
-        Ok(())
-    }
+    output.bytes_mut().copy_from_slice(data);
+    Ok(())
 }

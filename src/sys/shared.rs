@@ -1,6 +1,8 @@
 //! Memory that two processes share: a file without a name and with a sealed size, mapped by both.
 //!
-//! Owns the mapping and its bounds. Leaves to the processes who writes where and when: see `engine::process`.
+//! Owns the mapping and its bounds. Leaves to the processes who writes where and when: see `engine::process`. The other
+//! process may write at any time, so the memory is only copied from and to, by atomic accesses: there is never a reference
+//! to bytes that may change.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +11,8 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
 use nix::libc;
@@ -68,17 +71,36 @@ impl Shared {
         unsafe { self.start.add(at).cast().as_ref() }
     }
 
-    pub fn bytes(&self, place: Range<usize>) -> &[u8] {
-        self.check(&place);
-        // SAFETY: within the mapping, and any bits are valid bytes. The other process writes here only when it is its turn;
-        // if it did so at another time, values would be wrong, but none of them is used as an index.
-        unsafe { std::slice::from_raw_parts(self.start.add(place.start).as_ptr(), place.len()) }
+    /// Copies the memory from `start` on to `bytes`.
+    pub fn read(&self, start: usize, bytes: &mut [u8]) {
+        let (head, words, tail) = self.cells(start..start + bytes.len());
+        let (first, rest) = bytes.split_at_mut(head.len());
+        let (middle, last) = rest.split_at_mut(size_of_val(words));
+        let single = first.iter_mut().zip(head).chain(last.iter_mut().zip(tail));
+        single.for_each(|(byte, cell)| *byte = cell.load(Relaxed));
+        let (pieces, _) = middle.as_chunks_mut();
+        pieces.iter_mut().zip(words).for_each(|(piece, word)| *piece = word.load(Relaxed).to_ne_bytes());
     }
 
-    pub fn bytes_mut(&mut self, place: Range<usize>) -> &mut [u8] {
+    /// Copies `bytes` to the memory from `start` on.
+    pub fn write(&self, start: usize, bytes: &[u8]) {
+        let (head, words, tail) = self.cells(start..start + bytes.len());
+        let (first, rest) = bytes.split_at(head.len());
+        let (middle, last) = rest.split_at(size_of_val(words));
+        let single = first.iter().zip(head).chain(last.iter().zip(tail));
+        single.for_each(|(byte, cell)| cell.store(*byte, Relaxed));
+        let (pieces, _) = middle.as_chunks();
+        pieces.iter().zip(words).for_each(|(piece, word)| word.store(usize::from_ne_bytes(*piece), Relaxed));
+    }
+
+    /// Returns the memory there as whole words, and the bytes before and after them.
+    fn cells(&self, place: Range<usize>) -> (&[AtomicU8], &[AtomicUsize], &[AtomicU8]) {
         self.check(&place);
-        // SAFETY: as above, and no other code of this process has access while `self` is borrowed.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(place.start).as_ptr(), place.len()) }
+        // SAFETY: within the mapping, which lives as long as `self`; any bits are a number, and all accesses are atomic.
+        let bytes: &[AtomicU8] =
+            unsafe { std::slice::from_raw_parts(self.start.add(place.start).cast().as_ptr(), place.len()) };
+        // SAFETY: the same memory, as words where it is aligned for them.
+        unsafe { bytes.align_to() }
     }
 
     fn check(&self, place: &Range<usize>) {
@@ -95,8 +117,6 @@ impl Drop for Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
     use super::*;
 
     const LEN: NonZeroUsize = NonZeroUsize::new(5000).unwrap();
@@ -104,12 +124,26 @@ mod tests {
     #[test]
     fn what_one_writes_the_other_reads() {
         let file = file().unwrap();
-        let mut ours = Shared::create(&file, LEN).unwrap();
+        let ours = Shared::create(&file, LEN).unwrap();
         let theirs = Shared::open(&file, LEN).unwrap();
-        assert!(theirs.bytes(0..5000).iter().all(|byte| *byte == 0));
+        let read = |place: Range<usize>| {
+            let mut bytes = vec![7; place.len()];
+            theirs.read(place.start, &mut bytes);
+            bytes
+        };
+        assert!(read(0..5000).iter().all(|byte| *byte == 0));
         ours.word(2).store(u32::from_ne_bytes(*b"word"), Relaxed);
-        ours.bytes_mut(4997..5000).copy_from_slice(b"end");
-        assert_eq!((theirs.bytes(8..12), theirs.bytes(4997..5000)), (&b"word"[..], &b"end"[..]));
+        ours.write(4997, b"end");
+        assert_eq!((&read(8..12)[..], &read(4997..5000)[..]), (&b"word"[..], &b"end"[..]));
+        // From and to any place, with any number of bytes before and after the whole words.
+        let bytes: Vec<u8> = (1..=60).collect();
+        for (start, end) in (0..20).flat_map(|start| (start..60).map(move |end| (start, end))) {
+            ours.write(0, &[0; 64]);
+            ours.write(start, &bytes[start..end]);
+            assert_eq!(read(start..end), bytes[start..end]);
+            let around = [read(0..start), read(end..64)].concat();
+            assert!(around.iter().all(|byte| *byte == 0), "{start}..{end}: {around:?}");
+        }
     }
 
     #[test]
@@ -125,6 +159,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "of 5000 shared bytes")]
     fn nothing_beyond_its_end_can_be_reached() {
-        Shared::create(&file().unwrap(), LEN).unwrap().bytes(4990..5001);
+        Shared::create(&file().unwrap(), LEN).unwrap().read(4990, &mut [0; 11]);
     }
 }

@@ -2,12 +2,24 @@
 
 #![allow(unsafe_code)]
 
-use libloading::Library;
+use libloading::os::unix::{Library as UnixLibrary, RTLD_LOCAL, RTLD_NOW};
+use libloading::{AsFilename, Library};
 
 /// A function that a library does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it has no {0}")]
 pub(crate) struct MissingSymbol(pub(crate) &'static str);
+
+/// Loads a library, which stays loaded until the process ends. Each function that it needs from others is looked up now: a
+/// missing one would end the process at its first call.
+///
+/// # Safety
+/// This runs the library's constructors.
+pub(crate) unsafe fn load(file: impl AsFilename) -> Result<&'static Library, libloading::Error> {
+    // SAFETY: the caller's promise.
+    let library = unsafe { UnixLibrary::open(Some(file), RTLD_NOW | RTLD_LOCAL) }?;
+    Ok(Box::leak(Box::new(library.into())))
+}
 
 /// Looks up `name`, which ends in a zero.
 ///

@@ -1,5 +1,5 @@
 //! Engines and their delegates: the runtimes themselves, processes of their own, what plugins do, what agrees with the
-//! reference. Needs what `make runtime` fetches and `cargo build --example test_delegate`.
+//! reference. Needs what `make runtime` fetches and `cargo build --example test_delegate --example prisoner`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 

@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 
-use libloading::Library;
-
 use crate::engine::checks::with_causes;
 use crate::engine::delegate::litert::Accelerator;
 use crate::engine::ffi::{
     LITERT_CPU, LITERT_GPU, LITERT_NPU, LiteRt, LiteRtEnvOption, LiteRtEnvironment, LiteRtHwAcceleratorSet,
     LiteRtOffCpu, LiteRtStatus, litert_status as status,
 };
+use crate::sys::symbols;
 
 /// Environment options, from litert/c/litert_environment_options.h.
 const COMPILER_PLUGIN_FOLDER: u32 = 0;
@@ -103,8 +102,7 @@ impl Litert {
             return Ok(*litert);
         }
         // SAFETY: loading runs the library's constructors: what the user asked for by naming it.
-        let library = unsafe { Library::new(path) }.map_err(|e| with_causes(&e))?;
-        let library: &'static Library = Box::leak(Box::new(library));
+        let library = unsafe { symbols::load(path) }.map_err(|e| with_causes(&e))?;
         // SAFETY: the functions have these types by LiteRT's headers, and the library is never unloaded.
         let (functions, off_cpu) = unsafe { (LiteRt::load(library), LiteRtOffCpu::load(library).ok()) };
         let functions = functions.map_err(|e| format!("it is no LiteRT library, or one of another version: {e}"))?;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{dup2_stdin, dup2_stdout, getppid};
 
 use super::link::{Link, Side};
-use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, sandbox};
+use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, read_block, sandbox};
 use crate::engine::delegate::LibraryIdentity;
 use crate::engine::{self, Engine, EngineError, Runtime, rows};
 use crate::sys::shared::Shared;
@@ -25,19 +26,17 @@ const DONE: u8 = 0;
 const REFUSED: u8 = 3;
 pub(super) const NO_HOST: u8 = 4;
 
-/// Does all of the child's work: `task` is what the host has put on the command line. Returns the exit code.
-pub fn run(task: &str) -> u8 {
-    let task = Task::parse(task);
-    // Without a task that can be read there is still somebody to tell.
-    let parent = task.as_ref().map_or_else(|_| getppid().as_raw(), |task| task.parent);
-    let (socket, memory) = match take_over(parent) {
+/// Does all of the child's work. `argument` is what an older daemon has put on the command line: its task. Returns the exit
+/// code.
+pub fn run(argument: Option<&str>) -> u8 {
+    let (socket, memory) = match take_over() {
         Ok(taken) => taken,
         Err(error) => {
             eprintln!("ERROR: {error}");
             return NO_HOST;
         }
     };
-    let code = match work(task, &socket, &memory) {
+    let code = match work(argument, &socket, &memory) {
         Ok(()) => DONE,
         Err(Stop::Host) => NO_HOST,
         Err(Stop::Engine(error)) => match tell(&socket, &Message::Refused(error.to_string())) {
@@ -69,13 +68,10 @@ impl From<std::io::Error> for Stop {
 }
 
 /// Moves the socket and the shared memory away from the standard streams, which libraries may read and write.
-fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
+fn take_over() -> std::io::Result<(UnixStream, OwnedFd)> {
     // Ctrl-C and a service's stop also reach the child, but the host still has windows to finish.
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid().as_raw() != parent {
-        return Err(std::io::Error::other("the host has already died"));
-    }
     let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let memory = std::io::stdout().as_fd().try_clone_to_owned()?;
     dup2_stdin(File::open("/dev/null")?)?;
@@ -83,9 +79,14 @@ fn take_over(parent: i32) -> std::io::Result<(UnixStream, OwnedFd)> {
     Ok((socket, memory))
 }
 
-fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> {
-    let bytes = model(socket)?;
-    let task = task.map_err(EngineError::Refused)?;
+fn work(argument: Option<&str>, socket: &UnixStream, memory: &OwnedFd) -> Result<(), Stop> {
+    let task = argument.map_or_else(|| read_block(socket), |argument| Ok(argument.into()))?;
+    let bytes = read_block(socket)?;
+    let task = Task::parse(&task).map_err(EngineError::Refused)?;
+    if getppid().as_raw() != task.parent {
+        // It died before the kernel was told to end this process with it.
+        return Err(Stop::Host);
+    }
     let delegate = task.delegate.kind().map_err(|e| EngineError::Refused(format!("the task cannot be read: {e}")))?;
     sandbox::limit(task.memory_bytes).map_err(|e| EngineError::runtime("limit the process", e))?;
     let sandbox = sandbox::enter(&task.writable);
@@ -116,16 +117,6 @@ fn work(task: Result<Task, String>, socket: &UnixStream, memory: &OwnedFd) -> Re
         drop(engine);
         tell(socket, &built(Some(invoke))).map_err(Stop::from)
     }
-}
-
-/// The model's bytes, their number first.
-fn model(mut socket: &UnixStream) -> std::io::Result<Vec<u8>> {
-    let mut len = [0; 8];
-    socket.read_exact(&mut len)?;
-    let len = usize::try_from(u64::from_ne_bytes(len)).map_err(std::io::Error::other)?;
-    let mut bytes = vec![0; len];
-    socket.read_exact(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn tell(mut socket: &UnixStream, message: &Message) -> std::io::Result<()> {
@@ -175,23 +166,26 @@ fn serve(engine: &mut dyn Engine, mut socket: &UnixStream, file: &OwnedFd, layou
 
 fn invoke(engine: &mut dyn Engine, link: &mut Link, layout: &Layout) -> Result<(), EngineError> {
     for (index, place) in layout.inputs.iter().enumerate() {
-        copy(engine.input_bytes(index)?, link.memory.bytes(place.clone()))?;
+        let input = engine.input_bytes(index)?;
+        check_size(place, input)?;
+        link.memory.read(place.start, input);
     }
     let start = MonoTime::now();
     engine.invoke()?;
     link.note_run([start, MonoTime::now()]);
     for (index, place) in layout.outputs.iter().enumerate().filter(|(_, place)| !place.is_empty()) {
-        copy(link.memory.bytes_mut(place.clone()), engine.output_bytes(index)?)?;
+        let output = engine.output_bytes(index)?;
+        check_size(place, output)?;
+        link.memory.write(place.start, output);
     }
     Ok(())
 }
 
-/// Copies a tensor, whose size may have changed when the model was invoked.
-fn copy(to: &mut [u8], from: &[u8]) -> Result<(), EngineError> {
-    if to.len() != from.len() {
-        let message = format!("an output of {} bytes now has {}: its size depends on the data", to.len(), from.len());
-        return Err(EngineError::Mismatch(message));
+/// Checks a tensor's size, which may have changed when the model was invoked.
+fn check_size(place: &Range<usize>, tensor: &[u8]) -> Result<(), EngineError> {
+    if place.len() == tensor.len() {
+        return Ok(());
     }
-    to.copy_from_slice(from);
-    Ok(())
+    let (before, now) = (place.len(), tensor.len());
+    Err(EngineError::Mismatch(format!("a tensor of {before} bytes now has {now}: its size depends on the data")))
 }

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use super::child::NO_HOST;
 use super::log::Said;
-use super::sandbox::inherited_limit;
+use super::sandbox::{FILE_BYTES, inherited_limit};
 use crate::sys::cpu::Children;
 
 /// The longest time from the end of a process's connection to the end of the process.
@@ -29,7 +29,7 @@ const NOT_STARTED: [i32; 2] = [NO_HOST as i32, 127];
 
 /// A started process. Dropping this kills it.
 pub(crate) struct Handle {
-    child: Arc<Mutex<Child>>,
+    child: Arc<Unreaped>,
     pid: u32,
     pub said: Arc<Said>,
     ended: Receiver<ExitStatus>,
@@ -74,15 +74,11 @@ impl Handle {
         self.status
     }
 
-    /// Kills it and what it has forked.
+    /// Kills it and what it has forked, also if it has ended itself: what it forked may hold its output and a device.
     pub(crate) fn kill(&self) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: until the process is reaped, no other process can have its id.
-        if matches!(child.try_wait(), Ok(None))
-            && let Ok(pid) = i32::try_from(self.pid)
-        {
-            // It fails only if no process of the group is left.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        // Under the lock: until the process is reaped, no other process or group can have its id.
+        if let Some(child) = &mut *self.child.lock().unwrap_or_else(PoisonError::into_inner) {
+            kill_all(child);
         }
     }
 
@@ -122,6 +118,10 @@ impl Handle {
             Some(_) if inherited.is_some() => {
                 End { reason: format!("it crashed ({how}); {limit}{words}"), is_machine: true }
             }
+            Some(signal) if signal == Signal::SIGXFSZ as i32 => {
+                let reason = format!("it wrote a file of more than {} MiB ({how}){words}", FILE_BYTES >> 20);
+                End { reason, is_machine: false }
+            }
             Some(_) => End { reason: format!("it crashed ({how}){words}"), is_machine: false },
             None => {
                 let is_machine = code.is_some_and(|code| NOT_STARTED.contains(&code));
@@ -149,7 +149,18 @@ pub(crate) fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string())
 }
 
-type Started = io::Result<(Arc<Mutex<Child>>, u32)>;
+/// A child until it is reaped. From then on its id may be another process's.
+type Unreaped = Mutex<Option<Child>>;
+
+/// Kills the process and its group.
+fn kill_all(child: &mut Child) {
+    // It fails only if no process of the group is left.
+    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+    // It may have left the group, where the kernel does not restrict it.
+    let _ = child.kill();
+}
+
+type Started = io::Result<(Arc<Unreaped>, u32)>;
 
 fn watch(
     mut command: Command,
@@ -172,14 +183,18 @@ fn watch(
     let pid = child.id();
     let process = Pid::from_raw(pid.cast_signed());
     children.add(process);
-    let child = Arc::new(Mutex::new(child));
+    let child = Arc::new(Mutex::new(Some(child)));
     let _ = started.send(Ok((child.clone(), pid)));
     said.collect(output);
     // Waits without reaping; the reaping is done under the lock.
     while waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-    let status = child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+    let reaped = child.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let status = reaped.map(|mut child| {
+        kill_all(&mut child);
+        child.wait()
+    });
     children.remove(process);
-    if let Ok(status) = status {
+    if let Some(Ok(status)) = status {
         let _ = ends.send(status);
     }
 }

@@ -16,7 +16,10 @@ use nix::sys::signal::Signal;
 use super::handle::{END_PATIENCE, Handle, signal_name};
 use super::link::{Link, Side, Waited};
 use super::sandbox::inherited_limit;
-use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, ProcessLimits, RESET, SUBCOMMAND, Task, VERSION};
+use super::{
+    Built, FAILED, Hello, INVOKE, Layout, Message, OK, ProcessLimits, RESET, SUBCOMMAND, Task, VERSION, write_block,
+};
+use crate::engine::buffer::{self, TensorBuffer};
 use crate::engine::delegate::DelegateSpec;
 use crate::engine::plan::{ModelPlan, open_input};
 use crate::engine::{DelegateKind, Engine, EngineError, Proof, TensorInfo};
@@ -129,6 +132,8 @@ impl Launcher {
 /// A child that is started, but whose engine is not ready yet.
 struct Start {
     task: Task,
+    /// The task as the child reads it.
+    text: Vec<u8>,
     blamed: Blamed,
     handle: Handle,
     socket: UnixStream,
@@ -149,13 +154,13 @@ enum Failure {
 impl Start {
     fn new(launcher: &Launcher, task: Task, blamed: Blamed) -> Result<Self, EngineError> {
         let program = &launcher.program;
-        let arguments = serde_json::to_string(&task).map_err(|e| blamed.for_path(&e))?;
+        let text = serde_json::to_vec(&task).map_err(|e| blamed.for_path(&e))?;
         let start = || -> io::Result<_> {
             let (socket, childs) = UnixStream::pair()?;
             let memory = shared::file()?;
             let (output, childs_output) = pipe()?;
             let mut command = Command::new(program);
-            command.arg(SUBCOMMAND).arg(arguments);
+            command.arg(SUBCOMMAND);
             command.stdin(OwnedFd::from(childs)).stdout(memory.try_clone()?).stderr(Stdio::from(childs_output));
             for variable in NOT_INHERITED {
                 command.env_remove(variable);
@@ -165,12 +170,12 @@ impl Start {
             Ok((Handle::start(command, output, launcher.children.clone())?, socket, memory))
         };
         match start() {
-            Ok((handle, socket, memory)) => Ok(Self { task, blamed, handle, socket, memory, hello: None }),
+            Ok((handle, socket, memory)) => Ok(Self { task, text, blamed, handle, socket, memory, hello: None }),
             Err(error) => Err(blamed.lacks(&format!("cannot start {} to try it: {error}", program.display()))),
         }
     }
 
-    /// Sends the model and waits for the result.
+    /// Sends the task and the model, and waits for the result.
     fn ready(&mut self, bytes: &[u8], limit: Duration) -> Result<Ready, EngineError> {
         let failure = match self.exchange(bytes, limit) {
             Ok((hello, built)) => {
@@ -237,10 +242,9 @@ impl Start {
 
     fn exchange(&mut self, bytes: &[u8], limit: Duration) -> Result<(Hello, Built), Failure> {
         let deadline = Instant::now() + limit;
-        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_ne_bytes();
         // If the child ends before it has read everything, or does not read, the next message is missing.
         let _ = self.socket.set_write_timeout(Some(limit));
-        let _ = self.socket.write_all(&len).and_then(|()| self.socket.write_all(bytes));
+        let _ = [&self.text[..], bytes].into_iter().try_for_each(|block| write_block(&self.socket, block));
         let mut reader = BufReader::new(&self.socket);
         let mut next = || match message(&mut reader, deadline)? {
             Message::Refused(reason) => Err(Failure::Refused(reason)),
@@ -353,6 +357,9 @@ pub struct IsolatedEngine {
     handle: Handle,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
+    /// What goes to the shared memory, and what came from it: the child may change that memory at any time.
+    sent: Vec<TensorBuffer>,
+    received: Vec<TensorBuffer>,
     layout: Layout,
     batch: usize,
     limits: ProcessLimits,
@@ -386,6 +393,8 @@ impl IsolatedEngine {
             handle,
             inputs: ready.inputs.clone(),
             outputs: ready.outputs.clone(),
+            sent: ready.inputs.iter().map(TensorBuffer::new).collect(),
+            received: ready.outputs.iter().map(TensorBuffer::new).collect(),
             layout,
             batch: task.plan.batch,
             limits: limits.clone(),
@@ -440,15 +449,19 @@ impl Engine for IsolatedEngine {
 
     fn input_bytes(&mut self, index: usize) -> Result<&mut [u8], EngineError> {
         self.alive()?;
-        let place = self.layout.inputs.get(index).cloned();
-        let place = place.ok_or_else(|| EngineError::Mismatch(format!("input {index} of {}", self.inputs.len())))?;
-        Ok(self.link.memory.bytes_mut(place))
+        buffer::at(self.sent.iter_mut(), index, "input").map(TensorBuffer::bytes_mut)
     }
 
     /// Waits for the child, at most until the deadline.
     fn invoke(&mut self) -> Result<(), EngineError> {
+        for (buffer, place) in self.sent.iter().zip(&self.layout.inputs) {
+            self.link.memory.write(place.start, buffer.bytes());
+        }
         self.call(INVOKE, "invoke", if self.proven { self.limits.deadline } else { self.limits.start })?;
         self.proven = true;
+        for (buffer, place) in self.received.iter_mut().zip(&self.layout.outputs) {
+            self.link.memory.read(place.start, buffer.bytes_mut());
+        }
         Ok(())
     }
 
@@ -458,9 +471,7 @@ impl Engine for IsolatedEngine {
 
     fn output_bytes(&mut self, index: usize) -> Result<&[u8], EngineError> {
         self.alive()?;
-        let place = self.layout.outputs.get(index).cloned();
-        let place = place.ok_or_else(|| EngineError::Mismatch(format!("output {index} of {}", self.outputs.len())))?;
-        Ok(self.link.memory.bytes(place))
+        buffer::at(self.received.iter(), index, "output").map(TensorBuffer::bytes)
     }
 
     /// Takes as long as building if there is state to clear.

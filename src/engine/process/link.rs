@@ -116,16 +116,18 @@ impl Link {
     }
 
     /// Leaves a message for the host, cut to the room for it.
-    pub(crate) fn leave_message(&mut self, message: &str) {
+    pub(crate) fn leave_message(&self, message: &str) {
         let len = message.len().min(WORDS_BYTES - MESSAGE_START);
-        self.memory.bytes_mut(MESSAGE_START..MESSAGE_START + len).copy_from_slice(&message.as_bytes()[..len]);
+        self.memory.write(MESSAGE_START, &message.as_bytes()[..len]);
         self.memory.word(MESSAGE_LEN).store(u32::try_from(len).unwrap_or(0), Relaxed);
     }
 
     pub(crate) fn message(&self) -> String {
         let len = usize::try_from(self.memory.word(MESSAGE_LEN).load(Relaxed)).unwrap_or(0);
-        let end = MESSAGE_START.saturating_add(len).min(WORDS_BYTES);
-        String::from_utf8_lossy(self.memory.bytes(MESSAGE_START..end)).into_owned()
+        let mut message = [0; WORDS_BYTES - MESSAGE_START];
+        let len = len.min(message.len());
+        self.memory.read(MESSAGE_START, &mut message[..len]);
+        String::from_utf8_lossy(&message[..len]).into_owned()
     }
 
     fn post(&mut self, word: u32) {
@@ -245,25 +247,29 @@ mod tests {
         )
     }
 
+    fn number(link: &Link) -> u64 {
+        let mut bytes = [0; 8];
+        link.memory.read(WORDS_BYTES, &mut bytes);
+        u64::from_ne_bytes(bytes)
+    }
+
     /// Doubles the number in the memory, as often as it is asked to.
     fn doubling(mut child: Link, mut before: impl FnMut(u64) + Send + 'static) -> std::thread::JoinHandle<Link> {
         std::thread::spawn(move || {
             while let Some(command) = child.next_command() {
-                let place = WORDS_BYTES..WORDS_BYTES + 8;
-                let number = u64::from_ne_bytes(child.memory.bytes(place.clone()).try_into().unwrap());
+                let number = number(&child);
                 before(number);
-                child.memory.bytes_mut(place).copy_from_slice(&(2 * number).to_ne_bytes());
+                child.memory.write(WORDS_BYTES, &(2 * number).to_ne_bytes());
                 child.answer(command + 1);
             }
             child
         })
     }
 
-    fn double(host: &mut Link, number: u64) -> u64 {
-        let place = WORDS_BYTES..WORDS_BYTES + 8;
-        host.memory.bytes_mut(place.clone()).copy_from_slice(&number.to_ne_bytes());
+    fn double(host: &mut Link, to_double: u64) -> u64 {
+        host.memory.write(WORDS_BYTES, &to_double.to_ne_bytes());
         assert_eq!(host.call(DOUBLE, LIMIT), Ok(DOUBLE + 1));
-        u64::from_ne_bytes(host.memory.bytes(place).try_into().unwrap())
+        number(host)
     }
 
     /// Tries every combination of waits: both spin, one sleeps, both sleep.
@@ -331,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_message_is_cut_and_a_lie_about_its_length_is_harmless() {
-        let (host, mut child) = pair();
+        let (host, child) = pair();
         child.leave_message("no such tensor");
         assert_eq!(host.message(), "no such tensor");
         child.leave_message(&"x".repeat(5000));

@@ -4,7 +4,7 @@
 //! the child, [`handle`] starts, watches and ends the process. This module owns what both sides share: the messages during
 //! the start, which are lines of JSON on a socket, and the layout of the shared memory.
 //!
-//! The start: the host sends the model; the child sends [`Hello`] when the libraries are loaded, then [`Built`] or
+//! The start: the host sends the task and the model; the child sends [`Hello`] when the libraries are loaded, then [`Built`] or
 //! `Refused`. The host then sets the size of the shared memory and sends one byte. After that both use the link.
 
 pub mod child;
@@ -13,10 +13,13 @@ mod host;
 mod link;
 mod log;
 mod sandbox;
+mod system_calls;
 
 use std::fmt;
+use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,7 +41,7 @@ const OK: u32 = 0;
 const FAILED: u32 = 1;
 
 /// The version of [`Task`]. A change that a child of another version would misread needs the next one.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The limits of a delegate's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub struct ProcessLimits {
     pub writable: Vec<PathBuf>,
 }
 
-/// The task that the child gets on its command line, as JSON.
+/// The task that the child gets first, as JSON. It is not on the command line, which everybody can read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Task {
     version: u32,
@@ -75,21 +78,36 @@ struct Task {
 impl Task {
     /// Reads a task. The daemon's program may have been replaced since the daemon was started: its children are then of
     /// another version than itself.
-    fn parse(json: &str) -> Result<Self, String> {
+    fn parse(json: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
             #[serde(default)]
             version: u32,
         }
-        let Version { version } = serde_json::from_str(json).map_err(|e| format!("the task cannot be read: {e}"))?;
+        let Version { version } = serde_json::from_slice(json).map_err(|e| format!("the task cannot be read: {e}"))?;
         if version != VERSION {
             return Err(format!(
                 "the daemon gives tasks of version {version}, and this program takes version {VERSION}: edgewatt was \
                  replaced while the daemon ran; restart the daemon"
             ));
         }
-        serde_json::from_str(json).map_err(|e| format!("the task cannot be read: {e}"))
+        serde_json::from_slice(json).map_err(|e| format!("the task cannot be read: {e}"))
     }
+}
+
+/// Sends bytes, their number first.
+fn write_block(mut socket: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    socket.write_all(&u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_ne_bytes())?;
+    socket.write_all(bytes)
+}
+
+/// Receives bytes, their number first.
+fn read_block(mut socket: &UnixStream) -> io::Result<Vec<u8>> {
+    let mut len = [0; 8];
+    socket.read_exact(&mut len)?;
+    let mut bytes = vec![0; usize::try_from(u64::from_ne_bytes(len)).map_err(io::Error::other)?];
+    socket.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What the child tells while it starts.
@@ -196,12 +214,13 @@ mod tests {
 
     #[test]
     fn a_task_of_another_version_is_refused_by_its_version() {
-        let error = Task::parse("{\"version\": 1, \"more\": []}").unwrap_err();
-        assert!(error.starts_with("the daemon gives tasks of version 1, and this program takes version 3"), "{error}");
-        let error = Task::parse("{\"runtime_library\": \"a\", \"delegate\": {\"Cpu\": {\"threads\": 1}}}").unwrap_err();
+        let error = Task::parse(b"{\"version\": 1, \"more\": []}").unwrap_err();
+        assert!(error.starts_with("the daemon gives tasks of version 1, and this program takes version 4"), "{error}");
+        let error =
+            Task::parse(b"{\"runtime_library\": \"a\", \"delegate\": {\"Cpu\": {\"threads\": 1}}}").unwrap_err();
         assert!(error.contains("version 0") && error.ends_with("restart the daemon"), "{error}");
-        assert!(Task::parse("{\"version\": 3}").unwrap_err().contains("missing field"));
-        assert!(Task::parse("1").unwrap_err().starts_with("the task cannot be read"));
+        assert!(Task::parse(b"{\"version\": 4}").unwrap_err().contains("missing field"));
+        assert!(Task::parse(b"1").unwrap_err().starts_with("the task cannot be read"));
     }
 
     #[test]

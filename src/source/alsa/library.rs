@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::format::SampleFormat;
 use crate::stop::{Stop, Waited};
-use crate::sys::symbols::functions;
+use crate::sys::symbols::{self, functions};
 use crate::units::MonoTime;
 
 const FILE: &str = "libasound.so.2";
@@ -135,8 +135,7 @@ impl Alsa {
         static LOADED: OnceLock<Result<Functions, String>> = OnceLock::new();
         let load = || {
             // SAFETY: the library's constructors do nothing but set it up.
-            let library = unsafe { libloading::Library::new(FILE) }.map_err(|_| format!("{FILE} cannot be loaded"))?;
-            let library: &'static libloading::Library = Box::leak(Box::new(library));
+            let library = unsafe { symbols::load(FILE) }.map_err(|_| format!("{FILE} cannot be loaded"))?;
             // SAFETY: the functions have these types by the headers of libasound.so.2, and the library is never unloaded.
             let functions = unsafe { Functions::load(library) }.map_err(|error| format!("{FILE}: {error}"))?;
             // SAFETY: the handler reads none of its arguments, and lives as long as the program.

@@ -8,6 +8,10 @@ pub fn test_delegate() -> PathBuf {
     example("test_delegate")
 }
 
+pub fn prisoner() -> PathBuf {
+    example("prisoner")
+}
+
 pub fn simulated_machine() -> PathBuf {
     example("simulated_machine")
 }
