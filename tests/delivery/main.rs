@@ -9,6 +9,7 @@ mod store;
 mod security;
 mod home;
 mod limits;
+mod rabbitmq;
 mod discovery;
 mod fleet;
 mod source;
