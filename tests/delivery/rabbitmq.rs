@@ -105,7 +105,8 @@ fn three(rabbit: &Rabbit) -> Setup {
 fn predictions_arrive_in_order_through_kills_of_the_broker() {
     let mut rabbit = Rabbit::start();
     let mut subscriber = subscriber(&rabbit);
-    let mut daemon = three(&rabbit).at_speed("10.0").start(&["--once"]);
+    let setup = three(&rabbit).at_speed("10.0");
+    let mut daemon = setup.start(&["--once"]);
     let mut lines = Vec::new();
     for kill in 1..=3_u64 {
         lines.extend(subscriber.until(|line| numbers(&[line.to_owned()]).iter().any(|number| *number >= 120 * kill)));
@@ -133,10 +134,11 @@ fn predictions_arrive_in_order_through_kills_of_the_broker() {
 #[ignore = "needs RabbitMQ and a network of its own: make test-rabbitmq"]
 fn that_it_does_not_speak_mqtt_5_is_said_with_what_to_do() {
     let rabbit = Rabbit::start();
-    let mut daemon = Setup::demo(rabbit.port).start(&[]);
+    let five = Setup::demo(rabbit.port);
+    let mut daemon = five.start(&[]);
     daemon.in_log("the advice", |log| log.contains("mqtt.version = \"3.1.1\"").then_some(()));
     // What is retained there is what a subscriber finds who comes later.
     three(&rabbit).at_speed("\"max\"").run_once().expect(0);
-    let retained = Subscriber::connect(rabbit.port, "edgewatt/demo/p/shoulder/info").retained();
+    let retained = Subscriber::connect(rabbit.port, "edgewatt/demo/p/shoulder/status").retained();
     assert_eq!(retained.len(), 1, "{retained:?}");
 }
