@@ -480,6 +480,13 @@ mod tests {
     }
 
     #[test]
+    fn until_its_step_is_known_it_is_at_most_the_smallest_change() {
+        let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
+        run(&mut sensor, 0, 20, |poll| if poll < 10 { 480_000 } else { 490_000 });
+        assert_eq!(sensor.step(), Some(10_000.0));
+    }
+
+    #[test]
     fn the_step_of_values_is_learned() {
         let mut sensor = Snapshots::new(Some(Duration::from_micros(532)), Duration::ZERO);
         run(&mut sensor, 0, 200, |poll| noise(poll) / 500 * 500);

@@ -1,6 +1,7 @@
 //! What follows an inference, and idle power that changes: in net with its uncertainty, or not called measured.
 
 use super::*;
+use crate::energy::tail::{Rest, Tail};
 
 const SETTINGS: Settings =
     Settings { target_rel: 0.0, window_max: Duration::from_secs(60), idle: None, idle_error: 0.0 };
@@ -93,4 +94,45 @@ fn idle_power_that_was_not_seen_for_longer_than_it_was_watched_is_not_relied_on(
     assert_eq!(estimate.status, Status::Attributed);
     let reason = estimate.reason.unwrap();
     assert!(reason.starts_with("idle power was last seen ") && reason.contains("watched for"), "{reason}");
+}
+
+/// The state after pauses that have these watts above rest from 0, 0.02, 0.05, 0.1 and 0.2 s on, as far as they last.
+fn state_after(pauses: &[&[f64]]) -> Rest {
+    const BINS_S: [(f64, f64); 5] = [(0.0, 0.02), (0.02, 0.03), (0.05, 0.05), (0.1, 0.1), (0.2, 0.3)];
+    let (mut tail, rest) = (Tail::default(), Some((3.0, 1e-3)));
+    for pause in pauses {
+        tail.start_pause(rest);
+        for ((age_s, time_s), watts) in BINS_S.into_iter().zip(*pause) {
+            tail.add(age_s, time_s, (3.0 + watts) * time_s);
+        }
+    }
+    tail.start_pause(rest);
+    tail.state()
+}
+
+#[test]
+fn to_scatter_is_not_to_rest() {
+    let scattering = |later: f64| [0.5, later];
+    let pauses: Vec<[f64; 2]> = (0..6).map(|pause| scattering(if pause % 2 == 0 { 0.0 } else { 0.7 })).collect();
+    let pauses: Vec<&[f64]> = pauses.iter().map(|pause| &pause[..]).collect();
+    assert_eq!(state_after(&pauses), Rest::Unknown, "above rest at first, and later perhaps");
+    let falling: &[f64] = &[0.5, 0.0];
+    assert_eq!(state_after(&[falling; 8]), Rest::From(1));
+}
+
+#[test]
+fn what_most_pauses_reach_must_be_known_first() {
+    let (short, long): (&[f64], &[f64]) = (&[0.0, 0.0], &[0.0, 0.0, 0.3, 0.3]);
+    assert_eq!(state_after(&[short, long, long, long, long, long]), Rest::Unknown);
+    assert!(matches!(state_after(&[long; 6]), Rest::Unsettled { .. }));
+}
+
+#[test]
+fn a_tail_that_was_seen_to_fall_is_not_forgotten_when_the_rest_scatters() {
+    let quiet: &[f64] = &[0.5, 0.5, 0.5, 0.0, 0.0];
+    let settled = state_after(&[quiet; 7]);
+    assert_eq!(settled, Rest::From(4));
+    let mut pauses = vec![quiet; 7];
+    pauses.extend([&[0.5, 0.5, 0.5, 0.0, 9.0][..], &[0.5, 0.5, 0.5, 0.0, -9.0]]);
+    assert_eq!(state_after(&pauses), settled);
 }
