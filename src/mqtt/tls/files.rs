@@ -136,7 +136,7 @@ mod tests {
             let refused = refused(bytes);
             assert!(refused.contains(words), "{words} in {refused}");
         }
-        assert!(certificates(Path::new("/")).unwrap_err().contains("not a file of certificates"));
+        assert!(certificates(Path::new("/")).unwrap_err().contains("a folder, not a regular file"));
         assert!(certificates(Path::new("/nowhere/ca.pem")).unwrap_err().starts_with("/nowhere/ca.pem: "));
     }
 
