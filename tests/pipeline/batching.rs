@@ -133,7 +133,8 @@ fn a_running_pipeline_takes_to_batches_and_back() {
     let (_, wire) = rig.stop();
     assert_nothing_lost(&wire, "shoulder");
     let batches = batches(&wire.predictions());
-    assert!(batches.contains(&8) && batches[..20].iter().all(|windows| *windows == 1), "{batches:?}");
+    // Two invocations may take the same time by chance.
+    assert!(batches.contains(&8) && batches[..20].iter().all(|windows| *windows <= 2), "{batches:?}");
 }
 
 /// A pipeline on another model, whose windows are all of a sample's `channels` that often.
