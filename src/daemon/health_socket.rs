@@ -4,21 +4,21 @@
 //! disconnected; nothing is read from them. So nothing can be asked of the daemon here, and a client that hangs costs one
 //! second at most. The other side is `cli::health`.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as listen_on, socket};
 use nix::unistd::geteuid;
 use sha2::{Digest, Sha256};
 
 use super::health::HealthBoard;
+use crate::sys::file;
 use crate::text::hex;
 use crate::units::MonoTime;
 
@@ -138,14 +138,9 @@ fn listen(folder: &Path, path: &Path) -> Result<(UnixListener, Flock<File>), Ref
         return Err(Refused::Io(io::Error::other("the folder belongs to another user")));
     }
     // Who has the lock is the only one that listens, so a socket that is left is stale. The kernel frees the lock when the
-    // process ends. Mode 0600, because another user who can open the file could lock it.
-    let lock = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path.with_extension("lock"))?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| Refused::InUse)?;
+    // process ends.
+    let lock = Flock::lock(file::lock(&path.with_extension("lock"))?, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| Refused::InUse)?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}

@@ -353,8 +353,7 @@ impl Sums {
 
     /// Returns the variance of a single snapshot while nothing runs.
     pub(crate) fn snapshot_variance(&self) -> Option<f64> {
-        let Snapshots { count, watts, watts_squared, .. } = self.snapshots;
-        (count >= 3.0).then(|| (watts_squared - watts.powi(2) / count).max(0.0) / (count - 1.0))
+        (self.snapshots.count >= 3.0).then(|| self.snapshots.regression().scatter / (self.snapshots.count - 1.0))
     }
 
     /// Returns the standard uncertainty of the mean power of idle intervals.

@@ -31,9 +31,14 @@ fn from(configured: Option<&Path>, systemd: Option<&str>) -> PathBuf {
 /// Writes a file that all may read. Even after a crash, either the whole old file or the whole new one is there. An empty
 /// `folder`, such as that of a path of one word, is the current one.
 pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    replace(folder, name, |unfinished| write(unfinished, bytes))
+}
+
+/// Replaces a file by the one that `write` makes under another name.
+fn replace(folder: &Path, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
     create_dir_all(folder)?;
     let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
-    let written = write(&unfinished, bytes).and_then(|()| rename(&unfinished, &path));
+    let written = write(&unfinished).and_then(|()| rename(&unfinished, &path));
     if written.is_err() {
         // The unfinished file is useless. If it cannot be removed either, the first error still says why.
         let _ = std::fs::remove_file(&unfinished);
@@ -44,27 +49,21 @@ pub fn put(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns the file with a random secret of 32 letters and digits that only this user can read. Makes it if there is none.
+/// Returns a file with a random secret of 32 hexadecimal digits, which only this user can read. Creates it if it does not
+/// exist.
 pub fn secret(folder: &Path, name: &str) -> io::Result<PathBuf> {
-    create_dir_all(folder)?;
     let _lock = lock(folder)?;
-    let (path, unfinished) = (folder.join(name), folder.join(format!(".{name}.{}", std::process::id())));
+    let path = folder.join(name);
     if path.symlink_metadata().is_ok() {
         return Ok(path);
     }
     let mut random = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let made = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    replace(folder, name, |unfinished| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished)?;
         file.write_all(hex(&random).as_bytes())?;
-        file.sync_all()?;
-        rename(&unfinished, &path)
-    };
-    if let Err(error) = made() {
-        let _ = std::fs::remove_file(&unfinished);
-        return Err(error);
-    }
-    Ok(path)
+        file.sync_all()
+    })
 }
 
 /// Waits for the folder's lock. Hold the lock while you read a file, change it and [`put`] it.

@@ -19,6 +19,7 @@ use super::content::Rival;
 use super::{Decoder, Exclusive, FrameProducer, FrameSink, Gap, STANDARD_INPUT, SourceError};
 use crate::schema::{Checker, Form, Value};
 use crate::stop::Waited;
+use crate::sys::file;
 use crate::units::MonoTime;
 
 /// The pause after a writer's fault, so that a writer that keeps reconnecting does not use a whole core.
@@ -211,7 +212,7 @@ pub(crate) fn open_fifo(path: &Path) -> Result<File, SourceError> {
 fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
-    let lock_file = lock_file(Path::new(&lock_path)).map_err(|e| SourceError::io("make the lock of", path, e))?;
+    let lock_file = file::lock(Path::new(&lock_path)).map_err(|e| SourceError::io("make the lock of", path, e))?;
     let lock = Flock::lock(lock_file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| SourceError::SocketInUse { path: path.to_owned() })?;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
@@ -221,18 +222,6 @@ fn listen(path: &Path) -> Result<(UnixListener, Flock<File>), SourceError> {
     }
     let listener = UnixListener::bind(path).map_err(|e| SourceError::io("listen on", path, e))?;
     Ok((listener, lock))
-}
-
-/// Opens the file of a lock, or makes it. Its folder may belong to others: a link is not followed, nothing is emptied,
-/// and who may not write to the socket cannot hold the lock.
-fn lock_file(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.create(true).append(true).mode(0o600).custom_flags(flags.bits()).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other(format!("{} is not a regular file; remove it", path.display()))),
-    }
 }
 
 #[cfg(test)]

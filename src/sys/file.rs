@@ -41,6 +41,20 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if count > most { Err(too_large(count)) } else { Ok(bytes) }
 }
 
+/// Opens the file of a lock, or creates it. Its folder may belong to others: a link is not followed, nothing is emptied, and
+/// other users cannot open it, so that they cannot hold the lock.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub fn lock(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{} is not a regular file; remove it", path.display()))),
+    }
+}
+
 fn check(metadata: &Metadata) -> io::Result<()> {
     let kind = metadata.file_type();
     let what = match () {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -441,6 +442,19 @@ fn lines_from_anywhere_give_the_predictions_of_the_replay() {
     }
 }
 
+/// The file of a socket is there a moment before somebody listens.
+fn connect(path: &Path) -> UnixStream {
+    let mut stream = None;
+    wait_until(
+        || format!("a listener at {path:?}"),
+        || {
+            stream = UnixStream::connect(path).ok();
+            stream.is_some()
+        },
+    );
+    stream.unwrap()
+}
+
 #[test]
 fn neither_a_bad_writer_nor_a_second_daemon_spoils_the_socket() {
     let csv = recording(SAMPLES);
@@ -453,18 +467,7 @@ fn neither_a_bad_writer_nor_a_second_daemon_spoils_the_socket() {
     let path = setup.dir.path().join("in");
     let mut daemon = setup.start(&[]);
     wait_until(|| format!("{path:?}"), || path.exists());
-    let write = |text: &str| {
-        // The file is there a moment before somebody listens.
-        let mut stream = None;
-        wait_until(
-            || format!("a listener at {path:?}"),
-            || {
-                stream = UnixStream::connect(&path).ok();
-                stream.is_some()
-            },
-        );
-        stream.unwrap().write_all(text.as_bytes()).unwrap();
-    };
+    let write = |text: &str| connect(&path).write_all(text.as_bytes()).unwrap();
     write("hello\n");
     daemon.in_log("the refusal of the writer", |log| log.contains("a writer is refused").then_some(()));
     setup.start(&["--once"]).wait().expect(1).says(&["another edgewatt listens on it"]);
@@ -496,25 +499,17 @@ fn writers_that_give_nothing_do_not_hold_up_a_good_one() {
     let setup = lines_setup(broker.port, "{ socket = \"in\" }", "csv");
     let path = setup.dir.path().join("in");
     let daemon = setup.start(&[]);
-    let connect = |text: &str| {
-        let mut stream = None;
-        wait_until(
-            || format!("a listener at {path:?}"),
-            || {
-                stream = UnixStream::connect(&path).ok();
-                stream.is_some()
-            },
-        );
-        let mut stream = stream.unwrap();
+    let open = |text: &str| {
+        let mut stream = connect(&path);
         // It may have been refused by then.
         let _ = stream.write_all(text.as_bytes());
         stream
     };
     let (header, _) = csv.split_at(csv.find('\n').unwrap() + 1);
     // Silent, half a line, a header alone; then many with garbage.
-    let stay: Vec<UnixStream> = ["", "time_s,a", header].into_iter().map(connect).collect();
-    let garbage: Vec<UnixStream> = (0..80).map(|_| connect("\u{0}garbage\n")).collect();
-    let good = connect(&csv);
+    let stay: Vec<UnixStream> = ["", "time_s,a", header].into_iter().map(open).collect();
+    let garbage: Vec<UnixStream> = (0..80).map(|_| open("\u{0}garbage\n")).collect();
+    let good = open(&csv);
     subscriber.until(|line| line.contains("/prediction "));
     drop((stay, garbage, good));
     daemon.signal(Signal::SIGTERM);

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgewatt_support::daemon::{Daemon, Setup, wait_until};
+use edgewatt_support::dice::Dice;
 use edgewatt_support::mosquitto::{Mosquitto, free_port};
 use edgewatt_support::wire::Wire;
 use nix::sys::signal::Signal;
@@ -31,14 +32,6 @@ fn setup(port: u16, state: &Path, keys: &str) -> Setup {
 
 fn wall_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-/// xorshift64*
-fn roll(dice: &mut u64, sides: u64) -> u64 {
-    *dice ^= *dice >> 12;
-    *dice ^= *dice << 25;
-    *dice ^= *dice >> 27;
-    (dice.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
 }
 
 /// Boot, seq and time of each prediction.
@@ -105,13 +98,13 @@ fn a_daemon_killed_at_any_moment_loses_what_it_had_in_memory_alone_and_starts_ag
     daemon.wait();
     let mut killed_ms = Vec::new();
     let lateness = Lateness::watch(state.path());
-    let mut dice = wall_ms() | 1;
-    let seed = dice;
+    let seed = wall_ms() | 1;
+    let mut dice = Dice(seed);
     for kill in 0..kills {
         // Away in two of three runs, so that there is something that only the disk has.
-        let port = if roll(&mut dice, 3) == 0 { broker.port } else { dead };
+        let port = if dice.roll(3) == 0 { broker.port } else { dead };
         let daemon = start(port);
-        std::thread::sleep(Duration::from_millis(roll(&mut dice, 1_500)));
+        std::thread::sleep(Duration::from_millis(dice.roll(1_500) as u64));
         daemon.signal(Signal::SIGKILL);
         killed_ms.push((wall_ms(), port == dead));
         let ended = daemon.wait();

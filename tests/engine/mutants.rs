@@ -8,32 +8,21 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use edgewatt_support::daemon::Setup;
+use edgewatt_support::dice::Dice;
 use edgewatt_support::{root, runtime_library};
 
 const SAMPLE: usize = 120;
 const SEED: u64 = 0x005e_ed0f_ed9e;
 
-/// A small generator with a good spread (xorshift64*), so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-}
-
 /// What storage, transfers and people do to a file.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) -> &'static str {
-    let place = random.below(bytes.len());
-    let span = place..(place + 1 + random.below(64)).min(bytes.len());
-    match random.below(6) {
+fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) -> &'static str {
+    let place = dice.roll(bytes.len());
+    let span = place..(place + 1 + dice.roll(64)).min(bytes.len());
+    match dice.roll(6) {
         0 => {
-            for _ in 0..=random.below(8) {
-                let place = random.below(bytes.len());
-                bytes[place] ^= 1 << random.below(8);
+            for _ in 0..=dice.roll(8) {
+                let place = dice.roll(bytes.len());
+                bytes[place] ^= 1 << dice.roll(8);
             }
             "bits flipped"
         }
@@ -50,15 +39,15 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) -> &'static str {
             "filled"
         }
         4 => {
-            let from = random.below(bytes.len() - span.len());
+            let from = dice.roll(bytes.len() - span.len());
             bytes.copy_within(from..from + span.len(), span.start);
             "moved"
         }
         _ => {
             // Where a flatbuffer keeps its tables, not its weights.
             let tail = bytes.len() - bytes.len().min(4096);
-            let place = tail + random.below(bytes.len() - tail);
-            bytes[place] = random.below(256) as u8;
+            let place = tail + dice.roll(bytes.len() - tail);
+            bytes[place] = dice.roll(256) as u8;
             "one byte of the tables"
         }
     }
@@ -76,7 +65,7 @@ fn a_damaged_model_is_an_error_message() {
         "tests/models/labelled.tflite",
     ];
     let models = models.map(|name| std::fs::read(root().join(name)).unwrap());
-    let next = Mutex::new((Random(SEED), 0));
+    let next = Mutex::new((Dice(SEED), 0));
     let outcomes = Mutex::new(BTreeMap::<(&str, i32), usize>::new());
     let worker = || {
         let original = Setup::demo(1);
@@ -84,13 +73,13 @@ fn a_damaged_model_is_an_error_message() {
         let setup = original.with(&model_path(), &path.display().to_string());
         loop {
             let (mutant, kind, number) = {
-                let (random, number) = &mut *next.lock().unwrap();
+                let (dice, number) = &mut *next.lock().unwrap();
                 if *number == count {
                     return;
                 }
                 *number += 1;
-                let mut bytes = models[random.below(models.len())].clone();
-                let kind = mutate(&mut bytes, random);
+                let mut bytes = models[dice.roll(models.len())].clone();
+                let kind = mutate(&mut bytes, dice);
                 (bytes, kind, *number)
             };
             std::fs::write(&path, &mutant).unwrap();

@@ -46,7 +46,7 @@ mod by_seccomp {
         libc::SYS_pidfd_open,
         libc::SYS_pidfd_getfd,
         libc::SYS_kcmp,
-        // Signals by other names of a process; a process group or a session of its own would not be ended with it.
+        // Signals to a process that the filter cannot check. In a new process group or session it would not be killed.
         libc::SYS_pidfd_send_signal,
         libc::SYS_tkill,
         libc::SYS_setpgid,

@@ -65,10 +65,12 @@ mod embedded {
     use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
     use std::time::{Duration, Instant};
 
+    use bytes::BytesMut;
     use rumqttd::protocol::v4::V4;
     use rumqttd::{ConnectionSettings, LinkType, Router, RouterConfig, Server, ServerSettings};
 
     use super::BrokerError;
+    use crate::mqtt::codec::{Connect, Session, Version};
     use crate::secret::Password;
 
     const PORTS_TRIED: u16 = 100;
@@ -100,7 +102,7 @@ mod embedded {
                 }
             }
             let ended = spawn(server_settings(address, user, password))?;
-            wait_until_ready(address, &ended, &login(user, password))?;
+            wait_until_ready(address, &ended, &login(user, password)?)?;
             tracing::info!("embedded MQTT broker listens on {address}");
             return Ok(address);
         }
@@ -174,25 +176,13 @@ mod embedded {
     }
 
     /// Returns the packet with which an MQTT 3.1.1 client logs in.
-    fn login(user: &str, password: &Password) -> Vec<u8> {
-        let mut content = b"\0\x04MQTT\x04\xc2\0\x0a".to_vec();
-        for text in ["edgewatt-try", user, password.expose()] {
-            content.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
-            content.extend(text.as_bytes());
-        }
-        let mut packet = vec![0x10];
-        // The length in groups of 7 bits, the lowest first.
-        let mut length = content.len();
-        loop {
-            let group = (length & 0x7f) as u8;
-            length >>= 7;
-            packet.push(if length > 0 { group | 0x80 } else { group });
-            if length == 0 {
-                break;
-            }
-        }
-        packet.extend(content);
-        packet
+    fn login(user: &str, password: &Password) -> Result<BytesMut, BrokerError> {
+        let (mut packet, login) = (BytesMut::new(), Some((user, password.expose())));
+        let connect =
+            Connect { client_id: "edgewatt-try", keep_alive_s: 10, will: None, login, session: Session::default() };
+        let written = Version::Three.connect(&connect, &mut packet).map_err(io::Error::other);
+        written.map_err(|source| BrokerError::System { what: "log in to the embedded broker".into(), source })?;
+        Ok(packet)
     }
 
     /// Connects and disconnects as a client: only that shows that the router behind the socket runs.

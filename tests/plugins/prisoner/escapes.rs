@@ -115,7 +115,7 @@ const ESCAPES: [Escape; 41] = [
     ("send to the socket of a program from a pair", |folder| {
         UnixDatagram::pair()?.0.send_to(b"x", folder.join("datagram")).map(drop)
     }),
-    ("make a namespace of its own", |_| call(libc::SYS_unshare, &[c_long::from(libc::CLONE_NEWUSER)])),
+    ("make a namespace", |_| call(libc::SYS_unshare, &[c_long::from(libc::CLONE_NEWUSER)])),
     ("use io_uring, which no filter sees", |_| {
         let mut parameters = [0_u8; 120];
         // SAFETY: room for the parameters.

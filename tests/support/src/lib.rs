@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod runtime;
+pub mod dice;
 pub mod plugin;
 pub mod vectors;
 pub mod demo;

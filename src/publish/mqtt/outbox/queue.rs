@@ -209,7 +209,7 @@ impl Queue {
         Some(entry)
     }
 
-    /// Takes the oldest message in memory that does not come before those that are parked, or the oldest if there is none.
+    /// Takes the oldest message in memory that comes after the parked ones; if none does, the oldest in memory.
     pub(crate) fn pop_sparing_head(&mut self) -> Option<Entry> {
         if self.parked.is_empty() || self.tail.is_empty() { self.pop_front(false) } else { self.pop_tail_front() }
     }

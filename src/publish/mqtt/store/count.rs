@@ -44,7 +44,7 @@ impl Count {
         Self { token, ..Self::default() }
     }
 
-    /// Reads the newest count beside the database at `path`; `None` if there is none that is whole.
+    /// Reads the newest count beside the database at `path`; `None` if neither slot is valid.
     pub(super) fn read(path: &Path) -> Option<Self> {
         let bytes = fs::read(place(path)).ok()?;
         let slots = bytes.chunks_exact(SLOT_BYTES).take(2);

@@ -13,7 +13,7 @@ pub(crate) enum FileError {
     /// It is damaged or not a database: salvage what is in it.
     #[error("{0}")]
     Corrupt(String),
-    /// There is no room for more.
+    /// The disk is full, or the file has its largest size.
     #[error("{0}")]
     Full(String),
     /// It may work later: the disk is read-only, the folder is missing, another process has it.
@@ -26,7 +26,7 @@ impl From<rusqlite::Error> for FileError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt(error.to_string()),
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Failed("another process has it open; each edgewatt needs a file of its own".into())
+                Self::Failed("another process has it open; give each edgewatt its own file".into())
             }
             Some(ErrorCode::DiskFull) => Self::Full(error.to_string()),
             // A table or column is missing, or has another type.
@@ -86,7 +86,7 @@ pub(super) fn put_aside(path: &Path, now_s: u64) -> Result<PathBuf, FileError> {
     let aside = PathBuf::from(aside);
     fs::rename(path, &aside).map_err(failed("cannot move the damaged", path))?;
     for (from, to) in family(path).iter().zip(family(&aside)).skip(1) {
-        // Usually there is none. If one stayed, SQLite would take it for the new file's.
+        // They seldom exist. SQLite would take one that stays for a part of the new database.
         if from.exists() && fs::rename(from, to).is_err() {
             fs::remove_file(from).map_err(failed("cannot delete", from))?;
         }

@@ -1,5 +1,6 @@
 //! Files damaged at random: what is good is sent, and what is lost is counted.
 
+use edgewatt_support::dice::Dice;
 use rusqlite::{Connection, params};
 
 use super::count::Count;

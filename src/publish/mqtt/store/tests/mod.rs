@@ -21,18 +21,6 @@ mod unwritable;
 const NOW_MS: u64 = 1_800_000_000_000;
 const TOPIC: &str = "edgewatt/porch/p/shoulder/prediction";
 
-/// xorshift64*: any sequence does, so that it is the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
-    }
-}
-
 /// A folder in memory if there is one: these tests need order from the disk, not speed.
 fn folder() -> TempDir {
     let shm = Path::new("/dev/shm");

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use edgewatt_support::dice::Dice;
+
 use super::files::with_suffix;
 use super::*;
 use crate::publish::message::Bytes;

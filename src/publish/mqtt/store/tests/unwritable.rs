@@ -5,7 +5,7 @@ use std::process::Command;
 use super::failures::{delivers_all_but, parked, wait};
 use super::*;
 
-/// A file system of its own, until it goes.
+/// A mounted file system; it is unmounted when this is dropped.
 struct Disk(TempDir);
 
 impl Disk {
