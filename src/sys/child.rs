@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_child_dies_with_the_thread_that_started_it() {
-        let (child, pid) = std::thread::spawn(|| supervised("sleep 1000")).join().unwrap();
+        let (child, pid) = std::thread::spawn(|| supervised("exec sleep 1000")).join().unwrap();
         let reaped = reap(pid, true).unwrap().unwrap();
         assert_eq!(reaped.status.signal(), Some(Signal::SIGKILL as i32));
         drop(child);
