@@ -20,6 +20,8 @@ use crate::text::counted;
 
 /// Other programs may have taken at most this fraction of net energy.
 const OTHERS_MAX: f64 = 0.25;
+/// A longer part of the window than this must not have passed since idle power was last seen.
+const IDLE_AGE_MAX: f64 = 0.2;
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
 const IDLE_FRESH: Duration = Duration::from_secs(2);
 
@@ -273,9 +275,8 @@ impl<'a> Metered<'a> {
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
             can_improve: self.gross.is_err()
                 || matches!(self.net, Some(Err(_)))
-                || (self.idle.is_some_and(IdlePower::is_measured)
-                    && self.meter.window.pauses > 0.0
-                    && !self.meter.has_rested()),
+                || (self.meter.window.pauses > 0.0
+                    && self.idle.and_then(|idle| idle.age).is_some_and(|age| !self.is_idle_recent(age))),
             tail_j: tail.map(|tail| tail.joules * pauses),
             tail_u_j: tail.map(|tail| tail.u_j * pauses),
             tail_s: tail.map(|tail| tail.length_s),
@@ -358,6 +359,11 @@ impl<'a> Metered<'a> {
         })
     }
 
+    /// Returns whether idle power, last observed `age` ago, was seen in the window, and late enough in it.
+    fn is_idle_recent(&self, age: Duration) -> bool {
+        self.meter.has_rested() && age.as_secs_f64() <= IDLE_AGE_MAX * self.meter.window.all.time_s
+    }
+
     /// Returns why learned idle power, last observed `age` ago, is not certain.
     fn learned_idle_reason(&self, idle: IdlePower, age: Duration) -> Option<String> {
         if !idle.rested {
@@ -373,6 +379,12 @@ impl<'a> Metered<'a> {
             let age_s = age.as_secs_f64();
             return Some(format!(
                 "idle power was last seen {age_s:.0} s ago, not in the window: it may have changed since"
+            ));
+        }
+        if !self.is_idle_recent(age) {
+            let (age_s, window_s) = (age.as_secs_f64(), self.meter.window.all.time_s);
+            return Some(format!(
+                "idle power was last seen {age_s:.1} s before the end of a window of {window_s:.1} s: it may have changed since"
             ));
         }
         if let Some(Step { from_w, to_w }) = self.meter.window.step {
