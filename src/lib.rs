@@ -33,6 +33,7 @@ pub mod propose;
 pub mod load;
 pub mod record;
 pub mod measure;
+pub mod report;
 pub mod doctor;
 pub mod daemon;
 pub mod view;

@@ -84,26 +84,40 @@ impl Reference {
         }
         let answers = answers(engine, &self.windows, self.width)?;
         let windows = self.windows.len() / self.width;
-        let mut difference = 0f32;
-        for (index, (ours, reference)) in answers.iter().zip(&self.answers).enumerate() {
-            if ours.len() != reference.len() {
-                let (ours, reference) = (ours.len() / windows, reference.len() / windows);
-                return Err(EngineError::Mismatch(format!(
-                    "output {index} has {ours} values where the reference has {reference}"
-                )));
-            }
-            difference = difference.max(largest_difference(ours, reference));
-        }
-        let same = match (answers.get(self.decided.output), self.answers.get(self.decided.output)) {
-            (Some(ours), Some(reference)) => match self.decided.boundary {
-                Some(boundary) if reference.len() == windows => same_side(ours, reference, boundary),
-                _ => same_largest(ours, reference, windows),
-            },
-            _ => windows,
-        };
-        let top1 = same as f32 / windows.max(1) as f32;
+        let (difference, top1) = agreement(&answers, &self.answers, windows, self.decided)?;
         Ok(Agreement { windows, difference, tolerance: limits.tolerance, top1, top1_least: limits.top1 })
     }
+}
+
+/// Returns the largest difference of `ours` from the reference's answers for so many windows, as a part of the reference's
+/// largest value of that output, and the part of the windows in which the decision is the same.
+///
+/// # Errors
+/// An output has another number of values.
+pub fn agreement(
+    ours: &[Vec<f32>],
+    reference: &[Vec<f32>],
+    windows: usize,
+    decided: DecidedOn,
+) -> Result<(f32, f32), EngineError> {
+    let mut difference = 0f32;
+    for (index, (ours, reference)) in ours.iter().zip(reference).enumerate() {
+        if ours.len() != reference.len() {
+            let (ours, reference) = (ours.len() / windows.max(1), reference.len() / windows.max(1));
+            return Err(EngineError::Mismatch(format!(
+                "output {index} has {ours} values where the reference has {reference}"
+            )));
+        }
+        difference = difference.max(largest_difference(ours, reference));
+    }
+    let same = match (ours.get(decided.output), reference.get(decided.output)) {
+        (Some(ours), Some(reference)) => match decided.boundary {
+            Some(boundary) if reference.len() == windows => same_side(ours, reference, boundary),
+            _ => same_largest(ours, reference, windows),
+        },
+        _ => windows,
+    };
+    Ok((difference, same as f32 / windows.max(1) as f32))
 }
 
 impl Agreement {
@@ -134,7 +148,12 @@ fn shapes(inputs: &[TensorInfo]) -> Vec<&[usize]> {
     inputs.iter().map(|input| &*input.shape).collect()
 }
 
-fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+/// Returns for each output of `engine` its values for one window of `width` values after the other; the engine is reset before
+/// and after.
+///
+/// # Errors
+/// The engine fails.
+pub fn answers(engine: &mut dyn Engine, windows: &[f32], width: usize) -> Result<Vec<Vec<f32>>, EngineError> {
     let batch = engine.batch();
     // Outputs that cannot be read are not compared.
     let width_of = |output: &TensorInfo| if output.readable().is_ok() { output.len() / batch } else { 0 };

@@ -210,18 +210,8 @@ impl EngineBuilder {
             true => Some(self.reference(windows)?),
             false => None,
         };
-        let ModelFile { path, bytes, plan, .. } = &self.model;
-        let (mut engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
-            Some(limits) => {
-                let (engine, ready) = self.context.launcher.start(path, bytes, &delegate.kind, limits, plan)?;
-                (Box::new(engine), ready)
-            }
-            None => {
-                let ready = self.context.launcher.probe(path, bytes, &delegate.kind, plan)?;
-                (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
-            }
-        };
-        check_input(&ready.inputs, plan.batch, &self.path)?;
+        let plan = &self.model.plan;
+        let (mut engine, ready) = self.tried(place)?;
         let mut invoke = ready.invoke;
         let parity = match (reference, &self.parity.limits) {
             (Some(reference), Some(limits)) => {
@@ -257,6 +247,43 @@ impl EngineBuilder {
         let (inputs, outputs) = (ready.inputs, ready.outputs);
         let refusals = refusals.to_vec();
         Ok(BuiltEngine { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs, invoke })
+    }
+
+    /// Tries the delegate at `place` in a process of its own, and builds an engine with it.
+    ///
+    /// # Errors
+    /// It cannot be built, or does not take what comes to the model.
+    pub fn tried(&self, place: usize) -> Result<(Box<dyn Engine>, Ready), EngineError> {
+        let ModelFile { path, bytes, plan, .. } = &self.model;
+        let delegate = &self.delegates[place];
+        let (engine, ready): (Box<dyn Engine>, Ready) = match &delegate.process {
+            Some(limits) => {
+                let (engine, ready) = self.context.launcher.start(path, bytes, &delegate.kind, limits, plan)?;
+                (Box::new(engine), ready)
+            }
+            None => {
+                let ready = self.context.launcher.probe(path, bytes, &delegate.kind, plan)?;
+                (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
+            }
+        };
+        check_input(&ready.inputs, plan.batch, &self.path)?;
+        Ok((engine, ready))
+    }
+
+    /// Builds an engine with the delegate at `place`, which was tried before.
+    ///
+    /// # Errors
+    /// It cannot be built this time.
+    pub fn again(&self, place: usize) -> Result<Box<dyn Engine>, EngineError> {
+        let ModelFile { path, bytes, plan, .. } = &self.model;
+        let delegate = &self.delegates[place];
+        match &delegate.process {
+            Some(limits) => {
+                let (engine, _) = self.context.launcher.start(path, bytes, &delegate.kind, limits, plan)?;
+                Ok(Box::new(engine))
+            }
+            None => build_here(&self.context.runtime, path, bytes, &delegate.kind, plan),
+        }
     }
 
     /// Builds the reference, which runs until there are windows on which the delegate at `waiting` can be compared.

@@ -30,7 +30,7 @@ pub fn scores(path: &Path, pipeline: &Pipeline, prepared: &mut PreparedPipeline)
     let features = &mut prepared.stages.features;
     let mut values = Vec::with_capacity(decider.most_values());
     let mut found = RecordedScores::default();
-    let survey = recording::play(path, pipeline, PlayedStages::ModelsAndGate(models), usize::MAX, |window| {
+    let survey = recording::play(path, pipeline, &[], PlayedStages::ModelsAndGate(models), usize::MAX, |window| {
         let PlayedWindow { values: window, last, after_gap } = window;
         let failed = |error: crate::engine::EngineError| error.to_string();
         if after_gap {

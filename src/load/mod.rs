@@ -1,5 +1,6 @@
 //! Loads and checks everything that a configuration names: files, the runtime, models, delegates, shapes, labels.
 
+pub mod cells;
 mod chain;
 pub mod engines;
 mod fit;
@@ -469,8 +470,8 @@ fn builder(
     if let (true, Some(limits), Some(path)) = (compares, pipeline.parity.limits, &pipeline.parity.recording) {
         let width = shapes.input().values();
         let models = chain::build(context, pipeline)?.stages;
-        let windows = windows::recorded(path, pipeline, models, &mut shapes.features, width, limits.windows);
-        builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?);
+        let windows = windows::recorded(path, pipeline, &[], models, &mut shapes.features, width, limits.windows);
+        builder.recorded = Some(windows.map_err(|e| Problem::new(key.child("parity"), e))?.values);
     }
     Ok((builder, compares))
 }

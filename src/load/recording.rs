@@ -72,7 +72,7 @@ pub struct Survey {
 pub fn survey(pipeline: &Pipeline) -> Option<Result<Survey, String>> {
     let path = pipeline.source.kind().recording()?;
     let most = pipeline.frames_of_window().saturating_mul(WINDOWS).clamp(FIRST_RECORDS, MOST_RECORDS);
-    Some(play(path, pipeline, PlayedStages::Windows, most, |_| Ok(())).and_then(|survey| match survey.problem() {
+    Some(play(path, pipeline, &[], PlayedStages::Windows, most, |_| Ok(())).and_then(|survey| match survey.problem() {
         Some(problem) => Err(format!("{}: {problem}", path.display())),
         None => Ok(survey),
     }))
@@ -98,20 +98,22 @@ pub enum PlayedStages {
 }
 
 /// Passes at most that many records or frames of the recording at `path` through the pipeline's stages, and each full window
-/// to `take`.
+/// to `take`. A true class that the recording names is its index among `labels`.
 ///
 /// # Errors
 /// The recording cannot be read, a model of the chain fails, or the error of `take`.
 pub fn play(
     path: &Path,
     pipeline: &Pipeline,
+    labels: &[String],
     stages: PlayedStages,
     most_records: usize,
     mut take: impl FnMut(PlayedWindow<'_>) -> Result<(), String>,
 ) -> Result<Survey, String> {
     let failed = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
     let stream = pipeline.source.kind().recorded(path).map_err(|error| error.to_string())?;
-    let mut file = RecordingFile::open(&stream, TruthLabels::default()).map_err(|error| error.to_string())?;
+    let mut file =
+        RecordingFile::open(&stream, TruthLabels::from(labels.to_vec())).map_err(|error| error.to_string())?;
     file = file.with_pace(PACE_STEPS);
     let shapes = pipeline.shapes().map_err(|(key, message)| format!("{key}: {message}"))?;
     let (models, gate) = match stages {

@@ -23,8 +23,11 @@ pub fn doubts(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Result<Op
     // A recording without a whole window is not for this to report.
     let models = prepared.stages.input.take_models();
     let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
-    let windows = recording.and_then(|path| windows::recorded(path, pipeline, models, features, width, WINDOWS).ok());
-    let (Some(windows), Some(built)) = (windows, &mut prepared.built) else { return Ok(None) };
+    let windows =
+        recording.and_then(|path| windows::recorded(path, pipeline, &[], models, features, width, WINDOWS).ok());
+    let (Some(windows), Some(built)) = (windows.map(|windows| windows.values), &mut prepared.built) else {
+        return Ok(None);
+    };
     let (engine, decider) = (&mut *built.engine, &mut prepared.stages.decider);
     let inputs = prepared.tensors.inputs.clone();
     let (batch, stats) = (engine.batch().max(1), PipelineStats::default());

@@ -1,4 +1,4 @@
-//! Takes windows from a recording, on which delegates are compared with the reference.
+//! Takes windows from a recording, on which delegates are compared with the reference, and which a bench runs.
 
 use std::path::Path;
 
@@ -6,6 +6,15 @@ use super::recording::{self, PlayedStages};
 use crate::config::Pipeline;
 use crate::features::Chain;
 use crate::infer::chained::ModelStage;
+
+/// The features of windows, row by row, and the true class of each, if it is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Windows {
+    /// `[windows, features]`.
+    pub values: Vec<f32>,
+    /// By window.
+    pub truth: Vec<Option<u16>>,
+}
 
 /// Returns the features of `count` windows of the recording at `path`, spread evenly over it; fewer if it is shorter.
 ///
@@ -19,14 +28,15 @@ use crate::infer::chained::ModelStage;
 pub fn recorded(
     path: &Path,
     pipeline: &Pipeline,
+    labels: &[String],
     models: Vec<ModelStage>,
     features: &mut Chain,
     width: usize,
     count: usize,
-) -> Result<Vec<f32>, String> {
-    let mut spread = Spread { values: Vec::new(), width, count, step: 1, seen: 0 };
-    let survey = recording::play(path, pipeline, PlayedStages::Models(models), usize::MAX, |window| {
-        spread.take(|place| place.copy_from_slice(features.apply(window.values)));
+) -> Result<Windows, String> {
+    let mut spread = Spread { held: Windows::default(), width, count, step: 1, seen: 0 };
+    let survey = recording::play(path, pipeline, labels, PlayedStages::Models(models), usize::MAX, |window| {
+        spread.take(window.last.truth, |place| place.copy_from_slice(features.apply(window.values)));
         Ok(())
     })?;
     if let Some(reason) = survey.without_window() {
@@ -37,7 +47,7 @@ pub fn recorded(
 
 /// Keeps every `step`th window; `step` doubles whenever there are twice as many windows as wanted.
 struct Spread {
-    values: Vec<f32>,
+    held: Windows,
     width: usize,
     count: usize,
     step: usize,
@@ -45,29 +55,37 @@ struct Spread {
 }
 
 impl Spread {
-    fn take(&mut self, write: impl FnOnce(&mut [f32])) {
+    fn take(&mut self, truth: Option<u16>, write: impl FnOnce(&mut [f32])) {
         if self.seen.is_multiple_of(self.step) {
-            let start = self.values.len();
-            self.values.resize(start + self.width, 0.0);
-            write(&mut self.values[start..]);
-            if self.values.len() == 2 * self.count * self.width {
-                self.values = thinned(&self.values, self.width, self.count);
+            let Windows { values, truth: truths } = &mut self.held;
+            let start = values.len();
+            values.resize(start + self.width, 0.0);
+            write(&mut values[start..]);
+            truths.push(truth);
+            if truths.len() == 2 * self.count {
+                self.held = self.held.thinned(self.width, self.count);
                 self.step *= 2;
             }
         }
         self.seen += 1;
     }
 
-    fn chosen(self) -> Vec<f32> {
-        thinned(&self.values, self.width, self.count)
+    fn chosen(self) -> Windows {
+        self.held.thinned(self.width, self.count)
     }
 }
 
-/// Returns `count` of the windows, evenly spaced; all if there are not more.
-fn thinned(values: &[f32], width: usize, count: usize) -> Vec<f32> {
-    let held = values.len() / width;
-    let wanted = count.min(held);
-    (0..wanted).flat_map(|i| &values[i * held / wanted * width..][..width]).copied().collect()
+impl Windows {
+    /// Returns `count` of the windows, evenly spaced; all if there are not more. Each has `width` values.
+    fn thinned(&self, width: usize, count: usize) -> Self {
+        let held = self.truth.len();
+        let wanted = count.min(held);
+        let places = || (0..wanted).map(|i| i * held / wanted);
+        Self {
+            values: places().flat_map(|place| &self.values[place * width..][..width]).copied().collect(),
+            truth: places().map(|place| self.truth[place]).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -78,12 +96,13 @@ mod tests {
     proptest! {
         #[test]
         fn as_many_as_wanted_from_beginning_to_end(count in 1usize..20, total in 1usize..500) {
-            let mut spread = Spread { values: Vec::new(), width: 2, count, step: 1, seen: 0 };
+            let mut spread = Spread { held: Windows::default(), width: 2, count, step: 1, seen: 0 };
             for window in 0..total {
-                spread.take(|place| place.fill(window as f32));
-                prop_assert!(spread.values.len() < 4 * count);
+                spread.take(Some(window as u16), |place| place.fill(window as f32));
+                prop_assert!(spread.held.values.len() < 4 * count);
             }
-            let chosen = spread.chosen();
+            let Windows { values: chosen, truth } = spread.chosen();
+            prop_assert!(truth.iter().zip(chosen.chunks(2)).all(|(truth, window)| truth.map(f32::from) == Some(window[0])));
             prop_assert_eq!(chosen.len(), 2 * count.min(total));
             prop_assert!(chosen.windows(2).all(|pair| pair[0] <= pair[1]) && chosen[0] == 0.0);
             // The last quarter is not left out.

@@ -1,32 +1,28 @@
 //! Calibration: runs an engine back to back several times, with idle intervals between the runs, under the meters.
 //!
-//! A meter thread takes readings at the usual pace meanwhile. Leaves the schedule to `back_to_back`, the result to `energy`,
-//! and the file to `calibrations`. Blocks until it is done; a stop ends it soon.
+//! Leaves the schedule to `back_to_back`, the readings to `metering`, the result to `energy`, and the file to
+//! `calibrations`. Blocks until it is done; a stop ends it soon.
 
 use std::fmt;
-use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::back_to_back::{CalibrateError, Done, Plan, Rates, Work, run_back_to_back};
 use super::calibrations::{CalibrationEntry, Calibrations, EngineIdentity, MeterIdentity, can_calibrate};
+use super::metering::Metering;
 use super::phases::{PhaseRuns, Steps};
 use crate::config::{Config, Pipeline, Power};
-use crate::energy::runs::{Trace, length_min, net_energy};
+use crate::energy::runs::{Trace, net_energy};
 use crate::engine::span::BusySpan;
 use crate::engine::{Engine, EngineError, width};
 use crate::load::engines::BuildError;
 use crate::load::meters::{self, MeterContext};
 use crate::load::{Prepared, PreparedPipeline, state_dir, windows};
-use crate::meter::{Meter, Scale, learn, sampler};
+use crate::meter::Scale;
 use crate::publish::payload::DelegateState;
 use crate::stop::Stop;
 use crate::units::{MonoTime, WallTime};
 
-/// How long to wait for readings before the runs, to know how far apart they are.
-const SPACING_MAX: Duration = Duration::from_secs(4);
 const OF_A_CHAIN: &str = "it has several models, and a calibration runs only the last one; its energy is only known from \
      the meters while it runs";
 
@@ -74,13 +70,14 @@ impl Calibrator<'_> {
         let mut steps = if self.phases { Some(Steps::new(pipeline, stages)?) } else { None };
         let meters = self.power.meters.iter().filter(|meter| can_calibrate(meter)).cloned().collect();
         let power = Power { meters, ..self.power.clone() };
-        let reading = Reading::start(&power, self.context, self.stop)?;
-        let plan = reading.lengthened(self.plan, power.sample_period);
-        starting(&reading.meters(), plan.total() * (1 + steps.as_ref().map_or(0, Steps::count)));
+        let metering = Metering::start(&power, self.context, self.stop)?;
+        let least = metering.length_min(power.sample_period);
+        let plan = Plan { run: self.plan.run.max(least), idle: self.plan.idle.max(least), ..self.plan };
+        starting(&metering.meters(), plan.total() * (1 + steps.as_ref().map_or(0, Steps::count)));
         let done = self.runs(&mut *built.engine, steps.as_mut(), plan);
         // A stateful model must not keep state of the calibration when its stream starts.
         let reset = built.engine.reset();
-        let traces = reading.finish();
+        let traces = metering.finish();
         let (done, phase_runs) = done?;
         reset?;
         let state = built.state.clone();
@@ -273,8 +270,10 @@ fn build_configured(prepared: &mut PreparedPipeline, input: &[f32]) -> Result<()
 /// Returns the features of a window of the pipeline's recording, if it replays one.
 fn recorded(pipeline: &Pipeline, prepared: &mut PreparedPipeline) -> Option<Vec<f32>> {
     let (features, width) = (&mut prepared.stages.features, prepared.builder.path.last().values());
-    let windows = windows::recorded(pipeline.source.kind().recording()?, pipeline, Vec::new(), features, width, 1);
-    windows.inspect_err(|error| tracing::debug!("using zeros instead of a recorded window: {error}")).ok()
+    let recording = pipeline.source.kind().recording()?;
+    let windows = windows::recorded(recording, pipeline, &[], Vec::new(), features, width, 1);
+    let windows = windows.inspect_err(|error| tracing::debug!("using zeros instead of a recorded window: {error}"));
+    windows.ok().map(|windows| windows.values)
 }
 
 /// Puts the same window into every row; zeros if there is none.
@@ -283,94 +282,4 @@ fn fill(engine: &mut dyn Engine, window: &[f32]) -> Result<(), EngineError> {
     let zeros = vec![0.0; width(engine.inputs(), rows)];
     let window = if window.is_empty() { &zeros } else { window };
     (0..rows).try_for_each(|row| engine.set_input(row, window).map(drop))
-}
-
-/// The meters, while a thread reads them.
-struct Reading {
-    traces: Arc<Mutex<Vec<(MeterIdentity, Trace)>>>,
-    stop: Arc<Stop>,
-    thread: JoinHandle<io::Result<()>>,
-}
-
-impl Reading {
-    /// Waits until the meters know how they behave, and starts the thread.
-    fn start(power: &Power, context: &MeterContext, stop: &Stop) -> Result<Self, CalibrateError> {
-        let mut meters = meters::build(power, context);
-        let mut failed = None;
-        let mut pause = |time: Duration| {
-            if let Err(error) = stop.sleep_until(MonoTime::now() + time) {
-                failed = Some(error);
-            }
-        };
-        let mut learning: Vec<&mut dyn Meter> = Vec::new();
-        for meter in &mut meters {
-            learning.push(meter.as_mut());
-        }
-        let mut traces: Vec<Trace> = learning.iter().map(|_| Trace::default()).collect();
-        for (trace, reading) in traces.iter_mut().zip(learn(&mut learning, &mut pause)) {
-            trace.add(MonoTime::now(), reading);
-        }
-        // Two more readings of each tell how far apart they are: a slow sensor gives fewer than it is read.
-        let patience = MonoTime::now() + SPACING_MAX;
-        while traces.iter().any(|trace| trace.last().is_some() && trace.spacing().is_none())
-            && MonoTime::now() < patience
-        {
-            pause(power.sample_period);
-            for (trace, meter) in traces.iter_mut().zip(&mut learning) {
-                trace.add(MonoTime::now(), meter.read());
-            }
-            if stop.is_requested() {
-                return Err(CalibrateError::Stopped);
-            }
-        }
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        let identities = meters.iter().map(|meter| MeterIdentity::new(meter.info()));
-        let traces: Vec<(MeterIdentity, Trace)> = identities.zip(traces).collect();
-        let (traces, stop, period) = (Arc::new(Mutex::new(traces)), Arc::new(Stop::new()?), power.sample_period);
-        let (shared, until) = (traces.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            sampler::run(&mut meters, period, &until, |meter, info, reading| {
-                let mut traces = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((identity, trace)) = traces.get_mut(meter) {
-                    let now = MeterIdentity::new(info);
-                    if *identity != now {
-                        // What was read before covers something else.
-                        (*identity, *trace) = (now, Trace::default());
-                    }
-                    trace.add(MonoTime::now(), reading);
-                }
-            })
-        })?;
-        Ok(Self { traces, stop, thread })
-    }
-
-    fn meters(&self) -> Vec<MeterIdentity> {
-        let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
-        traces.iter().map(|(identity, _)| identity.clone()).collect()
-    }
-
-    /// Returns the plan with runs and idle intervals as long as the meters need them.
-    fn lengthened(&self, plan: Plan, period: Duration) -> Plan {
-        let traces = self.traces.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = |(_, trace): &(MeterIdentity, Trace)| {
-            let apart = period.max(trace.spacing().unwrap_or_default());
-            trace.resolution().map(|resolution| length_min(resolution, apart))
-        };
-        let least = traces.iter().filter_map(length).max().unwrap_or_default();
-        Plan { run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
-    }
-
-    /// Ends the thread. Returns the meters and the readings of each.
-    fn finish(self) -> Vec<(MeterIdentity, Trace)> {
-        self.stop.request();
-        // Even after an error the readings are valid; too few of them are refused later.
-        match self.thread.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the meter thread failed"),
-            Err(_) => tracing::error!("the meter thread panicked"),
-        }
-        std::mem::take(&mut *self.traces.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }

@@ -1,7 +1,9 @@
 //! Processor time of this daemon, of its engines' processes and its sources' programs, and of all other programs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use nix::sys::time::TimeValLike;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use super::folder::{names, text};
 use crate::units::process_cpu_time;
 
 /// `USER_HZ`, which is 100 on every supported architecture (proc_stat(5)).
@@ -87,6 +90,23 @@ impl Others {
     }
 }
 
+/// Returns the programs that run, by process: the name, and the processor time since its start. This program is left out.
+pub fn programs() -> BTreeMap<u32, (String, Duration)> {
+    let own = std::process::id();
+    let processes = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<u32>().ok());
+    let of = |pid: u32| Some((pid, program(&text(Path::new(&format!("/proc/{pid}/stat")))?)?));
+    processes.filter(|pid| *pid != own).filter_map(of).collect()
+}
+
+/// Reads `/proc/PID/stat`: the name is in parentheses and may have any characters; user and system time are fields 14 and 15.
+fn program(stat: &str) -> Option<(String, Duration)> {
+    let (head, fields) = stat.rsplit_once(')')?;
+    let name = head.split_once('(')?.1.to_owned();
+    let mut fields = fields.split_ascii_whitespace().skip(11).map(|ticks| ticks.parse::<f64>().ok());
+    let ticks = fields.next()?? + fields.next()??;
+    Some((name, Duration::from_secs_f64(ticks / TICKS_PER_S)))
+}
+
 /// Reads the first line of `/proc/stat`: user nice system idle iowait irq softirq steal; user includes guest time.
 fn busy_time(stat: &str) -> Option<Duration> {
     let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
@@ -110,6 +130,14 @@ mod tests {
         assert_eq!(busy_time(stat), Some(Duration::from_secs(2)));
         assert_eq!(busy_time("intr 1"), None);
         assert_eq!(busy_time("cpu  100 10 50 9000"), None);
+    }
+
+    #[test]
+    fn a_programs_name_may_have_anything_in_it() {
+        let stat = "7 (a) b(c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";
+        assert_eq!(program(stat), Some(("a) b(c".to_owned(), Duration::from_secs(3))));
+        assert_eq!(program("7 (a) S 1"), None);
+        assert!(programs().contains_key(&1) && !programs().contains_key(&std::process::id()));
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn every_dialect_gives_the_same_windows() {
         let config = config(folder.path(), "replay]\npath = \"d\"\nspeed = \"max\"", keys);
         let mut windows = Vec::new();
         let path = folder.path().join("d");
-        let survey = recording::play(&path, &config.pipelines[0], PlayedStages::Windows, usize::MAX, |window| {
+        let survey = recording::play(&path, &config.pipelines[0], &[], PlayedStages::Windows, usize::MAX, |window| {
             windows.extend_from_slice(window.values);
             Ok(())
         });

@@ -46,28 +46,37 @@ pub struct Trace {
     losses: Vec<(MonoTime, String)>,
 }
 
-/// Net energy from one run.
+/// Energy from one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct RunNet {
     net_j: f64,
     /// Standard uncertainty from the meter's resolution and from the drift of idle power between before and after.
     u_j: f64,
+    gross_j: f64,
+    /// Standard uncertainty from the meter's resolution.
+    gross_u_j: f64,
     /// Uncertainty that may be the same in every run: a sensor's rounding, and what it covers of the ends of a run.
     common_j: f64,
     gross_w: f64,
     idle_w: f64,
 }
 
-/// Net energy from all runs: medians.
+/// Energy from all runs: medians.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NetEnergy {
     /// Joules per inference above idle.
     pub net_j: f64,
     /// Standard uncertainty, such that k = 2 covers 95 %.
     pub u_j: f64,
+    /// Joules per inference, idle power included, and their standard uncertainty.
+    pub gross_j: f64,
+    pub gross_u_j: f64,
     /// Mean power in the runs, and between them.
     pub gross_w: f64,
     pub idle_w: f64,
+    /// How long power stays up after a run, and by how much shortly after it; zero if it does not.
+    pub tail: Duration,
+    pub tail_w: f64,
     /// Number of runs that could be used.
     pub runs: usize,
 }
@@ -311,6 +320,8 @@ fn evaluate(trace: &Trace, run: &Run, idle: Duration, rest: Rest) -> Result<RunN
     Ok(RunNet {
         net_j: (during.watts - idle_w) * per_inference_s,
         u_j: (during.u_w.powi(2) + idle_variance + drift_squared).sqrt() * per_inference_s,
+        gross_j: during.watts * per_inference_s,
+        gross_u_j: during.u_w.hypot(during.rounding_w) * per_inference_s,
         common_j: rounding_w.hypot(lumps_w).hypot(rest.unseen_w / 2.0) * per_inference_s,
         gross_w: during.watts,
         idle_w,
@@ -324,54 +335,101 @@ fn evaluate(trace: &Trace, run: &Run, idle: Duration, rest: Rest) -> Result<RunN
 /// [`NetError`] if too few runs can be used, if power does not come to rest between them, or if net energy is below its expanded
 /// uncertainty.
 pub fn net_energy(trace: &Trace, runs: &[Run], idle: Duration) -> Result<NetEnergy, NetError> {
+    let (all, _) = energy(trace, runs, idle)?;
+    let (net_j, expanded_j) = (all.net_j, 2.0 * all.u_j);
+    if expanded_j > net_j { Err(NetError::Uncertain { net_j, expanded_j }) } else { Ok(all) }
+}
+
+/// As [`net_energy`], but net energy may be below its uncertainty; with the net joules per inference of each run that could
+/// be used.
+///
+/// # Errors
+/// [`NetError`] if too few runs can be used, or if power does not come to rest between them.
+pub fn energy(trace: &Trace, runs: &[Run], idle: Duration) -> Result<(NetEnergy, Vec<Option<f64>>), NetError> {
     let rest = match trace.resolution() {
         Some(resolution) => rest::after(trace, runs, idle, resolution),
         None => Some(Rest::default()),
     };
     let Some(rest) = rest else { return Err(NetError::NotAtRest { for_s: idle.as_secs_f64() }) };
     let mut first = None;
-    let mut good = Vec::with_capacity(runs.len());
+    let mut of_each = Vec::with_capacity(runs.len());
     for run in runs {
-        match evaluate(trace, run, idle, rest) {
-            Ok(net) => good.push(net),
-            Err(error) => first = first.or(Some(error)),
-        }
+        let net = evaluate(trace, run, idle, rest);
+        first = first.or(net.as_ref().err().cloned());
+        of_each.push(net.ok());
     }
+    let good: Vec<RunNet> = of_each.iter().copied().flatten().collect();
     if good.len() < RUNS_MIN {
         return Err(NetError::TooFewRuns { good: good.len(), all: runs.len(), first });
     }
-    median_net(&good)
+    Ok((medians(&good, rest), of_each.into_iter().map(|run| run.map(|run| run.net_j)).collect()))
 }
 
-/// Returns the median: one disturbed run moves it little, but its scatter shows in the uncertainty.
-fn median_net(runs: &[RunNet]) -> Result<NetEnergy, NetError> {
-    let count = runs.len() as f64;
-    let all = |of: &dyn Fn(&RunNet) -> f64| runs.iter().map(of).collect::<Vec<f64>>();
-    let mean_of = |of: &dyn Fn(&RunNet) -> f64| runs.iter().map(of).sum::<f64>() / count;
-    let mean_j = mean_of(&|run| run.net_j);
-    let scatter = mean_of(&|run| (run.net_j - mean_j).powi(2)) * count / (count - 1.0);
-    let known = mean_of(&|run| run.u_j.powi(2));
-    // Scatter beyond that is known from the runs alone.
-    let variance = known + (scatter - known).max(0.0) * student_factor(count - 1.0).powi(2);
-    let u_j = (MEDIAN * (variance / count).sqrt()).hypot(mean_of(&|run| run.common_j));
-    let net_j = median(all(&|run| run.net_j));
-    let net = NetEnergy {
+/// Returns the mean power between two times, in which nothing ran.
+///
+/// # Errors
+/// A reading was lost, or there are too few.
+pub fn power_at_rest(trace: &Trace, from: MonoTime, to: MonoTime) -> Result<f64, RunError> {
+    let resolution = trace.resolution().ok_or(RunError::TooFew(0))?;
+    let from = from + SETTLE + resolution.look_back();
+    idle_power(trace.between(from, to)?, resolution).map(|power| power.watts)
+}
+
+/// Returns the mean power of a meter that does not measure, from the first reading to the last one between two times.
+///
+/// # Errors
+/// A reading was lost, or there are too few.
+pub fn mean_power(trace: &Trace, from: MonoTime, to: MonoTime) -> Result<f64, RunError> {
+    let readings = trace.between(from, to)?;
+    let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return Err(RunError::TooFew(0)) };
+    let power = (last.joules - first.joules).per(last.time.since(first.time));
+    power.map(|power| power.0).ok_or(RunError::TooFew(readings.len()))
+}
+
+fn medians(runs: &[RunNet], rest: Rest) -> NetEnergy {
+    let common_j = runs.iter().map(|run| run.common_j).sum::<f64>() / runs.len() as f64;
+    let (net_j, u_j) = median_with_u(runs, &|run| (run.net_j, run.u_j));
+    let (gross_j, gross_u_j) = median_with_u(runs, &|run| (run.gross_j, run.gross_u_j));
+    let all = |of: &dyn Fn(&RunNet) -> f64| median(runs.iter().map(of).collect());
+    NetEnergy {
         net_j,
-        u_j,
-        gross_w: median(all(&|run| run.gross_w)),
-        idle_w: median(all(&|run| run.idle_w)),
+        u_j: u_j.hypot(common_j),
+        gross_j,
+        gross_u_j,
+        gross_w: all(&|run| run.gross_w),
+        idle_w: all(&|run| run.idle_w),
+        tail: if rest.tail_w == 0.0 { Duration::ZERO } else { rest.after },
+        tail_w: rest.tail_w,
         runs: runs.len(),
-    };
-    if 2.0 * u_j > net_j { Err(NetError::Uncertain { net_j, expanded_j: 2.0 * u_j }) } else { Ok(net) }
+    }
 }
 
-/// Returns the factor by which a standard deviation with this many degrees of freedom must grow, so that k = 2 covers 95 %
-/// of Student's distribution (its expansion from the normal one: Abramowitz and Stegun, 26.7.5).
-fn student_factor(freedom: f64) -> f64 {
-    let z: f64 = 1.96;
-    let first = (z.powi(3) + z) / (4.0 * freedom);
-    let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * freedom.powi(2));
-    (z + first + second) / 2.0
+/// Returns the median of a value that each run has with its standard uncertainty, and the standard uncertainty of the median:
+/// one disturbed run moves it little, but its scatter shows in the uncertainty.
+fn median_with_u(runs: &[RunNet], of: &dyn Fn(&RunNet) -> (f64, f64)) -> (f64, f64) {
+    let count = runs.len() as f64;
+    let mean = runs.iter().map(|run| of(run).0).sum::<f64>() / count;
+    let scatter = runs.iter().map(|run| (of(run).0 - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let known = runs.iter().map(|run| of(run).1.powi(2)).sum::<f64>() / count;
+    // Scatter beyond that is known from the runs alone, so that k = 2 covers 95 % of Student's distribution.
+    let variance = known + (scatter - known).max(0.0) * (student(count - 1.0) / 2.0).powi(2);
+    (median(runs.iter().map(|run| of(run).0).collect()), MEDIAN * (variance / count).sqrt())
+}
+
+/// Returns the factor of a standard deviation that holds 95 % of Student's distribution (its expansion from the normal one,
+/// Abramowitz and Stegun, 26.7.5, which is exact to 1 % from three degrees of freedom on; below, the table's values).
+pub fn student(freedom: f64) -> f64 {
+    let z: f64 = 1.959_964;
+    match freedom {
+        f if f < 1.5 => 12.706,
+        f if f < 2.5 => 4.303,
+        f => {
+            let first = (z.powi(3) + z) / 4.0;
+            let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
+            let third = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
+            z + first / f + second / f.powi(2) + third / f.powi(3)
+        }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,7 +1,7 @@
 //! The runtime's reference kernels: what other delegates are compared with.
 
 use super::survey::{Finding, Host};
-use super::{Delegate, DelegateBackend, EngineError, Runtime};
+use super::{Delegate, DelegateBackend, DelegateKind, EngineError, Runtime};
 use crate::schema::{Checker, Key, table};
 
 table! {
@@ -25,6 +25,10 @@ impl DelegateBackend for Cpu {
 
     fn threads(&self) -> u16 {
         self.threads
+    }
+
+    fn with_threads(&self, threads: u16) -> Option<DelegateKind> {
+        Some(DelegateKind::Cpu(Self { threads }))
     }
 
     fn attach(&self, _: &Runtime) -> Result<Option<Delegate>, EngineError> {

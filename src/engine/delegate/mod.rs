@@ -74,6 +74,11 @@ pub trait DelegateBackend {
         1
     }
 
+    /// Returns the same with another number of threads; `None` if that cannot be chosen.
+    fn with_threads(&self, _threads: u16) -> Option<DelegateKind> {
+        None
+    }
+
     /// Returns what is attached to the runtime's interpreter; `None`: its own kernels run the model.
     ///
     /// # Errors

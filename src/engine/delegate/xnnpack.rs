@@ -1,7 +1,7 @@
 //! XNNPACK: the runtime's optimised kernels for the CPU.
 
 use super::survey::{Finding, Host};
-use super::{Delegate, DelegateBackend, EngineError, Proof, Runtime};
+use super::{Delegate, DelegateBackend, DelegateKind, EngineError, Proof, Runtime};
 use crate::model::ModelSummary;
 use crate::schema::{Checker, Key, choice, table};
 
@@ -54,6 +54,10 @@ impl DelegateBackend for Xnnpack {
 
     fn threads(&self) -> u16 {
         self.threads
+    }
+
+    fn with_threads(&self, threads: u16) -> Option<DelegateKind> {
+        Some(DelegateKind::Xnnpack(Self { threads, ..self.clone() }))
     }
 
     fn attach(&self, runtime: &Runtime) -> Result<Option<Delegate>, EngineError> {

@@ -18,6 +18,7 @@ use super::link::{Link, Side};
 use super::{Built, FAILED, Hello, INVOKE, Layout, Message, OK, RESET, Task, read_block, sandbox};
 use crate::engine::delegate::LibraryIdentity;
 use crate::engine::{self, Engine, EngineError, Runtime, rows};
+use crate::sys::peak_memory_mib;
 use crate::sys::shared::Shared;
 use crate::units::MonoTime;
 
@@ -106,7 +107,7 @@ fn work(argument: Option<&str>, socket: &UnixStream, memory: &OwnedFd) -> Result
         rows::check_independent(engine.as_mut())?;
     }
     let (inputs, outputs) = (engine.inputs().to_vec(), engine.outputs().to_vec());
-    let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke });
+    let built = |invoke| Message::Built(Built { proof, inputs, outputs, invoke, memory_mib: peak_memory_mib() });
     if task.serve {
         let layout = Layout::new(engine.inputs(), engine.outputs())?;
         tell(socket, &built(None))?;

@@ -59,6 +59,8 @@ pub struct Ready {
     pub outputs: Vec<TensorInfo>,
     /// Time of one invocation, if the model was invoked.
     pub invoke: Option<Duration>,
+    /// The peak of its resident memory until then, in MiB, if the kernel tells it.
+    pub memory_mib: Option<f64>,
     /// The output of the runtime and of the delegate.
     pub log: Vec<String>,
 }
@@ -264,7 +266,8 @@ impl Start {
 }
 
 /// Checks what a child reports, because it may be wrong.
-fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Result<Ready, EngineError> {
+fn checked(hello: Hello, built: Built) -> Result<Ready, EngineError> {
+    let Built { proof, inputs, outputs, invoke, memory_mib } = built;
     // First, because the length of a tensor may overflow.
     Layout::new(&inputs, &outputs)?;
     let checked = |tensor: TensorInfo| {
@@ -273,7 +276,7 @@ fn checked(hello: Hello, Built { proof, inputs, outputs, invoke }: Built) -> Res
     };
     let inputs = inputs.into_iter().map(checked).collect::<Result<_, _>>()?;
     let outputs = outputs.into_iter().map(checked).collect::<Result<_, _>>()?;
-    Ok(Ready { proof, hello, inputs, outputs, invoke, log: Vec::new() })
+    Ok(Ready { proof, hello, inputs, outputs, invoke, memory_mib, log: Vec::new() })
 }
 
 /// Reads the next message, a line of JSON.

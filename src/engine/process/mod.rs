@@ -152,6 +152,8 @@ struct Built {
     outputs: Vec<TensorInfo>,
     /// Time of one invocation, if the model was invoked.
     invoke: Option<Duration>,
+    /// The peak of the child's resident memory until then, in MiB.
+    memory_mib: Option<f64>,
 }
 
 /// The places of the tensors in the shared memory, after the words of the link.
