@@ -8,7 +8,7 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox outage kills flaps \
+.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox bench-truth test-bench-page outage kills flaps \
 	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
 
 help: ## Show this list
@@ -135,6 +135,14 @@ deny: tools ## Check licences, bans and sources of the dependencies
 	@cargo deny --version >/dev/null 2>&1 || \
 		{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+bench-truth: tools ## Check on a simulated machine, 1,000 benches each, that the intervals of edgewatt bench hold the truth
+	EDGEWATT_BENCHES=1000 cargo test --release --locked --test bench truth:: -- --nocapture
+
+test-bench-page: tools runtime ## Open the page of edgewatt bench in headless Chromium, at the width of a phone and of a desktop; installs chromium if it may
+	@scripts/need chromium:chromium
+	cargo build --locked --bin edgewatt
+	tests/bench/page "$(TARGET_DIR)/debug/edgewatt" "$(TARGET_DIR)/bench-page"
 
 bench: tools runtime ## Run the Criterion benchmarks
 	cargo bench --locked --bench '*'

@@ -21,7 +21,7 @@ use crate::text::counted;
 /// Other programs may have taken at most this fraction of net energy.
 const OTHERS_MAX: f64 = 0.25;
 /// A longer part of the window than this must not have passed since idle power was last seen.
-const IDLE_AGE_MAX: f64 = 0.2;
+const IDLE_AGE_MAX: f64 = 0.1;
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
 const IDLE_FRESH: Duration = Duration::from_secs(2);
 

@@ -40,7 +40,7 @@ pub use checks::foreign_operators;
 pub use delegate::DelegateKind;
 pub use litert::{LitertEngine, LitertFacts};
 pub use plan::ModelPlan;
-pub use profile::Delegation;
+pub use profile::{Delegation, OperatorTime};
 pub use runtime::Runtime;
 pub use tensor::{Coding, Element, TensorInfo};
 pub use tflite::TfliteEngine;

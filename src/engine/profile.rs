@@ -1,12 +1,14 @@
-//! Proof of what ran where: the runtime's own report of each node that it invoked.
+//! Proof of what ran where, and for how long: the runtime's own report of each node that it invoked.
 //!
-//! Owns the runtime's telemetry callbacks and the counting of nodes, in one invocation before the first that counts.
+//! Owns the runtime's telemetry callbacks, the counting of nodes in one invocation before the first that counts, and the times
+//! of operators in a profile.
 
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,65 @@ impl fmt::Display for Delegation {
     }
 }
 
+/// The time of one operator, summed over invocations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperatorTime {
+    pub name: String,
+    /// The index of its node in the model's graph; of an operator within a delegate's partition, that of its step.
+    pub place: usize,
+    /// A delegate runs it, as a step of a partition.
+    pub is_delegated: bool,
+    pub count: u64,
+    pub ns: f64,
+}
+
+/// The times of operators.
+#[derive(Debug, Default)]
+struct Times {
+    /// What has begun and not ended: when, the node, and its name.
+    begun: Vec<(Instant, usize, String)>,
+    /// By place and name: how often, and for how many nanoseconds.
+    nodes: BTreeMap<(usize, String), (u64, f64)>,
+    /// The same of the steps within partitions, by the runtime's own clock, which counts microseconds.
+    steps: BTreeMap<(usize, String), (u64, f64)>,
+}
+
+/// Of the time of partitions, the steps must show at least this part to be told apart: their clock counts whole microseconds.
+const STEPS_SEEN_MIN: f64 = 0.8;
+
+impl Times {
+    /// Returns the times of all operators; `invoked_ns` is that of the invocations. XNNPACK reports the steps of a partition in the
+    /// place of its node, so partitions take what the nodes leave; it is shared by the times of the steps, or is one entry if these
+    /// are too short for their clock.
+    fn operators(&self, nodes_total: usize, invoked_ns: f64) -> Vec<OperatorTime> {
+        let node = |((place, name), (count, ns)): (&(usize, String), &(u64, f64))| OperatorTime {
+            name: name.clone(),
+            place: *place,
+            is_delegated: *place >= nodes_total,
+            count: *count,
+            ns: *ns,
+        };
+        let mut operators: Vec<OperatorTime> = self.nodes.iter().map(node).collect();
+        let nodes_ns: f64 = operators.iter().map(|operator| operator.ns).sum();
+        let (left_ns, steps_ns) =
+            ((invoked_ns - nodes_ns).max(0.0), self.steps.values().map(|(_, ns)| ns).sum::<f64>());
+        let step = |((place, name), (count, ns)): (&(usize, String), &(u64, f64))| OperatorTime {
+            name: name.clone(),
+            place: *place,
+            is_delegated: true,
+            count: *count,
+            ns: ns * left_ns / steps_ns,
+        };
+        if steps_ns >= STEPS_SEEN_MIN * left_ns && steps_ns > 0.0 {
+            operators.extend(self.steps.iter().map(step));
+        } else if let Some((count, _)) = self.steps.values().next() {
+            let name = format!("all {} of the delegate", counted(self.steps.len(), "step"));
+            operators.push(OperatorTime { name, place: nodes_total, is_delegated: true, count: *count, ns: left_ns });
+        }
+        operators
+    }
+}
+
 /// What was reported of one invocation.
 #[derive(Default)]
 struct Watched {
@@ -50,6 +111,8 @@ struct Watched {
     closed: bool,
     /// The subgraph that is run.
     subgraph: i64,
+    /// For a profile: it is never closed.
+    times: Option<Times>,
 }
 
 /// Listens to one interpreter, which it must outlive.
@@ -77,10 +140,33 @@ impl Profiler {
             op_event: ignore_op_event,
             settings: ignore_settings,
             begin_op: record,
-            end_op: ignore_end,
+            end_op: record_end,
             op: record_step,
         };
         Self { callbacks: Box::new(callbacks), watched }
+    }
+
+    /// Returns one that adds up the times of operators.
+    pub(crate) fn of_times(subgraph: u32) -> Self {
+        let profiler = Self::new(subgraph);
+        // SAFETY: just made, and nobody else has it.
+        unsafe { (*profiler.watched).times = Some(Times::default()) };
+        profiler
+    }
+
+    /// Starts again with the times.
+    pub(crate) fn forget_times(&mut self) {
+        // SAFETY: no interpreter runs, so nobody else has a reference.
+        let watched = unsafe { &mut *self.watched };
+        watched.times = watched.times.as_ref().map(|_| Times::default());
+    }
+
+    /// Returns the times of operators since then, in a model whose main graph has `nodes_total` nodes and whose invocations took
+    /// `invoked_ns`.
+    pub(crate) fn operator_times(&self, nodes_total: usize, invoked_ns: f64) -> Vec<OperatorTime> {
+        // SAFETY: as above.
+        let watched = unsafe { &*self.watched };
+        watched.times.as_ref().map_or_else(Vec::new, |times| times.operators(nodes_total, invoked_ns))
     }
 
     /// # Safety
@@ -103,7 +189,7 @@ impl Profiler {
     pub(crate) fn delegation(&mut self, nodes_total: usize) -> Delegation {
         // SAFETY: no interpreter runs, so nobody else has a reference.
         let watched = unsafe { &mut *self.watched };
-        watched.closed = true;
+        watched.closed = watched.times.is_none();
         let mut on_cpu = BTreeMap::new();
         for (_, operator) in watched.nodes.iter().filter(|(index, _)| *index < nodes_total) {
             *on_cpu.entry(operator.clone()).or_insert(0) += 1;
@@ -134,6 +220,11 @@ unsafe extern "C" fn record(callbacks: *mut TelemetryProfiler, name: *const c_ch
     {
         // SAFETY: a C string.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        if let Some(times) = &mut watched.times {
+            times.begun.push((Instant::now(), node, name.clone()));
+            watched.nodes.insert((node, name));
+            return u32::try_from(times.begun.len()).unwrap_or(0);
+        }
         watched.nodes.insert((node, name));
     }
     0
@@ -142,12 +233,39 @@ unsafe extern "C" fn record(callbacks: *mut TelemetryProfiler, name: *const c_ch
 unsafe extern "C" fn ignore_event(_: *mut TelemetryProfiler, _: *const c_char, _: u64) {}
 unsafe extern "C" fn ignore_op_event(_: *mut TelemetryProfiler, _: *const c_char, _: i64, _: i64, _: u64) {}
 unsafe extern "C" fn ignore_settings(_: *mut TelemetryProfiler, _: *const c_char, _: *const c_void) {}
-unsafe extern "C" fn ignore_end(_: *mut TelemetryProfiler, _: u32) {}
 
-/// The steps of each partition are counted from 0.
-unsafe extern "C" fn record_step(callbacks: *mut TelemetryProfiler, _: *const c_char, _: u64, step: i64, _: i64) {
+/// Ends what began last: operators do not overlap.
+unsafe extern "C" fn record_end(callbacks: *mut TelemetryProfiler, handle: u32) {
+    let now = Instant::now();
     // SAFETY: as above.
     let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
+    if handle > 0
+        && let Some(times) = &mut watched.times
+        && let Some((begun, node, name)) = times.begun.pop()
+    {
+        let (count, ns) = times.nodes.entry((node, name)).or_insert((0, 0.0));
+        *count += 1;
+        *ns += now.saturating_duration_since(begun).as_nanos() as f64;
+    }
+}
+
+/// The steps of each partition are counted from 0.
+unsafe extern "C" fn record_step(
+    callbacks: *mut TelemetryProfiler,
+    name: *const c_char,
+    elapsed_us: u64,
+    step: i64,
+    _: i64,
+) {
+    // SAFETY: as above.
+    let watched = unsafe { &mut *(*callbacks).data.cast::<Watched>() };
+    if let (Some(times), Ok(place), false) = (&mut watched.times, usize::try_from(step), name.is_null()) {
+        // SAFETY: a C string.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        let (count, ns) = times.steps.entry((place, name)).or_insert((0, 0.0));
+        *count += 1;
+        *ns += elapsed_us as f64 * 1e3;
+    }
     if step == 0 && !watched.closed {
         watched.stepwise += 1;
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::interpreter::{Interpreter, Model};
 use super::plan::{find_signature, open_input};
-use super::profile::{Delegation, Profiler};
+use super::profile::{Delegation, OperatorTime, Profiler};
 use super::runtime::Runtime;
 use super::{DelegateKind, Element, Engine, EngineError, ModelPlan, TensorInfo, checks};
 use crate::model::{ModelSummary, Signature};
@@ -17,8 +17,8 @@ pub struct TfliteEngine {
     /// `None` only after it could not be rebuilt. Declared before the recipe, so that it is dropped before the model that it
     /// points into.
     interpreter: Option<Interpreter>,
-    /// Ignores all reports after the first invocation, but the interpreter still calls it.
-    _profiler: Option<Profiler>,
+    /// Ignores all reports after the first invocation, but for a profile; the interpreter calls it as long as it lives.
+    profiler: Option<Profiler>,
     recipe: Recipe,
     /// Keeps tensors from one invocation to the next.
     stateful: bool,
@@ -79,6 +79,34 @@ impl TfliteEngine {
         Ok((Self::assemble(recipe, None)?.0, Some(delegation)))
     }
 
+    /// Like [`TfliteEngine::new`], with the times of operators. Each inference takes longer for that.
+    ///
+    /// # Errors
+    /// As for `new`, or this runtime does not report them.
+    pub fn profiled(
+        runtime: &Runtime,
+        path: &Path,
+        bytes: &[u8],
+        delegate: &DelegateKind,
+        plan: &ModelPlan,
+    ) -> Result<Self, EngineError> {
+        let recipe = Recipe::new(runtime, path, bytes, delegate, plan)?;
+        if !Profiler::is_supported(runtime.library()?) {
+            return Err(EngineError::Mismatch("this runtime does not report the times of operators".into()));
+        }
+        let profiler = Profiler::of_times(recipe.signature.as_ref().map_or(0, |signature| signature.subgraph));
+        let (mut engine, _) = Self::assemble(recipe, Some(profiler))?;
+        engine.profiler.iter_mut().for_each(Profiler::forget_times);
+        Ok(engine)
+    }
+
+    /// Returns the times of operators since it was built; none unless it was built for that. All invocations together took
+    /// `invoked_ns` nanoseconds.
+    pub fn operator_times(&self, invoked_ns: f64) -> Vec<OperatorTime> {
+        let times = |profiler: &Profiler| profiler.operator_times(self.recipe.node_count(), invoked_ns);
+        self.profiler.as_ref().map_or_else(Vec::new, times)
+    }
+
     fn assemble(recipe: Recipe, mut profiler: Option<Profiler>) -> Result<(Self, Option<Delegation>), EngineError> {
         let stateful = recipe.is_stateful();
         // SAFETY: the recipe's model and the profiler are in the same struct as the interpreter and outlive it.
@@ -101,7 +129,7 @@ impl TfliteEngine {
             checks::check_batch(&output_info, recipe.plan.batch)?;
         }
         let interpreter = Some(interpreter);
-        Ok((Self { interpreter, _profiler: profiler, recipe, stateful, input_info, output_info }, delegation))
+        Ok((Self { interpreter, profiler, recipe, stateful, input_info, output_info }, delegation))
     }
 
     fn interpreter(&mut self) -> Result<&mut Interpreter, EngineError> {

@@ -14,7 +14,8 @@ use crate::engine::parity::{Agreement, DecidedOn, Reference};
 use crate::engine::plan;
 use crate::engine::process::{Launcher, ProcessLimits, Ready};
 use crate::engine::{
-    DelegateKind, Engine, EngineError, ModelPlan, Runtime, TensorInfo, build, check_input, foreign_operators,
+    DelegateKind, Engine, EngineError, ModelPlan, Runtime, TensorInfo, TfliteEngine, build, check_input,
+    foreign_operators,
 };
 use crate::model::{ModelSummary, Signature};
 use crate::publish::payload::{DelegateProof, DelegateState};
@@ -284,6 +285,21 @@ impl EngineBuilder {
             }
             None => build_here(&self.context.runtime, path, bytes, &delegate.kind, plan),
         }
+    }
+
+    /// Builds an engine on this thread that tells the times of operators.
+    ///
+    /// # Errors
+    /// It is not the runtime's interpreter that runs the model, or runtime and delegate cannot do it.
+    pub fn profiled(&self, place: usize) -> Result<TfliteEngine, EngineError> {
+        let ModelFile { path, bytes, plan, .. } = &self.model;
+        let kind = &self.delegates[place].kind;
+        if kind.kind().has_own_engine() {
+            return Err(EngineError::Mismatch(
+                "only TensorFlow Lite's interpreter reports the times of operators".into(),
+            ));
+        }
+        TfliteEngine::profiled(&self.context.runtime, path, bytes, kind, plan)
     }
 
     /// Builds the reference, which runs until there are windows on which the delegate at `waiting` can be compared.

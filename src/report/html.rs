@@ -254,7 +254,9 @@ fn powers(report: &Report) -> Option<Figure> {
     let mut plot = Plot::new(x, Axis::log("added power / W", all().map(|(_, watts)| watts))?);
     for (series, points) in &curves {
         plot.curve(*series, points);
-        points.last().iter().for_each(|last| plot.label(*series, **last));
+        // Not all at the end, where lines come close.
+        let place = points.len() * (10 + series % 7) / 18;
+        points.get(place).iter().for_each(|point| plot.label(*series, **point));
     }
     Some(Figure {
         file: "power",

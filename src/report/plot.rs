@@ -169,10 +169,10 @@ impl Plot {
         self.text(left + 8.0, top - 6.0, "start", &(series + 1).to_string());
     }
 
-    /// Draws a number at the end of a curve.
+    /// Draws the number of a curve beside one of its points.
     pub(super) fn label(&mut self, series: usize, at: (f64, f64)) {
         let (x, y) = (self.at_x(at.0), self.at_y(at.1));
-        self.text((x + 4.0).min(WIDTH - 12.0), y - 4.0, "start", &(series + 1).to_string());
+        self.text(x - 4.0, y - 5.0, "end", &(series + 1).to_string());
     }
 
     /// Draws how often each class of values came, as a shape on a row, with lines at some of the values.
@@ -220,8 +220,11 @@ fn colour(series: usize) -> &'static str {
 
 /// Returns the text of a tick without needless zeros.
 fn tick(value: f64) -> String {
-    if !(1e-4..1e6).contains(&value) {
-        return format!("{value:e}");
+    match value {
+        1e6.. => return format!("{}M", tick(value / 1e6)),
+        1e4.. => return format!("{}k", tick(value / 1e3)),
+        ..1e-4 => return format!("{value:e}"),
+        _ => {}
     }
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{difference, energy, number, plus_minus, with_half, with_interval, with_uncertainty};
 use crate::measure::bench::compare::Comparison;
 use crate::measure::bench::recommend::{Choice, Recommendation};
-use crate::measure::bench::report::{CellReport, Expanded, Report, Speed};
+use crate::measure::bench::report::{CellReport, Expanded, Operator, Report, Speed};
 use crate::measure::bench::statistics::Estimate;
 use crate::text::counted;
 
@@ -144,6 +144,51 @@ fn reasons(report: &Report) -> Vec<(String, String)> {
     let all = report.ran().count();
     let cells = |cells: Vec<&str>| if cells.len() == all { "all cells".to_owned() } else { cells.join(", ") };
     reasons.into_iter().map(|(reason, of)| (cells(of), reason)).collect()
+}
+
+/// Operators that are shown; the rest is summed up.
+const OPERATORS: usize = 15;
+
+/// Returns the times of operators as text; empty if they were not asked for.
+pub fn profiles(report: &Report) -> String {
+    let mut text = String::new();
+    for cell in report.ran() {
+        let Some(profile) = &cell.profile else { continue };
+        let by = profile.energy_by.as_ref().map_or(String::new(), |by| format!("; energy is shared by {by}"));
+        let _ = match &profile.reason {
+            Some(reason) => writeln!(text, "\noperators of {}: {reason}", cell.name),
+            None => writeln!(text, "\noperators of {}, over {} inferences{by}:", cell.name, profile.inferences),
+        };
+        let mut rows = vec![["operator", "place", "by", "ms", "part", "net/mJ"].map(str::to_owned).to_vec()];
+        let (shown, rest) = profile.operators.split_at(profile.operators.len().min(OPERATORS));
+        rows.extend(shown.iter().map(|operator| {
+            let by = if operator.is_delegated { &cell.delegate.name } else { "the runtime" };
+            let place = operator.place.to_string();
+            operator_row(&operator.name, &place, by, operator.ms, operator.part, operator.net_mj)
+        }));
+        if !rest.is_empty() {
+            let sum = |of: fn(&Operator) -> f64| rest.iter().map(of).sum::<f64>();
+            let net_mj = rest.iter().map(|operator| operator.net_mj).sum();
+            let name = format!("{} more", rest.len());
+            rows.push(operator_row(
+                &name,
+                "-",
+                "-",
+                sum(|operator| operator.ms),
+                sum(|operator| operator.part),
+                net_mj,
+            ));
+        }
+        if !shown.is_empty() {
+            text.push_str(&aligned(&rows));
+        }
+    }
+    text
+}
+
+fn operator_row(name: &str, place: &str, by: &str, ms: f64, part: f64, net_mj: Option<f64>) -> Vec<String> {
+    let net = net_mj.map_or_else(|| "-".to_owned(), number);
+    vec![name.to_owned(), place.to_owned(), by.to_owned(), number(ms), format!("{:.1} %", 100.0 * part), net]
 }
 
 /// Returns a recommendation as text, without the lines of TOML.

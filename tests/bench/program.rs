@@ -51,6 +51,7 @@ pub(crate) fn empty_cell() -> CellReport {
         accuracy: None,
         against_baseline: None,
         rounds: Vec::new(),
+        profile: None,
     }
 }
 

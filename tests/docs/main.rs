@@ -12,4 +12,5 @@ mod home_assistant;
 mod links;
 mod machine;
 mod pipeline;
+mod results;
 mod schema;

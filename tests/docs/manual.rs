@@ -29,7 +29,8 @@ fn there_is_a_page_for_each_subcommand_and_for_the_configuration() {
         assert!(page.contains(".SH SYNOPSIS") && main.contains(&format!("edgewatt\\-{escaped}(1)")), "{name}: {main}");
     }
     let pages = std::fs::read_dir(dir.path().join("not/yet/man1")).unwrap().count();
-    assert_eq!(pages, names.len() + 1, "what help hides has no page");
+    read("man1/edgewatt-bench-compare.1");
+    assert_eq!(pages, names.len() + 2, "what help hides has no page");
 
     let config = read("man5/edgewatt.toml.5");
     for part in [".SH \"[mqtt.store]\"", "\\fBkeep_alive_s\\fR", "Default: 30", "May be: 2 to 3600"] {

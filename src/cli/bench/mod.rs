@@ -75,6 +75,9 @@ pub(crate) struct Args {
     /// Take as little time as gives an answer: 9 rounds of 0.1 s
     #[arg(long, conflicts_with_all = ["rounds", "run_s"])]
     quick: bool,
+    /// Time the operators of each cell, after the rounds
+    #[arg(long)]
+    profile: bool,
     /// Say which cell to use at --rate, and print the lines of the configuration for it
     #[arg(long, requires = "rate")]
     recommend: bool,
@@ -293,6 +296,7 @@ fn measured(args: &Args, setup: &Setup) -> anyhow::Result<Report> {
         no_meter,
         plan,
         is_quick: args.quick,
+        profile: args.profile,
         stop: &stop,
     };
     let subject = Subject {
@@ -353,6 +357,7 @@ fn show(args: &Args, setup: &Setup, report: &Report, recommendation: Option<&Rec
     if report.plan.rounds_done < report.plan.rounds {
         writeln!(out, "stopped early: {} of {} rounds are whole", report.plan.rounds_done, report.plan.rounds)?;
     }
+    write!(out, "{}", table::profiles(report))?;
     if let Some(recommendation) = recommendation {
         write!(out, "\n{}", table::recommendation(recommendation))?;
         let best = report.cells.iter().find(|cell| Some(&cell.name) == recommendation.best.as_ref());

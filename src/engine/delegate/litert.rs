@@ -52,6 +52,10 @@ impl DelegateBackend for Litert {
         Err(EngineError::Delegate { delegate: self.library.display().to_string(), reason })
     }
 
+    fn has_own_engine(&self) -> bool {
+        true
+    }
+
     fn build_own(&self, path: &Path, bytes: &[u8], plan: &ModelPlan) -> Option<Result<OwnEngine, EngineError>> {
         let built = LitertEngine::new(&self.library, path, bytes, &self.accelerators, plan);
         Some(built.map(|engine| {

@@ -85,6 +85,11 @@ pub trait DelegateBackend {
     /// The delegate cannot be used, and why.
     fn attach(&self, runtime: &Runtime) -> Result<Option<Delegate>, EngineError>;
 
+    /// Returns whether [`Self::build_own`] builds one.
+    fn has_own_engine(&self) -> bool {
+        false
+    }
+
     /// Builds the engine if that is not the runtime's interpreter: `bytes` are those of the model at `path`.
     fn build_own(&self, _path: &Path, _bytes: &[u8], _plan: &ModelPlan) -> Option<Result<OwnEngine, EngineError>> {
         None

@@ -58,6 +58,10 @@ impl RealLab {
             temperature: SocTemperature::find(sysfs),
         }
     }
+
+    pub(super) fn cells(&self) -> &[Option<Runnable>] {
+        &self.cells
+    }
 }
 
 impl Lab for RealLab {

@@ -11,6 +11,7 @@ mod distribution;
 mod lab;
 pub mod machine;
 pub mod matrix;
+mod profile;
 pub mod recommend;
 pub mod report;
 pub mod rounds;
@@ -70,6 +71,8 @@ pub struct Means<'a> {
     pub no_meter: Option<String>,
     pub plan: Plan,
     pub is_quick: bool,
+    /// Whether operators are timed, too.
+    pub profile: bool,
     pub stop: &'a Arc<Stop>,
 }
 
@@ -152,6 +155,13 @@ pub fn run(
         return Err(reason.map_or(BenchError::Stopped, BenchError::NoCell));
     }
     let baseline = fill(&mut reports, &seen, &plan, &meters);
+    if means.profile {
+        for (report, runnable) in reports.iter_mut().zip(lab.cells()) {
+            report.profile = runnable.as_ref().map(|cell| profile::profile(&cell.builder, &cell.windows));
+            let net_mj = report.energy.values().find_map(|energy| energy.net_mj);
+            report.profile.iter_mut().zip(net_mj).for_each(|(profile, net)| profile.share(net.value));
+        }
+    }
     Ok(Report {
         v: VERSION,
         edgewatt: env!("CARGO_PKG_VERSION").to_owned(),
@@ -216,6 +226,7 @@ fn tried(
         accuracy: None,
         against_baseline: None,
         rounds: Vec::new(),
+        profile: None,
     };
     let attempt = || -> Result<_, String> {
         let builder = subject.builder(cell.model, &cell.delegate, cell.batch)?;

@@ -80,6 +80,9 @@ pub struct CellReport {
     /// `None` for the baseline, and without it.
     pub against_baseline: Option<AgainstBaseline>,
     pub rounds: Vec<Round>,
+    /// The times of operators, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -170,6 +173,32 @@ pub struct Accuracy {
     pub right: Estimate,
 }
 
+/// The time of each operator, the longest first. The profiler makes an inference longer than it is without.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    pub inferences: u64,
+    pub operators: Vec<Operator>,
+    /// How energy was told apart: by "time"; `None` without energy.
+    pub energy_by: Option<String>,
+    /// Why there is no profile.
+    pub reason: Option<String>,
+}
+
+/// One operator of the model, or of a delegate's partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operator {
+    pub name: String,
+    /// The index of its node in the model, or of its step in the partition.
+    pub place: usize,
+    pub is_delegated: bool,
+    /// Of one inference.
+    pub ms: f64,
+    /// The part of the time of all operators.
+    pub part: f64,
+    /// Net energy per window.
+    pub net_mj: Option<f64>,
+}
+
 /// The cell's values divided by those of the baseline.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgainstBaseline {
@@ -236,6 +265,7 @@ impl Report {
         };
         for cell in &mut shared.cells {
             cell.rounds.clear();
+            cell.profile = None;
             cell.speed.iter_mut().for_each(|speed| speed.histogram.clear());
         }
         shared

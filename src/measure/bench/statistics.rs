@@ -96,11 +96,9 @@ pub fn bootstrap(rounds: usize, value: impl Fn(&[u64]) -> Option<f64>) -> Option
     let (low, high) = (at(OUTSIDE / 2.0)?, at(1.0 - OUTSIDE / 2.0)?);
     let count = rounds as f64;
     let wider = student(count - 1.0) / student(f64::INFINITY) * (count / (count - 1.0)).sqrt();
-    Some(Estimate {
-        value: all,
-        low: Some(all - wider * (all - low).max(0.0)),
-        high: Some(all + wider * (high - all).max(0.0)),
-    })
+    // By factors, because times and rates are above 0 and have longer tails upwards.
+    let bound = |drawn: f64| if all > 0.0 && drawn > 0.0 { all * (drawn / all).powf(wider) } else { drawn };
+    Some(Estimate { value: all, low: Some(bound(low.min(all))), high: Some(bound(high.max(all))) })
 }
 
 /// Returns the mean with the interval of Student's distribution; `None` without values.
