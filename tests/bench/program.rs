@@ -1,6 +1,7 @@
 //! The real binary on the demo's models.
 
 use std::path::Path;
+use std::time::Duration;
 
 use edgewatt::measure::bench::report::{
     Agreement, CellReport, DelegateReport, Machine, ModelReport, PlanReport, Report,
@@ -8,6 +9,7 @@ use edgewatt::measure::bench::report::{
 use edgewatt::units::WallTime;
 use edgewatt_support::daemon::{Daemon, Ended, edgewatt};
 use edgewatt_support::root;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A report without cells.
@@ -181,6 +183,22 @@ fn the_results_are_a_table_csv_a_page_and_a_file_to_share() {
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 5);
     assert!(lines.iter().all(|line| line.split(',').count() == lines[0].split(',').count()), "{csv}");
+}
+
+#[test]
+fn what_is_done_counts_when_it_is_stopped() {
+    let int8 = model("shoulder_int8.tflite");
+    let args = ["bench", "--rounds", "1000", "--run-s", "0.02", &int8, "--random", "-d", "xnnpack", "--json"];
+    let mut bench = Daemon::start(edgewatt(&args));
+    bench.in_log("the trial", |log| log.contains("trying shoulder_int8/xnnpack").then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    bench.signal(Signal::SIGINT);
+    let stopped = bench.wait().expect(1);
+    let report: Value = serde_json::from_str(&stopped.stdout).unwrap();
+    let done = report["plan"]["rounds_done"].as_u64().unwrap();
+    assert!((1..1000).contains(&done), "{done}");
+    assert_eq!(report["cells"][0]["rounds"].as_array().unwrap().len() as u64, done);
+    assert!(report["cells"][0]["speed"]["p50_ms"]["value"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

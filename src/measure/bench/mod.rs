@@ -101,6 +101,8 @@ pub enum BenchError {
 const BUSY_PROGRAM: f64 = 0.02;
 /// A warning says so if the clock differed by more than this part between turns.
 const CLOCK_SPREAD: f64 = 0.05;
+/// And if the temperature differed by more degrees.
+const WARMER: f64 = 10.0;
 
 /// Carries out a bench.
 ///
@@ -276,12 +278,23 @@ fn conditions(seen: &Seen) -> Vec<String> {
         let turns = seen.turns.iter().filter(|turn| turn.conditions.throttled.iter().flatten().any(|one| *one == what));
         warnings.push(format!("{what} in {} of {} turns", turns.count(), seen.turns.len()));
     }
-    let clocks = seen.turns.iter().filter_map(|turn| turn.conditions.clock_mhz);
-    let (low, high) = clocks.fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), mhz| (low.min(mhz), high.max(mhz)));
-    if low.is_finite() && high > low * (1.0 + CLOCK_SPREAD) {
+    let clocks = range(seen.turns.iter().filter_map(|turn| turn.conditions.clock_mhz));
+    if let Some((low, high)) = clocks.filter(|(low, high)| *high > low * (1.0 + CLOCK_SPREAD)) {
         warnings.push(format!("the processor's clock was between {low:.0} and {high:.0} MHz"));
     }
+    let temperatures = range(seen.turns.iter().filter_map(|turn| turn.temperature_c));
+    if let Some((low, high)) = temperatures.filter(|(low, high)| *high > low + WARMER) {
+        warnings.push(format!("the processor's temperature was between {low:.0} and {high:.0} degrees Celsius"));
+    }
     warnings
+}
+
+/// Returns the smallest and the largest of the values, if there are any.
+fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values.fold(None, |range, value| {
+        let (low, high) = range.unwrap_or((value, value));
+        Some((low.min(value), high.max(value)))
+    })
 }
 
 /// Returns which other programs used processor time.
