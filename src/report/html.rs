@@ -7,6 +7,7 @@ use super::{difference, energy, number, with_interval, with_uncertainty};
 use crate::measure::bench::recommend::PowerLine;
 use crate::measure::bench::report::{CellReport, Report};
 use crate::measure::bench::statistics::Estimate;
+use crate::text::counted;
 
 const STYLE: &str = "\
 :root{color-scheme:light}\
@@ -33,14 +34,12 @@ struct Figure {
 /// Returns the page.
 pub fn page(report: &Report) -> String {
     let mut page = String::new();
-    let machine = &report.machine;
-    let name = machine.model.clone().or(machine.processor.clone()).unwrap_or_else(|| machine.architecture.clone());
     let _ = write!(
         page,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\"><title>edgewatt bench: {0}</title><style>{STYLE}</style>\
          <link rel=\"icon\" href=\"data:,\"></head>\n<body><h1>edgewatt bench</h1>\n<p>{0}</p>\n",
-        escaped(&name)
+        escaped(report.machine.name())
     );
     about(&mut page, report);
     table(&mut page, report);
@@ -62,20 +61,15 @@ pub fn page(report: &Report) -> String {
 }
 
 fn about(page: &mut String, report: &Report) {
-    let (machine, plan) = (&report.machine, &report.plan);
-    let memory = machine.memory_mib.map_or(String::new(), |mib| format!(", {mib} MiB of memory"));
     let about = format!(
-        "{}, {} processors{memory}, kernel {}; TensorFlow Lite {}; edgewatt {}; {}. {}; {} rounds of {} s a cell. Intervals hold \
-         the value in 95 of 100 cases.",
-        machine.processor.as_deref().unwrap_or(&machine.architecture),
-        machine.processors,
-        machine.kernel,
+        "{}; TensorFlow Lite {}; edgewatt {}; {}. {}; {} of {} s for each cell. Intervals hold the value in 95 of 100 cases.",
+        report.machine.in_words(),
         report.runtime,
         report.edgewatt,
         report.time_ms,
         report.windows,
-        plan.rounds_done,
-        plan.run_s,
+        counted(report.plan.rounds_done, "round"),
+        number(report.plan.run_s),
     );
     let _ = writeln!(page, "<p class=\"small\">{}</p>", escaped(&about));
     for warning in report.warnings.iter().chain(&report.other_programs).chain(&report.no_energy) {

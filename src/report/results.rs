@@ -21,14 +21,11 @@ pub fn page(reports: &[(String, Report)]) -> String {
 }
 
 fn section(page: &mut String, file: &str, report: &Report) {
-    let machine = &report.machine;
-    let name = machine.model.clone().or(machine.processor.clone()).unwrap_or_else(|| machine.architecture.clone());
     let _ = write!(
         page,
-        "\n## {name}\n\n{}, {} processors, kernel {}, TensorFlow Lite {}, edgewatt {}, {}; {}; [{file}]({file})\n\n",
-        machine.processor.as_deref().unwrap_or(&machine.architecture),
-        machine.processors,
-        machine.kernel,
+        "\n## {}\n\n{}; TensorFlow Lite {}; edgewatt {}, {}; {}; [{file}]({file})\n\n",
+        report.machine.name(),
+        report.machine.in_words(),
         report.runtime,
         report.edgewatt,
         report.time_ms,

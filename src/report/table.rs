@@ -12,20 +12,17 @@ use crate::text::counted;
 /// Returns the whole report as text.
 pub fn report(report: &Report) -> String {
     let mut text = String::new();
-    let machine = &report.machine;
-    let what = [machine.model.clone(), machine.processor.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let what = if what.is_empty() { machine.architecture.clone() } else { what };
-    let plan = &report.plan;
+    let (machine, plan) = (&report.machine, &report.plan);
     let _ = writeln!(
         text,
-        "{what}, {}, kernel {}; TensorFlow Lite {}; {}; {} of {} with runs of {} s",
-        counted(machine.processors, "processor"),
-        machine.kernel,
+        "{}: {}; TensorFlow Lite {}; {}; {} of {} with runs of {} s",
+        machine.name(),
+        machine.in_words(),
         report.runtime,
         report.windows,
         plan.rounds_done,
         counted(plan.rounds, "round"),
-        plan.run_s,
+        number(plan.run_s),
     );
     let meter = report.meter();
     let header = [

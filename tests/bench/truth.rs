@@ -23,7 +23,7 @@ const NOISE: Noise = Noise { step: 0.05, turn: 0.01, drift: 0.02, lasts_s: 1.0, 
 fn plan(has_energy: bool) -> Plan {
     let seconds = Duration::from_secs_f64;
     if has_energy {
-        Plan { rounds: 9, run: seconds(1.0), idle: seconds(1.0), warm_up: seconds(0.05) }
+        Plan { rounds: 9, run: seconds(1.0), idle: seconds(2.0), warm_up: seconds(0.05) }
     } else {
         Plan { rounds: 15, run: seconds(0.1), idle: Duration::ZERO, warm_up: seconds(0.02) }
     }

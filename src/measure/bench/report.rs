@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::statistics::{Difference, Estimate};
+use crate::text::counted;
 use crate::units::WallTime;
 
 /// The version of the form. A reader refuses others; new fields alone do not change it.
@@ -45,6 +46,20 @@ pub struct Machine {
     pub memory_mib: Option<u64>,
     pub kernel: String,
     pub architecture: String,
+}
+
+impl Machine {
+    /// Returns what to call it: the board or computer, else the processor.
+    pub fn name(&self) -> &str {
+        self.model.as_deref().or(self.processor.as_deref()).unwrap_or(&self.architecture)
+    }
+
+    /// Returns its processor, memory and kernel in words.
+    pub fn in_words(&self) -> String {
+        let processor = self.processor.as_deref().unwrap_or(&self.architecture);
+        let memory = self.memory_mib.map_or(String::new(), |mib| format!(", {mib} MiB of memory"));
+        format!("{processor}, {}{memory}, kernel {}", counted(self.processors, "processor"), self.kernel)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
