@@ -116,42 +116,46 @@ fn window_shape(input: &TensorSummary) -> Result<Shape, String> {
     Ok(Shape::new(sizes))
 }
 
-/// Reads windows from a text file: a window a line, its values separated by commas; one value more is the index of its class.
+/// Reads windows from a text file: a window a line, its values separated by commas. One value more is the index of its class: the
+/// last one, or the one in the column `label` if the first line has the names of the columns.
 ///
 /// # Errors
 /// A line has another number of values, or one that is not a number.
 pub fn from_text(path: &Path, width: usize) -> Result<Windows, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()).peekable();
+    let is_named = |(line, _): &(&str, i32)| fields(line).any(|field| field.parse::<f32>().is_err());
+    let label = lines.next_if(is_named).map(|(line, _)| fields(line).position(|name| name == "label"));
+    // Without names, the class is the last value; with names and no label, there is none.
+    let class_at = label.unwrap_or(Some(width));
     let mut windows = Windows::default();
-    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     for (line, number) in lines.take(count_max(width)) {
-        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let (values, class) = match fields.len().checked_sub(width) {
-            Some(0) => (&fields[..], None),
-            Some(1) => (&fields[..width], fields.last()),
-            _ => {
-                let count = fields.len();
-                return Err(format!(
-                    "{shown}:{number}: {count} values; a window of the model has {width}, and a class may follow"
-                ));
-            }
-        };
+        let mut values: Vec<&str> = fields(line).collect();
+        let class = class_at.filter(|_| values.len() == width + 1).map(|place| values.remove(place.min(width)));
+        if values.len() != width {
+            let count = values.len();
+            return Err(format!(
+                "{shown}:{number}: {count} values; a window of the model has {width}, and a class may follow"
+            ));
+        }
         let wrong =
             |field: &str, what: &str| format!("{shown}:{number}: {:?} is not {what}", crate::text::cut(field, 40));
         for field in values {
-            let value: f32 = field.parse().map_err(|_| wrong(field, "a number"))?;
-            windows.values.push(value);
+            windows.values.push(field.parse().map_err(|_| wrong(field, "a number"))?);
         }
         let class = class.filter(|class| !class.is_empty());
-        windows
-            .truth
-            .push(class.map(|class| class.parse().map_err(|_| wrong(class, "the index of a class"))).transpose()?);
+        let class = class.map(|class| class.parse().map_err(|_| wrong(class, "the index of a class")));
+        windows.truth.push(class.transpose()?);
     }
     if windows.truth.is_empty() {
         return Err(format!("{shown}: there is no window in it"));
     }
     Ok(windows)
+}
+
+fn fields(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',').map(str::trim)
 }
 
 fn count_max(width: usize) -> usize {
@@ -174,6 +178,10 @@ mod tests {
         let windows = read("1,2\n\n 0.5 , -1e3, 4\n7,8,\n").unwrap();
         assert_eq!(windows.values, [1.0, 2.0, 0.5, -1000.0, 7.0, 8.0]);
         assert_eq!(windows.truth, [None, Some(4), None]);
+        let named = read("v0,label,v1\n1,3,2\n").unwrap();
+        assert_eq!((named.values, named.truth), (vec![1.0, 2.0], vec![Some(3)]));
+        let unlabelled = read("v0,v1\n1,2\n").unwrap();
+        assert_eq!((unlabelled.values, unlabelled.truth), (vec![1.0, 2.0], vec![None]));
     }
 
     #[test]
@@ -181,7 +189,8 @@ mod tests {
         for (text, error) in [
             ("1,2\n1\n", "FILE:2: 1 values; a window of the model has 2, and a class may follow"),
             ("1,2,3,4\n", "FILE:1: 4 values; a window of the model has 2, and a class may follow"),
-            ("1,x\n", "FILE:1: \"x\" is not a number"),
+            ("1,2\n1,x\n", "FILE:2: \"x\" is not a number"),
+            ("v0,v1\n1,2,3\n", "FILE:2: 3 values; a window of the model has 2, and a class may follow"),
             ("1,2,-1\n", "FILE:1: \"-1\" is not the index of a class"),
             ("\n", "FILE: there is no window in it"),
         ] {
