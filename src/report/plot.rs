@@ -40,14 +40,26 @@ impl Axis {
         .clamp(0.0, 1.0)
     }
 
-    /// Returns the values with a mark: 1, 2 and 5 in each decade, or only 1 if there are many decades.
+    /// Returns the values with a mark: 1, 2 and 5 in each decade, or only 1 if there are many decades; equal steps if that gives
+    /// fewer than three.
     fn ticks(&self) -> Vec<f64> {
         let decades = (self.high / self.low).log10();
         let steps: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let from = self.low.log10().floor() as i32;
         let to = self.high.log10().ceil() as i32;
         let all = (from..=to).flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
-        all.filter(|value| (self.low..=self.high).contains(value)).collect()
+        let found: Vec<f64> = all.filter(|value| (self.low..=self.high).contains(value)).collect();
+        if found.len() > 2 { found } else { self.equal_steps() }
+    }
+
+    /// Returns multiples of 1, 2 or 5 times a power of ten, five at most.
+    fn equal_steps(&self) -> Vec<f64> {
+        let rough = (self.high - self.low) / 4.0;
+        let power = 10f64.powf(rough.log10().floor());
+        let step = power * [1.0, 2.0, 5.0].into_iter().find(|unit| unit * power >= rough).unwrap_or(10.0);
+        let first = (self.low / step).ceil() as i64;
+        let last = (self.high / step).floor() as i64;
+        (first..=last).map(|multiple| multiple as f64 * step).collect()
     }
 }
 
@@ -243,6 +255,8 @@ mod tests {
     fn ticks_are_round_numbers_within_the_axis() {
         let axis = Axis::log("t", [0.03, 0.4].into_iter()).unwrap();
         assert_eq!(axis.ticks().into_iter().map(tick).collect::<Vec<_>>(), ["0.05", "0.1", "0.2", "0.5"]);
+        let narrow = Axis::log("t", [0.028, 0.031].into_iter()).unwrap();
+        assert_eq!(narrow.ticks().into_iter().map(tick).collect::<Vec<_>>(), ["0.025", "0.03", "0.035"]);
         let wide = Axis::log("t", [0.001, 1000.0].into_iter()).unwrap();
         assert_eq!(wide.ticks().len(), 7);
         assert_eq!(Axis::log("t", [0.0, f64::NAN].into_iter()), None);
