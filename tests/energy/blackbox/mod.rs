@@ -165,3 +165,18 @@ fn a_calibration_is_right_or_refused_in_each_class() {
     }
     assert!(faults.is_empty(), "{faults:#?}");
 }
+
+#[test]
+fn a_bench_measures_the_energy_that_is_true() {
+    let is_plain = |class: &Class| ["counter, 1 ms", "INA219"].contains(&class.name);
+    let classes: Vec<Class> = classes::all().into_iter().filter(is_plain).collect();
+    assert_eq!(classes.len(), 2);
+    for (class, found) in classes.iter().zip(in_parallel(&classes, run::bench)) {
+        let energy = found.entry.unwrap();
+        assert_eq!(energy["status"], "measured", "{}: {energy:#}", class.name);
+        let [net_mj, expanded] = ["value", "expanded"].map(|key| energy["net_mj"][key].as_f64().unwrap());
+        let (least_j, most_j) = found.truth_j;
+        let off_mj = (1e3 * least_j - net_mj).max(net_mj - 1e3 * most_j);
+        assert!(off_mj <= expanded && expanded < 0.2 * net_mj, "{}: {off_mj} mJ off: {energy:#}", class.name);
+    }
+}

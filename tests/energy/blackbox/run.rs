@@ -165,7 +165,7 @@ fn closed(wire: &Wire) -> Vec<(Value, u64)> {
     wire.json("/metrics").into_iter().filter_map(of).collect()
 }
 
-/// What `edgewatt calibrate` says.
+/// What `edgewatt calibrate` or `edgewatt bench` says of an inference.
 pub(crate) struct Calibration {
     /// Without it the calibration was refused.
     pub entry: Option<Value>,
@@ -174,13 +174,22 @@ pub(crate) struct Calibration {
 }
 
 pub(crate) fn calibrate(class: &Class) -> Calibration {
+    said(class, "calibrate", &["--json"], |told| told["calibrations"].get(0).cloned())
+}
+
+pub(crate) fn bench(class: &Class) -> Calibration {
+    let args = ["--random", "-d", "device", "--rounds", "7", "--run-s", "1", "--json"];
+    said(class, "bench", &args, |told| Some(told["cells"][0]["energy"]["m"].clone()))
+}
+
+fn said(class: &Class, subcommand: &str, args: &[&str], entry: impl Fn(&Value) -> Option<Value>) -> Calibration {
     let rig = Rig::new(class, 1, "process");
-    let mut command = rig.command("calibrate", &["--json"]);
+    let mut command = rig.command(subcommand, args);
     command.stdin(Stdio::null());
     let ended = Daemon::spawn(command).wait_at_most(CALIBRATION_PATIENCE);
     let told: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
     let truth = rig.truth();
     let ran = truth.inferences.before(u64::MAX);
     let alone_j = class.power.inference_w * ran.busy_s / ran.count;
-    Calibration { entry: told["calibrations"].get(0).cloned(), truth_j: (alone_j, truth.caused(ran) / ran.count) }
+    Calibration { entry: entry(&told), truth_j: (alone_j, truth.caused(ran) / ran.count) }
 }
