@@ -8,9 +8,11 @@ from tensorflow.lite.python import schema_py_generated as schema
 KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # Operators that only unpack weights which the file keeps in another form.
 UNPACK = ("DEQUANTIZE", "DENSIFY")
-# BOOL_VALUES, STRING_VALUES and the like have no NumPy type here, and no weights.
-TYPES = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16,
-         "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
+# Values of other types are not read.
+TYPES = {
+    "FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16,
+    "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
+}
 
 
 def names(enumeration):
@@ -22,7 +24,6 @@ OPERATORS, TENSOR_TYPES = names(schema.BuiltinOperator), names(schema.TensorType
 
 @dataclass(frozen=True)
 class Tensor:
-    name: str
     # With -1 for an open dimension.
     shape: tuple
     type: str
@@ -60,13 +61,12 @@ class File:
     @staticmethod
     def tensor(t, data):
         kind = TENSOR_TYPES[t.type]
-        shape = t.shape if t.shapeSignature is None or not len(t.shapeSignature) else t.shapeSignature
-        shape = () if shape is None else tuple(int(n) for n in shape)
+        shape = next((tuple(map(int, s)) for s in (t.shapeSignature, t.shape) if s is not None and len(s)), ())
         values = None
         if data is not None and len(data) and kind in TYPES:
             values = np.frombuffer(bytes(data), TYPES[kind])
             values = values if t.sparsity else values.reshape(shape)
-        return Tensor(t.name.decode(), shape, kind, values, t.sparsity is not None)
+        return Tensor(shape, kind, values, t.sparsity is not None)
 
     def kernels(self):
         """Kernels by operator and its place in the graph, as the file stores them."""
@@ -87,15 +87,17 @@ def sparsity(content):
     """How many weights of the kernels are zero."""
     kernels = File(content).kernels()
     zeros = {name: k.size - int(np.count_nonzero(k.values)) for name, k in kernels.items()}
+    weights = sum(k.size for k in kernels.values())
     return {
         "zero_weights": sum(zeros.values()),
-        "weights": sum(k.size for k in kernels.values()),
-        "zero_share": sum(zeros.values()) / sum(k.size for k in kernels.values()),
+        "weights": weights,
+        "zero_share": sum(zeros.values()) / max(weights, 1),
         "per_layer": {n: {"shape": list(k.shape), "zero_share": zeros[n] / k.size} for n, k in kernels.items()},
     }
 
 
 def distinct_weights(content):
-    """The largest number of distinct values in one kernel; zero counts."""
-    return max(len(np.unique(np.append(k.values, k.values.dtype.type(0)) if k.is_sparse else k.values))
-               for k in File(content).kernels().values())
+    """The largest number of distinct values in one kernel; the zeros that a sparse file does not store count."""
+    kernels = File(content).kernels().values()
+    distinct = [np.unique(np.append(k.values, 0) if k.is_sparse else k.values) for k in kernels]
+    return max(map(len, distinct), default=0)

@@ -115,7 +115,8 @@ def fit(path, name, values, shape, end):
         raise BadInput(f"{path}: `{name}` has the type {values.dtype}; give numbers")
     bare = lambda dimensions: [n for n in dimensions if n != 1]
     if values.ndim < 1 or (bare(values.shape[1:]) != bare(shape) and values.shape[1:] != (int(np.prod(shape)),)):
-        raise BadInput(f"{path}: `{name}` has the shape {list(values.shape)}; the model's {end} needs {['n', *shape]}")
+        needs = ", ".join(["n", *map(str, shape)])
+        raise BadInput(f"{path}: `{name}` has the shape {list(values.shape)}; the model's {end} needs [{needs}]")
     values = values.reshape(len(values), *shape).astype(np.float32)
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
     if len(wrong):

@@ -146,6 +146,8 @@ class Network:
         for operator in self.file.operators:
             if operator.name in KERNELS:
                 self.add_weights(operator)
+        if not self.kernels:
+            raise CannotRebuild("has no convolution and no dense layer")
 
     def check(self):
         file = self.file

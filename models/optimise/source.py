@@ -17,7 +17,7 @@ FORMS = "give a Keras model (.keras, .h5), a SavedModel (a folder) or a float32 
 
 
 class Source:
-    """What variants are made from. `converter()` gives a new float32 converter each time."""
+    """What variants are made from. `converter()` gives a new float32 converter each time; `runner` runs what was given."""
 
     def __init__(self, path):
         self.path = path
@@ -32,7 +32,7 @@ class Source:
             raise BadInput(f"{path}: convert it to .tflite first: models/optimise/from_torch.py does it for PyTorch")
         else:
             raise BadInput(f"{path}: is none of the known forms; {FORMS}")
-        self.runner = Runner(self.fp32)
+        self.runner = Runner(path.read_bytes() if self.kind == "tflite" else self.fp32)
         ends = (self.runner.input, self.runner.output)
         self.input_shape, self.output_shape = (tuple(end["shape_signature"][1:].tolist()) for end in ends)
         if -1 in self.input_shape:

@@ -354,7 +354,7 @@ class BadInput(Folder):
         self.refused("there is no such file", data=self.folder / "none.npz")
         self.refused("not from .txt", data=(self.folder / "some.txt", (self.folder / "some.txt").touch())[0])
         self.refused("no array `windows`; it has x", data=self.npz(x=values))
-        self.refused(r"\[30, 39, 1, 3\]; the model's input needs \['n', 40, 1, 3\]", data=self.npz(windows=values[:, 1:]))
+        self.refused(r"\[30, 39, 1, 3\]; the model's input needs \[n, 40, 1, 3\]", data=self.npz(windows=values[:, 1:]))
         self.refused("window 3 of `windows` has NaN", data=self.npz(windows=holes))
         self.refused("5 windows are too few; give 10", data=self.npz(windows=values[:5]))
         self.refused(r"30 windows need \[30\]", data=self.npz(windows=values, labels=labels[:9]))
