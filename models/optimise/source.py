@@ -1,9 +1,7 @@
 """The model that the user gives: a Keras file, a SavedModel or a float32 `.tflite`, as a converter and as a network to train."""
 
 from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 import convert
