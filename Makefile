@@ -9,7 +9,8 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
 .PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox bench-truth test-bench-page outage kills flaps \
-	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train clean tools
+	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train optimise \
+	test-optimise optimise-table clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -189,14 +190,27 @@ first-minute: tools ## Measure what `make demo` costs in a bare Debian 12 with e
 	@scripts/need mmdebstrap:mmdebstrap git:git
 	benches/system/first_minute
 
-train: tools runtime ## Train the models again (in .venv; not needed to run anything)
-	$(call need,$(PYTHON),install python3 and python3-venv)
-	@scripts/need mosquitto:mosquitto
-	cargo build --release --locked --bin edgewatt
+# .venv has TensorFlow and what else the scripts below models/ need.
+.venv/requirements.txt: models/requirements.txt
+	$(call need,$(PYTHON),install python3.11 and python3.11-venv)
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --require-hashes -r models/requirements.txt
+	@cp models/requirements.txt $@
+
+train: tools runtime .venv/requirements.txt ## Train the models again (in .venv; not needed to run anything)
+	@scripts/need mosquitto:mosquitto
+	cargo build --release --locked --bin edgewatt
 	.venv/bin/python models/train.py
 	.venv/bin/python models/machine/train.py --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+optimise: .venv/requirements.txt ## Make variants of the demo's model: quantised, pruned and others, into target/optimise (in .venv)
+	.venv/bin/python models/optimise/demo_data.py "$(TARGET_DIR)/optimise"
+	.venv/bin/python models/optimise/optimise.py models/shoulder_fp32.tflite --name shoulder --clip 6 \
+		--data "$(TARGET_DIR)/optimise/learning.npz" --test "$(TARGET_DIR)/optimise/recording.npz" --out "$(TARGET_DIR)/optimise"
+	.venv/bin/python models/optimise/sparse_example.py "$(TARGET_DIR)/optimise/sparse"
+
+test-optimise: .venv/requirements.txt ## Test models/optimise: every variant of tiny models (in .venv)
+	.venv/bin/python -m unittest discover -s models/optimise
 
 clean: ## Remove what was built; runtime/, .venv and .venv-bench stay
 	cargo clean

@@ -146,6 +146,7 @@ this page; every number on it comes from `metrics.json`, except those marked as 
 | `metrics.json` | the results in full |
 | `golden.json` | reference answers of the three models to {len(rec["golden_rows"])} windows |
 | `train.py` and the modules beside it, `requirements.txt` | how all of this is made |
+| `optimise/` | makes smaller and faster variants of this model or of yours: [optimise.md](../docs/optimise.md) |
 
 Neither the demo nor the tests train anything. [machine/](machine/README.md) has the model of another example.
 
@@ -233,7 +234,8 @@ Zeros in the pruned model, counted in the file:
 {layers(m)}
 
 Pruned weights are stored like any others and XNNPACK multiplies by them all the same: the
-pruned file gains in compressed size, not in speed or memory. The pruning recipe is the one
+pruned file gains in compressed size, not in speed or memory ([where pruning saves
+time](../docs/optimise.md#where-pruning-saves-time)). The pruning recipe is the one
 thing changed after a look at the recording: its first form, without the full model's answers
 to learn from, lost more than a point there. The present one was tried on other subjects first.
 

@@ -1,88 +1,12 @@
 """What the exported models answer on the recording, exactly as the daemon would ask them."""
 
-import gzip
-import hashlib
-import statistics
-import time
-
 import numpy as np
-import tensorflow as tf
 
 from dataset import WINDOW, read_csv, window_starts
+from runner import RESOLVERS, Runner, gzip_bytes, sha256, tensor_facts
+from tflite import sparsity
 
 SMOOTH = 3
-RESOLVERS = {
-    "xnnpack": tf.lite.experimental.OpResolverType.BUILTIN,
-    "builtin": tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-}
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class Runner:
-    """A model on one thread, with XNNPACK or with the runtime's own kernels."""
-
-    def __init__(self, content, kernels="xnnpack", batch=1, shape=(WINDOW, 1, 6)):
-        self.interpreter = tf.lite.Interpreter(
-            model_content=content, num_threads=1, experimental_op_resolver_type=RESOLVERS[kernels]
-        )
-        self.input = self.interpreter.get_input_details()[0]
-        self.output = self.interpreter.get_output_details()[0]
-        self.shape = [batch, *shape]
-        self.interpreter.resize_tensor_input(self.input["index"], self.shape)
-        self.interpreter.allocate_tensors()
-        self.is_int8 = self.input["dtype"] == np.int8
-
-    def quantise(self, x):
-        if not self.is_int8:
-            return x
-        scale, zero = self.input["quantization"]
-        return np.clip(np.round(x / np.float32(scale) + np.float32(zero)), -128, 127).astype(np.int8)
-
-    def raw(self, x):
-        """Output tensor for a batch of standardised windows."""
-        self.interpreter.set_tensor(self.input["index"], self.quantise(x).reshape(self.shape))
-        self.interpreter.invoke()
-        return self.interpreter.get_tensor(self.output["index"])
-
-    def each(self, windows):
-        """Outputs of standardised windows, one invocation each."""
-        return np.concatenate([self.raw(w[None]) for w in windows])
-
-    def dequantise(self, raw):
-        if not self.is_int8:
-            return raw
-        scale, zero = self.output["quantization"]
-        return (raw.astype(np.float32) - np.float32(zero)) * np.float32(scale)
-
-    def microseconds(self, rounds=3000):
-        """Median time of one invocation."""
-        for _ in range(200):
-            self.interpreter.invoke()
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter_ns()
-            self.interpreter.invoke()
-            times.append(time.perf_counter_ns() - start)
-        return round(statistics.median(times) / 1000, 1)
-
-    def operators(self):
-        """Operator names in order, without the delegate that stands for some of them."""
-        return [op["op_name"] for op in self.interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
-
-    def left_to_builtin(self):
-        """Operators that XNNPACK did not take from this chain of operators."""
-        details = self.interpreter._get_ops_details()
-        operators = [op for op in details if op["op_name"] != "DELEGATE"]
-        delegates = [op for op in details if op["op_name"] == "DELEGATE"]
-        if len(delegates) != 1:
-            raise ValueError(f"XNNPACK took {len(delegates)} pieces of the graph, not one")
-        taken = delegates[0]
-        first = next(i for i, op in enumerate(operators) if set(op["inputs"]) & set(taken["inputs"]))
-        last = next(i for i, op in enumerate(operators) if set(op["outputs"]) & set(taken["outputs"]))
-        return [op["op_name"] for op in operators[:first] + operators[last + 1 :]]
 
 
 class Stream:
@@ -119,27 +43,6 @@ def confusion(predicted, truth, classes):
     return table.tolist()
 
 
-def weight_tensors(content):
-    """Kernels of the exported model, by operator and its place in the graph."""
-    interpreter = Runner(content, "builtin").interpreter
-    found = {}
-    for op in interpreter._get_ops_details():
-        if op["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            found[f"{op['op_name']}#{op['index']}"] = interpreter.get_tensor(op["inputs"][1])
-    return found
-
-
-def sparsity(content):
-    kernels = weight_tensors(content)
-    zeros = {name: int((k == 0).sum()) for name, k in kernels.items()}
-    return {
-        "zero_weights": sum(zeros.values()),
-        "weights": sum(k.size for k in kernels.values()),
-        "zero_share": sum(zeros.values()) / sum(k.size for k in kernels.values()),
-        "per_layer": {n: {"shape": list(k.shape), "zero_share": zeros[n] / k.size} for n, k in kernels.items()},
-    }
-
-
 def same_in_batches(content, windows, size=8):
     """Largest difference between the answers one by one and in batches, raw output units."""
     count = len(windows) // size * size
@@ -161,7 +64,7 @@ def evaluate(path, stream, classes):
     result = {
         "file": path.name,
         "bytes": len(content),
-        "gzip_bytes": len(gzip.compress(content, mtime=0)),
+        "gzip_bytes": gzip_bytes(content),
         "sha256": sha256(path),
         "input": tensor_facts(xnnpack.input),
         "output": tensor_facts(xnnpack.output),
@@ -189,14 +92,6 @@ def timing(path):
         "xnnpack_batch8_us": Runner(content, batch=8).microseconds(500),
         "builtin_us": Runner(content, "builtin").microseconds(),
     }
-
-
-def tensor_facts(details):
-    facts = {"shape": details["shape_signature"].tolist(), "type": np.dtype(details["dtype"]).name}
-    scale, zero = details["quantization"]
-    if scale:
-        facts |= {"scale": float(np.float32(scale)), "zero_point": int(zero)}
-    return facts
 
 
 def golden(models, stream, count=8):

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+import training
 from dataset import WINDOW, Sampler
 
 layers = tf.keras.layers
@@ -88,26 +89,10 @@ def loss_against(smoothing, teacher):
 
 
 def fit(model, sampler, options, epochs, rate, teacher=None, after_step=lambda done: None):
-    """Cosine-decayed AdamW; `after_step` is told the share of the training that is done."""
-    total = epochs * options["steps_per_epoch"]
-    schedule = tf.keras.optimizers.schedules.CosineDecay(rate, total, alpha=0.01)
-    optimizer = tf.keras.optimizers.AdamW(schedule, weight_decay=options["weight_decay"])
-    optimizer.build(model.trainable_variables)
+    epoch = options["steps_per_epoch"]
     loss_of = loss_against(options["label_smoothing"], teacher)
-
-    @tf.function
-    def step():
-        x, y = sampler.draw()
-        with tf.GradientTape() as tape:
-            loss = loss_of(x, y, model(x, training=True))
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss
-
-    for i in range(total):
-        loss = step()
-        after_step((i + 1) / total)
-        if (i + 1) % (5 * options["steps_per_epoch"]) == 0:
-            print(f"    step {i + 1}/{total} loss {float(loss):.3f}", flush=True)
+    steps, decay = epochs * epoch, options["weight_decay"]
+    training.fit(model, sampler.draw, loss_of, steps, rate, decay, after_step, report_every=5 * epoch)
 
 
 def train(recordings, mean, std, classes, options, seed):
@@ -118,40 +103,6 @@ def train(recordings, mean, std, classes, options, seed):
     return model
 
 
-def mask_smallest(kernel, share):
-    """1 where a weight stays, 0 for the `share` of smallest magnitude."""
-    size = np.abs(kernel)
-    drop = round(share * size.size)
-    if drop == 0:
-        return np.ones_like(kernel)
-    return (size > np.partition(size, drop - 1, axis=None)[drop - 1]).astype(kernel.dtype)
-
-
-class Masks:
-    """Which weights stay: fewer and fewer during the ramp, then fixed."""
-
-    EVERY = 20
-
-    def __init__(self, model, ramp):
-        self.layers, self.ramp = kernels(model), ramp
-        self.masks, self.steps, self.settled = {}, 0, False
-
-    def renew(self, progress):
-        # Cubic: fast while there is much to spare, slow near the target.
-        share = 1 - (1 - progress) ** 3
-        for layer in self.layers:
-            target = SPARSITY.get(layer.name, SPARSITY_ELSEWHERE)
-            self.masks[layer.name] = mask_smallest(layer.kernel.numpy(), share * target)
-        self.settled = progress == 1
-
-    def after_step(self, done):
-        if not self.settled and (self.steps % self.EVERY == 0 or done >= self.ramp):
-            self.renew(min(1.0, done / self.ramp))
-        self.steps += 1
-        for layer in self.layers:
-            layer.kernel.assign(layer.kernel * self.masks[layer.name])
-
-
 def prune(dense, recordings, mean, std, options, seed):
     """A sparse copy, trained on while it is thinned out, with the dense model as teacher."""
     tf.keras.utils.set_random_seed(seed)
@@ -159,7 +110,8 @@ def prune(dense, recordings, mean, std, options, seed):
     sparse = build(classes, options)
     sparse.set_weights(dense.get_weights())
     sampler = Sampler(recordings, mean, std, classes, options, seed)
-    masks = Masks(sparse, options["pruning_ramp"])
+    targets = [(layer.kernel, SPARSITY.get(layer.name, SPARSITY_ELSEWHERE), 1) for layer in kernels(sparse)]
+    masks = training.Masks(targets, options["pruning_ramp"])
     rate = options["pruning_learning_rate"]
     fit(sparse, sampler, options, options["pruning_epochs"], rate, dense, masks.after_step)
     return sparse

@@ -21,6 +21,7 @@ import export
 from common import processor, repeatable, shortest, versions, write_json
 from dataset import CHANNELS, GAP_S, HOP, RATE_HZ, UNITS, WINDOW, load, package_folder, statistics, windows, write_csv
 from network import OPTIONS, parameters, prune, train
+from runner import Runner, sha256
 
 HERE = Path(__file__).resolve().parent
 SEED = 20180201
@@ -62,7 +63,7 @@ def cross_validate(recordings, classes):
         models, _ = make_models(learning, mean, std, classes, SEED + number)
         samples, truth, who = windows([r for r in recordings if r.subject in tested])
         standard = (samples - mean) / std
-        guesses = {name: evaluate.Runner(m).each(standard).argmax(1) for name, m in models.items()}
+        guesses = {name: Runner(m).each(standard).argmax(1) for name, m in models.items()}
         scores = {name: evaluate.score(guess, truth) for name, guess in guesses.items()}
         folds.append({"subjects": tested.tolist(), "windows": len(truth), **scores})
         answers += zip(who.tolist(), truth.tolist(), guesses["fp32"].tolist())
@@ -109,7 +110,7 @@ def measure(held_out, labels, mean, std):
     stream = evaluate.Stream(HERE / RECORDING, labels, mean, std)
     recording = {
         "file": RECORDING,
-        "sha256": evaluate.sha256(HERE / RECORDING),
+        "sha256": sha256(HERE / RECORDING),
         "subject": held_out,
         "samples": stream.samples,
         "stretches": stream.stretches,

@@ -26,14 +26,13 @@ sys.path.append(str(HERE.parent))
 import numpy as np
 import tensorflow as tf
 
+import convert
 import generate
 import score
 from common import repeatable, shortest, versions, write_json
 from daemon import EXAMPLE, PROGRAM, Daemon
-from evaluate import RESOLVERS, Runner, sha256
-from export import float_of, int8_of
 from metadata import metadata_of, with_metadata
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from runner import RESOLVERS, Runner, sha256
 
 SEED = 6205
 MODELS = score.MODELS
@@ -78,14 +77,11 @@ def train(training, validation):
     }
 
 
-def graph_of(model):
-    signature = [tf.TensorSpec([None, model.input_shape[1]], tf.float32, name="features")]
-
-    @tf.function(input_signature=signature)
+def converter(model):
     def reconstruction(features):
         return model(features, training=False)
 
-    return convert_variables_to_constants_v2(reconstruction.get_concrete_function())
+    return convert.converter_of(convert.frozen(reconstruction, model.input_shape[1:], "features"), model)
 
 
 def calibration(training):
@@ -106,9 +102,11 @@ def make_models(training, validation):
         raise SystemExit(f"feature {int(np.argmin(std))} never changes; record a machine that runs")
     standard = [((values - mean) / std).astype(np.float32) for values in (training, validation)]
     model, about = train(*standard)
-    graph = graph_of(model)
     says = metadata_of("machine anomaly", [(mean, std)])
-    exported = {"fp32": float_of(graph, model), "int8": int8_of(graph, model, calibration(standard[0]))}
+    exported = {
+        "fp32": convert.fp32(converter(model)),
+        "int8": convert.int8(converter(model), calibration(standard[0])),
+    }
     return {name: with_metadata(content, says) for name, content in exported.items()}, mean, std, about
 
 
@@ -126,7 +124,7 @@ def golden(windows, mean, std):
         content = (HERE / file).read_bytes()
         answers[file] = {"sha256": sha256(HERE / file)}
         for kernels in RESOLVERS:
-            runner = Runner(content, kernels, shape=standard.shape[1:])
+            runner = Runner(content, kernels)
             raw = runner.each(standard)
             values = {"raw": raw.tolist()} if runner.is_int8 else {"values": [shortest(row) for row in raw]}
             answers[file][kernels] = values
