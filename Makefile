@@ -209,6 +209,13 @@ optimise: .venv/requirements.txt ## Make variants of the demo's model: quantised
 		--data "$(TARGET_DIR)/optimise/learning.npz" --test "$(TARGET_DIR)/optimise/recording.npz" --out "$(TARGET_DIR)/optimise"
 	.venv/bin/python models/optimise/sparse_example.py "$(TARGET_DIR)/optimise/sparse"
 
+optimise-table: tools runtime ## Measure the variants that make optimise wrote, and put the table into docs/optimise.md
+	cargo build --release --locked --bin edgewatt
+	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so "$(TARGET_DIR)/release/edgewatt" bench \
+		$(foreach variant,fp32 fp16 dynamic int8 int16x8 pruned pruned_int8 sparse clustered qat_int8,"$(TARGET_DIR)/optimise/shoulder_$(variant).tflite") \
+		--windows "$(TARGET_DIR)/optimise/windows.csv" -b 1,8 --json > "$(TARGET_DIR)/optimise/bench.json"
+	$(PYTHON) models/optimise/table.py "$(TARGET_DIR)/optimise/bench.json" docs/optimise.md
+
 test-optimise: .venv/requirements.txt ## Test models/optimise: every variant of tiny models (in .venv)
 	.venv/bin/python -m unittest discover -s models/optimise
 

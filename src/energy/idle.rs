@@ -146,10 +146,9 @@ impl IdleModel {
         (miss.off_w().abs() > STEP * predicted.u_w.hypot(observation.u_w)).then_some(miss)
     }
 
-    /// Returns whether idle power may just have made a step: the last observation, or one of those that are not finished, is far
-    /// off.
-    pub(crate) fn may_have_stepped(&self, mut unfinished: impl Iterator<Item = Observation>) -> bool {
-        self.missed.is_some() || unfinished.any(|unfinished| self.miss(&unfinished).is_some())
+    /// Returns whether idle power may just have made a step: the last observation, or the unfinished one, is far off.
+    pub(crate) fn may_have_stepped(&self, unfinished: Option<Observation>) -> bool {
+        self.missed.is_some() || unfinished.is_some_and(|unfinished| self.miss(&unfinished).is_some())
     }
 
     fn update(&mut self, observation: Observation) {

@@ -34,8 +34,6 @@ const OBSERVATION_S: f64 = 1.0;
 const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
 /// An unfinished observation says something from this length on.
 const UNFINISHED_MIN_S: f64 = 0.1;
-/// Power must have been seen at rest in the last part of the window: this part of it.
-const UNSEEN_MAX: f64 = 0.1;
 /// Sets of active delegates whose idle power is remembered.
 const IDLE_MODELS_MAX: usize = 16;
 /// Intervals that are remembered in case that an inference ran in them: ten seconds at 100 readings a second.
@@ -85,9 +83,6 @@ pub(crate) struct MeterState {
     /// Idle power with its standard uncertainty, as computed at a time.
     rest: Option<(MonoTime, f64, f64)>,
     idle_sums: Option<IdleSums>,
-    /// The last stretch of rest, and the one before it that was long enough to tell if idle power is still what it was.
-    rest_stretch: Option<RestStretch>,
-    long_rest: Option<RestStretch>,
     snapshot_variance: Option<f64>,
     core_fit: CoreFit,
     /// Consecutive observations that were rejected because other programs behaved differently.
@@ -114,13 +109,6 @@ struct CountedReading {
     look_back: LookBack,
 }
 
-/// Intervals at rest that follow each other without an inference between.
-#[derive(Debug)]
-struct RestStretch {
-    idle: IdleSums,
-    end: MonoTime,
-}
-
 /// Idle intervals that together become one observation of idle power.
 #[derive(Debug)]
 struct IdleSums {
@@ -128,12 +116,6 @@ struct IdleSums {
     sums: Sums,
     /// No inference can have had an effect in any of the intervals.
     rested: bool,
-}
-
-impl RestStretch {
-    fn is_long(&self) -> bool {
-        self.idle.sums.time_s >= UNFINISHED_MIN_S
-    }
 }
 
 impl MeterState {
@@ -158,8 +140,6 @@ impl MeterState {
             before_pause: None,
             rest: None,
             idle_sums: None,
-            rest_stretch: None,
-            long_rest: None,
             snapshot_variance: None,
             core_fit: CoreFit::default(),
             differing_observations: 0,
@@ -376,10 +356,7 @@ impl MeterState {
         self.core_fit.add(interval);
         let age_s = self.last_busy.map_or(f64::INFINITY, |last| interval.start.since(last).as_secs_f64());
         let rested = age_s >= TAIL_MAX_S || matches!(self.tail.state(), Rest::From(_));
-        if rested {
-            self.window.rested_s += interval.time_s();
-            self.add_rest(interval);
-        }
+        self.window.rested_s += if rested { interval.time_s() } else { 0.0 };
         let idle_sums = self.idle_sums.get_or_insert_with(|| IdleSums {
             start: interval.start,
             sums: Sums::default(),
@@ -391,24 +368,6 @@ impl MeterState {
         if idle_sums.sums.time_s >= OBSERVATION_S || age > OBSERVATION_AGE_MAX {
             self.observe_idle_power(interval.end);
         }
-    }
-
-    /// Adds an interval at rest to the stretch that it continues, or begins one with it.
-    fn add_rest(&mut self, interval: &Interval) {
-        if self.rest_stretch.as_ref().is_none_or(|stretch| stretch.end != interval.start) {
-            let new = IdleSums { start: interval.start, sums: Sums::default(), rested: true };
-            let before = self.rest_stretch.replace(RestStretch { idle: new, end: interval.start });
-            self.long_rest = before.filter(RestStretch::is_long).or(self.long_rest.take());
-        }
-        if let Some(stretch) = &mut self.rest_stretch {
-            stretch.idle.sums.add(interval);
-            stretch.end = interval.end;
-        }
-    }
-
-    /// Returns the last stretch of rest that was long enough to tell if idle power is still what it was.
-    fn last_rest(&self) -> Option<&RestStretch> {
-        self.rest_stretch.as_ref().filter(|stretch| stretch.is_long()).or(self.long_rest.as_ref())
     }
 
     /// Makes one observation of idle power from the idle intervals collected so far.
@@ -464,27 +423,16 @@ impl MeterState {
         })
     }
 
-    /// Returns whether power was seen at rest in the window, for long enough and until late enough to tell if idle power is
-    /// still what it was.
+    /// Returns whether power was seen at rest in the window for long enough to tell if idle power is still what it was.
     pub(crate) fn has_rested(&self) -> bool {
-        let is_recent = self.unseen_s().is_some_and(|unseen_s| unseen_s <= UNSEEN_MAX * self.window.all.time_s);
-        self.window.rested_s >= UNFINISHED_MIN_S && is_recent
-    }
-
-    /// Returns the seconds from the end of the last stretch of rest to that of the window.
-    pub(crate) fn unseen_s(&self) -> Option<f64> {
-        let (_, end) = self.window.segments.last()?;
-        Some(end.since(self.last_rest()?.end).as_secs_f64())
+        self.window.rested_s >= UNFINISHED_MIN_S
     }
 
     /// Returns whether idle power may have made a step since it was last observed.
     pub(crate) fn idle_may_have_stepped(&self) -> bool {
         let unfinished = self.idle_sums.as_ref().filter(|idle| idle.sums.time_s >= UNFINISHED_MIN_S);
         let unfinished = unfinished.and_then(|idle| self.observation(idle, idle.start));
-        // By itself, because in an observation a step is hidden by what was before it.
-        let last = self.last_rest().and_then(|rest| self.observation(&rest.idle, rest.end));
-        let model = self.idle_models.get(&self.delegates);
-        model.is_some_and(|model| model.may_have_stepped([unfinished, last].into_iter().flatten()))
+        self.idle_models.get(&self.delegates).is_some_and(|model| model.may_have_stepped(unfinished))
     }
 
     /// Returns the idle power in the active part of the window, if it is known.
@@ -554,7 +502,7 @@ impl MeterState {
 
     /// Discards the window and the idle intervals collected so far, and continues from the last reading.
     fn restart(&mut self, reason: &str) {
-        (self.idle_sums, self.rest_stretch, self.long_rest, self.is_idle) = (None, None, None, false);
+        (self.idle_sums, self.is_idle) = (None, false);
         self.candidates.clear();
         if self.window.all.time_s > 0.0 {
             self.void_reason = Some(reason.to_owned());

@@ -20,6 +20,10 @@ use crate::text::counted;
 
 /// Other programs may have taken at most this fraction of net energy.
 const OTHERS_MAX: f64 = 0.25;
+/// No longer part of the window than this must have passed since idle power was last observed; of a short window, no more
+/// seconds than these, which an observation takes.
+const IDLE_AGE_MAX: f64 = 0.15;
+const IDLE_AGE_MAX_S: f64 = 1.5;
 /// Idle power that was observed less than this ago was rounded by the sensor in the same way as now.
 const IDLE_FRESH: Duration = Duration::from_secs(2);
 
@@ -357,9 +361,10 @@ impl<'a> Metered<'a> {
         })
     }
 
-    /// Returns whether idle power, last observed `age` ago, was observed in the window, and seen late enough in it.
+    /// Returns whether idle power, last observed `age` ago, was seen in the window, and late enough in it.
     fn is_idle_recent(&self, age: Duration) -> bool {
-        self.meter.has_rested() && age.as_secs_f64() <= self.meter.window.all.time_s
+        let age_max_s = IDLE_AGE_MAX_S.max(IDLE_AGE_MAX * self.meter.window.all.time_s);
+        self.meter.has_rested() && age.as_secs_f64() <= age_max_s
     }
 
     /// Returns why learned idle power, last observed `age` ago, is not certain.
@@ -373,11 +378,16 @@ impl<'a> Metered<'a> {
                 "idle power was last seen {age_s:.0} s ago and had been watched for {watched_s:.0} s"
             ));
         }
-        if !self.is_idle_recent(age) {
-            let (unseen_s, window_s) =
-                (self.meter.unseen_s().unwrap_or(age.as_secs_f64()), self.meter.window.all.time_s);
+        if !self.meter.has_rested() {
+            let age_s = age.as_secs_f64();
             return Some(format!(
-                "idle power was last seen {unseen_s:.1} s before the end of a window of {window_s:.1} s: it may have changed since"
+                "idle power was last seen {age_s:.0} s ago, not in the window: it may have changed since"
+            ));
+        }
+        if !self.is_idle_recent(age) {
+            let (age_s, window_s) = (age.as_secs_f64(), self.meter.window.all.time_s);
+            return Some(format!(
+                "idle power was last seen {age_s:.1} s before the end of a window of {window_s:.1} s: it may have changed since"
             ));
         }
         if let Some(Step { from_w, to_w }) = self.meter.window.step {

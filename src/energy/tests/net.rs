@@ -7,7 +7,7 @@ fn net_is_what_is_above_idle() {
     let mut attribution = new_attribution(1);
     rest(&mut attribution);
     let estimate = close_after_load(&mut attribution);
-    let reason = "idle power was last seen 2.1 s before the end of a window of 12.0 s: it may have changed since";
+    let reason = "idle power was last seen 2.6 s before the end of a window of 12.0 s: it may have changed since";
     assert_eq!((estimate.status, estimate.reason.as_deref()), (Status::Attributed, Some(reason)));
     assert!(estimate.inferences == Some(20.0) && (estimate.busy_fraction.unwrap() - 1.0 / 12.0).abs() < 1e-9);
     assert!(
@@ -42,7 +42,7 @@ fn net_is_not_measured_if_power_was_not_seen_at_rest_in_the_window() {
     assert_eq!(estimate.status, Status::Attributed);
     assert_eq!(
         estimate.reason.unwrap(),
-        "idle power was last seen 2.1 s before the end of a window of 2.0 s: it may have changed since"
+        "idle power was last seen 3 s ago, not in the window: it may have changed since"
     );
     assert!((estimate.net_j.unwrap() - 0.15).abs() < 1e-3);
 }

@@ -6,7 +6,7 @@ const SETTINGS: Settings =
     Settings { target_rel: 0.05, window_max: Duration::from_secs(60), idle: None, idle_error: 0.0 };
 
 /// Ten readings a second; an inference of `busy_ms` each second from the 40th on. `other_s` tells the processor time of
-/// others at a time in seconds, when ours is known. The estimate at the end.
+/// others at a time in seconds, when ours is known. The last closed estimate.
 fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> EnergyEstimate {
     let mut attribution = Attribution::new(1, vec![info(false)], SETTINGS);
     let (mut joules, mut ours_s, mut last) = (0.0, 0.0, None);
@@ -21,7 +21,7 @@ fn after(seconds: u64, busy_ms: u64, other_s: impl Fn(f64, f64) -> f64) -> Energ
         attribution.set_other_cpu_time(Some(Duration::from_secs_f64(other_s(now_s, ours_s))));
         read(&mut attribution, tick * 100, joules);
         if tick % 100 == 0 {
-            last = attribution.estimates().remove(0).pop();
+            last = attribution.estimates().remove(0).pop().filter(|estimate| estimate.closed).or(last);
         }
     }
     last.unwrap()
