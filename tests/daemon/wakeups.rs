@@ -1,11 +1,14 @@
 //! A live stream wakes the threads of its pipeline a few times a window, and not for each of its samples. The kernel
 //! counts that; nothing here is timed.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use edgewatt_support::daemon::Setup;
-use edgewatt_support::rig::{open_fifo, recorded_values};
+use edgewatt_support::rig::recorded_values;
+use nix::fcntl::OFlag;
 
 /// Samples from window to window.
 const HOP: usize = 100;
@@ -38,11 +41,12 @@ fn a_stream_without_a_nominal_rate_wakes_for_windows_and_not_for_lines() {
         .with(&format!("path = \"{}\"\n", demo.display()), "from = { fifo = \"samples\" }\n")
         .with("speed = 1.0 ", "# ")
         .with("rate_hz = 50.0\n", "")
-        .with("hop = 50", &format!("hop = {HOP}"));
+        .with("hop = 50", &format!("hop = {HOP}, max_gap_ms = 1000"));
     let path = setup.dir.path().join("samples");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let daemon = setup.start(&[]);
-    let mut fifo = open_fifo(&path);
+    // A daemon that has ended makes a write fail, and not wait.
+    let mut fifo = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
     fifo.write_all(b"time_s,ax,ay,az,wx,wy,wz,exercise\n").unwrap();
     let (begun, mut before) = (Instant::now(), 0);
     for (n, values) in recorded_values().iter().cycle().take(WINDOWS * HOP).enumerate() {

@@ -1,8 +1,8 @@
 //! Passes frames from a source to its pipeline: the writing end of the ring, and the rules for bad records and a full ring.
 //!
 //! Owns the rejection of bad records, the counts of accepted and lost frames, and the waking of the pipeline. `frames` is what
-//! is passed, `ring` the ring, `reader` its other end, `stats` the counts, `forecast` says how long a source may sleep. The writing end lives on the acquire thread, the
-//! reading end on the infer thread. Allocates nothing after it is built.
+//! is passed, `ring` the ring, `reader` its other end, `stats` the counts; `forecast` says how long a source may sleep. The
+//! writing end lives on the acquire thread, the reading end on the infer thread. Allocates nothing after it is built.
 
 mod forecast;
 mod frames;

@@ -449,7 +449,9 @@ fn line_end() -> impl Strategy<Value = &'static str> {
 #[test]
 fn numbers_are_rounded_once_by_the_way_of_plain_fields() {
     // One more than what an f32 holds, half-way between two of them, and with more digits than an f64 holds.
-    for text in ["16777217", "16777219", "0.1", "33554435.0", "8388608.5", "9007199254740993", "1.00000005960464477", "-0.0"] {
+    for text in
+        ["16777217", "16777219", "0.1", "33554435.0", "8388608.5", "9007199254740993", "1.00000005960464477", "-0.0"]
+    {
         let (mut quick, mut general) = (csv(), csv());
         general.plain = None;
         let line = format!("0,{text},1,,");
