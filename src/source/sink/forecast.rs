@@ -16,7 +16,7 @@ const FASTER: f64 = 0.5;
 /// An end that comes late shifts what is foretold by this part of a period at most.
 const MOST_SHIFT: f64 = 0.25;
 /// What is left of how early frames came, after each end.
-const DECAY: f64 = 0.875;
+const DECAY: f64 = 0.6;
 /// Frames are expected so many times earlier than they came early before.
 const CAUTION: f64 = 3.0;
 /// A sleep may end so much later than it should.
