@@ -8,9 +8,9 @@ VM_PARTS := $(or $(VM_PARTS),$(notdir $(wildcard tests/vm/sensors/*)))
 # $(call need,COMMAND,WHERE FROM): prints one clear line instead of an error of the shell or the linker.
 need = @command -v $(1) >/dev/null || { echo "$(1) is missing: $(2)" >&2; exit 1; }
 
-.PHONY: help demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox bench-truth test-bench-page outage kills flaps \
-	wear runtime man fmt lint doc msrv check-armv7 deny bench compare compare-audio throughput fleet footprint live first-minute train optimise \
-	test-optimise optimise-table clean tools
+.PHONY: help bench-peers demo test test-tflitec test-vm test-vm-service test-vm-arm64 test-pages test-clients test-rabbitmq deb energy-simulation energy-blackbox bench-truth test-bench-page \
+	outage kills flaps wear runtime man fmt lint doc msrv check-armv7 deny bench instructions compare throughput peers compare-audio fleet footprint live scaling bare-loop \
+	first-minute train optimise test-optimise optimise-table clean tools
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -148,12 +148,30 @@ test-bench-page: tools runtime ## Open the page of edgewatt bench in headless Ch
 bench: tools runtime ## Run the Criterion benchmarks
 	cargo bench --locked --bench '*'
 
-compare: tools runtime ## Compare edgewatt with the same pipeline in Python (in .venv-bench): CPU, memory, throughput
+instructions: tools runtime ## Check that no stage takes 5 % more instructions than benches/instructions.json says. EDGEWATT_BLESS=1: write it
+	@scripts/need valgrind:valgrind
+	cargo build --locked --bin edgewatt
+	cargo build --release --locked --example instructions
+	$(PYTHON) benches/system/instructions --edgewatt "$(TARGET_DIR)/debug/edgewatt" \
+		"$(TARGET_DIR)/release/examples/instructions"
+
+# What the comparisons of make compare, throughput and peers need.
+bench-peers: tools runtime
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	cargo build --release --locked
+	cargo build --release --locked --bin edgewatt --example fleet
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
-	.venv-bench/bin/python benches/system/compare --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+with_peers = .venv-bench/bin/python benches/system/$(1) --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+compare: bench-peers ## Compare edgewatt with the same pipeline in Python (in .venv-bench): CPU, memory, latency
+	$(call with_peers,compare)
+
+throughput: bench-peers ## Compare QoS 1 messages a second and CPU with mosquitto_pub and paho (in .venv-bench)
+	$(call with_peers,throughput) --fleet "$(TARGET_DIR)/release/examples/fleet"
+
+peers: bench-peers ## Run compare and throughput in turn, in one run, and print the ratios
+	$(call with_peers,peers) --fleet "$(TARGET_DIR)/release/examples/fleet"
 
 compare-audio: tools runtime ## Compare the wake word with pymicro-wakeword (in .venv-audio): CPU, memory. ARGS="--live-seconds 20"
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
@@ -161,14 +179,6 @@ compare-audio: tools runtime ## Compare the wake word with pymicro-wakeword (in 
 	$(PYTHON) -m venv .venv-audio
 	.venv-audio/bin/pip install --quiet --require-hashes -r tests/golden/audio/requirements.txt
 	.venv-audio/bin/python benches/system/compare-audio --edgewatt "$(TARGET_DIR)/release/edgewatt" $(ARGS)
-
-throughput: tools runtime ## Compare QoS 1 messages a second and CPU with mosquitto_pub and paho (in .venv-bench)
-	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
-	cargo build --release --locked --bin edgewatt --example fleet
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --require-hashes -r benches/system/requirements.txt
-	.venv-bench/bin/python benches/system/throughput --edgewatt "$(TARGET_DIR)/release/edgewatt" \
-		--fleet "$(TARGET_DIR)/release/examples/fleet"
 
 fleet: tools ## Simulate a thousand nodes on one mosquitto, to find the first limit
 	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
@@ -185,6 +195,16 @@ live: tools runtime ## Measure the processor time of live streams: 1 kHz of line
 	cargo build --release --locked --bin edgewatt
 	EDGEWATT_RUNTIME=runtime/$$(uname -m)/libtensorflowlite_c.so \
 		$(PYTHON) benches/system/live --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+scaling: tools runtime ## Measure CPU and latency of a window, from 1 to 64 pipelines and from 1 to 20,000 windows a second
+	@scripts/need mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+	cargo build --release --locked --bin edgewatt
+	$(PYTHON) benches/system/scaling --edgewatt "$(TARGET_DIR)/release/edgewatt"
+
+bare-loop: tools runtime ## Compare the pipeline at full speed with a loop that only invokes. MODEL=FILE, ARGS="--samples 49 --least 0.95"
+	cargo build --release --locked --bin edgewatt --example bare_loop
+	$(PYTHON) benches/system/bare-loop --edgewatt "$(TARGET_DIR)/release/edgewatt" \
+		--loop "$(TARGET_DIR)/release/examples/bare_loop" --model "$(or $(MODEL),models/shoulder_int8.tflite)" $(ARGS)
 
 first-minute: tools ## Measure what `make demo` costs in a bare Debian 12 with empty caches; needs root
 	@scripts/need mmdebstrap:mmdebstrap git:git

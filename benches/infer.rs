@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use edgewatt::decision::EngineOutputs;
 use edgewatt::infer::window::Windower;
 use edgewatt::source::RecordParser;
@@ -22,18 +22,26 @@ fn stages(c: &mut Criterion) {
     let (mut stages, mut engine) = (prepared.stages, prepared.built.unwrap().engine);
     let samples = demo::recording(&config, &prepared.labels);
     let window: Vec<f32> = samples.iter().take(200).flat_map(|(_, values)| values.iter().copied()).collect();
-    let mut group = c.benchmark_group("stage");
-
     let text = std::fs::read(root().join("models/shoulder_recording.csv")).unwrap();
     let mut lines = text.split_inclusive(|byte| *byte == b'\n');
     let mut parser =
         RecordParser::new(config.pipelines[0].source.kind().records().unwrap().clone(), prepared.labels.clone());
     parser.header(lines.next().unwrap()).unwrap();
     let lines: Vec<&[u8]> = lines.take(HOP).collect();
-    group.bench_function("parse 50 CSV records", |b| {
+    // The time and six channels; the true class is looked up, too.
+    let mut parse = c.benchmark_group("parse");
+    parse.throughput(Throughput::Elements(7 * HOP as u64));
+    parse.bench_function("50 CSV records, by number", |b| {
         b.iter(|| lines.iter().for_each(|line| _ = black_box(parser.parse(line))));
     });
+    // What has a quote goes the general way.
+    let quoted: Vec<Vec<u8>> = lines.iter().map(|line| [&b"\"0.00\""[..], &line[4..]].concat()).collect();
+    parse.bench_function("50 CSV records with quotes, by number", |b| {
+        b.iter(|| quoted.iter().for_each(|line| _ = black_box(parser.parse(line))));
+    });
+    parse.finish();
 
+    let mut group = c.benchmark_group("stage");
     let mut windower = Windower::<f32>::new(200, HOP, 6);
     group.bench_function("window of 50 new samples", |b| {
         b.iter(|| {

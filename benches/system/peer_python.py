@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", required=True)
-    p.add_argument("--csv", required=True, help="header row, one sample per line")
+    p.add_argument("--csv", required=True, help="header row, one sample per line; a file or a FIFO")
     p.add_argument("--columns", help="comma-separated column names that are channels; default: all")
     p.add_argument("--window", type=int, required=True, help="samples per window")
     p.add_argument("--hop", type=int, required=True, help="samples between windows")
@@ -31,8 +31,8 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
 
-    with open(a.csv, encoding="utf-8") as f:
-        names = f.readline().strip().split(",")
+    f = open(a.csv, encoding="utf-8")
+    names = f.readline().strip().split(",")
     cols = [names.index(c) for c in a.columns.split(",")] if a.columns else list(range(len(names)))
 
     it = Interpreter(a.model, num_threads=a.threads)
@@ -51,29 +51,27 @@ def main() -> None:
     n, invokes_s, last = 0, [], None
     wall, cpu = time.perf_counter(), time.process_time()
     ring = []
-    with open(a.csv, encoding="utf-8") as f:
-        f.readline()
-        for line in f:
-            row = line.split(",")
-            ring.append([float(row[c]) for c in cols])
-            if len(ring) < a.window:
-                continue
-            x = ((np.asarray(ring, np.float32) - mean) / std).reshape(i["shape"])
-            ring = ring[a.hop:]
-            if si:
-                info = np.iinfo(i["dtype"])
-                x = np.clip(np.round(x / si + zi), info.min, info.max).astype(i["dtype"])
-            it.set_tensor(i["index"], x)
-            t = time.perf_counter()
-            it.invoke()
-            invokes_s.append(time.perf_counter() - t)
-            y = it.get_tensor(o["index"])[0].astype(np.float32)
-            if so:
-                y = (y - zo) * so
-            k = int(y.argmax())
-            payload = json.dumps({"seq": n, "ts": time.time(), "class": k, "score": float(y[k])})
-            last = client.publish(a.topic, payload, qos=a.qos)
-            n += 1
+    for line in f:
+        row = line.split(",")
+        ring.append([float(row[c]) for c in cols])
+        if len(ring) < a.window:
+            continue
+        x = ((np.asarray(ring, np.float32) - mean) / std).reshape(i["shape"])
+        ring = ring[a.hop:]
+        if si:
+            info = np.iinfo(i["dtype"])
+            x = np.clip(np.round(x / si + zi), info.min, info.max).astype(i["dtype"])
+        it.set_tensor(i["index"], x)
+        t = time.perf_counter()
+        it.invoke()
+        invokes_s.append(time.perf_counter() - t)
+        y = it.get_tensor(o["index"])[0].astype(np.float32)
+        if so:
+            y = (y - zo) * so
+        k = int(y.argmax())
+        payload = json.dumps({"seq": n, "ts": time.time(), "class": k, "score": float(y[k])})
+        last = client.publish(a.topic, payload, qos=a.qos)
+        n += 1
     if last is not None:
         last.wait_for_publish(60)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -1,7 +1,10 @@
 """Shared by the comparisons: a broker, a subscriber that counts, and the resources that a process used."""
+import argparse
 import atexit
 import contextlib
+import fcntl
 import json
+import math
 import os
 import shutil
 import socket
@@ -9,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
@@ -56,17 +60,17 @@ class Broker:
             time.sleep(0.05)
         sys.exit("mosquitto does not listen:\n" + (folder / "mosquitto.log").read_text())
 
-    def subscribe(self, topic: str, count: int) -> "Subscriber":
-        return Subscriber(self.port, topic, count)
+    def subscribe(self, topic: str, count: int, form: str = "%p") -> "Subscriber":
+        return Subscriber(self.port, topic, count, form)
 
 
 class Subscriber:
     """A mosquitto_sub that ends after this many messages, or when no more come."""
 
-    def __init__(self, port: int, topic: str, count: int):
+    def __init__(self, port: int, topic: str, count: int, form: str):
         self.out = tempfile.TemporaryFile("a+")  # appended to, wherever we read
         command = ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-q", "1", "-t", topic, "-d",
-                   "-F", "%p", "-C", str(count)]
+                   "-F", form, "-C", str(count)]
         self.process = subprocess.Popen(command, stdout=self.out)
         atexit.register(self.process.terminate)
         for _ in range(200):
@@ -79,14 +83,42 @@ class Subscriber:
         self.out.seek(0)
         return self.out.read()
 
-    def payloads(self) -> list[dict]:
-        """Returns what it received. Call it when the publisher has ended."""
+    def lines(self) -> list[str]:
+        """Returns what it received, each message in its form. Call it when the publisher has ended."""
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self.process.terminate()
             self.process.wait()
-        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        return [line for line in self.text().splitlines() if line.endswith("}")]
+
+    def payloads(self) -> list[dict]:
+        return [json.loads(line) for line in self.lines()]
+
+
+def write_live(fifo: Path, header: bytes, lines: list[bytes], rate_hz: float, reader: subprocess.Popen) -> list[float]:
+    """Writes each line at its time, once the reader is there. Returns the times, in seconds since 1970."""
+    written = []
+    # For reading too, so that it does not wait for a reader that has refused its configuration.
+    with fifo.open("r+b", buffering=0) as pipe:
+        pipe.write(header)
+        while int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder):
+            if reader.poll() is not None:
+                return []
+            time.sleep(0.05)
+        # It may have more to load.
+        time.sleep(2)
+        begun = time.monotonic()
+        for n, line in enumerate(lines):
+            time.sleep(max(0, begun + n / rate_hz - time.monotonic()))
+            written.append(time.time())
+            pipe.write(line)
+    return written
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Returns the smallest value that so many percent do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 def measured(command: list, env: dict, stdin: Path | None = None) -> tuple[str, float, float]:
@@ -117,4 +149,25 @@ def table(rows: dict[str, list[dict]]) -> None:
     names = list(next(iter(rows.values()))[0])
     print(f"{'median':<16}" + "".join(f"{name:>18}" for name in names))
     for who, runs in rows.items():
-        print(f"{who:<16}" + "".join(f"{statistics.median(run[name] for run in runs):>18.1f}" for name in names))
+        print(f"{who:<16}" + "".join(f"{statistics.median(run[name] for run in runs):>18.2f}" for name in names))
+
+
+def take_turns(comparisons: list, description: str, rounds: int) -> None:
+    """Runs comparisons, each a module, in turn, and ends the program: with 1 if one of them has missed its goals."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--edgewatt", default=ROOT / "target/release/edgewatt", help="the release binary")
+    p.add_argument("--python", default=sys.executable, help="one that has benches/system/requirements.txt")
+    p.add_argument("--rounds", type=int, default=rounds)
+    for comparison in comparisons:
+        comparison.arguments(p)
+    args = p.parse_args()
+    with contextlib.ExitStack() as folders:
+        benches = [comparison.Bench(args, Path(folders.enter_context(tempfile.TemporaryDirectory())))
+                   for comparison in comparisons]
+        for bench in benches:
+            bench.prepare()
+        for _ in range(args.rounds):
+            for bench in benches:
+                bench.round()
+        met = [bench.report() for bench in benches]
+    sys.exit(0 if all(met) else 1)

@@ -9,6 +9,7 @@ use rumqttc::{ConnectReturnCode, mqttbytes as three};
 
 use crate::schema::choice;
 
+mod publish;
 mod reason;
 
 pub use reason::{Code, Reason, ReasonKind};
@@ -16,8 +17,6 @@ use reason::{ended, refused};
 
 /// Largest packet that we accept where nothing large is ever sent to us.
 pub const INCOMING_MAX: u32 = 256 * 1024;
-/// The user property with the milliseconds that a message has waited to be sent.
-const WAITED: &str = "waited_ms";
 /// Largest packet of MQTT, for brokers that set no limit.
 const OUTGOING_MAX: u32 = 268_435_460;
 
@@ -203,7 +202,7 @@ impl Version {
                         delay_interval: None,
                         payload_format_indicator: Some(1),
                         message_expiry_interval: None,
-                        content_type: content_type(will.payload),
+                        content_type: content_type(will.payload).map(str::to_owned),
                         response_topic: None,
                         correlation_data: None,
                         user_properties: Vec::new(),
@@ -216,32 +215,7 @@ impl Version {
     }
 
     pub fn publish(self, message: &Outgoing<'_>, out: &mut BytesMut) -> Result<(), Malformed> {
-        match self {
-            Self::Three => {
-                let mut publish =
-                    three::v4::Publish::from_bytes(message.topic, three_qos(message.qos), message.payload.clone());
-                (publish.retain, publish.pkid) = (message.retain, message.packet_id);
-                self.done(publish.write(out))
-            }
-            Self::Five => {
-                let waited = message.waited_ms.map(|ms| (WAITED.to_owned(), ms.to_string()));
-                let properties = five::v5::PublishProperties {
-                    payload_format_indicator: Some(1),
-                    message_expiry_interval: message.expiry_s,
-                    content_type: content_type(message.payload),
-                    user_properties: waited.into_iter().collect(),
-                    ..five::v5::PublishProperties::default()
-                };
-                let mut publish = five::v5::Publish::new(
-                    message.topic,
-                    five_qos(message.qos),
-                    message.payload.clone(),
-                    Some(properties),
-                );
-                (publish.retain, publish.pkid) = (message.retain, message.packet_id);
-                self.done(publish.write(out))
-            }
-        }
+        self.done(publish::write(self, message, out))
     }
 
     pub fn subscribe(
@@ -320,9 +294,8 @@ impl Version {
 
 /// Returns what the payload is, for consumers that decode by it: `status` is text, everything else JSON, and an empty payload
 /// nothing.
-fn content_type(payload: &[u8]) -> Option<String> {
-    let name = if payload.first()? == &b'{' { "application/json" } else { "text/plain" };
-    Some(name.to_owned())
+fn content_type(payload: &[u8]) -> Option<&'static str> {
+    Some(if payload.first()? == &b'{' { "application/json" } else { "text/plain" })
 }
 
 /// What is known of the size of the packet at the front of the bytes.

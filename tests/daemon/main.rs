@@ -25,3 +25,4 @@ mod scores;
 mod decisions;
 mod producers;
 mod view;
+mod wakeups;

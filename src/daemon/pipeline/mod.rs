@@ -354,9 +354,14 @@ impl PipelineHandle {
         let limit = self.supervisor.deadline().map_or(limit, |deadline| limit.max(deadline + AFTER_DEADLINE));
         let answered = self.stage_times.is_served();
         let overdue = self.watch.note_answer(answered, now);
-        // Do not ask again while an answer is missing.
+        let counts = progress_counts(&self.publisher);
+        // Do not ask again while an answer is missing; it comes with the next window, or with a wake-up.
+        let is_at_work = answered && self.watch.has_new_windows(&counts);
         if answered {
-            self.stage_times.ask(|| self.wake.reader());
+            self.stage_times.ask(|| ());
+        }
+        if !is_at_work {
+            self.wake.reader();
         }
         let hung = (overdue > limit).then(|| {
             let (name, active) = (&self.publisher.name, &self.publisher.delegate.active);
@@ -372,7 +377,6 @@ impl PipelineHandle {
         if self.supervisor.reason().is_some() {
             self.watch.excuse_windows();
         }
-        let counts = progress_counts(&self.publisher);
         if let Some(contradiction) = self.watch.note_arrivals(counts, excused, now) {
             tracing::warn!(pipeline = self.publisher.name, "{contradiction}");
         }

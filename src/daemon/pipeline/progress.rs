@@ -150,6 +150,11 @@ impl ProgressWatch {
         said
     }
 
+    /// Returns whether there was a window since the last check.
+    pub(crate) fn has_new_windows(&self, counts: &Counts) -> bool {
+        counts.windows > self.last.windows
+    }
+
     /// Notes whether the infer thread has answered. Returns how long its answer has been missing.
     pub(crate) fn note_answer(&mut self, answered: bool, now: MonoTime) -> Duration {
         if answered {

@@ -89,6 +89,17 @@ fn a_message_comes_back_as_it_went_out() {
 }
 
 #[test]
+fn a_message_that_mqtt_has_no_room_for_is_refused_and_nothing_of_it_is_written() {
+    let payload = Bytes::from_static(b"{");
+    let topic = "t".repeat(65_536);
+    for version in BOTH {
+        let mut out = BytesMut::new();
+        assert!(version.publish(&Outgoing { topic: &topic, ..outgoing(&payload) }, &mut out).is_err());
+        assert!(out.is_empty());
+    }
+}
+
+#[test]
 fn answers_are_understood_and_halves_are_waited_for() {
     let read = |version: Version, bytes: &[u8]| version.read(&mut BytesMut::from(bytes), INCOMING_MAX);
     let acked = |refused| Ok(Some(Incoming::PubAck { packet_id: 9, refused }));
@@ -209,6 +220,30 @@ fn each_code_of_the_standards_has_words() {
 }
 
 proptest::proptest! {
+    /// The codec of others reads what we write.
+    #[test]
+    fn a_message_of_any_size_comes_back(
+        topic in "[a-z/]{1,300}", size in 0usize..70_000, qos_1: bool, retain: bool,
+        expiry_s in proptest::option::of(1u32..), waited_ms in proptest::option::of(0u64..),
+    ) {
+        let payload = Bytes::from(vec![b'{'; size]);
+        let (qos, packet_id) = if qos_1 { (Qos::AtLeastOnce, 7) } else { (Qos::AtMostOnce, 0) };
+        let message = Outgoing { topic: &topic, payload: &payload, qos, retain, packet_id, expiry_s, waited_ms };
+        for version in BOTH {
+            let mut out = BytesMut::new();
+            version.publish(&message, &mut out).unwrap();
+            let expected = Incoming::Message {
+                topic: topic.clone(),
+                payload: payload.clone(),
+                retained: retain,
+                repeated: false,
+                packet_id: qos_1.then_some(7),
+            };
+            proptest::prop_assert_eq!(version.read(&mut out, INCOMING_MAX).unwrap(), Some(expected));
+            proptest::prop_assert!(out.is_empty());
+        }
+    }
+
     /// A packet that has arrived whole is never waited for: it would be lost.
     #[test]
     fn whatever_a_broker_sends_is_understood_or_an_error(

@@ -302,9 +302,11 @@ impl Decoder {
     ) -> Result<ControlFlow<()>, SourceError> {
         let mut doubts = Doubts::new(question, sink);
         let io_error = |e| SourceError::io("read", name, e);
-        let mut is_slow = true;
+        let (mut is_slow, mut bytes, before) = (true, 0, sink.delivered());
         loop {
-            let rested = if is_slow { sink.rest() } else { Ok(Waited::Ready) };
+            // So many frames are fewer bytes than those that show that there is time to rest.
+            let room = (sink.delivered() - before) * (most_of_slow as u64 / 4 * 3) / bytes.max(1);
+            let rested = if is_slow { sink.rest(usize::try_from(room).ok()) } else { Ok(Waited::Ready) };
             let waited = rested.and_then(|_| match &mut rival {
                 Some(rival) => rival.wait(from.as_fd(), sink),
                 None => sink.stop().wait_readable(from.as_fd()),
@@ -320,6 +322,7 @@ impl Decoder {
             };
             let arrival = MonoTime::now();
             is_slow = count < most_of_slow;
+            bytes += count as u64;
             if self.feed(&name.display(), false, arrival, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }

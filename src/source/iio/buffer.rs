@@ -113,8 +113,8 @@ impl BufferReader {
         let mut last = MonoTime::now();
         loop {
             sink.wake_reader();
+            let rested = sink.rest(None);
             let stop = sink.stop();
-            let rested = sink.rest();
             let limit = MonoTime::now() + LONGEST_WAIT;
             let waited = rested.and_then(|rested| match rested {
                 Waited::Stopped => Ok(rested),

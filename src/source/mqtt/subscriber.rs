@@ -149,7 +149,7 @@ impl Subscriber {
                 ControlFlow::Break(()) => break,
                 // If this thread cannot wait, it does not rest.
                 ControlFlow::Continue(messages) if messages < FEW_MESSAGES => {
-                    if matches!(sink.rest(), Ok(Waited::Stopped)) {
+                    if matches!(sink.rest(None), Ok(Waited::Stopped)) {
                         break;
                     }
                 }

@@ -152,7 +152,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Waits until then; returns whether a stop was requested.
-    fn is_over(&self, sink: &FrameSink, until: MonoTime) -> Result<bool, SourceError> {
+    fn is_over(&self, sink: &mut FrameSink, until: MonoTime) -> Result<bool, SourceError> {
         sink.wake_reader();
         wait(sink.stop().sleep_until(until), &*self.source.connect).map(|goes_on| !goes_on)
     }

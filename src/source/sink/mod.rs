@@ -1,9 +1,10 @@
 //! Passes frames from a source to its pipeline: the writing end of the ring, and the rules for bad records and a full ring.
 //!
 //! Owns the rejection of bad records, the counts of accepted and lost frames, and the waking of the pipeline. `frames` is what
-//! is passed, `ring` the ring, `reader` its other end, `stats` the counts. The writing end lives on the acquire thread, the
-//! reading end on the infer thread. Allocates nothing after it is built.
+//! is passed, `ring` the ring, `reader` its other end, `stats` the counts; `forecast` says how long a source may sleep. The
+//! writing end lives on the acquire thread, the reading end on the infer thread. Allocates nothing after it is built.
 
+mod forecast;
 mod frames;
 mod reader;
 mod ring;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use self::forecast::Forecast;
 use self::frames::later;
 pub use self::frames::{FrameHeader, Frames, Gap, Pieces, period_ns};
 pub use self::reader::FrameReader;
@@ -65,6 +67,11 @@ pub fn frame_ring(
         pipeline: pipeline.to_owned(),
         gap: None,
         delivered: 0,
+        arrival: MonoTime(0),
+        rested: MonoTime(0),
+        answered: 0,
+        wanted_before: [0; 2],
+        forecast: Forecast::default(),
         away: None,
         last_stream_ns: None,
         rejected_in_a_row: 0,
@@ -100,6 +107,15 @@ pub struct FrameSink {
     gap: Option<Gap>,
     /// Frames that the source gave, whatever became of them.
     delivered: u64,
+    /// When the last frame arrived.
+    arrival: MonoTime,
+    /// When the last rest ended.
+    rested: MonoTime,
+    /// How often the reader had said what it wants when that was there for the last time.
+    answered: usize,
+    /// What it wanted then, and the time before.
+    wanted_before: [usize; 2],
+    forecast: Forecast,
     /// Since when the source is away, and why.
     away: Option<(MonoTime, String)>,
     /// The time of the last record.
@@ -117,8 +133,12 @@ const ROOM_CHECK: Duration = Duration::from_millis(20);
 /// A rest is worth its system call from so many frames, and from such a time on.
 const LEAST_FRAMES_OF_REST: usize = 4;
 const LEAST_REST: Duration = Duration::from_millis(1);
-/// What arrives in this time fits into a pipe or a socket.
+/// What arrives in this time fits into a socket or a device's buffer.
 const LONGEST_REST: Duration = Duration::from_millis(50);
+/// The same if it is known how many frames fit. Other threads see that frames come at least this often.
+const LONGEST_REST_IN_ROOM: Duration = Duration::from_millis(500);
+/// What is read within this time after a rest was there before its end.
+const WAS_THERE: Duration = Duration::from_micros(100);
 
 impl FrameSink {
     pub fn stop(&self) -> &Stop {
@@ -206,13 +226,25 @@ impl FrameSink {
 
     /// Wakes the reader for the frames fed so far, if they are what it waits for. Call it before anything that may wait.
     /// It is not done for each frame, because a wake-up costs more than a frame.
-    pub fn wake_reader(&self) {
+    pub fn wake_reader(&mut self) {
         fence(Ordering::SeqCst);
-        // Small blocks can fill the ring before there are enough frames.
-        let is_half_full = || each!(RingTx, &self.ring, ring => ring.is_half_full());
-        if self.waiting() >= self.wake.0.wanted.load(Ordering::Relaxed) || is_half_full() {
+        let (asked, wanted) = self.wanted();
+        if self.waiting() >= wanted {
+            if asked != self.answered {
+                let overslept = self.arrival.since(self.rested) < WAS_THERE;
+                self.forecast.ended(self.delivered, self.arrival, overslept);
+                (self.answered, self.wanted_before) = (asked, [wanted, self.wanted_before[0]]);
+            }
+            self.wake.0.reader();
+        } else if each!(RingTx, &self.ring, ring => ring.is_half_full()) {
+            // Small blocks can fill the ring before there are enough frames.
             self.wake.0.reader();
         }
+    }
+
+    /// Returns how often the reader has said what it wants, and how many frames that is.
+    fn wanted(&self) -> (usize, usize) {
+        (self.wake.0.asked.load(Ordering::Acquire), self.wake.0.wanted.load(Ordering::Relaxed))
     }
 
     /// Returns the number of frames that wait to be read.
@@ -222,21 +254,32 @@ impl FrameSink {
 
     /// Returns how many frames the reader still waits for, as far as is known.
     pub fn missing(&self) -> usize {
-        self.wake.0.wanted.load(Ordering::Relaxed).saturating_sub(self.waiting())
+        let ((asked, wanted), waiting) = (self.wanted(), self.waiting());
+        // It was woken and has not said what it wants next: that will be as much as twice before.
+        let is_foreseen = asked == self.answered && self.wanted_before == [wanted; 2];
+        let next = if is_foreseen && waiting >= wanted { 2 * wanted } else { wanted };
+        if asked == self.answered && !is_foreseen { 0 } else { next.saturating_sub(waiting) }
     }
 
-    /// Sleeps for half of the time until the reader can have what it waits for, if the stream's rate is known. A source
-    /// that wakes for each of many small frames calls it before it waits, and then wakes for many of them.
+    /// Sleeps while the reader cannot have what it waits for, as far as the stream is regular. A source that wakes for each
+    /// of many small frames calls it before it waits, and then wakes for many of them. What comes meanwhile needs room: for
+    /// `room` frames, if that is known.
     ///
     /// # Errors
     /// This thread cannot wait.
-    pub fn rest(&self) -> std::io::Result<Waited> {
+    pub fn rest(&mut self, room: Option<usize>) -> std::io::Result<Waited> {
         let missing = self.missing();
-        let half = Duration::from_nanos(self.period_ns.unsigned_abs().saturating_mul(missing as u64) / 2);
-        if missing < LEAST_FRAMES_OF_REST || half < LEAST_REST {
+        let (now, frames) = (MonoTime::now(), missing.min(room.unwrap_or(usize::MAX)) as u64);
+        let longest = if room.is_some() { LONGEST_REST_IN_ROOM } else { LONGEST_REST };
+        // Half of the time if the nominal rate is all that is known.
+        let half = Duration::from_nanos(self.period_ns.unsigned_abs().saturating_mul(frames) / 2);
+        let until = self.forecast.not_before(self.delivered + frames).unwrap_or(now + half).min(now + longest);
+        if missing < LEAST_FRAMES_OF_REST || until.since(now) < LEAST_REST {
             return Ok(Waited::Ready);
         }
-        self.stop.sleep_until(MonoTime::now() + half.min(LONGEST_REST))
+        let waited = self.stop.sleep_until(until);
+        self.rested = MonoTime::now();
+        waited
     }
 
     /// Takes a block of frames, `[n, frame]` row-major; `stream_ns` is the stream's own time of the first one.
@@ -286,6 +329,7 @@ impl FrameSink {
         }
         self.rejected_in_a_row = 0;
         self.delivered += frames;
+        self.arrival = header.arrival;
         if let Some((since, _)) = self.away.take() {
             self.back(since, header.arrival);
         }
@@ -305,7 +349,8 @@ impl FrameSink {
             }
             self.wait_for_room(values.len());
         }
-        self.stats.samples.fetch_add(frames, Ordering::Relaxed);
+        // No other thread writes it, and an atomic addition would cost as much as all else here.
+        self.stats.samples.store(self.accepted() + frames, Ordering::Relaxed);
         self.gap = None;
         self.flow()
     }

@@ -65,6 +65,7 @@ impl FrameReader {
         // A ring that is half full is always read.
         let wanted = frames.min(self.capacity / 2).max(1);
         self.wake.wanted.store(wanted, Ordering::Relaxed);
+        self.wake.asked.fetch_add(1, Ordering::Release);
         // Pairs with the fence in `wake_reader`: either this thread sees the frames, or the source sees what is wanted.
         fence(Ordering::SeqCst);
         self.len() >= wanted

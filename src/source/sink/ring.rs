@@ -72,6 +72,8 @@ pub struct Wake {
     pub(super) writer_waits: AtomicBool,
     /// The reader has nothing to do until so many frames wait for it.
     pub(super) wanted: AtomicUsize,
+    /// How often the reader has said so.
+    pub(super) asked: AtomicUsize,
 }
 
 impl Wake {

@@ -95,19 +95,19 @@ fn a_reader_is_woken_for_what_it_waits_for() {
 #[test]
 fn a_source_rests_while_nothing_can_happen() {
     let (mut sink, reader) = ring(SampleType::I16, 64);
-    let rest = |sink: &FrameSink| {
+    let rest = |sink: &mut FrameSink| {
         let begun = std::time::Instant::now();
-        assert_eq!(sink.rest().unwrap(), Waited::Ready);
+        assert_eq!(sink.rest(None).unwrap(), Waited::Ready);
         begun.elapsed()
     };
-    assert!(rest(&sink) < Duration::from_millis(9), "nothing is known of the reader yet");
+    assert!(rest(&mut sink) < Duration::from_millis(9), "nothing is known of the reader yet");
     reader.want(8);
-    assert!(rest(&sink) >= Duration::from_millis(40), "half of 8 frames at 100 Hz");
+    assert!(rest(&mut sink) >= Duration::from_millis(40), "half of 8 frames at 100 Hz");
     assert!(sink.frames(&[1i16; 2 * 5], MonoTime(0), None).is_continue());
-    assert!(rest(&sink) < Duration::from_millis(9), "few are missing");
+    assert!(rest(&mut sink) < Duration::from_millis(9), "few are missing");
     sink.stop().request();
     reader.want(32);
-    assert_eq!(sink.rest().unwrap(), Waited::Stopped);
+    assert_eq!(sink.rest(None).unwrap(), Waited::Stopped);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod line_reader;
 mod number;
 pub(crate) mod pace;
 mod parser;
+mod plain;
 mod reader;
 mod reject;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::header::{self, HeaderError};
 use super::json::{JsonRecord, JsonTime, Tree};
 use super::number::{self, number};
 use super::pace::{Pace, Times};
+use super::plain::{Dialect, PlainFields};
 use super::reject::{Reject, shown};
 use super::time::{self, time, time_of_number, time_of_whole};
 use super::{Format, Records, Role};
@@ -34,6 +35,8 @@ pub struct RecordParser {
     /// One role for each CSV column; empty until the header was read.
     roles: Vec<Role>,
     values: Vec<f32>,
+    /// `None`: no line can be read as plain fields.
+    pub(super) plain: Option<Dialect>,
     fields: Fields,
     tree: Tree,
     seen: Vec<bool>,
@@ -43,7 +46,7 @@ pub struct RecordParser {
     /// The last time was a date or a time of day, which has no unit.
     has_clock_times: bool,
     /// What the last record says of a gap before it.
-    gap: Option<Gap>,
+    pub(super) gap: Option<Gap>,
 }
 
 impl RecordParser {
@@ -58,6 +61,7 @@ impl RecordParser {
             values: vec![0.0; records.channels.len()],
             truth: TruthReader::new(labels.into()),
             roles: records.columns.iter().flatten().map(role).collect(),
+            plain: Dialect::new(records.delimiter, records.decimal),
             fields: Fields::new(records.delimiter),
             seen: vec![false; tree.len()],
             tree,
@@ -168,7 +172,10 @@ impl RecordParser {
     /// Reads a line, without what depends on the lines before.
     fn parse_line(&mut self, line: &[u8]) -> Result<Record, Reject> {
         let record = match self.records.format {
-            Format::Csv => self.parse_csv(line)?,
+            Format::Csv => match self.parse_plain(line) {
+                Some(record) => record,
+                None => self.parse_csv(line)?,
+            },
             Format::Ndjson | Format::Json => self.parse_json(line).map_err(|error| error.reason())?,
         };
         for (value, [low, high]) in self.values.iter().zip(&self.limits) {
@@ -180,6 +187,36 @@ impl RecordParser {
             }
         }
         Ok(record)
+    }
+
+    /// Reads a line of plain fields; `None`: it may be another one, or none that is accepted.
+    fn parse_plain(&mut self, line: &[u8]) -> Option<Record> {
+        let mut fields = PlainFields::new(self.plain?, line)?;
+        let (mut time, mut truth) = (None, None);
+        for role in &self.roles {
+            match role {
+                Role::Channel(channel) => self.values[*channel] = fields.value()?,
+                Role::Time => time = Some(fields.time(self.records.time_unit)?),
+                Role::Truth => truth = Some(fields.text()?),
+                Role::Gap if fields.text()?.is_empty() => {}
+                Role::Gap => return None,
+                Role::Unused => _ = fields.text()?,
+            }
+        }
+        if !fields.is_at_end() {
+            return None;
+        }
+        self.gap = None;
+        if let Some((_, is_of_clock)) = time
+            && !self.pace.is_full()
+        {
+            self.has_clock_times = is_of_clock;
+        }
+        Some(Record {
+            stream_ns: time.map(|(ns, _)| ns),
+            // Not before the line is known to be a record: it counts.
+            truth: truth.and_then(|name| self.truth.class(name)),
+        })
     }
 
     fn parse_csv(&mut self, line: &[u8]) -> Result<Record, Reject> {

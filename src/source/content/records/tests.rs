@@ -394,4 +394,70 @@ proptest! {
         p.parse(format!("0,{y},{x},,\n").as_bytes()).unwrap();
         prop_assert_eq!(p.values(), [x, y]);
     }
+
+    #[test]
+    fn plain_fields_are_read_as_all_others_are(
+        lines in prop::collection::vec((prop::collection::vec(field(), 4..8), line_end()), 1..5),
+        delimiter in 0usize..5, comma: bool, unit in 0usize..4,
+    ) {
+        let delimiter = Delimiter::ALL[delimiter];
+        let csv = Records {
+            columns: Some(["t", "y", "x", "what", "gap", "more"].map(str::to_owned).into()),
+            delimiter,
+            decimal: if comma { Decimal::Comma } else { Decimal::Point },
+            time_unit: [TimeUnit::S, TimeUnit::Ms, TimeUnit::Us, TimeUnit::Ns][unit],
+            gap: Some("gap".into()),
+            ..records(Format::Csv)
+        };
+        let mut quick = RecordParser::new(csv.clone(), labels());
+        let mut general = RecordParser::new(csv, labels());
+        general.plain = None;
+        for (fields, end) in &lines {
+            let line = fields.join(delimiter.name()) + end;
+            let read = |parser: &mut RecordParser| {
+                let result = parser.parse(line.as_bytes());
+                let why = result.err().map(|reason| parser.explain(line.as_bytes(), reason));
+                let bits: Vec<u32> = parser.values().iter().map(|value| value.to_bits()).collect();
+                let bits = result.is_ok().then_some(bits);
+                (result, why, bits, parser.gap, parser.contradiction(), format!("{:?}", parser.truth_seen()))
+            };
+            prop_assert_eq!(read(&mut quick), read(&mut general), "{:?}", line);
+        }
+    }
+}
+
+/// A field as it may come, mostly one that is a number.
+fn field() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => (-1e4f32..1e4).prop_map(|number| number.to_string()),
+        2 => any::<f32>().prop_map(|number| number.to_string()),
+        2 => any::<f64>().prop_map(|number| format!("{number:?}")),
+        2 => any::<i64>().prop_map(|number| number.to_string()),
+        4 => "-?[0-9]{1,12}([.,][0-9]{1,12})?",
+        2 => "-?[0-9]{0,24}[.,]?[0-9]{0,24}",
+        1 => "[-+0-9.,;|eE\" naif\t]{0,12}",
+        1 => "\" ?[0-9.]{0,4} ?\"",
+        2 => prop::sample::select(vec!["", "0", "-0", "up", " down ", "sideways;", "overflow", "2021-03-04T12:00:00Z", "12:00:01.5 "])
+            .prop_map(str::to_owned),
+    ]
+}
+
+fn line_end() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["\n", "\r\n", "", "\r", ";\r\n", ",\n", " \n", "; \t\n", ";;\n", "\n\n"])
+}
+
+#[test]
+fn numbers_are_rounded_once_by_the_way_of_plain_fields() {
+    // One more than what an f32 holds, half-way between two of them, and with more digits than an f64 holds.
+    for text in
+        ["16777217", "16777219", "0.1", "33554435.0", "8388608.5", "9007199254740993", "1.00000005960464477", "-0.0"]
+    {
+        let (mut quick, mut general) = (csv(), csv());
+        general.plain = None;
+        let line = format!("0,{text},1,,");
+        quick.parse(line.as_bytes()).unwrap();
+        general.parse(line.as_bytes()).unwrap();
+        let expected = text.parse::<f32>().unwrap().to_bits();
+        assert_eq!([quick.values()[1].to_bits(), general.values()[1].to_bits()], [expected; 2], "{text}");
+    }
 }
