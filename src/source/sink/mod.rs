@@ -135,8 +135,8 @@ const LEAST_FRAMES_OF_REST: usize = 4;
 const LEAST_REST: Duration = Duration::from_millis(1);
 /// What arrives in this time fits into a socket or a device's buffer.
 const LONGEST_REST: Duration = Duration::from_millis(50);
-/// The same if it is known how many frames fit. Other threads see that frames come at least this often.
-const LONGEST_REST_IN_ROOM: Duration = Duration::from_millis(500);
+/// The same if it is known how many frames fit. A burst that completes a window early is read so much later at most.
+const LONGEST_REST_IN_ROOM: Duration = Duration::from_millis(100);
 /// What is read within this time after a rest was there before its end.
 const WAS_THERE: Duration = Duration::from_micros(100);
 
