@@ -104,7 +104,8 @@ fn a_pipeline_is_measured_with_its_recording_its_classes_and_its_meter() {
         let [p50, p99] = ["p50_ms", "p99_ms"].map(|name| number(&speed[name]["value"]));
         let max = number(&speed["max_ms"]);
         assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{cell:#}");
-        assert!(number(&speed["windows_per_s"]["value"]) < 1.1 * batch * 1e3 / p50, "{cell:#}");
+        // An engine in a process may take two times by turns, so that the median is far from the mean.
+        assert!(number(&speed["windows_per_s"]["value"]) < 3.0 * batch * 1e3 / p50, "{cell:#}");
         assert!(
             number(&cell["accuracy"]["right"]["value"]) > 0.7 && number(&cell["agreement"]["top1"]) > 0.9,
             "{cell:#}"
