@@ -149,7 +149,7 @@ impl Profiler {
     /// Returns one that adds up the times of operators.
     pub(crate) fn of_times(subgraph: u32) -> Self {
         let profiler = Self::new(subgraph);
-        // SAFETY: just made, and nobody else has it.
+        // SAFETY: it was just made, and nothing else refers to it.
         unsafe { (*profiler.watched).times = Some(Times::default()) };
         profiler
     }

@@ -17,7 +17,7 @@ pub struct TfliteEngine {
     /// `None` only after it could not be rebuilt. Declared before the recipe, so that it is dropped before the model that it
     /// points into.
     interpreter: Option<Interpreter>,
-    /// Ignores all reports after the first invocation, but for a profile; the interpreter calls it as long as it lives.
+    /// After the first invocation it ignores all reports, except in a profile. The interpreter calls it as long as it exists.
     profiler: Option<Profiler>,
     recipe: Recipe,
     /// Keeps tensors from one invocation to the next.

@@ -127,7 +127,7 @@ pub fn from_text(path: &Path, width: usize) -> Result<Windows, String> {
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()).peekable();
     let is_named = |(line, _): &(&str, i32)| fields(line).any(|field| field.parse::<f32>().is_err());
     let label = lines.next_if(is_named).map(|(line, _)| fields(line).position(|name| name == "label"));
-    // Without names, the class is the last value; with names and no label, there is none.
+    // If the columns have no names, the class is the last value. If none of them is `label`, there is no class.
     let class_at = label.unwrap_or(Some(width));
     let mut windows = Windows::default();
     for (line, number) in lines.take(count_max(width)) {

@@ -250,7 +250,7 @@ impl EngineBuilder {
         Ok(BuiltEngine { engine, state, place: Some(place), waiting: place, refusals, inputs, outputs, invoke })
     }
 
-    /// Tries the delegate at `place` in a process of its own, and builds an engine with it.
+    /// Tries the delegate at `place` in a separate process, and builds an engine with it.
     ///
     /// # Errors
     /// It cannot be built, or does not take what comes to the model.
@@ -264,7 +264,7 @@ impl EngineBuilder {
             }
             None => {
                 let ready = self.context.launcher.probe(path, bytes, &delegate.kind, plan)?;
-                (build_here(&self.context.runtime, path, bytes, &delegate.kind, plan)?, ready)
+                (self.again(place)?, ready)
             }
         };
         check_input(&ready.inputs, plan.batch, &self.path)?;

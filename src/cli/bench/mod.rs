@@ -30,7 +30,7 @@ use progress::Bar;
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The models; with a pipeline, each in the place of its own. Without any: the model of the pipeline
+    /// The models; in a pipeline, each replaces the pipeline's own model. Without any: that model
     models: Vec<PathBuf>,
     /// The configuration with the pipeline, the delegates and the meters. Without it and with MODEL: the models by themselves,
     /// without meters
@@ -303,11 +303,7 @@ fn measured(args: &Args, setup: &Setup) -> anyhow::Result<Report> {
         context: &context,
         pipeline: setup.pipeline.as_ref(),
         files: setup.files.clone(),
-        windows: match &setup.windows {
-            WindowsFrom::Recording(path) => WindowsFrom::Recording(path.clone()),
-            WindowsFrom::Text(path) => WindowsFrom::Text(path.clone()),
-            WindowsFrom::Random => WindowsFrom::Random,
-        },
+        windows: setup.windows.clone(),
         reference: args.reference.clone(),
     };
     let mut batches = args.batches.clone();

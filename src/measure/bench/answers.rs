@@ -2,7 +2,7 @@
 //!
 //! Owns the windows of each model, and the reference's answers. Builds engines for that, and none stays.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::report::{Accuracy, Agreement};
@@ -65,13 +65,19 @@ impl Known {
     /// # Errors
     /// No model has windows.
     pub(super) fn new(subject: &Subject<'_>) -> Result<Self, BenchError> {
-        let windows: Vec<_> = subject.files.iter().map(|file| windows_of(subject, file).map(Rc::new)).collect();
-        if let Some(Err(reason)) =
-            windows.iter().find(|windows| windows.is_err()).filter(|_| windows.iter().all(Result::is_err))
-        {
+        let kernels = Delegate::built_in("cpu");
+        let kernels = kernels.ok_or_else(|| BenchError::Windows("the runtime lacks its own kernels".to_owned()))?;
+        let windows_of = |file: &PathBuf| windows_of(subject, &kernels, file).map(Rc::new);
+        let windows: Vec<_> = subject.files.iter().map(windows_of).collect();
+        if let (Some(Err(reason)), true) = (windows.first(), windows.iter().all(Result::is_err)) {
             return Err(BenchError::Windows(reason.clone()));
         }
-        let reference = reference(subject);
+        let reference = match (&subject.reference, subject.files.first().zip(windows.first())) {
+            (Some(file), _) => windows_of(file).and_then(|windows| reference(subject, &kernels, file, &windows)),
+            (None, Some((file, Ok(windows)))) => reference(subject, &kernels, file, windows),
+            (None, Some((_, Err(reason)))) => Err(reason.clone()),
+            (None, None) => Err("there is no model".to_owned()),
+        };
         let shown = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let count = windows.iter().flatten().map(|windows| windows.truth.len()).max().unwrap_or(0);
         let says = match &subject.windows {
@@ -112,23 +118,19 @@ impl Agreement {
     }
 }
 
-/// Runs the reference: that model, or the first one, on the runtime's own kernels.
-fn reference(subject: &Subject<'_>) -> Result<Answers, String> {
-    let file = subject.reference.as_ref().or(subject.files.first()).ok_or("there is no model")?;
-    let kernels = Delegate::built_in("cpu").ok_or("the runtime has no kernels of its own")?;
-    let builder = subject.builder_of(file, &kernels, 1)?;
-    let windows = windows_of(subject, file)?;
+/// Runs the reference: the model in `file`, on the runtime's own kernels.
+fn reference(subject: &Subject<'_>, kernels: &Delegate, file: &Path, windows: &Windows) -> Result<Answers, String> {
+    let builder = subject.builder_of(file, kernels, 1)?;
     let (mut engine, _) = builder.tried(0).map_err(|error| error.to_string())?;
-    Answers::of(&mut *engine, &windows, builder.decided).map_err(|error| error.to_string())
+    Answers::of(&mut *engine, windows, builder.decided).map_err(|error| error.to_string())
 }
 
 /// Returns the windows as they come to the model.
-fn windows_of(subject: &Subject<'_>, file: &Path) -> Result<Windows, String> {
-    let kernels = Delegate::built_in("cpu").ok_or("the runtime has no kernels of its own")?;
-    let builder = || subject.builder_of(file, &kernels, 1);
+fn windows_of(subject: &Subject<'_>, kernels: &Delegate, file: &Path) -> Result<Windows, String> {
+    let builder = || subject.builder_of(file, kernels, 1);
     match (&subject.windows, subject.pipeline) {
         (WindowsFrom::Recording(path), Some(pipeline)) => {
-            cells::recorded(subject.context, pipeline, Some(file), &kernels, path)
+            cells::recorded(subject.context, pipeline, Some(file), kernels, path)
         }
         (WindowsFrom::Recording(path), None) => {
             Err(format!("{}: only a pipeline can play a recording", path.display()))

@@ -56,6 +56,7 @@ pub struct Subject<'a> {
 }
 
 /// Where the windows are from.
+#[derive(Debug, Clone)]
 pub enum WindowsFrom {
     /// A recording, played through the pipeline.
     Recording(PathBuf),
@@ -199,7 +200,7 @@ fn lengthened(plan: Plan, metering: Option<&(Metering, Duration)>) -> Plan {
     Plan { rounds, run: plan.run.max(least), idle: plan.idle.max(least), ..plan }
 }
 
-/// Tries a cell in a process of its own, and compares its answers. Returns what is known of it, and what runs.
+/// Tries a cell in a separate process, and compares its answers. Returns what is known of it, and what runs.
 fn tried(
     subject: &Subject<'_>,
     matrix: &Matrix,
